@@ -1,0 +1,86 @@
+"""What a worker answers: tokens, then exactly one terminal event.
+
+Events of a job are numbered by the tokens they carry: an event's `index` is the index of its first
+token, the next event's is `index + len(token_ids)`. So a gap or a repeat is visible, and the
+journal's entry id is `1-<index>`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended; the values are OpenAI's."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token, its text and its natural log probability."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """The chosen token of one position and the best `logprobs` of that position, best first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens counted by the worker. `cached_tokens` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
+    """Newly decoded tokens of one step and the text that they complete.
+
+    `text` may be empty (half a UTF-8 character, a possible stop string held back).
+    `prompt_tokens` is set on the event with index 0 only.
+    """
+
+    job_id: str
+    index: int
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    prompt_tokens: int | None = None
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
+    """The sequence ended well. `text` is what was held back until now.
+
+    `stop` is the stop string or token id that ended it, where one did.
+    """
+
+    job_id: str
+    index: int
+    reason: FinishReason
+    usage: Usage
+    text: str = ""
+    stop: str | int | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
+    """The job ended without a full answer. `code` names a leaf of `penstock.errors`."""
+
+    job_id: str
+    index: int
+    code: str
+    message: str
+
+
+Event = Tokens | Finished | Failed
+
+TERMINAL_EVENTS = (Finished, Failed)
+"""What ends a stream; `isinstance` of these two."""

@@ -1,0 +1,99 @@
+"""A job: what the API asks of a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
+    """Text that is tokenised as it stands.
+
+    `add_special_tokens` lets the tokenizer add its own (BOS); it is off for prompts that a
+    chat template has rendered already.
+    """
+
+    text: str
+    add_special_tokens: bool = True
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
+    """Token ids as the client sent them."""
+
+    token_ids: tuple[int, ...]
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+    """Messages in OpenAI's shape; the worker renders them with the model's chat template.
+
+    `template_kwargs` are handed to the template as they are (`enable_thinking`, ...).
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: dict[str, Any] = {}
+
+
+Prompt = TextPrompt | TokenPrompt | ChatPrompt
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How tokens are chosen and when to stop.
+
+    `seed` is always set (the API draws one where the client gave none), so that another worker
+    continues a sampled text exactly. `temperature` 0 is greedy. `top_k` 0 is off.
+    `max_tokens` None means: as many as the context has room for.
+    `logprobs` None is off; k asks for the chosen token's log probability and the k best others'.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    """Decode text after a prompt. `echo` puts the prompt's text before the first token's."""
+
+    prompt: Prompt
+    sampling: Sampling
+    echo: bool = False
+
+
+Work = Generate
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One unit of queueing: one sequence of one request (`n=3` makes three jobs).
+
+    `queue` is `<model>-<device>`. `reply` is the pub/sub channel of the API process that holds the
+    client. `deadline_ms` is Unix time by Redis's clock. `priority` goes from 0 (first) to 9 (last),
+    5 is ordinary. `cost_tokens` is what the job weighs in its tenant's fair share and in the
+    queue's bound (prompt estimate + max_tokens).
+    """
+
+    id: str
+    queue: str
+    model: str
+    work: Work
+    reply: str
+    deadline_ms: int
+    created_ms: int
+    tenant: str = "anonymous"
+    priority: int = 5
+    cost_tokens: int = 1
+    request_id: str = ""

@@ -1,0 +1,71 @@
+"""What workers tell of themselves through the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """What the API must know of a served model without loading it.
+
+    `name` is the public name (`bigdl-7b`), `queue` is `<name>-<device>`. `format` is how the
+    weights are held (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous` or `grouped`
+    (architectures without Transformers' attention interface). `generation_defaults` are the
+    model's own sampling defaults, in OpenAI's names.
+    """
+
+    name: str
+    queue: str
+    device: str
+    backend: str
+    format: str
+    architecture: str
+    parameters: int
+    weights_bytes: int
+    context_length: int
+    vocab_size: int
+    slots: int
+    kv_cache_tokens: int
+    aliases: tuple[str, ...] = ()
+    has_chat_template: bool = False
+    batching: str = "continuous"
+    capabilities: tuple[str, ...] = ("generate",)
+    generation_defaults: dict[str, Any] = {}
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    created_s: int = 0
+
+
+class WorkerLoad(msgspec.Struct, frozen=True):
+    """A worker's load at its last heartbeat, of one queue.
+
+    Rates are means of the last seconds; `kv_use` is a share from 0 to 1; `step_ms` is the median
+    duration of the last steps.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    step_ms: float = 0.0
+    generated_tokens_total: int = 0
+    prompt_tokens_total: int = 0
+    finished_total: int = 0
+    preempted_total: int = 0
+
+
+class WorkerCard(msgspec.Struct, frozen=True):
+    """One worker process: who it is, what it serves, how it is doing."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    started_ms: int
+    heartbeat_ms: int
+    models: tuple[ModelCard, ...]
+    loads: dict[str, WorkerLoad] = {}
+    draining: bool = False

@@ -1,0 +1,82 @@
+"""The model boundary: what a backend gets for one step and what it gives back.
+
+A backend owns the KV cache's storage; the engine owns its bookkeeping (which block holds what).
+Block ids count from 0; block 0 is an ordinary block. A sequence's token at position `p` lives in
+block `block_table[p // block_size]` at offset `p % block_size`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSlice:
+    """The part of one sequence that this step computes.
+
+    Positions `start .. start + len(token_ids) - 1`; everything before `start` is in the KV cache.
+    `block_table` covers every position up to the last of this slice. `key` identifies the sequence
+    for as long as it runs (backends that keep state of their own, such as grouped fallback or
+    recurrent layers, key it by this). `logits_from` is the offset within the slice from which
+    logits are wanted: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
+    verification of speculated tokens), `len(token_ids)` for none (a prefill chunk that is not
+    the last).
+    """
+
+    key: int
+    token_ids: Sequence[int]
+    start: int
+    block_table: Sequence[int]
+    logits_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's work, prefill chunks and decode tokens mixed."""
+
+    slices: Sequence[SequenceSlice]
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """What one block of the cache holds and costs. `bytes_per_block` counts all layers."""
+
+    block_size: int
+    bytes_per_block: int
+
+
+class Model(Protocol):
+    """A loaded model on one device. Only the engine's thread calls it."""
+
+    vocab_size: int
+    context_length: int
+    kv_layout: KVLayout
+
+    def allocate(self, blocks: int) -> None:
+        """Make room for `blocks` blocks of KV cache; called once, before the first `forward`.
+
+        :raises MemoryError: the device has not enough memory.
+        """
+        ...
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Compute the slices, write their keys and values into the cache.
+
+        Returns logits, (rows, vocab) float32, rows in the order of the slices and, within a
+        slice, of its positions from `logits_from` on. It may be on the model's device.
+        """
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block's keys and values (copy on write of a shared prefix)."""
+        ...
+
+    def release(self, key: int) -> None:
+        """Forget a sequence (its blocks are the engine's business)."""
+        ...

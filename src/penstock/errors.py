@@ -1,0 +1,223 @@
+"""The error tree. It knows no HTTP; `api.errors` maps each leaf to a protocol's shape and status.
+
+PenstockError
+|-- BadRequest               the request can never succeed as it stands
+|   |-- InvalidParameter     a value is out of range, of the wrong type or missing
+|   |-- ContextOverflow      prompt and answer do not fit into the model's context
+|   |-- BodyTooLarge         the request's body is over the limit
+|   |-- UnsupportedFeature   the served model or backend cannot do what was asked for
+|-- NotAuthenticated         no key, or an unknown one
+|-- NotPermitted             a known key that may not do this
+|-- UnknownModel             no worker has ever announced this model
+|-- UnknownJob               no such job, or its journal has expired
+|-- Unavailable              later may be better
+|   |-- QueueFull            the model's queue is at its bound
+|   |-- RateLimited          this key is over its rate
+|   |-- NoWorker             the model is known, but no live worker serves it
+|   |-- StoreUnavailable     Redis does not answer, or is out of memory
+|   |-- Draining             this process is shutting down
+|-- JobFailed                an accepted job ended without a full answer
+|   |-- DeadlineExceeded     it did not finish in its time
+|   |-- Cancelled            the client or an operator gave it up
+|   |-- PoisonJob            it took down too many workers
+|   |-- EngineFailed         the worker hit an internal error on it
+|-- StartupError             a process cannot start; the message is for the operator
+|-- BadSettings          a setting's value is not usable
+|-- ModelNotFound        a queue names a model that is not there
+|-- ModelNotLoadable     a model's folder cannot be loaded
+|-- DeviceNotFound       a queue names a device that this machine does not have
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PenstockError(Exception):
+    """Any error that Penstock raises on purpose.
+
+    `code` is the stable name that crosses process borders in `Failed.code`. `param` names the
+    request's field at fault, where there is one.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class BadRequest(PenstockError):
+    """The request can never succeed as it stands."""
+
+    code = "bad_request"
+
+
+class InvalidParameter(BadRequest):
+    """A value is out of range, of the wrong type or missing."""
+
+    code = "invalid_parameter"
+
+
+class ContextOverflow(BadRequest):
+    """Prompt and answer do not fit into the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class BodyTooLarge(BadRequest):
+    """The request's body is over the limit."""
+
+    code = "body_too_large"
+
+
+class UnsupportedFeature(BadRequest):
+    """The served model or backend cannot do what was asked for."""
+
+    code = "unsupported_feature"
+
+
+class NotAuthenticated(PenstockError):
+    """No key, or an unknown one."""
+
+    code = "invalid_api_key"
+
+
+class NotPermitted(PenstockError):
+    """A known key that may not do this."""
+
+    code = "not_permitted"
+
+
+class UnknownModel(PenstockError):
+    """No worker has ever announced this model."""
+
+    code = "model_not_found"
+
+
+class UnknownJob(PenstockError):
+    """No such job, or its journal has expired."""
+
+    code = "job_not_found"
+
+
+class Unavailable(PenstockError):
+    """Later may be better; `retry_after_s` says when."""
+
+    code = "unavailable"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Unavailable):
+    """The model's queue is at its bound."""
+
+    code = "queue_full"
+
+
+class RateLimited(Unavailable):
+    """This key is over its rate."""
+
+    code = "rate_limit_exceeded"
+
+
+class NoWorker(Unavailable):
+    """The model is known, but no live worker serves it."""
+
+    code = "no_worker"
+
+
+class StoreUnavailable(Unavailable):
+    """Redis does not answer, or is out of memory."""
+
+    code = "store_unavailable"
+
+
+class Draining(Unavailable):
+    """This process is shutting down."""
+
+    code = "draining"
+
+
+class JobFailed(PenstockError):
+    """An accepted job ended without a full answer."""
+
+    code = "job_failed"
+
+
+class DeadlineExceeded(JobFailed):
+    """It did not finish in its time."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(JobFailed):
+    """The client or an operator gave it up."""
+
+    code = "cancelled"
+
+
+class PoisonJob(JobFailed):
+    """It took down too many workers."""
+
+    code = "poison_job"
+
+
+class EngineFailed(JobFailed):
+    """The worker hit an internal error on it."""
+
+    code = "engine_failed"
+
+
+class StartupError(PenstockError):
+    """A process cannot start; the message is one line for the operator."""
+
+    code = "startup_error"
+
+
+class BadSettings(StartupError):
+    """A setting's value is not usable."""
+
+    code = "bad_settings"
+
+
+class ModelNotFound(StartupError):
+    """A queue names a model that is not there."""
+
+    code = "model_folder_not_found"
+
+
+class ModelNotLoadable(StartupError):
+    """A model's folder cannot be loaded."""
+
+    code = "model_not_loadable"
+
+
+class DeviceNotFound(StartupError):
+    """A queue names a device that this machine does not have."""
+
+    code = "device_not_found"
+
+
+def leaves(root: type[PenstockError] = PenstockError) -> tuple[type[PenstockError], ...]:
+    """Every error class without subclasses below `root`, in definition order."""
+    children = root.__subclasses__()
+    if not children:
+        return (root,)
+    return tuple(leaf for child in children for leaf in leaves(child))
+
+
+def from_code(code: str, message: str) -> PenstockError:
+    """Rebuild the error that a `Failed` event or a `UtilityReply` names.
+
+    An unknown code (a newer worker's) becomes a `JobFailed`.
+    """
+    for leaf in leaves():
+        if leaf.code == code:
+            return leaf(message)
+    return JobFailed(message)

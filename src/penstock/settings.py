@@ -1,0 +1,83 @@
+"""All settings, from `PENSTOCK_*` environment variables, read once and passed down."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AnyHttpUrl, Field, RedisDsn, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from penstock.errors import BadSettings
+
+PREFIX = "PENSTOCK_"
+
+
+class Settings(BaseSettings):
+    """One frozen object; a field `redis_url` is the variable `PENSTOCK_REDIS_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    # Redis
+    redis_url: RedisDsn = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
+    redis_patience_s: float = Field(default=20.0, gt=0)
+    """How long a call to Redis is retried before it counts as failed."""
+
+    # Models
+    models_dir: Path = Field(default=Path("models"))
+    models_file: Path = Field(default=Path("models.toml"))
+    trust_remote_code: bool = False
+
+    # Jobs
+    lease_ms: int = Field(default=2_000, ge=200)
+    max_attempts: int = Field(default=3, ge=1)
+    """A job that lost its worker this often is given up as poison."""
+    deadline_s: float = Field(default=600.0, gt=0)
+    journal_ttl_s: int = Field(default=600, ge=1)
+    max_waiting_jobs: int = Field(default=1_000, ge=1)
+    max_waiting_tokens: int = Field(default=2_000_000, ge=1)
+    worker_grace_s: float = Field(default=30.0, ge=0)
+    """Jobs are accepted this long after a model's last worker was seen."""
+
+    # Worker
+    slots: int = Field(default=0, ge=0)
+    """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16."""
+    kv_cache_bytes: int = Field(default=0, ge=0)
+    """KV budget of a model; 0 means a share of the memory that is free after loading."""
+    prefill_chunk_tokens: int = Field(default=256, ge=1)
+    heartbeat_s: float = Field(default=1.0, gt=0)
+    drain_s: float = Field(default=30.0, ge=0)
+    hung_step_s: float = Field(default=60.0, gt=0)
+    """A step that takes longer stops the renewal of its leases."""
+    threads: int = Field(default=0, ge=0)
+    """Torch threads of a worker; 0 means all cores that the process may use."""
+
+    # API
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated; empty means that no key is asked for."""
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    keepalive_s: float = Field(default=10.0, gt=0)
+    public_url: AnyHttpUrl | None = None
+    """What `/get_worker_address` hands out; by default the address that the caller used."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value
+
+
+@cache
+def load() -> Settings:
+    """The process's settings.
+
+    :raises BadSettings: a variable's value is not usable; the message names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise BadSettings(f"{name}: {first['msg']} (it is {first['input']!r})") from error
