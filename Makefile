@@ -1,0 +1,46 @@
+# Everything goes through .venv, which scripts/setup.sh makes and keeps whole.
+# ARGS is handed on: make demo ARGS=--once, make test ARGS="-k sampler -x".
+SHELL := /bin/sh
+BIN := .venv/bin
+ARGS ?=
+SOURCES := src workers api tests benchmarks scripts
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check format clean clean-all
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+setup:
+	@scripts/setup.sh demo
+
+setup-dev:
+	@scripts/setup.sh dev
+
+demo: setup ## install, start Redis, a worker and the API, and ask the demo model (ARGS=--once ends after it)
+	@$(BIN)/penstock up $(ARGS)
+
+test: setup-dev ## install and run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev ## linters, types, import rules, compose.yaml
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	@if docker compose version >/dev/null 2>&1; then \
+		echo "docker compose config -q"; docker compose config -q; \
+	else echo "docker compose is not here: compose.yaml is checked by the tests alone"; fi
+
+format: setup-dev ## format and fix what can be fixed
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean: ## remove caches, logs and the development Redis's files
+	@mkdir -p .penstock && touch .penstock/up.lock
+	@flock --nonblock .penstock/up.lock true || { echo "penstock up runs here; stop it first"; exit 1; }
+	rm -rf .penstock .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist htmlcov .coverage
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## as clean, and the virtual environment
+	rm -rf .venv
