@@ -1,0 +1,134 @@
+"""Clients of Redis, and patience with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError as RedisConnectionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError as RedisTimeoutError,
+)
+from redis.retry import Retry
+
+from penstock.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from penstock.settings import Settings
+
+T = TypeVar("T")
+
+SOCKET_TIMEOUT_S: Final = 5.0
+CONNECT_TIMEOUT_S: Final = 2.0
+HEALTH_CHECK_S: Final = 10
+ASYNC_CONNECTIONS: Final = 64
+"""Most connections of one API process; further calls wait for one of them."""
+
+FIRST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.3
+
+_PASSING = ("BUSY ", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+"""Error replies of a server that is starting, failing over or short of disk for a moment."""
+
+
+def _options() -> dict[str, Any]:
+    # RESP2 spares each new connection a handshake. Retrying is `patiently`'s business alone.
+    return {
+        "protocol": 2,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+    }
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Return a synchronous client; every thread may use it."""
+    return redis.Redis.from_url(
+        str(settings.redis_url), retry=Retry(NoBackoff(), 0), **_options()
+    )
+
+
+def connect_async(settings: Settings) -> redis.asyncio.Redis:
+    """Return an asynchronous client of the running event loop, with a bounded pool."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        str(settings.redis_url),
+        max_connections=ASYNC_CONNECTIONS,
+        timeout=settings.redis_patience_s,
+        retry=AsyncRetry(NoBackoff(), 0),
+        **_options(),
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether the same call may succeed when Redis is back."""
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | ReadOnlyError | OSError):
+        return True
+    if isinstance(error, ResponseError):
+        return str(error).startswith(_PASSING)
+    # uvloop's word for a connection that was closed under a command
+    return isinstance(error, RuntimeError) and "closed" in str(error)
+
+
+def _give_up(error: Exception) -> StoreUnavailable:
+    if "OOM command not allowed" in str(error):
+        return StoreUnavailable("Redis is out of memory")
+    return StoreUnavailable(f"Redis does not answer: {error}")
+
+
+def _final(error: Exception) -> Exception:
+    """Return what to raise for an error that waiting does not mend."""
+    refused = isinstance(error, AuthenticationError | AuthorizationError)
+    if refused or "OOM command not allowed" in str(error):
+        return _give_up(error)
+    return error
+
+
+def patiently(call: Callable[[], T], patience_s: float) -> T:
+    """Run `call` until it succeeds, for `patience_s` at most; it must bear repetition.
+
+    :raises StoreUnavailable: Redis stayed away, refused our password or is out of memory.
+    """
+    end = time.monotonic() + patience_s
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return call()
+        except (RedisError, OSError, RuntimeError) as error:
+            if not is_passing(error):
+                raise _final(error) from error
+            if time.monotonic() + pause_s > end:
+                raise _give_up(error) from error
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+async def patiently_async(call: Callable[[], Awaitable[T]], patience_s: float) -> T:
+    """Do as `patiently` does, without blocking the event loop."""
+    end = time.monotonic() + patience_s
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await call()
+        except (RedisError, OSError, RuntimeError) as error:
+            if not is_passing(error):
+                raise _final(error) from error
+            if time.monotonic() + pause_s > end:
+                raise _give_up(error) from error
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
