@@ -1,0 +1,142 @@
+"""The models file: one table `[models.<name>]` a model, every key optional.
+
+```toml
+[models.bigdl-7b]
+path = "/srv/models/vicuna-7b"     # by default <models dir>/<name>; relative to this file
+format = "sym_int4"                # bf16 fp16 fp32, or one of bigdl-llm's
+backend = "bigdl"                  # transformers, bigdl, openvino
+dtype = "bf16"                     # transformers: what to compute in
+context_length = 4096
+slots = 16
+kv_cache_bytes = 2_000_000_000
+aliases = ["gpt-3.5-turbo"]
+chat_template = "templates/vicuna.jinja"   # a file beside this one, or the template itself
+generation_defaults = { temperature = 0.7 }
+trust_remote_code = false
+```
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+
+from penstock.errors import BadSettings
+
+BIGDL_FORMATS = ("sym_int4", "asym_int4", "sym_int5", "asym_int5", "sym_int8")
+TRANSFORMERS_FORMATS = ("bf16", "fp16", "fp32")
+
+_GENERATION_KEYS = frozenset(
+    (
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "max_tokens",
+        "stop",
+    )
+)
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One table of the models file; `where` names it in messages."""
+
+    path: Path | None = None
+    format: str | None = None
+    backend: Literal["transformers", "bigdl", "openvino"] | None = None
+    dtype: Literal["bf16", "fp16", "fp32"] | None = None
+    context_length: int | None = None
+    slots: int | None = None
+    kv_cache_bytes: int | None = None
+    aliases: tuple[str, ...] = ()
+    chat_template: str | None = None
+    generation_defaults: dict[str, Any] = {}
+    trust_remote_code: bool | None = None
+    where: str = ""
+
+    def as_low_bit(self) -> Entry:
+        """The same model held in 4 bit by bigdl-llm, without the names of the original."""
+        return msgspec.structs.replace(self, format=None, backend=None, dtype=None, aliases=())
+
+
+def read_models_file(path: Path) -> dict[str, Entry]:
+    """The entries of the models file, by model name; none where the file does not exist.
+
+    :raises BadSettings: it is not TOML, or a table or key is not usable; the message names file,
+        table and key.
+    """
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path}: {error}") from error
+    tables = document.pop("models", {})
+    if document:
+        raise BadSettings(
+            f"{path}: unknown table or key {next(iter(document))!r}; "
+            f"a model is a table [models.<name>]"
+        )
+    if not isinstance(tables, dict):
+        raise BadSettings(f"{path}: 'models' must hold a table a model: [models.<name>]")
+    named = cast("dict[str, object]", tables)
+    return {name: _entry(path, name, table) for name, table in named.items()}
+
+
+def _entry(file: Path, name: str, table: object) -> Entry:
+    where = f"{file} [models.{name}]"
+    if not isinstance(table, dict):
+        raise BadSettings(f"{where}: must be a table")
+    if "where" in table:
+        raise BadSettings(f"{where}: unknown key 'where'")
+    try:
+        entry = msgspec.convert(table, Entry, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise BadSettings(f"{where}: {_readable(str(error))}") from error
+    for key in ("context_length", "slots", "kv_cache_bytes"):
+        value = getattr(entry, key)
+        if value is not None and value < 1:
+            raise BadSettings(f"{where}: {key} = {value}: must be 1 or more")
+    for key in entry.generation_defaults:
+        if key not in _GENERATION_KEYS:
+            raise BadSettings(
+                f"{where}: generation_defaults.{key}: unknown; "
+                f"there are {', '.join(sorted(_GENERATION_KEYS))}"
+            )
+    return msgspec.structs.replace(
+        entry,
+        where=where,
+        path=None if entry.path is None else file.parent / entry.path.expanduser(),
+        chat_template=_template(file, where, entry.chat_template),
+    )
+
+
+def _decode_path(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"Expected `str`, got `{type(value).__name__}`")
+
+
+def _readable(message: str) -> str:
+    """A msgspec message with its path (`$.slots`) as the key's name first."""
+    text, _, at = message.partition(" - at `$.")
+    key = at.rstrip("`")
+    return f"{key}: {text}" if key else text
+
+
+def _template(file: Path, where: str, value: str | None) -> str | None:
+    """The template's text: the value itself, or the file that it names."""
+    if value is None or "{" in value:
+        return value
+    path = file.parent / value
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{where}: chat_template: {path}: {error}") from error

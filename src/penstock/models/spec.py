@@ -1,0 +1,240 @@
+"""From a queue's name to what is to be loaded. Imports no torch.
+
+A queue is `<model>-<device>`. The model is an entry of the models file, a folder of the models
+directory, or the shipped demo model; the rules of `_backend_of` choose how it is held.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from penstock.errors import BadSettings, ModelNotFound
+from penstock.models.models_file import BIGDL_FORMATS, TRANSFORMERS_FORMATS, Entry, read_models_file
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+
+Device = Literal["cpu", "xpu", "cuda"]
+
+DEMO_NAME = "demo"
+BIGDL_PREFIX = "bigdl-"
+DEFAULT_LOW_BIT = "sym_int4"
+
+_QUEUE = re.compile(
+    r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)(?:\.(?P<index>\d{1,3}))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model on a device, before it is loaded.
+
+    `format` None means: by rule at loading (the checkpoint's dtype, where the device is fast at
+    it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
+    the template's text, in place of the model's own.
+    """
+
+    name: str
+    queue: str
+    device: Device
+    device_index: int | None
+    path: Path
+    backend: str
+    format: str | None = None
+    low_bit_folder: bool = False
+    context_length: int | None = None
+    slots: int | None = None
+    kv_cache_bytes: int | None = None
+    aliases: tuple[str, ...] = ()
+    chat_template: str | None = None
+    generation_defaults: dict[str, Any] = field(default_factory=dict[str, Any])
+    trust_remote_code: bool = False
+
+
+def resolve(queue: str, settings: Settings) -> ModelSpec:
+    """The model that a queue names.
+
+    :raises ModelNotFound: no entry, no folder, or a name that is not `<model>-<device>`.
+    :raises BadSettings: the models file is not usable.
+    """
+    match = _QUEUE.fullmatch(queue)
+    if match is None or (match["device"] == "cpu" and match["index"] is not None):
+        raise ModelNotFound(
+            f"queue {queue!r}: a queue's name is <model>-<device>, device one of cpu, xpu, cuda "
+            f"(xpu.1 for the second GPU)"
+        )
+    name = match["model"]
+    entries = read_models_file(settings.models_file)
+    entry, path = _find(name, entries, settings, queue)
+    backend, low_bit = _backend_of(name, path, entry)
+    index = match["index"]
+    return ModelSpec(
+        name=name,
+        queue=queue,
+        device=cast("Device", match["device"]),
+        device_index=None if index is None else int(index),
+        path=path,
+        backend=backend,
+        format=_format_of(backend, low_bit, entry),
+        low_bit_folder=low_bit is not None,
+        context_length=entry.context_length,
+        slots=entry.slots,
+        kv_cache_bytes=entry.kv_cache_bytes,
+        aliases=entry.aliases,
+        chat_template=entry.chat_template,
+        generation_defaults=entry.generation_defaults,
+        trust_remote_code=(
+            settings.trust_remote_code
+            if entry.trust_remote_code is None
+            else entry.trust_remote_code
+        ),
+    )
+
+
+def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
+    """Every model that a worker on this machine could serve, by name, as its queue on `device`.
+
+    :raises BadSettings: the models file is not usable.
+    """
+    names = set(read_models_file(settings.models_file))
+    if settings.models_dir.is_dir():
+        names.update(
+            folder.name
+            for folder in settings.models_dir.iterdir()
+            if (folder / "config.json").is_file() and _QUEUE.fullmatch(f"{folder.name}-cpu")
+        )
+    if _demo_path() is not None:
+        names.update((DEMO_NAME, BIGDL_PREFIX + DEMO_NAME))
+    found: list[ModelSpec] = []
+    for name in sorted(names):
+        try:
+            found.append(resolve(f"{name}-{device}", settings))
+        except ModelNotFound:
+            continue
+    return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The folder's `config.json`, or an empty dictionary where there is none to read."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+
+
+def _find(
+    name: str, entries: dict[str, Entry], settings: Settings, queue: str
+) -> tuple[Entry, Path]:
+    """The entry (an empty one for a plain folder) and the folder of a model."""
+    for candidate in (name, name.removeprefix(BIGDL_PREFIX)):
+        inherited = candidate != name
+        entry = entries.get(candidate, Entry())
+        path = entry.path or settings.models_dir / candidate
+        if not path.is_dir() and entry.path is None and candidate == DEMO_NAME:
+            path = _demo_path() or path
+        if path.is_dir():
+            return (entry.as_low_bit() if inherited else entry), path
+        if candidate in entries:
+            raise ModelNotFound(
+                f"queue {queue!r}: {settings.models_file} [models.{candidate}]: "
+                f"there is no folder {path}"
+            )
+    known = sorted(entries) + _folders(settings.models_dir)
+    hint = f"; there are {', '.join(known[:8])}" if known else ""
+    raise ModelNotFound(
+        f"queue {queue!r}: no model {name!r}: neither a folder {settings.models_dir / name} "
+        f"nor an entry [models.{name}] in {settings.models_file}{hint}"
+    )
+
+
+def _folders(models_dir: Path) -> list[str]:
+    if not models_dir.is_dir():
+        return []
+    return sorted(folder.name for folder in models_dir.iterdir() if folder.is_dir())
+
+
+def _demo_path() -> Path | None:
+    """The shipped model's folder; None in an installation without it."""
+    try:
+        demo_model = importlib.import_module("penstock.demo_model")
+    except ModuleNotFoundError:
+        return None
+    path = Path(demo_model.path())
+    return path if path.is_dir() else None
+
+
+def _backend_of(name: str, path: Path, entry: Entry) -> tuple[str, str | None]:
+    """The backend, and the folder's own low-bit format where `save_low_bit` wrote it.
+
+    The same rules as bigdl-llm's FastChat adapter: by the model's name, but ChatGLM always in
+    4 bit, and a low-bit folder as such. The models file goes before them.
+    """
+    config = read_config(path)
+    low_bit = _low_bit_of(path, config)
+    if low_bit is not None:
+        if entry.backend not in (None, "bigdl"):
+            raise BadSettings(
+                f"{entry.where}: backend = {entry.backend!r}: "
+                f"{path} was written by bigdl-llm's save_low_bit and loads with 'bigdl' only"
+            )
+        return "bigdl", low_bit
+    if entry.backend is not None:
+        return entry.backend, None
+    if entry.format is not None:
+        return ("bigdl" if entry.format in BIGDL_FORMATS else "transformers"), None
+    if "bigdl" in name.lower() or _is_chatglm(config):
+        return "bigdl", None
+    return "transformers", None
+
+
+def _low_bit_of(path: Path, config: dict[str, Any]) -> str | None:
+    """What `save_low_bit` noted: in config.json (bigdl-llm) or bigdl_config.json (optimize API)."""
+    noted = config.get("bigdl_transformers_low_bit")
+    if not noted:
+        try:
+            text = (path / "bigdl_config.json").read_text(encoding="utf-8")
+            noted = json.loads(text).get("bigdl_transformers_low_bit")
+        except (OSError, ValueError, AttributeError):
+            return None
+    return str(noted) if noted else None
+
+
+def _is_chatglm(config: dict[str, Any]) -> bool:
+    architectures: list[str] = config.get("architectures") or []
+    return config.get("model_type") == "chatglm" or any(
+        architecture.startswith("ChatGLM") for architecture in architectures
+    )
+
+
+def _format_of(backend: str, low_bit: str | None, entry: Entry) -> str | None:
+    """:raises BadSettings: the entry asks for a format that the backend or the folder has not."""
+    wanted = entry.format
+    if low_bit is not None and wanted not in (None, low_bit):
+        raise BadSettings(f"{entry.where}: format = {wanted!r}: the folder holds {low_bit!r}")
+    if backend == "bigdl":
+        if entry.dtype is not None:
+            raise BadSettings(
+                f"{entry.where}: dtype: bigdl-llm computes in fp32; use format for its weights"
+            )
+        chosen = wanted or low_bit or DEFAULT_LOW_BIT
+        if chosen not in BIGDL_FORMATS:
+            raise BadSettings(
+                f"{entry.where}: format = {chosen!r}: bigdl holds {', '.join(BIGDL_FORMATS)}"
+            )
+        return chosen
+    if backend == "transformers":
+        if wanted is not None and wanted not in TRANSFORMERS_FORMATS:
+            raise BadSettings(
+                f"{entry.where}: format = {wanted!r}: "
+                f"transformers holds {', '.join(TRANSFORMERS_FORMATS)}"
+            )
+        if wanted is not None and entry.dtype not in (None, wanted):
+            raise BadSettings(f"{entry.where}: dtype = {entry.dtype!r} and format = {wanted!r}")
+        return wanted or entry.dtype
+    return wanted
