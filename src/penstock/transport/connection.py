@@ -56,9 +56,7 @@ def _options() -> dict[str, Any]:
 
 def connect(settings: Settings) -> redis.Redis:
     """Return a synchronous client; every thread may use it."""
-    return redis.Redis.from_url(
-        str(settings.redis_url), retry=Retry(NoBackoff(), 0), **_options()
-    )
+    return redis.Redis.from_url(str(settings.redis_url), retry=Retry(NoBackoff(), 0), **_options())
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:

@@ -1,0 +1,45 @@
+"""Reading a job's journal: the truth of what was generated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.contract.events import Event
+from penstock.transport import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import redis
+    import redis.asyncio
+
+PAGE: Final = 1_000
+"""Events that one call returns at most, unless told otherwise."""
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def _events(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Event]:
+    return [_decoder.decode(fields[b"e"]) for _, fields in entries]
+
+
+async def read_async(
+    redis: redis.asyncio.Redis, queue: str, job_id: str, after: int = -1, limit: int = PAGE
+) -> list[Event]:
+    """Return the events whose index is above `after`, oldest first; [] for an unknown job."""
+    entries = await cast("Any", redis).xrange(
+        keys.journal(queue, job_id), min=f"1-{after + 1}", count=limit
+    )
+    return _events(entries)
+
+
+def read(
+    redis: redis.Redis, queue: str, job_id: str, after: int = -1, limit: int = PAGE
+) -> list[Event]:
+    """Return the events whose index is above `after`, oldest first; [] for an unknown job."""
+    entries = cast("Any", redis).xrange(
+        keys.journal(queue, job_id), min=f"1-{after + 1}", count=limit
+    )
+    return _events(entries)

@@ -1,0 +1,71 @@
+-- ARGV: rows of id, epoch, index, tokens, terminal state or '', event
+-- Returns a flat list of refused ids and reasons.
+local refused, seen = {}, {}
+
+go_on_when_full()
+
+local function refuse(id, reason)
+  seen[id] = 'refused'
+  refused[#refused + 1] = id
+  refused[#refused + 1] = reason
+end
+
+-- Why an event cannot be written to a job that does not run under this epoch, or nil where it has
+-- been written already: this call repeats one whose answer was lost.
+local function reason_against(f, epoch, index, terminal)
+  if not f[1] or tonumber(f[2]) ~= epoch or f[1] == 'waiting' then return 'fenced' end
+  if index < tonumber(f[3]) or (terminal ~= '' and f[1] == terminal) then return nil end
+  if f[1] == 'cancelled' or f[1] == 'expired' then return f[1] end
+  return 'fenced'
+end
+
+local function write(job, index, count, terminal, event)
+  if terminal ~= '' then
+    finish(job, terminal, event)
+    return
+  end
+  redis.call('XADD', journal_key(job.id), '1-' .. index, 'e', event)
+  redis.call('HSET', job_key(job.id), 'next', job.next + count)
+  redis.call('ZADD', leases, now + lease_ms, job.id)
+  if job.next == 0 then
+    redis.call('PEXPIREAT', journal_key(job.id), kept_until(job.deadline))
+  end
+  say(job.reply, event)
+end
+
+local function append(id, epoch, index, count, terminal, event)
+  local f = redis.call('HMGET', job_key(id), 'state', 'epoch', 'next', 'deadline', 'cancel', 'reply')
+  if f[1] ~= 'running' or tonumber(f[2]) ~= epoch then
+    local reason = reason_against(f, epoch, tonumber(index), terminal)
+    if reason then refuse(id, reason) end
+    return
+  end
+  local job = { id = id, next = tonumber(f[3]), deadline = tonumber(f[4]), reply = f[6] }
+  local at = tonumber(index)
+  if f[5] == '1' then
+    fail_cancelled(job)
+    refuse(id, 'cancelled')
+  elseif job.deadline <= now then
+    fail_expired(job)
+    refuse(id, 'expired')
+  elseif at == job.next then
+    write(job, index, count, terminal, event)
+  elseif at + count <= job.next and terminal == '' then
+    redis.call('ZADD', leases, now + lease_ms, id)
+  else
+    -- Redis has lost what this worker wrote before (a restart without its last second). The text
+    -- has to be made again from what is there; that is nobody's fault, so no worker counts as lost.
+    local whole = read(id)
+    requeue(whole, whole.lost)
+    refuse(id, 'fenced')
+  end
+end
+
+for i = 3, #ARGV, 6 do
+  if seen[ARGV[i]] ~= 'refused' then
+    append(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4],
+      ARGV[i + 5])
+  end
+end
+publish()
+return refused

@@ -1,0 +1,70 @@
+-- ARGV: lost workers that make a job poison, least ms between two runs, most of each kind a run
+-- Returns {requeued, poisoned, expired, rung}.
+local most_lost, pause_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local requeued, poisoned, expired, rung = 0, 0, 0, 0
+local last = number_at('reaped')
+
+-- Every API and worker process reaps; together they need not do so more often than one would.
+if last > 0 and now - last < pause_ms then return { 0, 0, 0, 0 } end
+go_on_when_full()
+
+local function reap_lease(id)
+  local job = read(id)
+  if not job or job.state ~= 'running' then
+    redis.call('ZREM', leases, id)
+  elseif job.cancel then
+    fail_cancelled(job)
+  elseif job.deadline <= now then
+    fail_expired(job)
+    expired = expired + 1
+  elseif job.lost + 1 >= most_lost then
+    redis.call('HSET', job_key(id), 'lost', job.lost + 1)
+    fail(job, 'failed', 'poison_job', 'the job took down ' .. (job.lost + 1) .. ' workers')
+    poisoned = poisoned + 1
+  else
+    requeue(job, job.lost + 1)
+    requeued = requeued + 1
+  end
+end
+
+-- Nobody has reaped for longer than a lease: then nobody could renew either, because Redis was
+-- away or stood still. The holders get one lease more, once, to show that they live.
+local function reap_leases()
+  local over = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, most)
+  local blind = last > 0 and now - last > lease_ms and number_at('graced') == 0
+  for _, id in ipairs(over) do
+    if blind then redis.call('ZADD', leases, now + lease_ms, id) else reap_lease(id) end
+  end
+  return blind
+end
+
+local function reap_deadlines()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, most)) do
+    local job = read(id)
+    if job and job.state == 'waiting' then take_out_of_line(job) end
+    if job and (job.state == 'waiting' or job.state == 'running') then
+      fail_expired(job)
+      expired = expired + 1
+    else
+      redis.call('ZREM', deadlines, id)
+    end
+  end
+end
+
+-- A bell can be lost with the worker that took it. Bells that live workers hold are not in the
+-- list, but they have claimed their jobs, so as many bells as waiting jobs are always enough.
+local function mend_bells()
+  rung = math.min(redis.call('ZCARD', arrivals) - redis.call('LLEN', bells), most)
+  if rung > 0 then ring(rung) else rung = 0 end
+  mute(most)
+end
+
+local blind = reap_leases()
+reap_deadlines()
+mend_bells()
+if last > 0 or redis.call('EXISTS', counters) == 1 then
+  redis.call('HSET', counters, 'reaped', now, 'graced', blind and 1 or 0)
+  keep(counters, now + DAY_MS)
+end
+publish()
+return { requeued, poisoned, expired, rung }

@@ -1,0 +1,18 @@
+-- ARGV: id, epoch
+-- Returns 1 where the job is no longer this epoch's (handed back now or before), else 0.
+local job, epoch = read(ARGV[3]), tonumber(ARGV[4])
+
+go_on_when_full()
+
+if not job or job.epoch ~= epoch then return 0 end
+if job.state == 'waiting' then return 1 end
+if job.state ~= 'running' then return 0 end
+if job.cancel then
+  fail_cancelled(job)
+elseif job.deadline <= now then
+  fail_expired(job)
+else
+  requeue(job, job.lost)
+end
+publish()
+return 1
