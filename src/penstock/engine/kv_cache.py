@@ -1,0 +1,127 @@
+"""Which block of the KV cache holds what: reference counts and the prefix cache.
+
+Only bookkeeping; the keys and values are the backend's. The engine's thread owns it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class OutOfBlocks(Exception):
+    """More blocks were asked for than are free; the scheduler asks first, so this is a bug."""
+
+
+class BlockPool:
+    """Hands out blocks, counts who holds them and remembers what full ones contain.
+
+    A block is free (no content worth keeping), held (one or more references), or cached (no
+    reference, but full and findable by its digest). Cached blocks are given away least recently
+    used first when no free one is left.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, *, caching: bool = True) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.caching = caching
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._references = [0] * num_blocks
+        self._digest_of: list[bytes | None] = [None] * num_blocks
+        self._block_of: dict[bytes, int] = {}
+
+    @property
+    def available(self) -> int:
+        """Blocks that `allocate` can hand out."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def use(self) -> float:
+        """The share of blocks that sequences hold, 0 to 1."""
+        return 1.0 - self.available / self.num_blocks
+
+    def blocks_for(self, tokens: int) -> int:
+        """Return how many blocks hold so many tokens."""
+        return -(-tokens // self.block_size)
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` blocks, each with one reference.
+
+        :raises OutOfBlocks: fewer are available; none is taken then.
+        """
+        if count > self.available:
+            raise OutOfBlocks(f"{count} blocks asked for, {self.available} available")
+        taken: list[int] = []
+        for _ in range(count):
+            block = self._free.pop() if self._free else self._evict()
+            self._references[block] = 1
+            taken.append(block)
+        return taken
+
+    def match(self, digests: Sequence[bytes]) -> list[int]:
+        """Return the blocks of the longest known prefix, without taking references."""
+        matched: list[int] = []
+        for digest in digests:
+            block = self._block_of.get(digest)
+            if block is None:
+                break
+            matched.append(block)
+        return matched
+
+    def idle(self, blocks: Iterable[int]) -> int:
+        """Return how many of these blocks nobody holds: to acquire them lessens `available`."""
+        return sum(self._references[block] == 0 for block in blocks)
+
+    def acquire(self, blocks: Iterable[int]) -> None:
+        """Take one more reference to each of these matched blocks."""
+        for block in blocks:
+            if self._references[block] == 0:
+                del self._cached[block]
+            self._references[block] += 1
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """Give back one reference to each block of a sequence, given in the sequence's order."""
+        # Backwards, so that a prefix's end is evicted before its beginning, which more may share.
+        for block in reversed(blocks):
+            self._references[block] -= 1
+            if self._references[block]:
+                continue
+            if self._digest_of[block] is None:
+                self._free.append(block)
+            else:
+                self._cached[block] = None
+
+    def register(self, block: int, digest: bytes) -> None:
+        """Remember that a held block is full, computed, and has this content.
+
+        The first block of a content is the one that is found; a twin stays anonymous.
+        """
+        if self.caching and digest not in self._block_of and self._digest_of[block] is None:
+            self._block_of[digest] = block
+            self._digest_of[block] = digest
+
+    def _evict(self) -> int:
+        block, _ = self._cached.popitem(last=False)
+        digest = self._digest_of[block]
+        assert digest is not None  # noqa: S101 - only blocks with a digest are cached
+        del self._block_of[digest]
+        self._digest_of[block] = None
+        return block
+
+
+def extend_digests(digests: list[bytes], token_ids: Sequence[int], block_size: int) -> None:
+    """Bring a sequence's chain of block digests up to its last full block, in place.
+
+    A digest covers its block's tokens and all before them, so that equal digests mean equal
+    prefixes (128 bits of BLAKE2: no collision is to be expected, not even a wanted one).
+    """
+    for start in range(len(digests) * block_size, len(token_ids) - block_size + 1, block_size):
+        parent = digests[-1] if digests else b""
+        content = array("q", token_ids[start : start + block_size]).tobytes()
+        digests.append(blake2b(parent + content, digest_size=16).digest())

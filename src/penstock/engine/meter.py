@@ -1,0 +1,82 @@
+"""The engine's own figures, for the registry and the autoscaler."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from math import exp
+from statistics import median
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from penstock.contract.worker import WorkerLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MEMORY_S: Final = 5.0
+"""Time constant of the rates: what lies further back hardly counts."""
+
+
+class Meter:
+    """Totals, rates and step times. The engine's thread writes, any thread reads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._steps_s: deque[float] = deque(maxlen=64)
+        self._started_s = self._updated_s = clock()
+        self._decoded = self._prefilled = 0.0  # tokens, fading
+        self._generated_total = self._prompt_total = 0
+        self._finished_total = self._preempted_total = 0
+
+    def step(self, *, generated: int, decoded: int, prefilled: int, step_s: float) -> None:
+        """Count a step; `decoded` and `prefilled` are tokens computed, `generated` tokens told."""
+        with self._lock:
+            self._fade()
+            self._decoded += decoded
+            self._prefilled += prefilled
+            self._generated_total += generated
+            self._steps_s.append(step_s)
+
+    def accepted(self, prompt_tokens: int) -> None:
+        """Count a sequence that came."""
+        with self._lock:
+            self._prompt_total += prompt_tokens
+
+    def finished(self) -> None:
+        """Count a sequence that ended well."""
+        with self._lock:
+            self._finished_total += 1
+
+    def preempted(self, sequences: int) -> None:
+        """Count sequences whose blocks were taken."""
+        with self._lock:
+            self._preempted_total += sequences
+
+    def read(self, *, running: int, waiting: int, kv_use: float) -> WorkerLoad:
+        """Return the load now."""
+        with self._lock:
+            self._fade()
+            # A meter that has just begun has seen less than its memory's worth of time.
+            seen_s = max(self._updated_s - self._started_s, 1e-3)
+            weight_s = _MEMORY_S * (1.0 - exp(-seen_s / _MEMORY_S))
+            return WorkerLoad(
+                running=running,
+                waiting=waiting,
+                kv_use=kv_use,
+                decode_tokens_per_s=self._decoded / weight_s,
+                prefill_tokens_per_s=self._prefilled / weight_s,
+                step_ms=median(self._steps_s) * 1e3 if self._steps_s else 0.0,
+                generated_tokens_total=self._generated_total,
+                prompt_tokens_total=self._prompt_total,
+                finished_total=self._finished_total,
+                preempted_total=self._preempted_total,
+            )
+
+    def _fade(self) -> None:
+        now_s = self._clock()
+        share = exp((self._updated_s - now_s) / _MEMORY_S)
+        self._decoded *= share
+        self._prefilled *= share
+        self._updated_s = now_s

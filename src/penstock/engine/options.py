@@ -1,0 +1,38 @@
+"""How an engine is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.errors import BadSettings
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Limits and choices of one engine.
+
+    `slots` sequences run at once; `num_blocks` is what the model was told to `allocate`.
+    `prefill_chunk_tokens` prompt tokens are computed a step beside the running sequences; with
+    `target_step_ms` the chunk follows the measured step times instead, between
+    `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` must be off for backends that keep
+    state of their own a sequence (grouped fallback, recurrent layers).
+
+    :raises BadSettings: a value is out of range.
+    """
+
+    slots: int
+    num_blocks: int
+    prefill_chunk_tokens: int = 256
+    prefix_caching: bool = True
+    target_step_ms: float | None = None
+    min_chunk_tokens: int = 16
+    max_chunk_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "num_blocks", "prefill_chunk_tokens", "min_chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise BadSettings(f"engine: {name} must be 1 or more (it is {getattr(self, name)})")
+        if self.max_chunk_tokens < self.min_chunk_tokens:
+            raise BadSettings("engine: max_chunk_tokens is less than min_chunk_tokens")
+        if self.target_step_ms is not None and self.target_step_ms <= 0:
+            raise BadSettings("engine: target_step_ms must be above 0")

@@ -1,0 +1,87 @@
+"""The engine's thread and its inbox."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+Command = TypeVar("Command")
+
+_TICK_S: Final = 0.5
+"""How often an idle thread shows that it is alive."""
+
+
+class Runner(Generic[Command]):
+    """Calls `turn(commands)` in one thread: at once while it returns True, else when some come.
+
+    Any thread may `post`; the inbox keeps their order. An exception of `turn` ends the thread and
+    stays in `failure`.
+    """
+
+    def __init__(self, turn: Callable[[list[Command]], bool], name: str) -> None:
+        self._turn = turn
+        self._inbox: deque[Command] = deque()
+        self._changed = Condition()
+        self._stopping = False
+        self._last_turn_s = time.monotonic()
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread after the turn it is in.
+
+        :raises TimeoutError: it is still in that turn after `timeout_s`.
+        """
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"{self._thread.name} did not end within {timeout_s} s")
+
+    def post(self, command: Command) -> None:
+        """Hand a command to the next turn."""
+        with self._changed:
+            self._inbox.append(command)
+            self._changed.notify()
+
+    @property
+    def posted(self) -> int:
+        """Commands that no turn has taken yet."""
+        return len(self._inbox)
+
+    @property
+    def last_turn_s(self) -> float:
+        """Monotonic time at which the last turn or idle tick ended."""
+        return self._last_turn_s
+
+    def _run(self) -> None:
+        more = False
+        try:
+            while True:
+                with self._changed:
+                    if not (more or self._inbox or self._stopping):
+                        self._changed.wait(_TICK_S)
+                    if self._stopping:
+                        return
+                    commands = list(self._inbox)
+                    self._inbox.clear()
+                if more or commands:
+                    more = self._turn(commands)
+                self._last_turn_s = time.monotonic()
+        except BaseException as error:
+            self.failure = error
+            logger.critical("%s has stopped", self._thread.name, exc_info=error)

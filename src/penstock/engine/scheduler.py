@@ -1,0 +1,164 @@
+"""Which sequences a step computes: decoding first, then prompts in chunks."""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from penstock.engine.kv_cache import extend_digests
+from penstock.engine.model import SequenceSlice
+
+if TYPE_CHECKING:
+    from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.sequence import Sequence
+
+_order: Final = attrgetter("order")
+
+
+@dataclass(slots=True)
+class Step:
+    """One step's work.
+
+    `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get a
+    token: their logits' rows come in this order. `preempted` lost their blocks just before.
+    """
+
+    sequences: list[Sequence] = field(default_factory=list["Sequence"])
+    slices: list[SequenceSlice] = field(default_factory=list[SequenceSlice])
+    sampled: list[Sequence] = field(default_factory=list["Sequence"])
+    preempted: list[Sequence] = field(default_factory=list["Sequence"])
+    decode_tokens: int = 0
+    prefill_tokens: int = 0
+
+    def add(self, sequence: Sequence, tokens: int, block_size: int) -> None:
+        """Let the step compute the next `tokens` tokens of a sequence."""
+        start = sequence.computed
+        end = start + tokens
+        last = end == len(sequence.token_ids)
+        self.sequences.append(sequence)
+        self.slices.append(
+            SequenceSlice(
+                key=sequence.key,
+                token_ids=sequence.token_ids[start:end],
+                start=start,
+                block_table=sequence.block_table[: -(-end // block_size)],
+                logits_from=tokens - 1 if last else tokens,
+            )
+        )
+        if last:
+            self.sampled.append(sequence)
+
+
+class Scheduler:
+    """Waiting and running sequences, and the blocks they hold. The engine's thread owns it.
+
+    Sequences are served in the order of priority, then arrival. A running one that needs a block
+    when none is free takes those of the last in that order (recompute preemption), so the first
+    one always goes on and, as each fits into the cache alone, every one ends.
+    """
+
+    def __init__(self, pool: BlockPool, slots: int) -> None:
+        self.pool = pool
+        self.slots = slots
+        self.limit = slots
+        """Sequences that run at once; less than `slots` after the device ran out of memory."""
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait for its turn."""
+        insort(self.waiting, sequence, key=_order)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and free its blocks."""
+        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        self.pool.release(sequence.block_table)
+        sequence.rewind()
+
+    def preempt_last(self) -> Sequence:
+        """Send the last running sequence back to wait; its blocks are freed, its tokens stay."""
+        sequence = max(self.running, key=_order)
+        self.remove(sequence)
+        self.add(sequence)
+        return sequence
+
+    @property
+    def decoding(self) -> bool:
+        """Whether a running sequence's prompt is done, so that its stream waits for the step."""
+        return any(sequence.remaining == 1 for sequence in self.running)
+
+    def schedule(self, prefill_tokens: int) -> Step:
+        """Choose the next step's work, with at most so many prompt tokens; take its blocks."""
+        step = Step()
+        self._make_room(step)
+        size = self.pool.block_size
+        prefilling: list[Sequence] = []
+        for sequence in self.running:
+            if sequence.remaining == 1:
+                step.add(sequence, 1, size)
+            else:
+                prefilling.append(sequence)
+        step.decode_tokens = len(step.slices)
+        for sequence in prefilling:
+            self._add_chunk(step, sequence, prefill_tokens)
+        while step.prefill_tokens < prefill_tokens and self.waiting and self._admit():
+            self._add_chunk(step, self.running[-1], prefill_tokens)
+        return step
+
+    def advance(self, step: Step) -> None:
+        """Take note that a step has been computed."""
+        for sequence, part in zip(step.sequences, step.slices, strict=True):
+            sequence.computed = part.start + len(part.token_ids)
+            full = sequence.computed // self.pool.block_size
+            if full > sequence.registered and self.pool.caching:
+                extend_digests(sequence.digests, sequence.token_ids, self.pool.block_size)
+                for index in range(sequence.registered, full):
+                    self.pool.register(sequence.block_table[index], sequence.digests[index])
+                sequence.registered = full
+
+    def _make_room(self, step: Step) -> None:
+        """Give every decoding sequence the block that its next token needs."""
+        size = self.pool.block_size
+        needy = [s for s in self.running if len(s.block_table) * size < len(s.token_ids)]
+        for sequence in sorted(needy, key=_order):
+            while not self.pool.available and sequence.block_table:
+                step.preempted.append(self.preempt_last())
+            if sequence.block_table:  # it was not the last itself
+                sequence.block_table += self.pool.allocate(1)
+
+    def _add_chunk(self, step: Step, sequence: Sequence, prefill_tokens: int) -> None:
+        tokens = min(sequence.remaining, prefill_tokens - step.prefill_tokens)
+        if tokens > 0:
+            step.add(sequence, tokens, self.pool.block_size)
+            step.prefill_tokens += tokens
+
+    def _admit(self) -> bool:
+        """Let the first waiting sequence run, if a slot and the blocks of its tokens are free."""
+        if len(self.running) >= self.limit:
+            return False
+        sequence = self.waiting[0]
+        matched = self._match(sequence)
+        needed = self.pool.blocks_for(len(sequence.token_ids)) - len(matched)
+        # Some blocks are left to those that run, so that a newcomer does not push one out at once.
+        spare = self.pool.num_blocks // 100 if self.running else 0
+        if needed + spare > self.pool.available - self.pool.idle(matched):
+            return False
+        del self.waiting[0]
+        self.pool.acquire(matched)
+        sequence.block_table = matched + self.pool.allocate(needed)
+        sequence.registered = len(matched)
+        sequence.computed = len(matched) * self.pool.block_size
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
+        self.running.append(sequence)
+        return True
+
+    def _match(self, sequence: Sequence) -> list[int]:
+        """Return cached blocks of a sequence's beginning; one token at least is left to compute."""
+        if not self.pool.caching:
+            return []
+        size = self.pool.block_size
+        extend_digests(sequence.digests, sequence.token_ids, size)
+        return self.pool.match(sequence.digests[: (len(sequence.token_ids) - 1) // size])

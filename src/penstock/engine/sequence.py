@@ -1,0 +1,181 @@
+"""One sequence: what was asked, how far it is, which blocks it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from penstock.contract.events import FinishReason, Usage
+from penstock.engine.answer import Answer
+from penstock.engine.edits import LogitsEdits
+from penstock.engine.sampler import Choice
+from penstock.errors import ContextOverflow, InvalidParameter
+
+if TYPE_CHECKING:
+    import collections.abc
+
+    from penstock.contract.job import Sampling
+    from penstock.engine.detokenizer import DecodeCache
+
+_CONTEXT_TOKENS: Final = 6
+"""Tokens of the prompt that the answer's first tokens are decoded after."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest:
+    """What the worker asks of the engine.
+
+    `generated_token_ids` are the answer's tokens that the journal holds already: the engine goes
+    on after them, and tells only what is new. `echo_text` comes before the first token's text.
+    `joins_prompt` decodes the answer as the prompt's continuation (a SentencePiece word then keeps
+    its leading space); off, it is a text of its own. `priority` is 0 (first) to 9 (last).
+    """
+
+    job_id: str
+    prompt_token_ids: collections.abc.Sequence[int]
+    sampling: Sampling
+    generated_token_ids: collections.abc.Sequence[int] = ()
+    echo_text: str = ""
+    priority: int = 5
+    joins_prompt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What requests are checked against. `context_length` is also what the KV cache can hold."""
+
+    context_length: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+
+
+class Sequence:
+    """The state of one request inside the engine; the engine's thread owns it.
+
+    Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
+    `block_table`. `order` sorts sequences: by priority, then by arrival.
+    """
+
+    __slots__ = (
+        "_ending_ids",
+        "answer",
+        "block_table",
+        "cached_tokens",
+        "choice",
+        "computed",
+        "digests",
+        "finish_reason",
+        "key",
+        "max_length",
+        "order",
+        "prompt_length",
+        "registered",
+        "request",
+        "stop",
+        "token_ids",
+    )
+
+    def __init__(
+        self, request: SequenceRequest, key: int, limits: Limits, cache: DecodeCache
+    ) -> None:
+        """Check the request and replay the tokens that it has already.
+
+        :raises ContextOverflow: prompt and answer cannot fit.
+        :raises InvalidParameter: the prompt is empty, or a token id is not in the vocabulary.
+        """
+        _check(request, limits)
+        sampling, prompt = request.sampling, request.prompt_token_ids
+        self.request = request
+        self.key = key
+        self.order = (request.priority, key)
+        self.token_ids = list(prompt)
+        self.prompt_length = len(prompt)
+        room = limits.context_length - len(prompt)
+        self.max_length = len(prompt) + (
+            room if sampling.max_tokens is None else sampling.max_tokens
+        )
+        self.computed = 0
+        self.block_table: list[int] = []
+        self.digests: list[bytes] = []
+        self.registered = 0
+        self.cached_tokens: int | None = None
+        self.finish_reason: FinishReason | None = None
+        self.stop: str | int | None = None
+        eos = frozenset[int]() if sampling.ignore_eos else limits.eos_token_ids
+        self._ending_ids = eos.union(sampling.stop_token_ids)
+        edits = LogitsEdits.needed(sampling)
+        self.choice = Choice(
+            sampling, LogitsEdits(sampling, prompt, self._ending_ids) if edits else None
+        )
+        context = prompt[-_CONTEXT_TOKENS:] if request.joins_prompt else ()
+        self.answer = Answer(cache, context, sampling.stop)
+        if self.max_length <= self.prompt_length:
+            self.finish_reason = FinishReason.LENGTH
+        for token_id in request.generated_token_ids:
+            self.append(token_id)
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - self.prompt_length
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are not in the KV cache yet; 1 while decoding."""
+        return len(self.token_ids) - self.computed
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens counted so far; the ending token counts as one of the answer's."""
+        return Usage(self.prompt_length, self.generated, self.cached_tokens or 0)
+
+    def append(self, token_id: int) -> str:
+        """Add the answer's next token, see whether it ends the text, and return the new text.
+
+        The token that ends a text by its id adds no text of its own.
+        """
+        self.token_ids.append(token_id)
+        self.choice.add(token_id)
+        if self.finish_reason is not None:
+            return ""
+        may_stop = self.choice.position > self.choice.sampling.min_tokens
+        if token_id in self._ending_ids and may_stop:
+            self.finish_reason = FinishReason.STOP
+            if token_id in self.choice.sampling.stop_token_ids:
+                self.stop = token_id
+            return ""
+        text = self.answer.push(token_id, may_stop=may_stop)
+        if self.answer.stop is not None:
+            self.finish_reason, self.stop = FinishReason.STOP, self.answer.stop
+        elif len(self.token_ids) >= self.max_length:
+            self.finish_reason = FinishReason.LENGTH
+        return text
+
+    def rewind(self) -> None:
+        """Forget what was computed (its blocks are gone); the tokens stay."""
+        self.computed = 0
+        self.registered = 0
+        self.block_table = []
+
+
+def _check(request: SequenceRequest, limits: Limits) -> None:
+    sampling, length = request.sampling, len(request.prompt_token_ids)
+    if not length:
+        raise InvalidParameter("the prompt has no tokens", param="prompt")
+    for name, ids in (
+        ("prompt", request.prompt_token_ids),
+        ("prompt", request.generated_token_ids),
+        ("logit_bias", sampling.logit_bias),
+        ("stop_token_ids", sampling.stop_token_ids),
+    ):
+        if ids and (min(ids) < 0 or max(ids) >= limits.vocab_size):
+            raise InvalidParameter(
+                f"{name}: a token id is outside the vocabulary of {limits.vocab_size}", param=name
+            )
+    wanted = 1 if sampling.max_tokens is None else sampling.max_tokens
+    if length + wanted > limits.context_length:
+        asked = "" if sampling.max_tokens is None else f" and {wanted} were asked for"
+        raise ContextOverflow(
+            f"the context holds {limits.context_length} tokens; the prompt has {length}{asked}",
+            param="prompt",
+        )
