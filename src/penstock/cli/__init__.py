@@ -1,0 +1,1 @@
+"""The `penstock` command line. Nothing here imports torch at start."""

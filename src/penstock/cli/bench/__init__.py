@@ -1,0 +1,1 @@
+"""`penstock bench`: load on the HTTP API, as clients see it."""

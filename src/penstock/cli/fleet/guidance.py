@@ -1,0 +1,39 @@
+"""What `penstock up` says once all is ready: how to use the fleet from elsewhere."""
+
+from __future__ import annotations
+
+import shlex
+
+import msgspec
+
+from penstock.cli.console import err
+
+
+def show(url: str, model: str, controller_url: str | None, redis_export: str | None) -> None:
+    """Print the addresses and lines to copy; lines are never wrapped."""
+    body = msgspec.json.encode(
+        {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
+    ).decode()
+    lines = ["", f"[bold green]Penstock is ready[/] at [bold]{url}/v1[/]", ""]
+    lines += ["[dim]# curl[/]", f"curl -N {url}/v1/chat/completions \\"]
+    lines += [f"  -H 'Content-Type: application/json' -d {_literal(shlex.quote(body))}", ""]
+    lines += ["[dim]# OpenAI SDK[/]", "from openai import OpenAI"]
+    lines += [f'client = OpenAI(base_url="{url}/v1", api_key="none")']
+    lines += ["answer = client.chat.completions.create("]
+    lines += [f'    model="{model}", messages=\\[{{"role": "user", "content": "Hello!"}}])']
+    lines += ["print(answer.choices\\[0].message.content)", ""]
+    if controller_url:
+        lines += ["[dim]# FastChat's web UI (in an environment of its own)[/]"]
+        serve = "python3 -m fastchat.serve.gradio_web_server --controller-url"
+        lines += [f"{serve} {controller_url}", ""]
+    if redis_export:
+        lines += ["[dim]# more workers or API processes, from another terminal[/]", redis_export]
+        lines += [f"celery -A workers worker -Q <model>-<device>   [dim]# {model} runs already[/]"]
+        lines += [""]
+    lines += ["[dim]# also:[/] penstock chat, penstock status, penstock bench"]
+    for line in lines:
+        err.print(line, soft_wrap=True)
+
+
+def _literal(text: str) -> str:
+    return text.replace("[", "\\[")
