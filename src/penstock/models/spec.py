@@ -119,10 +119,10 @@ def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
     return found
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The folder's `config.json`, or an empty dictionary where there is none to read."""
+def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a model's folder, or an empty dictionary where there is none to read."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((path / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return cast("dict[str, Any]", config) if isinstance(config, dict) else {}
@@ -156,7 +156,9 @@ def _find(
 def _folders(models_dir: Path) -> list[str]:
     if not models_dir.is_dir():
         return []
-    return sorted(folder.name for folder in models_dir.iterdir() if folder.is_dir())
+    return sorted(
+        folder.name for folder in models_dir.iterdir() if (folder / "config.json").is_file()
+    )
 
 
 def _demo_path() -> Path | None:
@@ -196,12 +198,7 @@ def _backend_of(name: str, path: Path, entry: Entry) -> tuple[str, str | None]:
 def _low_bit_of(path: Path, config: dict[str, Any]) -> str | None:
     """What `save_low_bit` noted: in config.json (bigdl-llm) or bigdl_config.json (optimize API)."""
     noted = config.get("bigdl_transformers_low_bit")
-    if not noted:
-        try:
-            text = (path / "bigdl_config.json").read_text(encoding="utf-8")
-            noted = json.loads(text).get("bigdl_transformers_low_bit")
-        except (OSError, ValueError, AttributeError):
-            return None
+    noted = noted or read_config(path, "bigdl_config.json").get("bigdl_transformers_low_bit")
     return str(noted) if noted else None
 
 

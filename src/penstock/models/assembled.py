@@ -1,0 +1,26 @@
+"""What every backend hands to the loader, and what a worker gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from penstock.engine.model import Model
+
+Progress: TypeAlias = Callable[[float, str], None]
+"""Called with a share from 0 to 1 and a word on what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A backend's model before it has a KV cache. `weights_bytes` are really held."""
+
+    model: Model
+    backend: str
+    format: str
+    architecture: str
+    parameters: int
+    weights_bytes: int
+    batching: Literal["continuous", "grouped"] = "continuous"

@@ -1,0 +1,175 @@
+"""The indices of one step, computed once and used by every layer.
+
+A step's tokens are one flat row: first the decode slices (one token each), sorted by length and
+cut into groups of similar length, so that padding to the longest of a group stays cheap; then the
+prefill chunks, one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from penstock.engine.model import Batch, SequenceSlice
+
+BLOCK_SIZE = 16
+
+_GROUP_BLOCKS = 16  # sequences up to this many blocks share a group: padding is cheap there
+_GROUP_GROWTH = 2
+
+
+class MaskRule:
+    """Which keys a query sees, as the model asked for it.
+
+    `allowed` is one of Transformers' index-based mask functions. `window` bounds how far back a
+    query can see (sliding windows, chunked attention), which spares reading older blocks.
+    Masks are kept here, as all layers with one rule share them.
+    """
+
+    def __init__(
+        self, allowed: Callable[..., Any] | None = None, window: int | None = None
+    ) -> None:
+        self.allowed = allowed
+        self.window = window
+        self.plain_causal = allowed is None
+        self.cached: dict[Any, Any] = {}
+
+    def mask(
+        self, query_positions: torch.Tensor, key_positions: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Additive mask of broadcast positions: 0 where a key is seen, else -inf."""
+        seen = key_positions <= query_positions
+        if self.allowed is not None:
+            seen = seen & self.allowed(0, 0, query_positions, key_positions)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill_(~seen, float("-inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Rows `first .. last - 1` of the step: one token of each of n sequences of similar length.
+
+    `table` is (n, blocks) int64, padded with the sequence's own last block; `positions` (n, 1).
+    """
+
+    first: int
+    last: int
+    table: torch.Tensor
+    positions: torch.Tensor
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """Rows `first .. last - 1`: positions `start ..` of one sequence; `blocks` is (blocks,)."""
+
+    first: int
+    last: int
+    start: int
+    blocks: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `write_slots` (T,) says where each row's key and value go.
+
+    `token_ids` and `position_ids` are (1, T); `logit_rows` are the rows whose logits are wanted,
+    in the order that `Model.forward` promises.
+    """
+
+    token_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    write_slots: torch.Tensor
+    logit_rows: torch.Tensor
+    decodes: tuple[DecodeGroup, ...]
+    prefills: tuple[PrefillChunk, ...]
+    causal: MaskRule = field(default_factory=MaskRule)
+
+
+def build_step(batch: Batch, device: torch.device) -> Step:
+    """Lay a batch out flat."""
+    decodes = [index for index, part in enumerate(batch.slices) if len(part.token_ids) == 1]
+    decodes.sort(key=lambda index: batch.slices[index].start)
+    prefills = [index for index, part in enumerate(batch.slices) if len(part.token_ids) > 1]
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    row_of: dict[int, int] = {}
+    for index in (*decodes, *prefills):
+        part = batch.slices[index]
+        row_of[index] = len(tokens)
+        tokens.extend(part.token_ids)
+        end = part.start + len(part.token_ids)
+        positions.extend(range(part.start, end))
+        table = part.block_table
+        slots.extend(
+            table[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
+            for position in range(part.start, end)
+        )
+    rows = [
+        row_of[index] + offset
+        for index, part in enumerate(batch.slices)
+        for offset in range(part.logits_from, len(part.token_ids))
+    ]
+    return Step(
+        token_ids=_tensor([tokens], device),
+        position_ids=_tensor([positions], device),
+        attention_mask=torch.ones((1, len(tokens)), dtype=torch.int64, device=device),
+        write_slots=_tensor(slots, device),
+        logit_rows=_tensor(rows, device),
+        decodes=_groups([batch.slices[index] for index in decodes], device),
+        prefills=tuple(
+            PrefillChunk(
+                first=row_of[index],
+                last=row_of[index] + len(batch.slices[index].token_ids),
+                start=batch.slices[index].start,
+                blocks=_tensor(_blocks(batch.slices[index]), device),
+            )
+            for index in prefills
+        ),
+    )
+
+
+def _groups(slices: Sequence[SequenceSlice], device: torch.device) -> tuple[DecodeGroup, ...]:
+    """Cut decode slices, shortest first, where the next is too long to be padded to."""
+    groups: list[DecodeGroup] = []
+    first = 0
+    limit = 0
+    for row, part in enumerate(slices):
+        blocks = part.start // BLOCK_SIZE + 1
+        if row == first:
+            limit = max(_GROUP_BLOCKS, blocks * _GROUP_GROWTH)
+        elif blocks > limit:
+            groups.append(_group(slices[first:row], first, device))
+            first = row
+            limit = blocks * _GROUP_GROWTH
+    if slices:
+        groups.append(_group(slices[first:], first, device))
+    return tuple(groups)
+
+
+def _group(slices: Sequence[SequenceSlice], first: int, device: torch.device) -> DecodeGroup:
+    tables = [_blocks(part) for part in slices]
+    width = len(tables[-1])
+    return DecodeGroup(
+        first=first,
+        last=first + len(slices),
+        # The padding is a sequence's own block, so that nothing of another (a NaN) can reach it.
+        table=_tensor([table + [table[-1]] * (width - len(table)) for table in tables], device),
+        positions=_tensor([[part.start] for part in slices], device),
+        longest=slices[-1].start + 1,
+    )
+
+
+def _blocks(part: SequenceSlice) -> list[int]:
+    return list(part.block_table[: (part.start + len(part.token_ids) - 1) // BLOCK_SIZE + 1])
+
+
+def _tensor(values: Sequence[Any], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64, device=device)
