@@ -70,6 +70,7 @@ _STATE_FIELDS: Final = (
     "worker",
     "created",
     "deadline",
+    "tenant",
 )
 
 _job_decoder = msgspec.json.Decoder(Job)
@@ -211,7 +212,7 @@ class JobQueue:
         )
         if found[0] is None:
             raise UnknownJob(f"no such job: {job_id}")
-        status, epoch, next_index, lost, cancel, reply, worker, created, deadline = found
+        status, epoch, next_index, lost, cancel, reply, worker, created, deadline, tenant = found
         return JobState(
             job_id=job_id,
             queue=queue,
@@ -224,6 +225,7 @@ class JobQueue:
             worker=worker.decode(),
             created_ms=int(created),
             deadline_ms=int(deadline),
+            tenant=tenant.decode(),
         )
 
     async def redirect(self, job_id: str, reply: str) -> None:

@@ -31,7 +31,8 @@ class JobState(msgspec.Struct, frozen=True):
     """A job's place in its life.
 
     `epoch` counts its claims. `next_index` is the number of tokens in its journal. `lost` counts
-    the workers that died with it. `worker` is the last one that claimed it.
+    the workers that died with it. `worker` is the last one that claimed it. `tenant` is whose job
+    it is.
     """
 
     job_id: str
@@ -45,6 +46,7 @@ class JobState(msgspec.Struct, frozen=True):
     worker: str
     created_ms: int
     deadline_ms: int
+    tenant: str
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
