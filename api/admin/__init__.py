@@ -1,0 +1,10 @@
+"""What operators ask: is it alive, what does it do, and the jobs themselves."""
+
+from fastapi import APIRouter, Depends
+
+from api.admin import jobs, probes
+from api.dependencies import authenticated
+
+router = APIRouter()
+router.include_router(probes.router, tags=["operations"])
+router.include_router(jobs.router, prefix="/v1", dependencies=[Depends(authenticated)])

@@ -1,0 +1,107 @@
+"""GET /v1/jobs/{id}, its events again from anywhere, and DELETE to cancel.
+
+A job's id is in the header `x-penstock-jobs` of its answer, and in the answer's own id. A client
+whose connection broke goes on here, at whichever API process it gets; watching does not own a job,
+so going away from here cancels nothing.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.dependencies import services_of
+from api.errors import json_response
+from api.middleware import RequestRecord, record_of
+from api.services import Services
+from api.streaming import KEEPALIVE, FramedResponse, error_frame
+from penstock.contract.events import Event, Failed, Finished
+from penstock.errors import InvalidParameter, PenstockError, UnknownJob
+from penstock.transport.records import JobState
+
+router = APIRouter(tags=["jobs"])
+
+PREFIXES = ("chatcmpl-", "cmpl-")
+
+
+@router.get("/jobs/{job_id}")
+async def show_job(request: Request, job_id: str) -> Response:
+    """Show where a job stands."""
+    state = await _own_job(request, job_id)
+    return json_response(
+        {
+            "id": state.job_id,
+            "object": "job",
+            "queue": state.queue,
+            "status": state.status,
+            "tokens": state.next_index,
+            "created_ms": state.created_ms,
+            "deadline_ms": state.deadline_ms,
+        }
+    )
+
+
+@router.get("/jobs/{job_id}/events")
+async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
+    """Stream a job's events after index `after` (or the header Last-Event-ID) until its last."""
+    services, record = services_of(request), record_of(request)
+    seen = _index(request.headers.get("last-event-id") if after is None else after)
+    state = await _own_job(request, job_id)
+    if state.reply != services.replies.channel:
+        await services.queue.redirect(state.job_id, services.replies.channel)
+    return FramedResponse(_frames(services, record, state, seen))
+
+
+@router.delete("/jobs/{job_id}")
+async def cancel_job(request: Request, job_id: str) -> Response:
+    """Cancel a job; one that has ended stays as it is."""
+    state = await _own_job(request, job_id)
+    status = await services_of(request).queue.cancel(state.job_id)
+    return json_response({"id": state.job_id, "object": "job", "status": status})
+
+
+async def _own_job(request: Request, job_id: str) -> JobState:
+    """Return a job of the caller's own.
+
+    :raises UnknownJob: it is not there, or another's; which of the two is nobody's business.
+    """
+    for prefix in PREFIXES:
+        job_id = job_id.removeprefix(prefix)
+    state = await services_of(request).queue.state(job_id)
+    if state.tenant != record_of(request).tenant:
+        raise UnknownJob(f"There is no job {job_id}")
+    return state
+
+
+def _index(text: str | None) -> int:
+    if not text:
+        return -1
+    if not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 16):  # noqa: PLR2004  an index has few digits
+        raise InvalidParameter(f"after: {text[:40]!r} is not an event's index", param="after")
+    return max(int(text), -1)
+
+
+async def _frames(
+    services: Services, record: RequestRecord, state: JobState, after: int
+) -> AsyncGenerator[bytes, None]:
+    follow = services.replies.follow(
+        state.queue, state.job_id, after=after, tick_s=services.settings.keepalive_s
+    )
+    begun = False
+    try:
+        async with aclosing(follow) as events:
+            async for event in events:
+                begun = True
+                yield KEEPALIVE if event is None else _frame(event)
+    except PenstockError as error:
+        if not begun:
+            raise
+        record.error_code = error.code
+        yield error_frame(error)
+
+
+def _frame(event: Event) -> bytes:
+    kind = {Finished: b"finished", Failed: b"failed"}.get(type(event), b"tokens")
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.index, kind, msgspec.json.encode(event))

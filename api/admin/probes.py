@@ -1,0 +1,83 @@
+"""GET /health, /ready, /version, /metrics; open to all, as probes and scrapers carry no key."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from redis.exceptions import RedisError
+from starlette.responses import Response
+
+import penstock
+from api.dependencies import services_of
+from api.errors import json_response
+from api.services import Services
+from penstock.errors import PenstockError
+from penstock.telemetry import CONTENT_TYPE, FleetView
+from penstock.transport.records import QueueDepth
+
+router = APIRouter()
+
+PROBE_TIMEOUT_S = 2.0
+
+
+@router.head("/health", include_in_schema=False)
+@router.get("/health")
+async def health() -> Response:
+    """Say that this process lives; nothing else is looked at."""
+    return json_response({"status": "ok"})
+
+
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    """Say whether a request could be answered: Redis answers, and a worker lives."""
+    services = services_of(request)
+    if not await _redis_answers(services):
+        return json_response({"status": "unavailable", "reason": "Redis does not answer"}, 503)
+    models = sorted({card.name for card in services.registry.models()})
+    if not models:
+        return json_response({"status": "unavailable", "reason": "no worker is live"}, 503)
+    return json_response({"status": "ready", "models": models})
+
+
+@router.get("/version")
+async def version() -> Response:
+    """Name this server and its version."""
+    return json_response({"name": "penstock", "version": penstock.__version__})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Show Prometheus's metrics; queues are read now."""
+    services = services_of(request)
+    cards = services.registry.models()
+    redis_up, *depths = await asyncio.gather(
+        _redis_answers(services), *(_depth(services, card.queue) for card in cards)
+    )
+    view = FleetView(
+        redis_up=bool(redis_up),
+        cards=cards,
+        workers=services.registry.workers(),
+        depths={
+            card.queue: depth
+            for card, depth in zip(cards, depths, strict=True)
+            if isinstance(depth, QueueDepth)
+        },
+    )
+    return Response(services.telemetry.render(view), headers={"content-type": CONTENT_TYPE})
+
+
+async def _redis_answers(services: Services) -> bool:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await services.redis.ping()
+    except (TimeoutError, RedisError, OSError, RuntimeError):
+        return False
+    return True
+
+
+async def _depth(services: Services, queue: str) -> QueueDepth | None:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return await services.queue.depth(queue)
+    except (TimeoutError, RedisError, PenstockError):
+        return None

@@ -1,0 +1,90 @@
+"""The application that `uvicorn api:app` serves."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+import api.admin
+import api.openai
+import penstock
+from api.disconnect import ClientGone
+from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
+from api.lingering import LingeringResponse
+from api.middleware import RequestContext, record_of
+from api.openai.documentation import openapi_of
+from api.services import running
+from penstock import settings as penstock_settings
+from penstock.errors import BadSettings, BodyTooLarge, PenstockError
+from penstock.telemetry import Telemetry, configure_logging
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from penstock.settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; it connects to nothing before its lifespan starts.
+
+    :raises BadSettings: `settings` are the environment's, and a value is not usable.
+    """
+    chosen = settings or penstock_settings.load()
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        configure_logging()
+        async with running(chosen, telemetry) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Penstock",
+        version=penstock.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.add_middleware(RequestContext, telemetry=telemetry)
+    app.add_exception_handler(PenstockError, _penstock_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    for gone in (ClientGone, ClientDisconnect):
+        app.add_exception_handler(gone, _client_gone)
+    app.include_router(api.openai.router)
+    app.include_router(api.admin.router)
+    app.openapi = openapi_of(app)
+    return app
+
+
+async def _penstock_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PenstockError)  # noqa: S101  Starlette's handlers take any exception
+    record_of(request).error_code = error.code
+    answer = openai_response(error)
+    return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  Starlette's handlers take any exception
+    return http_response(error, request)
+
+
+async def _client_gone(request: Request, _error: Exception) -> Response:
+    """Answer nobody; the status is for the log."""
+    record_of(request).error_code = "client_gone"
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _from_environment() -> FastAPI:
+    try:
+        return create_app()
+    except BadSettings as error:
+        sys.exit(f"penstock: {error}")
+
+
+app = _from_environment()

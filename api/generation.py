@@ -1,0 +1,266 @@
+"""The jobs of one request: from submission to their last event. Knows no protocol.
+
+A protocol turns its request into `Generate`s, makes a `Generation` of them, and turns the events
+that come out into its own frames:
+
+    generation = Generation.of(services, record, card, works)
+    async with aclosing(generation.events()) as events:
+        async for item in events:        # None: nothing happened for settings.keepalive_s
+            ...
+
+The events end after each job's terminal event. An event that says that a job failed is raised as
+the error that it names. Leaving the loop early (the client went, an error) cancels what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
+from penstock.contract.job import ChatPrompt, Generate, Job, Prompt, TextPrompt, TokenPrompt
+from penstock.errors import BadRequest, InvalidParameter, PenstockError, from_code
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from api.middleware import RequestRecord
+    from api.services import Services
+    from penstock.contract.events import Event, PositionLogprobs
+    from penstock.contract.worker import ModelCard
+
+BYTES_A_TOKEN: Final = 4
+"""An estimate for the queue's bound and for fair shares; the worker counts for real."""
+UNBOUNDED_ANSWER_TOKENS: Final = 512
+"""What an answer without `max_tokens` is taken to weigh."""
+ORDINARY_PRIORITY: Final = 5
+JOBS_HEADER: Final = "x-penstock-jobs"
+MERGED_EVENTS: Final = 64
+"""Events of several jobs that may wait for their one client."""
+
+Item = tuple[int, Tokens | Finished] | None
+
+
+class Generation:
+    """The jobs of one request, one a sequence. Owned by the request's task."""
+
+    def __init__(
+        self,
+        services: Services,
+        record: RequestRecord,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        prompt_param: str,
+    ) -> None:
+        self.card = card
+        self.jobs = tuple(jobs)
+        self._prompt_param = prompt_param
+        self._services = services
+        self._meter = record.meter = services.telemetry.meter(card.name, card.device)
+        self._open = {job.id for job in jobs}
+        self._submission: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def of(
+        cls,
+        services: Services,
+        record: RequestRecord,
+        card: ModelCard,
+        works: Sequence[Generate],
+        *,
+        prompt_param: str,
+        priority: int | None = None,
+    ) -> Generation:
+        """Return the generation of `works`, not submitted yet.
+
+        `prompt_param` is the field that an error of the prompt is blamed on.
+        """
+        now_ms = await services.queue.now_ms()
+        jobs = [
+            Job(
+                id=uuid.uuid4().hex,
+                queue=card.queue,
+                model=card.name,
+                work=work,
+                reply=services.replies.channel,
+                created_ms=now_ms,
+                deadline_ms=now_ms + int(services.settings.deadline_s * 1000),
+                tenant=record.tenant,
+                priority=ORDINARY_PRIORITY if priority is None else priority,
+                cost_tokens=cost_tokens(work, card.context_length),
+                request_id=record.request_id,
+            )
+            for work in works
+        ]
+        return cls(services, record, card, jobs, prompt_param)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's header that names its jobs, for `/v1/jobs`."""
+        return {JOBS_HEADER: ",".join(job.id for job in self.jobs)}
+
+    async def events(self) -> AsyncGenerator[Item, None]:
+        """Submit, then yield (job's position, event) until all have ended; None when silent.
+
+        :raises PenstockError: the queue refuses, or a job fails.
+        """
+        meter = self._meter
+        tick_s = self._services.settings.keepalive_s
+        meter.start()
+        try:
+            await self._submit()
+            source = self._one(tick_s) if len(self.jobs) == 1 else self._merged(tick_s)
+            async with aclosing(source) as items:
+                async for item in items:
+                    if item is None:
+                        yield None
+                        continue
+                    position, event = item
+                    if isinstance(event, Tokens):
+                        meter.tokens(position, event)
+                        yield position, event
+                        continue
+                    self._open.discard(event.job_id)
+                    if isinstance(event, Failed):
+                        raise self._error(event)
+                    meter.finished(event)
+                    yield position, event
+        finally:
+            meter.stop()
+            if self._open and self._submission is not None:
+                self._services.background.spawn(self._cancel_open(self._submission))
+
+    def _error(self, event: Failed) -> PenstockError:
+        error = from_code(event.code, event.message)
+        if isinstance(error, BadRequest):  # what the worker finds at fault is the prompt
+            error.param = self._prompt_param
+        return error
+
+    async def _submit(self) -> None:
+        """Submit every job. A client that goes meanwhile must not leave one behind unseen."""
+        self._submission = self._services.background.spawn(self._submit_all())
+        await asyncio.shield(self._submission)
+
+    async def _submit_all(self) -> None:
+        for job in self.jobs:
+            try:
+                await self._services.queue.submit(job)
+            except OverflowError as error:  # an integer that the wire format cannot hold
+                raise InvalidParameter(f"A number is too large: {error}") from error
+
+    async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
+        await asyncio.wait({submission})
+        for job_id in self._open:
+            try:
+                await self._services.queue.cancel(job_id)
+            except PenstockError:  # never stored, or ended; else its deadline ends it
+                continue
+
+    async def _one(self, tick_s: float) -> AsyncGenerator[tuple[int, Event] | None, None]:
+        async with aclosing(self._follow(self.jobs[0], tick_s)) as events:
+            async for event in events:
+                yield None if event is None else (0, event)
+
+    async def _merged(self, tick_s: float) -> AsyncGenerator[tuple[int, Event] | None, None]:
+        """Yield the events of all jobs as they come."""
+        arrived: asyncio.Queue[tuple[int, Event] | None | Exception] = asyncio.Queue(MERGED_EVENTS)
+        pumps = [
+            asyncio.create_task(self._pump(position, job, arrived, tick_s))
+            for position, job in enumerate(self.jobs)
+        ]
+        left = len(pumps)
+        try:
+            while left:
+                item = await arrived.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is not None and not isinstance(item[1], Tokens):
+                    left -= 1
+                yield item
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _pump(
+        self,
+        position: int,
+        job: Job,
+        arrived: asyncio.Queue[tuple[int, Event] | None | Exception],
+        tick_s: float,
+    ) -> None:
+        try:
+            async with aclosing(self._follow(job, tick_s)) as events:
+                async for event in events:
+                    await arrived.put(None if event is None else (position, event))
+        except Exception as error:  # noqa: BLE001  raised again where the client is
+            await arrived.put(error)
+
+    def _follow(self, job: Job, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        return self._services.replies.follow(job.queue, job.id, tick_s=tick_s)
+
+
+def cost_tokens(work: Generate, context_length: int) -> int:
+    """Return what a job weighs before anyone has tokenised it."""
+    wanted = work.sampling.max_tokens
+    answer = UNBOUNDED_ANSWER_TOKENS if wanted is None else wanted
+    return max(1, min(_prompt_tokens(work.prompt) + answer, context_length))
+
+
+def _prompt_tokens(prompt: Prompt) -> int:
+    match prompt:
+        case TokenPrompt():
+            return len(prompt.token_ids)
+        case TextPrompt():
+            return len(prompt.text) // BYTES_A_TOKEN
+        case ChatPrompt():
+            return sum(len(str(m.get("content", ""))) for m in prompt.messages) // BYTES_A_TOKEN
+
+
+@dataclass
+class Answer:
+    """A whole answer of one job."""
+
+    texts: list[str] = field(default_factory=list[str])
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    reason: FinishReason = FinishReason.STOP
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+
+    @property
+    def text(self) -> str:
+        """The answer's text."""
+        return "".join(self.texts)
+
+
+async def collect(generation: Generation) -> list[Answer]:
+    """Return every job's whole answer, in the jobs' order.
+
+    :raises PenstockError: one of them failed.
+    """
+    answers = [Answer() for _ in generation.jobs]
+    async with aclosing(generation.events()) as events:
+        async for item in events:
+            if item is None:
+                continue
+            position, event = item
+            answer = answers[position]
+            answer.texts.append(event.text)
+            if isinstance(event, Tokens):
+                answer.logprobs.extend(event.logprobs)
+            else:
+                answer.reason, answer.usage = event.reason, event.usage
+    return answers
+
+
+def usage_of(usages: Sequence[Usage], choices: int) -> Usage:
+    """Return a request's usage: every prompt once, the answers of all `choices` of each."""
+    prompts = usages[::choices]
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in prompts),
+    )

@@ -1,0 +1,120 @@
+"""The outermost layer of a request: its id, its record, its line in the log. Pure ASGI.
+
+Starlette's BaseHTTPMiddleware would put a queue between every chunk of a stream and its client.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, cast
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from api.errors import CLIENT_CLOSED_REQUEST, internal_response
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from penstock.telemetry import Meter, Telemetry
+
+access = logging.getLogger("penstock.access")
+logger = logging.getLogger("penstock.api")
+
+SCOPE_KEY: Final = "penstock.record"
+REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
+"""Asked for every few seconds; they go to the log's debug level."""
+
+
+@dataclass
+class RequestRecord:
+    """What the log and the metrics say of a request. Handlers fill it in."""
+
+    request_id: str
+    tenant: str = "anonymous"
+    model: str = ""
+    error_code: str = ""
+    meter: Meter | None = None
+    status: int = 0
+    started_s: float = field(default_factory=time.perf_counter)
+
+    def line(self, method: str, path: str) -> str:
+        """Return the request as `key=value` pairs."""
+        pairs: dict[str, object] = {
+            "request_id": self.request_id,
+            "method": method,
+            "path": path,
+            "status": self.status,
+            "duration_ms": round((time.perf_counter() - self.started_s) * 1000, 1),
+            "tenant": self.tenant,
+        }
+        if self.model:
+            pairs["model"] = self.model
+        if self.meter is not None:
+            pairs["prompt_tokens"] = self.meter.prompt_tokens
+            pairs["completion_tokens"] = self.meter.completion_tokens
+            if self.meter.ttft_s is not None:
+                pairs["ttft_ms"] = round(self.meter.ttft_s * 1000, 1)
+        if self.error_code:
+            pairs["error"] = self.error_code
+        return " ".join(f"{key}={_quoted(str(value))}" for key, value in pairs.items())
+
+
+def _quoted(value: str) -> str:
+    plain = value.isascii() and value.isprintable() and not any(c in ' "=' for c in value)
+    return value if plain and value else ascii(value)
+
+
+def record_of(connection: HTTPConnection) -> RequestRecord:
+    """Return the record of a request."""
+    return cast("RequestRecord", connection.scope[SCOPE_KEY])
+
+
+class RequestContext:
+    """Gives every request a record and an id, and answers for what nobody caught."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        record = scope[SCOPE_KEY] = RequestRecord(request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            record.error_code = "internal_error"
+            if record.status:  # the stream has begun: cutting it is all that is left
+                raise
+            await internal_response()(scope, receive, send_with_id)
+        finally:
+            self._close(record, scope)
+
+    def _close(self, record: RequestRecord, scope: Scope) -> None:
+        record.status = record.status or CLIENT_CLOSED_REQUEST
+        if record.error_code:
+            self._telemetry.errors.labels(record.error_code).inc()
+        route = scope.get("route")
+        path = getattr(route, "path", "unknown")  # a template: paths of clients have no bound
+        self._telemetry.http_requests.labels(scope["method"], path, str(record.status)).inc()
+        level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+        if access.isEnabledFor(level):
+            access.log(level, record.line(scope["method"], scope["path"]))

@@ -1,0 +1,89 @@
+"""Whole answers in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import penstock
+from api.generation import usage_of
+from api.openai.logprobs import ChatLogprobs, CompletionLogprobs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from api.generation import Answer
+    from penstock.contract.events import Usage
+    from penstock.contract.worker import ModelCard
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What every chunk and every answer of one request begins with."""
+
+    id: str
+    model: str
+    fingerprint: str
+    created_s: int = field(default_factory=lambda: int(time.time()))
+
+    def object(self, kind: str) -> dict[str, Any]:
+        """Return the fields, with `object` as `kind`."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created_s,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def fingerprint(card: ModelCard) -> str:
+    """Return a name for what, besides the request, decides an answer: version, format, device."""
+    parts = (penstock.__version__, card.queue, card.backend, card.format, str(card.weights_bytes))
+    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Return OpenAI's usage."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def chat_completion(heading: Heading, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return a `chat.completion`; every answer is a choice of the one prompt."""
+    return {
+        **heading.object("chat.completion"),
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "logprobs": ChatLogprobs()(answer.logprobs) if answer.logprobs else None,
+                "finish_reason": answer.reason.value,
+            }
+            for index, answer in enumerate(answers)
+        ],
+        "usage": usage_object(usage_of([answer.usage for answer in answers], len(answers))),
+    }
+
+
+def text_completion(heading: Heading, answers: Sequence[Answer], choices: int) -> dict[str, Any]:
+    """Return a `text_completion`: `choices` answers of the first prompt, then of the second..."""
+    return {
+        **heading.object("text_completion"),
+        "choices": [
+            {
+                "index": index,
+                "text": answer.text,
+                "logprobs": CompletionLogprobs()(answer.logprobs) if answer.logprobs else None,
+                "finish_reason": answer.reason.value,
+            }
+            for index, answer in enumerate(answers)
+        ],
+        "usage": usage_object(usage_of([answer.usage for answer in answers], choices)),
+    }

@@ -1,0 +1,46 @@
+"""POST /v1/chat/completions."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.dependencies import pick, services_of
+from api.disconnect import until_disconnect
+from api.errors import json_response
+from api.generation import Generation, collect
+from api.json_body import read_object, validated
+from api.middleware import record_of
+from api.openai import sampling, unsupported
+from api.openai.answers import Heading, chat_completion, fingerprint
+from api.openai.chunks import CHAT, ChunkWriter
+from api.openai.documentation import documented
+from api.openai.messages import chat_prompt
+from api.openai.schema import ChatRequest
+from api.streaming import FramedResponse, sse_frames
+from penstock.contract.job import Generate
+
+router = APIRouter()
+
+
+@router.post("/chat/completions", openapi_extra=documented(ChatRequest))
+async def chat_completions(request: Request) -> Response:
+    """Answer a chat."""
+    services, record = services_of(request), record_of(request)
+    body = await read_object(request, services.settings.max_body_bytes)
+    unsupported.refuse(body, unsupported.CHAT)
+    asked = validated(body, ChatRequest)
+    card = pick(request, asked.model)
+    prompt = chat_prompt(asked)
+    first = sampling.sampling(asked, card, default_max_tokens=None)
+    choices = asked.n or 1
+    works = [Generate(prompt, sampling.of_choice(first, choice)) for choice in range(choices)]
+    generation = await Generation.of(
+        services, record, card, works, prompt_param="messages", priority=asked.priority
+    )
+    heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
+    if not asked.stream:
+        answers = await until_disconnect(request.receive, collect(generation))
+        return json_response(chat_completion(heading, answers), headers=generation.headers)
+    writer = ChunkWriter(
+        CHAT, heading, positions=choices, choices=choices, include_usage=asked.include_usage
+    )
+    return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)

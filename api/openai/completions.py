@@ -1,0 +1,98 @@
+"""POST /v1/completions."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.dependencies import pick, services_of
+from api.disconnect import until_disconnect
+from api.errors import json_response
+from api.generation import Generation, collect
+from api.json_body import read_object, validated
+from api.middleware import record_of
+from api.openai import sampling, unsupported
+from api.openai.answers import Heading, fingerprint, text_completion
+from api.openai.chunks import COMPLETION, ChunkWriter
+from api.openai.documentation import documented
+from api.openai.schema import MAX_SEQUENCES, CompletionRequest
+from api.streaming import FramedResponse, sse_frames
+from penstock.contract.job import Generate, TextPrompt, TokenPrompt
+from penstock.contract.worker import ModelCard
+from penstock.errors import InvalidParameter, UnsupportedFeature
+
+router = APIRouter()
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for this endpoint."""
+
+
+@router.post("/completions", openapi_extra=documented(CompletionRequest))
+async def completions(request: Request) -> Response:
+    """Go on from one or several prompts."""
+    services, record = services_of(request), record_of(request)
+    body = await read_object(request, services.settings.max_body_bytes)
+    unsupported.refuse(body, unsupported.COMPLETION)
+    asked = validated(body, CompletionRequest)
+    card = pick(request, asked.model)
+    works = _works(asked, card)
+    generation = await Generation.of(
+        services, record, card, works, prompt_param="prompt", priority=asked.priority
+    )
+    heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
+    choices = asked.n or 1
+    if not asked.stream:
+        answers = await until_disconnect(request.receive, collect(generation))
+        return json_response(
+            text_completion(heading, answers, choices), headers=generation.headers
+        )
+    writer = ChunkWriter(
+        COMPLETION,
+        heading,
+        positions=len(works),
+        choices=choices,
+        include_usage=asked.include_usage,
+    )
+    return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)
+
+
+def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:
+    """Return `n` works of the first prompt, then of the second, as OpenAI numbers its choices."""
+    choices = asked.n or 1
+    if asked.best_of is not None and asked.best_of != choices:
+        raise UnsupportedFeature(
+            f"best_of must be n ({choices}): choosing among more answers is not supported",
+            param="best_of",
+        )
+    if asked.echo and asked.logprobs is not None:
+        raise UnsupportedFeature(
+            "echo with logprobs is not supported: a prompt's log probabilities are not computed",
+            param="logprobs",
+        )
+    if len(asked.prompts) * choices > MAX_SEQUENCES:
+        raise InvalidParameter(
+            f"prompt: {len(asked.prompts)} prompts times n {choices} are over {MAX_SEQUENCES}",
+            param="prompt",
+        )
+    first = sampling.sampling(asked, card, default_max_tokens=DEFAULT_MAX_TOKENS)
+    return [
+        Generate(
+            _prompt(prompt, card, add_special_tokens=asked.add_special_tokens is not False),
+            sampling.of_choice(first, choice),
+            echo=bool(asked.echo),
+        )
+        for prompt in asked.prompts
+        for choice in range(choices)
+    ]
+
+
+def _prompt(
+    prompt: str | list[int], card: ModelCard, *, add_special_tokens: bool
+) -> TextPrompt | TokenPrompt:
+    if isinstance(prompt, str):
+        return TextPrompt(prompt, add_special_tokens=add_special_tokens)
+    if max(prompt) >= card.vocab_size:
+        raise InvalidParameter(
+            f"prompt: token id {max(prompt)} is outside of the vocabulary of "
+            f"{card.vocab_size} tokens",
+            param="prompt",
+        )
+    return TokenPrompt(tuple(prompt))

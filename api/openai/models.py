@@ -1,0 +1,47 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.dependencies import services_of
+from api.errors import json_response
+from penstock.contract.worker import ModelCard
+
+router = APIRouter()
+
+
+@router.get("/models")
+async def list_models(request: Request) -> Response:
+    """List what live workers serve, each name once, with its aliases."""
+    registry = services_of(request).registry
+    registry.check()
+    listed: dict[str, dict[str, Any]] = {}
+    for card in registry.models():
+        for name in (card.name, *card.aliases):
+            listed.setdefault(name, model_object(name, card))
+    return json_response({"object": "list", "data": [listed[name] for name in sorted(listed)]})
+
+
+@router.get("/models/{name:path}")
+async def retrieve_model(request: Request, name: str) -> Response:
+    """Show one model; a name may hold slashes.
+
+    :raises UnknownModel, NoWorker, StoreUnavailable: as a completion would.
+    """
+    served = services_of(request).registry.resolve(name)
+    return json_response(model_object(name, served[0].card))
+
+
+def model_object(name: str, card: ModelCard) -> dict[str, Any]:
+    """Return OpenAI's `model`, with vLLM's extensions."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": card.created_s,
+        "owned_by": "penstock",
+        "root": card.name,
+        "parent": None,
+        "max_model_len": card.context_length,
+    }

@@ -1,0 +1,78 @@
+"""Fields that clients may send and that change the answer, but that are not served yet.
+
+Ignoring one of them would give a wrong answer in silence, so each is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from penstock.errors import UnsupportedFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NOTHING: Final[tuple[Any, ...]] = (None, False, "", [], {})
+"""Values by which a client asks for nothing."""
+
+BOTH: Final[Mapping[str, tuple[Any, ...]]] = {
+    name: NOTHING
+    for name in (
+        "allowed_token_ids",
+        "bad_words",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "include_stop_str_in_output",
+        "logits_processors",
+        "prompt_logprobs",
+        "return_tokens_as_token_ids",
+        "structured_outputs",
+        "truncate_prompt_tokens",
+        "use_beam_search",
+    )
+} | {"skip_special_tokens": (None, True)}
+
+CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
+    **BOTH,
+    "audio": NOTHING,
+    "chat_template": NOTHING,
+    "documents": NOTHING,
+    "echo": NOTHING,
+    "function_call": (*NOTHING, "none", "auto"),
+    "functions": NOTHING,
+    "modalities": (*NOTHING, ["text"]),
+    "response_format": (*NOTHING, {"type": "text"}),
+    "tool_choice": (*NOTHING, "none", "auto"),
+    "tools": NOTHING,
+    "web_search_options": (None,),
+}
+
+COMPLETION: Final[Mapping[str, tuple[Any, ...]]] = {
+    **BOTH,
+    "prompt_embeds": NOTHING,
+    "response_format": (*NOTHING, {"type": "text"}),
+    "suffix": NOTHING,
+}
+
+
+def refuse(body: Mapping[str, object], table: Mapping[str, tuple[Any, ...]]) -> None:
+    """Look through the body as it was sent.
+
+    :raises UnsupportedFeature: it asks for something in `table`.
+    """
+    for name, harmless in table.items():
+        if name in body and not _is_among(body[name], harmless):
+            shown = body[name] if isinstance(body[name], str | int | float) else None
+            what = name if shown is None or isinstance(shown, bool) else f"{name}={shown!r:.60}"
+            raise UnsupportedFeature(f"{what} is not supported by this server", param=name)
+    if body.get("max_tokens") == 0 and type(body["max_tokens"]) is int and "prompt" in body:
+        raise UnsupportedFeature(
+            "max_tokens=0 (scoring a prompt) is not supported by this server", param="max_tokens"
+        )
+
+
+def _is_among(value: object, harmless: tuple[Any, ...]) -> bool:
+    # 0 == False in Python, but a client that sends 0 asks for something else.
+    return any(type(value) is type(one) and cast("object", one) == value for one in harmless)

@@ -1,0 +1,114 @@
+"""What every request handler needs, made once a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.errors import PenstockError
+from penstock.transport.connection import connect_async
+from penstock.transport.queue import JobQueue
+from penstock.transport.registry import Registry
+from penstock.transport.replies import Replies
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine
+
+    import redis.asyncio
+
+    from penstock.settings import Settings
+    from penstock.telemetry import Telemetry
+
+logger = logging.getLogger("penstock.api")
+
+REAP_INTERVAL_S: Final = 1.0
+LAST_WORDS_S: Final = 5.0
+"""How long a stopping process goes on cancelling the jobs of clients that it drops."""
+
+
+@dataclass
+class Background:
+    """Work that outlives its request: cancelling the jobs of a client that has gone."""
+
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start `work`; whoever needs its result may await the task."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio complains of one that nobody has looked at
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what runs end, then stop the rest."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Services:
+    """The fleet, as this process sees it. The event loop owns all of it."""
+
+    settings: Settings
+    telemetry: Telemetry
+    redis: redis.asyncio.Redis
+    queue: JobQueue
+    replies: Replies
+    registry: Registry
+    background: Background
+
+    async def reap_forever(self) -> None:
+        """Give dead workers' jobs back and end those past their deadline, for every queue.
+
+        Workers do so too; a queue without any worker has only us.
+        """
+        while True:
+            await asyncio.sleep(REAP_INTERVAL_S)
+            for queue in self.registry.queues():
+                try:
+                    await self.queue.reap(queue)
+                except PenstockError as error:
+                    logger.warning("reaper: %s: %s", queue, error)
+                    break
+                except Exception:
+                    logger.exception("reaper: %s", queue)
+
+
+@asynccontextmanager
+async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Services, None]:
+    """Start everything, with Redis there or not; stop it in the opposite order."""
+    redis = connect_async(settings)
+    services = Services(
+        settings=settings,
+        telemetry=telemetry,
+        redis=redis,
+        queue=JobQueue(redis, settings),
+        replies=Replies(redis, settings),
+        registry=Registry(redis, settings),
+        background=Background(),
+    )
+    await services.replies.start()
+    await services.registry.start()
+    reaper = asyncio.create_task(services.reap_forever())
+    try:
+        yield services
+    finally:
+        reaper.cancel()
+        with suppress(asyncio.CancelledError):
+            await reaper
+        await services.background.drain(LAST_WORDS_S)
+        await services.registry.stop()
+        await services.replies.stop()
+        await redis.aclose()

@@ -1,0 +1,116 @@
+"""Responses that are written as they come, and the SSE frames that OpenAI's clients read."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+from starlette.responses import Response
+
+from api.disconnect import until_disconnect
+from api.errors import openai_error
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from api.generation import Generation
+    from api.middleware import RequestRecord
+    from penstock.contract.events import Finished, Tokens
+
+KEEPALIVE: Final = b": keep-alive\n\n"
+DONE: Final = b"data: [DONE]\n\n"
+STREAM_HEADERS: Final[Mapping[str, str]] = {
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # nginx must not collect the stream
+}
+
+
+class FramedResponse(Response):
+    """Writes what `frames` yields, and closes it when the client goes.
+
+    The status waits for the first frame: an error that comes before it is raised to the
+    application's error handlers and gets its true status. Whoever makes `frames` yields a
+    keep-alive in time, so that this is no long wait, and turns later errors into frames.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        media_type: str | None = "text/event-stream",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(media_type=media_type, headers={**STREAM_HEADERS, **(headers or {})})
+        # A stream has no length: chunks tell its end.
+        del self.headers["content-length"]
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write until the frames end.
+
+        :raises ClientGone: the client went first.
+        :raises PenstockError: before the first frame.
+        """
+        await until_disconnect(receive, self._write(send))
+
+    async def _write(self, send: Send) -> None:
+        begun = False
+        async with aclosing(self._frames) as frames:
+            async for frame in frames:
+                if not begun:
+                    begun = True
+                    await self._begin(send)
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        if not begun:
+            await self._begin(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+
+
+class EventWriter(Protocol):
+    """Turns a generation's events into a protocol's frames."""
+
+    def event(self, position: int, event: Tokens | Finished) -> bytes:
+        """Return the frames of one event of sequence number `position`; may be empty."""
+        ...
+
+    def end(self) -> bytes:
+        """Return what follows the last event."""
+        ...
+
+
+def error_frame(error: PenstockError) -> bytes:
+    """Return the event that ends a stream which has begun and cannot be finished."""
+    return b"data: " + msgspec.json.encode(openai_error(error)) + b"\n\n"
+
+
+async def sse_frames(
+    generation: Generation, writer: EventWriter, record: RequestRecord
+) -> AsyncGenerator[bytes, None]:
+    """Yield the SSE frames of a generation.
+
+    :raises PenstockError: before the first frame only; later errors are frames.
+    """
+    begun = False
+    try:
+        async with aclosing(generation.events()) as events:
+            async for item in events:
+                if item is None:
+                    begun = True
+                    yield KEEPALIVE
+                elif frame := writer.event(*item):
+                    begun = True
+                    yield frame
+        yield writer.end()
+    except PenstockError as error:
+        if not begun:
+            raise
+        record.error_code = error.code
+        yield error_frame(error)
