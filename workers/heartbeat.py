@@ -1,0 +1,137 @@
+"""The thread that keeps leases, reaps, announces the worker, and watches the engines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import redis
+from celery.utils.log import get_logger
+
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from penstock.contract.worker import WorkerCard
+    from penstock.settings import Settings
+    from penstock.transport.queue import WorkerQueue
+    from penstock.transport.registry import Announcer
+    from workers.held import Held, HeldJobs
+    from workers.lane import Lane
+
+logger = get_logger(__name__)
+
+RENEWALS_PER_LEASE = 4
+
+HUNG_FOR_LONG = 2
+"""After so many times `hung_step_s` in one step, the process ends and a supervisor restarts it."""
+
+
+class Heartbeat(threading.Thread):
+    """Beats every quarter of a lease; a beat that fails is tried again at the next.
+
+    Leases are kept for jobs that wait for the preparer or the engine as well as for running ones.
+    They are not kept for an engine that hangs or has died: its jobs go to another worker, and the
+    lost lease counts as an attempt, so that a job which kills engines does not live for ever.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[str, Lane],
+        held: HeldJobs,
+        jobs: WorkerQueue,
+        announcer: Announcer,
+        card: Callable[[], WorkerCard],
+        settings: Settings,
+        lose: Callable[[Held], None],
+        broken: Callable[[Lane, str], None],
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._lanes = lanes
+        self._held = held
+        self._jobs = jobs
+        self._announcer = announcer
+        self._card = card
+        self._settings = settings
+        self._lose = lose
+        self._broken = broken
+        self._closing = threading.Event()
+        self._hung: set[str] = set()
+        self._announced_s = float("-inf")
+        self._away = False
+
+    def close(self) -> None:
+        """Stop beating."""
+        self._closing.set()
+
+    def announce_soon(self) -> None:
+        """Announce the card again with the next beat."""
+        self._announced_s = float("-inf")
+
+    def run(self) -> None:
+        """Beat until closed."""
+        while True:
+            try:
+                self.beat()
+            except (redis.RedisError, PenstockError) as error:
+                if not self._away:
+                    logger.warning("Redis does not answer, going on without it: %s", error)
+                self._away = True
+            except Exception:
+                logger.exception("A heartbeat failed")
+            else:
+                if self._away:
+                    logger.warning("Redis answers again")
+                self._away = False
+            if self._closing.wait(self._settings.lease_ms / 1000 / RENEWALS_PER_LEASE):
+                return
+
+    def beat(self) -> None:
+        """Watch the engines, renew leases, then (every `heartbeat_s`) announce and reap."""
+        healthy = [lane for lane in self._lanes.values() if self._is_healthy(lane)]
+        held = self._held.all()
+        for lane in healthy:
+            self._renew(lane, [one for one in held if one.lane is lane])
+        now_s = time.monotonic()
+        if now_s - self._announced_s < self._settings.heartbeat_s:
+            return
+        self._announced_s = now_s
+        self._announcer.announce(self._card())
+        # After the renewal, so that leases which ran out while Redis was away are kept.
+        for queue in self._lanes:
+            self._jobs.reap(queue)
+
+    def _renew(self, lane: Lane, held: list[Held]) -> None:
+        if not held:
+            return
+        epochs = {one.claim.job.id: one.claim.epoch for one in held}
+        refused = {refusal.job_id for refusal in self._jobs.renew(lane.queue, epochs)}
+        for one in held:
+            if one.claim.job.id in refused:
+                self._lose(one)
+
+    def _is_healthy(self, lane: Lane) -> bool:
+        failure = lane.engine.failure
+        if failure is not None:
+            self._broken(lane, f"its engine has died: {failure}")
+            return False
+        stalled_s = lane.stalled_s()
+        limit_s = self._settings.hung_step_s
+        if stalled_s <= limit_s:
+            if lane.queue in self._hung:
+                self._hung.discard(lane.queue)
+                logger.warning("The engine of %s goes on again", lane.queue)
+            return True
+        if lane.queue not in self._hung:
+            self._hung.add(lane.queue)
+            logger.error(
+                "The engine of %s has been in one step for %.0f s; its leases are not renewed",
+                lane.queue,
+                stalled_s,
+            )
+        if stalled_s > limit_s * HUNG_FOR_LONG:
+            self._broken(lane, f"its engine has hung for {stalled_s:.0f} s")
+        return False

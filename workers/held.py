@@ -1,0 +1,98 @@
+"""The jobs that this process holds a lease of."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.transport.queue import Claim
+    from workers.lane import Lane
+
+
+class Outcome(Enum):
+    """What became of a ticket."""
+
+    ENDED = "its job ended here, or is somebody else's by now"
+    EMPTY = "no job was waiting"
+    PUT_BACK = "it was not looked at; the bell has to ring again"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A slot reserved for one job of `queue`.
+
+    `done` is called exactly once, from any thread. A ticket without a bell takes one from the
+    queue's list first, which is how a lane goes on that Celery does not consume for just now.
+    """
+
+    queue: str
+    done: Callable[[Outcome], None]
+    has_bell: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claimed job: from its claim until its terminal event is stored, or it is lost."""
+
+    claim: Claim
+    lane: Lane
+    ticket: Ticket
+
+    @property
+    def attempt(self) -> str:
+        """The name that the engine knows it by.
+
+        Two attempts at one job (a lease ran out, and the job came back to the same process) must
+        not share a name, or the old one's last step could pass for the new one's first.
+        """
+        return f"{self.claim.job.id}:{self.claim.epoch}"
+
+
+class HeldJobs:
+    """All held jobs by attempt. Shared by the preparer, publisher and heartbeat threads."""
+
+    def __init__(self) -> None:
+        self._by_attempt: dict[str, Held] = {}
+        self._by_job: dict[str, str] = {}
+        self._changed = threading.Condition()
+
+    def add(self, held: Held) -> Held | None:
+        """Hold a job; returns an older attempt at it, which is lost by now."""
+        with self._changed:
+            older = self._by_attempt.get(self._by_job.get(held.claim.job.id, ""))
+            self._by_attempt[held.attempt] = held
+            self._by_job[held.claim.job.id] = held.attempt
+            return older
+
+    def get(self, attempt: str) -> Held | None:
+        """Return an attempt that is still held."""
+        return self._by_attempt.get(attempt)
+
+    def pop(self, attempt: str) -> Held | None:
+        """Forget an attempt; None when it was not held (any more)."""
+        with self._changed:
+            held = self._by_attempt.pop(attempt, None)
+            if held is not None:
+                if self._by_job.get(held.claim.job.id) == attempt:
+                    del self._by_job[held.claim.job.id]
+                self._changed.notify_all()
+            return held
+
+    def all(self) -> list[Held]:
+        """Return what is held now."""
+        with self._changed:
+            return list(self._by_attempt.values())
+
+    def wait_for_change(self, timeout_s: float) -> None:
+        """Return when something was let go, or after `timeout_s`; at once when nothing is held."""
+        with self._changed:
+            if self._by_attempt:
+                self._changed.wait(timeout_s)
+
+    def __len__(self) -> int:
+        return len(self._by_attempt)

@@ -1,0 +1,114 @@
+"""One queue of a worker: its model, its engine and how many jobs it takes at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from penstock.contract.events import Event
+    from penstock.contract.job import ChatPrompt, Prompt
+    from penstock.contract.worker import ModelCard, WorkerLoad
+    from penstock.engine.sequence import SequenceRequest
+
+
+class Engine(Protocol):
+    """What a worker needs of `penstock.engine.engine.Engine`."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread, if it has ended by itself."""
+        ...
+
+    def start(self) -> None:
+        """Start the thread."""
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread after its step; TimeoutError when that takes longer."""
+
+    def submit(self, request: SequenceRequest) -> None:
+        """Queue a sequence; any thread."""
+
+    def abort(self, job_ids: Iterable[str]) -> None:
+        """Forget sequences before the next step; any thread."""
+
+    def load(self) -> WorkerLoad:
+        """Tell how much it has to do."""
+        ...
+
+    def last_step_s(self) -> float:
+        """When (monotonic) it last finished a step or found nothing to do."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether it has sequences."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """What a worker needs of `penstock.models.tokenizer.Tokenizer`."""
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, chats rendered."""
+        ...
+
+    def render(self, prompt: ChatPrompt) -> str:
+        """Text of a chat."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens."""
+        ...
+
+
+@dataclass(slots=True)
+class Sink:
+    """Where an engine leaves its events; knows whether the engine is held up there.
+
+    Written by the engine's thread, read by the heartbeat's.
+    """
+
+    put: Callable[[list[Event]], None]
+    blocked: bool = False
+
+    def __call__(self, events: list[Event]) -> None:
+        """Hand over one step's events; blocks while the publisher is behind."""
+        self.blocked = True
+        try:
+            self.put(events)
+        finally:
+            self.blocked = False
+
+
+@dataclass(slots=True)
+class Lane:
+    """A served queue. `encoding` serialises the threads that render and tokenise."""
+
+    card: ModelCard
+    tokenizer: Tokenizer
+    engine: Engine
+    sink: Sink
+    encoding: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def queue(self) -> str:
+        """The queue's name, `<model>-<device>`."""
+        return self.card.queue
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it holds at once."""
+        return self.card.slots
+
+    def stalled_s(self) -> float:
+        """Seconds for which a busy engine has not finished a step.
+
+        An engine that waits for the publisher waits for Redis, and is not to blame.
+        """
+        if not self.engine.busy() or self.sink.blocked:
+            return 0.0
+        return max(0.0, time.monotonic() - self.engine.last_step_s())

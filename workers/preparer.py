@@ -1,0 +1,178 @@
+"""The thread between a doorbell and the engine: claim, render, tokenise, read the journal."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from celery.utils.log import get_logger
+
+from penstock.contract.events import Failed, Tokens
+from penstock.contract.job import ChatPrompt, TextPrompt
+from penstock.engine.sequence import SequenceRequest
+from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
+from penstock.transport import journal
+from penstock.transport.connection import patiently
+from workers.held import Held, Outcome, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import redis
+
+    from penstock.contract.events import Event
+    from penstock.contract.job import Generate, Prompt
+    from penstock.settings import Settings
+    from penstock.transport.queue import Claim, WorkerQueue
+    from workers.held import HeldJobs
+    from workers.lane import Lane
+
+logger = get_logger(__name__)
+
+
+class Preparer(threading.Thread):
+    """Takes tickets in order, one job at a time, so that no request has a thread of its own.
+
+    A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[str, Lane],
+        held: HeldJobs,
+        jobs: WorkerQueue,
+        store: redis.Redis,
+        settings: Settings,
+        publish: Callable[[list[Event]], None],
+        lose: Callable[[Held], None],
+    ) -> None:
+        super().__init__(name="preparer", daemon=True)
+        self._lanes = lanes
+        self._held = held
+        self._jobs = jobs
+        self._store = store
+        self._patience_s = settings.redis_patience_s
+        self._publish = publish
+        self._lose = lose
+        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._closing = False
+
+    def put(self, ticket: Ticket) -> None:
+        """Queue a ticket; never blocks."""
+        self._tickets.put(ticket)
+
+    def close(self) -> None:
+        """Claim nothing more; tickets that were not looked at are put back."""
+        self._closing = True
+        self._tickets.put(None)
+
+    def run(self) -> None:
+        """Look at tickets until closed."""
+        while (ticket := self._tickets.get()) is not None:
+            if self._closing:
+                ticket.done(Outcome.PUT_BACK)
+                continue
+            try:
+                self._look_at(ticket)
+            except StoreUnavailable as error:
+                logger.warning("No job claimed from %s: %s", ticket.queue, error)
+                ticket.done(Outcome.PUT_BACK)
+            except Exception:
+                logger.exception("No job claimed from %s", ticket.queue)
+                ticket.done(Outcome.EMPTY)
+
+    def _look_at(self, ticket: Ticket) -> None:
+        claim = self._claim(ticket)
+        if claim is None:
+            ticket.done(Outcome.EMPTY)
+            return
+        held = Held(claim, self._lanes[ticket.queue], ticket)
+        older = self._held.add(held)
+        if older is not None:
+            self._lose(older)
+        try:
+            request = self._prepare(held)
+        except (BadRequest, EngineFailed) as error:
+            self._fail(held, error)
+        except StoreUnavailable as error:
+            # Its lease runs out, and whoever can reach Redis by then takes it up.
+            logger.warning("Job %s is let go: %s", claim.job.id, error)
+            self._lose(held)
+        except Exception as error:
+            logger.exception("Job %s could not be prepared", claim.job.id)
+            self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
+        else:
+            held.lane.engine.submit(request)
+
+    def _claim(self, ticket: Ticket) -> Claim | None:
+        """Claim the fairest job; None when there is none.
+
+        Without a bell of its own, the ticket takes bells off the list (where the API's scripts
+        push them and Celery would pop them) until one of them stands for a job.
+        """
+        while True:
+            if not ticket.has_bell and not patiently(
+                lambda: self._store.rpop(ticket.queue), self._patience_s
+            ):
+                return None
+            claim = self._jobs.claim(ticket.queue)
+            if claim is not None or ticket.has_bell:
+                return claim
+
+    def _prepare(self, held: Held) -> SequenceRequest:
+        """Make the engine's request, with the tokens that an earlier attempt left."""
+        job, work = held.claim.job, held.claim.job.work
+        with held.lane.encoding:
+            prompt_token_ids = held.lane.tokenizer.encode(work.prompt)
+            echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
+        return SequenceRequest(
+            job_id=held.attempt,
+            prompt_token_ids=prompt_token_ids,
+            sampling=work.sampling,
+            generated_token_ids=self._generated(held.claim),
+            echo_text=echo_text,
+            priority=job.priority,
+            joins_prompt=work.echo or _joins(work.prompt),
+        )
+
+    def _generated(self, claim: Claim) -> tuple[int, ...]:
+        """Token ids that the journal holds of earlier attempts, `claim.next_index` of them."""
+        token_ids: list[int] = []
+        while len(token_ids) < claim.next_index:
+            after = len(token_ids) - 1
+            page = patiently(
+                lambda after=after: journal.read(
+                    self._store, claim.job.queue, claim.job.id, after=after
+                ),
+                self._patience_s,
+            )
+            tokens = [event for event in page if isinstance(event, Tokens)]
+            if not tokens or tokens[0].index != len(token_ids):
+                raise EngineFailed(
+                    f"the journal holds {len(token_ids)} of {claim.next_index} tokens of this job"
+                )
+            token_ids += [token_id for event in tokens for token_id in event.token_ids]
+        return tuple(token_ids)
+
+    def _fail(self, held: Held, error: PenstockError) -> None:
+        self._publish(
+            [Failed(held.attempt, held.claim.next_index, code=error.code, message=error.message)]
+        )
+
+
+def _joins(prompt: Prompt) -> bool:
+    """Whether the answer goes on in the prompt's words; a chat's answer is a text of its own."""
+    if isinstance(prompt, TextPrompt):
+        return prompt.add_special_tokens
+    return not isinstance(prompt, ChatPrompt)
+
+
+def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:
+    prompt = work.prompt
+    if isinstance(prompt, TextPrompt):
+        return prompt.text
+    if isinstance(prompt, ChatPrompt):
+        return lane.tokenizer.render(prompt)
+    return lane.tokenizer.decode(prompt_token_ids)
