@@ -86,13 +86,12 @@ class EnginePool(BasePool):
         **_: Any,
     ) -> None:
         """Start a task: a doorbell takes a slot; anything else runs in the side thread."""
-        name, _task_id, request, *_rest = args
-        if name != DOORBELL:
+        if args[0] != DOORBELL:
             self._run_aside(target, args, kwargs, callback, accept_callback)
             return
         if accept_callback:
             accept_callback(os.getpid(), time.monotonic())
-        queue: str = request["delivery_info"]["routing_key"]
+        queue: str = args[2]["delivery_info"]["routing_key"]
         if self._station is None or self._is_full(queue):
             self._put_back(queue, error_callback)
             return

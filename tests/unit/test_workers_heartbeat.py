@@ -1,0 +1,142 @@
+"""The heartbeat: whose leases are kept, whose are not, and when the process must end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from penstock.contract.worker import WorkerCard
+from penstock.settings import Settings
+from penstock.transport.queue import ReapResult, Refusal
+from tests.unit.workers_fakes import Slips, held_job, make_lane
+from workers.heartbeat import HUNG_FOR_LONG, Heartbeat
+from workers.held import HeldJobs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workers.lane import Lane
+
+HUNG_S = 10.0
+
+
+class FakeQueue:
+    def __init__(self) -> None:
+        self.renewed: list[tuple[str, dict[str, int]]] = []
+        self.reaped: list[str] = []
+        self.refusals: list[Refusal] = []
+
+    def renew(self, queue: str, held: Mapping[str, int]) -> list[Refusal]:
+        self.renewed.append((queue, dict(held)))
+        return self.refusals
+
+    def reap(self, queue: str) -> ReapResult:
+        self.reaped.append(queue)
+        return ReapResult()
+
+
+class FakeAnnouncer:
+    def __init__(self) -> None:
+        self.cards: list[WorkerCard] = []
+
+    def announce(self, card: WorkerCard) -> None:
+        self.cards.append(card)
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.lanes = {queue: make_lane(queue) for queue in ("a-cpu", "b-cpu")}
+        self.held = HeldJobs()
+        self.queue = FakeQueue()
+        self.announcer = FakeAnnouncer()
+        self.lost: list[str] = []
+        self.broken: list[tuple[str, str]] = []
+        self.heartbeat = Heartbeat(
+            lanes=self.lanes,
+            held=self.held,
+            jobs=self.queue,
+            announcer=self.announcer,
+            card=lambda: WorkerCard("w", "host", 1, "0", 0, 0, models=()),
+            settings=Settings(heartbeat_s=3600, hung_step_s=HUNG_S),
+            lose=lambda held: self.lost.append(held.claim.job.id),
+            broken=lambda lane, why: self.broken.append((lane.queue, why)),
+        )
+
+    def hold(self, job_id: str, queue: str, epoch: int = 1) -> None:
+        self.held.add(held_job(job_id, queue, epoch, Slips(), lane=self.lanes[queue]))
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def hang(lane: Lane, for_s: float) -> None:
+    lane.engine.is_busy = True
+    lane.engine.step_s = time.monotonic() - for_s
+
+
+def test_every_held_job_is_renewed_with_its_epoch(desk: Desk):
+    desk.hold("one", "a-cpu", 4)
+    desk.hold("two", "b-cpu", 1)
+    desk.hold("three", "b-cpu", 2)
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("a-cpu", {"one": 4}), ("b-cpu", {"two": 1, "three": 2})]
+
+
+def test_a_refused_job_is_lost(desk: Desk):
+    desk.hold("one", "a-cpu")
+    desk.hold("two", "a-cpu")
+    desk.queue.refusals = [Refusal("two", "cancelled")]
+    desk.heartbeat.beat()
+    assert desk.lost == ["two"]
+
+
+def test_it_announces_and_reaps_once_in_heartbeat_s_and_at_once_when_asked(desk: Desk):
+    desk.heartbeat.beat()
+    desk.heartbeat.beat()
+    assert (len(desk.announcer.cards), desk.queue.reaped) == (1, ["a-cpu", "b-cpu"])
+    desk.heartbeat.announce_soon()
+    desk.heartbeat.beat()
+    assert len(desk.announcer.cards) == 2
+
+
+def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
+    desk.hold("one", "a-cpu")
+    desk.hold("two", "b-cpu")
+    hang(desk.lanes["a-cpu"], HUNG_S + 1)
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("b-cpu", {"two": 1})]
+    assert desk.broken == []
+
+
+def test_an_engine_that_hangs_for_long_ends_the_process(desk: Desk):
+    hang(desk.lanes["b-cpu"], HUNG_S * HUNG_FOR_LONG + 1)
+    desk.heartbeat.beat()
+    assert [queue for queue, _ in desk.broken] == ["b-cpu"]
+
+
+def test_an_engine_that_waits_for_redis_does_not_hang(desk: Desk):
+    desk.hold("one", "a-cpu")
+    hang(desk.lanes["a-cpu"], HUNG_S * 10)
+    desk.lanes["a-cpu"].sink.blocked = True
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("a-cpu", {"one": 1})]
+    assert desk.broken == []
+
+
+def test_an_engine_without_work_does_not_hang(desk: Desk):
+    hang(desk.lanes["a-cpu"], HUNG_S * 10)
+    desk.lanes["a-cpu"].engine.is_busy = False
+    desk.heartbeat.beat()
+    assert desk.broken == []
+
+
+def test_a_dead_engine_ends_the_process_and_its_jobs_are_left_to_their_leases(desk: Desk):
+    desk.hold("one", "a-cpu")
+    desk.lanes["a-cpu"].engine.failure = RuntimeError("no device")
+    desk.heartbeat.beat()
+    assert desk.broken == [("a-cpu", "its engine has died: no device")]
+    assert desk.queue.renewed == []

@@ -1,0 +1,204 @@
+"""The pool's account of slots and bells, with Celery's consumer and the station stood in for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.exceptions import Reject
+from celery.worker import state
+
+from tests.unit.workers_fakes import make_lane
+from workers.held import Outcome, Ticket
+from workers.pool import REOPEN_S, EnginePool
+from workers.tasks import DOORBELL
+
+
+class FakeConsumer:
+    def __init__(self, queues: list[str]) -> None:
+        self.queues = set(queues)
+
+    def cancel_by_queue(self, queue: str) -> None:
+        self.queues.discard(queue)
+
+    def consuming_from(self, queue: str) -> bool:
+        return queue in self.queues
+
+    def add_queue(self, queue: str) -> None:
+        self.queues.add(queue)
+
+    def consume(self) -> None: ...
+
+
+class FakeHub:
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Any, tuple[Any, ...]]] = []
+
+    def call_soon(self, function: Any) -> None:
+        function()
+
+    def call_later(self, delay_s: float, function: Any, *args: Any) -> None:
+        self.timers.append((delay_s, function, args))
+
+
+class FakeStation:
+    def __init__(self, slots: dict[str, int]) -> None:
+        self.lanes = {queue: make_lane(queue, count) for queue, count in slots.items()}
+        self.slots = sum(slots.values())
+        self.draining = False
+        self.tickets: list[Ticket] = []
+
+    def take(self, ticket: Ticket) -> None:
+        self.tickets.append(ticket)
+
+
+class Desk:
+    def __init__(self, **slots: int) -> None:
+        queues = {f"{name}-cpu": count for name, count in slots.items()}
+        self.station = FakeStation(queues)
+        self.consumer = FakeConsumer(list(queues))
+        self.hub = FakeHub()
+        self.acked: list[str] = []
+        self.rejected: list[str] = []
+        self.pool = EnginePool(1)
+        self.pool.attach(
+            self.station,
+            SimpleNamespace(
+                consumer=SimpleNamespace(task_consumer=self.consumer, connection_errors=(OSError,)),
+                app=SimpleNamespace(amqp=SimpleNamespace(queues={q: q for q in queues})),
+            ),
+        )
+        self.pool.register_with_event_loop(self.hub)
+
+    def ring(self, queue: str) -> None:
+        def on_failure(einfo: Any) -> None:
+            assert isinstance(einfo.exception.exc, Reject)
+            assert einfo.exception.exc.requeue
+            self.rejected.append(queue)
+
+        self.pool.on_apply(
+            None,
+            (DOORBELL, "id", {"delivery_info": {"routing_key": queue}}, b"", "json", "utf-8"),
+            callback=lambda result: self.acked.append(queue),
+            accept_callback=lambda pid, at: None,
+            error_callback=on_failure,
+        )
+
+    def end(self, index: int, outcome: Outcome) -> None:
+        self.station.tickets[index].done(outcome)
+
+
+def test_a_bell_is_acked_when_its_job_has_ended_and_not_before():
+    desk = Desk(a=2)
+    desk.ring("a-cpu")
+    assert desk.acked == []
+    desk.end(0, Outcome.ENDED)
+    assert desk.acked == ["a-cpu"]
+
+
+def test_a_bell_without_a_job_is_acked_at_once_and_its_slot_is_free():
+    desk = Desk(a=1)
+    for index in range(3):
+        desk.ring("a-cpu")
+        desk.end(index, Outcome.EMPTY)
+    assert desk.acked == ["a-cpu"] * 3
+    assert desk.rejected == []
+
+
+def test_the_pool_is_as_large_as_all_slots():
+    assert Desk(a=2, b=3).pool.num_processes == 5
+
+
+def test_a_full_queue_among_several_is_paused_and_the_others_are_not():
+    desk = Desk(a=2, b=2)
+    desk.ring("a-cpu")
+    assert desk.consumer.queues == {"a-cpu", "b-cpu"}
+    desk.ring("a-cpu")
+    assert desk.consumer.queues == {"b-cpu"}
+    desk.ring("b-cpu")
+    assert len(desk.station.tickets) == 3
+
+
+def test_a_paused_queue_goes_on_by_itself_until_its_bells_run_out():
+    desk = Desk(a=1, b=1)
+    desk.ring("a-cpu")
+    desk.end(0, Outcome.ENDED)
+    own = desk.station.tickets[1]
+    assert not own.has_bell
+    assert "a-cpu" not in desk.consumer.queues
+    own.done(Outcome.ENDED)
+    desk.end(2, Outcome.EMPTY)
+    assert desk.consumer.queues == {"a-cpu", "b-cpu"}
+    desk.ring("a-cpu")
+    assert len(desk.station.tickets) == 4
+    assert desk.rejected == []
+
+
+def test_a_worker_of_one_queue_leaves_backpressure_to_celerys_prefetch_count():
+    desk = Desk(a=1)
+    desk.ring("a-cpu")
+    assert desk.consumer.queues == {"a-cpu"}
+
+
+def test_a_bell_too_many_is_put_back_and_the_queue_paused():
+    desk = Desk(a=1)
+    desk.ring("a-cpu")
+    desk.ring("a-cpu")
+    assert desk.rejected == ["a-cpu"]
+    assert desk.consumer.queues == set()
+    desk.end(0, Outcome.ENDED)
+    desk.end(1, Outcome.EMPTY)
+    assert desk.consumer.queues == {"a-cpu"}
+
+
+def test_a_bell_that_could_not_be_looked_at_is_put_back_and_rests_for_a_while():
+    desk = Desk(a=1)
+    desk.ring("a-cpu")
+    desk.end(0, Outcome.PUT_BACK)
+    assert (desk.acked, desk.rejected) == ([], ["a-cpu"])
+    assert desk.consumer.queues == set()
+    ((delay_s, function, args),) = desk.hub.timers
+    assert delay_s == REOPEN_S
+    function(*args)
+    assert desk.consumer.queues == {"a-cpu"}
+
+
+def test_a_bell_of_a_queue_that_is_not_served_is_put_back():
+    desk = Desk(a=1)
+    desk.ring("b-cpu")
+    assert desk.rejected == ["b-cpu"]
+    assert desk.station.tickets == []
+
+
+def test_a_draining_worker_takes_no_bell_of_its_own():
+    desk = Desk(a=1, b=1)
+    desk.ring("a-cpu")
+    desk.station.draining = True
+    desk.end(0, Outcome.ENDED)
+    assert len(desk.station.tickets) == 1
+    assert "a-cpu" not in desk.consumer.queues
+
+
+def test_after_a_reconnect_full_queues_are_paused_again():
+    desk = Desk(a=1, b=1)
+    desk.ring("a-cpu")
+    desk.consumer.queues = {"a-cpu", "b-cpu"}
+    desk.pool.register_with_event_loop(desk.hub)
+    assert desk.consumer.queues == {"b-cpu"}
+
+
+def test_other_tasks_run_in_a_side_thread():
+    desk = Desk(a=1)
+    results: list[Any] = []
+    desk.pool.on_apply(lambda *args: args, ("other", 1), callback=results.append)
+    desk.pool.on_stop()
+    assert results == [("other", 1)]
+
+
+@pytest.mark.parametrize(
+    ("flag", "hurry"), [(None, False), (False, False), (True, True), (1, True)]
+)
+def test_a_second_signal_makes_it_hurry(monkeypatch: pytest.MonkeyPatch, flag: object, hurry: bool):
+    monkeypatch.setattr(state, "should_terminate", flag)
+    assert Desk(a=1).pool.in_a_hurry() is hurry

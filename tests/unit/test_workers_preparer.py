@@ -1,0 +1,190 @@
+"""The preparer: from a ticket to the engine, or to the right `Failed` event."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import fakeredis
+import msgspec
+import pytest
+
+from penstock.contract.events import Event, Failed, Tokens
+from penstock.errors import StoreUnavailable
+from penstock.settings import Settings
+from penstock.transport import keys
+from penstock.transport.queue import Claim
+from tests.unit.workers_fakes import FakeEngine, Slips, make_job, make_lane
+from workers.held import HeldJobs, Outcome, Ticket
+from workers.preparer import Preparer
+
+if TYPE_CHECKING:
+    from workers.held import Held
+
+QUEUE = "a-cpu"
+
+
+class FakeQueue:
+    def __init__(self) -> None:
+        self.claims: deque[Claim | Exception] = deque()
+
+    def claim(self, queue: str) -> Claim | None:
+        if not self.claims:
+            return None
+        claim = self.claims.popleft()
+        if isinstance(claim, Exception):
+            raise claim
+        return claim
+
+
+class Desk:
+    """A preparer that runs in the test's own thread."""
+
+    def __init__(self) -> None:
+        self.store = fakeredis.FakeRedis()
+        self.queue = FakeQueue()
+        self.held = HeldJobs()
+        self.lane = make_lane(QUEUE)
+        self.published: list[Event] = []
+        self.lost: list[str] = []
+        self.preparer = Preparer(
+            lanes={QUEUE: self.lane},
+            held=self.held,
+            jobs=self.queue,
+            store=self.store,
+            settings=Settings(redis_patience_s=0.1),
+            publish=self.published.extend,
+            lose=self.lose,
+        )
+
+    @property
+    def engine(self) -> FakeEngine:
+        assert isinstance(self.lane.engine, FakeEngine)
+        return self.lane.engine
+
+    def lose(self, held: Held) -> None:
+        self.lost.append(held.attempt)
+        self.held.pop(held.attempt)
+
+    def look_at(self, *, has_bell: bool = True) -> list[Outcome]:
+        slips = Slips()
+        self.preparer.put(Ticket(QUEUE, slips, has_bell=has_bell))
+        self.preparer._tickets.put(None)
+        self.preparer.run()
+        return slips.outcomes
+
+    def offer(self, job_id: str, *, epoch: int = 1, next_index: int = 0, **options) -> None:
+        job = make_job(job_id, QUEUE, **options)
+        self.queue.claims.append(Claim(job=job, epoch=epoch, next_index=next_index, attempt=epoch))
+
+    def write_journal(self, job_id: str, lengths: list[int]) -> list[int]:
+        token_ids: list[int] = []
+        for length in lengths:
+            event = Tokens(job_id, len(token_ids), tuple(range(length)), "x")
+            self.store.xadd(
+                keys.journal(QUEUE, job_id),
+                {"e": msgspec.json.encode(event)},
+                id=f"1-{len(token_ids)}",
+            )
+            token_ids += event.token_ids
+        return token_ids
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_a_bell_without_a_job_is_done_at_once(desk: Desk):
+    assert desk.look_at() == [Outcome.EMPTY]
+
+
+def test_a_claimed_job_goes_to_the_engine_under_its_attempt(desk: Desk):
+    desk.offer("one", epoch=2, text="hi")
+    assert desk.look_at() == []
+    (request,) = desk.engine.submitted
+    assert (request.job_id, request.prompt_token_ids) == ("one:2", [104, 105])
+    assert (request.generated_token_ids, request.echo_text) == ((), "")
+    assert desk.held.get("one:2") is not None
+
+
+def test_an_echo_is_the_prompts_text(desk: Desk):
+    desk.offer("one", text="hi", echo=True)
+    desk.look_at()
+    assert desk.engine.submitted[0].echo_text == "hi"
+
+
+def test_a_job_goes_on_after_the_tokens_of_its_journal(desk: Desk):
+    token_ids = desk.write_journal("one", [1, 3] + [1] * 1500)
+    desk.offer("one", epoch=2, next_index=len(token_ids))
+    desk.look_at()
+    assert list(desk.engine.submitted[0].generated_token_ids) == token_ids
+
+
+def test_a_journal_with_a_hole_fails_the_job(desk: Desk):
+    desk.write_journal("one", [2])
+    desk.offer("one", epoch=2, next_index=5)
+    desk.look_at()
+    (failed,) = desk.published
+    assert isinstance(failed, Failed)
+    assert (failed.job_id, failed.index, failed.code) == ("one:2", 5, "engine_failed")
+    assert desk.engine.submitted == []
+
+
+def test_a_prompt_that_the_template_refuses_fails_with_its_code(desk: Desk):
+    desk.offer("one", text="refused")
+    desk.look_at()
+    assert desk.published == [Failed("one:1", 0, "invalid_parameter", "no such role")]
+
+
+def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    def explode(prompt: object) -> list[int]:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(desk.lane.tokenizer, "encode", explode)
+    desk.offer("one")
+    desk.look_at()
+    (failed,) = desk.published
+    assert isinstance(failed, Failed)
+    assert failed.code == "engine_failed"
+    assert "boom" in failed.message
+
+
+def test_the_bell_is_put_back_when_redis_is_away(desk: Desk):
+    desk.queue.claims.append(StoreUnavailable("away"))
+    assert desk.look_at() == [Outcome.PUT_BACK]
+
+
+def test_an_older_attempt_at_the_same_job_is_lost(desk: Desk):
+    desk.offer("one", epoch=1)
+    desk.look_at()
+    desk.offer("one", epoch=2)
+    desk.look_at()
+    assert desk.lost == ["one:1"]
+    assert desk.held.get("one:1") is None
+    assert desk.held.get("one:2") is not None
+
+
+def test_a_ticket_without_a_bell_takes_bells_until_one_stands_for_a_job(desk: Desk):
+    desk.store.lpush(QUEUE, "stale", "good", "later")
+    claims = iter([None, Claim(make_job("one", QUEUE), epoch=1, next_index=0, attempt=1)])
+    desk.queue.claim = lambda queue: next(claims)
+    assert desk.look_at(has_bell=False) == []
+    assert desk.store.lrange(QUEUE, 0, -1) == [b"later"]
+
+
+def test_a_ticket_without_a_bell_ends_with_the_list(desk: Desk):
+    desk.offer("one")
+    assert desk.look_at(has_bell=False) == [Outcome.EMPTY]
+    assert len(desk.queue.claims) == 1
+
+
+def test_a_closed_preparer_puts_every_bell_back(desk: Desk):
+    desk.offer("one")
+    slips = Slips()
+    desk.preparer.put(Ticket(QUEUE, slips))
+    desk.preparer.close()
+    desk.preparer.run()
+    assert slips.outcomes == [Outcome.PUT_BACK]
