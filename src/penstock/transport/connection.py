@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -13,12 +13,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
-    ConnectionError as RedisConnectionError,
     ReadOnlyError,
     RedisError,
     ResponseError,
-    TimeoutError as RedisTimeoutError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from penstock.errors import StoreUnavailable
@@ -56,12 +56,14 @@ def _options() -> dict[str, Any]:
 
 def connect(settings: Settings) -> redis.Redis:
     """Return a synchronous client; every thread may use it."""
-    return redis.Redis.from_url(str(settings.redis_url), retry=Retry(NoBackoff(), 0), **_options())
+    return cast("Any", redis.Redis).from_url(
+        str(settings.redis_url), retry=Retry(NoBackoff(), 0), **_options()
+    )
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
     """Return an asynchronous client of the running event loop, with a bounded pool."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
+    pool = cast("Any", redis.asyncio.BlockingConnectionPool).from_url(
         str(settings.redis_url),
         max_connections=ASYNC_CONNECTIONS,
         timeout=settings.redis_patience_s,

@@ -21,7 +21,8 @@ PAGE: Final = 1_000
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
-def _events(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Event]:
+def events(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Event]:
+    """Return the events of a stream's entries, as XRANGE gives them."""
     return [_decoder.decode(fields[b"e"]) for _, fields in entries]
 
 
@@ -32,7 +33,7 @@ async def read_async(
     entries = await cast("Any", redis).xrange(
         keys.journal(queue, job_id), min=f"1-{after + 1}", count=limit
     )
-    return _events(entries)
+    return events(entries)
 
 
 def read(
@@ -42,4 +43,4 @@ def read(
     entries = cast("Any", redis).xrange(
         keys.journal(queue, job_id), min=f"1-{after + 1}", count=limit
     )
-    return _events(entries)
+    return events(entries)

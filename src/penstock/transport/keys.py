@@ -3,20 +3,27 @@
 Keys of one queue carry the hash tag `{<queue>}`; the Celery list of doorbells is named like the
 queue itself, which hashes to the same slot, so a Redis Cluster can serve both.
 
+Everything of a queue lives as long as its longest-lived open job and the journal's time after it,
+even where no process is left to tidy up; most of it goes at once when it is empty.
+
 | key | type | life |
 |---|---|---|
-| `<queue>` | list | doorbells, Celery's; drained by workers, refilled by the reaper |
-| `penstock:{q}:job:<id>` | hash | until its deadline plus the journal's time |
+| `<queue>` | list | doorbells, Celery's; drained by workers, kept as long as jobs wait by scripts |
+| `penstock:{q}:job:<id>` | hash | until its deadline plus the journal's time; once ended, that time |
 | `penstock:{q}:journal:<id>` | stream | as its job |
+| `penstock:{q}:claim:<token>` | string | a claim's job, so that it can be repeated; seconds |
 | `penstock:{q}:tenants:<priority>` | zset | tenant -> virtual time; gone when no job waits |
 | `penstock:{q}:waiting:<priority>:<tenant>` | zset | job -> order; gone when empty |
+| `penstock:{q}:served:<priority>` | zset | tenant that left ahead of the others -> virtual time; a day |
+| `penstock:{q}:arrivals` | zset | waiting job -> time of arrival; gone when no job waits |
 | `penstock:{q}:leases` | zset | job -> lease end; gone when nothing runs |
 | `penstock:{q}:deadlines` | zset | job -> deadline; gone when no job is open |
-| `penstock:{q}:counters` | hash | waiting jobs and tokens, sequence; a day after the last submit |
+| `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |
 | `penstock:{q}:utility` | list | small calls; seconds |
-| `penstock:locate:<id>` | string | job -> queue; as its job |
-| `penstock:workers` | zset | worker -> end of its announcement |
+| `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
+| `penstock:workers` | zset | worker -> end of its announcement; as the last of them |
 | `penstock:worker:<id>` | string | a worker's card; seconds, renewed by heartbeat |
+| `penstock:models` | zset | queue -> when a worker last served it; a day |
 | `penstock:model:<queue>` | string | the last card of a served model; a day |
 | `penstock:reply:<process>` | channel | no key: pub/sub to one API process |
 """
@@ -28,6 +35,8 @@ from typing import Final
 PREFIX: Final = "penstock"
 
 WORKERS: Final = f"{PREFIX}:workers"
+
+MODELS: Final = f"{PREFIX}:models"
 
 
 def queue_prefix(queue: str) -> str:
@@ -43,6 +52,11 @@ def job(queue: str, job_id: str) -> str:
 def journal(queue: str, job_id: str) -> str:
     """Return the key of a job's stream of events."""
     return f"{queue_prefix(queue)}journal:{job_id}"
+
+
+def arrivals(queue: str) -> str:
+    """Return the key of a queue's waiting jobs; its cardinality is their number."""
+    return f"{queue_prefix(queue)}arrivals"
 
 
 def utility(queue: str) -> str:

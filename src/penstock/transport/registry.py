@@ -1,66 +1,235 @@
-"""Which workers live and which models they serve."""
+"""Which workers live and which models they serve: the API's side."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
+from redis.exceptions import RedisError
 
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
+from penstock.transport import keys
+from penstock.transport.announcer import Announcer
 
 if TYPE_CHECKING:
-    import redis
+    from collections.abc import Sequence
+
     import redis.asyncio
 
     from penstock.settings import Settings
 
+__all__ = ["Announcer", "Registry", "Served"]
+
+REFRESH_S: Final = 1.0
+
+ASSUMED_TOKENS_PER_S: Final = {"cuda": 1_000.0, "xpu": 300.0, "cpu": 50.0}
+"""What a worker of a device is taken for until it has been seen at work."""
+
+_log = logging.getLogger(__name__)
+_worker_decoder = msgspec.json.Decoder(WorkerCard)
+_model_decoder = msgspec.json.Decoder(ModelCard)
+
 
 class Served(msgspec.Struct, frozen=True):
-    """One queue that serves a model: its card, its live workers (none in the grace time), their summed load."""
+    """One queue that serves a model.
+
+    `workers` are the live ones; there are none in the grace time after the last one went. `load`
+    sums theirs. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
+    """
 
     card: ModelCard
     workers: tuple[WorkerCard, ...]
     load: WorkerLoad
     waiting_jobs: int = 0
+    seen_s: float = 0.0
 
 
-class Announcer:
-    """A worker's voice in the registry: synchronous."""
+class View(msgspec.Struct, frozen=True):
+    """The fleet as it was at `read_s` (monotonic); `now_s` is Redis's clock then."""
 
-    def __init__(self, redis: redis.Redis, settings: Settings) -> None: ...
+    read_s: float
+    now_s: float
+    workers: tuple[WorkerCard, ...]
+    served: tuple[Served, ...]
 
-    def announce(self, card: WorkerCard) -> None:
-        """Tell that this worker lives; call it every `heartbeat_s`."""
-        raise NotImplementedError
 
-    def withdraw(self, worker_id: str) -> None:
-        """Tell that this worker goes."""
-        raise NotImplementedError
+def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
+    """Add the loads of a queue's workers up; use of KV and step time are means."""
+    if not loads:
+        return WorkerLoad()
+    return WorkerLoad(
+        running=sum(load.running for load in loads),
+        waiting=sum(load.waiting for load in loads),
+        kv_use=sum(load.kv_use for load in loads) / len(loads),
+        decode_tokens_per_s=sum(load.decode_tokens_per_s for load in loads),
+        prefill_tokens_per_s=sum(load.prefill_tokens_per_s for load in loads),
+        step_ms=sum(load.step_ms for load in loads) / len(loads),
+        generated_tokens_total=sum(load.generated_tokens_total for load in loads),
+        prompt_tokens_total=sum(load.prompt_tokens_total for load in loads),
+        finished_total=sum(load.finished_total for load in loads),
+        preempted_total=sum(load.preempted_total for load in loads),
+    )
+
+
+def _serve(last: ModelCard, workers: Sequence[WorkerCard], waiting: int, seen_s: float) -> Served:
+    """Return what a queue's live workers amount to; `last` is the card announced last."""
+    mine = tuple(worker for worker in workers if any(m.queue == last.queue for m in worker.models))
+    loads = [worker.loads.get(last.queue, WorkerLoad()) for worker in mine]
+    return Served(card=last, workers=mine, load=_sum(loads), waiting_jobs=waiting, seen_s=seen_s)
+
+
+def _slots(served: Served) -> int:
+    """Return the sequences that a queue's workers decode at once."""
+    models = [model for worker in served.workers for model in worker.models]
+    return sum(model.slots for model in models if model.queue == served.card.queue)
 
 
 class Registry:
-    """The API's view of the fleet, refreshed every second."""
+    """The API's view of the fleet. Owned by one event loop.
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None: ...
+    While Redis is away the last view serves on, for up to `settings.redis_patience_s`.
+    """
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._grace_s = settings.worker_grace_s
+        self._view_life_s = settings.redis_patience_s
+        self._view: View | None = None
+        self._picked: dict[str, int] = {}
+        self._best_tokens_per_s: dict[tuple[str, int], float] = {}
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Refresh once (no error if Redis is away), then every second."""
+        """Refresh at once, without an error where Redis is away, and then every second."""
+        await self._try_refresh()
+        self._task = asyncio.create_task(self._refresh_for_ever(), name="penstock-registry")
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """End the refreshing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
-    async def refresh(self) -> None: ...
+    async def _refresh_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._try_refresh()
+
+    async def _try_refresh(self) -> None:
+        try:
+            await self.refresh()
+        except (RedisError, OSError, RuntimeError, msgspec.MsgspecError) as error:
+            _log.warning("the registry keeps its last view: %s", error)
+
+    async def refresh(self) -> None:
+        """Read the fleet anew.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.zrange(keys.WORKERS, 0, -1)
+        pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
+        (seconds, microseconds), worker_ids, models = await pipeline.execute()
+        queues = [queue.decode() for queue, _ in models]
+        pipeline = self._redis.pipeline(transaction=False)
+        for worker_id in worker_ids:
+            pipeline.get(keys.worker(worker_id.decode()))
+        for queue in queues:
+            pipeline.get(keys.model(queue))
+            pipeline.zcard(keys.arrivals(queue))
+        found = await pipeline.execute()
+        cards, rest = found[: len(worker_ids)], found[len(worker_ids) :]
+        workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
+        working = [worker for worker in workers if not worker.draining]
+        served = tuple(
+            _serve(_model_decoder.decode(card), working, waiting, seen_ms / 1000)
+            for card, waiting, (_, seen_ms) in zip(rest[::2], rest[1::2], models, strict=True)
+            if card is not None
+        )
+        for one in served:
+            fleet = (one.card.queue, len(one.workers))
+            best = self._best_tokens_per_s.get(fleet, 0.0)
+            self._best_tokens_per_s[fleet] = max(one.load.decode_tokens_per_s, best)
+        self._picked = {}
+        self._view = View(
+            read_s=time.monotonic(),
+            now_s=seconds + microseconds / 1e6,
+            workers=workers,
+            served=served,
+        )
+
+    def _fresh_view(self) -> View | None:
+        view = self._view
+        too_old = view is None or time.monotonic() - view.read_s > self._view_life_s
+        return None if too_old else view
 
     def workers(self) -> tuple[WorkerCard, ...]:
-        raise NotImplementedError
+        """Return every live worker, draining ones too; none while Redis is away for long."""
+        view = self._fresh_view()
+        return view.workers if view else ()
+
+    def served(self) -> tuple[Served, ...]:
+        """Return every queue that a live worker serves, with its load."""
+        view = self._fresh_view()
+        return tuple(one for one in view.served if one.workers) if view else ()
 
     def models(self) -> tuple[ModelCard, ...]:
         """Return the card of every queue that a live worker serves."""
-        raise NotImplementedError
+        return tuple(one.card for one in self.served())
 
     def resolve(self, name: str) -> tuple[Served, ...]:
-        """:raises UnknownModel, NoWorker, StoreUnavailable:"""  # noqa: D415
-        raise NotImplementedError
+        """Return the queues that serve a model, by its name, an alias or a queue's name.
+
+        Live ones only, if there are any; else those whose last worker went a moment ago.
+
+        :raises UnknownModel: no worker has announced it within a day.
+        :raises NoWorker: its last worker has been gone for longer than the grace time.
+        :raises StoreUnavailable: Redis has been away for too long to tell.
+        """
+        view = self._fresh_view()
+        if view is None:
+            raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
+        known = [
+            one
+            for one in view.served
+            if name in (one.card.name, one.card.queue) or name in one.card.aliases
+        ]
+        if not known:
+            raise UnknownModel(f"the model {name!r} does not exist")
+        live = tuple(one for one in known if one.workers)
+        recent = tuple(one for one in known if view.now_s - one.seen_s <= self._grace_s)
+        if not live and not recent:
+            raise NoWorker(f"no worker serves the model {name!r} now", retry_after_s=self._grace_s)
+        return live or recent
 
     def pick(self, name: str) -> ModelCard:
-        """Return the queue of a model with the shortest expected wait."""
-        raise NotImplementedError
+        """Return the queue of a model with the shortest expected wait.
+
+        :raises UnknownModel, NoWorker, StoreUnavailable: as `resolve`.
+        """
+        best = min(self.resolve(name), key=self._expected_wait)
+        # What was picked since the last refresh counts, or a burst would go to one queue whole.
+        queue = best.card.queue
+        self._picked[queue] = self._picked.get(queue, 0) + 1
+        return best.card
+
+    def _expected_wait(self, served: Served) -> tuple[float, float]:
+        """Return what a further job can expect of a queue; less is better.
+
+        Jobs share a worker's tokens/s once its slots are full; below that, each gets a slot's
+        share. The occupancy decides between equals.
+        """
+        queue = served.card.queue
+        assumed = ASSUMED_TOKENS_PER_S.get(served.card.device.split(".")[0], 1.0)
+        workers = len(served.workers)
+        tokens_per_s = self._best_tokens_per_s.get((queue, workers)) or assumed * max(workers, 1)
+        slots = max(_slots(served), served.card.slots, 1)
+        jobs = served.load.running + served.load.waiting + served.waiting_jobs
+        jobs += self._picked.get(queue, 0) + 1
+        return (max(jobs, slots) / tokens_per_s, jobs / slots)

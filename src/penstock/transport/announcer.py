@@ -1,0 +1,61 @@
+"""Which workers live and which models they serve: a worker's side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.transport import keys
+
+if TYPE_CHECKING:
+    import redis
+
+    from penstock.contract.worker import WorkerCard
+    from penstock.settings import Settings
+
+HEARTBEATS_OF_LIFE: Final = 5
+"""A worker that missed this many counts as dead."""
+MODEL_LIFE_S: Final = 86_400
+
+_encoder = msgspec.json.Encoder()
+
+
+class Announcer:
+    """A worker's voice in the registry; one thread uses it."""
+
+    def __init__(self, redis: redis.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._life_ms = int(settings.heartbeat_s * HEARTBEATS_OF_LIFE * 1000)
+
+    def _now_ms(self) -> int:
+        seconds, microseconds = self._redis.time()
+        return seconds * 1000 + microseconds // 1000
+
+    def announce(self, card: WorkerCard) -> None:
+        """Tell that this worker lives; to be called every `settings.heartbeat_s`.
+
+        :raises redis.exceptions.RedisError: Redis is away; the next heartbeat may tell.
+        """
+        now_ms = self._now_ms()
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(keys.worker(card.id), _encoder.encode(card), px=self._life_ms)
+        pipeline.zremrangebyscore(keys.WORKERS, "-inf", now_ms)
+        pipeline.zadd(keys.WORKERS, {card.id: now_ms + self._life_ms})
+        pipeline.pexpire(keys.WORKERS, self._life_ms)
+        for model in card.models:
+            pipeline.set(keys.model(model.queue), _encoder.encode(model), ex=MODEL_LIFE_S)
+            pipeline.zadd(keys.MODELS, {model.queue: now_ms})
+        pipeline.zremrangebyscore(keys.MODELS, "-inf", now_ms - MODEL_LIFE_S * 1000)
+        pipeline.expire(keys.MODELS, MODEL_LIFE_S)
+        pipeline.execute()
+
+    def withdraw(self, worker_id: str) -> None:
+        """Tell that this worker goes; without it, its silence tells soon.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.delete(keys.worker(worker_id))
+        pipeline.zrem(keys.WORKERS, worker_id)
+        pipeline.execute()
