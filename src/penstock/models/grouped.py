@@ -118,10 +118,12 @@ class GroupedModel:
         first = not state.tokens
         state.tokens.extend(tokens)
         ids = torch.tensor([state.tokens], device=self.device)
-        state.kwargs["attention_mask"] = torch.ones_like(ids)
         inputs = self.module.prepare_inputs_for_generation(
             ids, next_sequence_length=len(tokens), is_first_iteration=first, **state.kwargs
         )
+        # Not through the line above, which makes masks of it that recurrent layers do not know.
+        inputs.setdefault("attention_mask", torch.ones_like(ids))
+        inputs.pop("logits_to_keep", None)  # some set it to 1; every row is wanted
         output = self.module(**inputs, return_dict=True)
         # Transformers' own way to carry caches of any kind from step to step.
         state.kwargs = self.module._update_model_kwargs_for_generation(output, state.kwargs)  # noqa: SLF001

@@ -84,9 +84,8 @@ class Probe:
         """A high quantile over rows of |got - wanted| / |wanted|, of logits less their mean."""
         if got.shape != wanted.shape:
             return float("inf")
-        norm = torch.linalg.vector_norm
-        spread = norm(wanted - wanted.mean(dim=-1, keepdim=True), dim=-1).clamp(min=1e-6)
-        errors = norm(got - wanted, dim=-1) / spread
+        spread = (wanted - wanted.mean(dim=-1, keepdim=True)).square().sum(dim=-1).sqrt()
+        errors = (got - wanted).square().sum(dim=-1).sqrt() / spread.clamp(min=1e-6)
         quantile = torch.quantile(errors, _QUANTILE).item()
         return quantile if quantile == quantile else float("inf")  # noqa: PLR0124 - NaN
 
