@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from penstock.cli import running
-from penstock.cli.console import err, note, out
+from penstock.cli.console import note, out
 from penstock.errors import JobFailed, NoWorker, StartupError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _converse(talk: Conversation, address: str) -> None:
                 try:
                     talk.ask(line)
                 except openai.APIStatusError as error:
-                    err.print("[red]error:[/]", error.message)
+                    note(f"[red]error:[/] {escape(error.message)}")
                     if not interactive:
                         raise
 

@@ -7,6 +7,7 @@ import traceback
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 
 from penstock.errors import BadSettings, PenstockError
 
@@ -25,8 +26,13 @@ verbosity = Verbosity()
 
 
 def note(text: str) -> None:
-    """Write one line about what is going on."""
+    """Write one line about what is going on; `text` is Rich's markup."""
     err.print(text, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Write one line as it stands."""
+    err.print(text, soft_wrap=True, markup=False)
 
 
 def show_error(error: Exception) -> int:
@@ -37,8 +43,8 @@ def show_error(error: Exception) -> int:
     if verbosity.debug:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, PenstockError):
-        err.print("[bold red]error:[/]", error.message, markup=True, soft_wrap=True)
+        note(f"[bold red]error:[/] {escape(error.message)}")
         return 2 if isinstance(error, BadSettings) else 1
     text = f"{type(error).__name__}: {error}"
-    err.print("[bold red]error:[/] unexpected", text, "(penstock --debug ... shows where)")
+    note(f"[bold red]error:[/] unexpected {escape(text)} (penstock --debug ... shows where)")
     return 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from penstock.cli import machine, running
@@ -147,6 +148,6 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(overflow="fold")
     for one in findings:
         advice = f"\n[dim]{one.advice}[/]" if one.advice else ""
-        found = one.found.replace("[", "\\[")
+        found = escape(one.found)
         table.add_row(f"[{_STYLES[one.mark]}]{one.mark}[/]", one.subject, found + advice)
     return table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from penstock.cli import census, running
@@ -58,7 +59,7 @@ def _served(settings: Settings) -> tuple[ModelCard, ...]:
     try:
         seen = census.take(settings)
     except StoreUnavailable as error:
-        note(f"[yellow]what is served is not known: {error.message}[/]")
+        note(f"[yellow]what is served is not known: {escape(error.message)}[/]")
         return ()
     cards = {model.queue: model for worker in seen.workers for model in worker.models}
     return tuple(cards[queue] for queue in sorted(cards))

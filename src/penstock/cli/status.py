@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from penstock.cli import census, running
 from penstock.cli.console import out
-from penstock.errors import StoreUnavailable
+from penstock.errors import NoWorker, StoreUnavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,18 +29,31 @@ def status(
     *,
     once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it once, as JSON.")] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="QUEUE", help="Exit 1 unless a worker of this host serves it."),
+    ] = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
 ) -> None:
     """Show workers, queues and tokens/s, as Redis tells them."""
     settings = running.settings()
     seen = census.take(settings)
-    if as_json:
+    if check is not None:
+        _check(seen, check)
+    elif as_json:
         out.print_json(msgspec.json.encode(seen).decode())
     elif once or not out.is_terminal:
         out.print(render(seen))
     else:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(settings, seen, interval)
+
+
+def _check(seen: Census, queue: str) -> None:
+    host = socket.gethostname()
+    served = {model.queue for one in seen.workers if one.host == host for model in one.models}
+    if queue not in served:
+        raise NoWorker(f"no live worker on {host} serves {queue}")
 
 
 def _watch(settings: Settings, seen: Census, interval: float) -> None:

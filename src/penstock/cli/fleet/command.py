@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from penstock.cli import running
 from penstock.cli.console import note
@@ -87,7 +88,7 @@ def _answer(fleet: Fleet, prompt: str, *, once: bool) -> None:
         except StartupError as error:
             if once:
                 raise
-            note(f"[yellow]no first answer:[/] {error.message}")
+            note(f"[yellow]no first answer:[/] {escape(error.message)}")
     if not once:
         guidance.show(
             fleet.plan.api_url, fleet.plan.models[0], fleet.plan.controller_url, fleet.redis_export

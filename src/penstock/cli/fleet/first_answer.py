@@ -6,6 +6,8 @@ import importlib.util
 import time
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from penstock.cli.console import err, out
 from penstock.errors import JobFailed, StartupError
 
@@ -27,7 +29,7 @@ def ask(url: str, key: str, model: str, prompt: str) -> None:
     import openai  # noqa: PLC0415 - half a second that other commands need not wait
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=2)
-    err.print(f"\n[bold]{model}[/] is asked: {prompt}")
+    err.print(f"\n[bold]{model}[/] is asked: {escape(prompt)}")
     began = time.perf_counter()
     try:
         stream = client.chat.completions.create(

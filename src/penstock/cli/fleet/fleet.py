@@ -11,7 +11,7 @@ from pydantic import RedisDsn
 
 from penstock import settings as settings_module
 from penstock.cli import running
-from penstock.cli.console import note
+from penstock.cli.console import note, say
 from penstock.cli.fleet import ports, redis_server
 from penstock.cli.fleet.child import Child
 from penstock.cli.fleet.readiness import Awaited, Startup
@@ -109,7 +109,7 @@ class Fleet:
     """Starts and ends the processes of a plan. One at a time in a folder."""
 
     plan: Plan
-    supervisor: Supervisor = field(default_factory=lambda: Supervisor(note))
+    supervisor: Supervisor = field(default_factory=lambda: Supervisor(say))
 
     @property
     def key(self) -> str:
@@ -154,7 +154,7 @@ class Fleet:
 
     def _worker(self, queue: str) -> Child:
         command = [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", queue]
-        command += ["-n", f"{queue}@%h", "--loglevel", "INFO"]
+        command += ["-n", f"{queue}@%h"]
         patience_s = self.plan.settings.drain_s + _WORKER_MARGIN_S
         return Child(
             f"worker-{queue}", command, running.LOG_DIR, self._environment(), patience_s=patience_s

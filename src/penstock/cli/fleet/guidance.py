@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 import msgspec
+from rich.markup import escape
 
 from penstock.cli.console import err
 
@@ -16,7 +17,7 @@ def show(url: str, model: str, controller_url: str | None, redis_export: str | N
     ).decode()
     lines = ["", f"[bold green]Penstock is ready[/] at [bold]{url}/v1[/]", ""]
     lines += ["[dim]# curl[/]", f"curl -N {url}/v1/chat/completions \\"]
-    lines += [f"  -H 'Content-Type: application/json' -d {_literal(shlex.quote(body))}", ""]
+    lines += [f"  -H 'Content-Type: application/json' -d {escape(shlex.quote(body))}", ""]
     lines += ["[dim]# OpenAI SDK[/]", "from openai import OpenAI"]
     lines += [f'client = OpenAI(base_url="{url}/v1", api_key="none")']
     lines += ["answer = client.chat.completions.create("]
@@ -33,7 +34,3 @@ def show(url: str, model: str, controller_url: str | None, redis_export: str | N
     lines += ["[dim]# also:[/] penstock chat, penstock status, penstock bench"]
     for line in lines:
         err.print(line, soft_wrap=True)
-
-
-def _literal(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _REDIS_PATIENCE_S = 30.0
-_PERCENT = re.compile(r"(\d{1,3})(?:\.\d+)?\s?%")
+_LOADING = re.compile(r"Loading \S+: (\d{1,3}) %, (.*)")
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,10 @@ class Startup:
             time.sleep(_POLL_S)
 
     def _show_loading(self, row: TaskID, child: Child) -> None:
-        """Read the loader's own progress off the worker's last log line."""
-        last = next(iter(child.tail(1)), "")
-        share = _PERCENT.findall(last)
-        if share:
-            self.progress.update(row, completed=min(int(share[-1]), 99), what="loading")
-        else:
-            self.progress.update(row, what="starting")
+        """Read how far the loader is off the worker's last log line."""
+        said = _LOADING.search(next(iter(child.tail(1)), ""))
+        if said is not None:
+            self.progress.update(row, completed=int(said[1]), what=said[2])
 
     def _done(self, row: TaskID, name: str, what: str) -> None:
         total = self.progress.tasks[row].total

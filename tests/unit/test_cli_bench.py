@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import typer
+
+from penstock.cli.bench.command import _span
+from penstock.cli.bench.load import Load, Sample, Span, _read_frame, bodies
+from penstock.cli.bench.report import percentiles, summarise
+
+
+def sample(
+    due: float, pieces: list[float], *, tokens: int | None = None, error: str = ""
+) -> Sample:
+    return Sample(
+        due_at=due,
+        sent_at=due + 0.002,
+        ended_at=pieces[-1] if pieces else due + 1,
+        pieces_at=pieces,
+        prompt_tokens=7,
+        completion_tokens=len(pieces) if tokens is None else tokens,
+        error=error,
+    )
+
+
+def test_percentiles_interpolate() -> None:
+    seen = percentiles([4.0, 1.0, 3.0, 2.0, 5.0])
+    assert (seen.p50, seen.max) == (3.0, 5.0)
+    assert seen.p90 == pytest.approx(4.6)
+    assert percentiles([]).p99 == 0.0
+
+
+def test_summary_counts_from_when_a_request_was_due() -> None:
+    report = summarise([sample(0.0, [0.5, 0.6, 0.7]), sample(1.0, [1.1, 1.3])])
+    assert report.completed == report.requests == 2
+    assert report.wall_s == pytest.approx(1.3)
+    assert report.output_tokens == 5
+    assert report.output_tokens_per_s == pytest.approx(5 / 1.3)
+    assert report.ttft_ms.max == pytest.approx(500)
+    assert report.itl_ms.max == pytest.approx(200)
+    assert report.late_ms.p50 == pytest.approx(2)
+    assert report.stream_tokens_per_s.max == pytest.approx(10)
+
+
+def test_failed_requests_count_as_errors_and_give_no_tokens() -> None:
+    broken = sample(0.0, [0.2, 0.3], error="stream broke off")
+    report = summarise([broken, sample(0.0, [0.1]), sample(0.0, [], error="HTTP 429")])
+    assert report.errors == {"stream broke off": 1, "HTTP 429": 1}
+    assert report.completed == 1
+    assert report.output_tokens == 1
+    assert report.ttft_ms.max == pytest.approx(100)
+
+
+def test_frames_fill_a_sample() -> None:
+    one = Sample(due_at=0.0)
+    _read_frame({"choices": [{"delta": {"role": "assistant"}}]}, one)
+    assert one.pieces_at == []
+    _read_frame({"choices": [{"delta": {"content": "hi"}}], "usage": None}, one)
+    _read_frame({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}, one)
+    assert len(one.pieces_at) == 1
+    assert (one.prompt_tokens, one.completion_tokens) == (3, 2)
+    _read_frame({"error": {"code": "deadline_exceeded"}}, one)
+    assert one.error == "deadline_exceeded"
+
+
+def test_the_same_seed_sends_the_same_requests() -> None:
+    load = Load("http://x", "k", "m", 5, 1.0, 1.0, None, Span(1, 9), Span(2, 8), seed=3)
+    assert list(bodies(load)) == list(bodies(load))
+    for body in bodies(load):
+        assert 1 <= len(body["messages"][0]["content"].split()) <= 9
+        assert 2 <= body["max_tokens"] <= 8
+
+
+def test_spans() -> None:
+    assert _span("5") == Span(5, 5)
+    assert _span("5:9") == Span(5, 9)
+    for bad in ("", "a", "9:5", "0", "1:2:3"):
+        with pytest.raises(typer.BadParameter):
+            _span(bad)
