@@ -43,9 +43,7 @@ def authenticate(authorization: str, keys: Sequence[str]) -> str:
         raise NotAuthenticated("An API key is needed: Authorization: Bearer <key>")
     digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
     # Every key is compared, in constant time: the answer's delay tells nothing.
-    matches = [
-        hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in keys
-    ]
+    matches = [hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in keys]
     if not any(matches):
         raise NotAuthenticated("The API key is not known here")
     return tenant_of_key(given)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class ClientGone(Exception):  # noqa: N818  it reads as what happened
+class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
 

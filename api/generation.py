@@ -15,7 +15,6 @@ the error that it names. Leaving the loop early (the client went, an error) canc
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -23,7 +22,14 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.job import ChatPrompt, Generate, Job, Prompt, TextPrompt, TokenPrompt
-from penstock.errors import BadRequest, InvalidParameter, PenstockError, from_code
+from penstock.errors import (
+    BadRequest,
+    InvalidParameter,
+    PenstockError,
+    StoreUnavailable,
+    UnknownJob,
+    from_code,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -129,6 +135,8 @@ class Generation:
                         raise self._error(event)
                     meter.finished(event)
                     yield position, event
+        except UnknownJob as error:
+            raise StoreUnavailable("The job was lost: Redis has been emptied") from error
         finally:
             meter.stop()
             if self._open and self._submission is not None:
@@ -167,7 +175,7 @@ class Generation:
 
     async def _merged(self, tick_s: float) -> AsyncGenerator[tuple[int, Event] | None, None]:
         """Yield the events of all jobs as they come."""
-        arrived: asyncio.Queue[tuple[int, Event] | None | Exception] = asyncio.Queue(MERGED_EVENTS)
+        arrived: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue(MERGED_EVENTS)
         pumps = [
             asyncio.create_task(self._pump(position, job, arrived, tick_s))
             for position, job in enumerate(self.jobs)
@@ -190,7 +198,7 @@ class Generation:
         self,
         position: int,
         job: Job,
-        arrived: asyncio.Queue[tuple[int, Event] | None | Exception],
+        arrived: asyncio.Queue[tuple[int, Event] | Exception | None],
         tick_s: float,
     ) -> None:
         try:

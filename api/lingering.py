@@ -24,7 +24,7 @@ class LingeringResponse(Response):
         super().__init__(answer.body, status_code=answer.status_code)
         self.raw_headers = [*answer.raw_headers, (b"connection", b"close")]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Write the answer, then linger."""
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})

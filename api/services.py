@@ -76,14 +76,13 @@ class Services:
         """
         while True:
             await asyncio.sleep(REAP_INTERVAL_S)
-            for queue in self.registry.queues():
-                try:
-                    await self.queue.reap(queue)
-                except PenstockError as error:
-                    logger.warning("reaper: %s: %s", queue, error)
-                    break
-                except Exception:
-                    logger.exception("reaper: %s", queue)
+            try:
+                for served in self.registry.known():
+                    await self.queue.reap(served.card.queue)
+            except PenstockError as error:  # Redis is away; the registry has said so
+                logger.debug("reaper: %s", error)
+            except Exception:
+                logger.exception("reaper")
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ class FramedResponse(Response):
         del self.headers["content-length"]
         self._frames = frames
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the frames end.
 
         :raises ClientGone: the client went first.

@@ -10,7 +10,8 @@ import penstock
 from api.dependencies import services_of
 from api.errors import json_response
 from api.services import Services
-from penstock.errors import PenstockError
+from penstock.contract.worker import ModelCard
+from penstock.errors import PenstockError, StoreUnavailable
 from penstock.telemetry import CONTENT_TYPE, FleetView
 from penstock.transport.records import QueueDepth
 
@@ -49,7 +50,7 @@ async def version() -> Response:
 async def metrics(request: Request) -> Response:
     """Show Prometheus's metrics; queues are read now."""
     services = services_of(request)
-    cards = services.registry.models()
+    cards = _known_cards(services)
     redis_up, *depths = await asyncio.gather(
         _redis_answers(services), *(_depth(services, card.queue) for card in cards)
     )
@@ -64,6 +65,14 @@ async def metrics(request: Request) -> Response:
         },
     )
     return Response(services.telemetry.render(view), headers={"content-type": CONTENT_TYPE})
+
+
+def _known_cards(services: Services) -> list[ModelCard]:
+    """Return the cards of all queues, also of those without a worker: their backlog matters most."""
+    try:
+        return [served.card for served in services.registry.known()]
+    except StoreUnavailable:
+        return []
 
 
 async def _redis_answers(services: Services) -> bool:

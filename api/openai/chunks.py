@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     from api.openai.logprobs import LogprobsShape
     from penstock.contract.events import Finished, PositionLogprobs, Usage
 
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+LINE_ENDS: Final = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
+"""Characters at which some clients end a line of SSE, though only CR and LF do so."""
+
+
+def encode(value: object) -> bytes:
+    """Return JSON that no client's splitting of lines can tear apart."""
+    encoded = _encode(value)
+    if not encoded.isascii():
+        for character, escaped in LINE_ENDS:
+            encoded = encoded.replace(character.encode(), escaped)
+    return encoded
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,7 @@ async def completions(request: Request) -> Response:
     choices = asked.n or 1
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
-        return json_response(
-            text_completion(heading, answers, choices), headers=generation.headers
-        )
+        return json_response(text_completion(heading, answers, choices), headers=generation.headers)
     writer = ChunkWriter(
         COMPLETION,
         heading,

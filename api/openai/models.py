@@ -14,9 +14,12 @@ router = APIRouter()
 
 @router.get("/models")
 async def list_models(request: Request) -> Response:
-    """List what live workers serve, each name once, with its aliases."""
+    """List what live workers serve, each name once, with its aliases.
+
+    :raises StoreUnavailable: Redis has been away for too long to tell.
+    """
     registry = services_of(request).registry
-    registry.check()
+    registry.known()  # raises while Redis is away: an empty list would be a lie
     listed: dict[str, dict[str, Any]] = {}
     for card in registry.models():
         for name in (card.name, *card.aliases):

@@ -44,7 +44,7 @@ def _token_biases(value: object) -> object:
     biases: dict[object, object] = {}
     for key, bias in cast("dict[object, object]", value).items():
         if not (isinstance(key, str) and key.isascii() and key.isdigit()):
-            raise ValueError(f"keys must be token ids, not {str(key)[:40]!r}")  # noqa: TRY004  pydantic turns only a ValueError into its own
+            raise ValueError(f"keys must be token ids, not {str(key)[:40]!r}")
         biases[int(key[:18])] = bias
     return biases
 

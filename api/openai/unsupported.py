@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 NOTHING: Final[tuple[Any, ...]] = (None, False, "", [], {})
 """Values by which a client asks for nothing."""
 
-BOTH: Final[Mapping[str, tuple[Any, ...]]] = {
-    name: NOTHING
-    for name in (
+BOTH: Final[Mapping[str, tuple[Any, ...]]] = dict.fromkeys(
+    (
         "allowed_token_ids",
         "bad_words",
         "guided_choice",
@@ -31,8 +30,9 @@ BOTH: Final[Mapping[str, tuple[Any, ...]]] = {
         "structured_outputs",
         "truncate_prompt_tokens",
         "use_beam_search",
-    )
-} | {"skip_special_tokens": (None, True)}
+    ),
+    NOTHING,
+) | {"skip_special_tokens": (None, True)}
 
 CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
     **BOTH,

@@ -28,9 +28,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -67,13 +67,14 @@ WORKER_LABELS: Final = (*LABELS, "worker")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class FleetView(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class FleetView:
     """What a scrape shows of the fleet. A queue without a depth could not be read."""
 
     redis_up: bool
     cards: Sequence[ModelCard] = ()
     workers: Sequence[WorkerCard] = ()
-    depths: Mapping[str, QueueDepth] = {}
+    depths: Mapping[str, QueueDepth] = field(default_factory=dict[str, "QueueDepth"])
 
 
 class Telemetry:
@@ -233,9 +234,7 @@ class _FleetGauges:
                 if load is not None:
                     self._show_load((card.name, card.device, worker.id), card, load)
 
-    def _show_load(
-        self, labels: tuple[str, str, str], card: ModelCard, load: WorkerLoad
-    ) -> None:
+    def _show_load(self, labels: tuple[str, str, str], card: ModelCard, load: WorkerLoad) -> None:
         self._slots.labels(*labels).set(card.slots)
         self._kv_use.labels(*labels).set(load.kv_use)
         self._worker_running.labels(*labels).set(load.running)

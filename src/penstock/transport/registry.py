@@ -174,6 +174,16 @@ class Registry:
         view = self._fresh_view()
         return view.workers if view else ()
 
+    def known(self) -> tuple[Served, ...]:
+        """Return every queue that was announced within a day, whether a worker lives or not.
+
+        :raises StoreUnavailable: Redis has been away for too long to tell.
+        """
+        view = self._fresh_view()
+        if view is None:
+            raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
+        return view.served
+
     def served(self) -> tuple[Served, ...]:
         """Return every queue that a live worker serves, with its load."""
         view = self._fresh_view()
