@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 import api.admin
+import api.fastchat
 import api.openai
 import penstock
 from api.disconnect import ClientGone
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(gone, _client_gone)
     app.include_router(api.openai.router)
     app.include_router(api.admin.router)
+    app.include_router(api.fastchat.router)
     app.openapi = openapi_of(app)
     return app
 

@@ -6,6 +6,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import msgspec
 from celery.utils.log import get_logger
 
 from penstock.contract.events import Failed, Tokens
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import redis
 
     from penstock.contract.events import Event
-    from penstock.contract.job import Generate, Prompt
+    from penstock.contract.job import Generate, Prompt, Sampling
     from penstock.settings import Settings
     from penstock.transport.queue import Claim, WorkerQueue
     from workers.held import HeldJobs
@@ -130,7 +131,7 @@ class Preparer(threading.Thread):
         return SequenceRequest(
             job_id=held.attempt,
             prompt_token_ids=prompt_token_ids,
-            sampling=work.sampling,
+            sampling=_fitted(work, len(prompt_token_ids), held.lane),
             generated_token_ids=self._generated(held.claim),
             echo_text=echo_text,
             priority=job.priority,
@@ -167,6 +168,15 @@ def _joins(prompt: Prompt) -> bool:
     if isinstance(prompt, TextPrompt):
         return prompt.add_special_tokens
     return not isinstance(prompt, ChatPrompt)
+
+
+def _fitted(work: Generate, prompt_tokens: int, lane: Lane) -> Sampling:
+    """Return the sampling with `max_tokens` cut to the room that the prompt leaves, if so asked."""
+    sampling = work.sampling
+    room = min(lane.card.context_length, lane.card.kv_cache_tokens) - prompt_tokens
+    if not work.fit_context or sampling.max_tokens is None or not 0 < room < sampling.max_tokens:
+        return sampling
+    return msgspec.structs.replace(sampling, max_tokens=room)
 
 
 def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     keepalive_s: float = Field(default=10.0, gt=0)
     public_url: AnyHttpUrl | None = None
     """What `/get_worker_address` hands out; by default the address that the caller used."""
+    fastchat_open: bool = False
+    """Serve FastChat's routes without a key though keys are set: its programs cannot send one."""
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -67,11 +67,16 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
-    """Decode text after a prompt. `echo` puts the prompt's text before the first token's."""
+    """Decode text after a prompt. `echo` puts the prompt's text before the first token's.
+
+    `fit_context` shortens `max_tokens` to what the context has room for, where a client means
+    "as many as you can"; without it, such a job fails with `ContextOverflow`.
+    """
 
     prompt: Prompt
     sampling: Sampling
     echo: bool = False
+    fit_context: bool = False
 
 
 Work = Generate

@@ -1,0 +1,13 @@
+"""FastChat's protocols.
+
+This process is a controller and, at the address that it hands out, a worker for every model.
+"""
+
+from fastapi import APIRouter
+
+from api.fastchat import controller, worker
+from api.fastchat.route import FastChatRoute
+
+router = APIRouter(tags=["fastchat"], route_class=FastChatRoute)
+for part in (controller, worker):
+    router.include_router(part.router)

@@ -1,0 +1,112 @@
+"""FastChat's stream: JSON objects with the text so far, each ended by a NUL byte."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from api.fastchat.errors import error_object
+from api.openai.logprobs import CompletionLogprobs
+from penstock.contract.events import Tokens
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from api.generation import Generation
+    from api.middleware import RequestRecord
+    from penstock.contract.events import Finished
+
+END: Final = b"\0"
+KEEPALIVE: Final = END
+"""An empty object is skipped by all of FastChat's clients, and keeps their time-outs away."""
+
+
+class Cumulative:
+    """One answer as FastChat tells it: every object holds all that came before."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._reason: str | None = None
+        self._logprobs = CompletionLogprobs()
+        self._shown: dict[str, list[Any]] | None = None
+
+    def take(self, event: Tokens | Finished) -> bool:
+        """Add an event; True where it has changed what `object` shows."""
+        self._text += event.text
+        if not isinstance(event, Tokens):
+            self._reason = event.reason.value
+            self._prompt_tokens = event.usage.prompt_tokens
+            self._completion_tokens = event.usage.completion_tokens
+            return bool(event.text)
+        self._completion_tokens = event.index + len(event.token_ids)
+        if event.prompt_tokens is not None:
+            self._prompt_tokens = event.prompt_tokens
+        if event.logprobs:
+            self._add(self._logprobs(event.logprobs))
+        return bool(event.text or event.logprobs)
+
+    def _add(self, shape: dict[str, Any]) -> None:
+        if self._shown is None:
+            self._shown = {name: [] for name in shape}
+        for name, values in shape.items():
+            self._shown[name] += values
+
+    def object(self, *, ended: bool) -> dict[str, Any]:
+        """Return the state; the reason only in the object after the last text."""
+        return {
+            "text": self._text,
+            "error_code": 0,
+            "usage": {
+                "prompt_tokens": self._prompt_tokens,
+                "completion_tokens": self._completion_tokens,
+                "total_tokens": self._prompt_tokens + self._completion_tokens,
+            },
+            "finish_reason": self._reason if ended else None,
+            "logprobs": self._shown,
+        }
+
+
+def frame(content: dict[str, Any]) -> bytes:
+    """Return one object of the stream."""
+    return msgspec.json.encode(content) + END
+
+
+async def stream_frames(
+    generation: Generation, record: RequestRecord
+) -> AsyncGenerator[bytes, None]:
+    """Yield the frames of an answer; an error is the last one."""
+    answer = Cumulative()
+    try:
+        async with aclosing(generation.events()) as events:
+            async for item in events:
+                if item is None:
+                    yield KEEPALIVE
+                elif answer.take(item[1]):
+                    yield frame(answer.object(ended=False))
+        yield frame(answer.object(ended=True))
+    except PenstockError as error:
+        record.error_code = error.code
+        yield frame(error_object(error))
+
+
+async def error_frames(error: PenstockError) -> AsyncGenerator[bytes, None]:
+    """Yield the stream of a request that was refused."""
+    yield frame(error_object(error))
+
+
+async def whole(generation: Generation) -> dict[str, Any]:
+    """Return the last object of the stream.
+
+    :raises PenstockError: the job failed.
+    """
+    answer = Cumulative()
+    async with aclosing(generation.events()) as events:
+        async for item in events:
+            if item is not None:
+                answer.take(item[1])
+    return answer.object(ended=True)

@@ -1,0 +1,137 @@
+"""FastChat's request bodies, and the way from its generation request to `Generate`."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from api.fastchat.envelope import opened
+from api.openai.sampling import SEED_BITS, TINY_TOP_P
+from penstock.contract.job import Generate, Sampling
+from penstock.errors import InvalidParameter, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from penstock.contract.worker import ModelCard
+
+GREEDY_BELOW: Final = 1e-5
+"""FastChat decodes greedily from this temperature on down."""
+MAX_STOPS: Final = 64
+MAX_LOGPROBS: Final = 20
+
+
+def _listed(value: Any) -> Any:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+class Body(BaseModel):
+    """Fields that we do not know are of newer versions, and ignored."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class ModelName(Body):
+    """What most calls say: a model."""
+
+    model: str
+
+
+class OptionalModelName(Body):
+    """A real worker serves one model and looks at no name."""
+
+    model: str | None = None
+
+
+class CountRequest(OptionalModelName):
+    """`/count_token`."""
+
+    prompt: str
+
+
+class EmbeddingsRequest(OptionalModelName):
+    """`/worker_get_embeddings`."""
+
+    input: list[str] | str
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+class GenerationRequest(OptionalModelName):
+    """`/worker_generate` and `/worker_generate_stream`, with the defaults of FastChat's worker."""
+
+    prompt: str
+    temperature: float = 1.0
+    repetition_penalty: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    presence_penalty: float | None = 0.0
+    frequency_penalty: float | None = 0.0
+    max_new_tokens: int = 256
+    stop: Annotated[list[str], BeforeValidator(_listed)] = []
+    stop_token_ids: list[int] | None = None
+    echo: bool = True
+    logprobs: int | None = None
+    images: list[Any] | None = None
+    best_of: int | None = None
+    use_beam_search: bool | None = None
+    seed: int | None = None
+
+
+def _require(*, holds: bool, param: str, message: str) -> None:
+    if not holds:
+        raise InvalidParameter(f"{param}: {message}", param=param)
+
+
+def _check(asked: GenerationRequest, card: ModelCard) -> None:
+    if asked.images:
+        raise UnsupportedFeature(f"{card.name} takes no images", param="images")
+    if asked.use_beam_search or (asked.best_of or 1) > 1:
+        raise UnsupportedFeature("beam search and best_of are not supported", param="best_of")
+    penalties = (asked.presence_penalty or 0.0, asked.frequency_penalty or 0.0)
+    limits = (
+        ("temperature", 0 <= asked.temperature <= 100, "must be 0 or more"),  # noqa: PLR2004
+        ("top_p", 0 <= asked.top_p <= 1, "must be from 0 to 1"),
+        ("top_k", asked.top_k >= -1, "must be -1 (off) or more"),
+        ("repetition_penalty", 0 < asked.repetition_penalty <= 100, "must be over 0"),  # noqa: PLR2004
+        ("presence_penalty", abs(penalties[0]) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
+        ("frequency_penalty", abs(penalties[1]) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
+        ("max_new_tokens", asked.max_new_tokens >= 1, "must be 1 or more"),
+        ("stop", len(asked.stop) <= MAX_STOPS, f"must be {MAX_STOPS} or fewer"),
+        ("logprobs", 0 <= (asked.logprobs or 0) <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"),
+        (
+            "stop_token_ids",
+            all(0 <= token < card.vocab_size for token in asked.stop_token_ids or ()),
+            f"must be in the vocabulary of {card.vocab_size} tokens",
+        ),
+    )
+    for param, holds, message in limits:
+        _require(holds=holds, param=param, message=message)
+
+
+def generate_of(asked: GenerationRequest, card: ModelCard) -> Generate:
+    """Return the work that FastChat's request stands for.
+
+    `max_new_tokens` is what there shall be at most: where the context has room for less, less it
+    is (FastChat's web UI asks for 1,024 whatever the model).
+
+    :raises InvalidParameter: a value is out of its range.
+    :raises UnsupportedFeature: images, beam search.
+    """
+    _check(asked, card)
+    greedy = asked.temperature < GREEDY_BELOW
+    sampling = Sampling(
+        seed=secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed & (2**63 - 1),
+        temperature=0.0 if greedy else asked.temperature,
+        top_p=max(asked.top_p, TINY_TOP_P),
+        top_k=max(asked.top_k, 0),
+        repetition_penalty=asked.repetition_penalty,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        max_tokens=asked.max_new_tokens,
+        stop=(*(text for text in asked.stop if text), *card.stop_strings),
+        stop_token_ids=(*(asked.stop_token_ids or ()), *card.stop_token_ids),
+        logprobs=asked.logprobs,
+    )
+    return Generate(opened(asked.prompt), sampling, echo=asked.echo, fit_context=True)

@@ -1,0 +1,131 @@
+"""FastChat's worker: the address that the controller hands out, for every model of the fleet."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
+from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
+
+from api.dependencies import pick, services_of
+from api.disconnect import until_disconnect
+from api.errors import json_response
+from api.fastchat.controller import model_names
+from api.fastchat.envelope import conversation, opened
+from api.fastchat.frames import error_frames, stream_frames, whole
+from api.fastchat.route import FastChatRoute, read
+from api.fastchat.schema import (
+    CountRequest,
+    EmbeddingsRequest,
+    GenerationRequest,
+    OptionalModelName,
+    generate_of,
+)
+from api.generation import Generation
+from api.middleware import record_of
+from api.streaming import FramedResponse
+from penstock.contract.utility import Tokenize, UtilityCall
+from penstock.errors import PenstockError, UnknownModel, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from penstock.contract.worker import ModelCard
+
+router = APIRouter(route_class=FastChatRoute)
+
+UTILITY_PATIENCE_S = 30.0
+
+
+def _pick(request: Request, model: str | None) -> ModelCard:
+    """Return the queue for a model; without a name, the only model that there is.
+
+    :raises UnknownModel, NoWorker, StoreUnavailable:
+    """
+    if model is None:
+        names = {card.name for card in services_of(request).registry.models()}
+        if len(names) != 1:
+            raise UnknownModel("`model` is missing, and there is not just one", param="model")
+        (model,) = names
+    return pick(request, model)
+
+
+async def _generation(request: Request) -> Generation:
+    asked = await read(request, GenerationRequest)
+    card = _pick(request, asked.model)
+    return await Generation.of(
+        services_of(request),
+        record_of(request),
+        card,
+        [generate_of(asked, card)],
+        prompt_param="prompt",
+    )
+
+
+@router.post("/worker_generate_stream")
+async def worker_generate_stream(request: Request) -> Response:
+    """Stream an answer; an error is the stream's last object."""
+    record = record_of(request)
+    try:
+        generation = await _generation(request)
+    except PenstockError as error:
+        record.error_code = error.code
+        return FramedResponse(error_frames(error), media_type=None)
+    return FramedResponse(
+        stream_frames(generation, record), media_type=None, headers=generation.headers
+    )
+
+
+@router.post("/worker_generate")
+async def worker_generate(request: Request) -> Response:
+    """Answer in one object."""
+    generation = await _generation(request)
+    return json_response(await until_disconnect(request.receive, whole(generation)))
+
+
+@router.post("/worker_get_embeddings")
+async def worker_get_embeddings(request: Request) -> Response:
+    """Refuse clearly.
+
+    :raises UnsupportedFeature: always, for a model that is there.
+    """
+    asked = await read(request, EmbeddingsRequest)
+    card = _pick(request, asked.model)
+    raise UnsupportedFeature(f"{card.name} gives no embeddings", param="model")
+
+
+@router.post("/count_token")
+async def count_token(request: Request) -> Response:
+    """Count a prompt's tokens, without waiting for a slot."""
+    asked = await read(request, CountRequest)
+    services = services_of(request)
+    card = _pick(request, asked.model)
+    call = UtilityCall(uuid.uuid4().hex, card.queue, "", Tokenize(opened(asked.prompt)))
+    reply = await services.replies.call(call, UTILITY_PATIENCE_S)
+    return json_response({"count": len(reply.token_ids), "error_code": 0})
+
+
+@router.post("/worker_get_conv_template")
+async def worker_get_conv_template(request: Request) -> Response:
+    """Return the template by which FastChat's OpenAI server quotes a chat to us."""
+    asked = await read(request, OptionalModelName)
+    return json_response({"conv": conversation(_pick(request, asked.model).name)})
+
+
+@router.post("/model_details")
+async def model_details(request: Request) -> Response:
+    """Return a model's context length."""
+    asked = await read(request, OptionalModelName)
+    return json_response({"context_length": _pick(request, asked.model).context_length})
+
+
+@router.post("/worker_get_status")
+async def worker_get_status(request: Request) -> Response:
+    """Tell of the fleet as of one worker; a real controller may have us registered as such."""
+    served = services_of(request).registry.served()
+    status: dict[str, Any] = {
+        "model_names": model_names(request),
+        "speed": max(1, sum(len(one.workers) for one in served)),
+        "queue_length": sum(one.waiting_jobs + one.load.running for one in served),
+    }
+    return json_response(status)
