@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery import bootsteps, signals
+from celery.platforms import SecurityWarning
 from celery.utils.log import get_logger
 from celery.worker import state
 
@@ -101,6 +103,8 @@ def _request_stop() -> None:
 def _note_options(instance: Any, options: Any, **_: Any) -> None:
     """Remember `-c` before Celery puts the number of cores in its place."""
     instance.quiet = True  # Celery's banner; the lines about the models say more
+    # It warns root of messages that carry code; ours are JSON and can carry none.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     slots = options.get("concurrency")
     instance.asked_slots = slots if isinstance(slots, int) else None
 

@@ -42,12 +42,14 @@ def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -
     :raises StartupError: with the line to show.
     :raises StoreUnavailable: Redis did not answer for `redis_patience_s`.
     """
+    if slots:
+        settings = settings.model_copy(update={"slots": slots})
     specs = [spec.resolve(queue, settings) for queue in queues]
     for one in specs:
         loader.check_device(one)
     store = connect(settings)
     _await_redis(store, settings)
-    loaded = [_load(one, slots, settings) for one in specs]
+    loaded = [_load(one, settings) for one in specs]
     return Station(
         settings=settings,
         store=store,
@@ -74,13 +76,11 @@ def _await_redis(store: redis.Redis, settings: Settings) -> None:
             raise StartupError(f"PENSTOCK_REDIS_URL, {where}: {given_up}") from given_up
 
 
-def _load(one: ModelSpec, slots: int | None, settings: Settings) -> LoadedModel:
+def _load(one: ModelSpec, settings: Settings) -> LoadedModel:
     started_s = time.monotonic()
     try:
         with _shown_progress(one.queue) as progress:
-            loaded = loader.load(
-                one, settings, slots=slots or settings.slots or None, progress=progress
-            )
+            loaded = loader.load(one, settings, slots=None, progress=progress)
     except StartupError:
         raise
     except Exception as error:
