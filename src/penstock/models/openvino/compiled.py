@@ -1,0 +1,99 @@
+"""A compiled graph with paged attention behind the `Model` protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from penstock.engine.model import KVLayout
+from penstock.models.openvino.caches import Caches
+from penstock.models.openvino.runtime_library import openvino
+from penstock.models.openvino.step import Step
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from penstock.engine.model import Batch
+    from penstock.models.openvino.options import CompileOptions
+
+Tables = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
+
+
+class OpenVinoModel:
+    """Owns the compiled model, its one request and the KV cache. The engine's thread calls it.
+
+    `rotary` holds cosines and sines by position for graphs that take them; a graph that takes
+    `position_ids` computes them itself. `keep` is what the graph's constants point into.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        options: CompileOptions,
+        *,
+        vocab_size: int,
+        context_length: int,
+        rotary: Tables | None,
+        keep: object,
+    ) -> None:
+        library = openvino()
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self._compiled = library.Core().compile_model(graph, options.device, options.properties())
+        self._keep = keep
+        self._request = self._compiled.create_infer_request()
+        self._caches = Caches(self._compiled, options.device)
+        self._rotary = None if rotary is None else [_per_head(table) for table in rotary]
+        self._tensor = library.Tensor
+        self.kv_layout = KVLayout(self._caches.block_size, self._caches.bytes_per_block)
+
+    @property
+    def compiled(self) -> Any:
+        """OpenVINO's compiled model, for a look at what it made of the graph."""
+        return self._compiled
+
+    def allocate(self, blocks: int) -> None:
+        """See `penstock.engine.model.Model`.
+
+        :raises MemoryError: the device has not enough memory.
+        """
+        self._caches.allocate(blocks, self._request)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `penstock.engine.model.Model`: (rows, vocab) float32.
+
+        :raises RuntimeError: OpenVINO failed.
+        """
+        step = Step.of(batch, self._caches.block_size)
+        inputs: dict[str, NDArray[Any]] = dict(step.paging)
+        inputs["input_ids"] = step.token_ids
+        # A product of no rows is not asked for: the first token's logits are thrown away.
+        wanted = len(step.rows)
+        inputs["rows"] = step.rows if wanted else np.zeros(1, np.int32)
+        if self._rotary is None:
+            inputs["position_ids"] = step.positions
+        else:
+            inputs["cos"], inputs["sin"] = (table[step.positions] for table in self._rotary)
+        request = self._request
+        for name, array in inputs.items():
+            request.set_tensor(name, self._tensor(array, shared_memory=True))
+        # Not `infer()`: with one thread, OpenVINO 2026.4.1 loses the exception of a failed step
+        # there, and the output of the step before would stand.
+        request.start_async()
+        request.wait()
+        logits: NDArray[np.float32] = request.get_output_tensor(0).data
+        return torch.tensor(logits.reshape(-1, self.vocab_size)[:wanted])
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `penstock.engine.model.Model`."""
+        self._caches.copy_block(source, target)
+
+    def release(self, key: int) -> None:
+        """Nothing is kept by sequence."""
+
+
+def _per_head(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(positions, size) as (positions, 1, 1, size), which a step's rows are taken from."""
+    return np.ascontiguousarray(table[:, None, None, :])

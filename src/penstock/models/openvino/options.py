@@ -1,0 +1,41 @@
+"""How a model is compiled: precision, KV cache type, threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+CachePrecision = Literal["f32", "f16", "bf16", "u8"]
+Precision = Literal["f32", "bf16", "f16"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """What the plugin is asked for.
+
+    `precision` is what products and norms compute in. `activation_group` is how many activations
+    share a scale where a product with compressed weights runs in INT8 (`0`: they stay as they
+    are). `threads` 0 means all cores that the process may use.
+    """
+
+    device: str
+    precision: Precision
+    cache_precision: CachePrecision
+    activation_group: int = 0
+    threads: int = 0
+
+    def properties(self) -> dict[str, Any]:
+        """In OpenVINO's names."""
+        chosen: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "KV_CACHE_PRECISION": self.cache_precision,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.activation_group,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self.device == "CPU":
+            chosen["NUM_STREAMS"] = 1
+            if self.threads:
+                chosen["INFERENCE_NUM_THREADS"] = self.threads
+            # Two workers that pin would pin to the same cores.
+            chosen["ENABLE_CPU_PINNING"] = False
+        return chosen

@@ -1,0 +1,178 @@
+"""A checkpoint's matrices in the form that OpenVINO's graph holds them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from penstock.errors import ModelNotLoadable
+from penstock.models import checkpoint
+from penstock.models.openvino import q4_0
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4"]
+FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4", "sym_int4")
+INT4_GROUPS = (128, 64, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One weight matrix, (rows, columns), rows being the layer's outputs.
+
+    `kind` is OpenVINO's element type of `values`; `i4` packs two columns a byte. `scales` is
+    (rows, groups), None for the types that need none.
+    """
+
+    kind: Literal["f32", "bf16", "f16", "i8", "i4"]
+    rows: int
+    columns: int
+    values: NDArray[Any]
+    scales: NDArray[Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of values and scales."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+class Checkpoint:
+    """The tensors of a folder by name, mapped from its files and read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """:raises ModelNotLoadable: a file is damaged, or there is none."""
+        self.path = path
+        self._open = ExitStack()
+        self._tensors: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        safetensors: Any = __import__("safetensors")
+        for file in sorted(path.glob("*.safetensors")):
+            try:
+                handle = self._open.enter_context(safetensors.safe_open(file, "pt"))
+                self._tensors.update(dict.fromkeys(handle.keys(), handle))
+            except Exception as error:
+                raise ModelNotLoadable(f"{file}: {checkpoint.first_line(error)}") from error
+        if not self._tensors:
+            self._read_pickles(sorted(path.glob("pytorch_model*.bin")))
+        if not self._tensors:
+            raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
+
+    def _read_pickles(self, files: Iterable[Path]) -> None:
+        """What older bigdl-llm's `save_low_bit` wrote. Only tensors are unpickled."""
+        for file in files:
+            try:
+                self._tensors.update(torch.load(file, mmap=True, weights_only=True))
+            except Exception as error:
+                raise ModelNotLoadable(f"{file}: {checkpoint.first_line(error)}") from error
+
+    @property
+    def parameters(self) -> int:
+        """How many weights were asked for so far, shared ones once."""
+        return sum(self._sizes.values())
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds a tensor of this name."""
+        return name in self._tensors
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """:raises ModelNotLoadable: there is no such tensor."""
+        found = self._tensors.get(name)
+        if found is None:
+            raise ModelNotLoadable(f"{self.path}: the checkpoint lacks {name}")
+        return found if isinstance(found, torch.Tensor) else found.get_tensor(name)
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A norm's weight or a bias."""
+        weight = self.tensor(name)
+        self._sizes[name] = weight.numel()
+        return weight.float().numpy()
+
+    def embeddings(self, name: str) -> Matrix:
+        """An embedding table, in the checkpoint's own type: only a few rows are read a step."""
+        table = self.tensor(name)
+        self._sizes[name] = table.numel()
+        return plain(table)
+
+    def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
+        """A linear layer's weight in `form`, or as bigdl-llm's blocks where it holds those.
+
+        :raises ModelNotLoadable: the shape is not `shape`, or does not divide into groups.
+        """
+        weight = self.tensor(name)
+        rows, columns = shape
+        if weight.dtype == torch.uint8:
+            return self._from_blocks(name, weight, rows, columns)
+        if tuple(weight.shape) != shape:
+            raise ModelNotLoadable(
+                f"{self.path}: {name} is {tuple(weight.shape)}, the configuration says {shape}"
+            )
+        self._sizes[name] = rows * columns
+        if form == "fp32":
+            return plain(weight.float())
+        if form == "bf16":
+            return plain(weight.bfloat16())
+        if form == "int8":
+            return int8(weight)
+        if form == "int4":
+            return int4(weight)
+        if columns % q4_0.BLOCK:
+            raise ModelNotLoadable(
+                f"{self.path}: {name}: {columns} columns are no multiple of {q4_0.BLOCK}: "
+                f"there is no sym_int4 of it"
+            )
+        values, scales = q4_0.quantize(weight)
+        return Matrix("i4", rows, columns, values, scales)
+
+    def _from_blocks(self, name: str, blocks: torch.Tensor, rows: int, columns: int) -> Matrix:
+        expected = rows * columns // q4_0.BLOCK * q4_0.BLOCK_BYTES
+        if blocks.numel() != expected or columns % q4_0.BLOCK:
+            raise ModelNotLoadable(
+                f"{self.path}: {name} holds {blocks.numel()} bytes, sym_int4 blocks of "
+                f"({rows}, {columns}) are {expected}; the openvino backend takes sym_int4 only"
+            )
+        self._sizes[name] = rows * columns
+        values, scales = q4_0.unpack(blocks.reshape(-1).numpy(), rows, columns)
+        return Matrix("i4", rows, columns, values, scales)
+
+
+def plain(weight: torch.Tensor) -> Matrix:
+    """A matrix as it is, sharing the tensor's memory (the mapped file's, for a checkpoint's)."""
+    rows, columns = weight.shape
+    weight = weight.contiguous()
+    if weight.dtype == torch.bfloat16:
+        return Matrix("bf16", rows, columns, weight.view(torch.int16).numpy())
+    if weight.dtype == torch.float16:
+        return Matrix("f16", rows, columns, weight.numpy())
+    return Matrix("f32", rows, columns, weight.float().numpy())
+
+
+def int8(weight: torch.Tensor) -> Matrix:
+    """Symmetric, one fp32 scale a row."""
+    rows, columns = weight.shape
+    weight = weight.float()
+    scales = weight.abs().amax(dim=1, keepdim=True) / 127
+    inverse = torch.where(scales != 0, 1 / scales, 0)
+    values = (weight * inverse).round_().to(torch.int8)
+    return Matrix("i8", rows, columns, values.numpy(), scales.numpy())
+
+
+def int4(weight: torch.Tensor) -> Matrix:
+    """Symmetric, one fp16 scale a group of 128 columns (fewer where 128 does not divide them).
+
+    The rounding is bigdl-llm's: of the 16 levels the outermost stands for the largest weight.
+    A matrix that has no such groups is held in INT8.
+    """
+    rows, columns = weight.shape
+    group = next((size for size in INT4_GROUPS if columns % size == 0), None)
+    if group is None:
+        return int8(weight)
+    values, scales = q4_0.quantize(weight, group)
+    return Matrix("i4", rows, columns, values, scales)
