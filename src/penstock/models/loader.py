@@ -1,0 +1,147 @@
+"""From a spec to a model that is ready to serve: backend, tokenizer, KV cache, card."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penstock.contract.worker import ModelCard
+from penstock.errors import ModelNotLoadable
+from penstock.models import checkpoint, devices, tokenizer
+from penstock.models.spec import read_config
+
+if TYPE_CHECKING:
+    from penstock.engine.model import Model
+    from penstock.models.assembled import Assembled, Progress
+    from penstock.models.spec import ModelSpec
+    from penstock.models.tokenizer import Tokenizer
+    from penstock.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 16
+FREE_MEMORY_SHARE = 0.4
+MOST_KV_BYTES = 16 * 1024**3
+
+_BACKENDS = {
+    "transformers": "penstock.models.transformers",
+    "bigdl": "penstock.models.bigdl",
+    "openvino": "penstock.models.openvino",
+}
+_GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with its cache allocated, its tokenizer, and what the fleet is told of it."""
+
+    model: Model
+    tokenizer: Tokenizer
+    card: ModelCard
+
+
+def check_device(spec: ModelSpec) -> None:
+    """Make sure that the spec's device is there.
+
+    :raises DeviceNotFound: one line that says what is missing.
+    """
+    devices.check(spec)
+
+
+def load(
+    spec: ModelSpec, settings: Settings, *, slots: int | None, progress: Progress
+) -> LoadedModel:
+    """Load a model and allocate its KV cache.
+
+    `slots` is the command line's wish; the setting and the model's entry go before it, 16 is the
+    default. The KV cache holds what the slots can fill at full context, within its budget.
+
+    :raises DeviceNotFound: the device is not there.
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    devices.check(spec)
+    devices.set_threads(settings.threads)
+    progress(0.0, f"loading {spec.name} with {spec.backend}")
+    assembled = _backend(spec).load(spec, progress)
+    words = tokenizer.load(spec, assembled.model.vocab_size)
+    count = settings.slots or spec.slots or slots or DEFAULT_SLOTS
+    progress(0.9, "allocating the KV cache")
+    blocks = _allocate(assembled.model, spec, settings, count)
+    kv_tokens = blocks * assembled.model.kv_layout.block_size
+    if kv_tokens < assembled.model.context_length:
+        logger.warning(
+            "%s: the KV cache has room for %d tokens: the context is cut from %d to that",
+            spec.queue,
+            kv_tokens,
+            assembled.model.context_length,
+        )
+        assembled.model.context_length = kv_tokens
+    progress(1.0, "ready")
+    return LoadedModel(assembled.model, words, _card(spec, assembled, words, count, kv_tokens))
+
+
+def _backend(spec: ModelSpec) -> Any:
+    try:
+        return importlib.import_module(_BACKENDS[spec.backend])
+    except ImportError as error:
+        raise ModelNotLoadable(
+            f"queue {spec.queue!r}: backend {spec.backend!r} is not installed: "
+            f"{checkpoint.first_line(error)}"
+        ) from error
+
+
+def _allocate(model: Model, spec: ModelSpec, settings: Settings, slots: int) -> int:
+    """Allocate the KV cache; returns its blocks.
+
+    :raises ModelNotLoadable: not even one block fits.
+    """
+    layout = model.kv_layout
+    per_slot = -(-model.context_length // layout.block_size)
+    budget = settings.kv_cache_bytes or spec.kv_cache_bytes
+    if not budget:
+        free = devices.free_bytes(devices.torch_device(spec))
+        budget = min(int(free * FREE_MEMORY_SHARE), MOST_KV_BYTES)
+    blocks = min(slots * per_slot, budget // max(1, layout.bytes_per_block))
+    if blocks < 1:
+        raise ModelNotLoadable(
+            f"queue {spec.queue!r}: a KV cache of {budget} bytes holds nothing; "
+            f"{layout.block_size} tokens take {layout.bytes_per_block}"
+        )
+    try:
+        model.allocate(blocks)
+    except MemoryError as error:
+        raise ModelNotLoadable(f"queue {spec.queue!r}: {checkpoint.first_line(error)}") from error
+    return blocks
+
+
+def _card(
+    spec: ModelSpec, assembled: Assembled, words: Tokenizer, slots: int, kv_tokens: int
+) -> ModelCard:
+    model = assembled.model
+    stated = read_config(spec.path, "generation_config.json")
+    defaults = {key: stated[key] for key in _GENERATION_KEYS if stated.get(key) is not None}
+    if stated.get("do_sample") is False:
+        defaults = {}
+    return ModelCard(
+        name=spec.name,
+        queue=spec.queue,
+        device=spec.device,
+        backend=assembled.backend,
+        format=assembled.format,
+        architecture=assembled.architecture,
+        parameters=assembled.parameters,
+        weights_bytes=assembled.weights_bytes,
+        context_length=model.context_length,
+        vocab_size=model.vocab_size,
+        slots=slots,
+        kv_cache_tokens=kv_tokens,
+        aliases=spec.aliases,
+        has_chat_template=words.has_chat_template,
+        batching=assembled.batching,
+        generation_defaults={**defaults, **spec.generation_defaults},
+        stop_token_ids=tuple(sorted(words.eos_token_ids)),
+        created_s=int(time.time()),
+    )
