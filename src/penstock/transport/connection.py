@@ -13,9 +13,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -39,8 +41,9 @@ ASYNC_CONNECTIONS: Final = 64
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.3
 
-_PASSING = ("BUSY ", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
-"""Error replies of a server that is starting, failing over or short of disk for a moment."""
+_PASSING: Final = ("BUSY ", "MISCONF", "NOREPLICAS")
+"""Error replies of a server that is busy, or short of disk or replicas, for a moment."""
+_OUT_OF_MEMORY: Final = "command not allowed when used memory"
 
 
 def _options() -> dict[str, Any]:
@@ -77,7 +80,10 @@ def is_passing(error: Exception) -> bool:
     """Return whether the same call may succeed when Redis is back."""
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
-    if isinstance(error, RedisConnectionError | RedisTimeoutError | ReadOnlyError | OSError):
+    # A server that starts, or fails over.
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
+        return True
+    if isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError):
         return True
     if isinstance(error, ResponseError):
         return str(error).startswith(_PASSING)
@@ -86,7 +92,7 @@ def is_passing(error: Exception) -> bool:
 
 
 def _give_up(error: Exception) -> StoreUnavailable:
-    if "OOM command not allowed" in str(error):
+    if _OUT_OF_MEMORY in str(error):
         return StoreUnavailable("Redis is out of memory")
     return StoreUnavailable(f"Redis does not answer: {error}")
 
@@ -94,7 +100,7 @@ def _give_up(error: Exception) -> StoreUnavailable:
 def _final(error: Exception) -> Exception:
     """Return what to raise for an error that waiting does not mend."""
     refused = isinstance(error, AuthenticationError | AuthorizationError)
-    if refused or "OOM command not allowed" in str(error):
+    if refused or _OUT_OF_MEMORY in str(error):
         return _give_up(error)
     return error
 
