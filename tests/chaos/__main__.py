@@ -1,0 +1,45 @@
+"""`python -m tests.chaos --minutes 20 --jobs 2000 --seed 1`: a long run, with a table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.run import Plan, run
+from tests.fixtures.models import write_tiny_llama
+
+
+def main() -> int:
+    """Run, print the table, optionally save it as JSON; 1 where an invariant was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--jobs", type=int, default=0, help="at least so many")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--save", type=Path)
+    chosen = parser.parse_args()
+    plan = Plan(
+        seed=chosen.seed,
+        seconds=chosen.minutes * 60,
+        jobs=chosen.jobs,
+        clients=chosen.clients,
+        workers=chosen.workers,
+    )
+    with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as name:
+        folder = Path(name)
+        write_tiny_llama(folder / "models" / "tiny-llama")
+        verdict = asyncio.run(run(plan, folder, folder / "models"))
+    print(verdict.table())  # noqa: T201
+    if chosen.save:
+        content = {"plan": vars(plan), **verdict.as_dict()}
+        chosen.save.write_text(json.dumps(content, indent=2) + "\n")
+    return 1 if verdict.faults_found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

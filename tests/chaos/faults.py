@@ -1,0 +1,150 @@
+"""What happens to the fleet, drawn from a seed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+
+    from tests.chaos.fleet import Fleet
+    from tests.fixtures.processes import Running
+
+
+@dataclass
+class Kill:
+    """A worker that was killed at `at_s` (monotonic) with these jobs."""
+
+    at_s: float
+    job_ids: list[str]
+
+
+@dataclass
+class Faults:
+    """Injects faults until cancelled; one at a time, a pause between, everything mended after."""
+
+    fleet: Fleet
+    rng: random.Random
+    pause_s: tuple[float, float] = (0.5, 3.0)
+    longest_absence_s: float = 12.0
+    counts: Counter[str] = field(default_factory=Counter)
+    kills: list[Kill] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
+            (self.kill_worker, 5),
+            (self.stop_worker, 3),
+            (self.drain_worker, 3),
+            (self.kill_api, 3),
+            (self.drain_api, 2),
+            (self.cut_redis, 5),
+            (self.stall_redis, 3),
+            (self.slow_redis, 2),
+            (self.lose_redis, 2),
+            (self.restart_redis, 3),
+        ]
+        self._kinds = [kind for kind, _ in kinds]
+        self._weights = [weight for _, weight in kinds]
+        self._mending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Go on until cancelled; what is broken then is mended first."""
+        try:
+            while True:
+                await asyncio.sleep(self.rng.uniform(*self.pause_s))
+                (kind,) = self.rng.choices(self._kinds, self._weights)
+                self.counts[kind.__name__] += 1
+                # A fault that has begun is ended too: half a fault would hide what it breaks.
+                await asyncio.shield(self._tracked(kind()))
+        finally:
+            await asyncio.gather(*self._mending)
+
+    def _tracked(self, fault: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(fault)
+        self._mending.add(task)
+        task.add_done_callback(self._mending.discard)
+        return task
+
+    # -- processes
+
+    async def kill_worker(self) -> None:
+        """Take a worker away as the kernel does, and start another one a moment later."""
+        place = self.rng.randrange(len(self.fleet.workers))
+        worker = self.fleet.workers[place]
+        held = await asyncio.to_thread(self.fleet.held_by, worker)
+        self.kills.append(Kill(time.monotonic(), held))
+        worker.kill()
+        await asyncio.sleep(self.rng.uniform(0.0, 1.0))
+        self.fleet.workers[place] = self.fleet.new_worker()
+
+    async def stop_worker(self) -> None:
+        """Freeze a worker for longer than its leases live, then let it go on and be refused."""
+        worker = self.rng.choice(self.fleet.workers)
+        if worker.exit_code() is None:
+            worker.send(signal.SIGSTOP)
+            await asyncio.sleep(self.rng.uniform(0.5, 6.0))
+            worker.send(signal.SIGCONT)
+
+    async def drain_worker(self) -> None:
+        """Ask a worker to end, and start another one beside it."""
+        place = self.rng.randrange(len(self.fleet.workers))
+        await self._drain(self.fleet.workers[place])
+        self.fleet.workers[place] = self.fleet.new_worker()
+
+    async def kill_api(self) -> None:
+        """Kill an API process; its clients come back on the same port or on another process."""
+        place = self.rng.randrange(len(self.fleet.apis))
+        self.fleet.apis[place].kill()
+        self._replace_api(place)
+
+    async def drain_api(self) -> None:
+        """Ask an API process to end."""
+        place = self.rng.randrange(len(self.fleet.apis))
+        await self._drain(self.fleet.apis[place])
+        self._replace_api(place)
+
+    def _replace_api(self, place: int) -> None:
+        port = int(self.fleet.apis[place].url.rpartition(":")[2])
+        self.fleet.apis[place] = self.fleet.new_api(port)
+
+    async def _drain(self, process: Running) -> None:
+        if process.exit_code() is None:
+            process.send(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(process.wait, 20.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    # -- Redis
+
+    async def cut_redis(self) -> None:
+        """Reset all connections."""
+        self.fleet.proxy.cut()
+
+    async def stall_redis(self) -> None:
+        """Let nothing through for a while, then everything."""
+        async with self.fleet.proxy.stalled():
+            await asyncio.sleep(self.rng.uniform(0.3, 4.0))
+
+    async def slow_redis(self) -> None:
+        """Delay every message."""
+        async with self.fleet.proxy.slow(self.rng.uniform(0.02, 0.1)):
+            await asyncio.sleep(self.rng.uniform(1.0, 3.0))
+
+    async def lose_redis(self) -> None:
+        """Refuse connections for a while."""
+        async with self.fleet.proxy.away():
+            await asyncio.sleep(self.rng.uniform(1.0, self.longest_absence_s))
+
+    async def restart_redis(self) -> None:
+        """Kill the server, and start it again from its append-only file."""
+        self.fleet.store.kill()
+        await asyncio.sleep(self.rng.uniform(0.0, 1.0))
+        await asyncio.to_thread(self.fleet.store.start)

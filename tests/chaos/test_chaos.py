@@ -1,0 +1,22 @@
+"""A short run of the chaos suite; `make chaos` makes long ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.run import Plan, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_no_answer_is_lost_under_faults(tmp_path: Path, models_dir: Path) -> None:
+    plan = Plan(seed=7, seconds=30, jobs=40, clients=8, workers=2, asks=12, tokens=(20, 150))
+    verdict = await run(plan, tmp_path, models_dir)
+    assert not verdict.faults_found, verdict.table()
+    assert sum(verdict.faults.values()) >= 5
+    assert (verdict.lost, verdict.doubled, verdict.wrong) == (0, 0, 0)
