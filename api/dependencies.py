@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 
 from api.middleware import record_of
-from penstock.errors import NotAuthenticated
+from penstock.errors import NotAuthenticated, NoWorker, UnknownModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,8 +61,12 @@ def authenticated(request: Request) -> None:
 def pick(request: Request, model: str) -> ModelCard:
     """Return the queue that serves `model` best just now, and note the model in the record.
 
-    :raises UnknownModel, NoWorker, StoreUnavailable: with `param` set.
+    :raises UnknownModel, NoWorker, StoreUnavailable: as the registry does.
     """
-    card = services_of(request).registry.pick(model)
+    try:
+        card = services_of(request).registry.pick(model)
+    except (UnknownModel, NoWorker) as error:
+        error.param = "model"
+        raise
     record_of(request).model = card.name
     return card

@@ -24,7 +24,6 @@ from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usa
 from penstock.contract.job import ChatPrompt, Generate, Job, Prompt, TextPrompt, TokenPrompt
 from penstock.errors import (
     BadRequest,
-    InvalidParameter,
     PenstockError,
     StoreUnavailable,
     UnknownJob,
@@ -155,10 +154,7 @@ class Generation:
 
     async def _submit_all(self) -> None:
         for job in self.jobs:
-            try:
-                await self._services.queue.submit(job)
-            except OverflowError as error:  # an integer that the wire format cannot hold
-                raise InvalidParameter(f"A number is too large: {error}") from error
+            await self._services.queue.submit(job)
 
     async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
         await asyncio.wait({submission})
