@@ -19,12 +19,10 @@ from penstock.models.openvino.weights import FORMATS, Checkpoint, Format
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
     from penstock.models.spec import ModelSpec
-    from penstock.settings import Settings
 
 
 def load(
     spec: ModelSpec,
-    settings: Settings,
     progress: Progress,
     *,
     cache_precision: CachePrecision | None = None,
@@ -51,7 +49,7 @@ def load(
         precision=chosen,
         cache_precision=cache_precision or cache_precision_of(form, chosen),
         activation_group=activation_group_of(form),
-        threads=settings.threads,
+        threads=torch.get_num_threads(),  # the loader has set it
     )
     try:
         model = OpenVinoModel(
