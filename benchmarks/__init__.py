@@ -1,0 +1,1 @@
+"""What Penstock costs and carries, measured; each script says how it is run."""

@@ -1,0 +1,53 @@
+"""The real worker around a sleeping model: `celery -A benchmarks.sleeping_worker worker -Q sleeper20-cpu`.
+
+Everything but the model is the product's: Celery application, pool, station, threads, engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+
+from benchmarks.sleeping import WordTokenizer, card_of, make_engine
+from penstock import settings
+from penstock.transport.connection import connect
+from workers.application import app, steps
+from workers.bootsteps import Serving
+from workers.lane import Lane, Sink
+from workers.station import Station, new_worker_id
+
+__all__ = ["app"]
+
+_SLOTS = 64
+
+
+class SleepingServing(Serving):
+    """Opens a station with a sleeping model in place of one that is loaded."""
+
+    requires = Serving.requires
+
+    def create(self, parent: Any) -> None:
+        """Do as `Serving.create`, without loading."""
+        (queue,) = parent.app.amqp.queues.consume_from
+        chosen = settings.load()
+        slots = chosen.slots or _SLOTS
+
+        def open_lanes(publish: Any) -> list[Lane]:
+            sink = Sink(publish)
+            engine = make_engine(queue, slots, sink)
+            return [Lane(card_of(queue, slots), WordTokenizer(), engine, sink)]
+
+        self._station = Station(
+            settings=chosen,
+            store=connect(chosen),
+            worker_id=new_worker_id(),
+            open_lanes=open_lanes,
+        )
+        signals.worker_shutting_down.connect(self._on_signal)
+        parent.concurrency = parent.min_concurrency = self._station.slots
+        parent.pool.attach(self._station, parent)
+
+
+steps["worker"].discard("workers.bootsteps:Serving")
+steps["worker"].add("benchmarks.sleeping_worker:SleepingServing")

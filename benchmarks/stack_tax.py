@@ -1,0 +1,243 @@
+"""What HTTP, Redis and Celery cost: tokens/s through the API over tokens/s of the engine alone.
+
+    python -m benchmarks.stack_tax                       the demo model
+    python -m benchmarks.stack_tax --step-ms 20          a model that sleeps 20 ms a step
+    python -m benchmarks.stack_tax --queue my-7b-cpu --streams 1 8 32 --save
+
+Both sides get the same prompts (token ids), the same number of tokens, and take turns in one run.
+The client, the API, Redis and the worker share this machine's cores; the engine alone has them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import statistics
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks import conditions, processes, sleeping
+from benchmarks.sse_client import open_stream
+from penstock import settings
+from penstock.contract.events import Event, Failed, Finished, Tokens
+from penstock.contract.job import Sampling
+from penstock.engine.engine import Engine
+from penstock.engine.options import EngineOptions
+from penstock.engine.sequence import SequenceRequest
+from penstock.models import loader, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEMO_QUEUE = "bigdl-demo-cpu"
+_TEXT = re.compile(rb'"text":"[^"]')
+_FIRST_ID = 10
+"""Special tokens sit below; a prompt of them would be an odd one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of some streams: tokens/s of all together, and each stream's first token (ms)."""
+
+    tokens_per_s: float
+    ttft_ms: list[float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Medians of the rounds. `ratio` is HTTP over engine, the median of the rounds' own ratios."""
+
+    streams: int
+    engine_tokens_per_s: float
+    http_tokens_per_s: float
+    ratio: float
+    engine_ttft_ms: float
+    http_ttft_ms: float
+    added_ttft_ms: float
+
+
+class InProcess:
+    """The engine alone; events are timed where the worker would publish them."""
+
+    def __init__(self, make: Callable[[Callable[[list[Event]], None]], Engine]) -> None:
+        self._firsts: dict[str, float] = {}
+        self._open: set[str] = set()
+        self._done = threading.Event()
+        self._last_s = 0.0
+        self._failure = ""
+        self._engine = make(self._take)
+        self._engine.start()
+
+    def run(self, prompts: list[list[int]], tokens: int) -> Outcome:
+        """Decode all prompts at once."""
+        names = [uuid.uuid4().hex for _ in prompts]
+        self._firsts, self._open = {}, set(names)
+        self._done.clear()
+        began_s = time.perf_counter()
+        for name, prompt in zip(names, prompts, strict=True):
+            self._engine.submit(SequenceRequest(name, prompt, _sampling(tokens)))
+        self._done.wait()
+        if self._failure:
+            raise SystemExit(f"the engine failed: {self._failure}")
+        rate = tokens * len(prompts) / (self._last_s - began_s)
+        return Outcome(rate, [1e3 * (self._firsts[name] - began_s) for name in names])
+
+    def stop(self) -> None:
+        """End the engine's thread."""
+        self._engine.stop()
+
+    def _take(self, events: list[Event]) -> None:
+        self._last_s = time.perf_counter()
+        for event in events:
+            if isinstance(event, Tokens) and event.text:
+                self._firsts.setdefault(event.job_id, self._last_s)
+            elif isinstance(event, Failed):
+                self._failure = event.message
+            if isinstance(event, Finished | Failed):
+                self._open.discard(event.job_id)
+        if not self._open:
+            self._done.set()
+
+
+async def through_http(url: str, model: str, prompts: list[list[int]], tokens: int) -> Outcome:
+    """Ask for the same over HTTP, all at once."""
+    body = {
+        "model": model,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    began_ns = time.monotonic_ns()
+    streams = await asyncio.gather(
+        *(open_stream(f"{url}/v1/completions", {**body, "prompt": one}, _TEXT) for one in prompts)
+    )
+    await asyncio.gather(*(stream.ended.wait() for stream in streams))
+    for stream in streams:
+        if stream.error or not stream.matches:
+            raise SystemExit(f"a stream failed: {stream.error or 'it brought no text'}")
+    took_s = (max(stream.last_at_ns for stream in streams) - began_ns) / 1e9
+    ttft_ms = [(stream.first_at_ns - stream.sent_at_ns) / 1e6 for stream in streams]
+    return Outcome(tokens * len(prompts) / took_s, ttft_ms)
+
+
+def _sampling(tokens: int) -> Sampling:
+    return Sampling(seed=0, temperature=0.0, max_tokens=tokens, ignore_eos=True)
+
+
+def _prompts(source: random.Random, count: int, length: int, vocabulary: int) -> list[list[int]]:
+    """Draw prompts that share no prefix, so that no cache helps either side."""
+    low, high = min(_FIRST_ID, vocabulary - 1), vocabulary - 1
+    return [[source.randint(low, high) for _ in range(length)] for _ in range(count)]
+
+
+def _median_ttft(outcomes: list[Outcome]) -> float:
+    return statistics.median(ms for outcome in outcomes for ms in outcome.ttft_ms)
+
+
+def compare(
+    engine: InProcess,
+    http: Callable[[list[list[int]], int], Outcome],
+    draw: Callable[[int], list[list[int]]],
+    options: argparse.Namespace,
+    streams: int,
+) -> Comparison:
+    """Let both sides take turns, after one round that warms both up."""
+    pairs: list[tuple[Outcome, Outcome]] = []
+    for turn in range(options.rounds + 1):
+        prompts = draw(streams)
+        pair = engine.run(prompts, options.tokens), http(prompts, options.tokens)
+        if turn:
+            pairs.append(pair)
+    alone, served = [one for one, _ in pairs], [two for _, two in pairs]
+    ttft_alone, ttft_served = _median_ttft(alone), _median_ttft(served)
+    return Comparison(
+        streams=streams,
+        engine_tokens_per_s=statistics.median(one.tokens_per_s for one in alone),
+        http_tokens_per_s=statistics.median(one.tokens_per_s for one in served),
+        ratio=statistics.median(two.tokens_per_s / one.tokens_per_s for one, two in pairs),
+        engine_ttft_ms=ttft_alone,
+        http_ttft_ms=ttft_served,
+        added_ttft_ms=ttft_served - ttft_alone,
+    )
+
+
+def _open_engine(queue: str, slots: int, *, sleeper: bool) -> tuple[InProcess, int]:
+    """Load what the worker loads; return it with its vocabulary's size."""
+    if sleeper:
+        make = InProcess(lambda sink: sleeping.make_engine(queue, slots, sink))
+        return make, sleeping.VOCABULARY
+    chosen = settings.load()
+    loaded = loader.load(
+        spec.resolve(queue, chosen), chosen, slots=slots, progress=lambda _share, _what: None
+    )
+    card = loaded.card
+    options = EngineOptions(
+        slots=card.slots,
+        num_blocks=card.kv_cache_tokens // loaded.model.kv_layout.block_size,
+        prefill_chunk_tokens=chosen.prefill_chunk_tokens,
+        prefix_caching=card.batching == "continuous",
+    )
+    engine = InProcess(lambda sink: Engine(loaded.model, loaded.tokenizer, options, sink))
+    return engine, card.vocab_size
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
+    """Start the stack, load the model on both sides, compare."""
+    sleeper = options.step_ms is not None
+    queue = sleeping.queue_of(options.step_ms) if sleeper else options.queue
+    slots = max(options.streams)
+    application = "benchmarks.sleeping_worker" if sleeper else "workers"
+    model = queue.rsplit("-", 1)[0]
+    engine, vocabulary = _open_engine(queue, slots, sleeper=sleeper)
+    source = random.Random(0)
+    try:
+        with processes.running(PENSTOCK_SLOTS=str(slots)) as stack:
+            stack.start_worker(application, queue)
+
+            def http(prompts: list[list[int]], tokens: int) -> Outcome:
+                return asyncio.run(through_http(stack.api_url, model, prompts, tokens))
+
+            def draw(count: int) -> list[list[int]]:
+                return _prompts(source, count, options.prompt_tokens, vocabulary)
+
+            return [compare(engine, http, draw, options, count) for count in options.streams]
+    finally:
+        engine.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="tokens/s through HTTP over the engine's own")
+    parser.add_argument("--queue", default=DEMO_QUEUE)
+    parser.add_argument("--step-ms", type=int, help="a sleeping model in place of --queue's")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
+    parser.add_argument("--prompt-tokens", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    seen = conditions.observe()
+    conditions.show(seen)
+    what = options.queue if options.step_ms is None else f"a model of {options.step_ms} ms steps"
+    print(f"{what}: {options.tokens} tokens an answer, median of {options.rounds} rounds\n")
+    print("streams   engine tok/s     HTTP tok/s   ratio   TTFT engine / HTTP / added, ms")
+    results = measure(options)
+    for one in results:
+        print(
+            f"{one.streams:7d} {one.engine_tokens_per_s:14.1f} {one.http_tokens_per_s:14.1f} "
+            f"{one.ratio:7.3f}   {one.engine_ttft_ms:.1f} / {one.http_ttft_ms:.1f} / "
+            f"{one.added_ttft_ms:.1f}"
+        )
+    if options.save:
+        name = "stack-tax" if options.step_ms is None else f"stack-tax-{options.step_ms}ms"
+        rows = [asdict(one) for one in results]
+        print(conditions.save(name, seen, {"options": vars(options), "results": rows}))
+
+
+if __name__ == "__main__":
+    main()
