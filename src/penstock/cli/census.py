@@ -15,13 +15,11 @@ from penstock.transport.registry import Registry
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
+    from penstock.transport.registry import Served
 
 
 class QueueView(msgspec.Struct, frozen=True):
-    """A queue that a live worker serves: what waits in it, and what its workers do together.
-
-    `slots` is summed over the workers.
-    """
+    """A queue that a live worker serves; `slots` and `load` are of all its workers together."""
 
     queue: str
     model: str
@@ -64,39 +62,24 @@ async def _take(settings: Settings, patience_s: float) -> Census:
         await registry.refresh()
         workers = tuple(sorted(registry.workers(), key=lambda one: (one.host, one.pid)))
         jobs = JobQueue(client, settings)
-        names = sorted({model.queue for one in workers for model in one.models})
-        depths = await asyncio.gather(*(jobs.depth(name) for name in names))
-        views = [_view(name, depth, workers) for name, depth in zip(names, depths, strict=True)]
+        served = [one for one in registry.known() if one.workers]
+        depths = await asyncio.gather(*(jobs.depth(one.card.queue) for one in served))
+        views = [_view(one, depth) for one, depth in zip(served, depths, strict=True)]
+        views.sort(key=lambda one: one.queue)
         return Census(workers, tuple(views))
     finally:
         await client.aclose()
 
 
-def _view(queue: str, depth: QueueDepth, workers: tuple[WorkerCard, ...]) -> QueueView:
-    cards = [model for one in workers for model in one.models if model.queue == queue]
-    loads = [one.loads[queue] for one in workers if queue in one.loads]
+def _view(served: Served, depth: QueueDepth) -> QueueView:
+    queue = served.card.queue
+    cards = [model for one in served.workers for model in one.models if model.queue == queue]
     return QueueView(
         queue=queue,
-        model=cards[0].name,
-        format=cards[0].format,
+        model=served.card.name,
+        format=served.card.format,
         workers=len(cards),
         slots=sum(card.slots for card in cards),
         depth=depth,
-        load=_together(loads),
-    )
-
-
-def _together(loads: list[WorkerLoad]) -> WorkerLoad:
-    """Sum counts and rates; take the fullest cache and the slowest step."""
-    return WorkerLoad(
-        running=sum(one.running for one in loads),
-        waiting=sum(one.waiting for one in loads),
-        kv_use=max((one.kv_use for one in loads), default=0.0),
-        decode_tokens_per_s=sum(one.decode_tokens_per_s for one in loads),
-        prefill_tokens_per_s=sum(one.prefill_tokens_per_s for one in loads),
-        step_ms=max((one.step_ms for one in loads), default=0.0),
-        generated_tokens_total=sum(one.generated_tokens_total for one in loads),
-        prompt_tokens_total=sum(one.prompt_tokens_total for one in loads),
-        finished_total=sum(one.finished_total for one in loads),
-        preempted_total=sum(one.preempted_total for one in loads),
+        load=served.load,
     )
