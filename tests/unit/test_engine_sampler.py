@@ -137,9 +137,7 @@ def test_a_row_does_not_depend_on_the_batch():
     logits = torch.randn((rows, vocab), generator=generator) * 2
     kinds = [dict(kind, logprobs=row % 3 or None) for row, kind in enumerate(FILTERS)]
     kinds.append({"temperature": 0.0, "logprobs": 4})
-    choices = [
-        choice(seed=row, position=row * 7, **kinds[row % len(kinds)]) for row in range(rows)
-    ]
+    choices = [choice(seed=row, position=row * 7, **kinds[row % len(kinds)]) for row in range(rows)]
     together = sampler().sample(logits.clone(), choices)
     order = torch.randperm(rows, generator=generator).tolist()
     for part in (order[:10], order[10:]):
@@ -177,7 +175,7 @@ def edited(logits: torch.Tensor, sampling: Sampling, prompt: list[int], generate
 
 
 def test_repetition_penalty_is_that_of_transformers():
-    logits, prompt, generated = torch.randn(400), list(range(5, 200)) + [7, 7], [3, 3, 9, 390]
+    logits, prompt, generated = torch.randn(400), [*range(5, 200), 7, 7], [3, 3, 9, 390]
     ids = torch.tensor([prompt + generated])
     expected = reference.RepetitionPenaltyLogitsProcessor(1.3)(ids, logits[None].clone())[0]
     got = edited(logits, Sampling(seed=0, repetition_penalty=1.3), prompt, generated)

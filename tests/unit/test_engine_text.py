@@ -15,7 +15,7 @@ from tests.fixtures.engine import ByteTokenizer
 SAMPLES = (
     "plain words, and more",
     "naïve café Größe",
-    "你好，世界。こんにちは",
+    "你好世界。こんにちは",
     "🙂🚀👩‍👩‍👧‍👦 flags 🇩🇪",
     "mixed 你🙂é\u0000 end",
 )
