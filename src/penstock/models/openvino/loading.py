@@ -27,10 +27,11 @@ def load(
     *,
     cache_precision: CachePrecision | None = None,
     precision: Precision | None = None,
+    activation_group: int | None = None,
 ) -> Assembled:
     """Build and compile a model; its KV cache is allocated by the loader.
 
-    `cache_precision` and `precision` None mean: by rule, from the format and the machine.
+    What is None is chosen by rule, from the format and the machine; see `CompileOptions`.
 
     :raises ModelNotLoadable: with one line that says why.
     """
@@ -48,7 +49,9 @@ def load(
         device=device_of(spec),
         precision=chosen,
         cache_precision=cache_precision or cache_precision_of(form, chosen),
-        activation_group=activation_group_of(form),
+        activation_group=(
+            activation_group_of(form) if activation_group is None else activation_group
+        ),
         threads=torch.get_num_threads(),  # the loader has set it
     )
     try:
