@@ -118,9 +118,10 @@ def patiently(call: Callable[[], T], patience_s: float) -> T:
         except (RedisError, OSError, RuntimeError) as error:
             if not is_passing(error):
                 raise _final(error) from error
-            if time.monotonic() + pause_s > end:
+            left_s = end - time.monotonic()
+            if left_s <= 0:
                 raise _give_up(error) from error
-        time.sleep(pause_s)
+        time.sleep(min(pause_s, left_s))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
@@ -134,7 +135,8 @@ async def patiently_async(call: Callable[[], Awaitable[T]], patience_s: float) -
         except (RedisError, OSError, RuntimeError) as error:
             if not is_passing(error):
                 raise _final(error) from error
-            if time.monotonic() + pause_s > end:
+            left_s = end - time.monotonic()
+            if left_s <= 0:
                 raise _give_up(error) from error
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(min(pause_s, left_s))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
