@@ -45,6 +45,9 @@ def configuration() -> dict[str, Any]:
             "health_check_interval": 10,
         },
         "worker_pool": "workers.pool:EnginePool",
+        "worker_consumer": "workers.consumer:PromptConsumer",
+        # The pool keeps its own account of slots across reconnects.
+        "worker_enable_prefetch_count_reduction": False,
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": False,
         "worker_enable_remote_control": True,

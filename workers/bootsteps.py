@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery import bootsteps, signals
+from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -68,12 +71,17 @@ class Serving(bootsteps.StartStopStep):
         pool: EnginePool = parent.pool
         self._station.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
         parent.exitcode = self._station.exit_code
+        if self._station.is_stuck:
+            # Native code that still runs in a thread would abort the interpreter's own end.
+            atexit.register(_leave, self._station.exit_code)
 
     def terminate(self, parent: Any) -> None:
         """Hand everything back at once."""
         if self._station is not None:
             self._station.hand_back()
             parent.pool.pump()
+            if self._station.is_stuck:
+                atexit.register(_leave, os.EX_SOFTWARE)
 
     def _on_signal(self, **_: Any) -> None:
         if self._station is not None:
@@ -94,6 +102,11 @@ def _open(worker: Any) -> Station:
     return open_station(queues, getattr(worker, "asked_slots", None), settings.load())
 
 
+def _leave(exit_code: int) -> None:
+    logging.shutdown()
+    os._exit(exit_code)
+
+
 def _request_stop() -> None:
     """Have the main thread leave its loop; any thread may call this."""
     state.should_stop = 1
@@ -105,6 +118,8 @@ def _note_options(instance: Any, options: Any, **_: Any) -> None:
     instance.quiet = True  # Celery's banner; the lines about the models say more
     # It warns root of messages that carry code; ours are JSON and can carry none.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # It tells at each lost connection that tasks are not cancelled, which is what we want.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     slots = options.get("concurrency")
     instance.asked_slots = slots if isinstance(slots, int) else None
 

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 import uuid
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import redis
@@ -46,7 +45,8 @@ class Station:
     """Owns the preparer, publisher, heartbeat and utility threads, and starts the engines.
 
     A job is held from its claim on. It leaves by `_end` (its terminal event is stored), by `lose`
-    (somebody else has it, or it is over) or by a drain that hands it back.
+    (somebody else has it, or it is over) or by a drain that hands it back. `is_stuck` says that an
+    engine's thread did not end.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Station:
         """Make every part; `open_lanes` gets what an engine's sink shall call."""
         self.worker_id = worker_id
         self.exit_code = 0
+        self.is_stuck = False
         self._settings = settings
         self._started_ms = int(time.time() * 1000)
         self._draining = False
@@ -162,9 +163,10 @@ class Station:
         for held in self._alive_jobs():
             held.lane.engine.abort([held.attempt])
         for lane in self.lanes.values():
-            if lane.queue not in self._broken:
-                with suppress(TimeoutError):  # what it still says is fenced off
-                    lane.engine.stop(HAND_BACK_S)
+            try:
+                lane.engine.stop(0 if lane.queue in self._broken else HAND_BACK_S)
+            except TimeoutError:
+                self.is_stuck = True  # what it still says is fenced off
         self._publisher.flush(HAND_BACK_S)
         self._publisher.close()
         self._heartbeat.close()

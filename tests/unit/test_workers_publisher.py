@@ -10,7 +10,7 @@ import pytest
 from penstock.contract.events import Failed, Tokens
 from penstock.errors import StoreUnavailable
 from penstock.transport.queue import Refusal, Row
-from tests.fixtures.processes import wait_until
+from tests.fixtures.jobs import wait_until
 from tests.unit.workers_fakes import Slips, held_job
 from workers.held import HeldJobs
 from workers.publisher import STEPS_BEHIND, Publisher

@@ -1,0 +1,173 @@
+"""Workers die or leave in mid-stream; what the client gets is what nobody disturbed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from penstock.contract.events import Failed, Finished
+from tests.fixtures.jobs import wait_until, wait_until_async
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.processes import Processes
+    from tests.fixtures.submitting import Submitter
+
+QUEUE = "tiny-llama-cpu"
+TOKENS = 400
+PROMPT = "Water flows through the"
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": 7}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_a_killed_workers_job_goes_on_where_it_was(
+    processes: Processes,
+    submitter: Submitter,
+    redis_url: str,
+    models_dir: Path,
+    sampling: dict[str, Any],
+):
+    first = processes.start_worker(QUEUE, redis_url, models_dir)
+    options = {"max_tokens": TOKENS, **sampling}
+    job_id = await submitter.submit(QUEUE, PROMPT, **options)
+    await submitter.until_tokens(QUEUE, job_id, 40)
+    first.kill()
+    before = await submitter.events(QUEUE, job_id)
+
+    processes.start_worker(QUEUE, redis_url, models_dir)
+    answer = await submitter.answer(QUEUE, job_id)
+    assert answer.events[: len(before)] == tuple(before)
+    undisturbed = await submitter.ask(QUEUE, PROMPT, **options)
+    assert answer.token_ids == undisturbed.token_ids
+    assert answer.text == undisturbed.text
+    assert isinstance(answer.end, Finished)
+    assert answer.end.usage.completion_tokens == TOKENS
+    assert (await submitter.queue.state(job_id)).lost == 1
+
+
+async def test_a_job_that_takes_down_every_worker_is_given_up(
+    processes: Processes, submitter: Submitter, redis_url: str, models_dir: Path
+):
+    env = {"PENSTOCK_MAX_ATTEMPTS": "2"}
+    job_id = await submitter.submit(QUEUE, max_tokens=2000)
+    for epoch in (1, 2):
+        worker = processes.start_worker(QUEUE, redis_url, models_dir, env=env, wait=False)
+        await wait_until_async(lambda epoch=epoch: runs_as(submitter, job_id, epoch), 60.0)
+        worker.kill()
+    healthy = processes.start_worker(QUEUE, redis_url, models_dir, env=env)
+    end = (await submitter.answer(QUEUE, job_id)).end
+    assert isinstance(end, Failed)
+    assert end.code == "poison_job"
+    assert isinstance((await submitter.ask(QUEUE)).end, Finished)
+    assert healthy.exit_code() is None
+
+
+async def runs_as(submitter: Submitter, job_id: str, epoch: int) -> bool:
+    state = await submitter.queue.state(job_id)
+    return state.epoch == epoch and state.status == "running"
+
+
+async def test_a_leaving_worker_finishes_what_it_can(
+    processes: Processes, submitter: Submitter, redis_url: str, models_dir: Path
+):
+    worker = processes.start_worker(QUEUE, redis_url, models_dir, options=("-c", "1"))
+    running = await submitter.submit(QUEUE, max_tokens=300)
+    await submitter.until_tokens(QUEUE, running, 10)
+    waiting = await submitter.submit(QUEUE)
+    assert worker.stop() == 0
+    answer = await submitter.answer(QUEUE, running, timeout_s=1.0)
+    assert answer.end.index == 300
+    state = await submitter.queue.state(waiting)
+    assert (state.status, state.epoch) == ("waiting", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_leaving_worker_hands_over_at_once_what_it_cannot_finish(
+    processes: Processes,
+    submitter: Submitter,
+    redis_url: str,
+    models_dir: Path,
+    number: signal.Signals,
+):
+    # A lease that would be noticed: what goes on within it was handed back.
+    env = {"PENSTOCK_LEASE_MS": "60000", "PENSTOCK_DRAIN_S": "0.1"}
+    first = processes.start_worker(QUEUE, redis_url, models_dir, env=env)
+    job_id = await submitter.submit(QUEUE, max_tokens=1500)
+    await submitter.until_tokens(QUEUE, job_id, 40)
+    processes.start_worker(QUEUE, redis_url, models_dir, env=env)
+    first.send(number)
+    assert first.wait() == 0
+    left_at = len(await submitter.events(QUEUE, job_id))
+    await wait_until_async(lambda: beyond(submitter, job_id, left_at), 5.0)
+    answer = await submitter.answer(QUEUE, job_id)
+    assert answer.token_ids == (await submitter.ask(QUEUE, max_tokens=1500)).token_ids
+    state = await submitter.queue.state(job_id)
+    assert (state.epoch, state.lost) == (2, 0)
+
+
+async def beyond(submitter: Submitter, job_id: str, count: int) -> bool:
+    return len(await submitter.events(QUEUE, job_id)) > count
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGQUIT), (signal.SIGQUIT,)],
+    ids=["SIGINT-SIGINT", "SIGTERM-SIGQUIT", "SIGQUIT"],
+)
+async def test_a_worker_in_a_hurry_hands_everything_over(
+    processes: Processes,
+    submitter: Submitter,
+    redis_url: str,
+    models_dir: Path,
+    signals: tuple[signal.Signals, ...],
+):
+    env = {"PENSTOCK_LEASE_MS": "60000", "PENSTOCK_DRAIN_S": "60"}
+    worker = processes.start_worker(QUEUE, redis_url, models_dir, env=env)
+    job_id = await submitter.submit(QUEUE, max_tokens=2000)
+    await submitter.until_tokens(QUEUE, job_id, 20)
+    for number in signals:
+        worker.send(number)
+        wait_until(lambda: "shutdown (MainProcess)" in worker.output())
+    worker.wait(10.0)
+    state = await submitter.queue.state(job_id)
+    assert (state.status, state.lost) == ("waiting", 0)
+    assert 0 < state.next_index < 2000
+
+
+def stream(client: openai.OpenAI, pieces: list[str], **options: Any) -> None:
+    """Ask for a streamed completion and gather its text as it comes."""
+    for chunk in client.completions.create(
+        model="tiny-llama", prompt=PROMPT, stream=True, max_tokens=TOKENS, **options
+    ):
+        pieces.extend(choice.text for choice in chunk.choices)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_client_of_openai_sees_a_pause_and_nothing_else(
+    processes: Processes, redis_url: str, models_dir: Path, sampling: dict[str, Any]
+):
+    api = processes.start_api(redis_url)
+    first = processes.start_worker(QUEUE, redis_url, models_dir)
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+        wait_until(lambda: [model.id for model in client.models.list()] == ["tiny-llama"])
+        options = {**sampling, "extra_body": {"ignore_eos": True}}
+        pieces: list[str] = []
+        reader = threading.Thread(target=stream, args=(client, pieces), kwargs=options, daemon=True)
+        reader.start()
+        wait_until(lambda: len(pieces) > 40, 60.0)
+        first.kill()
+        seen = len(pieces)
+        assert reader.is_alive()
+        processes.start_worker(QUEUE, redis_url, models_dir)
+        reader.join(60.0)
+        assert not reader.is_alive()
+        assert len(pieces) > seen
+        undisturbed: list[str] = []
+        stream(client, undisturbed, **options)
+    assert "".join(pieces) == "".join(undisturbed)
