@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -75,30 +76,30 @@ def render(seen: Census) -> RenderableType:
 
 
 def _queue_table(seen: Census) -> Table:
-    table = Table(title="Queues", title_justify="left", expand=False)
-    table.add_column("queue")
-    for name in ("workers", "running", "slots", "waiting", "oldest", "decode", "prefill", "KV"):
+    table = Table(title="Queues", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("queue", no_wrap=True)
+    for name in ("workers", "slots", "running", "waiting", "oldest", "decode", "prefill", "KV"):
         table.add_column(name, justify="right")
     for one in seen.queues:
         table.add_row(
             one.queue,
             str(one.workers),
-            str(one.load.running),
             str(one.slots),
+            str(one.load.running),
             str(one.depth.waiting_jobs),
             f"{one.depth.oldest_age_s:.1f} s",
-            f"{one.load.decode_tokens_per_s:.0f} tok/s",
-            f"{one.load.prefill_tokens_per_s:.0f} tok/s",
+            f"{one.load.decode_tokens_per_s:.0f}/s",
+            f"{one.load.prefill_tokens_per_s:.0f}/s",
             f"{one.load.kv_use:.0%}",
         )
     return table
 
 
 def _worker_table(seen: Census) -> Table:
-    table = Table(title="Workers", title_justify="left", expand=False)
+    table = Table(title="Workers", title_justify="left", box=SIMPLE_HEAD)
     for name in ("host", "process", "queue", "format", "step", "tokens", "up", "state"):
         left = name in {"host", "queue", "format", "state"}
-        table.add_column(name, justify="left" if left else "right")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name == "queue")
     now_ms = time.time() * 1000
     for worker in seen.workers:
         for model in worker.models:

@@ -30,8 +30,9 @@ def ask(url: str, key: str, model: str, prompt: str) -> None:
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=2)
     err.print(f"\n[bold]{model}[/] is asked: {escape(prompt)}")
-    began = time.perf_counter()
     try:
+        client.models.list()  # opens the connection and loads the SDK's parts: not the model's time
+        began = time.perf_counter()
         stream = client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],

@@ -170,6 +170,7 @@ class Fleet:
         for name, port in listed:
             command = [sys.executable, "-m", "uvicorn", "api:app", "--host", plan.host]
             command += ["--port", str(port), "--timeout-graceful-shutdown", str(_API_GRACE_S)]
+            command += ["--no-access-log"]  # the API writes a fuller one
             child = Child(name, command, running.LOG_DIR, self._environment())
             children.append((child, _url(plan.host, port)))
         return children
