@@ -28,7 +28,8 @@ from tests.fixtures.models import randomise
 VOCAB = 256
 EOS = 7
 LONGEST = 20
-BLOCKS = 10  # of 16 tokens: two or three of the four slots' sequences fit
+BLOCKS = 7  # of 16 tokens: one long sequence fits, or three that must not grow
+TOGETHER = 3  # such three come first, so that one is preempted
 
 COMMON: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -85,10 +86,11 @@ def case_of(name: str) -> Case:
     module = randomise(transformers.AutoModelForCausalLM.from_config(config), std=0.25).float()
     rng = random.Random(name)
     shared = [rng.randrange(VOCAB) for _ in range(40)]
+    shapes = [(0, 30)] * TOGETHER
+    shapes += [(rng.choice((0, 17, 33, 40)), rng.randint(1, 30)) for _ in range(8)]
     prompts = tuple(
-        tuple(shared[: rng.choice((0, 17, 33, 40))])
-        + tuple(rng.randrange(VOCAB) for _ in range(rng.randint(1, 30)))
-        for _ in range(10)
+        tuple(shared[:common]) + tuple(rng.randrange(VOCAB) for _ in range(own))
+        for common, own in shapes
     )
     answers = tuple(alone(module, prompt) for prompt in prompts)
     spec = ModelSpec(name, f"{name}-cpu", "cpu", None, Path(name), "transformers")
@@ -131,10 +133,11 @@ def test_every_answer_is_that_of_generate(name: str, caching: bool):
     options = EngineOptions(4, BLOCKS, prefill_chunk_tokens=13, prefix_caching=caching)
     engine = Engine(case.model, WordTokenizer([EOS]), options, told)
     rng = random.Random(f"{name} {caching}")
-    arrivals = {job: rng.randrange(25) for job in range(len(case.prompts))}
-    aborts = {f"{job}": arrivals[job] + rng.randrange(25) for job in rng.sample(sorted(arrivals), 2)}
+    jobs = range(len(case.prompts))
+    arrivals = {job: 0 if job < TOGETHER else rng.randrange(15) for job in jobs}
+    aborts = {f"{job}": arrivals[job] + rng.randrange(25) for job in rng.sample(jobs[TOGETHER:], 2)}
     # One that another worker had begun goes on after its journal's tokens.
-    resumed = rng.choice([job for job in arrivals if f"{job}" not in aborts])
+    resumed = rng.choice([job for job in jobs if f"{job}" not in aborts])
     had = case.answers[resumed][: len(case.answers[resumed]) // 2]
     told.start[f"{resumed}"] = len(had)
     turn, more = 0, True
