@@ -165,10 +165,10 @@ def _demo_path() -> Path | None:
     """The shipped model's folder; None in an installation without it."""
     try:
         demo_model = importlib.import_module("penstock.demo_model")
-    except ModuleNotFoundError:
+        path = Path(demo_model.path())
+    except (ImportError, AttributeError, OSError):  # an installation without the weights
         return None
-    path = Path(demo_model.path())
-    return path if path.is_dir() else None
+    return path if (path / "config.json").is_file() else None
 
 
 def _backend_of(name: str, path: Path, entry: Entry) -> tuple[str, str | None]:

@@ -164,11 +164,17 @@ _RESERVED = frozenset(
 )
 
 
+_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "merges.txt")
+
+
 def load(spec: ModelSpec, vocab_size: int) -> Tokenizer:
     """The tokenizer in a model's folder.
 
     :raises ModelNotLoadable: there is none, or it needs code of its own that is not allowed.
     """
+    if not spec.trust_remote_code and not any(any(spec.path.glob(name)) for name in _FILES):
+        # Transformers would make an empty one.
+        raise ModelNotLoadable(f"{spec.path}: there is no tokenizer (tokenizer.json or the like)")
     library = transformers()
     try:
         with warnings.catch_warnings():

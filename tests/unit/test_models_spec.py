@@ -1,0 +1,221 @@
+"""Queue names, models files and folders -> what is to be loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import BadSettings, ModelNotFound
+from penstock.models.spec import discover, resolve
+from penstock.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    models = tmp_path / "models"
+    for name, config in {
+        "llama": {"model_type": "llama"},
+        "bigdl-own": {"model_type": "llama"},
+        "vicuna-BigDL-7b": {"model_type": "llama"},
+        "chatglm2-6b": {"model_type": "chatglm", "architectures": ["ChatGLMModel"]},
+        "glm-4": {"model_type": "glm4"},
+        "packed": {"model_type": "llama", "bigdl_transformers_low_bit": "sym_int8"},
+    }.items():
+        folder = models / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+    noted = models / "noted"
+    noted.mkdir()
+    (noted / "config.json").write_text('{"model_type": "llama"}')
+    (noted / "bigdl_config.json").write_text('{"bigdl_transformers_low_bit": "asym_int5"}')
+    return Settings(models_dir=models, models_file=tmp_path / "models.toml")
+
+
+def write(settings: Settings, text: str) -> None:
+    settings.models_file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("queue", "name", "device", "index", "backend", "format_name"),
+    [
+        ("llama-cpu", "llama", "cpu", None, "transformers", None),
+        ("llama-xpu", "llama", "xpu", None, "transformers", None),
+        ("llama-xpu.1", "llama", "xpu", 1, "transformers", None),
+        ("llama-cuda.12", "llama", "cuda", 12, "transformers", None),
+        ("bigdl-own-cpu", "bigdl-own", "cpu", None, "bigdl", "sym_int4"),
+        ("vicuna-BigDL-7b-cpu", "vicuna-BigDL-7b", "cpu", None, "bigdl", "sym_int4"),
+        ("bigdl-llama-cpu", "bigdl-llama", "cpu", None, "bigdl", "sym_int4"),
+        ("chatglm2-6b-cpu", "chatglm2-6b", "cpu", None, "bigdl", "sym_int4"),
+        ("glm-4-cpu", "glm-4", "cpu", None, "transformers", None),
+        ("packed-cpu", "packed", "cpu", None, "bigdl", "sym_int8"),
+        ("noted-cpu", "noted", "cpu", None, "bigdl", "asym_int5"),
+    ],
+)
+def test_a_queue_names_a_model_and_a_device(
+    settings, queue, name, device, index, backend, format_name
+):
+    spec = resolve(queue, settings)
+    assert (spec.name, spec.queue, spec.device, spec.device_index) == (name, queue, device, index)
+    assert (spec.backend, spec.format) == (backend, format_name)
+    assert spec.path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        "llama",
+        "llama-tpu",
+        "-cpu",
+        "llama-cpu.1",
+        "llama-xpu.",
+        "../llama-cpu",
+        "a/b-cpu",
+        "",
+        "a b-cpu",
+    ],
+)
+def test_other_names_are_no_queues(settings, queue):
+    with pytest.raises(ModelNotFound, match="a queue's name is <model>-<device>"):
+        resolve(queue, settings)
+
+
+def test_an_unknown_model_is_named_with_where_it_was_sought(settings):
+    with pytest.raises(ModelNotFound) as caught:
+        resolve("nothing-cpu", settings)
+    message = caught.value.message
+    assert "'nothing-cpu'" in message
+    assert str(settings.models_dir / "nothing") in message
+    assert "[models.nothing]" in message
+    assert "llama" in message
+    assert "\n" not in message
+
+
+def test_a_folder_of_its_own_goes_before_the_folder_without_prefix(settings):
+    own = settings.models_dir / "bigdl-llama"
+    own.mkdir()
+    (own / "config.json").write_text('{"model_type": "llama"}')
+    assert resolve("bigdl-llama-cpu", settings).path == own
+
+
+def test_the_models_file_overrides_the_rules(settings):
+    write(
+        settings,
+        """
+        [models.bigdl-own]
+        backend = "transformers"
+        dtype = "bf16"
+        context_length = 512
+        slots = 3
+        kv_cache_bytes = 1_000_000
+        aliases = ["gpt-3.5-turbo", "own"]
+        generation_defaults = { temperature = 0.5, top_k = 20 }
+        trust_remote_code = true
+
+        [models.elsewhere]
+        path = "models/llama"
+        format = "asym_int4"
+        """,
+    )
+    spec = resolve("bigdl-own-cpu", settings)
+    assert (spec.backend, spec.format, spec.context_length) == ("transformers", "bf16", 512)
+    assert (spec.slots, spec.kv_cache_bytes) == (3, 1_000_000)
+    assert spec.aliases == ("gpt-3.5-turbo", "own")
+    assert spec.generation_defaults == {"temperature": 0.5, "top_k": 20}
+    assert spec.trust_remote_code
+    elsewhere = resolve("elsewhere-cpu", settings)
+    assert elsewhere.path == settings.models_dir / "llama"
+    assert (elsewhere.backend, elsewhere.format) == ("bigdl", "asym_int4")
+    assert not elsewhere.trust_remote_code
+
+
+def test_the_4_bit_twin_inherits_the_entry_but_not_its_names(settings):
+    write(
+        settings,
+        '[models.seven]\npath = "models/llama"\nslots = 2\naliases = ["s"]\nformat = "bf16"',
+    )
+    twin = resolve("bigdl-seven-cpu", settings)
+    assert (twin.backend, twin.format, twin.slots, twin.aliases) == ("bigdl", "sym_int4", 2, ())
+    assert resolve("seven-cpu", settings).format == "bf16"
+
+
+def test_a_chat_template_may_be_a_file_or_the_text_itself(settings):
+    (settings.models_file.parent / "v.jinja").write_text("{{ messages }}")
+    write(
+        settings,
+        '[models.llama]\nchat_template = "v.jinja"\n[models.packed]\nchat_template = "{{ 1 }}"',
+    )
+    assert resolve("llama-cpu", settings).chat_template == "{{ messages }}"
+    assert resolve("packed-cpu", settings).chat_template == "{{ 1 }}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[models.llama", "models.toml: "),
+        ("[model.llama]\nslots = 1", "unknown table or key 'model'"),
+        ("models = 1", "'models' must hold a table a model"),
+        ("[models]\nllama = 1", r"\[models.llama\]: must be a table"),
+        ("[models.llama]\nslotz = 1", r"\[models.llama\]: .*slotz"),
+        ("[models.llama]\nslots = 'x'", r"\[models.llama\]: slots: Expected `int"),
+        ("[models.llama]\nslots = 0", r"\[models.llama\]: slots = 0: must be 1 or more"),
+        ("[models.llama]\npath = 7", r"\[models.llama\]: path: Expected `str`"),
+        ("[models.llama]\nbackend = 'vllm'", r"\[models.llama\]: backend: "),
+        ("[models.llama]\nformat = 'int3'", r"\[models.llama\]: format = 'int3'"),
+        ("[models.llama]\nbackend = 'bigdl'\nformat = 'bf16'", "bigdl holds sym_int4"),
+        ("[models.llama]\nbackend = 'bigdl'\ndtype = 'bf16'", "dtype: bigdl-llm computes in fp32"),
+        ("[models.llama]\nformat = 'bf16'\ndtype = 'fp32'", "dtype = 'fp32' and format = 'bf16'"),
+        ("[models.llama]\ngeneration_defaults = {temp = 1}", "generation_defaults.temp: unknown"),
+        ("[models.llama]\nchat_template = 'none.jinja'", "chat_template: .*none.jinja"),
+        ("[models.llama]\nwhere = 'x'", "unknown key 'where'"),
+    ],
+)
+def test_a_bad_models_file_is_named_with_table_and_key(settings, text, says):
+    write(settings, text)
+    with pytest.raises(BadSettings, match=says) as caught:
+        resolve("llama-cpu", settings)
+    assert str(settings.models_file) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("format = 'sym_int4'", "the folder holds 'sym_int8'"),
+        ("backend = 'openvino'", "save_low_bit"),
+    ],
+)
+def test_a_low_bit_folder_loads_only_as_it_is(settings, entry, says):
+    write(settings, f"[models.packed]\n{entry}")
+    with pytest.raises(BadSettings, match=says):
+        resolve("packed-cpu", settings)
+
+
+def test_an_entry_with_a_wrong_path_says_so(settings):
+    write(settings, "[models.gone]\npath = 'nowhere'")
+    with pytest.raises(ModelNotFound, match=r"\[models.gone\]: there is no folder .*nowhere"):
+        resolve("gone-cpu", settings)
+
+
+def test_discover_lists_folders_and_entries(settings):
+    write(settings, "[models.alias]\npath = 'models/llama'\n[models.gone]\npath = 'nowhere'")
+    names = [spec.name for spec in discover(settings) if "demo" not in spec.name]
+    assert names == sorted(
+        [
+            "alias",
+            "llama",
+            "bigdl-own",
+            "vicuna-BigDL-7b",
+            "chatglm2-6b",
+            "glm-4",
+            "packed",
+            "noted",
+        ]
+    )
+
+
+def test_no_torch_is_imported():
+    code = "import sys, penstock.models.spec; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
