@@ -9,8 +9,9 @@ import torch
 from transformers.generation import logits_process as reference
 
 from penstock.contract.job import Sampling
+from penstock.engine import filters
 from penstock.engine.edits import LogitsEdits
-from penstock.engine.filters import _candidates, draw_filtered
+from penstock.engine.filters import _candidates_by_bins, draw_filtered
 from penstock.engine.randomness import uniform
 from penstock.engine.sampler import Choice, Sampler
 
@@ -83,6 +84,16 @@ def test_distribution_is_that_of_transformers(
         assert ends[token_id] - expected[token_id] - 1e-5 <= number <= ends[token_id] + 1e-5
 
 
+@pytest.mark.parametrize("sampling", FILTERS[2:], ids=str)
+def test_a_gpus_way_draws_the_same(sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    logits = torch.randn((40, 9_000), generator=torch.Generator().manual_seed(8)) * 2
+    logits[:20] = logits[:20].round()  # many ties
+    choices = [choice(seed=row, **sampling) for row in range(len(logits))]
+    here = sampler().sample(logits.clone(), choices).token_ids
+    monkeypatch.setattr(filters, "_candidates", filters._candidates_by_rank)
+    assert sampler().sample(logits.clone(), choices).token_ids == here
+
+
 def test_a_tie_at_the_border_stays_whole():
     logits = torch.tensor([0.0, 5.0, 1.0, 1.0, 1.0, -3.0]).repeat(200, 1)
     choices = [choice(seed=seed, top_k=2, temperature=5.0) for seed in range(200)]
@@ -97,7 +108,7 @@ def test_a_flat_row_is_looked_at_as_a_whole():
 
 def test_candidates_are_complete_above_their_bound():
     rows = torch.randn(5, 20_001, generator=torch.Generator().manual_seed(3))
-    for row, (values, ids, bound) in zip(rows, _candidates(rows, 128), strict=True):
+    for row, (values, ids, bound) in zip(rows, _candidates_by_bins(rows, 128), strict=True):
         assert 128 <= len(ids) < 3_000
         assert ids.tolist() == torch.nonzero(row >= bound).flatten().tolist()
         assert np.array_equal(values, row[torch.from_numpy(ids)].numpy())
@@ -107,8 +118,8 @@ def test_draws_follow_the_distribution():
     """Chi-square of 20,000 draws over 8 tokens: 7 degrees of freedom, p = 0.0001."""
     probabilities = torch.tensor([0.4, 0.2, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01])
     draws = 20_000
-    for filters in ({}, {"top_k": 8}):
-        choices = [choice(seed=9, position=position, **filters) for position in range(draws)]
+    for cut in ({}, {"top_k": 8}):
+        choices = [choice(seed=9, position=position, **cut) for position in range(draws)]
         drawn = sampler().sample(probabilities.log().repeat(draws, 1), choices).token_ids
         observed = np.bincount(drawn, minlength=8)
         expected = probabilities.numpy() * draws

@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import random
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from penstock.engine.answer import Answer
 from penstock.engine.detokenizer import DecodeCache, Detokenizer
 from penstock.engine.stopping import StopMatcher
+from penstock.models.tokenizer import Tokenizer
 from tests.fixtures.engine import ByteTokenizer
+from tests.fixtures.models import write_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SAMPLES = (
     "plain words, and more",
@@ -127,6 +134,20 @@ def test_an_answer_joins_its_prompt():
     cache = DecodeCache(tokenizer)
     assert "".join(told(Detokenizer(cache, prompt), tokens)) == " world!"
     assert "".join(told(Detokenizer(cache), tokens)) == "world!"
+
+
+def test_a_real_byte_level_tokenizer_tells_what_it_decodes(tmp_path: Path):
+    size = write_tokenizer(tmp_path)
+    inner = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = Tokenizer(inner, vocab_size=size)
+    rng = random.Random(2)
+    for _ in range(40):
+        tokens = [rng.randrange(size) for _ in range(rng.randint(1, 120))]
+        parts = told(Detokenizer(DecodeCache(tokenizer)), tokens)
+        assert "".join(parts) == tokenizer.decode(tokens)
+    for text in SAMPLES:
+        tokens = inner.encode(text, add_special_tokens=False)
+        assert "".join(told(Detokenizer(DecodeCache(tokenizer)), tokens)) == text
 
 
 def cut_at_first_stop(text: str, stops: list[str]) -> tuple[str, str | None]:

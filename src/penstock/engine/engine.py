@@ -116,8 +116,8 @@ class Engine:
         return self._runner.last_turn_s
 
     def busy(self) -> bool:
-        """Return whether any sequence is here or on its way in."""
-        return bool(self._sequences or self._runner.posted)
+        """Return whether any sequence is here, on its way in, or has events on their way out."""
+        return bool(self._sequences) or self._runner.busy
 
     @property
     def failure(self) -> BaseException | None:

@@ -14,8 +14,8 @@ class EngineOptions:
     `slots` sequences run at once; `num_blocks` is what the model was told to `allocate`.
     `prefill_chunk_tokens` prompt tokens are computed a step beside the running sequences; with
     `target_step_ms` the chunk follows the measured step times instead, between
-    `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` must be off for backends that keep
-    state of their own a sequence (grouped fallback, recurrent layers).
+    `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` gains nothing, and should be off,
+    where a backend keeps state of its own a sequence and not in blocks (the grouped fallback).
 
     :raises BadSettings: a value is out of range.
     """

@@ -31,6 +31,8 @@ class Runner(Generic[Command]):
         self._inbox: deque[Command] = deque()
         self._changed = Condition()
         self._stopping = False
+        self._more = False
+        self._in_turn = False
         self._last_turn_s = time.monotonic()
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self.failure: BaseException | None = None
@@ -64,24 +66,32 @@ class Runner(Generic[Command]):
         return len(self._inbox)
 
     @property
+    def busy(self) -> bool:
+        """Whether a turn runs, is due, or has commands to come."""
+        with self._changed:
+            return self._in_turn or self._more or bool(self._inbox)
+
+    @property
     def last_turn_s(self) -> float:
         """Monotonic time at which the last turn or idle tick ended."""
         return self._last_turn_s
 
     def _run(self) -> None:
-        more = False
         try:
             while True:
                 with self._changed:
-                    if not (more or self._inbox or self._stopping):
+                    if not (self._more or self._inbox or self._stopping):
                         self._changed.wait(_TICK_S)
                     if self._stopping:
                         return
                     commands = list(self._inbox)
                     self._inbox.clear()
-                if more or commands:
-                    more = self._turn(commands)
+                    self._in_turn = self._more or bool(commands)
+                if self._in_turn:
+                    self._more = self._turn(commands)
+                    self._in_turn = False
                 self._last_turn_s = time.monotonic()
         except BaseException as error:
+            self._in_turn = self._more = False
             self.failure = error
             logger.critical("%s has stopped", self._thread.name, exc_info=error)
