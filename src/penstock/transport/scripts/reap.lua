@@ -1,6 +1,7 @@
 -- ARGV: lost workers that make a job poison, least ms between two runs, most of each kind a run
 -- Returns {requeued, poisoned, expired, rung}.
 local most_lost, pause_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local BLIND_MS = 2000
 local requeued, poisoned, expired, rung = 0, 0, 0, 0
 local last = number_at('reaped')
 
@@ -27,11 +28,12 @@ local function reap_lease(id)
   end
 end
 
--- Nobody has reaped for longer than a lease: then nobody could renew either, because Redis was
--- away or stood still. The holders get one lease more, once, to show that they live.
+-- Nobody has reaped for longer than a lease (and longer than processes leave between two runs):
+-- then nobody could renew either, because Redis was away or stood still. The holders get one lease
+-- more, once, to show that they live.
 local function reap_leases()
   local over = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, most)
-  local blind = last > 0 and now - last > lease_ms and number_at('graced') == 0
+  local blind = last > 0 and now - last > math.max(lease_ms, BLIND_MS) and number_at('graced') == 0
   for _, id in ipairs(over) do
     if blind then redis.call('ZADD', leases, now + lease_ms, id) else reap_lease(id) end
   end
