@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from penstock.errors import BadSettings, ModelNotFound
 from penstock.models.spec import discover, resolve
 from penstock.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -40,27 +43,26 @@ def write(settings: Settings, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queue", "name", "device", "index", "backend", "format_name"),
+    ("queue", "names", "holds"),
     [
-        ("llama-cpu", "llama", "cpu", None, "transformers", None),
-        ("llama-xpu", "llama", "xpu", None, "transformers", None),
-        ("llama-xpu.1", "llama", "xpu", 1, "transformers", None),
-        ("llama-cuda.12", "llama", "cuda", 12, "transformers", None),
-        ("bigdl-own-cpu", "bigdl-own", "cpu", None, "bigdl", "sym_int4"),
-        ("vicuna-BigDL-7b-cpu", "vicuna-BigDL-7b", "cpu", None, "bigdl", "sym_int4"),
-        ("bigdl-llama-cpu", "bigdl-llama", "cpu", None, "bigdl", "sym_int4"),
-        ("chatglm2-6b-cpu", "chatglm2-6b", "cpu", None, "bigdl", "sym_int4"),
-        ("glm-4-cpu", "glm-4", "cpu", None, "transformers", None),
-        ("packed-cpu", "packed", "cpu", None, "bigdl", "sym_int8"),
-        ("noted-cpu", "noted", "cpu", None, "bigdl", "asym_int5"),
+        ("llama-cpu", ("llama", "cpu", None), ("transformers", None)),
+        ("llama-xpu", ("llama", "xpu", None), ("transformers", None)),
+        ("llama-xpu.1", ("llama", "xpu", 1), ("transformers", None)),
+        ("llama-cuda.12", ("llama", "cuda", 12), ("transformers", None)),
+        ("bigdl-own-cpu", ("bigdl-own", "cpu", None), ("bigdl", "sym_int4")),
+        ("vicuna-BigDL-7b-cpu", ("vicuna-BigDL-7b", "cpu", None), ("bigdl", "sym_int4")),
+        ("bigdl-llama-cpu", ("bigdl-llama", "cpu", None), ("bigdl", "sym_int4")),
+        ("chatglm2-6b-cpu", ("chatglm2-6b", "cpu", None), ("bigdl", "sym_int4")),
+        ("glm-4-cpu", ("glm-4", "cpu", None), ("transformers", None)),
+        ("packed-cpu", ("packed", "cpu", None), ("bigdl", "sym_int8")),
+        ("noted-cpu", ("noted", "cpu", None), ("bigdl", "asym_int5")),
     ],
 )
-def test_a_queue_names_a_model_and_a_device(
-    settings, queue, name, device, index, backend, format_name
-):
+def test_a_queue_names_a_model_and_a_device(settings, queue, names, holds):
     spec = resolve(queue, settings)
-    assert (spec.name, spec.queue, spec.device, spec.device_index) == (name, queue, device, index)
-    assert (spec.backend, spec.format) == (backend, format_name)
+    assert spec.queue == queue
+    assert (spec.name, spec.device, spec.device_index) == names
+    assert (spec.backend, spec.format) == holds
     assert spec.path.is_dir()
 
 

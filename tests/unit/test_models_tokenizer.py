@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +11,9 @@ from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.errors import InvalidParameter, ModelNotLoadable
 from penstock.models import tokenizer
 from penstock.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def spec_of(path: Path, **changes) -> ModelSpec:

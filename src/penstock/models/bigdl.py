@@ -42,7 +42,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
             f"queue {spec.queue!r}: bigdl-llm's kernels for {spec.device} are not in this "
             f"environment; serve the model on cpu, or with backend = 'transformers'"
         )
-    library = _import_bigdl()
+    library = import_library()
     quantiser = Quantiser(library, spec.format or DEFAULT_LOW_BIT)
     config = checkpoint.load_config(spec)
     if spec.low_bit_folder:
@@ -101,13 +101,13 @@ class Quantiser:
     def _layer(self, layer: Any, packed: torch.Tensor) -> nn.Module:
         """A LowBitLinear in place of `layer` with `packed` (bytes,) uint8 as its weights.
 
-        :raises ModelNotLoadable: the bytes are not those of such a layer in this format.
+        :raises ValueError: the bytes are not those of such a layer in this format.
         """
         expected = self._library.ggml_convert_qtype(
             torch.empty((1, layer.in_features)), self._qtype, device="cpu", convert_shape_only=True
         ).numel()
         if packed.numel() != expected * layer.out_features:
-            raise ModelNotLoadable(
+            raise ValueError(
                 f"a layer of {layer.out_features} x {layer.in_features} weights in {self.format} "
                 f"takes {expected * layer.out_features} bytes, not {packed.numel()}"
             )
@@ -207,7 +207,7 @@ def save_low_bit(module: Any, path: Any, format_name: str) -> None:
     (path / "load_keys.json").write_text(keys, encoding="utf-8")
 
 
-def _import_bigdl() -> Any:
+def import_library() -> Any:
     """bigdl-llm's module of low-bit layers.
 
     It sets up the root logger as it is imported and prints at times; both are kept from us. It
