@@ -123,6 +123,13 @@ def test_min_tokens_keeps_ends_away():
     assert early.tokens["job"] == TEXT[:10]
 
 
+def test_stop_strings_count_from_the_token_after_min_tokens():
+    second, third = (f" {token}" for token in TEXT[1:3])
+    assert answer(request(min_tokens=1, stop=(second,)))[1].index == 2
+    assert answer(request(min_tokens=2, stop=(second,)))[1].index != 2
+    assert answer(request(min_tokens=2, stop=(third,)))[1].index == 3
+
+
 def test_echo_comes_before_the_first_text():
     told, _ = answer(request(echo_text="the prompt:", max_tokens=2))
     assert told.pieces["job"][0] == "the prompt:" + words(TEXT[:1])

@@ -10,6 +10,7 @@ from transformers.generation import logits_process as reference
 
 from penstock.contract.job import Sampling
 from penstock.engine import filters
+from penstock.engine.draw import draw
 from penstock.engine.edits import LogitsEdits
 from penstock.engine.filters import _candidates_by_bins, draw_filtered
 from penstock.engine.randomness import uniform
@@ -104,6 +105,15 @@ def test_a_flat_row_is_looked_at_as_a_whole():
     flat = torch.zeros(1, 10_000)
     tokens = draw_filtered(flat, [Sampling(seed=0, top_p=0.5)], [0.9999])
     assert tokens == [9_999]  # all tie, so all stay
+
+
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-53])
+@pytest.mark.parametrize("possible", [0, 3, 255, 256, 299])
+def test_impossible_tokens_are_never_drawn(number: float, possible: int):
+    scaled = torch.full((1, 300), -math.inf)
+    scaled[0, possible] = 0.0
+    assert draw_filtered(scaled, [Sampling(seed=0, top_p=0.9)], [number]) == [possible]
+    assert draw(scaled, torch.tensor([[number]], dtype=torch.float64)) == [possible]
 
 
 def test_candidates_are_complete_above_their_bound():
