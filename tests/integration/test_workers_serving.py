@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from penstock.contract.events import Failed, Finished, FinishReason
-from penstock.contract.job import ChatPrompt, TokenPrompt
+from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
+from penstock.contract.utility import Detokenize, Render, Tokenize
+from penstock.errors import InvalidParameter
 from tests.fixtures.jobs import wait_until, wait_until_async
 from tests.fixtures.processes import ROOT, card_of
 
@@ -81,10 +83,24 @@ async def test_jobs_of_every_kind(
     assert isinstance(long.end, Failed)
     assert long.end.code == "context_length_exceeded"
 
+    await small_calls(submitter)
+
     assert "Loaded tiny-llama-cpu: 140K parameters" in worker.output()
     assert worker.stop() == 0
     assert card_of(redis_url, worker.pid) is None
     assert "Traceback" not in worker.output()
+
+
+async def small_calls(submitter: Submitter) -> None:
+    text = "Größe, 🙂"
+    reply = await submitter.call(QUEUE, Tokenize(TextPrompt(text)))
+    assert len(reply.token_ids) > 3
+    assert (await submitter.call(QUEUE, Detokenize(reply.token_ids))).text == text
+    chat = ChatPrompt(({"role": "user", "content": "hello"},))
+    rendered = (await submitter.call(QUEUE, Render(chat))).text
+    assert rendered == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(InvalidParameter, match="stranger"):
+        await submitter.call(QUEUE, Render(ChatPrompt(({"role": "stranger", "content": ""},))))
 
 
 async def test_a_cancelled_job_frees_its_slot(
