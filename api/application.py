@@ -15,7 +15,7 @@ import api.admin
 import api.fastchat
 import api.openai
 import penstock
-from api.disconnect import ClientGone
+from api.disconnect import CLIENT_GONE, ClientGone
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
 from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
@@ -78,7 +78,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _client_gone(request: Request, _error: Exception) -> Response:
     """Answer nobody; the status is for the log."""
-    record_of(request).error_code = "client_gone"
+    record_of(request).error_code = CLIENT_GONE
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 

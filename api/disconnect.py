@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
 Result = TypeVar("Result")
+
+CLIENT_GONE: Final = "client_gone"
+"""What the log and the metrics call it."""
 
 
 class ClientGone(Exception):

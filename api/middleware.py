@@ -113,7 +113,9 @@ class RequestContext:
         if record.error_code:
             self._telemetry.errors.labels(record.error_code).inc()
         route = scope.get("route")
-        path = getattr(route, "path", "unknown")  # a template: paths of clients have no bound
+        # The template: what clients ask for has no bound. Routers are included without a prefix,
+        # so that it is whole.
+        path = getattr(route, "path", "unknown")
         self._telemetry.http_requests.labels(scope["method"], path, str(record.status)).inc()
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         if access.isEnabledFor(level):

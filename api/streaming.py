@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from starlette.responses import Response
 
-from api.disconnect import until_disconnect
+from api.disconnect import CLIENT_GONE, ClientGone, until_disconnect
 from api.errors import openai_error
+from api.middleware import SCOPE_KEY
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -49,13 +50,15 @@ class FramedResponse(Response):
         del self.headers["content-length"]
         self._frames = frames
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Write until the frames end.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write until the frames end or the client goes.
 
-        :raises ClientGone: the client went first.
         :raises PenstockError: before the first frame.
         """
-        await until_disconnect(receive, self._write(send))
+        try:
+            await until_disconnect(receive, self._write(send))
+        except ClientGone:
+            scope[SCOPE_KEY].error_code = CLIENT_GONE
 
     async def _write(self, send: Send) -> None:
         begun = False

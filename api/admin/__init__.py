@@ -7,4 +7,4 @@ from api.dependencies import authenticated
 
 router = APIRouter()
 router.include_router(probes.router, tags=["operations"])
-router.include_router(jobs.router, prefix="/v1", dependencies=[Depends(authenticated)])
+router.include_router(jobs.router, dependencies=[Depends(authenticated)])

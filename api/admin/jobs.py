@@ -26,7 +26,7 @@ router = APIRouter(tags=["jobs"])
 PREFIXES = ("chatcmpl-", "cmpl-")
 
 
-@router.get("/jobs/{job_id}")
+@router.get("/v1/jobs/{job_id}")
 async def show_job(request: Request, job_id: str) -> Response:
     """Show where a job stands."""
     state = await _own_job(request, job_id)
@@ -43,7 +43,7 @@ async def show_job(request: Request, job_id: str) -> Response:
     )
 
 
-@router.get("/jobs/{job_id}/events")
+@router.get("/v1/jobs/{job_id}/events")
 async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
     """Stream a job's events after index `after` (or the header Last-Event-ID) until its last."""
     services, record = services_of(request), record_of(request)
@@ -54,7 +54,7 @@ async def job_events(request: Request, job_id: str, after: str | None = None) ->
     return FramedResponse(_frames(services, record, state, seen))
 
 
-@router.delete("/jobs/{job_id}")
+@router.delete("/v1/jobs/{job_id}")
 async def cancel_job(request: Request, job_id: str) -> Response:
     """Cancel a job; one that has ended stays as it is."""
     state = await _own_job(request, job_id)
@@ -89,15 +89,12 @@ async def _frames(
     follow = services.replies.follow(
         state.queue, state.job_id, after=after, tick_s=services.settings.keepalive_s
     )
-    begun = False
+    yield KEEPALIVE  # the job is there: its watcher need not wait for its next event to know
     try:
         async with aclosing(follow) as events:
             async for event in events:
-                begun = True
                 yield KEEPALIVE if event is None else _frame(event)
     except PenstockError as error:
-        if not begun:
-            raise
         record.error_code = error.code
         yield error_frame(error)
 

@@ -5,6 +5,6 @@ from fastapi import APIRouter, Depends
 from api.dependencies import authenticated
 from api.openai import chat, completions, models
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(authenticated)], tags=["openai"])
+router = APIRouter(dependencies=[Depends(authenticated)], tags=["openai"])
 for part in (models, chat, completions):
     router.include_router(part.router)

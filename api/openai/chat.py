@@ -21,7 +21,7 @@ from penstock.contract.job import Generate
 router = APIRouter()
 
 
-@router.post("/chat/completions", openapi_extra=documented(ChatRequest))
+@router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
     services, record = services_of(request), record_of(request)

@@ -25,7 +25,7 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
 
 
-@router.post("/completions", openapi_extra=documented(CompletionRequest))
+@router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
 async def completions(request: Request) -> Response:
     """Go on from one or several prompts."""
     services, record = services_of(request), record_of(request)

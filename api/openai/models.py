@@ -12,7 +12,7 @@ from penstock.contract.worker import ModelCard
 router = APIRouter()
 
 
-@router.get("/models")
+@router.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """List what live workers serve, each name once, with its aliases.
 
@@ -27,7 +27,7 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": [listed[name] for name in sorted(listed)]})
 
 
-@router.get("/models/{name:path}")
+@router.get("/v1/models/{name:path}")
 async def retrieve_model(request: Request, name: str) -> Response:
     """Show one model; a name may hold slashes.
 

@@ -212,7 +212,10 @@ def test_completion_streamed_with_logprobs(fleet: Fleet, client: openai.OpenAI) 
     fleet.worker(with_logprobs)
     chunks = list(client.completions.create(model="tiny", prompt="a", stream=True, logprobs=1))
     assert "".join(chunk.choices[0].text for chunk in chunks) == "once"
-    assert [c.choices[0].logprobs.text_offset for c in chunks if c.choices[0].logprobs] == [[0], [2]]
+    assert [c.choices[0].logprobs.text_offset for c in chunks if c.choices[0].logprobs] == [
+        [0],
+        [2],
+    ]
     whole = client.completions.create(model="tiny", prompt="a", logprobs=1).choices[0].logprobs
     assert whole is not None
     assert whole.text_offset == [0, 2]

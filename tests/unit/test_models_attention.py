@@ -266,7 +266,11 @@ def test_a_long_neighbour_does_not_turn_a_short_sequences_rotation(scaling):
 
     from penstock.models import rope
 
-    config = LlamaConfig(**{**BASE, "rope_parameters": {"rope_theta": 10_000.0, **scaling}})
+    changes = {
+        "rope_parameters": {"rope_theta": 10_000.0, **scaling},
+        "max_position_embeddings": 64,
+    }
+    config = LlamaConfig(**{**BASE, **changes})
     module = randomise(LlamaForCausalLM(config), seed=3, std=0.15)
     rope.freeze(module, 128)
     model = paged(module)

@@ -186,13 +186,19 @@ def test_a_bad_models_file_is_named_with_table_and_key(settings, text, says):
     ("entry", "says"),
     [
         ("format = 'sym_int4'", "the folder holds 'sym_int8'"),
-        ("backend = 'openvino'", "save_low_bit"),
+        ("backend = 'transformers'", "save_low_bit"),
     ],
 )
 def test_a_low_bit_folder_loads_only_as_it_is(settings, entry, says):
     write(settings, f"[models.packed]\n{entry}")
     with pytest.raises(BadSettings, match=says):
         resolve("packed-cpu", settings)
+
+
+def test_openvino_takes_a_low_bit_folder_in_its_own_format(settings):
+    write(settings, "[models.packed]\nbackend = 'openvino'")
+    spec = resolve("packed-cpu", settings)
+    assert (spec.backend, spec.format, spec.low_bit_folder) == ("openvino", "sym_int8", True)
 
 
 def test_an_entry_with_a_wrong_path_says_so(settings):

@@ -64,6 +64,23 @@ def connect(settings: Settings) -> redis.Redis:
     )
 
 
+class _Cancellable:
+    """Keeps redis-py from losing a cancellation.
+
+    It sends under `asyncio.wait_for`, which up to Python 3.11 swallows a cancellation that comes
+    just when the sending ends: the task would go on as if nobody had told it to stop.
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        """Send as ever, then see whether we were told to stop meanwhile."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await cast("Any", super()).send_packed_command(*args, **options)
+        if task and task.cancelling() > before:
+            await cast("Any", self).disconnect(nowait=True)
+            raise asyncio.CancelledError
+
+
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
     """Return an asynchronous client of the running event loop, with a bounded pool."""
     pool = cast("Any", redis.asyncio.BlockingConnectionPool).from_url(
@@ -73,6 +90,8 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
         retry=AsyncRetry(NoBackoff(), 0),
         **_options(),
     )
+    plain = pool.connection_class  # TLS or not, by the URL
+    pool.connection_class = type(f"Cancellable{plain.__name__}", (_Cancellable, plain), {})
     return redis.asyncio.Redis.from_pool(pool)
 
 
