@@ -254,6 +254,17 @@ def test_a_device_that_is_not_there_is_told_before_loading(settings, device):
     loader.check_device(resolve("tiny-llama-cpu", settings))
 
 
+def test_openvino_names_the_gpus_that_it_misses(settings):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    settings.models_file.write_text("[models.tiny-llama]\nbackend = 'openvino'")
+    with pytest.raises(DeviceNotFound, match="does not run on NVIDIA GPUs"):
+        loader.check_device(resolve("tiny-llama-cuda", settings))
+    if any(name.startswith("GPU") for name in openvino.Core().available_devices):
+        pytest.skip("this machine has an Intel GPU")
+    with pytest.raises(DeviceNotFound, match="OpenVINO sees 0 Intel GPUs"):
+        loader.check_device(resolve("tiny-llama-xpu", settings))
+
+
 def test_a_backend_that_is_not_installed_is_told(settings, monkeypatch):
     monkeypatch.setitem(loader._BACKENDS, "transformers", "penstock.models.not_there")
     with pytest.raises(ModelNotLoadable, match="backend 'transformers' is not installed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,9 @@ def check(spec: ModelSpec) -> None:
     """
     if spec.device == "cpu":
         return
+    if spec.backend == "openvino":
+        _check_openvino(spec)
+        return
     library = cast("Any", torch.xpu if spec.device == "xpu" else torch.cuda)
     where = f"queue {spec.queue!r}: no {_NAMES[spec.device]}"
     if not library.is_available():
@@ -40,6 +44,21 @@ def check(spec: ModelSpec) -> None:
         )
 
 
+def _check_openvino(spec: ModelSpec) -> None:
+    """OpenVINO drives Intel GPUs itself, without torch."""
+    if spec.device == "cuda":
+        raise DeviceNotFound(f"queue {spec.queue!r}: OpenVINO does not run on NVIDIA GPUs")
+    runtime: Any = importlib.import_module("penstock.models.openvino.runtime_library")
+    names: list[str] = [
+        name for name in runtime.openvino().Core().available_devices if name.startswith("GPU")
+    ]
+    if (spec.device_index or 0) >= len(names):
+        raise DeviceNotFound(
+            f"queue {spec.queue!r}: OpenVINO sees {len(names)} Intel GPUs"
+            + (f", not one with index {spec.device_index}" if names else " (is the driver there?)")
+        )
+
+
 def torch_device(spec: ModelSpec) -> torch.device:
     """The spec's device in torch's terms."""
     if spec.device == "cpu":
@@ -52,6 +71,8 @@ def free_bytes(device: torch.device | None = None) -> int:
     if device is None or device.type == "cpu":
         return int(psutil.virtual_memory().available)
     library = cast("Any", torch.xpu if device.type == "xpu" else torch.cuda)
+    if not library.is_available():  # a GPU that OpenVINO drives, most often with shared memory
+        return int(psutil.virtual_memory().available)
     return int(library.mem_get_info(device)[0])
 
 

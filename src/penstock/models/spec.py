@@ -180,12 +180,12 @@ def _backend_of(name: str, path: Path, entry: Entry) -> tuple[str, str | None]:
     config = read_config(path)
     low_bit = _low_bit_of(path, config)
     if low_bit is not None:
-        if entry.backend not in (None, "bigdl"):
+        if entry.backend == "transformers":
             raise BadSettings(
-                f"{entry.where}: backend = {entry.backend!r}: "
-                f"{path} was written by bigdl-llm's save_low_bit and loads with 'bigdl' only"
+                f"{entry.where}: backend = 'transformers': "
+                f"{path} was written by bigdl-llm's save_low_bit; 'bigdl' and 'openvino' read it"
             )
-        return "bigdl", low_bit
+        return entry.backend or "bigdl", low_bit
     if entry.backend is not None:
         return entry.backend, None
     if entry.format is not None:
@@ -234,4 +234,4 @@ def _format_of(backend: str, low_bit: str | None, entry: Entry) -> str | None:
         if wanted is not None and entry.dtype not in (None, wanted):
             raise BadSettings(f"{entry.where}: dtype = {entry.dtype!r} and format = {wanted!r}")
         return wanted or entry.dtype
-    return wanted
+    return wanted or low_bit
