@@ -28,15 +28,20 @@ class ErrorCode(IntEnum):
     CONTROLLER_WORKER_TIMEOUT = 50006
 
 
-class MalformedBody(errors.InvalidParameter):
-    """A body that is no object, lacks a field or has one of the wrong type.
+class Refusal(Exception):
+    """A Penstock error with a code that its class alone does not tell.
 
-    FastChat tells it from a value that is out of its range; OpenAI's shape does not.
+    FastChat tells a malformed body from a value that is out of its range, and no key from a
+    wrong one; Penstock's tree does not.
     """
+
+    def __init__(self, error: errors.PenstockError, code: ErrorCode) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.code = code
 
 
 TABLE: Final[Mapping[type[errors.PenstockError], ErrorCode]] = {
-    MalformedBody: ErrorCode.VALIDATION_TYPE_ERROR,
     errors.InvalidParameter: ErrorCode.PARAM_OUT_OF_RANGE,
     errors.ContextOverflow: ErrorCode.CONTEXT_OVERFLOW,
     errors.BodyTooLarge: ErrorCode.VALIDATION_TYPE_ERROR,
@@ -65,9 +70,13 @@ def code_of(error: errors.PenstockError) -> ErrorCode:
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
 
-def error_object(error: errors.PenstockError) -> dict[str, Any]:
+def error_object(
+    error: errors.PenstockError | Refusal, code: ErrorCode | None = None
+) -> dict[str, Any]:
     """Return the object that ends a stream, or is the whole answer."""
+    if isinstance(error, Refusal):
+        error, code = error.error, error.code
     return {
         "text": f"{SERVER_ERROR_MESSAGE}\n\n({error.message})",
-        "error_code": int(code_of(error)),
+        "error_code": int(code_of(error) if code is None else code),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from api.fastchat.errors import error_object
+from api.fastchat.route import END
 from api.openai.logprobs import CompletionLogprobs
 from penstock.contract.events import Tokens
 from penstock.errors import PenstockError
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from api.middleware import RequestRecord
     from penstock.contract.events import Finished
 
-END: Final = b"\0"
+logger = logging.getLogger("penstock.api")
+
 KEEPALIVE: Final = END
 """An empty object is skipped by all of FastChat's clients, and keeps their time-outs away."""
 
@@ -92,11 +95,10 @@ async def stream_frames(
     except PenstockError as error:
         record.error_code = error.code
         yield frame(error_object(error))
-
-
-async def error_frames(error: PenstockError) -> AsyncGenerator[bytes, None]:
-    """Yield the stream of a request that was refused."""
-    yield frame(error_object(error))
+    except Exception:
+        logger.exception("request %s failed", record.request_id)
+        record.error_code = "internal_error"
+        yield frame(error_object(PenstockError("internal error")))
 
 
 async def whole(generation: Generation) -> dict[str, Any]:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import logging
+from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from api.dependencies import authenticated, services_of
+from api.disconnect import ClientGone
 from api.errors import json_response
-from api.fastchat.errors import MalformedBody, error_object
+from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.json_body import read_json
+from api.lingering import LingeringResponse
 from api.middleware import record_of
-from penstock.errors import InvalidParameter, PenstockError
+from penstock.errors import BodyTooLarge, InvalidParameter, NotAuthenticated, PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
 Schema = TypeVar("Schema", bound=BaseModel)
+
+logger = logging.getLogger("penstock.api")
+
+STREAM_PATH: Final = "/worker_generate_stream"
+END: Final = b"\0"
+"""What ends each object of a stream."""
 
 
 class FastChatRoute(APIRoute):
@@ -35,24 +48,50 @@ class FastChatRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            record = record_of(request)
             try:
                 if not services_of(request).settings.fastchat_open:
-                    authenticated(request)
+                    _authenticate(request)
                 return await handler(request)
+            except Refusal as refusal:
+                record.error_code = refusal.error.code
+                return self._answer(error_object(refusal))
             except PenstockError as error:
-                record_of(request).error_code = error.code
-                return json_response(error_object(error))
+                record.error_code = error.code
+                answer = self._answer(error_object(error))
+                return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+            except (HTTPException, ClientGone, ClientDisconnect):
+                raise
+            except Exception:
+                logger.exception("request %s failed", record.request_id)
+                record.error_code = "internal_error"
+                return self._answer(error_object(PenstockError("internal error")))
 
         return handle
+
+    def _answer(self, content: dict[str, Any]) -> Response:
+        """Return an object as this route's clients read it: whole, or as a stream of one."""
+        if self.path == STREAM_PATH:
+            return Response(msgspec.json.encode(content) + END)
+        return json_response(content)
+
+
+def _authenticate(request: Request) -> None:
+    try:
+        authenticated(request)
+    except NotAuthenticated as error:
+        given = request.headers.get("authorization", "")
+        code = ErrorCode.INCORRECT_AUTH_KEY if given else ErrorCode.INVALID_AUTH_KEY
+        raise Refusal(error, code) from error
 
 
 async def read(request: Request, schema: type[Schema]) -> Schema:
     """Return the body as `schema`.
 
-    :raises MalformedBody: it is not JSON, or a field is missing or of the wrong type.
+    :raises Refusal: it is not JSON, or a field is missing or of the wrong type.
     :raises BodyTooLarge:
     """
     try:
         return await read_json(request, schema, services_of(request).settings.max_body_bytes)
     except InvalidParameter as error:
-        raise MalformedBody(error.message, param=error.param) from error
+        raise Refusal(error, ErrorCode.VALIDATION_TYPE_ERROR) from error

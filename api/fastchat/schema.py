@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from api.fastchat import default_template
 from api.fastchat.envelope import opened
-from api.openai.sampling import SEED_BITS, TINY_TOP_P
-from penstock.contract.job import Generate, Sampling
+from api.openai.sampling import SEED_BITS, SEED_MASK, TINY_TOP_P
+from penstock.contract.job import ChatPrompt, Generate, Sampling, TextPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -22,15 +23,23 @@ MAX_LOGPROBS: Final = 20
 
 
 def _listed(value: Any) -> Any:
-    if value is None or value == "":
+    if value == "":
         return []
     return [value] if isinstance(value, str) else value
 
 
 class Body(BaseModel):
-    """Fields that we do not know are of newer versions, and ignored."""
+    """Fields that we do not know are of newer versions, and ignored; null means the default."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, Any]", value)
+        return {name: field for name, field in fields.items() if field is not None}
 
 
 class ModelName(Body):
@@ -66,16 +75,16 @@ class GenerationRequest(OptionalModelName):
     repetition_penalty: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
-    presence_penalty: float | None = 0.0
-    frequency_penalty: float | None = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     max_new_tokens: int = 256
     stop: Annotated[list[str], BeforeValidator(_listed)] = []
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[int] = []
     echo: bool = True
     logprobs: int | None = None
-    images: list[Any] | None = None
-    best_of: int | None = None
-    use_beam_search: bool | None = None
+    images: list[Any] = []
+    best_of: int = 1
+    use_beam_search: bool = False
     seed: int | None = None
 
 
@@ -87,51 +96,73 @@ def _require(*, holds: bool, param: str, message: str) -> None:
 def _check(asked: GenerationRequest, card: ModelCard) -> None:
     if asked.images:
         raise UnsupportedFeature(f"{card.name} takes no images", param="images")
-    if asked.use_beam_search or (asked.best_of or 1) > 1:
+    if asked.use_beam_search or asked.best_of > 1:
         raise UnsupportedFeature("beam search and best_of are not supported", param="best_of")
-    penalties = (asked.presence_penalty or 0.0, asked.frequency_penalty or 0.0)
+    if asked.echo and asked.logprobs is not None:
+        raise UnsupportedFeature(
+            "echo with logprobs is not supported: a prompt's log probabilities are not computed",
+            param="logprobs",
+        )
     limits = (
         ("temperature", 0 <= asked.temperature <= 100, "must be 0 or more"),  # noqa: PLR2004
         ("top_p", 0 <= asked.top_p <= 1, "must be from 0 to 1"),
         ("top_k", asked.top_k >= -1, "must be -1 (off) or more"),
         ("repetition_penalty", 0 < asked.repetition_penalty <= 100, "must be over 0"),  # noqa: PLR2004
-        ("presence_penalty", abs(penalties[0]) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
-        ("frequency_penalty", abs(penalties[1]) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
+        ("presence_penalty", abs(asked.presence_penalty) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
+        ("frequency_penalty", abs(asked.frequency_penalty) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
         ("max_new_tokens", asked.max_new_tokens >= 1, "must be 1 or more"),
         ("stop", len(asked.stop) <= MAX_STOPS, f"must be {MAX_STOPS} or fewer"),
         ("logprobs", 0 <= (asked.logprobs or 0) <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"),
-        (
-            "stop_token_ids",
-            all(0 <= token < card.vocab_size for token in asked.stop_token_ids or ()),
-            f"must be in the vocabulary of {card.vocab_size} tokens",
-        ),
+        ("best_of", asked.best_of >= 1, "must be 1"),
     )
     for param, holds, message in limits:
         _require(holds=holds, param=param, message=message)
+
+
+def prompt_of(text: str, card: ModelCard, *, echo: bool = False) -> TextPrompt | ChatPrompt:
+    """Return a prompt as the model is to see it: the chat that it quotes, or the text itself.
+
+    With `echo` the client wants the very text back, so that FastChat's default templates stand.
+    """
+    prompt = opened(text)
+    if isinstance(prompt, TextPrompt) and card.has_chat_template and not echo:
+        messages = default_template.messages_of(text)
+        if messages is not None:
+            return ChatPrompt(messages)
+    return prompt
 
 
 def generate_of(asked: GenerationRequest, card: ModelCard) -> Generate:
     """Return the work that FastChat's request stands for.
 
     `max_new_tokens` is what there shall be at most: where the context has room for less, less it
-    is (FastChat's web UI asks for 1,024 whatever the model).
+    is (FastChat's web UI asks for 1,024 whatever the model). Token ids to stop at that are not in
+    the vocabulary come from a template that was chosen by the model's name alone, and never match.
 
     :raises InvalidParameter: a value is out of its range.
-    :raises UnsupportedFeature: images, beam search.
+    :raises UnsupportedFeature: images, beam search, the prompt's log probabilities.
     """
     _check(asked, card)
-    greedy = asked.temperature < GREEDY_BELOW
+    prompt = prompt_of(asked.prompt, card, echo=asked.echo)
+    of_template = isinstance(prompt, ChatPrompt) and asked.prompt.startswith(
+        default_template.OPENING
+    )
+    template_stops = (default_template.STOP,) if of_template else ()
+    stops = (text for text in asked.stop if text and text not in template_stops)
     sampling = Sampling(
-        seed=secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed & (2**63 - 1),
-        temperature=0.0 if greedy else asked.temperature,
+        seed=secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed & SEED_MASK,
+        temperature=0.0 if asked.temperature < GREEDY_BELOW else asked.temperature,
         top_p=max(asked.top_p, TINY_TOP_P),
         top_k=max(asked.top_k, 0),
         repetition_penalty=asked.repetition_penalty,
-        presence_penalty=asked.presence_penalty or 0.0,
-        frequency_penalty=asked.frequency_penalty or 0.0,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
         max_tokens=asked.max_new_tokens,
-        stop=(*(text for text in asked.stop if text), *card.stop_strings),
-        stop_token_ids=(*(asked.stop_token_ids or ()), *card.stop_token_ids),
+        stop=(*stops, *card.stop_strings),
+        stop_token_ids=(
+            *(token for token in asked.stop_token_ids if 0 <= token < card.vocab_size),
+            *card.stop_token_ids,
+        ),
         logprobs=asked.logprobs,
     )
-    return Generate(opened(asked.prompt), sampling, echo=asked.echo, fit_context=True)
+    return Generate(prompt, sampling, echo=asked.echo, fit_context=True)

@@ -13,21 +13,22 @@ from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
 from api.fastchat.controller import model_names
-from api.fastchat.envelope import conversation, opened
-from api.fastchat.frames import error_frames, stream_frames, whole
-from api.fastchat.route import FastChatRoute, read
+from api.fastchat.envelope import conversation
+from api.fastchat.frames import stream_frames, whole
+from api.fastchat.route import STREAM_PATH, FastChatRoute, read
 from api.fastchat.schema import (
     CountRequest,
     EmbeddingsRequest,
     GenerationRequest,
     OptionalModelName,
     generate_of,
+    prompt_of,
 )
 from api.generation import Generation
 from api.middleware import record_of
 from api.streaming import FramedResponse
 from penstock.contract.utility import Tokenize, UtilityCall
-from penstock.errors import PenstockError, UnknownModel, UnsupportedFeature
+from penstock.errors import UnknownModel, UnsupportedFeature
 
 if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
@@ -62,18 +63,12 @@ async def _generation(request: Request) -> Generation:
     )
 
 
-@router.post("/worker_generate_stream")
+@router.post(STREAM_PATH)
 async def worker_generate_stream(request: Request) -> Response:
     """Stream an answer; an error is the stream's last object."""
-    record = record_of(request)
-    try:
-        generation = await _generation(request)
-    except PenstockError as error:
-        record.error_code = error.code
-        return FramedResponse(error_frames(error), media_type=None)
-    return FramedResponse(
-        stream_frames(generation, record), media_type=None, headers=generation.headers
-    )
+    generation = await _generation(request)
+    frames = stream_frames(generation, record_of(request))
+    return FramedResponse(frames, media_type=None, headers=generation.headers)
 
 
 @router.post("/worker_generate")
@@ -100,7 +95,7 @@ async def count_token(request: Request) -> Response:
     asked = await read(request, CountRequest)
     services = services_of(request)
     card = _pick(request, asked.model)
-    call = UtilityCall(uuid.uuid4().hex, card.queue, "", Tokenize(opened(asked.prompt)))
+    call = UtilityCall(uuid.uuid4().hex, card.queue, "", Tokenize(prompt_of(asked.prompt, card)))
     reply = await services.replies.call(call, UTILITY_PATIENCE_S)
     return json_response({"count": len(reply.token_ids), "error_code": 0})
 
