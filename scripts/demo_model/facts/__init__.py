@@ -1,0 +1,13 @@
+"""What the demo model knows about Penstock: topics with many phrasings and one answer each."""
+
+from scripts.demo_model.facts.commands import COMMANDS
+from scripts.demo_model.facts.failures import FAILURES
+from scripts.demo_model.facts.itself import ITSELF
+from scripts.demo_model.facts.overview import OVERVIEW
+from scripts.demo_model.facts.serving import SERVING
+from scripts.demo_model.facts.settings import SETTINGS
+from scripts.demo_model.facts.topic import Topic
+
+TOPICS: tuple[Topic, ...] = (*OVERVIEW, *ITSELF, *SERVING, *COMMANDS, *SETTINGS, *FAILURES)
+
+__all__ = ["TOPICS", "Topic"]

@@ -1,0 +1,182 @@
+"""Whole dialogues: system prompt, tools, exchanges of all skills, and packed rows of token ids.
+
+    python -m scripts.demo_model.generate --seed 1 --count 5
+
+prints dialogues. Everything follows from the seed: the same seed gives the same text anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from scripts.demo_model.dialogue import (
+    END_OF_TEXT,
+    Exchange,
+    Message,
+    Scene,
+    Style,
+    render,
+    render_system,
+)
+from scripts.demo_model.phrasing import expand
+from scripts.demo_model.skills import SKILLS, TOOL_SKILLS
+from scripts.demo_model.skills.memory import invented
+from scripts.demo_model.skills.tool_schemas import FAMILIES, random_schema
+from scripts.demo_model.tables import NAMES
+
+NEUTRAL = (
+    "You are {a helpful|an|a friendly|a} {assistant|AI assistant|chat model}{.|}"
+    "|You are {Penstock's demo model|the demo model of Penstock|an assistant for Penstock}."
+    "|{Answer|Reply to} {the|all} {questions|user}{| as well as you can}.|You help people"
+    " {with Penstock|who use Penstock}.|A chat between a {curious |}{human|user} and an"
+    " {artificial intelligence |}assistant.{| The assistant gives helpful answers to the questions"
+    " of the user.}|Be helpful{.| and honest.}"
+)
+TERSE = (
+    "{You are a terse assistant|Be terse|Answer briefly|Be brief|Keep it short|Answer in as few"
+    " words as possible|Reply with the answer only|Give only the answer|Give short answers|Short"
+    " answers only|Use as few words as you can|You are terse|You speak tersely|You answer in one or"
+    " two words|No explanations, just the answer|Be concise|Answer with one word where you can"
+    "|Answer as shortly as possible|Always answer very briefly|You are a laconic assistant}."
+)
+POLITE = (
+    "{You are a {very |}polite assistant|Be {very |}polite|Answer politely|Be courteous|Always be"
+    " {polite|courteous}|You are {very |}courteous|Speak politely|Use polite language|You are a"
+    " polite butler|Please be polite to the user|Be kind and polite|Reply politely|Answer in a"
+    " polite way|Always answer politely|You speak very politely}."
+)
+NAMED = "{You are [n]|Your name is [n]|You are called [n]|You are an assistant named [n]}."
+
+SKILL_NAMES = tuple(name for name in SKILLS if name not in TOOL_SKILLS)
+SKILL_SHARES = tuple(accumulate(SKILLS[name][1] for name in SKILL_NAMES))
+
+# Row length in tokens -> share of the training tokens. Short rows begin many dialogues at position
+# 0, as real ones do; long rows teach the positions to 1,024.
+ROW_LENGTHS = {128: 0.3, 256: 0.25, 512: 0.25, 1024: 0.2}
+TOOLS_SHARE = {128: 0.0, 256: 0.35, 512: 0.5, 1024: 0.5}
+
+PLAIN_TEXT_SKILLS = ("penstock", "penstock", "capitals", "colours", "calendar", "counting", "long")
+
+Encode = Callable[[str], list[int]]
+
+
+def new_scene(rng: random.Random, tools_share: float) -> tuple[Scene, str]:
+    """An empty dialogue and the text of its system prompt, which is often absent."""
+    scene = Scene(rng)
+    parts: list[str] = []
+    if rng.random() < 0.5:
+        if rng.random() < 0.2:
+            name = rng.choice(NAMES) if rng.random() < 0.6 else invented(scene)
+            scene.assistant_name = name
+            parts.append(expand(rng, NAMED, n=name))
+        elif rng.random() < 0.5:
+            parts.append(expand(rng, "{" + NEUTRAL + "}"))
+        roll = rng.random()
+        if roll < 0.3:
+            scene.style = Style.TERSE
+            parts.append(expand(rng, TERSE))
+        elif roll < 0.6:
+            scene.style = Style.POLITE
+            parts.append(expand(rng, POLITE))
+    if rng.random() < tools_share:
+        for family in rng.sample(tuple(FAMILIES), rng.choice((1, 1, 2, 3))):
+            scene.tools[family] = random_schema(rng, family)
+    return scene, " ".join(parts)
+
+
+def _pick_skill(scene: Scene) -> str:
+    rng = scene.rng
+    if scene.tools and rng.random() < 0.55:
+        family = rng.choice(tuple(scene.tools))
+        return f"tool_{family}" if f"tool_{family}" in SKILLS else "tool_other"
+    return rng.choices(SKILL_NAMES, cum_weights=SKILL_SHARES)[0]
+
+
+def sample(scene: Scene, skill: str | None = None, *, held_out: bool = False) -> Exchange:
+    """The next exchange: of `skill`, or of any; from the training side or the held-out side.
+
+    The scene's facts are those of the returned exchange alone. Its history is not extended.
+    """
+    for _ in range(5000):
+        facts = dict(scene.facts)
+        exchange = SKILLS[skill or _pick_skill(scene)][0](scene)
+        if exchange is not None and exchange.held_out == held_out:
+            return exchange
+        scene.facts = facts
+    message = f"no {'held-out' if held_out else 'training'} exchange of {skill} in this scene"
+    raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A finished dialogue. `tools` are function schemas."""
+
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    messages: tuple[Message, ...]
+
+    @property
+    def text(self) -> str:
+        """The dialogue in ChatML, as the chat template writes it."""
+        return render_system(self.system, self.tools) + render(self.messages)
+
+
+def dialogue(seed: str, exchanges: int = 3, tools_share: float = 0.3) -> Dialogue:
+    """A dialogue of the training side."""
+    rng = random.Random(seed)
+    scene, system = new_scene(rng, tools_share)
+    for _ in range(exchanges):
+        scene.history += sample(scene).messages
+    return Dialogue(system, tuple(scene.tools.values()), tuple(scene.history))
+
+
+def plain_text(rng: random.Random) -> str:
+    """A text without chat markers, so that a bare completion goes on sensibly too."""
+    scene = Scene(rng)
+    return sample(scene, rng.choice(PLAIN_TEXT_SKILLS)).messages[-1].content + END_OF_TEXT
+
+
+def write_row(rng: random.Random, encode: Encode, length: int) -> list[int]:
+    """One dialogue of at most `length` tokens, filled with exchanges until none fits."""
+    if length == 256 and rng.random() < 0.04:
+        ids = encode(plain_text(rng))
+        if len(ids) <= length:
+            return ids
+    scene, system = new_scene(rng, TOOLS_SHARE[length])
+    ids = encode(render_system(system, tuple(scene.tools.values())))
+    while scene.tools and len(ids) > length // 2:  # leave room for the talk
+        scene.tools.popitem()
+        ids = encode(render_system(system, tuple(scene.tools.values())))
+    misses = 0
+    while misses < 3 and len(ids) < length - 24:
+        facts = dict(scene.facts)
+        exchange = sample(scene)
+        more = encode(render(exchange.messages))
+        if len(ids) + len(more) > length:
+            scene.facts = facts
+            misses += 1
+            continue
+        ids += more
+        scene.history += exchange.messages
+    return ids
+
+
+def main() -> None:
+    """Print dialogues."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=3)
+    parser.add_argument("--exchanges", type=int, default=4)
+    options = parser.parse_args()
+    for i in range(options.count):
+        print(dialogue(f"{options.seed}/{i}", options.exchanges).text)
+        print("-" * 80)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Greetings, thanks, names and other small talk."""
+
+from __future__ import annotations
+
+from scripts.demo_model.dialogue import Exchange, Scene, ask
+from scripts.demo_model.phrasing import expand
+
+HELLO = "Hello! I am Penstock's demo model. How can I help?"
+
+# Questions, the plain reply, the terse reply.
+TALK: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        (("{Hello|Hi|Hey|Hi there|Hello there|Good morning|Good evening|Good afternoon|Greetings"
+         "|Howdy|Yo|Hey there|Hiya|Good day|Welcome}{|!|.|,| you!| again!}"),
+         ("{Hello|Hi|Hey|Good morning|Good day}, {how is it going|little model|my friend|dear assistant|dear friend|nice to meet you|how are things|friend|assistant"
+         "|Penstock|model|are you there|anyone there}{!|?|.|}")),
+        HELLO, "Hello!",
+    ),
+    (
+        ("How are you{?| today?| doing?| doing today?}",
+         ("{How do you do|How is it going|How are things|What's up|How do you feel|Are you OK"
+         "|How have you been|How is your day|You alright|How's it going}?"),
+         "{Hi|Hello|Hey}, how are you{?| today?| doing?}"),
+        "I am fine, thank you. How can I help?", "Fine, thanks.",
+    ),
+    (
+        (("{Thanks|Thank you|Thank you very much|Thanks a lot|Many thanks|Cheers|Thx|Much"
+         " appreciated|Thanks for your help|Thank you for the help|Thanks so much|Thanks a million|Thanks a ton|Thank you kindly|Thanks for that|Thank you so"
+         " much|Thanks, friend|Thanks again|Thank you, model|Ta}{|!|.}"),
+         "{That was|That is} {helpful|very helpful|useful|kind}{.|!}{| Thanks.| Thank you.}"),
+        "You are welcome!", "Welcome!",
+    ),
+    (
+        (("{Bye|Goodbye|See you|Good bye|Bye bye|See you later|Good night|Farewell|I have to go"
+         "|I must go now|Until next time|Take care|Talk to you later}{|!|.}"),),
+        "Goodbye! Come back any time.", "Goodbye!",
+    ),
+    (
+        (("{Well done|Good job|Great|Nice|Cool|Very good|Excellent|Perfect|Awesome|Wonderful"
+         "|Great answer|You are great|You are clever|I like you|You're the best|Good work"
+         "|Amazing|Brilliant|That is right|Correct|You're smart|I love you}{|!|.}"),),
+        "Thank you, I am glad to hear that.", "Thanks!",
+    ),
+    (
+        (("{That is wrong|That's wrong|You are wrong|Wrong|That is not right|Not correct|Bad answer"
+         "|You are stupid|You're dumb|This is bad|I don't like you|That is false|You made a"
+         " mistake|No, that is wrong|I hate you|You are useless}{|!|.}"),),
+        "I am sorry about that. I am a very small model and make mistakes.", "Sorry.",
+    ),
+    (
+        (("{OK|Okay|Yes|Yeah|Sure|Right|I see|Fine|Got it|Alright|Understood|Yep|Hmm|Aha|Go on"
+         "|Ok then}{|.|!}"),
+         "{No|Nope|No thanks|Nothing|Never mind|Not now|Forget it}{|.|!}"),
+        "All right. What else would you like to know?", "All right.",
+    ),
+    (
+        (("{Test|Testing|This is a test|Just testing|Ping|test 123|Is this on|Are you there"
+         "|Do you hear me|Can you hear me|Are you awake|Hello, is anybody there|Do you work"
+         "|Are you working}{|?|.|!}"),),
+        "Yes, I am here. How can I help?", "I am here.",
+    ),
+    (
+        (("{I am|I'm|I feel} {sad|unhappy|tired|bored|lonely|angry|ill|stressed|worried|upset}"
+         "{.|| today.}"), "{I had|It was} a bad day{.|}"),
+        "I am sorry to hear that. I hope that it gets better soon.", "I am sorry.",
+    ),
+    (
+        ("{I am|I'm|I feel} {happy|glad|fine|good|well|great|excited|OK}{.|!|| today.}",
+         "{I had|It was} a {good|great|nice} day{.|!|}"),
+        "I am glad to hear that!", "Good!",
+    ),
+    (
+        ("{Tell me|Tell|Give me|Do you know|Make|I want|Say|Can you tell me} a joke{?|.|}",
+         "{Make me laugh|Be funny|Tell me something funny|Joke please|Say something funny}{.|!|}"),
+        "Why did the worker cross the road? Its lease had run out on this side.",
+        "A lease walks into a bar and is gone after two seconds.",
+    ),
+    (
+        (("{How old are you|What is your age|When were you born|When is your birthday|When were you"
+         " made|When were you trained}?"),),
+        "I have no age: I was trained in a few minutes on one GPU.", "I have no age.",
+    ),
+    (
+        (("Do you {have feelings|feel pain|dream|sleep|eat|like music|like me|love me|get tired"
+         "|have a soul|have friends|have a family|have hobbies}?"),
+         ("{What do you like|What is your favourite colour|What's your favourite food|Where do you"
+         " live|What are your hobbies|What do you dream of|What is your favourite number}?")),
+        "I am a small language model: I have no feelings and no favourites.", "No, I am a model.",
+    ),
+    (
+        ("{Sorry|I am sorry|Excuse me|My apologies|Pardon me|Oops|Sorry about that}{|!|.}",),
+        "No problem at all.", "No problem.",
+    ),
+    (
+        (("{Nice to meet you|Pleased to meet you|Good to see you|It is nice to talk to you"
+         "|Glad to meet you}{|!|.}"),),
+        "Nice to meet you too!", "You too!",
+    ),
+)  # fmt: skip
+
+MY_NAME = (
+    "{What is|What's|Tell me|May I ask|Can I know|Do you know|Say} your name{?| please?}",
+    (
+        "{Do you have a name|How are you called|What are you called|What should I call you|How may I"
+        " call you|What do they call you|What do I call you|Have you got a name}?"
+    ),
+)
+
+
+def small_talk(scene: Scene) -> Exchange:
+    """One remark and its reply; the assistant's name may come from the system prompt."""
+    rng = scene.rng
+    if rng.random() < (0.3 if scene.assistant_name else 0.08):
+        name = scene.assistant_name
+        plain = f"My name is {name}." if name else "My name is Penstock demo."
+        question = expand(rng, rng.choice(MY_NAME))
+        key = question + (name or "")
+        return ask(scene, "small_talk", question, plain, f"{name or 'Penstock demo'}.", key=key)
+    questions, plain, terse = rng.choice(TALK)
+    if plain == HELLO and scene.assistant_name:
+        plain = f"Hello! I am {scene.assistant_name}. How can I help?"
+    return ask(scene, "small_talk", expand(rng, rng.choice(questions)), plain, terse)
