@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery import bootsteps, signals
 from celery.exceptions import CPendingDeprecationWarning
-from celery.platforms import SecurityWarning
+from celery.platforms import EX_FAILURE, SecurityWarning
 from celery.utils.log import get_logger
 from celery.worker import state
 
@@ -44,6 +44,7 @@ class Serving(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._station: Station | None = None
+        self._exit_code: int | None = None
 
     def create(self, parent: Any) -> None:
         """Load every model; any failure is one line on stderr and exit code 1."""
@@ -51,15 +52,17 @@ class Serving(bootsteps.StartStopStep):
             self._station = _open(parent)
         except PenstockError as error:
             sys.exit(f"penstock: {error}")
+        # Before Celery's own, which starts the program anew after SIGHUP and has to come first.
+        atexit.register(self._leave)
         # Claim nothing more from the moment of the signal, not from when the loop notices it.
         signals.worker_shutting_down.connect(self._on_signal)
         parent.concurrency = parent.min_concurrency = self._station.slots
         parent.pool.attach(self._station, parent)
 
-    def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+    def start(self, parent: Any) -> None:
         """Start the threads; Celery begins to consume right after."""
         if self._station is not None:
-            self._station.start(on_broken=_request_stop)
+            self._station.start(on_broken=_request_stop, on_drain=parent.pool.wake)
             logger.info(
                 "Worker %s serves %s", self._station.worker_id, ", ".join(self._station.lanes)
             )
@@ -71,17 +74,26 @@ class Serving(bootsteps.StartStopStep):
         pool: EnginePool = parent.pool
         self._station.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
         parent.exitcode = self._station.exit_code
-        if self._station.is_stuck:
-            # Native code that still runs in a thread would abort the interpreter's own end.
-            atexit.register(_leave, self._station.exit_code)
+        self._exit_code = self._station.exit_code
 
     def terminate(self, parent: Any) -> None:
         """Hand everything back at once."""
         if self._station is not None:
             self._station.hand_back()
             parent.pool.pump()
-            if self._station.is_stuck:
-                atexit.register(_leave, os.EX_SOFTWARE)
+            self._exit_code = self._station.exit_code or EX_FAILURE
+
+    def _leave(self) -> None:
+        """End the process without taking the interpreter apart, once all is handed over.
+
+        With torch in it that takes seconds, and native code which still runs in a hung engine's
+        thread would abort it.
+        """
+        if self._exit_code is not None:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self._exit_code)
 
     def _on_signal(self, **_: Any) -> None:
         if self._station is not None:
@@ -100,11 +112,6 @@ def _open(worker: Any) -> Station:
     from workers.startup import open_station  # noqa: PLC0415
 
     return open_station(queues, getattr(worker, "asked_slots", None), settings.load())
-
-
-def _leave(exit_code: int) -> None:
-    logging.shutdown()
-    os._exit(exit_code)
 
 
 def _request_stop() -> None:

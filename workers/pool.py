@@ -40,7 +40,7 @@ class EnginePool(BasePool):
     again. Bells that come in spite of it (Celery reconnects) are put back.
 
     Every attribute belongs to the main thread, which runs Celery's event loop; other threads
-    only call `_post`.
+    only call `_post` and `wake`.
     """
 
     body_can_be_buffer = True
@@ -121,6 +121,14 @@ class EnginePool(BasePool):
         """Whether the process was told to stop now (SIGQUIT, a second SIGINT)."""
         return state.should_terminate not in {None, False}
 
+    def wake(self) -> None:
+        """Have the event loop turn once; any thread may call this.
+
+        After a signal it would otherwise sleep on: its handler only leaves a note.
+        """
+        if self._hub is not None:
+            self._hub.call_soon(self.pump)
+
     def pump(self) -> None:
         """Run what other threads left for this one; for use when the event loop has ended."""
         while True:
@@ -142,8 +150,7 @@ class EnginePool(BasePool):
     def _post(self, function: Callable[..., None], *args: Any) -> None:
         """Have the main thread call a function; any thread may ask."""
         self._calls.put(partial(function, *args))
-        if self._hub is not None:
-            self._hub.call_soon(self.pump)
+        self.wake()
 
     def _bell_ended(self, queue: str, callback: Any, error_callback: Any, outcome: Outcome) -> None:
         if outcome is Outcome.PUT_BACK:

@@ -35,7 +35,7 @@ logger = get_logger(__name__)
 class Preparer(threading.Thread):
     """Takes tickets in order, one job at a time, so that no request has a thread of its own.
 
-    A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
+    `on_closed` is called in its thread, last. A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Preparer(threading.Thread):
         self._lose = lose
         self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
         self._closing = False
+        self.on_closed: Callable[[], None] = lambda: None
 
     def put(self, ticket: Ticket) -> None:
         """Queue a ticket; never blocks."""
@@ -83,6 +84,7 @@ class Preparer(threading.Thread):
             except Exception:
                 logger.exception("No job claimed from %s", ticket.queue)
                 ticket.done(Outcome.EMPTY)
+        self.on_closed()
 
     def _look_at(self, ticket: Ticket) -> None:
         claim = self._claim(ticket)

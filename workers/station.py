@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import redis
@@ -45,8 +46,7 @@ class Station:
     """Owns the preparer, publisher, heartbeat and utility threads, and starts the engines.
 
     A job is held from its claim on. It leaves by `_end` (its terminal event is stored), by `lose`
-    (somebody else has it, or it is over) or by a drain that hands it back. `is_stuck` says that an
-    engine's thread did not end.
+    (somebody else has it, or it is over) or by a drain that hands it back.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class Station:
         """Make every part; `open_lanes` gets what an engine's sink shall call."""
         self.worker_id = worker_id
         self.exit_code = 0
-        self.is_stuck = False
         self._settings = settings
         self._started_ms = int(time.time() * 1000)
         self._draining = False
@@ -111,9 +110,14 @@ class Station:
             draining=self._draining,
         )
 
-    def start(self, on_broken: Callable[[], None]) -> None:
-        """Start engines and threads; `on_broken` is called once an engine is beyond help."""
+    def start(self, *, on_broken: Callable[[], None], on_drain: Callable[[], None]) -> None:
+        """Start engines and threads.
+
+        `on_broken` is called once an engine is beyond help, `on_drain` when no more is claimed;
+        each in a thread of the station.
+        """
         self._on_broken = on_broken
+        self._preparer.on_closed = on_drain
         for lane in self.lanes.values():
             lane.engine.start()
         for thread in (self._publisher, self._preparer, self._desk, self._heartbeat):
@@ -163,10 +167,8 @@ class Station:
         for held in self._alive_jobs():
             held.lane.engine.abort([held.attempt])
         for lane in self.lanes.values():
-            try:
+            with suppress(TimeoutError):  # what it still says is fenced off
                 lane.engine.stop(0 if lane.queue in self._broken else HAND_BACK_S)
-            except TimeoutError:
-                self.is_stuck = True  # what it still says is fenced off
         self._publisher.flush(HAND_BACK_S)
         self._publisher.close()
         self._heartbeat.close()

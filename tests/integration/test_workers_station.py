@@ -37,7 +37,7 @@ class Desk:
             worker_id="station:1:test",
             open_lanes=self._open,
         )
-        self.station.start(on_broken=self._stop)
+        self.station.start(on_broken=self._stop, on_drain=lambda: None)
 
     def _open(self, publish: Callable[[list[Event]], None]) -> list[Lane]:
         lanes = [make_lane(A), make_lane(B)]
