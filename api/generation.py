@@ -20,10 +20,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from api.resumption import KEY_HEADER
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.job import ChatPrompt, Generate, Job, Prompt, TextPrompt, TokenPrompt
 from penstock.errors import (
     BadRequest,
+    InvalidParameter,
     PenstockError,
     StoreUnavailable,
     UnknownJob,
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from api.middleware import RequestRecord
+    from api.resumption import Resumption
     from api.services import Services
     from penstock.contract.events import Event, PositionLogprobs
     from penstock.contract.worker import ModelCard
@@ -59,9 +64,12 @@ class Generation:
         record: RequestRecord,
         card: ModelCard,
         jobs: Sequence[Job],
+        *,
         prompt_param: str,
+        resumption: Resumption | None = None,
     ) -> None:
         self.card = card
+        self._resumption = resumption
         self.jobs = tuple(jobs)
         self._prompt_param = prompt_param
         self._services = services
@@ -79,15 +87,17 @@ class Generation:
         *,
         prompt_param: str,
         priority: int | None = None,
+        resumption: Resumption | None = None,
     ) -> Generation:
         """Return the generation of `works`, not submitted yet.
 
-        `prompt_param` is the field that an error of the prompt is blamed on.
+        `prompt_param` is the field that an error of the prompt is blamed on. With `resumption`,
+        jobs that an earlier request of the same key has made are taken up again.
         """
         now_ms = await services.queue.now_ms()
         jobs = [
             Job(
-                id=uuid.uuid4().hex,
+                id=(resumption.job_id(record.tenant, position) if resumption else uuid.uuid4().hex),
                 queue=card.queue,
                 model=card.name,
                 work=work,
@@ -98,10 +108,19 @@ class Generation:
                 priority=ORDINARY_PRIORITY if priority is None else priority,
                 cost_tokens=cost_tokens(work, card.context_length),
                 request_id=record.request_id,
+                digest=resumption.digest(work) if resumption else "",
             )
-            for work in works
+            for position, work in enumerate(works)
         ]
-        return cls(services, record, card, jobs, prompt_param)
+        return cls(services, record, card, jobs, prompt_param=prompt_param, resumption=resumption)
+
+    @property
+    def after(self) -> int:
+        """The index of the last event that the client has seen; -1 where it begins.
+
+        Indices are a job's own, so a request of several jobs begins anew.
+        """
+        return self._resumption.after if self._resumption and len(self.jobs) == 1 else -1
 
     @property
     def headers(self) -> dict[str, str]:
@@ -153,16 +172,40 @@ class Generation:
         await asyncio.shield(self._submission)
 
     async def _submit_all(self) -> None:
+        queue = self._services.queue
+        if self._resumption:
+            self.jobs = tuple(
+                [msgspec.structs.replace(job, queue=await queue.place(job)) for job in self.jobs]
+            )
         for job in self.jobs:
-            await self._services.queue.submit(job)
+            if not await queue.submit(job) and self._resumption:
+                await self._take_up(job)
+
+    async def _take_up(self, job: Job) -> None:
+        """Go on with a job that is there already: its events come to this process from now on."""
+        queue = self._services.queue
+        if (await queue.state(job.id)).digest != job.digest:
+            raise InvalidParameter(
+                "This Idempotency-Key was used for another request", param=KEY_HEADER
+            )
+        await queue.redirect(job.id, job.reply)
 
     async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
         await asyncio.wait({submission})
+        if self._resumption:
+            await asyncio.sleep(self._services.settings.resume_grace_s)
         for job_id in self._open:
             try:
-                await self._services.queue.cancel(job_id)
+                if not self._resumption or await self._is_forsaken(job_id):
+                    await self._services.queue.cancel(job_id)
             except PenstockError:  # never stored, or ended; else its deadline ends it
                 continue
+
+    async def _is_forsaken(self, job_id: str) -> bool:
+        """Whether nobody has taken a job up again, here or at another process."""
+        state = await self._services.queue.state(job_id)
+        ours = state.reply == self._services.replies.channel
+        return ours and not self._services.replies.is_followed(job_id)
 
     async def _one(self, tick_s: float) -> AsyncGenerator[tuple[int, Event] | None, None]:
         async with aclosing(self._follow(self.jobs[0], tick_s)) as events:
@@ -205,7 +248,7 @@ class Generation:
             await arrived.put(error)
 
     def _follow(self, job: Job, tick_s: float) -> AsyncGenerator[Event | None, None]:
-        return self._services.replies.follow(job.queue, job.id, tick_s=tick_s)
+        return self._services.replies.follow(job.queue, job.id, after=self.after, tick_s=tick_s)
 
 
 def cost_tokens(work: Generate, context_length: int) -> int:

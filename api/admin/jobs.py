@@ -15,10 +15,11 @@ from starlette.responses import Response
 from api.dependencies import services_of
 from api.errors import json_response
 from api.middleware import RequestRecord, record_of
+from api.resumption import EVENT_HEADER, event_index
 from api.services import Services
 from api.streaming import KEEPALIVE, FramedResponse, error_frame
 from penstock.contract.events import Event, Failed, Finished
-from penstock.errors import InvalidParameter, PenstockError, UnknownJob
+from penstock.errors import PenstockError, UnknownJob
 from penstock.transport.records import JobState
 
 router = APIRouter(tags=["jobs"])
@@ -47,7 +48,7 @@ async def show_job(request: Request, job_id: str) -> Response:
 async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
     """Stream a job's events after index `after` (or the header Last-Event-ID) until its last."""
     services, record = services_of(request), record_of(request)
-    seen = _index(request.headers.get("last-event-id") if after is None else after)
+    seen = event_index(request.headers.get(EVENT_HEADER) if after is None else after, "after")
     state = await _own_job(request, job_id)
     if state.reply != services.replies.channel:
         await services.queue.redirect(state.job_id, services.replies.channel)
@@ -73,14 +74,6 @@ async def _own_job(request: Request, job_id: str) -> JobState:
     if state.tenant != record_of(request).tenant:
         raise UnknownJob(f"There is no job {job_id}")
     return state
-
-
-def _index(text: str | None) -> int:
-    if not text:
-        return -1
-    if not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 16):  # noqa: PLR2004  an index has few digits
-        raise InvalidParameter(f"after: {text[:40]!r} is not an event's index", param="after")
-    return max(int(text), -1)
 
 
 async def _frames(

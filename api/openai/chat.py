@@ -15,6 +15,7 @@ from api.openai.chunks import CHAT, ChunkWriter
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
 from api.openai.schema import ChatRequest
+from api.resumption import resumption_of
 from api.streaming import FramedResponse, sse_frames
 from penstock.contract.job import Generate
 
@@ -34,13 +35,24 @@ async def chat_completions(request: Request) -> Response:
     choices = asked.n or 1
     works = [Generate(prompt, sampling.of_choice(first, choice)) for choice in range(choices)]
     generation = await Generation.of(
-        services, record, card, works, prompt_param="messages", priority=asked.priority
+        services,
+        record,
+        card,
+        works,
+        prompt_param="messages",
+        priority=asked.priority,
+        resumption=resumption_of(request),
     )
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
         return json_response(chat_completion(heading, answers), headers=generation.headers)
     writer = ChunkWriter(
-        CHAT, heading, positions=choices, choices=choices, include_usage=asked.include_usage
+        CHAT,
+        heading,
+        positions=choices,
+        choices=choices,
+        include_usage=asked.include_usage,
+        after=generation.after,
     )
     return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)

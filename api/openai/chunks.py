@@ -43,14 +43,14 @@ def encode(value: object) -> bytes:
 class Shape:
     """Where a chunk's choice holds its text: `before` + text + `after`.
 
-    `first` opens a choice, `last` stands in its final chunk.
+    `first` opens a choice, `empty` stands in for text in a final chunk that has none.
     """
 
     object: str
     before: bytes
     after: bytes
     first: bytes
-    last: bytes
+    empty: bytes
     logprobs: Callable[[], LogprobsShape]
 
 
@@ -59,7 +59,7 @@ CHAT: Final = Shape(
     before=b'"delta":{"content":',
     after=b"}",
     first=b'"delta":{"role":"assistant","content":""}',
-    last=b'"delta":{}',
+    empty=b'"delta":{}',
     logprobs=ChatLogprobs,
 )
 COMPLETION: Final = Shape(
@@ -67,7 +67,7 @@ COMPLETION: Final = Shape(
     before=b'"text":',
     after=b"",
     first=b"",
-    last=b'"text":""',
+    empty=b'"text":""',
     logprobs=CompletionLogprobs,
 )
 
@@ -102,17 +102,30 @@ class _Choice:
         logprobs = encode(self._logprobs(positions))
         return self._before + encode(text) + self._after(logprobs, b"null")
 
-    def last(self, reason: str) -> bytes:
-        """Return the chunk that says why the choice ended."""
-        return self._start + self._shape.last + self._close(b"null", encode(reason))
+    def last(self, text: str, reason: str) -> bytes:
+        """Return the chunk that says why the choice ended, with the text held back until then.
+
+        One chunk: a client that resumes after its id must have both or neither.
+        """
+        if text:
+            return self._before + encode(text) + self._after(b"null", encode(reason))
+        return self._start + self._shape.empty + self._close(b"null", encode(reason))
 
 
 class ChunkWriter:
     """Writes one stream. `id:` lines only where there is one choice: indices are a job's own."""
 
     def __init__(
-        self, shape: Shape, heading: Heading, *, positions: int, choices: int, include_usage: bool
+        self,
+        shape: Shape,
+        heading: Heading,
+        *,
+        positions: int,
+        choices: int,
+        include_usage: bool,
+        after: int = -1,
     ) -> None:
+        """Write for `positions` sequences; `after` >= 0 goes on with a stream that has begun."""
         self._heading = heading
         self._shape = shape
         self._include_usage = include_usage
@@ -122,6 +135,8 @@ class ChunkWriter:
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._choices = [_Choice(shape, head, position, tail) for position in range(positions)]
         self._has_ids = positions == 1
+        if after >= 0:
+            self._choices[0].opened = True
 
     def event(self, position: int, event: Tokens | Finished) -> bytes:
         """Return the frames of one event; nothing where a token has completed no text."""
@@ -132,8 +147,7 @@ class ChunkWriter:
                 return first
             return first + self._id(event.index) + choice.text(event.text, event.logprobs)
         self._usages[position] = event.usage
-        text = choice.text(event.text, ()) if event.text else b""
-        return first + text + self._id(event.index) + choice.last(event.reason.value)
+        return first + self._id(event.index) + choice.last(event.text, event.reason.value)
 
     def _id(self, index: int) -> bytes:
         return b"id: %d\n" % index if self._has_ids else b""

@@ -14,6 +14,7 @@ from api.openai.answers import Heading, fingerprint, text_completion
 from api.openai.chunks import COMPLETION, ChunkWriter
 from api.openai.documentation import documented
 from api.openai.schema import MAX_SEQUENCES, CompletionRequest
+from api.resumption import resumption_of
 from api.streaming import FramedResponse, sse_frames
 from penstock.contract.job import Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
@@ -35,7 +36,13 @@ async def completions(request: Request) -> Response:
     card = pick(request, asked.model)
     works = _works(asked, card)
     generation = await Generation.of(
-        services, record, card, works, prompt_param="prompt", priority=asked.priority
+        services,
+        record,
+        card,
+        works,
+        prompt_param="prompt",
+        priority=asked.priority,
+        resumption=resumption_of(request),
     )
     heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     choices = asked.n or 1
@@ -48,6 +55,7 @@ async def completions(request: Request) -> Response:
         positions=len(works),
         choices=choices,
         include_usage=asked.include_usage,
+        after=generation.after,
     )
     return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)
 

@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     """Comma-separated; empty means that no key is asked for."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     keepalive_s: float = Field(default=10.0, gt=0)
+    resume_grace_s: float = Field(default=30.0, ge=0)
+    """Jobs of a request with an `Idempotency-Key` outlive its lost connection by this."""
     public_url: AnyHttpUrl | None = None
     """What `/get_worker_address` hands out; by default the address that the caller used."""
     fastchat_open: bool = False

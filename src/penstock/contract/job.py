@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from penstock.contract.structure import Structure
+
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
     """Text that is tokenised as it stands.
@@ -47,6 +49,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     continues a sampled text exactly. `temperature` 0 is greedy. `top_k` 0 is off.
     `max_tokens` None means: as many as the context has room for.
     `logprobs` None is off; k asks for the chosen token's log probability and the k best others'.
+    `structure` is the form that the whole answer must have.
     """
 
     seed: int
@@ -64,6 +67,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    structure: Structure | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
@@ -88,7 +92,8 @@ class Job(msgspec.Struct, frozen=True):
     `queue` is `<model>-<device>`. `reply` is the pub/sub channel of the API process that holds the
     client. `deadline_ms` is Unix time by Redis's clock. `priority` goes from 0 (first) to 9 (last),
     5 is ordinary. `cost_tokens` is what the job weighs in its tenant's fair share and in the
-    queue's bound (prompt estimate + max_tokens).
+    queue's bound (prompt estimate + max_tokens). `digest` tells what was asked for, where the
+    client names its request: the same name with another digest is a mistake.
     """
 
     id: str
@@ -102,3 +107,4 @@ class Job(msgspec.Struct, frozen=True):
     priority: int = 5
     cost_tokens: int = 1
     request_id: str = ""
+    digest: str = ""

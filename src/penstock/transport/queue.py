@@ -71,6 +71,7 @@ _STATE_FIELDS: Final = (
     "created",
     "deadline",
     "tenant",
+    "digest",
 )
 
 _job_decoder = msgspec.json.Decoder(Job)
@@ -168,6 +169,7 @@ class JobQueue:
                 job.deadline_ms,
                 settings.max_waiting_jobs,
                 settings.max_waiting_tokens,
+                job.digest,
             )
         )
         if answer[0] < 0:
@@ -176,9 +178,27 @@ class JobQueue:
                 retry_after_s=_retry_after_s(answer[1], float(answer[2])),
             )
         # The worker is at it already: where the job is to be found delays nobody.
-        life_ms = max(job.deadline_ms - await self.now_ms(), 0) + settings.journal_ttl_s * 1000
+        life_ms = await self._life_ms(job)
         await self._patiently(lambda: self._redis.set(keys.locate(job.id), job.queue, px=life_ms))
         return answer[0] == 1
+
+    async def place(self, job: Job) -> str:
+        """Settle which queue a job with an id of the client's making is on; the first word counts.
+
+        A repeated request may be meant for another queue by then.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        key = keys.locate(job.id)
+        life_ms = await self._life_ms(job)
+        await self._patiently(lambda: self._redis.set(key, job.queue, nx=True, px=life_ms))
+        queue = await self._patiently(lambda: self._redis.get(key))
+        return job.queue if queue is None else queue.decode()
+
+    async def _life_ms(self, job: Job) -> int:
+        """Return for how long a job can be found: until its deadline, then its journal's time."""
+        left_ms = max(job.deadline_ms - await self.now_ms(), 0)
+        return left_ms + self._settings.journal_ttl_s * 1000
 
     async def locate(self, job_id: str) -> str:
         """Return a job's queue.
@@ -212,7 +232,19 @@ class JobQueue:
         )
         if found[0] is None:
             raise UnknownJob(f"no such job: {job_id}")
-        status, epoch, next_index, lost, cancel, reply, worker, created, deadline, tenant = found
+        (
+            status,
+            epoch,
+            next_index,
+            lost,
+            cancel,
+            reply,
+            worker,
+            created,
+            deadline,
+            tenant,
+            digest,
+        ) = found
         return JobState(
             job_id=job_id,
             queue=queue,
@@ -226,6 +258,7 @@ class JobQueue:
             created_ms=int(created),
             deadline_ms=int(deadline),
             tenant=tenant.decode(),
+            digest=digest.decode(),
         )
 
     async def redirect(self, job_id: str, reply: str) -> None:

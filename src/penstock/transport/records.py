@@ -32,7 +32,7 @@ class JobState(msgspec.Struct, frozen=True):
 
     `epoch` counts its claims. `next_index` is the number of tokens in its journal. `lost` counts
     the workers that died with it. `worker` is the last one that claimed it. `tenant` is whose job
-    it is.
+    it is, `digest` the job's own.
     """
 
     job_id: str
@@ -47,6 +47,7 @@ class JobState(msgspec.Struct, frozen=True):
     created_ms: int
     deadline_ms: int
     tenant: str
+    digest: str = ""
 
 
 class QueueDepth(msgspec.Struct, frozen=True):

@@ -78,6 +78,10 @@ class Replies:
         """The number of streams that are followed."""
         return sum(len(followers) for followers in self._followers.values())
 
+    def is_followed(self, job_id: str) -> bool:
+        """Whether a client of this process waits for a job's events."""
+        return job_id in self._followers
+
     async def start(self) -> None:
         """Subscribe. Where Redis is away, streams still work, from their journals and later."""
         self._tasks = [

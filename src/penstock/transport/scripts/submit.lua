@@ -1,4 +1,5 @@
--- ARGV: id, job, reply, tenant, priority, cost, deadline, most waiting jobs, most waiting tokens
+-- ARGV: id, job, reply, tenant, priority, cost, deadline, most waiting jobs, most waiting tokens,
+-- digest
 -- Returns {1} accepted, {0} this id is there already, {-1, jobs ahead of a free place, finishes/s}.
 local id, payload, reply, tenant, priority = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local cost, deadline = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -24,7 +25,8 @@ local job = {
 }
 redis.call('HSET', job_key(id), 'job', payload, 'state', 'waiting', 'epoch', 0, 'next', 0,
   'lost', 0, 'deadline', deadline, 'cancel', 0, 'reply', reply, 'priority', priority,
-  'tenant', tenant, 'cost', cost, 'seq', job.seq, 'created', now, 'worker', '', 'claim', '')
+  'tenant', tenant, 'cost', cost, 'seq', job.seq, 'created', now, 'worker', '', 'claim', '',
+  'digest', ARGV[12])
 redis.call('ZADD', deadlines, deadline, id)
 put_in_line(job)
 keep(job_key(id), kept_until(deadline))
