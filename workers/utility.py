@@ -55,8 +55,10 @@ def answer(call: UtilityCall, lane: Lane) -> UtilityReply:
             match call.call:
                 case Tokenize(prompt):
                     return UtilityReply(call.id, token_ids=tuple(lane.tokenizer.encode(prompt)))
-                case Detokenize(token_ids):
-                    return UtilityReply(call.id, text=lane.tokenizer.decode(token_ids))
+                case Detokenize(token_ids, each):
+                    texts = tuple(map(lane.tokenizer.token_text, token_ids)) if each else ()
+                    text = lane.tokenizer.decode(token_ids)
+                    return UtilityReply(call.id, text=text, texts=texts)
                 case Render(prompt):
                     return UtilityReply(call.id, text=lane.tokenizer.render(prompt))
     except PenstockError as error:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from api.openai.schema import ChatRequest, CompletionRequest
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,11 +17,13 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 TEMPLATE: Final = "#/components/schemas/{model}"
-BODIES: Final[tuple[type[BaseModel], ...]] = (ChatRequest, CompletionRequest)
+_bodies: Final[list[type[BaseModel]]] = []
+"""Filled as the handlers are imported."""
 
 
 def documented(schema: type[BaseModel]) -> dict[str, Any]:
     """Return the `openapi_extra` of a handler that reads its body as `schema`."""
+    _bodies.append(schema)
     reference = {"$ref": TEMPLATE.format(model=schema.__name__)}
     content = {"application/json": {"schema": reference}}
     return {"requestBody": {"required": True, "content": content}}
@@ -36,7 +36,7 @@ def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, routes=app.routes)
             _, bodies = models_json_schema(
-                [(body, "validation") for body in BODIES], ref_template=TEMPLATE
+                [(body, "validation") for body in _bodies], ref_template=TEMPLATE
             )
             made.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
             app.openapi_schema = made

@@ -18,9 +18,10 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
-    """Text of token ids."""
+    """Text of token ids; with `each`, also of every single one, as `UtilityReply.texts`."""
 
     token_ids: tuple[int, ...]
+    each: bool = False
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):
@@ -44,5 +45,6 @@ class UtilityReply(msgspec.Struct, frozen=True, tag="utility"):
     id: str
     token_ids: tuple[int, ...] = ()
     text: str = ""
+    texts: tuple[str, ...] = ()
     error_code: str = ""
     error_message: str = ""

@@ -1,0 +1,152 @@
+"""POST /tokenize, /detokenize (vLLM's shapes) and /v1/chat/completions/render.
+
+They ask a worker's tokenizer, beside the queue: nobody's running answer is waited for.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+
+from fastapi import APIRouter, Request
+from pydantic import Field, model_validator
+from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
+
+from api.dependencies import pick, services_of
+from api.errors import json_response
+from api.json_body import read_json, read_object, validated
+from api.openai import unsupported
+from api.openai.documentation import documented
+from api.openai.messages import chat_prompt
+from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
+from penstock.contract.job import TextPrompt
+from penstock.contract.utility import Detokenize, Render, Tokenize, UtilityCall
+from penstock.errors import BadRequest, InvalidParameter
+
+if TYPE_CHECKING:
+    from penstock.contract.job import ChatPrompt, Prompt
+    from penstock.contract.utility import UtilityReply
+    from penstock.contract.worker import ModelCard
+
+router = APIRouter()
+
+TIMEOUT_S: Final = 15.0
+"""A worker answers within milliseconds; a new one may be loading its model."""
+
+
+class TokenizeRequest(Fields):
+    """Body of POST /tokenize: a prompt, or the messages of a chat."""
+
+    model: str | None = Field(default=None, min_length=1, max_length=500)
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise inconsistent("prompt", "exactly one of prompt and messages is needed")
+        return self
+
+
+class DetokenizeRequest(Fields):
+    """Body of POST /detokenize."""
+
+    model: str | None = Field(default=None, min_length=1, max_length=500)
+    tokens: list[Annotated[int, Field(ge=0, lt=INT64)]]
+
+
+@router.post("/tokenize", openapi_extra=documented(TokenizeRequest))
+async def tokenize(request: Request) -> Response:
+    """Return the token ids of a prompt, or of a chat as the model would see it."""
+    body = await read_object(request, services_of(request).settings.max_body_bytes)
+    asked = validated(body, TokenizeRequest)
+    model = asked.model or only_model(request)
+    card = pick(request, model)
+    prompt: Prompt
+    if asked.prompt is None:
+        prompt, param = _chat({**body, "model": model}), "messages"
+    else:
+        special = asked.add_special_tokens is not False
+        prompt, param = TextPrompt(asked.prompt, add_special_tokens=special), "prompt"
+    token_ids = (await call(request, card, Tokenize(prompt), param)).token_ids
+    texts: list[str] | None = None
+    if asked.return_token_strs:
+        one_by_one = Detokenize(token_ids, each=True)
+        texts = list((await call(request, card, one_by_one, param)).texts)
+    return json_response(
+        {
+            "count": len(token_ids),
+            "max_model_len": card.context_length,
+            "tokens": token_ids,
+            "token_strs": texts,
+        }
+    )
+
+
+@router.post("/detokenize", openapi_extra=documented(DetokenizeRequest))
+async def detokenize(request: Request) -> Response:
+    """Return the text of token ids."""
+    limit = services_of(request).settings.max_body_bytes
+    asked = await read_json(request, DetokenizeRequest, limit)
+    card = pick(request, asked.model or only_model(request))
+    beyond = next((token for token in asked.tokens if token >= card.vocab_size), None)
+    if beyond is not None:
+        raise InvalidParameter(
+            f"tokens: {beyond} is outside of the vocabulary of {card.vocab_size} tokens",
+            param="tokens",
+        )
+    reply = await call(request, card, Detokenize(tuple(asked.tokens)), "tokens")
+    return json_response({"prompt": reply.text})
+
+
+@router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
+async def render(request: Request) -> Response:
+    """Return what the model would see for the body of a chat completion."""
+    body = await read_object(request, services_of(request).settings.max_body_bytes)
+    prompt = _chat(body)
+    card = pick(request, body["model"])
+    text = (await call(request, card, Render(prompt), "messages")).text
+    token_ids = (await call(request, card, Tokenize(prompt), "messages")).token_ids
+    return json_response(
+        {
+            "object": "chat.completion.prompt",
+            "model": body["model"],
+            "prompt": text,
+            "token_ids": token_ids,
+            "prompt_tokens": len(token_ids),
+            "max_model_len": card.context_length,
+        }
+    )
+
+
+def _chat(body: dict[str, Any]) -> ChatPrompt:
+    unsupported.refuse(body, unsupported.CHAT)
+    return chat_prompt(validated(body, ChatRequest))
+
+
+def only_model(request: Request) -> str:
+    """Return the model that a request without one means.
+
+    :raises InvalidParameter: none is served, or several.
+    """
+    names = {card.name for card in services_of(request).registry.models()}
+    if len(names) != 1:
+        raise InvalidParameter(f"model: {len(names)} models are served: say which", param="model")
+    return names.pop()
+
+
+async def call(
+    request: Request, card: ModelCard, asked: Tokenize | Detokenize | Render, param: str
+) -> UtilityReply:
+    """Return a worker's reply.
+
+    :raises PenstockError: what the reply names, with `param` where the request is at fault.
+    """
+    question = UtilityCall(uuid.uuid4().hex, card.queue, "", asked)
+    try:
+        return await services_of(request).replies.call(question, TIMEOUT_S)
+    except BadRequest as error:
+        error.param = error.param or param
+        raise
