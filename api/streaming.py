@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from api.middleware import RequestRecord
     from penstock.contract.events import Finished, Tokens
 
-KEEPALIVE: Final = b": keep-alive\n\n"
+KEEPALIVE: Final = b": keep-alive\n"
+"""A comment. No blank line: OpenAI's SDK takes one after an `id:` for an event without data."""
 DONE: Final = b"data: [DONE]\n\n"
 STREAM_HEADERS: Final[Mapping[str, str]] = {
     "cache-control": "no-cache",

@@ -403,7 +403,7 @@ def test_keep_alive_while_waiting(fleet: Fleet) -> None:
     body = {"model": "tiny", "messages": HELLO, "stream": True}
     with httpx.Client(base_url=server.url) as http:
         answer = http.post("/v1/chat/completions", json=body)
-        assert answer.text.startswith(": keep-alive\n\n")
+        assert answer.text.startswith(": keep-alive\n")
         assert answer.text.endswith("data: [DONE]\n\n")
         plain = http.post("/v1/chat/completions", json={**body, "stream": False})
     assert plain.json()["choices"][0]["message"]["content"] == "once upon a time"
