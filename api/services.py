@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
 from penstock.errors import PenstockError
 from penstock.transport.connection import connect_async
+from penstock.transport.overview import Overview
 from penstock.transport.queue import JobQueue
 from penstock.transport.registry import Registry
 from penstock.transport.replies import Replies
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.api")
 
 REAP_INTERVAL_S: Final = 1.0
+FLUSH_INTERVAL_S: Final = 5.0
+"""How often this process adds its figures to the fleet's."""
 LAST_WORDS_S: Final = 5.0
 """How long a stopping process goes on cancelling the jobs of clients that it drops."""
 
@@ -84,6 +89,26 @@ class Services:
             except Exception:
                 logger.exception("reaper")
 
+    async def flush_history(self) -> None:
+        """Add what this process has measured to the fleet's history; while Redis is away, later."""
+        counts = self.telemetry.history.take()
+        if not counts:
+            return
+        try:
+            await Overview(self.redis).add_history(counts)
+        except (RedisError, OSError) as error:
+            self.telemetry.history.give_back(counts)
+            logger.debug("history: %s", error)
+
+    async def flush_forever(self) -> None:
+        """Flush every few seconds."""
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            try:
+                await self.flush_history()
+            except Exception:
+                logger.exception("history")
+
 
 @asynccontextmanager
 async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Services, None]:
@@ -100,14 +125,20 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
     )
     await services.replies.start()
     await services.registry.start()
-    reaper = asyncio.create_task(services.reap_forever())
+    chores = [
+        asyncio.create_task(services.reap_forever()),
+        asyncio.create_task(services.flush_forever()),
+    ]
     try:
         yield services
     finally:
-        reaper.cancel()
-        with suppress(asyncio.CancelledError):
-            await reaper
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
         await services.background.drain(LAST_WORDS_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await services.flush_history()
         await services.registry.stop()
         await services.replies.stop()
         await redis.aclose()

@@ -62,7 +62,11 @@ class Serving(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads; Celery begins to consume right after."""
         if self._station is not None:
-            self._station.start(on_broken=_request_stop, on_drain=parent.pool.wake)
+            self._station.start(
+                on_broken=_request_stop,
+                on_drain=parent.pool.wake,
+                on_rest=parent.pool.rest_changed,
+            )
             logger.info(
                 "Worker %s serves %s", self._station.worker_id, ", ".join(self._station.lanes)
             )

@@ -48,6 +48,7 @@ class Heartbeat(threading.Thread):
         settings: Settings,
         lose: Callable[[Held], None],
         broken: Callable[[Lane, str], None],
+        rest: Callable[[bool], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._lanes = lanes
@@ -58,6 +59,7 @@ class Heartbeat(threading.Thread):
         self._settings = settings
         self._lose = lose
         self._broken = broken
+        self._rest = rest
         self._closing = threading.Event()
         self._hung: set[str] = set()
         self._announced_s = float("-inf")
@@ -99,7 +101,7 @@ class Heartbeat(threading.Thread):
         if now_s - self._announced_s < self._settings.heartbeat_s:
             return
         self._announced_s = now_s
-        self._announcer.announce(self._card())
+        self._rest(self._announcer.announce(self._card()))
         # After the renewal, so that leases which ran out while Redis was away are kept.
         for queue in self._lanes:
             self._jobs.reap(queue)

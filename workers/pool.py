@@ -129,6 +129,10 @@ class EnginePool(BasePool):
         if self._hub is not None:
             self._hub.call_soon(self.pump)
 
+    def rest_changed(self) -> None:
+        """Claim nothing while the station rests, go on when it does; any thread may call this."""
+        self._post(self._follow_rest)
+
     def pump(self) -> None:
         """Run what other threads left for this one; for use when the event loop has ended."""
         while True:
@@ -162,7 +166,7 @@ class EnginePool(BasePool):
 
     def _slot_freed(self, queue: str) -> None:
         """Let a paused queue go on with its next bell, else give the slot back."""
-        if queue in self._paused and self._station is not None and not self._station.draining:
+        if queue in self._paused and self._may_claim():
             ended = partial(self._own_bell_ended, queue)
             self._station.take(Ticket(queue, partial(self._post, ended), has_bell=False))
         else:
@@ -180,9 +184,22 @@ class EnginePool(BasePool):
 
     # Bells
 
+    def _may_claim(self) -> bool:
+        station = self._station
+        return station is not None and not station.draining and not station.resting
+
+    def _follow_rest(self) -> None:
+        if self._station is not None and self._station.resting:
+            for queue in self._taken:
+                self._pause(queue)
+        else:
+            for queue in tuple(self._paused):
+                if not self._is_full(queue):
+                    self._resume(queue)
+
     def _is_full(self, queue: str) -> bool:
         """Return whether no further job may be claimed; a queue without a lane is always full."""
-        if self._station is None or queue not in self._taken:
+        if self._station is None or queue not in self._taken or self._station.resting:
             return True
         return self._taken[queue] >= self._station.lanes[queue].slots
 
@@ -205,11 +222,11 @@ class EnginePool(BasePool):
                 consumer.cancel_by_queue(queue)
 
     def _resume_later(self, queue: str) -> None:
-        if self._hub is not None and not (self._station and self._station.draining):
+        if self._hub is not None and self._may_claim():
             self._hub.call_later(REOPEN_S, self._resume, queue)
 
     def _resume(self, queue: str) -> None:
-        if queue not in self._paused or (self._station and self._station.draining):
+        if queue not in self._paused or not self._may_claim():
             return
         self._paused.discard(queue)
         consumer = self._task_consumer()

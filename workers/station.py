@@ -63,8 +63,10 @@ class Station:
         self._settings = settings
         self._started_ms = int(time.time() * 1000)
         self._draining = False
+        self._resting = False
         self._broken: set[str] = set()
         self._on_broken: Callable[[], None] = lambda: None
+        self._on_rest: Callable[[], None] = lambda: None
         self._jobs = WorkerQueue(store, settings, worker_id)
         self._announcer = Announcer(store, settings)
         self._held = HeldJobs()
@@ -88,6 +90,7 @@ class Station:
             settings=settings,
             lose=self.lose,
             broken=self._break,
+            rest=self._rest,
         )
         self._desk = UtilityDesk(lanes=self.lanes, store=store)
 
@@ -107,16 +110,23 @@ class Station:
             heartbeat_ms=int(time.time() * 1000),
             models=tuple(lane.card for lane in self.lanes.values()),
             loads={lane.queue: lane.engine.load() for lane in self.lanes.values()},
-            draining=self._draining,
+            draining=self._draining or self._resting,
         )
 
-    def start(self, *, on_broken: Callable[[], None], on_drain: Callable[[], None]) -> None:
+    def start(
+        self,
+        *,
+        on_broken: Callable[[], None],
+        on_drain: Callable[[], None],
+        on_rest: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start engines and threads.
 
-        `on_broken` is called once an engine is beyond help, `on_drain` when no more is claimed;
-        each in a thread of the station.
+        `on_broken` is called once an engine is beyond help, `on_drain` when no more is claimed,
+        `on_rest` when `resting` has changed; each in a thread of the station.
         """
         self._on_broken = on_broken
+        self._on_rest = on_rest
         self._preparer.on_closed = on_drain
         for lane in self.lanes.values():
             lane.engine.start()
@@ -127,6 +137,11 @@ class Station:
     def draining(self) -> bool:
         """Whether it takes no job any more."""
         return self._draining
+
+    @property
+    def resting(self) -> bool:
+        """Whether an operator wants no job claimed for now; what runs goes on."""
+        return self._resting
 
     def take(self, ticket: Ticket) -> None:
         """Look for a job for a free slot; answers through `ticket.done`, and never blocks."""
@@ -197,6 +212,14 @@ class Station:
     def _end(self, held: Held) -> None:
         if self._held.pop(held.attempt) is not None:
             held.ticket.done(Outcome.ENDED)
+
+    def _rest(self, wanted: bool) -> None:
+        if wanted == self._resting:
+            return
+        self._resting = wanted
+        logger.warning("Worker %s %s", self.worker_id, "rests" if wanted else "goes on")
+        self._heartbeat.announce_soon()
+        self._on_rest()
 
     def _break(self, lane: Lane, why: str) -> None:
         if lane.queue in self._broken:

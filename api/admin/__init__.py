@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter, Depends
 
-from api.admin import jobs, probes
+from api.admin import fleet, jobs, probes
 from api.dependencies import authenticated
 
 router = APIRouter()
 router.include_router(probes.router, tags=["operations"])
 router.include_router(jobs.router, dependencies=[Depends(authenticated)])
+router.include_router(fleet.router, dependencies=[Depends(authenticated)])

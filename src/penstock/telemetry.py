@@ -41,6 +41,7 @@ from prometheus_client import (
 )
 
 import penstock
+from penstock.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ class Telemetry:
     """One process's metrics, in a registry of their own. Owned by the event loop's thread."""
 
     def __init__(self) -> None:
+        self.history = History()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Gauge(
@@ -140,6 +142,8 @@ class Meter:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._labels = (model, device)
+        self._queue = f"{model}-{device}"
+        self._history = telemetry.history
         self._telemetry = telemetry
         self._itl = telemetry.itl.labels(model, device)
         self._generations = telemetry.generations.labels(model, device)
@@ -157,15 +161,21 @@ class Meter:
         self._last_s[position] = now_s
         count = len(event.token_ids)
         self.completion_tokens += count
+        self._history.add("tokens", self._queue, count)
         if last_s is not None and count:
-            self._itl.observe((now_s - last_s) / count)
+            latency_s = (now_s - last_s) / count
+            self._itl.observe(latency_s)
+            self._history.observe("itl", self._queue, latency_s, count)
         elif self.ttft_s is None:
             self.ttft_s = now_s - self._started_s
+            self._history.observe("ttft", self._queue, self.ttft_s)
             self._telemetry.ttft.labels(*self._labels).observe(self.ttft_s)
 
     def finished(self, event: Finished) -> None:
         """Count a sequence that ended well."""
         self.prompt_tokens += event.usage.prompt_tokens
+        self._history.add("prompt_tokens", self._queue, event.usage.prompt_tokens)
+        self._history.add("answers", self._queue)
         self._telemetry.success.labels(*self._labels, event.reason.value).inc()
 
     def stop(self) -> None:

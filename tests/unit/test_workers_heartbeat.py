@@ -40,9 +40,11 @@ class FakeQueue:
 class FakeAnnouncer:
     def __init__(self) -> None:
         self.cards: list[WorkerCard] = []
+        self.asked_to_rest = False
 
-    def announce(self, card: WorkerCard) -> None:
+    def announce(self, card: WorkerCard) -> bool:
         self.cards.append(card)
+        return self.asked_to_rest
 
 
 class Desk:
@@ -53,6 +55,7 @@ class Desk:
         self.announcer = FakeAnnouncer()
         self.lost: list[str] = []
         self.broken: list[tuple[str, str]] = []
+        self.rests: list[bool] = []
         self.heartbeat = Heartbeat(
             lanes=self.lanes,
             held=self.held,
@@ -62,6 +65,7 @@ class Desk:
             settings=Settings(heartbeat_s=3600, hung_step_s=HUNG_S),
             lose=lambda held: self.lost.append(held.claim.job.id),
             broken=lambda lane, why: self.broken.append((lane.queue, why)),
+            rest=self.rests.append,
         )
 
     def hold(self, job_id: str, queue: str, epoch: int = 1) -> None:

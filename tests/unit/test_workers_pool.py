@@ -47,6 +47,7 @@ class FakeStation:
         self.lanes = {queue: make_lane(queue, count) for queue, count in slots.items()}
         self.slots = sum(slots.values())
         self.draining = False
+        self.resting = False
         self.tickets: list[Ticket] = []
 
     def take(self, ticket: Ticket) -> None:

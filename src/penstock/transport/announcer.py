@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 HEARTBEATS_OF_LIFE: Final = 5
 """A worker that missed this many counts as dead."""
 MODEL_LIFE_S: Final = 86_400
+DRAIN_LIFE_S: Final = 3_600
+"""An operator's wish outlives the worker that it is for by this at most."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -32,8 +34,10 @@ class Announcer:
         seconds, microseconds = self._redis.time()
         return seconds * 1000 + microseconds // 1000
 
-    def announce(self, card: WorkerCard) -> None:
+    def announce(self, card: WorkerCard) -> bool:
         """Tell that this worker lives; to be called every `settings.heartbeat_s`.
+
+        Returns whether an operator has asked it to rest: to claim nothing until told otherwise.
 
         :raises redis.exceptions.RedisError: Redis is away; the next heartbeat may tell.
         """
@@ -48,7 +52,8 @@ class Announcer:
             pipeline.zadd(keys.MODELS, {model.queue: now_ms})
         pipeline.zremrangebyscore(keys.MODELS, "-inf", now_ms - MODEL_LIFE_S * 1000)
         pipeline.expire(keys.MODELS, MODEL_LIFE_S)
-        pipeline.execute()
+        pipeline.expire(keys.drain(card.id), DRAIN_LIFE_S)  # 1 only where the key is there
+        return bool(pipeline.execute()[-1])
 
     def withdraw(self, worker_id: str) -> None:
         """Tell that this worker goes; without it, its silence tells soon.
@@ -56,6 +61,6 @@ class Announcer:
         :raises redis.exceptions.RedisError: Redis is away.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.delete(keys.worker(worker_id))
+        pipeline.delete(keys.worker(worker_id), keys.drain(worker_id))
         pipeline.zrem(keys.WORKERS, worker_id)
         pipeline.execute()

@@ -23,6 +23,8 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
 | `penstock:workers` | zset | worker -> end of its announcement; as the last of them |
 | `penstock:worker:<id>` | string | a worker's card; seconds, renewed by heartbeat |
+| `penstock:drain:<id>` | string | an operator has asked this worker to rest; an hour, renewed by it |
+| `penstock:history:<minute>` | hash | one minute's tokens and latencies of all API processes; hours |
 | `penstock:models` | zset | queue -> when a worker last served it; a day |
 | `penstock:model:<queue>` | string | the last card of a served model; a day |
 | `penstock:reply:<process>` | channel | no key: pub/sub to one API process |
@@ -59,6 +61,11 @@ def arrivals(queue: str) -> str:
     return f"{queue_prefix(queue)}arrivals"
 
 
+def leases(queue: str) -> str:
+    """Return the key of a queue's running jobs, by the end of their lease."""
+    return f"{queue_prefix(queue)}leases"
+
+
 def utility(queue: str) -> str:
     """Return the key of a queue's list of small calls."""
     return f"{queue_prefix(queue)}utility"
@@ -72,6 +79,16 @@ def locate(job_id: str) -> str:
 def worker(worker_id: str) -> str:
     """Return the key of a worker's card."""
     return f"{PREFIX}:worker:{worker_id}"
+
+
+def drain(worker_id: str) -> str:
+    """Return the key that asks a worker to claim nothing more."""
+    return f"{PREFIX}:drain:{worker_id}"
+
+
+def history(minute: int) -> str:
+    """Return the key of one minute's figures; `minute` is Unix time in whole minutes."""
+    return f"{PREFIX}:history:{minute}"
 
 
 def model(queue: str) -> str:
