@@ -72,7 +72,7 @@ class Fleet:
         for worker in self.workers:
             await asyncio.to_thread(worker.wait_until, lambda w=worker: card_of(direct, w.pid))
         for api in self.apis:
-            await asyncio.to_thread(api.wait_until, lambda a=api: answers(f"{a.url}/health"))
+            await asyncio.to_thread(api.wait_until, lambda a=api: answers(f"{a.url}/ready"))
 
     def held_by(self, worker: Running) -> list[str]:
         """Return the ids of the jobs that a worker process runs just now."""
@@ -96,8 +96,9 @@ class Fleet:
                 try:
                     seen = psutil.Process(process.pid)
                     age_s = psutil.time.time() - seen.create_time()
-                    if age_s >= 60:
-                        sizes[kind].append(seen.memory_info().rss / 2**20)
+                    size_mib = seen.memory_info().rss / 2**20
+                    if age_s >= 60 and size_mib:  # a zombie has no size
+                        sizes[kind].append(size_mib)
                 except psutil.Error:
                     continue
         return sizes

@@ -87,6 +87,8 @@ class FaultyProxy:
                 tasks.create_task(self._pump(up_reader, writer))
         except* OSError:
             pass
+        except* asyncio.CancelledError:  # the loop ends; asyncio's server would complain
+            pass
         finally:
             self._writers -= pair
             for end in pair:

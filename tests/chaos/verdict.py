@@ -118,7 +118,7 @@ def judge(
 def _journal_faults(client: redis.Redis, outcome: Outcome) -> list[str]:
     if outcome.error:
         return []
-    status = client.hget(keys.job(QUEUE, outcome.job_id), "status")
+    status = client.hget(keys.job(QUEUE, outcome.job_id), "state")
     events = journal.read(client, QUEUE, outcome.job_id, limit=100_000)
     faults: list[str] = []
     if status != b"finished":
