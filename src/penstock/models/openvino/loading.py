@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,13 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices
 from penstock.models.assembled import Assembled
 from penstock.models.openvino import decoder as decoders
+from penstock.models.openvino import exported, q4_0
 from penstock.models.openvino.compiled import OpenVinoModel
 from penstock.models.openvino.graph import DecoderGraph
 from penstock.models.openvino.options import CachePrecision, CompileOptions, Precision
+from penstock.models.openvino.runtime_library import last_line
 from penstock.models.openvino.weights import FORMATS, Checkpoint, Format
+from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
@@ -35,6 +39,9 @@ def load(
 
     :raises ModelNotLoadable: with one line that says why.
     """
+    choices = _Choices(cache_precision, precision, activation_group)
+    if exported.is_exported(spec.path):
+        return _load_exported(spec, progress, choices)
     config = checkpoint.load_config(spec)
     decoder = decoders.read(spec.path, config)
     form = format_of(spec, config)
@@ -44,27 +51,15 @@ def load(
     builder = DecoderGraph(decoder, weights, form)
     graph = builder.build(lambda share: progress(0.05 + 0.7 * share, f"weights as {form}"))
     progress(0.8, "compiling")
-    chosen = precision or precision_of(form)
-    options = CompileOptions(
-        device=device_of(spec),
-        precision=chosen,
-        cache_precision=cache_precision or cache_precision_of(form, chosen),
-        activation_group=(
-            activation_group_of(form) if activation_group is None else activation_group
-        ),
-        threads=torch.get_num_threads(),  # the loader has set it
+    model = _compiled(
+        spec,
+        graph,
+        choices.options(spec, form),
+        vocab_size=decoder.vocab_size,
+        context_length=context_length,
+        rotary=rotary,
+        keep=(weights, builder.arrays),
     )
-    try:
-        model = OpenVinoModel(
-            graph,
-            options,
-            vocab_size=decoder.vocab_size,
-            context_length=context_length,
-            rotary=rotary,
-            keep=(weights, builder.arrays),
-        )
-    except RuntimeError as error:
-        raise ModelNotLoadable(f"{spec.path}: OpenVINO: {_last_line(error)}") from error
     return Assembled(
         model=model,
         backend="openvino",
@@ -73,6 +68,66 @@ def load(
         parameters=weights.parameters,
         weights_bytes=builder.weights_bytes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """A caller's wishes; None where the rules decide."""
+
+    cache_precision: CachePrecision | None
+    precision: Precision | None
+    activation_group: int | None
+
+    def options(self, spec: ModelSpec, form: Format | None) -> CompileOptions:
+        """`form` None is an exported graph, whose author chose how it computes."""
+        precision = self.precision or precision_of(form)
+        group = self.activation_group
+        return CompileOptions(
+            device=device_of(spec),
+            precision=precision,
+            cache_precision=self.cache_precision or cache_precision_of(form, precision),
+            activation_group=activation_group_of(form) if group is None else group,
+            threads=torch.get_num_threads(),  # the loader has set it
+        )
+
+
+def _load_exported(spec: ModelSpec, progress: Progress, choices: _Choices) -> Assembled:
+    if spec.format is not None:
+        raise ModelNotLoadable(
+            f"{spec.path}: format {spec.format!r}: an exported model has its format already"
+        )
+    config = read_config(spec.path)
+    if "vocab_size" not in config:
+        raise ModelNotLoadable(f"{spec.path}: config.json names no vocab_size")
+    progress(0.05, "reading the exported model")
+    found = exported.read(spec.path)
+    progress(0.5, "compiling")
+    known = SimpleNamespace(**config)
+    known.get_text_config = lambda: known
+    model = _compiled(
+        spec,
+        found.graph,
+        choices.options(spec, None),
+        vocab_size=int(config["vocab_size"]),
+        context_length=checkpoint.context_length(spec, SimpleNamespace(config=known)),
+        rotary=None,
+        keep=None,
+    )
+    return Assembled(
+        model=model,
+        backend="openvino",
+        format="exported",
+        architecture=(config.get("architectures") or ["unknown"])[0],
+        parameters=found.parameters,
+        weights_bytes=found.weights_bytes,
+    )
+
+
+def _compiled(spec: ModelSpec, graph: Any, options: CompileOptions, **rest: Any) -> OpenVinoModel:
+    try:
+        return OpenVinoModel(graph, options, **rest)
+    except RuntimeError as error:
+        raise ModelNotLoadable(f"{spec.path}: OpenVINO: {last_line(error)}") from error
 
 
 def format_of(spec: ModelSpec, config: Any) -> Format:
@@ -91,23 +146,26 @@ def format_of(spec: ModelSpec, config: Any) -> Format:
     return "fp32" if checkpoint.dtype(spec, config) == torch.float32 else "int8"
 
 
-def precision_of(form: Format) -> Precision:
+def precision_of(form: Format | None) -> Precision:
     """What to compute in. Compressed weights meet INT8 activations and sum up in fp32."""
     return "bf16" if form == "bf16" and devices.has_amx() else "f32"
 
 
-def cache_precision_of(form: Format, precision: Precision) -> CachePrecision:
+def cache_precision_of(form: Format | None, precision: Precision) -> CachePrecision:
     """As exact as the products around the cache."""
     if form == "fp32":
         return "f32"
     return "bf16" if precision == "bf16" else "f16"
 
 
-def activation_group_of(form: Format) -> int:
-    """Activations that share a scale in INT8 products; 0 where exactness is asked for."""
-    if form in ("fp32", "bf16"):
-        return 0
-    return 128 if form == "int4" else 64 if form == "sym_int4" else 32
+def activation_group_of(form: Format | None) -> int | None:
+    """Activations that share a scale in INT8 products; 0 where exactness is asked for.
+
+    The larger the group, the faster, up to the weights' own; see ADR 0007.
+    """
+    if form is None:
+        return None
+    return {"fp32": 0, "bf16": 0, "sym_int4": q4_0.BLOCK}.get(form, 128)
 
 
 def device_of(spec: ModelSpec) -> str:
@@ -120,9 +178,3 @@ def device_of(spec: ModelSpec) -> str:
     if spec.device == "cuda":
         raise ModelNotLoadable(f"{spec.path}: OpenVINO does not run on NVIDIA GPUs")
     return f"GPU.{spec.device_index or 0}"
-
-
-def _last_line(error: BaseException) -> str:
-    """OpenVINO's messages begin with source locations and end with the reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

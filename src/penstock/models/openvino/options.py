@@ -14,14 +14,14 @@ class CompileOptions:
     """What the plugin is asked for.
 
     `precision` is what products and norms compute in. `activation_group` is how many activations
-    share a scale where a product with compressed weights runs in INT8 (`0`: they stay as they
-    are). `threads` 0 means all cores that the process may use.
+    share a scale where a product with compressed weights runs in INT8 (0: they stay as they
+    are; None: as the graph or the plugin says). `threads` 0 means all cores that the process may use.
     """
 
     device: str
     precision: Precision
     cache_precision: CachePrecision
-    activation_group: int = 0
+    activation_group: int | None = None
     threads: int = 0
 
     def properties(self) -> dict[str, Any]:
@@ -29,9 +29,10 @@ class CompileOptions:
         chosen: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "KV_CACHE_PRECISION": self.cache_precision,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.activation_group,
             "PERFORMANCE_HINT": "LATENCY",
         }
+        if self.activation_group is not None:
+            chosen["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = self.activation_group
         if self.device == "CPU":
             chosen["NUM_STREAMS"] = 1
             if self.threads:

@@ -47,3 +47,9 @@ def paged_attention_transformation() -> Any:
     openvino()
     module = importlib.import_module("openvino._offline_transformations")
     return module.paged_attention_transformation
+
+
+def last_line(error: BaseException) -> str:
+    """The reason in an OpenVINO message, which begins with source locations."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

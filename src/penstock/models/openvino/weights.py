@@ -13,7 +13,7 @@ from penstock.models import checkpoint
 from penstock.models.openvino import q4_0
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     import numpy as np
@@ -104,7 +104,7 @@ class Checkpoint:
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
         """A linear layer's weight in `form`, or as bigdl-llm's blocks where it holds those.
 
-        :raises ModelNotLoadable: the shape is not `shape`, or does not divide into groups.
+        :raises ModelNotLoadable: its shape is not `shape`, or its blocks are not sym_int4's.
         """
         weight = self.tensor(name)
         rows, columns = shape
@@ -115,21 +115,7 @@ class Checkpoint:
                 f"{self.path}: {name} is {tuple(weight.shape)}, the configuration says {shape}"
             )
         self._sizes[name] = rows * columns
-        if form == "fp32":
-            return plain(weight.float())
-        if form == "bf16":
-            return plain(weight.bfloat16())
-        if form == "int8":
-            return int8(weight)
-        if form == "int4":
-            return int4(weight)
-        if columns % q4_0.BLOCK:
-            raise ModelNotLoadable(
-                f"{self.path}: {name}: {columns} columns are no multiple of {q4_0.BLOCK}: "
-                f"there is no sym_int4 of it"
-            )
-        values, scales = q4_0.quantize(weight)
-        return Matrix("i4", rows, columns, values, scales)
+        return _AS[form](weight)
 
     def _from_blocks(self, name: str, blocks: torch.Tensor, rows: int, columns: int) -> Matrix:
         expected = rows * columns // q4_0.BLOCK * q4_0.BLOCK_BYTES
@@ -154,6 +140,15 @@ def plain(weight: torch.Tensor) -> Matrix:
     return Matrix("f32", rows, columns, weight.float().numpy())
 
 
+def sym_int4(weight: torch.Tensor) -> Matrix:
+    """bigdl-llm's blocks. Without whole ones a matrix stays as it is, as in the bigdl backend."""
+    rows, columns = weight.shape
+    if columns % q4_0.BLOCK:
+        return plain(weight)
+    values, scales = q4_0.quantize(weight)
+    return Matrix("i4", rows, columns, values, scales)
+
+
 def int8(weight: torch.Tensor) -> Matrix:
     """Symmetric, one fp32 scale a row."""
     rows, columns = weight.shape
@@ -176,3 +171,12 @@ def int4(weight: torch.Tensor) -> Matrix:
         return int8(weight)
     values, scales = q4_0.quantize(weight, group)
     return Matrix("i4", rows, columns, values, scales)
+
+
+_AS: dict[Format, Callable[[torch.Tensor], Matrix]] = {
+    "fp32": lambda weight: plain(weight.float()),
+    "bf16": lambda weight: plain(weight.bfloat16()),
+    "int8": int8,
+    "int4": int4,
+    "sym_int4": sym_int4,
+}

@@ -1,0 +1,234 @@
+r"""Decode and prefill rates on this machine's CPU: ours beside OpenVINO GenAI, bigdl-llm, and others.
+
+Every contender is a process of its own (`cpu_contenders.py`); rounds go through all of them, so
+that a change of the machine's mood meets all alike. What is printed are medians over the rounds,
+and ratios to the first contender.
+
+    python -m benchmarks.cpu_engine --quick
+    python -m benchmarks.cpu_engine --model 1.1b --genai-python ../genai/bin/python \
+        --genai-model exported/            # optimum-cli export openvino --weight-format int4 ...
+        --llama-batched-bench build/bin/llama-batched-bench --gguf llama-q4_0.gguf
+
+The models are random: Llama shapes of 15 million and 1.1 billion (TinyLlama's) weights, written
+once to `--cache`. `--weights-only` stops after that, for the exports that the others need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks import conditions
+from tests.fixtures.models import write_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES: dict[str, dict[str, Any]] = {
+    "15m": {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
+    "1.1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+    },
+}
+OURS = ("penstock/openvino/int4", "penstock/openvino/sym_int4", "penstock/openvino/int8")
+OTHERS = ("bigdl/sym_int4", "transformers/bf16")
+ROUND_GB = 0.5
+
+
+class Process:
+    """A contender's process; `measure` asks it for one figure."""
+
+    def __init__(self, name: str, python: str, folder: Path, threads: int) -> None:
+        self.name = name
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+        }
+        self._process = subprocess.Popen(
+            [python, str(ROOT / "benchmarks/cpu_contenders.py"), name, str(folder), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if name.startswith("genai") else subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.loaded = self._answer()
+
+    def measure(self, batch: int, prompt: int, steps: int) -> tuple[float, float]:
+        """(tokens decoded a second over all streams, prompt tokens a second)."""
+        prompts = [[random.randrange(3, 500) for _ in range(prompt)] for _ in range(batch)]
+        assert self._process.stdin is not None
+        print(
+            json.dumps({"prompts": prompts, "steps": steps}), file=self._process.stdin, flush=True
+        )
+        answer = self._answer()
+        decode = batch / statistics.median(answer["step_s"]) if answer["step_s"] else 0.0
+        return decode, batch * prompt / answer["prefill_s"]
+
+    def close(self) -> None:
+        """Let it end by itself."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+
+def write_model(cache: Path, shape: str) -> Path:
+    """A random Llama in bf16 with a small tokenizer; made once."""
+    folder = cache / f"llama-{shape}"
+    if (folder / "config.json").is_file():
+        return folder
+    unfinished = Path(tempfile.mkdtemp(dir=cache))
+    config = LlamaConfig(vocab_size=32_000, max_position_embeddings=2048, **SHAPES[shape])
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    LlamaForCausalLM(config).save_pretrained(unfinished)
+    torch.set_default_dtype(torch.float32)
+    write_tokenizer(unfinished)
+    shutil.move(unfinished, folder)
+    return folder
+
+
+def read_bandwidth(threads: int) -> float:
+    """GB/s of a sum over a large array: what decoding one stream is bound by."""
+    torch.set_num_threads(threads)
+    array = torch.ones(int(ROUND_GB * 1e9) // 8, dtype=torch.int64)
+    best = min(_seconds(array.sum) for _ in range(7))
+    return ROUND_GB / best
+
+
+def _seconds(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def llama_cpp(binary: str, gguf: str, batches: list[int], threads: int) -> dict[str, float]:
+    """One run of llama.cpp's own `llama-batched-bench`: tokens a second by batch, and prefill."""
+    command = [binary, "-m", gguf, "-c", "8192", "-t", str(threads), "-tb", str(threads)]
+    command += ["-npp", "128", "-ntg", "32", "-npl", ",".join(map(str, batches))]
+    command += ["--output-format", "jsonl"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = {f"b{row['pl']}": float(row["speed_tg"]) for row in rows}
+    return found | {"prefill": float(rows[0]["speed_pp"])}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, with `--quick` worked in."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", choices=SHAPES, default="1.1b")
+    parser.add_argument("--quick", action="store_true", help="the 15m model, one short round")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--prefill-tokens", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--contenders", nargs="+", default=[*OURS, *OTHERS])
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
+    parser.add_argument("--weights-only", action="store_true")
+    parser.add_argument("--genai-python", default=sys.executable)
+    parser.add_argument("--genai-model", type=Path)
+    parser.add_argument("--llama-batched-bench")
+    parser.add_argument("--gguf")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.model, chosen.rounds, chosen.steps = "15m", 1, 8
+        chosen.batches = [1, 8]
+    return chosen
+
+
+def main() -> None:
+    chosen = arguments()
+    chosen.cache.mkdir(parents=True, exist_ok=True)
+    folder = write_model(chosen.cache, chosen.model)
+    if chosen.weights_only:
+        print(folder)
+        return
+    seen = conditions.observe()
+    conditions.show(seen)
+    bandwidth = read_bandwidth(chosen.threads)
+    print(f"{chosen.model} Llama, {chosen.threads} threads, read bandwidth {bandwidth:.1f} GB/s")
+    processes = [
+        Process(name, sys.executable, folder, chosen.threads) for name in chosen.contenders
+    ]
+    if chosen.genai_model is not None:
+        processes.append(Process("genai", chosen.genai_python, chosen.genai_model, chosen.threads))
+    figures: dict[str, dict[str, list[float]]] = {}
+    try:
+        for _ in range(chosen.rounds):
+            _round(chosen, processes, figures)
+    finally:
+        for process in processes:
+            process.close()
+    medians = {
+        name: {what: statistics.median(values) for what, values in row.items()}
+        for name, row in figures.items()
+    }
+    _print(medians, {process.name: process.loaded for process in processes})
+    path = conditions.save(
+        f"cpu-engine-{chosen.model}", seen, {"bandwidth_gb_s": bandwidth, "medians": medians}
+    )
+    print(path)
+
+
+def _round(
+    chosen: argparse.Namespace,
+    processes: list[Process],
+    figures: dict[str, dict[str, list[float]]],
+) -> None:
+    for batch in chosen.batches:
+        for process in processes:
+            decode, _ = process.measure(batch, 128, chosen.steps)
+            figures.setdefault(process.name, {}).setdefault(f"b{batch}", []).append(decode)
+    for process in processes:
+        _, prefill = process.measure(1, chosen.prefill_tokens, 1)
+        figures[process.name].setdefault("prefill", []).append(prefill)
+    if chosen.llama_batched_bench:
+        found = llama_cpp(chosen.llama_batched_bench, chosen.gguf, chosen.batches, chosen.threads)
+        for what, value in found.items():
+            figures.setdefault("llama.cpp", {}).setdefault(what, []).append(value)
+
+
+def _print(medians: dict[str, dict[str, float]], loaded: dict[str, dict[str, float]]) -> None:
+    """Tokens a second, and in brackets the first contender's advantage."""
+    columns = list(next(iter(medians.values())))
+    first = next(iter(medians.values()))
+    print(f"{'tokens/s (first / this)':30}" + "".join(f"{column:>16}" for column in columns))
+    for name, row in medians.items():
+        cells = (f"{row[c]:.1f} ({first[c] / row[c]:.2f})" if row.get(c) else "-" for c in columns)
+        facts = loaded.get(name)
+        tail = f"   load {facts['load_s']:.0f} s, peak {facts['peak_gb']:.1f} GB" if facts else ""
+        print(f"{name:30}" + "".join(f"{cell:>16}" for cell in cells) + tail)
+
+
+if __name__ == "__main__":
+    main()
