@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import RedisDsn
 
@@ -19,6 +18,8 @@ from tests.fixtures.redis import RedisServer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from penstock.settings import Settings
 
