@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-FORMATS = ("fp32", "bf16", "int8", "int4")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FORMATS = ("fp32", "bf16", "int8", "int4", "int4-64")
 BLOCK = 32
 
 
-def q4_0(weight: Tensor) -> Tensor:
-    """`weight` through llama.cpp's q4_0, which is bigdl-llm's `sym_int4`.
+def q4_0(weight: Tensor, block: int = BLOCK) -> Tensor:
+    """`weight` through llama.cpp's q4_0.
 
-    Blocks of 32 weights of one output feature share an fp16 scale: the value of largest magnitude
-    over -8. Each weight is one of sixteen steps, -8 to 7.
+    A block of weights of one output feature shares an fp16 scale: the value of largest magnitude
+    over -8. Each weight is one of sixteen steps, -8 to 7. llama.cpp's blocks are of 32 weights;
+    with blocks of 64 this is what bigdl-llm 2.4.0 calls `sym_int4` and stores on a CPU.
     """
-    blocks = weight.float().reshape(-1, BLOCK)
+    blocks = weight.float().reshape(-1, block)
     largest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
     scale = largest / -8.0
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1.0 / scale)
@@ -47,7 +52,12 @@ def apply(model: Any, name: str) -> Any:
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone())  # untied from the embedding
     model.config.tie_word_embeddings = False
-    change = {"int8": int8, "int4": q4_0}[name]
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "int8": int8,
+        "int4": q4_0,
+        "int4-64": partial(q4_0, block=2 * BLOCK),
+    }
+    change = changes[name]
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.weight.copy_(change(module.weight))
