@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
     from penstock.contract.events import Event
     from penstock.contract.job import ChatPrompt, Prompt
+    from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
+    from penstock.engine.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
+    from penstock.models.dialect import Reasoning
 
 
 class Engine(Protocol):
@@ -62,6 +65,14 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens."""
+        ...
+
+    def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
+        """Where the answer begins in a model that reasons."""
+        ...
+
+    def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
+        """The constraint of an answer's form; for one thread at a time."""
         ...
 
 

@@ -13,6 +13,7 @@ from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import ChatPrompt, TextPrompt
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
+from penstock.models.dialect import Reasoning
 from penstock.transport import journal
 from penstock.transport.connection import patiently
 from workers.held import Held, Outcome, Ticket
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from penstock.contract.events import Event
     from penstock.contract.job import Generate, Prompt, Sampling
+    from penstock.engine.constraint import Constraint
     from penstock.settings import Settings
     from penstock.transport.queue import Claim, WorkerQueue
     from workers.held import HeldJobs
@@ -130,6 +132,10 @@ class Preparer(threading.Thread):
         with held.lane.encoding:
             prompt_token_ids = held.lane.tokenizer.encode(work.prompt)
             echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
+            reasoning = held.lane.tokenizer.reasoning(work.prompt, prompt_token_ids)
+            constraint = _constraint(work.sampling, held.lane, reasoning)
+        if reasoning is Reasoning.OPENED:
+            echo_text = held.lane.card.reasoning[0]  # the answer's text is whole then
         return SequenceRequest(
             job_id=held.attempt,
             prompt_token_ids=prompt_token_ids,
@@ -138,6 +144,7 @@ class Preparer(threading.Thread):
             echo_text=echo_text,
             priority=job.priority,
             joins_prompt=work.echo or _joins(work.prompt),
+            constraint=constraint,
         )
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:
@@ -161,8 +168,26 @@ class Preparer(threading.Thread):
 
     def _fail(self, held: Held, error: PenstockError) -> None:
         self._publish(
-            [Failed(held.attempt, held.claim.next_index, code=error.code, message=error.message)]
+            [
+                Failed(
+                    held.attempt,
+                    held.claim.next_index,
+                    code=error.code,
+                    message=error.message,
+                    param=error.param or "",
+                )
+            ]
         )
+
+
+def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:
+    if sampling.structure is None:
+        return None
+    try:
+        return lane.tokenizer.constrain(sampling.structure, reasoning)
+    except BadRequest as error:
+        error.param = "structure"
+        raise
 
 
 def _joins(prompt: Prompt) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from penstock.contract.job import Generate, Job, Prompt, Sampling, TextPrompt
 from penstock.contract.worker import ModelCard, WorkerLoad
 from penstock.errors import InvalidParameter
+from penstock.models.dialect import Reasoning
 from penstock.transport.queue import Claim
 from workers.held import Held, Outcome, Ticket
 from workers.lane import Lane, Sink
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from penstock.contract.job import ChatPrompt
+    from penstock.contract.structure import Structure
+    from penstock.engine.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
 
 
@@ -73,6 +76,12 @@ class FakeTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(map(chr, token_ids))
+
+    def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
+        return Reasoning.NONE
+
+    def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
+        raise InvalidParameter("no such form")
 
 
 def make_card(queue: str = "a-cpu", slots: int = 2) -> ModelCard:

@@ -72,12 +72,17 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
-    """The job ended without a full answer. `code` names a leaf of `penstock.errors`."""
+    """The job ended without a full answer. `code` names a leaf of `penstock.errors`.
+
+    `param` is the part of the job that is at fault, where one is: a field of `Sampling`, `prompt`,
+    or a name that clients know.
+    """
 
     job_id: str
     index: int
     code: str
     message: str
+    param: str = ""
 
 
 Event = Tokens | Finished | Failed

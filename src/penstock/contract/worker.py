@@ -13,7 +13,9 @@ class ModelCard(msgspec.Struct, frozen=True):
     `name` is the public name (`bigdl-7b`), `queue` is `<name>-<device>`. `format` is how the
     weights are held (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous` or `grouped`
     (architectures without Transformers' attention interface). `generation_defaults` are the
-    model's own sampling defaults, in OpenAI's names.
+    model's own sampling defaults, in OpenAI's names. `tool_parser` is how the model writes tool
+    calls (`hermes`, `llama3_json`, `mistral`; empty: its template knows none). `reasoning` are the
+    two markers around its reasoning, if it has such.
     """
 
     name: str
@@ -30,6 +32,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     kv_cache_tokens: int
     aliases: tuple[str, ...] = ()
     has_chat_template: bool = False
+    tool_parser: str = ""
+    reasoning: tuple[str, ...] = ()
     batching: str = "continuous"
     capabilities: tuple[str, ...] = ("generate",)
     generation_defaults: dict[str, Any] = {}

@@ -163,7 +163,7 @@ class Engine:
             sequence = Sequence(request, self._accepted, self._limits, self._decode_cache)
         except PenstockError as error:
             index = len(request.generated_token_ids)
-            return [Failed(request.job_id, index, error.code, error.message)]
+            return [Failed(request.job_id, index, error.code, error.message, error.param or "")]
         self._meter.accepted(sequence.prompt_length)
         if sequence.finish_reason is not None:
             return [self._finish(sequence)]
@@ -178,7 +178,8 @@ class Engine:
             zip(step.sampled, chosen.token_ids, strict=True)
         ):
             if token_id is None:
-                events.append(self._fail(sequence, "the model's logits are not numbers"))
+                why = sequence.choice.failure or "the model's logits are not numbers"
+                events.append(self._fail(sequence, why))
                 continue
             logprobs = chosen.logprobs.get(row)
             events.append(_tell(sequence, token_id, () if logprobs is None else (logprobs,)))

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from penstock.contract.events import PositionLogprobs, TokenLogprob
+from penstock.engine.constraint import forbid
 from penstock.engine.draw import draw
 from penstock.engine.filters import draw_filtered, filtered
 from penstock.engine.randomness import uniform
 from penstock.engine.readout import flags, float_rows, floats, integer_rows, integers
+from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from penstock.contract.job import Sampling
+    from penstock.engine.constraint import Constraint
     from penstock.engine.edits import LogitsEdits
 
 _COLDEST: Final = 1e-5
@@ -31,11 +34,16 @@ _LEAST_LOGPROB: Final = -9999.0
 
 @dataclass(slots=True)
 class Choice:
-    """What the sampler knows of one sequence. `position` is its next token's, in its answer."""
+    """What the sampler knows of one sequence. `position` is its next token's, in its answer.
+
+    `failure` says why its constraint cannot go on; it gets no further token then.
+    """
 
     sampling: Sampling
     edits: LogitsEdits | None
+    constraint: Constraint | None = None
     position: int = 0
+    failure: str = ""
     greedy: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,11 +54,25 @@ class Choice:
         self.position += 1
         if self.edits is not None:
             self.edits.add(token_id)
+        if self.constraint is not None and not self.failure:
+            try:
+                self.constraint.advance(token_id)
+            except PenstockError as error:
+                self.failure = error.message
+
+    def mask(self) -> bytes:
+        """Return the constraint's mask; nothing where it cannot go on."""
+        if self.constraint is not None and not self.failure:
+            try:
+                return self.constraint.mask()
+            except PenstockError as error:
+                self.failure = error.message
+        return b""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Token ids, one a row, None where the logits were not numbers; log probabilities if asked."""
+    """Token ids, one a row, None where no logit was a number; log probabilities if asked."""
 
     token_ids: list[int | None]
     logprobs: dict[int, PositionLogprobs]
@@ -88,6 +110,10 @@ class Sampler:
         for row, choice in enumerate(choices):
             if choice.edits is not None:
                 choice.edits.apply(logits[row], choice.position)
+        constrained = [row for row, choice in enumerate(choices) if choice.constraint is not None]
+        if constrained:
+            # After the edits: no bias can bring back what the form does not allow.
+            forbid(logits, constrained, [choices[row].mask() for row in constrained])
         best = _argmax(logits)  # (rows, 1) int64
         peaks = logits.gather(1, best)
         usable = flags(peaks.isfinite())

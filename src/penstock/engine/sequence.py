@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import collections.abc
 
     from penstock.contract.job import Sampling
+    from penstock.engine.constraint import Constraint
     from penstock.engine.detokenizer import DecodeCache
 
 _CONTEXT_TOKENS: Final = 6
@@ -29,6 +30,7 @@ class SequenceRequest:
     on after them, and tells only what is new. `echo_text` comes before the first token's text.
     `joins_prompt` decodes the answer as the prompt's continuation (a SentencePiece word then keeps
     its leading space); off, it is a text of its own. `priority` is 0 (first) to 9 (last).
+    `constraint` is fresh, and this sequence's own.
     """
 
     job_id: str
@@ -38,6 +40,7 @@ class SequenceRequest:
     echo_text: str = ""
     priority: int = 5
     joins_prompt: bool = True
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,15 @@ class Sequence:
         self.cached_tokens: int | None = None
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
-        eos = frozenset[int]() if sampling.ignore_eos else limits.eos_token_ids
+        # Where the form must be kept, the text ends where the form does.
+        endless = sampling.ignore_eos and request.constraint is None
+        eos = frozenset[int]() if endless else limits.eos_token_ids
         self._ending_ids = eos.union(sampling.stop_token_ids)
         edits = LogitsEdits.needed(sampling)
         self.choice = Choice(
-            sampling, LogitsEdits(sampling, prompt, self._ending_ids) if edits else None
+            sampling,
+            LogitsEdits(sampling, prompt, self._ending_ids) if edits else None,
+            request.constraint,
         )
         context = prompt[-_CONTEXT_TOKENS:] if request.joins_prompt else ()
         self.answer = Answer(cache, context, sampling.stop)
@@ -147,6 +154,8 @@ class Sequence:
         text = self.answer.push(token_id, may_stop=may_stop)
         if self.answer.stop is not None:
             self.finish_reason, self.stop = FinishReason.STOP, self.answer.stop
+        elif _is_complete(self.request):
+            self.finish_reason = FinishReason.STOP
         elif len(self.token_ids) >= self.max_length:
             self.finish_reason = FinishReason.LENGTH
         return text
@@ -156,6 +165,10 @@ class Sequence:
         self.computed = 0
         self.registered = 0
         self.block_table = []
+
+
+def _is_complete(request: SequenceRequest) -> bool:
+    return request.constraint is not None and request.constraint.complete
 
 
 def _check(request: SequenceRequest, limits: Limits) -> None:

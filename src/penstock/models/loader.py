@@ -140,6 +140,8 @@ def _card(
         kv_cache_tokens=kv_tokens,
         aliases=spec.aliases,
         has_chat_template=words.has_chat_template,
+        tool_parser=words.dialect.tool_parser,
+        reasoning=words.dialect.reasoning or (),
         batching=assembled.batching,
         generation_defaults={**defaults, **spec.generation_defaults},
         stop_token_ids=tuple(sorted(words.eos_token_ids)),

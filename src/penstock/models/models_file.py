@@ -11,6 +11,7 @@ slots = 16
 kv_cache_bytes = 2_000_000_000
 aliases = ["gpt-3.5-turbo"]
 chat_template = "templates/vicuna.jinja"   # a file beside this one, or the template itself
+tool_parser = "hermes"             # llama3_json, mistral; by default what the template shows
 generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
 ```
@@ -56,6 +57,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_cache_bytes: int | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
+    tool_parser: Literal["hermes", "llama3_json", "mistral", ""] | None = None
     generation_defaults: dict[str, Any] = {}
     trust_remote_code: bool | None = None
     where: str = ""

@@ -52,6 +52,7 @@ class ModelSpec:
     kv_cache_bytes: int | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
+    tool_parser: str | None = None
     generation_defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     trust_remote_code: bool = False
 
@@ -87,6 +88,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         kv_cache_bytes=entry.kv_cache_bytes,
         aliases=entry.aliases,
         chat_template=entry.chat_template,
+        tool_parser=entry.tool_parser,
         generation_defaults=entry.generation_defaults,
         trust_remote_code=(
             settings.trust_remote_code

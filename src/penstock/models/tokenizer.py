@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, assert_never, cast
+from typing import TYPE_CHECKING, Any, Final, assert_never, cast
 
 from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
-from penstock.errors import InvalidParameter, ModelNotLoadable
-from penstock.models import checkpoint, messages
+from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
+from penstock.models import checkpoint, dialect, messages
+from penstock.models.dialect import Dialect, Reasoning
+from penstock.models.grammar import GrammarCompiler
 from penstock.models.libraries import transformers
 from penstock.models.spec import read_config
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from penstock.contract.job import Prompt
+    from penstock.contract.structure import Structure
+    from penstock.engine.constraint import Constraint
     from penstock.models.spec import ModelSpec
 
 CHATML = """\
@@ -33,8 +37,12 @@ PLAIN = """\
 """
 
 
+_TAIL: Final = 8
+"""Tokens of a prompt's end in which a marker that opens the answer's reasoning is looked for."""
+
+
 class Tokenizer:
-    """Text to token ids and back. Safe from several threads: nothing of it changes."""
+    """Text to token ids and back. Safe from several threads but for `constrain`."""
 
     def __init__(
         self,
@@ -43,13 +51,17 @@ class Tokenizer:
         vocab_size: int,
         eos_token_ids: Iterable[int] = (),
         chat_template: str | None = None,
+        tool_parser: str | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._grammars: GrammarCompiler | None = None
         self._template: str | None = chat_template or _own_template(tokenizer)
         self.has_chat_template = self._template is not None
         self.vocab_size = vocab_size
         own = tokenizer.eos_token_id
         self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
+        self.dialect: Dialect = dialect.of_template(self._template, tool_parser=tool_parser)
+        self._hidden = self._hidden_ids()
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt.
@@ -105,12 +117,15 @@ class Tokenizer:
         return rendered
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens skipped.
+        """Text of token ids, special tokens skipped, but for those that mark calls and reasoning.
 
         :raises InvalidParameter: an id outside the vocabulary.
         """
+        checked = self._checked(token_ids)
+        if self._hidden is not None:
+            checked = [token for token in checked if token not in self._hidden]
         return self._tokenizer.decode(
-            self._checked(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            checked, skip_special_tokens=self._hidden is None, clean_up_tokenization_spaces=False
         )
 
     def token_text(self, token_id: int) -> str:
@@ -118,6 +133,43 @@ class Tokenizer:
         return self._tokenizer.decode(
             [token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
+        """Tell where the answer to a prompt begins."""
+        if self.dialect.reasoning is None or not isinstance(prompt, ChatPrompt):
+            return Reasoning.NONE
+        begin, end = self.dialect.reasoning
+        tail = self.decode(prompt_token_ids[-_TAIL:]).rstrip()
+        if tail.endswith(begin):
+            return Reasoning.OPENED
+        return Reasoning.NONE if tail.endswith(end) else Reasoning.POSSIBLE
+
+    def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
+        """Return a structure's constraint, at its beginning. For one thread at a time.
+
+        :raises InvalidParameter: the structure is not valid.
+        :raises UnsupportedFeature: this tokenizer, or llguidance, is not up to it.
+        """
+        if self._grammars is None:
+            backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+            endings = [token for token in self.eos_token_ids if 0 <= token < self.vocab_size]
+            if backend is None or not endings:
+                raise UnsupportedFeature("no structured text with this model's tokenizer")
+            self._grammars = GrammarCompiler(
+                backend.to_str(),
+                vocab_size=max(self.vocab_size, len(self._tokenizer)),
+                eos_token_ids=endings,
+                dialect=self.dialect,
+            )
+        return self._grammars.begin(structure, reasoning=reasoning)
+
+    def _hidden_ids(self) -> frozenset[int] | None:
+        """Special tokens that `decode` skips; None where those are all the special ones."""
+        special = {
+            int(token): str(self.token_text(token)) for token in self._tokenizer.all_special_ids
+        }
+        shown = [token for token, text in special.items() if text in self.dialect.markers]
+        return frozenset(special).difference(shown) if shown else None
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         try:
@@ -189,6 +241,7 @@ def load(spec: ModelSpec, vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids(spec),
         chat_template=spec.chat_template,
+        tool_parser=spec.tool_parser,
     )
 
 

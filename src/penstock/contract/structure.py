@@ -1,0 +1,53 @@
+"""What form an answer must have; the worker compiles it into a mask for each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class JsonStructure(msgspec.Struct, frozen=True, tag="json"):
+    """JSON that a schema describes; `{"type": "object"}` is any object.
+
+    `lenient` ignores keywords of the schema that cannot be enforced; without it they are an error.
+    """
+
+    schema: dict[str, Any] | bool
+    lenient: bool = False
+
+
+class RegexStructure(msgspec.Struct, frozen=True, tag="regex"):
+    """Text that a regular expression (Rust's syntax, no look-around) matches as a whole."""
+
+    pattern: str
+
+
+class ChoiceStructure(msgspec.Struct, frozen=True, tag="choice"):
+    """One of these texts."""
+
+    choices: tuple[str, ...]
+
+
+class GrammarStructure(msgspec.Struct, frozen=True, tag="grammar"):
+    """Text of a context-free grammar, in Lark's notation or in llama.cpp's (GBNF)."""
+
+    grammar: str
+
+
+class ToolFunction(msgspec.Struct, frozen=True):
+    """A function that may be called; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+    strict: bool = False
+
+
+class ToolStructure(msgspec.Struct, frozen=True, tag="tool_calls"):
+    """One call, or with `parallel` several, of these functions in the model's own format."""
+
+    functions: tuple[ToolFunction, ...]
+    parallel: bool = False
+
+
+Structure = JsonStructure | RegexStructure | ChoiceStructure | GrammarStructure | ToolStructure
