@@ -36,6 +36,7 @@ class Faults:
     longest_absence_s: float = 12.0
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[Kill] = field(default_factory=list)
+    begun_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
@@ -61,6 +62,7 @@ class Faults:
                 await asyncio.sleep(self.rng.uniform(*self.pause_s))
                 (kind,) = self.rng.choices(self._kinds, self._weights)
                 self.counts[kind.__name__] += 1
+                self.begun_s.append(time.monotonic())
                 # A fault that has begun is ended too: half a fault would hide what it breaks.
                 await asyncio.shield(self._tracked(kind()))
         finally:

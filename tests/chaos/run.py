@@ -77,7 +77,7 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
         injecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await injecting
-    verdict = judge(outcomes, dict(faults.counts), faults.kills, fleet.store.url)
+    verdict = judge(outcomes, faults, fleet.store.url)
     verdict.memory_mib = await _memory_of(memory)
     return verdict
 

@@ -16,7 +16,7 @@ from tests.fixtures.redis import OWNED_BY_CELERY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.chaos.faults import Kill
+    from tests.chaos.faults import Faults, Kill
     from tests.chaos.load import Outcome
 
 
@@ -46,7 +46,7 @@ class Verdict:
             ("lost", self.lost),
             ("doubled", self.doubled),
             ("wrong", self.wrong),
-            *((f"recovery {name} s", round(value, 2)) for name, value in self.recovery_s.items()),
+            *((f"recovery of {name}", round(value, 2)) for name, value in self.recovery_s.items()),
             ("longest pause s", round(self.longest_pause_s, 2)),
             *(
                 (f"memory of {kind} MiB, first and last third", sizes)
@@ -60,25 +60,31 @@ class Verdict:
         return asdict(self)
 
 
-def recoveries_s(outcomes: Sequence[Outcome], kills: Sequence[Kill]) -> list[float]:
-    """Return, for every job on a killed worker, how long its client waited for the next event."""
+def recoveries_s(
+    outcomes: Sequence[Outcome], kills: Sequence[Kill], begun_s: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return, for every job on a killed worker, how long its client waited for the next event.
+
+    First those where nothing else was broken meanwhile, then those among further faults.
+    """
     by_id = {outcome.job_id: outcome for outcome in outcomes}
-    found: list[float] = []
+    alone: list[float] = []
+    among: list[float] = []
     for kill in kills:
         for job_id in kill.job_ids:
-            if outcome := by_id.get(job_id):
-                later = [at_s for at_s in outcome.arrivals_s if at_s > kill.at_s]
-                found += [later[0] - kill.at_s] if later else []
-    return found
+            outcome = by_id.get(job_id)
+            later = [at_s for at_s in outcome.arrivals_s if at_s > kill.at_s] if outcome else []
+            if later:
+                disturbed = any(kill.at_s < at_s < later[0] for at_s in begun_s)
+                (among if disturbed else alone).append(later[0] - kill.at_s)
+    return sorted(alone), sorted(among)
 
 
-def judge(
-    outcomes: Sequence[Outcome], faults: dict[str, int], kills: Sequence[Kill], store_url: str
-) -> Verdict:
+def judge(outcomes: Sequence[Outcome], faults: Faults, store_url: str) -> Verdict:
     """Check every client's text and, in Redis, every job's state and journal."""
     verdict = Verdict(
         jobs=len(outcomes),
-        faults=faults,
+        faults=dict(faults.counts),
         tokens=sum(outcome.ask.max_tokens for outcome in outcomes),
         connections=sum(outcome.connections for outcome in outcomes),
         longest_pause_s=max(outcome.longest_pause_s() for outcome in outcomes),
@@ -97,13 +103,14 @@ def judge(
                 f"{outcome.job_id}: text differs from character {at} of {len(outcome.ask.text)}, "
                 f"temperature {outcome.ask.temperature}"
             )
-    times = sorted(recoveries_s(outcomes, kills))
-    if times:
-        verdict.recovery_s = {
-            "jobs": len(times),
-            "p50": statistics.median(times),
-            "p99": times[int(0.99 * (len(times) - 1))],
-        }
+    alone, among = recoveries_s(outcomes, faults.kills, faults.begun_s)
+    for name, times in (("", alone), (" among further faults", among)):
+        if times:
+            verdict.recovery_s |= {
+                f"jobs{name}": len(times),
+                f"p50{name}": statistics.median(times),
+                f"p99{name}": times[int(0.99 * (len(times) - 1))],
+            }
     with redis.Redis.from_url(store_url, protocol=2) as client:
         for outcome in outcomes:
             verdict.faults_found += _journal_faults(client, outcome)
