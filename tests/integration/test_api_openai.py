@@ -286,7 +286,6 @@ def test_too_large_a_body(server: ApiServer, http: httpx.Client) -> None:
 def test_paths_and_methods(http: httpx.Client) -> None:
     for method, path, status in (
         ("GET", "/v1/nothing", 404),
-        ("GET", "/", 404),
         ("GET", "/v1/chat/completions", 405),
         ("POST", "/v1/models", 405),
         ("POST", "/v1/chat/completions/", 404),
