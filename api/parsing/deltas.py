@@ -1,0 +1,67 @@
+"""What a parser finds in an answer's text, piece by piece, in no protocol's shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Text of the answer itself."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Text of the model's reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegin:
+    """The model calls function `name`; calls are numbered from 0."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A further piece of a call's arguments, which all together are JSON."""
+
+    index: int
+    text: str
+
+
+Delta = Content | Thought | CallBegin | CallArguments
+
+
+@dataclass
+class Call:
+    """A whole call."""
+
+    name: str
+    arguments: str = ""
+
+
+@dataclass
+class Message:
+    """A whole answer, put together from its deltas."""
+
+    content: str = ""
+    thought: str = ""
+    calls: list[Call] = field(default_factory=list[Call])
+
+    def add(self, delta: Delta) -> None:
+        """Take the next piece."""
+        match delta:
+            case Content(text):
+                self.content += text
+            case Thought(text):
+                self.thought += text
+            case CallBegin(_, name):
+                self.calls.append(Call(name))
+            case CallArguments(index, text):
+                self.calls[index].arguments += text
