@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 import api.admin
 import api.fastchat
 import api.openai
+import api.web
 import penstock
 from api.disconnect import CLIENT_GONE, ClientGone
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
@@ -29,6 +31,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from penstock.settings import Settings
+
+
+EXPOSED_HEADERS: Final = (
+    "x-request-id",
+    "x-penstock-jobs",
+    "retry-after",
+    *(
+        f"x-ratelimit-{what}-{unit}"
+        for what in ("limit", "remaining", "reset")
+        for unit in ("requests", "tokens")
+    ),
+)
+"""What pages of `settings.cors_origins` may read of an answer."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -53,6 +68,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(RequestContext, telemetry=telemetry)
+    if chosen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.cors_origins,
+            allow_methods=("*",),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
     app.add_exception_handler(PenstockError, _penstock_error)
     app.add_exception_handler(HTTPException, _http_error)
     for gone in (ClientGone, ClientDisconnect):
@@ -60,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api.openai.router)
     app.include_router(api.admin.router)
     app.include_router(api.fastchat.router)
+    app.include_router(api.web.router)
     app.openapi = openapi_of(app)
     return app
 

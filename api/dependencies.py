@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 
+from api.keys import given_key, identify
 from api.middleware import record_of
-from penstock.errors import NotAuthenticated, NoWorker, UnknownModel
+from penstock.errors import NotPermitted, NoWorker, UnknownModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from api.keys import Caller
     from api.services import Services
     from penstock.contract.worker import ModelCard
 
-TENANT_CHARACTERS = 16
+CALLER_KEY: Final = "penstock.caller"
+"""Of an ASGI scope, which no client can write."""
 
 
 def services_of(request: Request) -> Services:
@@ -25,48 +24,48 @@ def services_of(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
-def tenant_of_key(key: str) -> str:
-    """Return the tenant's name: part of a hash, so that no key gets into Redis or a log."""
-    return "key-" + hashlib.sha256(key.encode()).hexdigest()[:TENANT_CHARACTERS]
-
-
-def authenticate(authorization: str, keys: Sequence[str]) -> str:
-    """Return the tenant of an Authorization header; "anonymous" where no key is asked for.
-
-    :raises NotAuthenticated: keys are asked for, and this is none of them.
-    """
-    if not keys:
-        return "anonymous"
-    scheme, _, given = authorization.partition(" ")
-    given = given.strip()
-    if scheme.lower() != "bearer" or not given:
-        raise NotAuthenticated("An API key is needed: Authorization: Bearer <key>")
-    digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
-    # Every key is compared, in constant time: the answer's delay tells nothing.
-    matches = [hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in keys]
-    if not any(matches):
-        raise NotAuthenticated("The API key is not known here")
-    return tenant_of_key(given)
-
-
-def authenticated(request: Request) -> None:
+async def authenticated(request: Request) -> None:
     """Let only known callers pass; a router's dependency.
 
-    :raises NotAuthenticated: see `authenticate`.
+    A call that the process makes itself, for a batch, brings its caller along.
+
+    :raises NotAuthenticated, StoreUnavailable: see `api.keys.identify`.
     """
-    keys = services_of(request).settings.api_keys
-    record_of(request).tenant = authenticate(request.headers.get("authorization", ""), keys)
+    record = record_of(request)
+    caller: Caller | None = request.scope.get(CALLER_KEY)
+    if caller is None:
+        headers = request.headers
+        given = given_key(headers.get("authorization", ""), headers.get("x-api-key", ""))
+        caller = await identify(services_of(request), given)
+    record.caller, record.tenant = caller, caller.tenant
+
+
+async def administrator(request: Request) -> None:
+    """Let only those pass who may operate the fleet; a router's dependency.
+
+    :raises NotPermitted: a key without that right.
+    :raises NotAuthenticated, StoreUnavailable: see `api.keys.identify`.
+    """
+    await authenticated(request)
+    if not record_of(request).caller.is_admin:
+        raise NotPermitted("This API key may not operate the fleet")
 
 
 def pick(request: Request, model: str) -> ModelCard:
     """Return the queue that serves `model` best just now, and note the model in the record.
 
     :raises UnknownModel, NoWorker, StoreUnavailable: as the registry does.
+    :raises NotPermitted: it is none of the key's.
     """
+    services = services_of(request)
     try:
-        card = services_of(request).registry.pick(model)
+        card = services.registry.pick(model)
     except (UnknownModel, NoWorker) as error:
-        error.param = "model"
-        raise
-    record_of(request).model = card.name
+        card = services.peers.card(model)  # a FastChat worker's, where there are any
+        if card is None:
+            error.param = "model"
+            raise
+    record = record_of(request)
+    record.caller.check_model(model, card)
+    record.model = card.name
     return card

@@ -48,6 +48,7 @@ TABLE: Final[Mapping[type[errors.PenstockError], Answer]] = {
     errors.NotPermitted: Answer(403, "permission_error"),
     errors.UnknownModel: Answer(404, INVALID),
     errors.UnknownJob: Answer(404, INVALID),
+    errors.UnknownObject: Answer(404, INVALID),
     errors.QueueFull: Answer(429, "rate_limit_error", retry_after_s=1.0),
     errors.RateLimited: Answer(429, "rate_limit_error", retry_after_s=1.0),
     errors.NoWorker: Answer(503, UNAVAILABLE, retry_after_s=5.0),

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from api.ledger import Ledger, prompt_tokens
 from api.resumption import KEY_HEADER
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
-from penstock.contract.job import ChatPrompt, Generate, Job, Prompt, TextPrompt, TokenPrompt
+from penstock.contract.job import Generate, Job
 from penstock.errors import (
     BadRequest,
     InvalidParameter,
@@ -43,11 +44,10 @@ if TYPE_CHECKING:
     from penstock.contract.events import Event, PositionLogprobs
     from penstock.contract.worker import ModelCard
 
-BYTES_A_TOKEN: Final = 4
-"""An estimate for the queue's bound and for fair shares; the worker counts for real."""
 UNBOUNDED_ANSWER_TOKENS: Final = 512
 """What an answer without `max_tokens` is taken to weigh."""
-ORDINARY_PRIORITY: Final = 5
+FASTCHAT: Final = "fastchat"
+"""The backend of a model that FastChat's own workers serve: its jobs are calls, not queued."""
 JOBS_HEADER: Final = "x-penstock-jobs"
 MERGED_EVENTS: Final = 64
 """Events of several jobs that may wait for their one client."""
@@ -65,11 +65,15 @@ class Generation:
         card: ModelCard,
         jobs: Sequence[Job],
         *,
+        ledger: Ledger,
         prompt_param: str,
         resumption: Resumption | None = None,
+        detached: bool = False,
     ) -> None:
         self.card = card
+        self._ledger = ledger
         self._resumption = resumption
+        self._detached = detached
         self.jobs = tuple(jobs)
         self._prompt_param = prompt_param
         self._services = services
@@ -87,14 +91,20 @@ class Generation:
         *,
         prompt_param: str,
         priority: int | None = None,
+        choices: int = 1,
         resumption: Resumption | None = None,
+        detached: bool = False,
     ) -> Generation:
-        """Return the generation of `works`, not submitted yet.
+        """Return the generation of `works`, not submitted yet, but taken from the key's limits.
+
+        `choices` works each have the same prompt.
 
         `prompt_param` is the field that an error of the prompt is blamed on. With `resumption`,
-        jobs that an earlier request of the same key has made are taken up again.
+        jobs that an earlier request of the same key has made are taken up again. The jobs of a
+        `detached` generation are not cancelled when it is left.
         """
         now_ms = await services.queue.now_ms()
+        deadline_s = record.deadline_s or services.settings.deadline_s
         jobs = [
             Job(
                 id=(resumption.job_id(record.tenant, position) if resumption else uuid.uuid4().hex),
@@ -103,16 +113,26 @@ class Generation:
                 work=work,
                 reply=services.replies.channel,
                 created_ms=now_ms,
-                deadline_ms=now_ms + int(services.settings.deadline_s * 1000),
+                deadline_ms=now_ms + int(deadline_s * 1000),
                 tenant=record.tenant,
-                priority=ORDINARY_PRIORITY if priority is None else priority,
+                priority=record.caller.priority(priority),
                 cost_tokens=cost_tokens(work, card.context_length),
                 request_id=record.request_id,
                 digest=resumption.digest(work) if resumption else "",
             )
             for position, work in enumerate(works)
         ]
-        return cls(services, record, card, jobs, prompt_param=prompt_param, resumption=resumption)
+        ledger = await Ledger.opened(services, record, card, jobs, choices)
+        return cls(
+            services,
+            record,
+            card,
+            jobs,
+            ledger=ledger,
+            prompt_param=prompt_param,
+            resumption=resumption,
+            detached=detached,
+        )
 
     @property
     def after(self) -> int:
@@ -136,7 +156,8 @@ class Generation:
         tick_s = self._services.settings.keepalive_s
         meter.start()
         try:
-            await self._submit()
+            if self._submission is None:
+                await self.submit()
             source = self._one(tick_s) if len(self.jobs) == 1 else self._merged(tick_s)
             async with aclosing(source) as items:
                 async for item in items:
@@ -152,13 +173,20 @@ class Generation:
                     if isinstance(event, Failed):
                         raise self._error(event)
                     meter.finished(event)
+                    self._ledger.finished(position, event.usage)
                     yield position, event
+            self._ledger.outcome = "ok"
         except UnknownJob as error:
+            self._ledger.outcome = StoreUnavailable.code
             raise StoreUnavailable("The job was lost: Redis has been emptied") from error
+        except PenstockError as error:
+            self._ledger.outcome = error.code
+            raise
         finally:
             meter.stop()
-            if self._open and self._submission is not None:
-                self._services.background.spawn(self._cancel_open(self._submission))
+            self._services.background.spawn(self._ledger.close(meter.completion_tokens))
+            if self._open and self._submission is not None and not self._detached:
+                self._leave(self._submission)
 
     def _error(self, event: Failed) -> PenstockError:
         error = from_code(event.code, event.message)
@@ -166,12 +194,14 @@ class Generation:
             error.param = self._prompt_param
         return error
 
-    async def _submit(self) -> None:
-        """Submit every job. A client that goes meanwhile must not leave one behind unseen."""
+    async def submit(self) -> None:
+        """Submit every job; `events` does so itself. A client that goes meanwhile must not leave one behind unseen."""
         self._submission = self._services.background.spawn(self._submit_all())
         await asyncio.shield(self._submission)
 
     async def _submit_all(self) -> None:
+        if self.card.backend == FASTCHAT:
+            return
         queue = self._services.queue
         if self._resumption:
             self.jobs = tuple(
@@ -190,10 +220,17 @@ class Generation:
             )
         await queue.redirect(job.id, job.reply)
 
+    def _leave(self, submission: asyncio.Task[None]) -> None:
+        """Cancel what is open: at once, or later if nobody has come back for it by then."""
+        background = self._services.background
+        if self._resumption:
+            grace_s = self._services.settings.resume_grace_s
+            background.spawn_later(grace_s, lambda: self._cancel_open(submission))
+        else:
+            background.spawn(self._cancel_open(submission))
+
     async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
         await asyncio.wait({submission})
-        if self._resumption:
-            await asyncio.sleep(self._services.settings.resume_grace_s)
         for job_id in self._open:
             try:
                 if not self._resumption or await self._is_forsaken(job_id):
@@ -248,6 +285,8 @@ class Generation:
             await arrived.put(error)
 
     def _follow(self, job: Job, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        if self.card.backend == FASTCHAT:
+            return self._services.peers.follow(job, tick_s)
         return self._services.replies.follow(job.queue, job.id, after=self.after, tick_s=tick_s)
 
 
@@ -255,17 +294,7 @@ def cost_tokens(work: Generate, context_length: int) -> int:
     """Return what a job weighs before anyone has tokenised it."""
     wanted = work.sampling.max_tokens
     answer = UNBOUNDED_ANSWER_TOKENS if wanted is None else wanted
-    return max(1, min(_prompt_tokens(work.prompt) + answer, context_length))
-
-
-def _prompt_tokens(prompt: Prompt) -> int:
-    match prompt:
-        case TokenPrompt():
-            return len(prompt.token_ids)
-        case TextPrompt():
-            return len(prompt.text) // BYTES_A_TOKEN
-        case ChatPrompt():
-            return sum(len(str(m.get("content", ""))) for m in prompt.messages) // BYTES_A_TOKEN
+    return max(1, min(prompt_tokens(work.prompt) + answer, context_length))
 
 
 @dataclass

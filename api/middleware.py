@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 from starlette.datastructures import Headers, MutableHeaders
 
 from api.errors import CLIENT_CLOSED_REQUEST, internal_response
+from api.keys import Caller
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -26,6 +27,8 @@ access = logging.getLogger("penstock.access")
 logger = logging.getLogger("penstock.api")
 
 SCOPE_KEY: Final = "penstock.record"
+DEADLINE_KEY: Final = "penstock.deadline_s"
+"""Of a scope that the process itself has made, for a batch."""
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
 """Asked for every few seconds; they go to the log's debug level."""
@@ -37,6 +40,11 @@ class RequestRecord:
 
     request_id: str
     tenant: str = "anonymous"
+    caller: Caller = field(default_factory=Caller)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    """Further headers of the response, whatever it will be."""
+    deadline_s: float | None = None
+    """Time for the request's jobs, where it is not `settings.deadline_s`."""
     model: str = ""
     error_code: str = ""
     meter: Meter | None = None
@@ -89,12 +97,14 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
-        record = scope[SCOPE_KEY] = RequestRecord(request_id)
+        record = scope[SCOPE_KEY] = RequestRecord(request_id, deadline_s=scope.get(DEADLINE_KEY))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers.update(record.headers)
             await send(message)
 
         try:

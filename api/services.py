@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from api.fastchat.peers import Peers
 from penstock.errors import PenstockError
 from penstock.transport.connection import connect_async
+from penstock.transport.keyring import Keyring
+from penstock.transport.limits import Limits
 from penstock.transport.overview import Overview
 from penstock.transport.queue import JobQueue
 from penstock.transport.registry import Registry
 from penstock.transport.replies import Replies
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     import redis.asyncio
 
@@ -47,6 +50,10 @@ class Background:
         task.add_done_callback(self._ended)
         return task
 
+    def spawn_later(self, delay_s: float, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Start `work` after a while, if this process lives as long."""
+        asyncio.get_running_loop().call_later(delay_s, lambda: self.spawn(work()))
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
@@ -72,6 +79,9 @@ class Services:
     queue: JobQueue
     replies: Replies
     registry: Registry
+    keyring: Keyring
+    limits: Limits
+    peers: Peers
     background: Background
 
     async def reap_forever(self) -> None:
@@ -121,10 +131,14 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
         queue=JobQueue(redis, settings),
         replies=Replies(redis, settings),
         registry=Registry(redis, settings),
+        keyring=Keyring(redis, settings),
+        limits=Limits(redis, settings),
+        peers=Peers(redis, settings),
         background=Background(),
     )
     await services.replies.start()
     await services.registry.start()
+    await services.peers.start()
     chores = [
         asyncio.create_task(services.reap_forever()),
         asyncio.create_task(services.flush_forever()),
@@ -139,6 +153,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await services.flush_history()
+        await services.peers.stop()
         await services.registry.stop()
         await services.replies.stop()
         await redis.aclose()

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Depends
 
 from api.admin import fleet, jobs, probes
-from api.dependencies import authenticated
+from api.dependencies import administrator, authenticated
 
 router = APIRouter()
 router.include_router(probes.router, tags=["operations"])
 router.include_router(jobs.router, dependencies=[Depends(authenticated)])
-router.include_router(fleet.router, dependencies=[Depends(authenticated)])
+router.include_router(fleet.router, dependencies=[Depends(administrator)])

@@ -51,7 +51,7 @@ class FastChatRoute(APIRoute):
             record = record_of(request)
             try:
                 if not services_of(request).settings.fastchat_open:
-                    _authenticate(request)
+                    await _authenticate(request)
                 return await handler(request)
             except Refusal as refusal:
                 record.error_code = refusal.error.code
@@ -76,9 +76,9 @@ class FastChatRoute(APIRoute):
         return json_response(content)
 
 
-def _authenticate(request: Request) -> None:
+async def _authenticate(request: Request) -> None:
     try:
-        authenticated(request)
+        await authenticated(request)
     except NotAuthenticated as error:
         given = request.headers.get("authorization", "")
         code = ErrorCode.INCORRECT_AUTH_KEY if given else ErrorCode.INVALID_AUTH_KEY

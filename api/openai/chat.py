@@ -41,6 +41,7 @@ async def chat_completions(request: Request) -> Response:
         works,
         prompt_param="messages",
         priority=asked.priority,
+        choices=asked.n or 1,
         resumption=resumption_of(request),
     )
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))

@@ -42,6 +42,7 @@ async def completions(request: Request) -> Response:
         works,
         prompt_param="prompt",
         priority=asked.priority,
+        choices=asked.n or 1,
         resumption=resumption_of(request),
     )
     heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))

@@ -7,7 +7,9 @@ from starlette.responses import Response
 
 from api.dependencies import services_of
 from api.errors import json_response
+from api.middleware import record_of
 from penstock.contract.worker import ModelCard
+from penstock.errors import NoWorker, UnknownModel
 
 router = APIRouter()
 
@@ -18,11 +20,18 @@ async def list_models(request: Request) -> Response:
 
     :raises StoreUnavailable: Redis has been away for too long to tell.
     """
-    registry = services_of(request).registry
+    services = services_of(request)
+    registry = services.registry
     registry.known()  # raises while Redis is away: an empty list would be a lie
+    caller = record_of(request).caller
     listed: dict[str, dict[str, Any]] = {}
     for card in registry.models():
         for name in (card.name, *card.aliases):
+            if caller.may_use(name, card.name, card.queue):
+                listed.setdefault(name, model_object(name, card))
+    for name in services.peers.names():
+        card = services.peers.card(name)
+        if card is not None and caller.may_use(name):
             listed.setdefault(name, model_object(name, card))
     return json_response({"object": "list", "data": [listed[name] for name in sorted(listed)]})
 
@@ -31,10 +40,17 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request, name: str) -> Response:
     """Show one model; a name may hold slashes.
 
-    :raises UnknownModel, NoWorker, StoreUnavailable: as a completion would.
+    :raises UnknownModel, NotPermitted, NoWorker, StoreUnavailable: as a completion would.
     """
-    served = services_of(request).registry.resolve(name)
-    return json_response(model_object(name, served[0].card))
+    services = services_of(request)
+    try:
+        card = services.registry.resolve(name)[0].card
+    except (UnknownModel, NoWorker):
+        card = services.peers.card(name)
+        if card is None:
+            raise
+    record_of(request).caller.check_model(name, card)
+    return json_response(model_object(name, card))
 
 
 def model_object(name: str, card: ModelCard) -> dict[str, Any]:

@@ -10,6 +10,7 @@ PenstockError
 |-- NotPermitted             a known key that may not do this
 |-- UnknownModel             no worker has ever announced this model
 |-- UnknownJob               no such job, or its journal has expired
+|-- UnknownObject            no such stored response, file or batch
 |-- Unavailable              later may be better
 |   |-- QueueFull            the model's queue is at its bound
 |   |-- RateLimited          this key is over its rate
@@ -100,6 +101,12 @@ class UnknownJob(PenstockError):
     """No such job, or its journal has expired."""
 
     code = "job_not_found"
+
+
+class UnknownObject(PenstockError):
+    """No such stored response, file or batch, or it has expired."""
+
+    code = "not_found"
 
 
 class Unavailable(PenstockError):

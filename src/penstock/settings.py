@@ -56,16 +56,42 @@ class Settings(BaseSettings):
     # API
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated; empty means that no key is asked for."""
+    require_key: bool = False
+    """Ask for a key even while none has been made (`penstock keys create`)."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated origins whose pages may call the API from a browser; `*` for all."""
+    usage_log_rows: int = Field(default=100_000, ge=0)
+    """Requests that the usage log remembers; 0 turns it off."""
+    usage_log_days: int = Field(default=90, ge=1)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     keepalive_s: float = Field(default=10.0, gt=0)
     resume_grace_s: float = Field(default=30.0, ge=0)
     """Jobs of a request with an `Idempotency-Key` outlive its lost connection by this."""
+    response_ttl_s: int = Field(default=86_400, ge=60)
+    """How long a stored answer of /v1/responses is kept after its last use."""
+    background_deadline_s: float = Field(default=86_400.0, gt=0)
+    """Time for an answer in the background and for a line of a batch: these may wait long."""
+    files_dir: Path = Field(default=Path("files"))
+    """Uploaded files and batches; a volume that all API processes share."""
+    max_file_bytes: int = Field(default=200 * 1024 * 1024, ge=1024)
+    batch_concurrency: int = Field(default=16, ge=1)
+    """Lines of one batch that are in the queue at once."""
     public_url: AnyHttpUrl | None = None
     """What `/get_worker_address` hands out; by default the address that the caller used."""
     fastchat_open: bool = False
     """Serve FastChat's routes without a key though keys are set: its programs cannot send one."""
 
-    @field_validator("api_keys", mode="before")
+    fastchat_worker_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Whence FastChat's own workers may register: hosts, `*.gpu.example`, `10.0.0.0/8`, `:port`."""
+    fastchat_worker_life_s: float = Field(default=90.0, gt=0)
+    """A FastChat worker that gave no sign for this long is forgotten."""
+    fastchat_worker_timeout_s: float = Field(default=100.0, gt=0)
+    """A FastChat worker that is silent for this long in mid-answer has failed."""
+    fastchat_controller: AnyHttpUrl | None = None
+    """A real FastChat controller that this fleet registers with, as one worker."""
+    fastchat_heartbeat_s: float = Field(default=45.0, gt=0)
+
+    @field_validator("api_keys", "cors_origins", "fastchat_worker_hosts", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):

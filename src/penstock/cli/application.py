@@ -13,6 +13,7 @@ from penstock.cli.chat import chat
 from penstock.cli.console import out, show_error, verbosity
 from penstock.cli.doctor import doctor
 from penstock.cli.fleet.command import up
+from penstock.cli.keys import keys, usage
 from penstock.cli.models import models
 from penstock.cli.status import status
 
@@ -27,6 +28,8 @@ app.command()(up)
 app.command()(chat)
 app.command()(models)
 app.command()(status)
+app.add_typer(keys, name="keys")
+app.command()(usage)
 app.command()(bench)
 app.command()(doctor)
 

@@ -27,6 +27,14 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:history:<minute>` | hash | one minute's tokens and latencies of all API processes; hours |
 | `penstock:models` | zset | queue -> when a worker last served it; a day |
 | `penstock:model:<queue>` | string | the last card of a served model; a day |
+| `penstock:keys` | hash | hash of an API key -> its card; without end: an operator's |
+| `penstock:limit:<key>` | hash | a key's buckets of requests and tokens; until they are full |
+| `penstock:<kind>:<id>` | string | a document such as a `response`; `settings.response_ttl_s` |
+| `penstock:<kind>:open` | zset | document that is not finished -> when it was opened; as they |
+| `penstock:usage` | stream | what was generated for whom; `settings.usage_log_days` |
+| `penstock:fastchat:workers` | set | URLs of FastChat workers; twice their life |
+| `penstock:fastchat:worker:<hash>` | string | one's card; `settings.fastchat_worker_life_s` |
+| `penstock:fastchat:prober` | string | the API process that asks them for their status; seconds |
 | `penstock:reply:<process>` | channel | no key: pub/sub to one API process |
 """
 
@@ -39,6 +47,14 @@ PREFIX: Final = "penstock"
 WORKERS: Final = f"{PREFIX}:workers"
 
 MODELS: Final = f"{PREFIX}:models"
+
+API_KEYS: Final = f"{PREFIX}:keys"
+
+PEERS: Final = f"{PREFIX}:fastchat:workers"
+
+PEER_PROBER: Final = f"{PREFIX}:fastchat:prober"
+
+USAGE: Final = f"{PREFIX}:usage"
 
 
 def queue_prefix(queue: str) -> str:
@@ -94,6 +110,26 @@ def history(minute: int) -> str:
 def model(queue: str) -> str:
     """Return the key of a queue's last model card."""
     return f"{PREFIX}:model:{queue}"
+
+
+def limit(key_id: str) -> str:
+    """Return the key of what an API key may still use this minute."""
+    return f"{PREFIX}:limit:{key_id}"
+
+
+def peer(url_hash: str) -> str:
+    """Return the key of a FastChat worker's card."""
+    return f"{PREFIX}:fastchat:worker:{url_hash}"
+
+
+def document(kind: str, document_id: str) -> str:
+    """Return the key of a document."""
+    return f"{PREFIX}:{kind}:{document_id}"
+
+
+def open_documents(kind: str) -> str:
+    """Return the key of the documents of a kind that are not finished."""
+    return f"{PREFIX}:{kind}:open"
 
 
 def reply(process_id: str) -> str:

@@ -1,0 +1,120 @@
+"""What one request costs its key: estimated before, counted after, and written down."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from api.keys import admit
+from penstock.contract.job import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from penstock.errors import PenstockError
+from penstock.transport import usage_log
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from api.middleware import RequestRecord
+    from api.services import Services
+    from penstock.contract.events import Usage
+    from penstock.contract.job import Job
+    from penstock.contract.worker import ModelCard
+
+logger = logging.getLogger("penstock.api")
+
+BYTES_A_TOKEN: Final = 4
+"""An estimate for limits, the queue's bound and fair shares; the worker counts for real."""
+
+
+def prompt_tokens(prompt: Prompt) -> int:
+    """Return about how many tokens a prompt has."""
+    match prompt:
+        case TokenPrompt():
+            return len(prompt.token_ids)
+        case TextPrompt():
+            return len(prompt.text) // BYTES_A_TOKEN
+        case ChatPrompt():
+            return sum(len(str(m.get("content", ""))) for m in prompt.messages) // BYTES_A_TOKEN
+
+
+class Ledger:
+    """The account of one generation. Owned by the request's task."""
+
+    def __init__(
+        self,
+        services: Services,
+        record: RequestRecord,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        choices: int,
+    ) -> None:
+        self.outcome = "cancelled"
+        self._services = services
+        self._record = record
+        self._card = card
+        self._jobs = tuple(jobs)
+        self._choices = choices
+        self._estimate = sum(job.cost_tokens for job in jobs)
+        self._usages: dict[int, Usage] = {}
+        self._started_s = time.monotonic()
+
+    @classmethod
+    async def opened(
+        cls,
+        services: Services,
+        record: RequestRecord,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        choices: int,
+    ) -> Ledger:
+        """Return the account of a request that its key's limits admit.
+
+        :raises RateLimited, StoreUnavailable: see `api.keys.admit`.
+        """
+        ledger = cls(services, record, card, jobs, choices)
+        await admit(services, record, ledger._estimate)
+        return ledger
+
+    def finished(self, position: int, usage: Usage) -> None:
+        """Count a sequence that ended well."""
+        self._usages[position] = usage
+
+    async def close(self, completion_tokens: int) -> None:
+        """Settle with the key's limits, and write the usage log."""
+        prompts = [self._prompt(position) for position in range(0, len(self._jobs), self._choices)]
+        prompt = sum(tokens for tokens, _ in prompts)
+        row = usage_log.UsageRow(
+            time=usage_log.now(),
+            key=self._record.tenant,
+            key_name=self._record.caller.key_name,
+            model=self._card.name,
+            queue=self._card.queue,
+            outcome=self.outcome,
+            prompt_tokens=prompt,
+            cached_tokens=sum(cached for _, cached in prompts),
+            completion_tokens=completion_tokens,
+            answers=len(self._usages),
+            duration_s=round(time.monotonic() - self._started_s, 3),
+            request_id=self._record.request_id,
+        )
+        services, card = self._services, self._record.caller.card
+        try:
+            if card is not None:
+                used = prompt + completion_tokens
+                await services.limits.settle(card, used - self._estimate)
+            await usage_log.append(services.redis, row, services.settings)
+        except (PenstockError, RedisError, OSError) as error:
+            logger.warning("usage of %s is not in the log: %s", row, error)
+
+    def _prompt(self, first: int) -> tuple[int, int]:
+        """Return the tokens of the prompt of job number `first`, and how many were cached.
+
+        Nothing is known of a sequence that did not end well; what never ran has cost nothing.
+        """
+        for position in range(first, first + self._choices):
+            if position in self._usages:
+                usage = self._usages[position]
+                return usage.prompt_tokens, usage.cached_tokens
+        return 0, 0
