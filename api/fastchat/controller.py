@@ -8,9 +8,11 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.dependencies import services_of
 from api.errors import json_response
+from api.fastchat.peers import Status as PeerStatus
 from api.fastchat.route import FastChatRoute, read
 from api.fastchat.schema import Body, ModelName
-from penstock.errors import NotPermitted, NoWorker, UnknownModel
+from api.middleware import record_of
+from penstock.errors import NoWorker, UnknownModel
 
 router = APIRouter(route_class=FastChatRoute)
 
@@ -22,10 +24,41 @@ class HeartBeat(Body):
     queue_length: int
 
 
-def model_names(request: Request) -> list[str]:
-    """Return the names and aliases of what live workers serve, sorted."""
-    cards = services_of(request).registry.models()
-    return sorted({name for card in cards for name in (card.name, *card.aliases)})
+class Status(Body):
+    """What a FastChat worker says of itself, if it does, when it registers."""
+
+    model_names: tuple[str, ...]
+    speed: float = 1.0
+    queue_length: int = 0
+
+
+class Registration(Body):
+    """`/register_worker`. Whoever registers here is looked after, heartbeats or not."""
+
+    worker_name: str
+    worker_status: Status | None = None
+    multimodal: bool = False
+
+
+def own_names(request: Request) -> list[str]:
+    """Return the names and aliases of what our live workers serve to this caller, sorted."""
+    may_use = record_of(request).caller.may_use
+    return sorted(
+        {
+            name
+            for card in services_of(request).registry.models()
+            for name in (card.name, *card.aliases)
+            if may_use(name, card.name, card.queue)
+        }
+    )
+
+
+def model_names(request: Request, *, multimodal: bool | None = None) -> list[str]:
+    """Return `own_names` and those of FastChat's workers, sorted; ours take no images."""
+    may_use = record_of(request).caller.may_use
+    peers = services_of(request).peers.names(multimodal=multimodal)
+    ours = [] if multimodal else own_names(request)
+    return sorted({*ours, *(name for name in peers if may_use(name))})
 
 
 def own_address(request: Request) -> str:
@@ -47,40 +80,57 @@ async def refresh_all_workers() -> Response:
 
 
 @router.post("/list_models")
-@router.post("/list_language_models")
 async def list_models(request: Request) -> Response:
     """List the served models."""
     return json_response({"models": model_names(request)})
 
 
+@router.post("/list_language_models")
+async def list_language_models(request: Request) -> Response:
+    """List the served models that take text alone."""
+    return json_response({"models": model_names(request, multimodal=False)})
+
+
 @router.post("/list_multimodal_models")
-async def list_multimodal_models() -> Response:
-    """List the models that take images: none."""
-    return json_response({"models": []})
+async def list_multimodal_models(request: Request) -> Response:
+    """List the models that take images: none of ours."""
+    return json_response({"models": model_names(request, multimodal=True)})
 
 
 @router.post("/get_worker_address")
 async def get_worker_address(request: Request) -> Response:
     """Return our own address for a model of the fleet, an empty one for any other."""
     asked = await read(request, ModelName)
+    services = services_of(request)
     try:
-        services_of(request).registry.resolve(asked.model)
+        services.registry.resolve(asked.model)
     except (UnknownModel, NoWorker):
-        return json_response({"address": ""})
+        if services.peers.card(asked.model) is None:
+            return json_response({"address": ""})
     return json_response({"address": own_address(request)})
 
 
 @router.post("/register_worker")
-async def register_worker() -> Response:
-    """Refuse: a registration makes us call a URL that a stranger names.
+async def register_worker(request: Request) -> Response:
+    """Let a FastChat worker join, from where the operator allows it alone.
 
-    :raises NotPermitted: always.
+    A registration makes us call a URL that a stranger names. FastChat logs failures and answers
+    null; here a worker that cannot join gets to know.
+
+    :raises NotPermitted: it may not.
+    :raises NoWorker: it does not answer.
     """
-    raise NotPermitted("FastChat workers cannot register here: Penstock's own join through Redis")
+    asked = await read(request, Registration)
+    told = asked.worker_status
+    status = None if told is None else PeerStatus(told.model_names, told.speed, told.queue_length)
+    peers = services_of(request).peers
+    await peers.register(asked.worker_name, status, multimodal=asked.multimodal)
+    return json_response(None)
 
 
 @router.post("/receive_heart_beat")
 async def receive_heart_beat(request: Request) -> Response:
-    """Tell a FastChat worker that it is not registered."""
-    await read(request, HeartBeat)
-    return json_response({"exist": False})
+    """Take a FastChat worker's heartbeat; a worker that is not known here registers anew."""
+    asked = await read(request, HeartBeat)
+    known = await services_of(request).peers.beat(asked.worker_name, asked.queue_length)
+    return json_response({"exist": known})

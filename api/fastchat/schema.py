@@ -29,9 +29,9 @@ def _listed(value: Any) -> Any:
 
 
 class Body(BaseModel):
-    """Fields that we do not know are of newer versions, and ignored; null means the default."""
+    """Fields that we do not know are of newer versions; null means the default."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod

@@ -12,11 +12,14 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
-from api.fastchat.controller import model_names
+from api.fastchat import relay
+from api.fastchat.controller import own_names
 from api.fastchat.envelope import conversation
 from api.fastchat.frames import stream_frames, whole
+from api.fastchat.membership import fleet_status
 from api.fastchat.route import STREAM_PATH, FastChatRoute, read
 from api.fastchat.schema import (
+    Body,
     CountRequest,
     EmbeddingsRequest,
     GenerationRequest,
@@ -24,7 +27,7 @@ from api.fastchat.schema import (
     generate_of,
     prompt_of,
 )
-from api.generation import Generation
+from api.generation import FASTCHAT, Generation
 from api.middleware import record_of
 from api.streaming import FramedResponse
 from penstock.contract.utility import Tokenize, UtilityCall
@@ -51,9 +54,20 @@ def _pick(request: Request, model: str | None) -> ModelCard:
     return pick(request, model)
 
 
-async def _generation(request: Request) -> Generation:
-    asked = await read(request, GenerationRequest)
-    card = _pick(request, asked.model)
+def _told_on(asked: Body, card: ModelCard) -> dict[str, Any]:
+    """Return the body that goes to a FastChat worker: what the client has said, and no defaults."""
+    return {**asked.model_dump(exclude_unset=True), "model": card.name}
+
+
+async def _elsewhere(request: Request, card: ModelCard, asked: Body) -> Response:
+    """Return what a FastChat worker answers to the same call."""
+    services = services_of(request)
+    timeout_s = services.settings.fastchat_worker_timeout_s
+    work = relay.post(services.peers, request.url.path, card.name, _told_on(asked, card), timeout_s)
+    return json_response(await until_disconnect(request.receive, work))
+
+
+async def _generation(request: Request, asked: GenerationRequest, card: ModelCard) -> Generation:
     return await Generation.of(
         services_of(request),
         record_of(request),
@@ -66,7 +80,14 @@ async def _generation(request: Request) -> Generation:
 @router.post(STREAM_PATH)
 async def worker_generate_stream(request: Request) -> Response:
     """Stream an answer; an error is the stream's last object."""
-    generation = await _generation(request)
+    asked = await read(request, GenerationRequest)
+    card = _pick(request, asked.model)
+    if card.backend == FASTCHAT:
+        services = services_of(request)
+        body, tick_s = _told_on(asked, card), services.settings.keepalive_s
+        frames = relay.frames(services.peers, card.name, body, tick_s)
+        return FramedResponse(frames, media_type=None)
+    generation = await _generation(request, asked, card)
     frames = stream_frames(generation, record_of(request))
     return FramedResponse(frames, media_type=None, headers=generation.headers)
 
@@ -74,18 +95,24 @@ async def worker_generate_stream(request: Request) -> Response:
 @router.post("/worker_generate")
 async def worker_generate(request: Request) -> Response:
     """Answer in one object."""
-    generation = await _generation(request)
+    asked = await read(request, GenerationRequest)
+    card = _pick(request, asked.model)
+    if card.backend == FASTCHAT:
+        return await _elsewhere(request, card, asked)
+    generation = await _generation(request, asked, card)
     return json_response(await until_disconnect(request.receive, whole(generation)))
 
 
 @router.post("/worker_get_embeddings")
 async def worker_get_embeddings(request: Request) -> Response:
-    """Refuse clearly.
+    """Hand on to a FastChat worker; of our own models, refuse clearly.
 
-    :raises UnsupportedFeature: always, for a model that is there.
+    :raises UnsupportedFeature: the model is one of ours.
     """
     asked = await read(request, EmbeddingsRequest)
     card = _pick(request, asked.model)
+    if card.backend == FASTCHAT:
+        return await _elsewhere(request, card, asked)
     raise UnsupportedFeature(f"{card.name} gives no embeddings", param="model")
 
 
@@ -95,6 +122,8 @@ async def count_token(request: Request) -> Response:
     asked = await read(request, CountRequest)
     services = services_of(request)
     card = _pick(request, asked.model)
+    if card.backend == FASTCHAT:
+        return await _elsewhere(request, card, asked)
     call = UtilityCall(uuid.uuid4().hex, card.queue, "", Tokenize(prompt_of(asked.prompt, card)))
     reply = await services.replies.call(call, UTILITY_PATIENCE_S)
     return json_response({"count": len(reply.token_ids), "error_code": 0})
@@ -104,23 +133,27 @@ async def count_token(request: Request) -> Response:
 async def worker_get_conv_template(request: Request) -> Response:
     """Return the template by which FastChat's OpenAI server quotes a chat to us."""
     asked = await read(request, OptionalModelName)
-    return json_response({"conv": conversation(_pick(request, asked.model).name)})
+    card = _pick(request, asked.model)
+    if card.backend == FASTCHAT:
+        return await _elsewhere(request, card, asked)
+    return json_response({"conv": conversation(card.name)})
 
 
 @router.post("/model_details")
 async def model_details(request: Request) -> Response:
     """Return a model's context length."""
     asked = await read(request, OptionalModelName)
-    return json_response({"context_length": _pick(request, asked.model).context_length})
+    card = _pick(request, asked.model)
+    if card.backend == FASTCHAT:
+        return await _elsewhere(request, card, asked)
+    return json_response({"context_length": card.context_length})
 
 
 @router.post("/worker_get_status")
 async def worker_get_status(request: Request) -> Response:
-    """Tell of the fleet as of one worker; a real controller may have us registered as such."""
-    served = services_of(request).registry.served()
-    status: dict[str, Any] = {
-        "model_names": model_names(request),
-        "speed": max(1, sum(len(one.workers) for one in served)),
-        "queue_length": sum(one.waiting_jobs + one.load.running for one in served),
-    }
+    """Tell of the fleet as of one worker; a real controller may have us registered as such.
+
+    FastChat's workers are not told of: such a controller may know them itself.
+    """
+    status = {**fleet_status(services_of(request).registry), "model_names": own_names(request)}
     return json_response(status)

@@ -1,0 +1,120 @@
+"""Our fleet as one worker of a real FastChat controller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+    from penstock.transport.registry import Registry
+
+logger = logging.getLogger("penstock.api")
+
+CALL_S: Final = 5.0
+RETRY_S: Final = 5.0
+LOOK_S: Final = 1.0
+"""How often the served models are compared with what the controller was told."""
+
+
+class NotAController(Exception):
+    """What answers there is no FastChat controller, or wants nothing of us."""
+
+
+class Membership:
+    """Registers, sends heartbeats, and registers anew where the controller forgot us.
+
+    A controller has no way to be told of a leave: it drops us when the heartbeats end.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._controller = str(settings.fastchat_controller or "").rstrip("/")
+        self._name = str(settings.public_url or "").rstrip("/")
+        self._task: asyncio.Task[None] | None = None
+        self._told: list[str] = []
+
+    async def start(self) -> None:
+        """Begin, if a controller is set."""
+        if self._controller and not self._name:
+            logger.error(
+                "PENSTOCK_FASTCHAT_CONTROLLER needs PENSTOCK_PUBLIC_URL: where that controller's "
+                "clients reach us"
+            )
+        elif self._controller:
+            self._task = asyncio.create_task(self._stay(), name="penstock-fastchat-membership")
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _stay(self) -> None:
+        async with httpx.AsyncClient(timeout=CALL_S) as http:
+            while True:
+                try:
+                    await self._register(http)
+                    while await self._beat(http):
+                        pass
+                except NotAController as error:
+                    logger.error("FastChat controller %s: %s", self._controller, error)  # noqa: TRY400
+                    return
+                except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                    logger.warning(
+                        "FastChat controller %s: %s; trying again", self._controller, error
+                    )
+                    await asyncio.sleep(RETRY_S)
+
+    async def _register(self, http: httpx.AsyncClient) -> None:
+        status = self.status()
+        answer = await http.post(
+            f"{self._controller}/register_worker",
+            json={
+                "worker_name": self._name,
+                "check_heart_beat": True,
+                "worker_status": status,
+                "multimodal": False,
+            },
+        )
+        if answer.is_success and isinstance(told := answer.json(), dict) and "error_code" in told:
+            raise NotAController(
+                f"it is Penstock and answers {told['text']!r}; Penstock's workers join by Redis"
+            )
+        answer.raise_for_status()
+        self._told = status["model_names"]
+        logger.info("Registered with FastChat controller %s as %s", self._controller, self._name)
+
+    async def _beat(self, http: httpx.AsyncClient) -> bool:
+        """Wait for the next heartbeat and send it; False: it is time to register anew."""
+        end = asyncio.get_running_loop().time() + self._settings.fastchat_heartbeat_s
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(LOOK_S, left))
+            if self.status()["model_names"] != self._told:
+                return False  # a controller takes the models from a registration alone
+        beat = {"worker_name": self._name, "queue_length": self.status()["queue_length"]}
+        answer = await http.post(f"{self._controller}/receive_heart_beat", json=beat)
+        answer.raise_for_status()
+        return bool(answer.json()["exist"])
+
+    def status(self) -> dict[str, Any]:
+        """Return the fleet as of one FastChat worker."""
+        return fleet_status(self._registry)
+
+
+def fleet_status(registry: Registry) -> dict[str, Any]:
+    """Return `/worker_get_status` of all of our own models. FastChat's workers are not told of.
+
+    `speed` is the number of workers, `queue_length` the jobs that run or wait.
+    """
+    served = registry.served()
+    names = {name for one in served for name in (one.card.name, *one.card.aliases)}
+    return {
+        "model_names": sorted(names),
+        "speed": max(1, sum(len(one.workers) for one in served)),
+        "queue_length": sum(one.waiting_jobs + one.load.running for one in served),
+    }

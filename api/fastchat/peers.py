@@ -1,0 +1,267 @@
+"""FastChat's own workers beside ours: who may join, who serves a model, who has died."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import uuid
+from collections import Counter
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+from redis.exceptions import RedisError
+
+from api.fastchat import relay
+from api.fastchat.relay import CONNECT_S
+from api.generation import FASTCHAT
+from penstock.contract.worker import ModelCard
+from penstock.errors import NotPermitted, NoWorker, UnknownModel
+from penstock.transport.peers import PROBE_S, PeerBook, PeerCard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    import redis.asyncio
+
+    from penstock.contract.events import Event
+    from penstock.contract.job import Job
+    from penstock.settings import Settings
+
+logger = logging.getLogger("penstock.api")
+
+REFRESH_S: Final = 1.0
+SMALL_CALL_S: Final = 10.0
+MISSED_PROBES: Final = 3
+"""A worker that is silent this often in a row is taken for dead; one that refuses, at once."""
+UNKNOWN_CONTEXT: Final = 2_048
+"""FastChat's own guess where a worker does not tell."""
+ANY_TOKEN: Final = 2**31 - 1
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `/worker_get_status` answers."""
+
+    model_names: tuple[str, ...]
+    speed: float = 1.0
+    queue_length: int = 0
+
+
+_status = msgspec.json.Decoder(Status)
+
+
+def checked_url(name: str, allowed: Sequence[str]) -> str:
+    """Return a worker's base URL.
+
+    An entry is a host, a pattern (`*.gpu.example`) or a network (`10.0.0.0/8`), with `:port` or
+    without. Names are not looked up: a network allows addresses only.
+
+    :raises NotPermitted: nobody may register, or the URL is not on the list.
+    """
+    if not allowed:
+        raise NotPermitted(
+            "FastChat workers may not register here: PENSTOCK_FASTCHAT_WORKER_HOSTS names nobody"
+        )
+    try:
+        parts = urlsplit(name)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, parts, port = None, urlsplit(""), None
+    bare = not (parts.username or parts.password or parts.query or parts.fragment)
+    if not host or parts.scheme not in ("http", "https") or not bare or parts.path not in ("", "/"):
+        raise NotPermitted("worker_name must be a plain base URL: http://host:port")
+    port = port or {"http": 80, "https": 443}[parts.scheme]
+    if not any(_allows(entry, host, port) for entry in allowed):
+        raise NotPermitted(f"{host}:{port} is not in PENSTOCK_FASTCHAT_WORKER_HOSTS")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}:{port}"
+
+
+def _allows(entry: str, host: str, port: int) -> bool:
+    pattern, colon, wanted = entry.rpartition(":")
+    if not colon or not wanted.isdigit():
+        pattern, wanted = entry, ""
+    if wanted and int(wanted) != port:
+        return False
+    pattern = pattern.strip("[]").lower()
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return address in ipaddress.ip_network(pattern)
+    return "/" not in pattern and fnmatchcase(host.lower(), pattern)
+
+
+class Peers:
+    """This process's view of the FastChat workers. Owned by one event loop."""
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self.settings = settings
+        self.book = PeerBook(redis, settings)
+        self.http = httpx.AsyncClient(
+            timeout=httpx.Timeout(SMALL_CALL_S, connect=CONNECT_S),
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,  # no proxy, no .netrc: only the allowed hosts are ever called
+        )
+        self._cards: tuple[PeerCard, ...] = ()
+        self._sent: Counter[str] = Counter()
+        self._missed: Counter[str] = Counter()
+        self._process = uuid.uuid4().hex
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Follow the list, where anybody may be on it."""
+        if self.settings.fastchat_worker_hosts:
+            await self._try(self.refresh)
+            self._tasks = [
+                asyncio.create_task(self._for_ever(self.refresh, REFRESH_S)),
+                asyncio.create_task(self._for_ever(self.probe, PROBE_S)),
+            ]
+
+    async def stop(self) -> None:
+        """End the following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.http.aclose()
+
+    async def _for_ever(self, work: Any, pause_s: float) -> None:
+        while True:
+            await asyncio.sleep(pause_s)
+            await self._try(work)
+
+    async def _try(self, work: Any) -> None:
+        try:
+            await work()
+        except (RedisError, OSError, RuntimeError) as error:
+            logger.debug("FastChat workers: %s", error)
+        except Exception:
+            logger.exception("FastChat workers")
+
+    async def refresh(self) -> None:
+        """Read the list anew. What is no longer allowed is not on it."""
+        allowed = self.settings.fastchat_worker_hosts
+        cards = await self.book.cards()
+        self._cards = tuple(card for card in cards if _still_allowed(card.url, allowed))
+
+    async def register(self, name: str, status: Status | None, *, multimodal: bool) -> None:
+        """Let a worker join, after asking it what it serves unless it has said so.
+
+        :raises NotPermitted: it may not; nothing has been called then.
+        :raises NoWorker: it does not answer.
+        """
+        url = checked_url(name, self.settings.fastchat_worker_hosts)
+        if status is None or not status.model_names:
+            try:
+                status = await self._status(url)
+            except (httpx.HTTPError, msgspec.MsgspecError) as error:
+                raise NoWorker(f"{url} does not answer as a FastChat worker: {error}") from error
+        card = PeerCard(url, status.model_names, status.speed, status.queue_length, multimodal)
+        context_length = await self._context_length(card)
+        await self.book.put(msgspec.structs.replace(card, context_length=context_length))
+        logger.info("FastChat worker %s serves %s", url, ", ".join(card.models))
+        await self.refresh()
+
+    async def beat(self, name: str, queue_length: int) -> bool:
+        """Take a heartbeat; False tells the worker to register anew."""
+        allowed = self.settings.fastchat_worker_hosts
+        if not allowed:
+            return False
+        card = await self.book.get(checked_url(name, allowed))
+        if card is None:
+            return False
+        return await self.book.renew(msgspec.structs.replace(card, queue_length=queue_length))
+
+    async def _status(self, url: str) -> Status:
+        answer = await self.http.post(f"{url}/worker_get_status")
+        answer.raise_for_status()
+        return _status.decode(answer.content)
+
+    async def _context_length(self, card: PeerCard) -> int:
+        model = card.models[0] if card.models else ""
+        try:
+            told = await self.call(card, "/model_details", {"model": model})
+            return int(told["context_length"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return UNKNOWN_CONTEXT
+
+    async def probe(self) -> None:
+        """Ask every worker for its status, if this is the process whose turn it is."""
+        self._sent.clear()
+        if self._cards and await self.book.may_probe(self._process):
+            await asyncio.gather(*(self._probe(card) for card in self._cards))
+
+    async def _probe(self, card: PeerCard) -> None:
+        try:
+            status = await self._status(card.url)
+        except httpx.ConnectError:
+            await self.lost(card.url)
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            self._missed[card.url] += 1
+            if self._missed[card.url] >= MISSED_PROBES:
+                await self.lost(card.url)
+        else:
+            self._missed.pop(card.url, None)
+            told = msgspec.structs.asdict(status)
+            told["models"] = told.pop("model_names")
+            await self.book.renew(msgspec.structs.replace(card, **told))
+
+    async def lost(self, url: str) -> None:
+        """Forget a worker that does not answer."""
+        logger.warning("FastChat worker %s does not answer and is dropped", url)
+        self._missed.pop(url, None)
+        self._cards = tuple(card for card in self._cards if card.url != url)
+        with suppress(RedisError, OSError):
+            await self.book.drop(url)
+
+    def names(self, *, multimodal: bool | None = None) -> list[str]:
+        """Return the models that live workers serve, sorted."""
+        chosen = (c for c in self._cards if multimodal is None or c.multimodal == multimodal)
+        return sorted({name for card in chosen for name in card.models})
+
+    def pick(self, model: str, *, without: frozenset[str] = frozenset()) -> PeerCard:
+        """Return the worker with the shortest queue, as FastChat's controller weighs them.
+
+        :raises UnknownModel: none serves it.
+        """
+        serving = [c for c in self._cards if model in c.models and c.url not in without]
+        if not serving:
+            raise UnknownModel(f"the model {model!r} does not exist", param="model")
+        best = min(serving, key=lambda c: (c.queue_length + self._sent[c.url]) / max(c.speed, 1e-6))
+        self._sent[best.url] += 1
+        return best
+
+    def card(self, model: str) -> ModelCard | None:
+        """Return a model's card, as if it were ours; None where no FastChat worker serves it."""
+        serving = [card for card in self._cards if model in card.models]
+        if not serving:
+            return None
+        return ModelCard(
+            name=model, queue="", device="elsewhere", backend=FASTCHAT, format="unknown",
+            architecture="unknown", parameters=0, weights_bytes=0,
+            context_length=min(card.context_length for card in serving) or UNKNOWN_CONTEXT,
+            vocab_size=ANY_TOKEN, slots=0, kv_cache_tokens=0,
+        )  # fmt: skip
+
+    def follow(self, job: Job, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        """Yield a job's events, as `Replies.follow` does; see `relay.follow`."""
+        return relay.follow(self, job, tick_s)
+
+    async def call(self, card: PeerCard, path: str, body: object) -> Any:
+        """Return the JSON answer of one of a worker's small calls.
+
+        :raises httpx.HTTPError, ValueError: it does not answer, or not in JSON.
+        """
+        answer = await self.http.post(f"{card.url}{path}", json=body)
+        answer.raise_for_status()
+        return answer.json()
+
+
+def _still_allowed(url: str, allowed: Sequence[str]) -> bool:
+    try:
+        checked_url(url, allowed)
+    except NotPermitted:
+        return False
+    return True

@@ -1,0 +1,267 @@
+"""Requests for a FastChat worker's model, handed on to it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import msgspec
+
+from api.fastchat.errors import ErrorCode, Refusal, error_object
+from api.fastchat.rendering import render
+from api.fastchat.route import END, STREAM_PATH
+from penstock.contract.events import Finished, FinishReason, Tokens, Usage
+from penstock.contract.job import ChatPrompt, TextPrompt
+from penstock.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    NoWorker,
+    PenstockError,
+    UnknownModel,
+    UnsupportedFeature,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from api.fastchat.peers import Peers
+    from penstock.contract.job import Generate, Job, Sampling
+    from penstock.transport.peers import PeerCard
+
+CONNECT_S: Final = 3.0
+REASONS: Final = {"length": FinishReason.LENGTH}
+"""FastChat ends for any other reason with `stop`."""
+WHOLE_OBJECT_BYTES: Final = 32 * 1024 * 1024
+
+
+async def post(peers: Peers, path: str, model: str, body: object, timeout_s: float) -> Any:
+    """Return the answer of a model's worker to a call that is not streamed.
+
+    :raises NoWorker, UnknownModel: none is left that answers.
+    :raises Refusal: it took too long.
+    """
+    tried: set[str] = set()
+    while True:
+        peer = _pick(peers, model, tried)
+        try:
+            answer = await peers.http.post(
+                f"{peer.url}{path}", json=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
+            )
+            answer.raise_for_status()
+            return answer.json()
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            await peers.lost(peer.url)
+        except httpx.TimeoutException as error:
+            raise _too_slow(peer) from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise EngineFailed(f"{peer.url} failed: {error}") from error
+
+
+def _pick(peers: Peers, model: str, tried: set[str]) -> PeerCard:
+    try:
+        peer = peers.pick(model, without=frozenset(tried))
+    except UnknownModel:
+        if tried:
+            raise NoWorker(f"no worker of {model!r} answers") from None
+        raise
+    tried.add(peer.url)
+    return peer
+
+
+def _too_slow(peer: PeerCard) -> Refusal:
+    error = DeadlineExceeded(f"{peer.url} has been silent for too long")
+    return Refusal(error, ErrorCode.CONTROLLER_WORKER_TIMEOUT)
+
+
+async def objects(
+    peers: Peers, model: str, body: object, tick_s: float
+) -> AsyncGenerator[bytes | None, None]:
+    """Yield each object of a model's stream, without its end; None when silent for `tick_s`.
+
+    A worker that refuses the connection is forgotten, and the next one asked. One that breaks off
+    is not asked again: what it has said, no other would go on with.
+
+    :raises NoWorker, UnknownModel: none is left that answers.
+    :raises EngineFailed: it broke off, or does not speak FastChat's protocol.
+    :raises Refusal: it was silent for too long.
+    """
+    silence_s = peers.settings.fastchat_worker_timeout_s
+    timeout = httpx.Timeout(silence_s, connect=CONNECT_S)
+    tried: set[str] = set()
+    while True:
+        peer = _pick(peers, model, tried)
+        request = peers.http.build_request(
+            "POST", f"{peer.url}{STREAM_PATH}", json=body, timeout=timeout
+        )
+        try:
+            async with aclosing(_ticking(_split(peers.http, request), tick_s)) as found:
+                async for one in found:
+                    yield one
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            await peers.lost(peer.url)
+        except httpx.TimeoutException as error:
+            raise _too_slow(peer) from error
+        except httpx.HTTPError as error:
+            raise EngineFailed(f"{peer.url} broke off: {error}") from error
+        else:
+            return
+
+
+async def _split(http: httpx.AsyncClient, request: httpx.Request) -> AsyncGenerator[bytes, None]:
+    """Yield what stands between the NUL bytes, empty pieces left out."""
+    answer = await http.send(request, stream=True)
+    try:
+        answer.raise_for_status()
+        rest = b""
+        async for piece in answer.aiter_bytes():
+            *whole, rest = (rest + piece).split(END)
+            if len(rest) > WHOLE_OBJECT_BYTES:
+                raise httpx.DecodingError("an object without an end")
+            for one in whole:
+                if one:
+                    yield one
+        if rest:
+            raise httpx.RemoteProtocolError("the last object has no end")
+    finally:
+        await answer.aclose()
+
+
+async def _ticking(
+    source: AsyncGenerator[bytes, None], tick_s: float
+) -> AsyncGenerator[bytes | None, None]:
+    """Yield what `source` does, and None each time that it is silent for `tick_s`."""
+    pending: asyncio.Task[bytes] | None = None
+    try:
+        while True:
+            if pending is None:
+                pending = asyncio.create_task(anext(source))  # pyright: ignore[reportArgumentType]
+            done, _ = await asyncio.wait({pending}, timeout=tick_s)
+            if not done:
+                yield None
+                continue
+            finished, pending = pending, None
+            try:
+                yield finished.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if pending is not None:
+            pending.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration, httpx.HTTPError):
+                await pending
+        await source.aclose()
+
+
+async def frames(
+    peers: Peers, model: str, body: object, tick_s: float
+) -> AsyncGenerator[bytes, None]:
+    """Yield a model's stream as its worker tells it, with our keep-alives and errors."""
+    said = False
+    try:
+        async with aclosing(objects(peers, model, body, tick_s)) as found:
+            async for one in found:
+                said = said or one is not None
+                yield END if one is None else one + END
+        if not said:
+            raise EngineFailed("the worker said nothing")
+    except (PenstockError, Refusal) as error:
+        yield msgspec.json.encode(error_object(error)) + END
+
+
+class _Cumulative(msgspec.Struct):
+    text: str = ""
+    error_code: int = 0
+    usage: dict[str, int] | None = None
+    finish_reason: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Cumulative)
+
+
+async def follow(
+    peers: Peers, job: Job, tick_s: float
+) -> AsyncGenerator[Tokens | Finished | None, None]:
+    """Yield a job's events, as if a worker of ours had taken it.
+
+    :raises PenstockError: as `objects`, or what the worker answered with.
+    """
+    body = {"model": job.model, **await _body(peers, job)}
+    text, index, last = "", 0, _Cumulative()
+    try:
+        async with aclosing(objects(peers, job.model, body, tick_s)) as found:
+            async for one in found:
+                if one is None:
+                    yield None
+                    continue
+                last = _decoder.decode(one)
+                if last.error_code:
+                    raise EngineFailed(f"FastChat's worker: {last.text} ({last.error_code})")
+                # Half a character at the end is told anew with its other half.
+                shown = last.text if last.finish_reason else last.text.rstrip("\ufffd")
+                if len(shown) > len(text):
+                    yield Tokens(job.id, index, (0,), shown[len(text) :])
+                    text, index = shown, index + 1
+    except Refusal as refusal:
+        raise refusal.error from refusal
+    except msgspec.MsgspecError as error:
+        raise EngineFailed(f"FastChat's worker does not speak its protocol: {error}") from error
+    told = last.usage or {}
+    usage = Usage(told.get("prompt_tokens", 0), told.get("completion_tokens", index))
+    reason = REASONS.get(last.finish_reason or "", FinishReason.STOP)
+    yield Finished(job.id, index, reason, usage)
+
+
+async def _body(peers: Peers, job: Job) -> dict[str, Any]:
+    """Return FastChat's generation request for a job.
+
+    :raises UnsupportedFeature: FastChat's workers cannot do what is asked for.
+    """
+    work = job.work
+    stops: list[str] = list(work.sampling.stop)
+    stop_token_ids = list(work.sampling.stop_token_ids)
+    match work.prompt:
+        case TextPrompt(text):
+            prompt = text
+        case ChatPrompt():
+            told = await post(
+                peers, "/worker_get_conv_template", job.model, {"model": job.model}, CONNECT_S
+            )
+            conversation = render(told.get("conv"), work.prompt)
+            prompt = conversation.prompt
+            stops += conversation.stop
+            stop_token_ids += conversation.stop_token_ids
+        case _:
+            raise UnsupportedFeature("FastChat's workers take no token ids", param="prompt")
+    return {
+        "prompt": prompt,
+        "stop": stops,
+        "stop_token_ids": stop_token_ids or None,
+        "echo": work.echo,
+        **_sampling(work, peers.card(job.model)),
+    }
+
+
+def _sampling(work: Generate, card: Any) -> dict[str, Any]:
+    sampling: Sampling = work.sampling
+    beyond = {
+        "logprobs": sampling.logprobs is not None,
+        "logit_bias": bool(sampling.logit_bias),
+        "min_p": sampling.min_p > 0,
+        "min_tokens": sampling.min_tokens > 0,
+        "ignore_eos": sampling.ignore_eos,
+    }
+    for param, asked in beyond.items():
+        if asked:
+            raise UnsupportedFeature(f"FastChat's workers know no {param}", param=param)
+    room = card.context_length if card else 2048
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "max_new_tokens": sampling.max_tokens or room // 2,
+    }

@@ -1,0 +1,98 @@
+"""FastChat's own workers that have registered with us: known to every API process through Redis."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.transport import keys
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+    from penstock.settings import Settings
+
+_encoder = msgspec.json.Encoder()
+
+PROBE_S: Final = 3.0
+"""How often one of the API processes looks at each of them."""
+
+
+class PeerCard(msgspec.Struct, frozen=True):
+    """A FastChat worker: its base URL, and what it told of itself last.
+
+    `speed` and `queue_length` are FastChat's: a weight, and requests that run or wait.
+    """
+
+    url: str
+    models: tuple[str, ...]
+    speed: float = 1.0
+    queue_length: int = 0
+    multimodal: bool = False
+    context_length: int = 0
+
+
+_decoder = msgspec.json.Decoder(PeerCard)
+
+
+def key_of(url: str) -> str:
+    """Return the key of a peer's card; a URL may hold anything, so its hash."""
+    return keys.peer(hashlib.sha256(url.encode()).hexdigest()[:32])
+
+
+class PeerBook:
+    """The list of peers. Every card lives for `settings.fastchat_worker_life_s` after its last sign.
+
+    All methods raise redis.exceptions.RedisError while Redis is away.
+    """
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._life_ms = int(settings.fastchat_worker_life_s * 1000)
+
+    async def put(self, card: PeerCard) -> None:
+        """Add a peer, or renew it."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(key_of(card.url), _encoder.encode(card), px=self._life_ms)
+        pipeline.sadd(keys.PEERS, card.url)
+        pipeline.pexpire(keys.PEERS, self._life_ms * 2)
+        await pipeline.execute()
+
+    async def renew(self, card: PeerCard) -> bool:
+        """Renew a peer that is there; False where it is not (another process dropped it)."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(key_of(card.url), _encoder.encode(card), px=self._life_ms, xx=True)
+        pipeline.pexpire(keys.PEERS, self._life_ms * 2)
+        return bool((await pipeline.execute())[0])
+
+    async def get(self, url: str) -> PeerCard | None:
+        """Return a peer's card."""
+        found = await self._redis.get(key_of(url))
+        return None if found is None else _decoder.decode(found)
+
+    async def drop(self, url: str) -> None:
+        """Forget a peer; its next heartbeat tells it, and it registers anew."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.delete(key_of(url))
+        pipeline.srem(keys.PEERS, url)
+        await pipeline.execute()
+
+    async def cards(self) -> tuple[PeerCard, ...]:
+        """Return every peer, by URL."""
+        urls = sorted(url.decode() for url in await self._redis.smembers(keys.PEERS))
+        if not urls:
+            return ()
+        found = await self._redis.mget([key_of(url) for url in urls])
+        return tuple(_decoder.decode(card) for card in found if card is not None)
+
+    async def may_probe(self, process: str) -> bool:
+        """Whether this process is the one that looks at the peers, for the next seconds."""
+        life_ms = int(PROBE_S * 3000)
+        if await self._redis.set(keys.PEER_PROBER, process, px=life_ms, nx=True):
+            return True
+        if await self._redis.get(keys.PEER_PROBER) != process.encode():
+            return False
+        await self._redis.pexpire(keys.PEER_PROBER, life_ms)
+        return True

@@ -1,0 +1,119 @@
+"""FastChat's wire before a real worker with a real, tiny model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from api.fastchat.default_template import OPENING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.fixtures.processes import Processes, Running
+
+MODEL = "tiny-llama"
+GREEDY: Any = {"temperature": 0.0, "echo": False, "max_new_tokens": 12}
+WATER = "Water flows through the"
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Where does the water flow?"},
+    {"role": "assistant", "content": "### Through the penstock."},
+    {"role": "user", "content": "And then?"},
+]
+
+
+def enveloped(conv: dict[str, Any], messages: list[dict[str, str]]) -> str:
+    """Render messages as FastChat's OpenAI server does with the template that we return."""
+    prompt = conv["system_template"].format(system_message=messages[0]["content"])
+    for message in messages[1:]:
+        prompt += f"{conv['roles'][message['role'] == 'assistant']}: {message['content']}"
+    return f"{prompt}{conv['roles'][1]}:"
+
+
+def objects(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    """Yield the stream's objects as they come."""
+    buffer = b""
+    for piece in answer.iter_bytes():
+        buffer += piece
+        *whole, buffer = buffer.split(b"\0")
+        yield from (json.loads(one) for one in whole if one)
+    assert not buffer
+
+
+def test_answers(processes: Processes, redis_url: str, models_dir: Path) -> None:
+    worker = processes.start_worker(f"{MODEL}-cpu", redis_url, models_dir)
+    api = processes.start_api(redis_url, env={"PENSTOCK_KEEPALIVE_S": "0.2"})
+    with httpx.Client(base_url=api.url, timeout=120.0) as client:
+        the_same_as_by_openais_routes(client)
+        as_fastchat_tells_them(client)
+        through_a_workers_death(
+            client,
+            worker,
+            lambda: processes.start_worker(f"{MODEL}-cpu", redis_url, models_dir, wait=False),
+        )
+
+
+def ask(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    return client.post(path, json={"model": MODEL, **body}).json()
+
+
+def the_same_as_by_openais_routes(client: httpx.Client) -> None:
+    conv = ask(client, "/worker_get_conv_template")["conv"]
+    prompt = enveloped(conv, TURNS)
+    chat = ask(client, "/v1/chat/completions", messages=TURNS, temperature=0, max_tokens=12)
+    generated = ask(client, "/worker_generate", prompt=prompt, **GREEDY)
+    assert generated["text"]
+    assert generated["text"] == chat["choices"][0]["message"]["content"]
+    assert generated["usage"]["prompt_tokens"] == chat["usage"]["prompt_tokens"]
+    counted = ask(client, "/count_token", prompt=prompt)
+    assert counted == {"count": chat["usage"]["prompt_tokens"], "error_code": 0}
+
+    human = f"{OPENING}\n### Human: {TURNS[3]['content']}\n### Assistant:"
+    default = ask(client, "/worker_generate", prompt=human, stop="###", **GREEDY)
+    alone = ask(client, "/v1/chat/completions", messages=TURNS[3:], temperature=0, max_tokens=12)
+    assert default["text"] == alone["choices"][0]["message"]["content"]
+    assert default["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
+
+
+def as_fastchat_tells_them(client: httpx.Client) -> None:
+    asked = {"model": MODEL, "prompt": WATER, **GREEDY}
+    with client.stream("POST", "/worker_generate_stream", json=asked) as answer:
+        *shown, last = objects(answer)
+    texts = [one["text"] for one in shown]
+    assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
+    assert len(texts) > 3
+    assert last["text"] == texts[-1]
+    assert last["finish_reason"] == "length"
+    assert last["usage"]["completion_tokens"] == 12
+    echoed = ask(client, "/worker_generate", prompt=WATER, **{**GREEDY, "echo": True})
+    assert echoed["text"] == WATER + last["text"]
+
+    context = ask(client, "/model_details")["context_length"]
+    long = {"prompt": "one " * (context // 4), **GREEDY, "max_new_tokens": 2**20}
+    fitted = ask(client, "/worker_generate", **long)
+    assert fitted["error_code"] == 0
+    assert fitted["usage"]["total_tokens"] <= context
+    assert (
+        ask(client, "/worker_generate", prompt="one two " * context, **GREEDY)["error_code"]
+        == 40303
+    )
+
+
+def through_a_workers_death(
+    client: httpx.Client, worker: Running, start_another: Callable[[], object]
+) -> None:
+    body = {"model": MODEL, "prompt": WATER, **GREEDY, "max_new_tokens": 400}
+    whole = client.post("/worker_generate", json=body).json()
+    with client.stream("POST", "/worker_generate_stream", json=body) as answer:
+        stream = objects(answer)
+        begun = next(stream)
+        worker.kill()
+        start_another()
+        *_, last = stream
+    assert len(begun["text"]) < len(last["text"])
+    assert last == whole

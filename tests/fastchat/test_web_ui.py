@@ -1,0 +1,120 @@
+"""FastChat's web UI, unmodified, on our fleet, with a person at a browser."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.fastchat.browser import Browser, WebUI
+from tests.fastchat.conftest import MODEL, UI_ENVIRONMENT
+from tests.fixtures.processes import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fastchat.conftest import FastChat
+    from tests.fixtures.processes import Running
+
+
+def start(fastchat: FastChat, *options: str) -> Running:
+    url = fastchat.api.url
+    return fastchat.serve(
+        UI_ENVIRONMENT, "gradio_web_server", "/", "--controller-url", url, *options
+    )
+
+
+@pytest.fixture(scope="module")
+def server(fastchat: FastChat) -> Running:
+    return start(fastchat, "--model-list-mode", "reload")
+
+
+@pytest.fixture
+def page(server: Running, browser: Browser) -> WebUI:
+    return WebUI(browser, server.url)
+
+
+def idle(fastchat: FastChat) -> bool:
+    return httpx.post(f"{fastchat.api.url}/worker_get_status").json()["queue_length"] == 0
+
+
+def test_a_conversation(page: WebUI) -> None:
+    assert page.chosen_model() == MODEL
+    assert page.models() == [MODEL]
+    page.send("Where does the water flow?")
+    begun = page.growing()
+    further = page.growing(beyond=len(begun) + 10)
+    assert len(further) > len(begun)
+    first = page.whole()
+    assert "NETWORK ERROR" not in first
+    assert [who for who, _ in page.messages()] == ["user", "bot"]
+
+    page.send("And then?")
+    page.growing()
+    page.whole()
+    shown = page.messages()
+    assert [who for who, _ in shown] == ["user", "bot", "user", "bot"]
+    assert shown[1][1] == first
+
+    page.click("Regenerate")
+    page.growing()
+    page.whole()
+    assert [who for who, _ in page.messages()] == ["user", "bot", "user", "bot"]
+
+    page.click("Clear")
+    wait_until(lambda: page.messages() == [], 20.0)
+
+
+def test_a_person_who_closes_the_page_frees_the_slot(
+    fastchat: FastChat, page: WebUI, browser: Browser
+) -> None:
+    page.send("Tell me everything.")
+    page.growing()
+    assert not idle(fastchat)
+    browser.open("about:blank")
+    wait_until(lambda: idle(fastchat), 60.0)
+
+
+def test_the_worker_dies_in_mid_answer(fastchat: FastChat, page: WebUI) -> None:
+    page.send("Tell me a long story.")
+    begun = page.growing().rstrip("▌")
+    fastchat.worker.kill()
+    fastchat.start_worker(wait=False)
+    whole = page.whole()
+    assert "NETWORK ERROR" not in whole
+    assert "error_code" not in whole
+    assert len(whole) > len(begun) + 100
+
+
+def test_the_list_of_models_is_loaded_once(fastchat: FastChat, browser: Browser) -> None:
+    page = WebUI(browser, start(fastchat, "--model-list-mode", "once").url)
+    assert page.chosen_model() == MODEL
+    page.send("Hello")
+    page.growing()
+
+
+def test_our_openai_endpoint_as_an_api_provider(
+    fastchat: FastChat, browser: Browser, tmp_path: Path
+) -> None:
+    provider = {
+        "penstock": {
+            "model_name": MODEL,
+            "api_base": f"{fastchat.api.url}/v1",
+            "api_type": "openai",
+            "api_key": "none",
+            "anony_only": False,
+        }
+    }
+    endpoints = tmp_path / "endpoints.json"
+    endpoints.write_text(json.dumps(provider))
+    running = fastchat.serve(
+        UI_ENVIRONMENT, "gradio_web_server", "/",
+        "--controller-url", "", "--register-api-endpoint-file", str(endpoints),
+    )  # fmt: skip
+    page = WebUI(browser, running.url)
+    assert page.chosen_model() == "penstock"
+    page.send("Hello")
+    page.growing()
+    assert "NETWORK ERROR" not in page.whole()
