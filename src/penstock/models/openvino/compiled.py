@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from penstock.engine.model import KVLayout
+from penstock.engine.model import Batch, KVLayout, SequenceSlice
 from penstock.models.openvino.caches import Caches
 from penstock.models.openvino.runtime_library import openvino
 from penstock.models.openvino.step import Step
@@ -15,7 +15,6 @@ from penstock.models.openvino.step import Step
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from penstock.engine.model import Batch
     from penstock.models.openvino.options import CompileOptions
 
 Tables = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
@@ -60,6 +59,8 @@ class OpenVinoModel:
         :raises MemoryError: the device has not enough memory.
         """
         self._caches.allocate(blocks, self._request)
+        # The plugin lays its weights out at the first inference: seconds, which no client waits.
+        self.forward(Batch((SequenceSlice(0, (0,), 0, (0,), 1),)))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32.
