@@ -17,11 +17,13 @@ import api.fastchat
 import api.openai
 import api.web
 import penstock
+from api.chores import at_work
 from api.disconnect import CLIENT_GONE, ClientGone
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
 from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
 from api.openai.documentation import openapi_of
+from api.openai.responses_shelf import sweep_forever
 from api.services import running
 from penstock import settings as penstock_settings
 from penstock.errors import BadSettings, BodyTooLarge, PenstockError
@@ -59,7 +61,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         configure_logging()
         async with running(chosen, telemetry) as services:
             app.state.services = services
-            yield
+            async with at_work(sweep_forever(services)):
+                yield
 
     app = FastAPI(
         title="Penstock",

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Depends
 
 from api.dependencies import authenticated
-from api.openai import chat, completions, models, tokens
+from api.openai import chat, completions, models, responses, tokens
 
 router = APIRouter(dependencies=[Depends(authenticated)], tags=["openai"])
-for part in (models, chat, completions, tokens):
+for part in (models, chat, completions, responses, tokens):
     router.include_router(part.router)

@@ -1,0 +1,143 @@
+"""The SSE frames of responses: of a running one, and again of any that is kept."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from api.openai.chunks import encode
+from api.openai.responses_events import ResponseBuilder, finished
+from api.openai.responses_shelf import Shelf, ending_of, failure
+from api.streaming import KEEPALIVE
+from penstock.contract.events import Failed, Finished, Tokens
+from penstock.errors import PenstockError, UnknownJob, from_code
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+    from api.generation import Generation
+    from api.middleware import RequestRecord
+    from api.openai.responses_record import Ending, StoredResponse
+    from api.openai.responses_shelf import Keeper
+    from api.services import Services
+
+Json = dict[str, Any]
+
+
+def frame(events: Iterable[Json], after: int = -1) -> bytes:
+    """Return the frames of those events that the client has not seen."""
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encode(event))
+        for event in events
+        if event["sequence_number"] > after
+    )
+
+
+class _Writer:
+    """Writes one response; `close` keeps its ending, before a client hears of it."""
+
+    def __init__(
+        self, stored: StoredResponse, close: Callable[[Ending], Awaitable[Any]], after: int = -1
+    ) -> None:
+        self.builder = ResponseBuilder(stored)
+        self._close = close
+        self._after = after
+        self._pieces: list[str] = []
+
+    def begin(self) -> bytes:
+        """Return what comes before the answer."""
+        return frame(self.builder.begin(), self._after)
+
+    async def event(self, event: Tokens | Finished) -> bytes:
+        """Return the frames of one event; nothing where it has completed no text."""
+        made: list[Json] = []
+        if event.text:
+            self._pieces.append(event.text)
+            made = self.builder.piece(event.text)
+        if not isinstance(event, Tokens):
+            made += await self._end(ending_of(event, self._pieces))
+        return frame(made, self._after)
+
+    async def failed(self, error: PenstockError) -> bytes:
+        """Return the frames that end a response which cannot be finished."""
+        return frame(await self._end(failure(error, self._pieces)), self._after)
+
+    async def _end(self, ending: Ending) -> list[Json]:
+        await self._close(ending)
+        return self.builder.end(ending)
+
+
+async def _nothing(_ending: Ending) -> None:
+    """Keep nothing."""
+
+
+async def live_frames(
+    generation: Generation,
+    stored: StoredResponse,
+    keeper: Keeper | None,
+    record: RequestRecord,
+) -> AsyncGenerator[bytes, None]:
+    """Yield the frames of a response that its client waits for; leaving early cancels it.
+
+    :raises PenstockError: before the first frame only; later errors are a `response.failed`.
+    """
+    writer = _Writer(stored, keeper.close if keeper else _nothing)
+    begun = False
+    try:
+        async with aclosing(generation.events()) as events:
+            async for item in events:
+                if not begun:
+                    begun = True
+                    yield writer.begin()
+                if written := KEEPALIVE if item is None else await writer.event(item[1]):
+                    yield written
+    except PenstockError as error:
+        last = await writer.failed(error)
+        if not begun:
+            raise
+        record.error_code = error.code
+        yield last
+
+
+async def stored_frames(
+    services: Services, record: RequestRecord, stored: StoredResponse, *, after: int
+) -> AsyncGenerator[bytes, None]:
+    """Yield the frames after sequence number `after`; watching does not own the response."""
+    shelf = Shelf(services)
+    stored = await shelf.settled(stored)
+    if stored.ending is not None:
+        yield frame(finished(stored, stored.ending)[1], after)
+        return
+    writer = _Writer(stored, shelf.keeper(stored).close, after)
+    yield writer.begin() or KEEPALIVE
+    try:
+        async with aclosing(_followed(services, shelf, stored)) as events:
+            async for event in events:
+                if written := KEEPALIVE if event is None else await writer.event(event):
+                    yield written
+    except UnknownJob:
+        # It ended, and its journal went, between two looks: what is kept has the rest.
+        again = await shelf.settled(await shelf.own(stored.id, stored.tenant))
+        ending = again.ending or failure(UnknownJob("The answer was lost"), ())
+        yield frame(finished(again, ending)[1], max(after, writer.builder.last_sequence))
+    except PenstockError as error:
+        record.error_code = error.code
+        yield await writer.failed(error)
+
+
+async def _followed(
+    services: Services, shelf: Shelf, stored: StoredResponse
+) -> AsyncGenerator[Tokens | Finished | None, None]:
+    """Yield a job's events from its first on.
+
+    :raises PenstockError: the job failed.
+    """
+    await shelf.bring_here(stored)
+    follow = services.replies.follow(
+        stored.queue, stored.job_id, tick_s=services.settings.keepalive_s
+    )
+    async with aclosing(follow) as events:
+        async for event in events:
+            if isinstance(event, Failed):
+                raise from_code(event.code, event.message)
+            yield event
