@@ -39,8 +39,8 @@ async def fleet(request: Request) -> Response:
     :raises StoreUnavailable: Redis has been away for too long to tell.
     """
     services = services_of(request)
-    known = services.registry.known()
-    workers = services.registry.workers()
+    known = sorted(services.registry.known(), key=lambda served: served.card.queue)
+    workers = sorted(services.registry.workers(), key=lambda worker: (worker.host, worker.pid))
     overview = Overview(services.redis)
     queues = [served.card.queue for served in known]
     now_ms, jobs, resting, *depths = await _answered(

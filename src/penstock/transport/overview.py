@@ -65,7 +65,8 @@ class Overview:
         for queue in queues:
             pipeline.zrange(keys.leases(queue), 0, most - 1)
             pipeline.zrange(keys.arrivals(queue), 0, most - 1)
-        (seconds, _), *found = await pipeline.execute()
+        (seconds, microseconds), *found = await pipeline.execute()
+        now_s = seconds + microseconds / 1e6
         wanted = [
             (queue, job_id.decode())
             for queue, running, waiting in zip(queues, found[::2], found[1::2], strict=True)
@@ -76,7 +77,7 @@ class Overview:
             pipeline.hmget(keys.job(queue, job_id), _FIELDS)
         rows = await pipeline.execute()
         return [
-            _open_job(queue, job_id, row, int(seconds))
+            _open_job(queue, job_id, row, now_s)
             for (queue, job_id), row in zip(wanted, rows, strict=True)
             if row[0] in {b"waiting", b"running"}
         ]
@@ -130,7 +131,7 @@ class Overview:
         return now, [_minute(fields) for fields in await pipeline.execute()]
 
 
-def _open_job(queue: str, job_id: str, row: Sequence[bytes | None], now_s: int) -> OpenJob:
+def _open_job(queue: str, job_id: str, row: Sequence[bytes | None], now_s: float) -> OpenJob:
     state, tenant, created, tokens, priority, cost, worker, lost = (
         (value or b"").decode() for value in row
     )

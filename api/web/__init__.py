@@ -1,0 +1,10 @@
+"""The page at `/`: chat and fleet. Its files are static; what it shows comes from the API."""
+
+from fastapi import APIRouter, Depends
+
+from api.dependencies import authenticated
+from api.web import pages, requests
+
+router = APIRouter()
+router.include_router(pages.router)
+router.include_router(requests.router, dependencies=[Depends(authenticated)])

@@ -1,0 +1,282 @@
+"""The page in a real browser, before the real API and a worker that speaks by a script."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
+from penstock.errors import EngineFailed
+from tests.fixtures.api import speak
+
+if TYPE_CHECKING:
+    from penstock.contract.job import Job
+    from tests.fixtures.api import ApiServer, Fleet, Script
+    from tests.fixtures.browser import Browser
+
+ANSWER = """\
+# A *list*
+- one
+- two
+
+```python
+def f(x):
+    return "<b>" + x
+```
+
+<script>window.hacked = 1</script> <img src=x onerror="window.hacked = 2">
+[click](javascript:window.hacked=3) ![p](https://elsewhere.invalid/p.png)
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+The end.
+"""
+
+
+class Gate:
+    """A script that says `ANSWER` piece by piece, up to as many pieces as it is let."""
+
+    def __init__(self, text: str = ANSWER, size: int = 7) -> None:
+        self.pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        self.allowed = len(self.pieces)
+
+    def __call__(self, job: Job) -> Script:
+        for index, piece in enumerate(self.pieces):
+            while index >= self.allowed:
+                yield None
+            yield Tokens(job.id, index, (index,), piece, prompt_tokens=3 if index == 0 else None)
+        count = len(self.pieces)
+        yield Finished(job.id, count, FinishReason.STOP, Usage(3, count))
+
+
+def start(fleet: Fleet, browser: Browser, script: Any = speak, **card: Any) -> ApiServer:
+    server = fleet.api()
+    fleet.worker(script, **card)
+    browser.open(server.url + "/")
+    browser.until(lambda: browser.one("#model").get_attribute("value") == "tiny")
+    return server
+
+
+def send(browser: Browser, text: str) -> None:
+    browser.one("#message").send_keys(text)
+    browser.until(lambda: browser.one("button[aria-label=Send]").is_enabled())
+    browser.one("button[aria-label=Send]").click()
+
+
+def answer(browser: Browser, status: str = "done") -> Any:
+    return browser.one(f"article.answer[data-status={status}]")
+
+
+def test_an_answer_streams_as_clean_markdown_with_its_figures(
+    fleet: Fleet, browser: Browser
+) -> None:
+    gate = Gate()
+    gate.allowed = 3
+    start(fleet, browser, gate)
+    send(browser, "hello *you*")
+    browser.until(lambda: "two" not in answer(browser, "open").text and browser.all(".markdown h1"))
+    assert browser.one("button[aria-label='Stop the answer']")
+    gate.allowed = len(gate.pieces)
+    done = answer(browser)
+    assert browser.texts(".bubble") == ["hello *you*"]
+    assert browser.texts(".markdown li") == ["one", "two"]
+    assert [cell.text for cell in browser.all(".markdown td")] == ["1", "2"]
+    assert browser.texts(".code-bar span") == ["python"]
+    assert browser.all(".code .hljs-keyword")
+    assert 'return "<b>" + x' in browser.one(".code pre").text
+    assert browser.script("return window.hacked") is None
+    assert not browser.all(".markdown :is(img, script)")
+    assert not browser.all(".markdown a[href^=javascript]")
+    assert f"{len(gate.pieces)} tokens" in done.text
+    assert "tokens/s" in done.text
+    assert "TTFT" in done.text
+    assert browser.problems() == []
+
+
+def test_stop_ask_again_and_edit(fleet: Fleet, browser: Browser) -> None:
+    gate = Gate("word " * 400, 5)
+    gate.allowed = 10
+    server = fleet.api()
+    worker = fleet.worker(gate)
+    browser.open(server.url)
+    send(browser, "first")
+    browser.until(lambda: "word word" in answer(browser, "open").text)
+    browser.one("button[aria-label='Stop the answer']").click()
+    assert answer(browser, "stopped")
+    browser.until(lambda: list(worker.dropped.values()) == ["cancelled"])
+    gate.pieces = gate.pieces[:3]
+    browser.one("button[aria-label='Ask again']").click()
+    assert "word word word" in answer(browser).text
+    assert len(worker.jobs) == 2
+    browser.one("button[aria-label=Edit]").click()
+    browser.one("textarea[aria-label='Your message']").send_keys(" and more")
+    browser.one(".editing .primary").click()
+    browser.until(lambda: len(worker.jobs) == 3)
+    assert worker.jobs[2].work.prompt.messages[-1]["content"] == "first and more"
+    assert answer(browser)
+    assert browser.texts(".bubble") == ["first and more"]
+
+
+def test_parameters_and_the_system_prompt_reach_the_worker(fleet: Fleet, browser: Browser) -> None:
+    server = fleet.api()
+    worker = fleet.worker()
+    browser.open(server.url)
+    browser.one("button[aria-label=Parameters]").click()
+    browser.one(".system textarea").send_keys("be brief")
+    for title, value in (("Temperature", "0.3"), ("Longest answer", "3"), ("Seed", "7")):
+        browser.driver.find_element("xpath", f"//label[contains(., '{title}')]/input").send_keys(
+            value
+        )
+    send(browser, "hello")
+    assert "once upon a" in answer(browser).text
+    assert "Cut off" in answer(browser).text
+    (job,) = worker.jobs
+    assert [m["role"] for m in job.work.prompt.messages] == ["system", "user"]
+    sampling = job.work.sampling
+    assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.3, 3, 7)
+
+
+def test_a_reload_in_mid_answer_shows_the_whole_answer(fleet: Fleet, browser: Browser) -> None:
+    gate = Gate("".join(f"{n} " for n in range(200)), 3)
+    gate.allowed = 20
+    start(fleet, browser, gate)
+    send(browser, "count")
+    browser.until(lambda: "10 11" in answer(browser, "open").text)
+    browser.driver.refresh()
+    browser.until(lambda: "10 11" in answer(browser, "open").text)
+    gate.allowed = len(gate.pieces)
+    assert "".join(gate.pieces).strip() in answer(browser).text
+
+
+def test_a_reload_before_the_first_token_shows_the_whole_answer(
+    fleet: Fleet, browser: Browser
+) -> None:
+    gate = Gate("the whole answer")
+    gate.allowed = 0
+    start(fleet, browser, gate)
+    send(browser, "wait")
+    browser.until(lambda: fleet.depth().running == 1)
+    browser.driver.refresh()
+    assert answer(browser, "open")
+    gate.allowed = len(gate.pieces)
+    assert "the whole answer" in answer(browser).text
+
+
+def test_a_lost_connection_is_taken_up_again(fleet: Fleet, browser: Browser) -> None:
+    gate = Gate("".join(f"{n} " for n in range(100)), 3)
+    gate.allowed = 20
+    server = start(fleet, browser, gate)
+    send(browser, "count")
+    browser.until(lambda: "10 11" in answer(browser, "open").text)
+    browser.offline(yes=True)  # of new connections; those that are open must be cut
+    server.cut_connections()
+    browser.until(lambda: "Connection lost" in answer(browser, "open").text)
+    gate.allowed = len(gate.pieces)
+    browser.offline(yes=False)
+    assert "".join(gate.pieces).strip() in answer(browser).text
+
+
+def test_several_conversations_are_kept_and_deleted(fleet: Fleet, browser: Browser) -> None:
+    start(fleet, browser)
+    send(browser, "the first")
+    answer(browser)
+    browser.one(".side .primary").click()
+    browser.one(".welcome")
+    send(browser, "the second")
+    answer(browser)
+    browser.driver.refresh()
+    browser.until(lambda: browser.texts(".side .title") == ["the second", "the first"])
+    browser.all(".side .title")[1].click()
+    browser.until(lambda: browser.texts(".bubble") == ["the first"])
+    browser.script("window.confirm = () => true")
+    browser.script("document.querySelector('[aria-label=\"Delete the first\"]').click()")
+    browser.until(lambda: browser.texts(".side .title") == ["the second"])
+
+
+def test_an_error_is_told(fleet: Fleet, browser: Browser) -> None:
+    def fail(job: Job) -> Script:
+        yield Tokens(job.id, 0, (0,), "half ", prompt_tokens=3)
+        yield Failed(job.id, 1, EngineFailed.code, "the engine broke")
+
+    start(fleet, browser, fail)
+    send(browser, "go")
+    failed = answer(browser, "failed")
+    assert "half" in failed.text
+    assert "the engine broke" in failed.text
+
+
+def test_the_key_is_asked_for_and_kept_for_the_tab(fleet: Fleet, browser: Browser) -> None:
+    server = fleet.api(api_keys=("secret",))
+    fleet.worker()
+    browser.open(server.url)
+    field = browser.one("#key-field")
+    field.send_keys("secret\n")
+    browser.until(lambda: browser.one("#model").get_attribute("value") == "tiny")
+    send(browser, "hello")
+    assert "once upon a time" in answer(browser).text
+    assert browser.script("return Object.values(localStorage).join()").find("secret") < 0
+    browser.driver.refresh()
+    browser.until(lambda: browser.one("#model").get_attribute("value") == "tiny")
+
+
+def test_the_fleet_page_shows_workers_and_cancels_jobs(fleet: Fleet, browser: Browser) -> None:
+    gate = Gate("word " * 100, 5)
+    gate.allowed = 3
+    start(fleet, browser, gate, slots=4)
+    send(browser, "go on")
+    browser.until(lambda: "word" in answer(browser, "open").text)
+    browser.one("nav a[href='#/fleet']").click()
+    worker = browser.one(".worker")
+    assert "tiny" in worker.text
+    assert "25 %" in worker.text
+    browser.one("button[aria-label^='Cancel job']").click()
+    browser.until(lambda: "Nothing runs" in browser.one("#jobs + div").text)
+    browser.one("button[aria-label^='Drain']").click()
+    assert browser.one("button[aria-label^='Resume']")
+    assert len(browser.until(lambda: browser.all(".plot canvas"))) == 3
+    browser.one("nav a[href='#/chat']").click()
+    assert answer(browser, "stopped")
+    assert browser.problems() == []
+
+
+@pytest.mark.parametrize("page", ["chat", "fleet"])
+def test_no_page_is_wider_than_a_phone(fleet: Fleet, browser: Browser, page: str) -> None:
+    start(fleet, browser)
+    browser.size(390, 780)
+    browser.open(f"{browser.script('return location.origin')}/#/{page}")
+    browser.one("main." + page)
+    assert browser.script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_colours_follow_the_system_and_the_button(fleet: Fleet, browser: Browser) -> None:
+    start(fleet, browser)
+
+    def ground() -> str:
+        return browser.script("return getComputedStyle(document.body).backgroundColor")
+
+    light = ground()
+    browser.colours("dark")
+    dark = browser.until(lambda: ground() != light and ground())
+    browser.one(
+        "button[aria-label='Use light colours'], button[aria-label='Use dark colours']"
+    ).click()
+    assert browser.until(lambda: ground() != dark)
+    browser.driver.refresh()
+    assert ground() == light
+
+
+def test_every_control_has_a_name(fleet: Fleet, browser: Browser) -> None:
+    start(fleet, browser)
+    browser.one("button[aria-label=Parameters]").click()
+    for page in ("chat", "fleet"):
+        browser.open(f"{browser.script('return location.origin')}/#/{page}")
+        browser.one("main." + page)
+        nameless = browser.script(
+            """return [...document.querySelectorAll("button, input, select, textarea, a, meter")]
+            .filter((e) => !e.ariaLabel && !e.labels?.length && !e.textContent.trim())
+            .map((e) => e.outerHTML)"""
+        )
+        assert nameless == []
