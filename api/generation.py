@@ -36,7 +36,7 @@ from penstock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from api.middleware import RequestRecord
     from api.resumption import Resumption
@@ -76,6 +76,10 @@ class Generation:
         self._detached = detached
         self.jobs = tuple(jobs)
         self._prompt_param = prompt_param
+        self.fault_params: Mapping[str, str] = {}
+        """The request's names for parts of a job that the worker may find at fault."""
+        self.from_start = False
+        """Whether events that the client has seen already are wanted again."""
         self._services = services
         self._meter = record.meter = services.telemetry.meter(card.name, card.device)
         self._open = {job.id for job in jobs}
@@ -191,7 +195,9 @@ class Generation:
     def _error(self, event: Failed) -> PenstockError:
         error = from_code(event.code, event.message)
         if isinstance(error, BadRequest):  # what the worker finds at fault is the prompt
-            error.param = self._prompt_param
+            names = {"prompt": self._prompt_param, "messages": self._prompt_param}
+            names.update(self.fault_params)
+            error.param = names.get(event.param, event.param) or self._prompt_param
         return error
 
     async def submit(self) -> None:
@@ -287,7 +293,8 @@ class Generation:
     def _follow(self, job: Job, tick_s: float) -> AsyncGenerator[Event | None, None]:
         if self.card.backend == FASTCHAT:
             return self._services.peers.follow(job, tick_s)
-        return self._services.replies.follow(job.queue, job.id, after=self.after, tick_s=tick_s)
+        after = -1 if self.from_start else self.after
+        return self._services.replies.follow(job.queue, job.id, after=after, tick_s=tick_s)
 
 
 def cost_tokens(work: Generate, context_length: int) -> int:

@@ -55,18 +55,30 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chat_completion(heading: Heading, answers: Sequence[Answer]) -> dict[str, Any]:
+Message = tuple[dict[str, Any], str]
+"""A chat's message in OpenAI's shape, and its finish reason."""
+
+
+def plain_message(answer: Answer) -> Message:
+    """Return a message whose content is all of the answer's text."""
+    message = {"role": "assistant", "content": answer.text, "refusal": None}
+    return message, answer.reason.value
+
+
+def chat_completion(
+    heading: Heading, answers: Sequence[Answer], messages: Sequence[Message]
+) -> dict[str, Any]:
     """Return a `chat.completion`; every answer is a choice of the one prompt."""
     return {
         **heading.object("chat.completion"),
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "message": message,
                 "logprobs": ChatLogprobs()(answer.logprobs) if answer.logprobs else None,
-                "finish_reason": answer.reason.value,
+                "finish_reason": reason,
             }
-            for index, answer in enumerate(answers)
+            for index, (answer, (message, reason)) in enumerate(zip(answers, messages, strict=True))
         ],
         "usage": usage_object(usage_of([answer.usage for answer in answers], len(answers))),
     }

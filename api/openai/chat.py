@@ -9,14 +9,16 @@ from api.errors import json_response
 from api.generation import Generation, collect
 from api.json_body import read_object, validated
 from api.middleware import record_of
-from api.openai import sampling, unsupported
-from api.openai.answers import Heading, chat_completion, fingerprint
+from api.openai import sampling, tools, unsupported
+from api.openai.answers import Heading, chat_completion, fingerprint, plain_message
 from api.openai.chunks import CHAT, ChunkWriter
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
+from api.openai.read_answers import ReadChunkWriter, read_message
 from api.openai.schema import ChatRequest
+from api.openai.tools import Reading
 from api.resumption import resumption_of
-from api.streaming import FramedResponse, sse_frames
+from api.streaming import EventWriter, FramedResponse, sse_frames
 from penstock.contract.job import Generate
 
 router = APIRouter()
@@ -32,6 +34,7 @@ async def chat_completions(request: Request) -> Response:
     card = pick(request, asked.model)
     prompt = chat_prompt(asked)
     first = sampling.sampling(asked, card, default_max_tokens=None)
+    reading = tools.reading_of(asked, card)
     choices = asked.n or 1
     works = [Generate(prompt, sampling.of_choice(first, choice)) for choice in range(choices)]
     generation = await Generation.of(
@@ -44,16 +47,38 @@ async def chat_completions(request: Request) -> Response:
         choices=asked.n or 1,
         resumption=resumption_of(request),
     )
+    generation.fault_params = tools.fault_params(asked)
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
-        return json_response(chat_completion(heading, answers), headers=generation.headers)
-    writer = ChunkWriter(
-        CHAT,
+        messages = [
+            plain_message(answer) if reading.plain else read_message(reading, job.id, answer)
+            for job, answer in zip(generation.jobs, answers, strict=True)
+        ]
+        return json_response(
+            chat_completion(heading, answers, messages), headers=generation.headers
+        )
+    writer = _writer(asked, reading, heading, generation)
+    return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)
+
+
+def _writer(
+    asked: ChatRequest, reading: Reading, heading: Heading, generation: Generation
+) -> EventWriter:
+    if reading.plain:
+        return ChunkWriter(
+            CHAT,
+            heading,
+            positions=len(generation.jobs),
+            choices=len(generation.jobs),
+            include_usage=asked.include_usage,
+            after=generation.after,
+        )
+    generation.from_start = True
+    return ReadChunkWriter(
+        reading,
         heading,
-        positions=choices,
-        choices=choices,
+        [job.id for job in generation.jobs],
         include_usage=asked.include_usage,
         after=generation.after,
     )
-    return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)

@@ -9,7 +9,7 @@ from api.errors import json_response
 from api.generation import Generation, collect
 from api.json_body import read_object, validated
 from api.middleware import record_of
-from api.openai import sampling, unsupported
+from api.openai import sampling, structures, unsupported
 from api.openai.answers import Heading, fingerprint, text_completion
 from api.openai.chunks import COMPLETION, ChunkWriter
 from api.openai.documentation import documented
@@ -45,6 +45,8 @@ async def completions(request: Request) -> Response:
         choices=asked.n or 1,
         resumption=resumption_of(request),
     )
+    form = structures.form_of(asked)
+    generation.fault_params = {"structure": form[0]} if form else {}
     heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     choices = asked.n or 1
     if not asked.stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from api.openai.tools import rendered_tools
 from penstock.contract.job import ChatPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -20,7 +21,7 @@ PART_SEPARATOR: Final = "\n"
 def chat_prompt(asked: ChatRequest) -> ChatPrompt:
     """Return the prompt for the worker to render.
 
-    :raises UnsupportedFeature: an image, a tool's message.
+    :raises UnsupportedFeature: an image, a message of the old functions.
     :raises InvalidParameter: a message without content.
     """
     template_kwargs = dict(asked.chat_template_kwargs or {})
@@ -34,6 +35,7 @@ def chat_prompt(asked: ChatRequest) -> ChatPrompt:
     generates = asked.add_generation_prompt
     return ChatPrompt(
         messages=messages,
+        tools=rendered_tools(asked),
         add_generation_prompt=not continues if generates is None else generates,
         continue_final_message=continues,
         template_kwargs=template_kwargs,
@@ -41,16 +43,16 @@ def chat_prompt(asked: ChatRequest) -> ChatPrompt:
 
 
 def _template_message(message: Message, where: str) -> dict[str, Any]:
-    if message.role in ("tool", "function"):
+    if message.role == "function":
         raise UnsupportedFeature(
             f"{where}: messages of role {message.role!r} are not supported by this server",
             param=f"{where}.role",
         )
-    for name in ("tool_calls", "function_call"):
-        if getattr(message, name):
-            raise UnsupportedFeature(
-                f"{where}: {name} is not supported by this server", param=f"{where}.{name}"
-            )
+    if message.function_call:
+        raise UnsupportedFeature(
+            f"{where}: function_call is not supported by this server: use tool_calls",
+            param=f"{where}.function_call",
+        )
     rendered: dict[str, Any] = {
         "role": TEMPLATE_ROLES.get(message.role, message.role),
         "content": _text(message, where),
@@ -59,6 +61,10 @@ def _template_message(message: Message, where: str) -> dict[str, Any]:
         rendered["name"] = message.name
     if message.reasoning_content is not None:
         rendered["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        rendered["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
     return rendered
 
 

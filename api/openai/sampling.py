@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from api.openai import structures, tools
+from api.openai.schema import ChatRequest
 from penstock.contract.job import Sampling
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from api.openai.schema import GenerationRequest
+    from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard
 
 SEED_BITS: Final = 63
@@ -59,7 +62,19 @@ def sampling(
         stop=tuple(asked.stop or ()) + (() if ignore_eos else card.stop_strings),
         stop_token_ids=stop_token_ids + (() if ignore_eos else card.stop_token_ids),
         logprobs=asked.wanted_logprobs,
+        structure=_structure(asked, card),
     )
+
+
+def _structure(asked: GenerationRequest, card: ModelCard) -> Structure | None:
+    if isinstance(asked, ChatRequest):
+        return tools.structure_of(asked, card)
+    form = structures.form_of(asked)
+    if form is None:
+        return None
+    param, structure = form
+    structures.check(param, asked, card)
+    return structure
 
 
 class _Chosen:

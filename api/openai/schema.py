@@ -18,6 +18,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from api.openai.structure_schema import (
+    MAX_TOOLS,
+    Choices,
+    JsonSchema,
+    Pattern,
+    ResponseFormat,
+    StructuredOutputs,
+    Tool,
+    ToolChoice,
+)
+
 MAX_CHOICES: Final = 16
 """`n`: sequences of one prompt."""
 MAX_SEQUENCES: Final = 128
@@ -102,6 +113,13 @@ class GenerationRequest(Fields):
     ) = Field(default=None, max_length=MAX_STOPS)  # fmt: skip
     priority: int | None = Field(default=None, ge=0, le=9)
 
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Pattern | None = None
+
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
@@ -135,6 +153,21 @@ class ContentPart(Fields):
 Content = str | list[ContentPart] | None
 
 
+class CalledFunction(Fields):
+    """The function of a call, and its arguments as JSON text."""
+
+    name: str = Field(min_length=1, max_length=200)
+    arguments: str = "{}"
+
+
+class ToolCall(Fields):
+    """A call that an assistant's message holds."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(Fields):
     """One message of a chat."""
 
@@ -143,7 +176,8 @@ class Message(Fields):
     name: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
 
 
@@ -159,6 +193,11 @@ class ChatRequest(GenerationRequest):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool | None = None
+
+    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -19,15 +19,10 @@ BOTH: Final[Mapping[str, tuple[Any, ...]]] = dict.fromkeys(
     (
         "allowed_token_ids",
         "bad_words",
-        "guided_choice",
-        "guided_grammar",
-        "guided_json",
-        "guided_regex",
         "include_stop_str_in_output",
         "logits_processors",
         "prompt_logprobs",
         "return_tokens_as_token_ids",
-        "structured_outputs",
         "truncate_prompt_tokens",
         "use_beam_search",
     ),
@@ -43,16 +38,12 @@ CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
     "function_call": (*NOTHING, "none", "auto"),
     "functions": NOTHING,
     "modalities": (*NOTHING, ["text"]),
-    "response_format": (*NOTHING, {"type": "text"}),
-    "tool_choice": (*NOTHING, "none", "auto"),
-    "tools": NOTHING,
     "web_search_options": (None,),
 }
 
 COMPLETION: Final[Mapping[str, tuple[Any, ...]]] = {
     **BOTH,
     "prompt_embeds": NOTHING,
-    "response_format": (*NOTHING, {"type": "text"}),
     "suffix": NOTHING,
 }
 

@@ -135,12 +135,8 @@ def test_prompts_refused(prompt: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "table"),
     [
-        ({"tools": [{"type": "function"}]}, unsupported.CHAT),
-        ({"tool_choice": "required"}, unsupported.CHAT),
-        ({"response_format": {"type": "json_object"}}, unsupported.CHAT),
         ({"functions": [{}]}, unsupported.CHAT),
         ({"modalities": ["text", "audio"]}, unsupported.CHAT),
-        ({"guided_regex": "a+"}, unsupported.CHAT),
         ({"prompt_logprobs": 0}, unsupported.CHAT),
         ({"skip_special_tokens": False}, unsupported.COMPLETION),
         ({"suffix": "end"}, unsupported.COMPLETION),
@@ -204,8 +200,8 @@ def test_continuing_a_message_opens_no_new_one() -> None:
     [
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
          "messages[0].content[0]"),
-        ({"role": "tool", "content": "5"}, "messages[0].role"),
-        ({"role": "assistant", "tool_calls": [{"id": "x"}]}, "messages[0].tool_calls"),
+        ({"role": "function", "content": "5"}, "messages[0].role"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call"),
     ],
 )  # fmt: skip
 def test_messages_that_are_not_served(message: dict[str, Any], param: str) -> None:

@@ -106,6 +106,7 @@ def demo() -> Vocabulary:
         (JsonStructure(POINT), '{\n  "x": 12, "tag": "b"}', '{"tag": "b"}'),
         (JsonStructure(POINT), '{"x":12}', '{"x": 1.5}'),
         (RegexStructure(r"\d{2}/[a-z]+"), "12/abc", "1/abc"),
+        (RegexStructure(r"\d+"), "12", "١٢"),
         (RegexStructure(r"(?i)ja|nein"), "JA", "ja nein"),
         (ChoiceStructure(('a "quoted" one', "Größe 🙂")), "Größe 🙂", "Größe"),
         (ChoiceStructure(('a "quoted" one', "Größe 🙂")), 'a "quoted" one', "a"),

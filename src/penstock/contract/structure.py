@@ -50,4 +50,15 @@ class ToolStructure(msgspec.Struct, frozen=True, tag="tool_calls"):
     parallel: bool = False
 
 
-Structure = JsonStructure | RegexStructure | ChoiceStructure | GrammarStructure | ToolStructure
+AnswerStructure = JsonStructure | RegexStructure | ChoiceStructure | GrammarStructure
+"""Forms of an answer that is no call."""
+
+
+class EitherStructure(msgspec.Struct, frozen=True, tag="either"):
+    """Calls of tools, or else an answer of its own form."""
+
+    calls: ToolStructure
+    answer: AnswerStructure
+
+
+Structure = AnswerStructure | ToolStructure | EitherStructure

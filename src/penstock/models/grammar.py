@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.contract.structure import (
     ChoiceStructure,
+    EitherStructure,
     GrammarStructure,
     JsonStructure,
     RegexStructure,
@@ -22,7 +23,7 @@ from penstock.models.dialect import Reasoning
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from penstock.contract.structure import Structure
+    from penstock.contract.structure import AnswerStructure, Structure
     from penstock.models.dialect import Dialect
 
 _REMEMBERED: Final = 128
@@ -115,16 +116,26 @@ class GrammarCompiler:
 
     def _grammars(self, structure: Structure, reasoning: Reasoning) -> list[dict[str, Any]]:
         """Return llguidance's grammars; the first is the whole answer's."""
-        body = self._body(structure)
+        bodies = self._bodies(structure)
         markers = self._dialect.reasoning
         if markers is None or reasoning is Reasoning.NONE:
-            return [body]
+            return bodies
         start = lark.after_reasoning(
             markers, self._markers, opened=reasoning is Reasoning.OPENED, body="@body"
         )
-        return [{"lark_grammar": start}, body]
+        return [{"lark_grammar": start}, *bodies]
 
-    def _body(self, structure: Structure) -> dict[str, Any]:
+    def _bodies(self, structure: Structure) -> list[dict[str, Any]]:
+        if not isinstance(structure, EitherStructure):
+            return [self._body(structure)]
+        calls, answer = self._body(structure.calls), self._body(structure.answer)
+        return [
+            {"name": "body", "lark_grammar": "start: @calls | @answer"},
+            {**calls, "name": "calls"},
+            {**answer, "name": "answer"},
+        ]
+
+    def _body(self, structure: AnswerStructure | ToolStructure) -> dict[str, Any]:
         match structure:
             case JsonStructure(schema, lenient):
                 return {"name": "body", "json_schema": lark.schema_with_options(schema, lenient)}

@@ -73,7 +73,7 @@ def of_regex(library: Any, pattern: str) -> str:
     """Return a regular expression's grammar; its digits are ASCII's."""
     if not pattern:
         raise InvalidParameter("the answer's form: the regular expression is empty")
-    return f"start: /{library.regex_to_lark(pattern)}/"
+    return f"start: /{library.regex_to_lark(pattern, 'd')}/"
 
 
 def of_choices(choices: Sequence[str]) -> str:

@@ -117,6 +117,12 @@ def _allocate(model: Model, spec: ModelSpec, settings: Settings, slots: int) -> 
     return blocks
 
 
+def _stops(defaults: dict[str, Any]) -> tuple[str, ...]:
+    """What the models file ends every answer at: one string or several."""
+    stop: str | list[str] = defaults.get("stop") or []
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
 def _card(
     spec: ModelSpec, assembled: Assembled, words: Tokenizer, slots: int, kv_tokens: int
 ) -> ModelCard:
@@ -142,8 +148,10 @@ def _card(
         has_chat_template=words.has_chat_template,
         tool_parser=words.dialect.tool_parser,
         reasoning=words.dialect.reasoning or (),
+        capabilities=("generate", "structure"),
         batching=assembled.batching,
         generation_defaults={**defaults, **spec.generation_defaults},
+        stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),
         stop_token_ids=tuple(sorted(words.eos_token_ids)),
         created_s=int(time.time()),
     )

@@ -1,0 +1,146 @@
+"""A chat's answers whose text is read: reasoning and tool calls told apart from content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from api.generation import usage_of
+from api.openai.answers import usage_object
+from api.openai.chunks import encode
+from api.openai.logprobs import ChatLogprobs
+from api.parsing.deltas import CallArguments, CallBegin, Content, Delta, Message, Thought
+from api.streaming import DONE
+from penstock.contract.events import FinishReason, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from api.generation import Answer
+    from api.openai.answers import Heading
+    from api.openai.tools import Reading
+    from penstock.contract.events import Finished, Usage
+
+TOOL_CALLS: Final = "tool_calls"
+OBJECT: Final = "chat.completion.chunk"
+
+
+def finish_reason(reason: FinishReason, calls: int) -> str:
+    """Return OpenAI's reason: calls that are whole are one of their own."""
+    return TOOL_CALLS if calls and reason is FinishReason.STOP else reason.value
+
+
+def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[str, Any], str]:
+    """Return a whole answer's message and its finish reason."""
+    parser, message = reading.parser(), Message()
+    for delta in (*parser.push(answer.text), *parser.finish()):
+        message.add(delta)
+    shown: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if message.calls and not message.content else message.content,
+        "refusal": None,
+    }
+    if message.thought and reading.show_reasoning:
+        shown["reasoning_content"] = message.thought
+    if message.calls:
+        shown["tool_calls"] = [
+            {
+                "id": reading.call_id(job_id, index),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for index, call in enumerate(message.calls)
+        ]
+    return shown, finish_reason(answer.reason, len(message.calls))
+
+
+class ReadChunkWriter:
+    """Writes a stream of chat chunks; see `api.openai.chunks.ChunkWriter` for plain text.
+
+    An event makes one chunk at most, so that its id stands for all of it. The parsers have to see
+    a job's events from its first on; `after` says up to which the client has them already.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        heading: Heading,
+        job_ids: Sequence[str],
+        *,
+        include_usage: bool,
+        after: int = -1,
+    ) -> None:
+        self._reading = reading
+        self._heading = heading
+        self._job_ids = job_ids
+        self._include_usage = include_usage
+        self._after = after
+        self._parsers = [reading.parser() for _ in job_ids]
+        self._opened = [False] * len(job_ids)
+        self._usages: list[Usage | None] = [None] * len(job_ids)
+        self._logprobs = ChatLogprobs()
+
+    def event(self, position: int, event: Tokens | Finished) -> bytes:
+        """Return the frame of one event; nothing where it has completed no text."""
+        parser = self._parsers[position]
+        deltas = parser.push(event.text)
+        reason = logprobs = None
+        if isinstance(event, Tokens):
+            if event.logprobs:
+                logprobs = self._logprobs(event.logprobs)
+        else:
+            self._usages[position] = event.usage
+            deltas = [*deltas, *parser.finish()]
+            reason = finish_reason(event.reason, parser.calls)
+        delta = self._delta(position, deltas)
+        is_first = not self._opened[position]
+        self._opened[position] = True
+        if event.index <= self._after:
+            return b""
+        if is_first:
+            delta = {"role": "assistant", "content": "", **delta}
+        elif not delta and logprobs is None and reason is None:
+            return b""
+        choice = {
+            "index": position, "delta": delta, "logprobs": logprobs, "finish_reason": reason,
+        }  # fmt: skip
+        name = b"id: %d\n" % event.index if len(self._job_ids) == 1 else b""
+        return name + self._chunk([choice])
+
+    def end(self) -> bytes:
+        """Return the usage, where it was asked for, and the end mark."""
+        if not self._include_usage:
+            return DONE
+        usages = [usage for usage in self._usages if usage]
+        total = usage_object(usage_of(usages, len(self._job_ids)))
+        return self._chunk([], total) + DONE
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
+        chunk = {**self._heading.object(OBJECT), "choices": choices}
+        if self._include_usage:
+            chunk["usage"] = usage
+        return b"data: " + encode(chunk) + b"\n\n"
+
+    def _delta(self, position: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+        """Return OpenAI's delta of some of ours."""
+        shown: dict[str, Any] = {}
+        calls: dict[int, dict[str, Any]] = {}
+        for delta in deltas:
+            match delta:
+                case Content(text):
+                    shown["content"] = shown.get("content", "") + text
+                case Thought(text):
+                    if self._reading.show_reasoning:
+                        shown["reasoning_content"] = shown.get("reasoning_content", "") + text
+                case CallBegin(index, name):
+                    calls[index] = {
+                        "index": index,
+                        "id": self._reading.call_id(self._job_ids[position], index),
+                        "type": "function",
+                        "function": {"name": name, "arguments": ""},
+                    }
+                case CallArguments(index, text):
+                    call = calls.setdefault(index, {"index": index, "function": {"arguments": ""}})
+                    call["function"]["arguments"] += text
+        if calls:
+            shown["tool_calls"] = list(calls.values())
+        return shown

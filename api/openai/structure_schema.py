@@ -1,0 +1,100 @@
+"""What clients may send about an answer's form and about tools."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_CHOICES: Final = 10_000
+MAX_PATTERN: Final = 100_000
+MAX_TOOLS: Final = 128
+FUNCTION_NAME: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+
+
+class Part(BaseModel):
+    """Read as strictly as the bodies that hold it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class JsonSchemaFormat(Part):
+    """`response_format.json_schema`."""
+
+    name: str = Field(min_length=1, max_length=200)
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(Part):
+    """No form."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Part):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaResponseFormat(Part):
+    """JSON by a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchemaFormat
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaResponseFormat, Field(discriminator="type")
+]
+
+JsonSchema = dict[str, Any] | str
+Pattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)]
+Choices = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)]],
+    Field(min_length=1, max_length=MAX_CHOICES),
+]
+
+
+class StructuredOutputs(Part):
+    """vLLM's `structured_outputs`; exactly one is set."""
+
+    json_: JsonSchema | None = Field(default=None, alias="json")
+    regex: Pattern | None = None
+    choice: Choices | None = None
+    grammar: Pattern | None = None
+    json_object: bool | None = None
+
+
+class FunctionDefinition(Part):
+    """A function that the model may call."""
+
+    name: str = Field(pattern=FUNCTION_NAME)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Part):
+    """One of `tools`."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(Part):
+    """Which function."""
+
+    name: str
+
+
+class NamedTool(Part):
+    """`tool_choice`: this function has to be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool

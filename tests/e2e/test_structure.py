@@ -1,0 +1,190 @@
+"""Forms and tools end to end: OpenAI's SDK, the API, Redis, a worker with two real models."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from penstock import demo_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.processes import Processes
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 10},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "mood": {"enum": ["glad", "sad"]},
+    },
+    "required": ["name", "age", "mood"],
+    "additionalProperties": False,
+}
+SAY: Any = [{"role": "user", "content": "Tell me of a person."}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the current weather for a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "The city"}},
+            "required": ["city"],
+        },
+    },
+}
+TINY = "tiny-llama"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_forms_and_tools(processes: Processes, redis_url: str, models_dir: Path) -> None:
+    """One fleet for all of it: a worker's start is what takes the time."""
+    if not (demo_model.path() / "model.safetensors").is_file():
+        pytest.skip("the demo model is not in this checkout")
+    processes.start_worker("tiny-llama-cpu,demo-cpu", redis_url, models_dir)
+    api = processes.start_api(redis_url)
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+        a_random_model_obeys_schemas(client)
+        a_random_model_obeys_other_forms(client)
+        a_random_model_calls_what_it_must(client)
+        bad_forms_are_400(client)
+        the_demo_model_calls_a_tool_and_uses_its_result(client)
+        the_demo_model_answers_in_json(client)
+
+
+def a_random_model_obeys_schemas(client: openai.OpenAI) -> None:
+    wanted: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "person", "schema": PERSON, "strict": True},
+    }
+
+    def ask(seed: int) -> str:
+        answer = client.chat.completions.create(
+            model=TINY, messages=SAY, seed=seed, temperature=1.2, response_format=wanted
+        )
+        assert answer.choices[0].finish_reason == "stop"
+        return answer.choices[0].message.content or ""
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(ask, range(8)))
+    for text in texts:
+        person = json.loads(text)
+        assert list(person) == ["name", "age", "mood"]
+        assert len(person["name"]) <= 10
+        assert 0 <= person["age"] <= 99
+        assert person["mood"] in ("glad", "sad")
+    assert len(set(texts)) > 1
+
+
+def a_random_model_obeys_other_forms(client: openai.OpenAI) -> None:
+    def chat(**extra: Any) -> str:
+        answer = client.chat.completions.create(
+            model=TINY, messages=SAY, seed=1, max_tokens=60, extra_body=extra
+        )
+        return answer.choices[0].message.content or ""
+
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", chat(guided_regex=r"\d{4}-\d\d-\d\d"))
+    assert chat(guided_choice=["left", "right"]) in ("left", "right")
+    grammar = 'root ::= pair ("," pair)?\npair ::= [a-c] "=" [0-9]'
+    assert re.fullmatch(r"[a-c]=\d(,[a-c]=\d)?", chat(structured_outputs={"grammar": grammar}))
+    text = client.completions.create(
+        model=TINY, prompt="A number:", seed=3, extra_body={"guided_json": {"type": "boolean"}}
+    )
+    assert text.choices[0].text in ("true", "false")
+
+
+def a_random_model_calls_what_it_must(client: openai.OpenAI) -> None:
+    named: Any = {"type": "function", "function": {"name": "move"}}
+    move: Any = {
+        "type": "function",
+        "function": {
+            "name": "move",
+            "parameters": {
+                "type": "object",
+                "properties": {"to": {"enum": ["north", "south"]}},
+                "required": ["to"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for choice in ("required", named):
+        asked: Any = {
+            "model": TINY, "messages": SAY, "tools": [WEATHER, move], "tool_choice": choice,
+            "parallel_tool_calls": False, "seed": 4, "max_tokens": 300,
+        }  # fmt: skip
+        answer = client.chat.completions.create(**asked).choices[0]
+        (call,) = answer.message.tool_calls or ()
+        assert call.type == "function"
+        if choice == named:
+            assert answer.finish_reason == "tool_calls"
+            assert call.function.name == "move"
+            assert json.loads(call.function.arguments)["to"] in ("north", "south")
+        with client.chat.completions.stream(**asked) as stream:
+            streamed = stream.get_final_completion().choices[0].message.tool_calls or ()
+        assert [one.function.arguments for one in streamed] == [call.function.arguments]
+
+
+def bad_forms_are_400(client: openai.OpenAI) -> None:
+    for extra, param in (
+        ({"guided_regex": "(a"}, "guided_regex"),
+        ({"structured_outputs": {"json": {"type": "objec"}}}, "structured_outputs.json"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {
+                "name": "n", "strict": True, "schema": {"not": {}}}}},
+            "response_format",
+        ),
+    ):  # fmt: skip
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(
+                    model=TINY, messages=SAY, stream=stream, extra_body=extra
+                )
+            assert (caught.value.param, caught.value.code) == (param, "invalid_parameter")
+
+
+def the_demo_model_calls_a_tool_and_uses_its_result(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+    asked: Any = {"model": "demo", "temperature": 0, "tools": [WEATHER]}
+    first = client.chat.completions.create(**asked, messages=messages).choices[0]
+    assert first.finish_reason == "tool_calls"
+    (call,) = first.message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    with client.chat.completions.stream(**asked, messages=messages) as stream:
+        streamed = stream.get_final_completion().choices[0].message.tool_calls or ()
+    assert [one.function.arguments for one in streamed] == [call.function.arguments]
+    messages += [
+        first.message.model_dump(exclude_none=True),
+        {
+            "role": "tool",
+            "tool_call_id": call.id,
+            "content": '{"temperature": 21, "condition": "sunny"}',
+        },
+    ]
+    second = client.chat.completions.create(**asked, messages=messages).choices[0]
+    assert second.finish_reason == "stop"
+    assert "21" in (second.message.content or "")
+    forced = client.chat.completions.create(
+        model="demo", temperature=0, messages=[{"role": "user", "content": "Hello!"}],
+        tools=[WEATHER], tool_choice="required", max_tokens=60,
+    ).choices[0]  # fmt: skip
+    assert forced.message.tool_calls
+
+
+def the_demo_model_answers_in_json(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo", temperature=0, messages=SAY, max_tokens=200,
+        response_format={"type": "json_schema", "json_schema": {
+            "name": "person", "schema": PERSON, "strict": True}},
+    ).choices[0]  # fmt: skip
+    assert answer.finish_reason == "stop"
+    assert json.loads(answer.message.content or "").keys() == PERSON["properties"].keys()
