@@ -204,6 +204,11 @@ def _low_bit_of(path: Path, config: dict[str, Any]) -> str | None:
     return str(noted) if noted else None
 
 
+def is_low_bit_folder(path: Path) -> bool:
+    """Whether bigdl-llm's `save_low_bit` wrote a folder."""
+    return _low_bit_of(path, read_config(path)) is not None
+
+
 def _is_chatglm(config: dict[str, Any]) -> bool:
     architectures: list[str] = config.get("architectures") or []
     return config.get("model_type") == "chatglm" or any(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never, cast
 
 from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
-from penstock.models import checkpoint, dialect, messages
+from penstock.models import checkpoint, conversations, dialect, messages
 from penstock.models.dialect import Dialect, Reasoning
 from penstock.models.grammar import GrammarCompiler
 from penstock.models.libraries import transformers
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from penstock.contract.job import Prompt
     from penstock.contract.structure import Structure
     from penstock.engine.constraint import Constraint
+    from penstock.models.conversations import Template
     from penstock.models.spec import ModelSpec
 
 CHATML = """\
@@ -52,10 +53,14 @@ class Tokenizer:
         eos_token_ids: Iterable[int] = (),
         chat_template: str | None = None,
         tool_parser: str | None = None,
+        named: Template | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._grammars: GrammarCompiler | None = None
         self._template: str | None = chat_template or _own_template(tokenizer)
+        self.stop_strings: tuple[str, ...] = ()
+        if self._template is None and named is not None:
+            self._template, self.stop_strings = named.jinja, named.stop
         self.has_chat_template = self._template is not None
         self.vocab_size = vocab_size
         own = tokenizer.eos_token_id
@@ -242,6 +247,7 @@ def load(spec: ModelSpec, vocab_size: int) -> Tokenizer:
         eos_token_ids=eos_token_ids(spec),
         chat_template=spec.chat_template,
         tool_parser=spec.tool_parser,
+        named=conversations.by_model(spec.path.name),
     )
 
 

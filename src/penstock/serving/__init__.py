@@ -1,0 +1,1 @@
+"""The command lines of FastChat's and bigdl-llm's model workers, for a Penstock worker."""

@@ -1,0 +1,93 @@
+"""The flags of FastChat's, bigdl-llm's and ipex-llm's model workers, and what becomes of each.
+
+A flag is used, taken with a warning because it changes nothing here, or refused because ignoring
+it would give another model than was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+DEFAULT_MODEL: Final = "lmsys/vicuna-7b-v1.5"
+DTYPES: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+IGNORED: Final = {
+    "--stream-interval": "every token is streamed as it comes",
+    "--max-gpu-memory": "PENSTOCK_KV_CACHE_BYTES bounds the KV cache",
+    "--embed-in-truncate": "there are no embeddings",
+    "--seed": "a request's own `seed` is used",
+    "--speculative": "there is no speculative decoding",
+    "--gptq-groupsize": "there is no GPTQ",
+    "--gptq-act-order": "there is no GPTQ",
+    "--awq-groupsize": "there is no AWQ",
+    "--exllama-max-seq-len": "there is no ExLlama",
+    "--exllama-gpu-split": "there is no ExLlama",
+    "--exllama-cache-8bit": "there is no ExLlama",
+    "--xft-max-seq-len": "there is no xFasterTransformer",
+    "--xft-dtype": "there is no xFasterTransformer",
+}
+"""Flags that change nothing, and why."""
+
+REFUSED: Final = {
+    "--cpu-offloading": "a model is held on one device; choose --device or --low-bit",
+    "--gptq-ckpt": "GPTQ checkpoints are not loaded; use --low-bit on the original model",
+    "--gptq-wbits": "GPTQ checkpoints are not loaded; use --low-bit on the original model",
+    "--awq-ckpt": "AWQ checkpoints are not loaded; use --low-bit on the original model",
+    "--awq-wbits": "AWQ checkpoints are not loaded; use --low-bit on the original model",
+    "--enable-exllama": "there is no ExLlama backend",
+    "--enable-xft": "there is no xFasterTransformer backend",
+    "--ssl": "put a TLS proxy before the API",
+}
+"""Flags that cannot be honoured, and what to do instead."""
+
+SWITCHES: Final = frozenset(
+    (
+        "--embed-in-truncate", "--gptq-act-order", "--exllama-cache-8bit", "--cpu-offloading",
+        "--enable-exllama", "--enable-xft", "--ssl", "--speculative",
+    )
+)  # fmt: skip
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; what was not given is None or False, so that it can be told."""
+    made = argparse.ArgumentParser(
+        prog="python3 -m penstock.serving.model_worker",
+        description="Start a Penstock worker by the command line of FastChat's model worker.",
+    )
+    add = made.add_argument
+    add("--model-path", default=DEFAULT_MODEL, help="a folder, or org/name in the models folder")
+    add("--revision", help="of org/name in Hugging Face's cache")
+    add("--device", choices=("cpu", "xpu", "cuda", "mps", "npu"), default="cuda")
+    add("--gpus", help="the GPU to use, by its number")
+    add("--num-gpus", type=int, default=1)
+    add("--model-names", type=_names, default=(), help="comma-separated; the first names the queue")
+    add("--dtype", choices=sorted(DTYPES))
+    add("--load-8bit", action="store_true", help="as --low-bit sym_int8")
+    add("--low-bit", help="bigdl-llm's format: sym_int4, sym_int8 ...")
+    add("--load-low-bit-model", action="store_true", help="the folder is one of save_low_bit")
+    add("--trust-remote-code", action="store_true")
+    add("--conv-template", help="FastChat's template, in place of the model's own")
+    add("--limit-worker-concurrency", type=int, help="answers decoded at once")
+    add("--host", default="localhost", help="of the FastChat endpoint, with a controller")
+    add("--port", type=int, default=21002)
+    add("--worker-address", help="by default http://HOST:PORT")
+    add("--controller-address", help="a real FastChat controller to register with")
+    add("--no-register", action="store_true")
+    add("--debug", nargs="?", const=True, default=False, type=bool)
+    for flag, reason in {**IGNORED, **REFUSED}.items():
+        kind = "refused" if flag in REFUSED else "ignored"
+        if flag in SWITCHES:
+            add(flag, action="store_true", help=f"{kind}: {reason}")
+        else:
+            add(flag, help=f"{kind}: {reason}")
+    return made
+
+
+def given(arguments: argparse.Namespace, flag: str) -> bool:
+    """Whether a flag of `IGNORED` or `REFUSED` was given."""
+    return getattr(arguments, flag.removeprefix("--").replace("-", "_")) not in (None, False)

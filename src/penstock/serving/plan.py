@@ -1,0 +1,155 @@
+"""From a model worker's flags to a queue, an entry of a models file, and an environment."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from penstock.errors import BadSettings, ModelNotFound
+from penstock.models import conversations, spec
+from penstock.serving.flags import DTYPES, IGNORED, REFUSED, given
+
+if TYPE_CHECKING:
+    import argparse
+
+    from penstock.settings import Settings
+
+STATE: Final = Path(".penstock/serving")
+DEVICES: Final = ("cpu", "xpu", "cuda")
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start: a worker on `queue`, and, with `controller`, an API that registers there."""
+
+    queue: str
+    models_file: Path
+    entry: str
+    environment: dict[str, str]
+    slots: int | None
+    debug: bool
+    host: str
+    port: int
+    controller: str
+    address: str
+    warnings: tuple[str, ...]
+
+
+def plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
+    """Return what the flags ask for; nothing is written or started.
+
+    :raises BadSettings: a flag that cannot be honoured.
+    :raises ModelNotFound: there is no such folder.
+    """
+    refused = [f"{flag}: {why}" for flag, why in REFUSED.items() if given(arguments, flag)]
+    if refused:
+        raise BadSettings(refused[0])
+    if arguments.device not in DEVICES:
+        raise BadSettings(f"--device {arguments.device}: Penstock runs on {', '.join(DEVICES)}")
+    if arguments.num_gpus > 1:
+        raise BadSettings("--num-gpus: a worker has one GPU; start one worker for each")
+    warnings = [f"{flag}: {why}" for flag, why in IGNORED.items() if given(arguments, flag)]
+    path = folder(arguments.model_path, arguments.revision, settings)
+    first, *others = arguments.model_names or (_name(arguments.model_path),)
+    name = _UNFIT.sub("-", first).strip("-._") or "model"
+    aliases = [*others, *([first] if name != first else [])]
+    queue = f"{name}-{arguments.device}{_index(arguments)}"
+    register = bool(arguments.controller_address) and not arguments.no_register
+    return Plan(
+        queue=queue,
+        models_file=STATE / f"{queue}.toml",
+        entry=_entry(arguments, name, path, aliases),
+        environment={"PENSTOCK_TRUST_REMOTE_CODE": "true"} if arguments.trust_remote_code else {},
+        slots=arguments.limit_worker_concurrency,
+        debug=arguments.debug,
+        host=arguments.host,
+        port=arguments.port,
+        controller=arguments.controller_address if register else "",
+        address=arguments.worker_address or f"http://{arguments.host}:{arguments.port}",
+        warnings=tuple(warnings),
+    )
+
+
+def _name(model_path: str) -> str:
+    return model_path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def folder(model_path: str, revision: str | None, settings: Settings) -> Path:
+    """Return a model's folder: the path itself, in the models folder, or in Hugging Face's cache.
+
+    :raises ModelNotFound: it is in none of them.
+    """
+    looked = (Path(model_path), settings.models_dir / model_path)
+    looked += (settings.models_dir / _name(model_path),)
+    for candidate in looked:
+        if (candidate / "config.json").is_file():
+            return candidate.resolve()
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model_path):
+        hub: Any = importlib.import_module("huggingface_hub")
+        try:
+            return Path(hub.snapshot_download(model_path, revision=revision, local_files_only=True))
+        except (OSError, ValueError):  # it is not in the cache
+            pass
+    raise ModelNotFound(
+        f"--model-path {model_path}: no model in {', '.join(str(one) for one in looked)} or in "
+        f"Hugging Face's cache; download it there first"
+    )
+
+
+def _index(arguments: argparse.Namespace) -> str:
+    if not arguments.gpus or arguments.device == "cpu":
+        return ""
+    if not arguments.gpus.isdigit():
+        raise BadSettings(f"--gpus {arguments.gpus}: a worker has one GPU; give its number")
+    return f".{arguments.gpus}"
+
+
+def _entry(arguments: argparse.Namespace, name: str, path: Path, aliases: list[str]) -> str:
+    """Return the models file's table. The rules for bigdl-llm and ChatGLM are `spec`'s."""
+    fields: dict[str, Any] = {"path": str(path)}
+    if aliases:
+        fields["aliases"] = aliases
+    if low_bit := _format(arguments, path, name):
+        fields["format"] = low_bit
+    if arguments.trust_remote_code:
+        fields["trust_remote_code"] = True
+    if arguments.conv_template:
+        template = conversations.jinja(arguments.conv_template)
+        fields["chat_template"] = template.jinja
+        if template.stop:
+            fields["generation_defaults"] = {"stop": list(template.stop)}
+    lines = [f"[models.{json.dumps(name)}]"]
+    lines += [f"{key} = {_toml(value)}" for key, value in fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _format(arguments: argparse.Namespace, path: Path, name: str) -> str | None:
+    if arguments.load_low_bit_model and not spec.is_low_bit_folder(path):
+        raise BadSettings(f"--load-low-bit-model: {path} was not written by save_low_bit")
+    chosen = {
+        flag: value
+        for flag, value in (
+            ("--low-bit", arguments.low_bit),
+            ("--load-8bit", "sym_int8" if arguments.load_8bit else None),
+            ("--dtype", DTYPES.get(arguments.dtype or "")),
+        )
+        if value
+    }
+    if len(set(chosen.values())) > 1:
+        raise BadSettings(f"{' and '.join(chosen)} exclude each other")
+    if chosen:
+        return next(iter(chosen.values()))
+    named = "bigdl" in _name(arguments.model_path).lower() and "bigdl" not in name.lower()
+    return spec.DEFAULT_LOW_BIT if named and not spec.is_low_bit_folder(path) else None
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = cast("dict[str, Any]", value)
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in inner.items()) + "}"
+    return json.dumps(value)  # strings, lists of them and booleans look the same in TOML
