@@ -6,7 +6,7 @@ ARGS ?=
 SOURCES := src workers api tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test chaos check format clean clean-all
+.PHONY: help setup setup-dev demo test test-fastchat fastchat-ui chaos check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -22,6 +22,14 @@ demo: setup ## install, start Redis, a worker and the API, and ask the demo mode
 
 test: setup-dev ## install and run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
+	@scripts/fastchat/setup.sh webui api
+	@PENSTOCK_TEST_FASTCHAT=1 $(BIN)/python -m pytest --timeout 300 tests/fastchat $(ARGS)
+
+fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the running fleet
+	@scripts/fastchat/setup.sh webui
+	@.venv-fastchat/bin/python scripts/fastchat_ui.py $(ARGS)
 
 chaos: setup-dev ## lose processes and Redis under load, check every answer (MINUTES=20 SEED=1)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(ARGS)

@@ -99,6 +99,18 @@ ENABLED = """
     return [...document.querySelectorAll('button')]
         .some(one => one.innerText.includes(arguments[0]) && !one.disabled)
 """
+LIMIT = """
+    const label = [...document.querySelectorAll('.block')]
+        .find(one => one.innerText.startsWith('Max output tokens')
+            || one.textContent.trim().startsWith('Max output tokens'));
+    const input = label && label.querySelector('input[type=number]');
+    if (!input) return false;
+    const setter = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
+    setter.call(input, arguments[0]);
+    for (const kind of ['input', 'change', 'blur', 'pointerup'])
+        input.dispatchEvent(new Event(kind, {bubbles: true}));
+    return true;
+"""
 CURSOR = "▌"
 """What the web UI shows at the end of an answer that still grows."""
 
@@ -125,6 +137,10 @@ class WebUI:
         shown = wait_until(lambda: self._browser.evaluate(options), 10.0)
         self._browser.evaluate("document.activeElement.blur()")
         return shown
+
+    def limit(self, tokens: int) -> None:
+        """Set how long an answer may be."""
+        wait_until(lambda: self._browser.evaluate(LIMIT, tokens), 10.0)
 
     def messages(self) -> list[tuple[str, str]]:
         """Return (`user` or `bot`, text) of each message that is shown."""

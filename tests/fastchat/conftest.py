@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -92,6 +93,8 @@ def write_talkative_llama(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def fastchat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastChat]:
+    if not os.environ.get("PENSTOCK_TEST_FASTCHAT"):
+        pytest.skip("takes minutes; make test-fastchat runs it")
     python_of(API_ENVIRONMENT)
     python_of(UI_ENVIRONMENT)
     folder = tmp_path_factory.mktemp("fastchat")

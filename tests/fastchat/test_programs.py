@@ -94,7 +94,8 @@ def test_a_chat_is_rendered_by_the_models_own_template(
     assert direct.choices[0].message.content
     assert through.choices[0].message.content == direct.choices[0].message.content
     assert through.choices[0].finish_reason == "length"
-    assert through.usage and direct.usage
+    assert through.usage
+    assert direct.usage
     assert through.usage.prompt_tokens == direct.usage.prompt_tokens
     assert through.usage.completion_tokens == 16
 

@@ -33,7 +33,9 @@ def server(fastchat: FastChat) -> Running:
 
 @pytest.fixture
 def page(server: Running, browser: Browser) -> WebUI:
-    return WebUI(browser, server.url)
+    opened = WebUI(browser, server.url)
+    opened.limit(192)
+    return opened
 
 
 def idle(fastchat: FastChat) -> bool:
@@ -70,14 +72,16 @@ def test_a_conversation(page: WebUI) -> None:
 def test_a_person_who_closes_the_page_frees_the_slot(
     fastchat: FastChat, page: WebUI, browser: Browser
 ) -> None:
+    page.limit(2048)
     page.send("Tell me everything.")
     page.growing()
-    assert not idle(fastchat)
+    wait_until(lambda: not idle(fastchat))
     browser.open("about:blank")
     wait_until(lambda: idle(fastchat), 60.0)
 
 
 def test_the_worker_dies_in_mid_answer(fastchat: FastChat, page: WebUI) -> None:
+    page.limit(1024)
     page.send("Tell me a long story.")
     begun = page.growing().rstrip("▌")
     fastchat.worker.kill()
@@ -91,6 +95,7 @@ def test_the_worker_dies_in_mid_answer(fastchat: FastChat, page: WebUI) -> None:
 def test_the_list_of_models_is_loaded_once(fastchat: FastChat, browser: Browser) -> None:
     page = WebUI(browser, start(fastchat, "--model-list-mode", "once").url)
     assert page.chosen_model() == MODEL
+    page.limit(96)
     page.send("Hello")
     page.growing()
 
@@ -115,6 +120,7 @@ def test_our_openai_endpoint_as_an_api_provider(
     )  # fmt: skip
     page = WebUI(browser, running.url)
     assert page.chosen_model() == "penstock"
+    page.limit(96)
     page.send("Hello")
     page.growing()
     assert "NETWORK ERROR" not in page.whole()
