@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 import api.admin
+import api.anthropic
 import api.fastchat
 import api.openai
 import api.web
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for gone in (ClientGone, ClientDisconnect):
         app.add_exception_handler(gone, _client_gone)
     app.include_router(api.openai.router)
+    app.include_router(api.anthropic.router)
     app.include_router(api.admin.router)
     app.include_router(api.fastchat.router)
     app.include_router(api.web.router)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,7 @@ from api.errors import json_response
 from api.generation import Generation
 from api.json_body import read_object, validated
 from api.middleware import record_of
-from api.openai import sampling, unsupported
+from api.openai import sampling, tools, unsupported
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
 from api.openai.responses_events import output_items
@@ -34,7 +35,7 @@ from penstock.errors import BadRequest, InvalidParameter, UnknownObject, Unsuppo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock.contract.job import ChatPrompt
+    from penstock.contract.worker import ModelCard
 
 router = APIRouter()
 
@@ -52,8 +53,7 @@ async def create_response(request: Request) -> Response:
         raise UnsupportedFeature("this model has no background answers", param="background")
     shelf = Shelf(services)
     chain = await _chain(shelf, record.tenant, asked.previous_response_id)
-    chat, prompt = _chat(asked, body, chain)
-    works = [Generate(prompt, sampling.sampling(chat, card, default_max_tokens=None))]
+    chat, work = _chat(asked, body, chain, card)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
     repeated = resumption_of(request)
@@ -61,12 +61,15 @@ async def create_response(request: Request) -> Response:
         services,
         record,
         card,
-        works,
+        [work],
         prompt_param="input",
         priority=asked.priority,
         resumption=Resumption(repeated.key) if repeated else None,
         detached=bool(asked.background),
     )
+    generation.fault_params = {
+        part: blamed(param) or param for part, param in tools.fault_params(chat).items()
+    }
     job = generation.jobs[0]
     response_id = PREFIX + job.id
     stored = StoredResponse(
@@ -75,10 +78,11 @@ async def create_response(request: Request) -> Response:
         job_id=job.id,
         queue=job.queue,
         created_s=int(time.time()),
-        asked=_shown(asked, body, works[0]),
+        asked=_shown(asked, body, work),
         input=tuple(items_of(asked, response_id)),
         ancestors=tuple(one.id for one in chain),
         background=bool(asked.background),
+        reader=asdict(tools.reading_of(chat, card)),
     )
     if asked.stores:
         stored = await shelf.open(stored)
@@ -103,8 +107,8 @@ async def count_input_tokens(request: Request) -> Response:
     card = pick(request, asked.model)
     shelf = Shelf(services_of(request))
     chain = await _chain(shelf, record_of(request).tenant, asked.previous_response_id)
-    _, prompt = _chat(asked, body, chain)
-    reply = await call(request, card, Tokenize(prompt), "input")
+    _, work = _chat(asked, body, chain, card)
+    reply = await call(request, card, Tokenize(work.prompt), "input")
     return json_response({"object": "response.input_tokens", "input_tokens": len(reply.token_ids)})
 
 
@@ -204,15 +208,19 @@ async def _chain(shelf: Shelf, tenant: str, previous_id: str | None) -> list[Sto
 
 
 def _chat(
-    asked: ResponseRequest, body: dict[str, Any], chain: Sequence[StoredResponse]
-) -> tuple[ChatRequest, ChatPrompt]:
-    """Return the chat completion that means the same, and its prompt."""
+    asked: ResponseRequest,
+    body: dict[str, Any],
+    chain: Sequence[StoredResponse],
+    card: ModelCard,
+) -> tuple[ChatRequest, Generate]:
+    """Return the chat completion that means the same, and its work."""
     history = [item for one in chain for item in (*one.input, *output_items(one))]
     chat = chat_body(asked, body, history, items_of(asked, ""))
     try:
         unsupported.refuse(chat, unsupported.CHAT)
         parsed = validated(chat, ChatRequest)
-        return parsed, chat_prompt(parsed)
+        how = sampling.sampling(parsed, card, default_max_tokens=None)
+        return parsed, Generate(chat_prompt(parsed), how)
     except BadRequest as error:
         error.param = blamed(error.param)
         raise

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from api.openai.responses_parts import Arguments, Call, PlainReader, Thought, Words
+from api.openai.tools import Reading
+from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.openai.responses_parts import Part, PartReader
     from api.openai.responses_record import Ending, StoredResponse
+    from api.parsing.deltas import Delta
     from penstock.contract.events import Usage
 
 Json = dict[str, Any]
@@ -37,7 +38,8 @@ class ResponseBuilder:
 
     def __init__(self, stored: StoredResponse) -> None:
         self._stored = stored
-        self._reader = reader_of(stored)
+        self._reading = Reading(**stored.reader)
+        self._parser = self._reading.parser()
         self._next = 0
         self._output: list[_Item] = []
         self._is_started = False
@@ -68,14 +70,14 @@ class ResponseBuilder:
     def piece(self, text: str) -> list[Json]:
         """Return the events of one more piece of the answer."""
         events = self._start()
-        for part in self._reader.feed(text):
+        for part in self._parser.push(text):
             events += self._part(part)
         return events
 
     def end(self, ending: Ending) -> list[Json]:
         """Return the last events; the pieces of `ending` have been seen."""
         events = self._start()
-        for part in self._reader.end():
+        for part in self._parser.finish():
             events += self._part(part)
         whole = ending.status == "completed"
         if self._output:
@@ -90,16 +92,17 @@ class ResponseBuilder:
 
     # -- items
 
-    def _part(self, part: Part) -> list[Json]:
+    def _part(self, part: Delta) -> list[Json]:
         match part:
-            case Words(text):
+            case Content(text):
                 return self._text("message", "msg", text)
             case Thought(text):
                 return self._text("reasoning", "rs", text)
-            case Call(call_id, name):
+            case CallBegin(index, name):
+                call_id = self._reading.call_id(self._stored.job_id, index)
                 item = _Item("function_call", self._id("fc"), call_id=call_id, name=name)
                 return self._open(item)
-            case Arguments(text):
+            case CallArguments(_, text):
                 item = self._output[-1]
                 item.text += text
                 return [self._of_item("response.function_call_arguments.delta", delta=text)]
@@ -236,11 +239,6 @@ class _Item:
 def _error(ending: Ending) -> Json:
     code = "invalid_prompt" if ending.error_code in PROMPT_CODES else "server_error"
     return {"code": code, "message": ending.error_message}
-
-
-def reader_of(_stored: StoredResponse) -> PartReader:
-    """Return what reads a response's text."""
-    return PlainReader()
 
 
 def finished(stored: StoredResponse, ending: Ending) -> tuple[ResponseBuilder, list[Json]]:

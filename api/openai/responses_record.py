@@ -24,7 +24,7 @@ class StoredResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """A response. `asked` holds the request's fields as they are shown again.
 
     `input` are the request's own items, `ancestors` the ids of the responses before it, the oldest
-    first. `reader` says how the answer's text is to be read.
+    first. `reader` are the fields of the `Reading` of its text.
     """
 
     id: str

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from penstock.contract.events import Failed, Tokens
+from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.transport import keys
 from tests.fixtures.api import WORDS, drone, speak
 from tests.fixtures.jobs import wait_until
@@ -326,3 +326,59 @@ def test_counting(fleet: Fleet, client: openai.OpenAI, clerk: Clerk) -> None:
     fleet.worker()
     counted = client.responses.input_tokens.count(model="tiny", input="hi")
     assert counted.input_tokens == len("user:hi\nassistant:")
+
+
+CALL = ("Wait. ", "<tool_call>\n", '{"name": "clock", "arguments": {"zone": "UTC"}}',
+        "\n</tool_call>")  # fmt: skip
+CLOCK: Any = {
+    "type": "function",
+    "name": "clock",
+    "strict": False,
+    "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}},
+}
+
+
+def test_tools(fleet: Fleet, client: openai.OpenAI) -> None:
+    def script(job: Job) -> Script:
+        if job.work.prompt.messages[-1]["role"] == "tool":
+            yield from speak(job)
+        for index, piece in enumerate(CALL):
+            yield Tokens(job.id, index, (index,), piece, prompt_tokens=None if index else 3)
+        yield Finished(job.id, len(CALL), FinishReason.STOP, Usage(3, len(CALL)))
+
+    worker = fleet.worker(script, tool_parser="hermes", capabilities=("generate", "structure"))
+    asked: Any = {"model": "tiny", "input": "what time is it?", "tools": [CLOCK]}
+    with client.responses.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        first = stream.get_final_response()
+    assert "response.function_call_arguments.done" in kinds
+    assert [item.type for item in first.output] == ["message", "function_call"]
+    call = first.output[1]
+    assert (call.name, call.arguments) == ("clock", '{"zone": "UTC"}')
+    second = client.responses.create(
+        model="tiny",
+        previous_response_id=first.id,
+        tools=[CLOCK],
+        input=[{"type": "function_call_output", "call_id": call.call_id, "output": "noon"}],
+    )
+    assert second.output_text == TEXT
+    messages = worker.jobs[-1].work.prompt.messages
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+    assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == call.call_id
+    forced = client.responses.create(**asked, tool_choice={"type": "function", "name": "clock"})
+    assert forced.output[-1].type == "function_call"
+    assert worker.jobs[-1].work.sampling.structure is not None
+
+
+def test_tools_of_a_model_that_has_none(fleet: Fleet, client: openai.OpenAI) -> None:
+    fleet.worker()
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="tiny", input="x", tools=[CLOCK])
+    assert caught.value.param == "tools"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(
+            model="tiny",
+            input="x",
+            text={"format": {"type": "json_schema", "name": "s", "schema": {}}},
+        )
+    assert caught.value.param == "text.format"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.openai import responses_events
 from api.openai.responses_events import ResponseBuilder, finished
 from api.openai.responses_input import blamed, chat_body, items_of
-from api.openai.responses_parts import Arguments, Call, Thought, Words
 from api.openai.responses_record import Ending, StoredResponse
 from api.openai.responses_schema import ResponseRequest
 from penstock.contract.events import Usage
@@ -92,29 +91,26 @@ def test_an_empty_answer_is_a_message() -> None:
     assert finished(stored(), Ending("failed", 9, error_code="x"))[0].output() == []
 
 
-class Scripted:
-    def feed(self, text: str) -> Any:
-        return {
-            "think": (Thought("hm"),),
-            "say": (Words("a"), Words("b")),
-            "call": (Call("call_1", "f"), Arguments("{"), Arguments("}")),
-        }[text]
-
-    def end(self) -> Any:
-        return (Call("call_2", "g"),)
+READER = {
+    "reasoning": ["<think>", "</think>"], "format_name": "hermes", "functions": ["f", "g"],
+}  # fmt: skip
+PIECES = (
+    "<think>hm", "</think>", "a", "b",
+    '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>',
+    '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>',
+)  # fmt: skip
 
 
-def test_reasoning_words_and_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses_events, "reader_of", lambda _: Scripted())
-    builder, events = finished(stored(), ending("completed", "think", "say", "call"))
-    assert kinds(events) == [
+def test_reasoning_words_and_calls() -> None:
+    builder, events = finished(stored(reader=READER), ending("completed", *PIECES))
+    names = [name for name in kinds(events) if not name.endswith("delta")]
+    assert names == [
         "created", "in_progress",
-        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done",
+        "output_item.added", "content_part.added", "reasoning_text.done",
         "content_part.done", "output_item.done",
-        "output_item.added", "content_part.added", "output_text.delta", "output_text.delta",
-        "output_text.done", "content_part.done", "output_item.done",
-        "output_item.added", "function_call_arguments.delta", "function_call_arguments.delta",
-        "function_call_arguments.done", "output_item.done",
+        "output_item.added", "content_part.added", "output_text.done", "content_part.done",
+        "output_item.done",
+        "output_item.added", "function_call_arguments.done", "output_item.done",
         "output_item.added", "function_call_arguments.done", "output_item.done",
         "completed",
     ]  # fmt: skip
@@ -122,9 +118,14 @@ def test_reasoning_words_and_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.type for item in output] == [
         "reasoning", "message", "function_call", "function_call",
     ]  # fmt: skip
-    assert output[2].arguments == "{}"
+    assert json.loads(output[2].arguments) == {"x": 1}
     assert output[3].name == "g"
+    assert output[2].call_id != output[3].call_id
     assert len({item.id for item in output}) == 4
+    deltas = [event["delta"] for event in events if event["type"].endswith("arguments.delta")]
+    assert "".join(deltas) == output[2].arguments + output[3].arguments
+    # Written again, it is the same.
+    assert finished(stored(reader=READER), ending("completed", *PIECES))[1] == events
 
 
 # -- input

@@ -1,0 +1,12 @@
+"""Anthropic's Messages API, over the same jobs."""
+
+from fastapi import APIRouter, Depends
+
+from api.anthropic import messages
+from api.anthropic.route import AnthropicRoute
+from api.dependencies import authenticated
+
+router = APIRouter(
+    dependencies=[Depends(authenticated)], tags=["anthropic"], route_class=AnthropicRoute
+)
+router.include_router(messages.router)

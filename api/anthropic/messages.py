@@ -1,0 +1,132 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
+
+from api.anthropic.blocks import MessageWriter, frame
+from api.anthropic.chat import blamed, chat_body
+from api.anthropic.route import AnthropicRoute, error_object
+from api.anthropic.schema import UNSUPPORTED, CountTokensRequest, MessagesRequest
+from api.dependencies import pick, services_of
+from api.disconnect import until_disconnect
+from api.errors import json_response
+from api.generation import Generation
+from api.json_body import read_object, validated
+from api.middleware import record_of
+from api.openai import sampling, tools, unsupported
+from api.openai.documentation import documented
+from api.openai.messages import chat_prompt
+from api.openai.schema import ChatRequest
+from api.openai.tokens import call
+from api.resumption import Resumption, resumption_of
+from api.streaming import FramedResponse
+from penstock.contract.events import Finished, Tokens
+from penstock.contract.job import Generate
+from penstock.contract.utility import Tokenize
+from penstock.errors import BadRequest, PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from api.middleware import RequestRecord
+    from penstock.contract.worker import ModelCard
+
+router = APIRouter(route_class=AnthropicRoute)
+
+
+@router.post("/v1/messages", openapi_extra=documented(MessagesRequest))
+async def create_message(request: Request) -> Response:
+    """Answer a conversation."""
+    services, record = services_of(request), record_of(request)
+    body = await read_object(request, services.settings.max_body_bytes)
+    unsupported.refuse(body, UNSUPPORTED)
+    asked = validated(body, MessagesRequest)
+    card = pick(request, asked.model)
+    chat, work = _chat(asked, body, card)
+    repeated = resumption_of(request)
+    generation = await Generation.of(
+        services,
+        record,
+        card,
+        [work],
+        prompt_param="messages",
+        priority=chat.priority,
+        resumption=Resumption(repeated.key) if repeated else None,
+    )
+    generation.fault_params = {
+        part: blamed(param) or param for part, param in tools.fault_params(chat).items()
+    }
+    job_id = generation.jobs[0].id
+    heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
+    wanted = asked.thinking is not None and asked.thinking.type != "disabled"
+    reading = replace(tools.reading_of(chat, card), show_reasoning=wanted)
+    writer = MessageWriter(heading, reading, job_id, asked.stop_sequences or ())
+    if asked.stream:
+        return FramedResponse(_frames(generation, writer, record), headers=generation.headers)
+    message = await until_disconnect(request.receive, _collect(generation, writer))
+    return json_response(message, headers=generation.headers)
+
+
+@router.post("/v1/messages/count_tokens", openapi_extra=documented(CountTokensRequest))
+async def count_tokens(request: Request) -> Response:
+    """Count the tokens of what the model would see."""
+    body = await read_object(request, services_of(request).settings.max_body_bytes)
+    asked = validated(body, CountTokensRequest)
+    card = pick(request, asked.model)
+    _, work = _chat(asked, body, card)
+    reply = await call(request, card, Tokenize(work.prompt), "messages")
+    return json_response({"input_tokens": len(reply.token_ids)})
+
+
+def _chat(
+    asked: CountTokensRequest, body: dict[str, Any], card: ModelCard
+) -> tuple[ChatRequest, Generate]:
+    """Return the chat completion that means the same, and its work."""
+    chat = chat_body(asked, body)
+    try:
+        parsed = validated(chat, ChatRequest)
+        how = sampling.sampling(parsed, card, default_max_tokens=None)
+        return parsed, Generate(chat_prompt(parsed), how)
+    except BadRequest as error:
+        error.param = blamed(error.param)
+        raise
+
+
+async def _collect(generation: Generation, writer: MessageWriter) -> dict[str, Any]:
+    last: Tokens | Finished | None = None
+    async with aclosing(generation.events()) as events:
+        async for item in events:
+            if item is not None:
+                last = item[1]
+                writer.event(last)
+    assert isinstance(last, Finished)  # noqa: S101  a generation ends so or raises
+    return writer.message(last)
+
+
+async def _frames(
+    generation: Generation, writer: MessageWriter, record: RequestRecord
+) -> AsyncGenerator[bytes, None]:
+    """Yield a stream's frames.
+
+    :raises PenstockError: before the first frame only; later errors are frames.
+    """
+    begun = False
+    try:
+        async with aclosing(generation.events()) as events:
+            async for item in events:
+                written = writer.begin(0) + frame("ping") if item is None else writer.event(item[1])
+                if written:
+                    begun = True
+                    yield written
+    except PenstockError as error:
+        if not begun:
+            raise
+        record.error_code = error.code
+        body = error_object(error, record.request_id)
+        yield frame("error", error=body["error"], request_id=record.request_id)

@@ -1,0 +1,67 @@
+"""Errors in Anthropic's shape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi.routing import APIRoute
+
+from api.errors import answer_of, json_response, response_headers
+from api.lingering import LingeringResponse
+from api.middleware import record_of
+from penstock.errors import BodyTooLarge, PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+REQUEST_ID_HEADER: Final = "request-id"
+
+TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_object(error: PenstockError, request_id: str) -> dict[str, Any]:
+    """Return Anthropic's object of an error; `code` and `param` are ours."""
+    inner: dict[str, Any] = {
+        "type": TYPES.get(answer_of(error).status, "api_error"),
+        "message": error.message,
+        "code": error.code,
+    }
+    if error.param:
+        inner["param"] = error.param
+    return {"type": "error", "error": inner, "request_id": request_id}
+
+
+class AnthropicRoute(APIRoute):
+    """Answers errors as Anthropic's SDK reads them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
+        """Wrap FastAPI's handler."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            record = record_of(request)
+            record.headers[REQUEST_ID_HEADER] = record.request_id
+            try:
+                return await handler(request)
+            except PenstockError as error:
+                record.error_code = error.code
+                answer = json_response(
+                    error_object(error, record.request_id),
+                    answer_of(error).status,
+                    response_headers(error),
+                )
+                return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+
+        return handle
