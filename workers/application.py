@@ -13,6 +13,8 @@ from celery import Celery
 
 from penstock import settings
 from penstock.errors import BadSettings
+from penstock.transport import sentinel
+from workers import broker
 
 if TYPE_CHECKING:
     from collections import defaultdict
@@ -32,8 +34,9 @@ def configuration() -> dict[str, Any]:
         ours = settings.load()
     except BadSettings as error:
         sys.exit(f"penstock: {error}")
+    broker_url, sentinel_options = sentinel.broker(ours)
     return {
-        "broker_url": str(ours.redis_url),
+        "broker_url": broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
@@ -43,6 +46,7 @@ def configuration() -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            **sentinel_options,
         },
         "worker_pool": "workers.pool:EnginePool",
         "worker_consumer": "workers.consumer:PromptConsumer",
@@ -66,6 +70,7 @@ def configuration() -> dict[str, Any]:
     }
 
 
+broker.install()
 app = Celery("workers")
 app.add_defaults(configuration)
 steps: defaultdict[str, set[str]] = app.steps  # type: ignore[assignment]

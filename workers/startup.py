@@ -16,6 +16,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.errors import StartupError, StoreUnavailable
 from penstock.models import loader, spec
+from penstock.transport import sentinel
 from penstock.transport.connection import connect, patiently
 from workers.lane import Lane, Sink
 from workers.station import Station, new_worker_id
@@ -59,8 +60,7 @@ def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -
 
 
 def _await_redis(store: redis.Redis, settings: Settings) -> None:
-    url = settings.redis_url
-    where = f"{url.host}:{url.port}{url.path or ''}"  # no password in logs
+    where = sentinel.address(settings)
     try:
         store.ping()
     except redis.RedisError as error:

@@ -6,7 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AnyHttpUrl, Field, RedisDsn, ValidationError, field_validator
+from pydantic import (
+    AnyHttpUrl,
+    Field,
+    RedisDsn,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock.errors import BadSettings
@@ -21,6 +28,11 @@ class Settings(BaseSettings):
 
     # Redis
     redis_url: RedisDsn = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
+    redis_sentinels: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated `host:port` of Sentinels; `redis_url` then gives user, password, database."""
+    redis_master: str = Field(default="mymaster", min_length=1)
+    """The Sentinels' name for the master."""
+    redis_sentinel_password: str = ""
     redis_patience_s: float = Field(default=20.0, gt=0)
     """How long a call to Redis is retried before it counts as failed."""
 
@@ -91,11 +103,25 @@ class Settings(BaseSettings):
     """A real FastChat controller that this fleet registers with, as one worker."""
     fastchat_heartbeat_s: float = Field(default=45.0, gt=0)
 
-    @field_validator("api_keys", "cors_origins", "fastchat_worker_hosts", mode="before")
+    @field_validator(
+        "api_keys", "cors_origins", "fastchat_worker_hosts", "redis_sentinels", mode="before"
+    )
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value
+
+    @field_validator("redis_sentinels")
+    @classmethod
+    def _check_sentinels(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for place in value:
+            host, _, port = place.rpartition(":")
+            if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
+                raise ValueError(f"{place!r} is not host:port")
+        url = info.data.get("redis_url")
+        if value and url is not None and url.scheme == "rediss":
+            raise ValueError("Redis behind Sentinels is not reached by TLS (rediss://)")
         return value
 
 

@@ -74,7 +74,7 @@ def find(folder: Path = STATE_DIR) -> Addresses | None:
 def settings() -> Settings:
     """Return the settings, with the Redis of this folder's fleet where none was set."""
     found = settings_module.load()
-    if "redis_url" in found.model_fields_set:
+    if {"redis_url", "redis_sentinels"} & found.model_fields_set:
         return found
     here = find()
     return found.model_copy(update={"redis_url": RedisDsn(here.redis_url)}) if here else found

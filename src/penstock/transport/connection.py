@@ -24,6 +24,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from penstock.errors import StoreUnavailable
+from penstock.transport import sentinel
+from penstock.transport.cancellable import make_cancellable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,39 +61,27 @@ def _options() -> dict[str, Any]:
 
 def connect(settings: Settings) -> redis.Redis:
     """Return a synchronous client; every thread may use it."""
-    return cast("Any", redis.Redis).from_url(
-        str(settings.redis_url), retry=Retry(NoBackoff(), 0), **_options()
-    )
-
-
-class _Cancellable:
-    """Keeps redis-py from losing a cancellation.
-
-    It sends under `asyncio.wait_for`, which up to Python 3.11 swallows a cancellation that comes
-    just when the sending ends: the task would go on as if nobody had told it to stop.
-    """
-
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        """Send as ever, then see whether we were told to stop meanwhile."""
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
-        await cast("Any", super()).send_packed_command(*args, **options)
-        if task and task.cancelling() > before:
-            await cast("Any", self).disconnect(nowait=True)
-            raise asyncio.CancelledError
+    options = {**_options(), "retry": Retry(NoBackoff(), 0)}
+    if settings.redis_sentinels:
+        return redis.Redis.from_pool(sentinel.master_pool(settings, **options))
+    return cast("Any", redis.Redis).from_url(str(settings.redis_url), **options)
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
     """Return an asynchronous client of the running event loop, with a bounded pool."""
-    pool = cast("Any", redis.asyncio.BlockingConnectionPool).from_url(
-        str(settings.redis_url),
-        max_connections=ASYNC_CONNECTIONS,
-        timeout=settings.redis_patience_s,
-        retry=AsyncRetry(NoBackoff(), 0),
+    options = {
         **_options(),
-    )
-    plain = pool.connection_class  # TLS or not, by the URL
-    pool.connection_class = type(f"Cancellable{plain.__name__}", (_Cancellable, plain), {})
+        "max_connections": ASYNC_CONNECTIONS,
+        "timeout": settings.redis_patience_s,
+        "retry": AsyncRetry(NoBackoff(), 0),
+    }
+    pool: Any
+    if settings.redis_sentinels:
+        pool = sentinel.async_master_pool(settings, **options)
+    else:
+        blocking = cast("Any", redis.asyncio.BlockingConnectionPool)
+        pool = blocking.from_url(str(settings.redis_url), **options)
+    make_cancellable(pool)
     return redis.asyncio.Redis.from_pool(pool)
 
 

@@ -52,6 +52,7 @@ class Subscriber:
         self._on_connect = on_connect
         self._subscribed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._away_since_s: float | None = None
 
     @property
     def connected(self) -> bool:
@@ -78,7 +79,7 @@ class Subscriber:
             try:
                 await self._listen(connection)
             except (RedisError, OSError, RuntimeError) as error:
-                _log.warning("the subscription to %s broke: %s", self._channel, error)
+                self._note_loss(error)
             finally:
                 was_subscribed = self._subscribed.is_set()
                 self._subscribed.clear()
@@ -87,6 +88,19 @@ class Subscriber:
             pause_s = FIRST_PAUSE_S if was_subscribed else min(pause_s * 2, LONGEST_PAUSE_S)
             # Many processes lose their connections at the same moment.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+
+    def _note_loss(self, error: Exception) -> None:
+        """Tell of an outage once, however many attempts it takes."""
+        level = logging.DEBUG if self._away_since_s is not None else logging.WARNING
+        if self._away_since_s is None:
+            self._away_since_s = time.monotonic()
+        _log.log(level, "the subscription to %s broke: %s", self._channel, error)
+
+    def _note_return(self) -> None:
+        if self._away_since_s is not None:
+            away_s = time.monotonic() - self._away_since_s
+            _log.warning("subscribed to %s again after %.1f s", self._channel, away_s)
+            self._away_since_s = None
 
     async def _listen(self, connection: Any) -> None:
         await connection.connect()
@@ -105,6 +119,7 @@ class Subscriber:
                 self._on_message(answer[2])
             elif answer[0] == b"subscribe":
                 self._subscribed.set()
+                self._note_return()
                 self._on_connect()
             burst += 1
             if burst % BURST == 0:

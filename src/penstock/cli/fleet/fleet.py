@@ -70,7 +70,7 @@ class Plan:
             raise StartupError(
                 f"port {port} for the API is taken{ports.holder(port)}; choose another with --port"
             )
-        own_redis = "redis_url" not in settings.model_fields_set
+        own_redis = not {"redis_url", "redis_sentinels"} & settings.model_fields_set
         if redis_port is not None and not own_redis:
             raise BadSettings(
                 "--redis-port starts a Redis, but PENSTOCK_REDIS_URL names one; "
