@@ -54,15 +54,15 @@ def up(
     ] = 900.0,
 ) -> None:
     """Run Redis, one worker a queue and the API on this machine, for development."""
-    plan = Plan.make(
-        queues=tuple(queue or (DEFAULT_QUEUE,)),
-        host=host,
-        port=port,
-        redis_port=redis_port,
-        fastchat_port=fastchat_port,
-    )
     came_up = False
     with running.hold_folder(), Interrupts() as interrupts:
+        plan = Plan.make(
+            queues=tuple(queue or (DEFAULT_QUEUE,)),
+            host=host,
+            port=port,
+            redis_port=redis_port,
+            fastchat_port=fastchat_port,
+        )
         fleet = Fleet(plan)
         try:
             fleet.start(patience)
