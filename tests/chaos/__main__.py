@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--most-tokens", type=int, default=250, help="of an answer")
     parser.add_argument("--save", type=Path)
     chosen = parser.parse_args()
     plan = Plan(
@@ -29,6 +30,7 @@ def main() -> int:
         jobs=chosen.jobs,
         clients=chosen.clients,
         workers=chosen.workers,
+        tokens=(20, chosen.most_tokens),
     )
     with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as name:
         folder = Path(name)
