@@ -332,9 +332,8 @@ async def collect(generation: Generation) -> list[Answer]:
             position, event = item
             answer = answers[position]
             answer.texts.append(event.text)
-            if isinstance(event, Tokens):
-                answer.logprobs.extend(event.logprobs)
-            else:
+            answer.logprobs.extend(event.logprobs)
+            if not isinstance(event, Tokens):
                 answer.reason, answer.usage = event.reason, event.usage
     return answers
 

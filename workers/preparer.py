@@ -93,6 +93,11 @@ class Preparer(threading.Thread):
         if claim is None:
             ticket.done(Outcome.EMPTY)
             return
+        job = claim.job
+        logger.info(
+            "Job %s of request %s, attempt %d, from token %d",
+            job.id, job.request_id or "-", claim.attempt, claim.next_index,
+        )  # fmt: skip
         held = Held(claim, self._lanes[ticket.queue], ticket)
         older = self._held.add(held)
         if older is not None:
@@ -145,6 +150,7 @@ class Preparer(threading.Thread):
             priority=job.priority,
             joins_prompt=work.echo or _joins(work.prompt),
             constraint=constraint,
+            scores_prompt=work.echo and work.sampling.logprobs is not None,
         )
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:

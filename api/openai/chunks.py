@@ -102,11 +102,14 @@ class _Choice:
         logprobs = encode(self._logprobs(positions))
         return self._before + encode(text) + self._after(logprobs, b"null")
 
-    def last(self, text: str, reason: str) -> bytes:
+    def last(self, text: str, reason: str, positions: tuple[PositionLogprobs, ...] = ()) -> bytes:
         """Return the chunk that says why the choice ended, with the text held back until then.
 
         One chunk: a client that resumes after its id must have both or neither.
         """
+        if positions:
+            logprobs = encode(self._logprobs(positions))
+            return self._before + encode(text) + self._after(logprobs, encode(reason))
         if text:
             return self._before + encode(text) + self._after(b"null", encode(reason))
         return self._start + self._shape.empty + self._close(b"null", encode(reason))
@@ -147,7 +150,8 @@ class ChunkWriter:
                 return first
             return first + self._id(event.index) + choice.text(event.text, event.logprobs)
         self._usages[position] = event.usage
-        return first + self._id(event.index) + choice.last(event.text, event.reason.value)
+        last = choice.last(event.text, event.reason.value, event.logprobs)
+        return first + self._id(event.index) + last
 
     def _id(self, index: int) -> bytes:
         return b"id: %d\n" % index if self._has_ids else b""

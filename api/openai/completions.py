@@ -71,11 +71,6 @@ def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:
             f"best_of must be n ({choices}): choosing among more answers is not supported",
             param="best_of",
         )
-    if asked.echo and asked.logprobs is not None:
-        raise UnsupportedFeature(
-            "echo with logprobs is not supported: a prompt's log probabilities are not computed",
-            param="logprobs",
-        )
     if len(asked.prompts) * choices > MAX_SEQUENCES:
         raise InvalidParameter(
             f"prompt: {len(asked.prompts)} prompts times n {choices} are over {MAX_SEQUENCES}",

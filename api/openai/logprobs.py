@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from penstock.contract.events import UNKNOWN_LOGPROB
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,10 +60,14 @@ class CompletionLogprobs:
             self._offset += len(position.chosen.text)
         return {
             "tokens": [position.chosen.text for position in positions],
-            "token_logprobs": [max(position.chosen.logprob, LOWEST) for position in positions],
+            "token_logprobs": [_logprob(position.chosen) for position in positions],
             "top_logprobs": [_alternatives(position) for position in positions],
             "text_offset": offsets,
         }
+
+
+def _logprob(token: TokenLogprob) -> float | None:
+    return None if token.logprob == UNKNOWN_LOGPROB else max(token.logprob, LOWEST)
 
 
 def _alternatives(position: PositionLogprobs) -> dict[str, float] | None:

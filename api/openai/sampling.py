@@ -34,7 +34,9 @@ def sampling(
         `min_tokens` is over `max_tokens`.
     """
     chosen = _Chosen(asked, card.generation_defaults)
-    max_tokens = asked.answer_tokens or chosen("max_tokens", default_max_tokens)
+    max_tokens = asked.answer_tokens
+    if max_tokens is None:
+        max_tokens = chosen("max_tokens", default_max_tokens)
     min_tokens = asked.min_tokens or 0
     if max_tokens is not None and min_tokens > max_tokens:
         raise InvalidParameter(

@@ -58,10 +58,6 @@ def refuse(body: Mapping[str, object], table: Mapping[str, tuple[Any, ...]]) -> 
             shown = body[name] if isinstance(body[name], str | int | float) else None
             what = name if shown is None or isinstance(shown, bool) else f"{name}={shown!r:.60}"
             raise UnsupportedFeature(f"{what} is not supported by this server", param=name)
-    if body.get("max_tokens") == 0 and type(body["max_tokens"]) is int and "prompt" in body:
-        raise UnsupportedFeature(
-            "max_tokens=0 (scoring a prompt) is not supported by this server", param="max_tokens"
-        )
 
 
 def _is_among(value: object, harmless: tuple[Any, ...]) -> bool:

@@ -58,6 +58,7 @@ def test_forms_and_tools(processes: Processes, redis_url: str, models_dir: Path)
         bad_forms_are_400(client)
         the_demo_model_calls_a_tool_and_uses_its_result(client)
         the_demo_model_answers_in_json(client)
+        prompts_are_scored_as_lm_eval_asks_for_it(client, models_dir / TINY)
 
 
 def a_random_model_obeys_schemas(client: openai.OpenAI) -> None:
@@ -186,3 +187,47 @@ def the_demo_model_answers_in_json(client: openai.OpenAI) -> None:
     ).choices[0]  # fmt: skip
     assert answer.finish_reason == "stop"
     assert json.loads(answer.message.content or "").keys() == PERSON["properties"].keys()
+
+
+def prompts_are_scored_as_lm_eval_asks_for_it(client: openai.OpenAI, folder: Path) -> None:
+    """The requests of lm-eval's local-completions, and Transformers' own sums beside them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    pairs = [("The capital of France is", " Paris."), ("one two three", " four five six")]
+    contexts = [tokenizer.encode(context) for context, _ in pairs]
+    wholes = [
+        tokens + tokenizer.encode(end) for tokens, (_, end) in zip(contexts, pairs, strict=True)
+    ]
+    for max_tokens in (0, 1):
+        answer = client.completions.create(
+            model=TINY, prompt=wholes, max_tokens=max_tokens, logprobs=1, echo=True, temperature=0,
+            seed=1234,
+        )  # fmt: skip
+        for choice, context, tokens in zip(answer.choices, contexts, wholes, strict=True):
+            assert choice.logprobs is not None
+            logprobs = choice.logprobs.token_logprobs or []
+            top = choice.logprobs.top_logprobs or []
+            assert len(logprobs) == len(top) == len(tokens) + max_tokens
+            assert logprobs[0] is None
+            assert top[0] is None
+            with torch.inference_mode():
+                rows = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+            own = [float(rows[p - 1, tokens[p]]) for p in range(len(context), len(tokens))]
+            ours = logprobs[len(context) : len(tokens)]
+            assert ours == pytest.approx(own, abs=1e-3)
+            greedy = [int(rows[p - 1].argmax()) == tokens[p] for p in range(1, len(tokens))]
+            best = [max(one, key=lambda text, one=one: one[text]) for one in top[1 : len(tokens)]]
+            said = choice.logprobs.tokens or []
+            assert [text == said[p] for p, text in enumerate(best, 1)] == greedy
+            assert choice.text.startswith(tokenizer.decode(tokens))
+    streamed = list(
+        client.completions.create(
+            model=TINY, prompt=wholes[0], max_tokens=0, logprobs=0, echo=True, stream=True
+        )
+    )
+    assert streamed[-1].choices[0].finish_reason == "length"
+    assert streamed[-1].choices[0].logprobs is not None
+    assert len(streamed[-1].choices[0].logprobs.token_logprobs or []) == len(wholes[0])

@@ -140,7 +140,6 @@ def test_prompts_refused(prompt: object) -> None:
         ({"prompt_logprobs": 0}, unsupported.CHAT),
         ({"skip_special_tokens": False}, unsupported.COMPLETION),
         ({"suffix": "end"}, unsupported.COMPLETION),
-        ({"prompt": "a", "max_tokens": 0}, unsupported.COMPLETION),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(fields: dict[str, Any], table: Any) -> None:

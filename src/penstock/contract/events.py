@@ -19,6 +19,10 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+UNKNOWN_LOGPROB = 1.0
+"""What stands for a log probability that there is none of: a prompt's first token's."""
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token, its text and its natural log probability."""
 
@@ -46,7 +50,8 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
     """Newly decoded tokens of one step and the text that they complete.
 
     `text` may be empty (half a UTF-8 character, a possible stop string held back).
-    `prompt_tokens` is set on the event with index 0 only.
+    `prompt_tokens` is set on the event with index 0 only. Where the prompt is scored, that event's
+    `logprobs` begin with those of the prompt's tokens.
     """
 
     job_id: str
@@ -60,7 +65,8 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """The sequence ended well. `text` is what was held back until now.
 
-    `stop` is the stop string or token id that ended it, where one did.
+    `stop` is the stop string or token id that ended it, where one did. `logprobs` are the prompt's,
+    where it is scored and no token followed it.
     """
 
     job_id: str
@@ -69,6 +75,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     usage: Usage
     text: str = ""
     stop: str | int | None = None
+    logprobs: tuple[PositionLogprobs, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

@@ -135,6 +135,9 @@ class Engine:
         try:
             with torch.inference_mode():
                 logits = self._model.forward(Batch(step.slices))
+                if step.scored:
+                    self._score(step, logits)
+                    logits = logits[step.rows]
                 chosen = self._sampler.sample(logits, [s.choice for s in step.sampled])
         except Exception as error:  # noqa: BLE001 - any error of a backend is the step's
             return self._recover(step, error)
@@ -165,7 +168,7 @@ class Engine:
             index = len(request.generated_token_ids)
             return [Failed(request.job_id, index, error.code, error.message, error.param or "")]
         self._meter.accepted(sequence.prompt_length)
-        if sequence.finish_reason is not None:
+        if sequence.finish_reason is not None and not sequence.unscored:
             return [self._finish(sequence)]
         self._sequences[request.job_id] = sequence
         self._scheduler.add(sequence)
@@ -181,8 +184,10 @@ class Engine:
                 why = sequence.choice.failure or "the model's logits are not numbers"
                 events.append(self._fail(sequence, why))
                 continue
-            logprobs = chosen.logprobs.get(row)
-            events.append(_tell(sequence, token_id, () if logprobs is None else (logprobs,)))
+            if sequence.finish_reason is None:  # else nothing but the scores was asked for
+                logprobs = chosen.logprobs.get(row)
+                told = () if logprobs is None else (*self._scores(sequence), logprobs)
+                events.append(_tell(sequence, token_id, told))
             if sequence.finish_reason is not None:
                 self._drop(sequence.request.job_id)
                 events.append(self._finish(sequence))
@@ -199,7 +204,26 @@ class Engine:
             usage=sequence.usage,
             text=text if sequence.generated else sequence.request.echo_text + text,
             stop=sequence.stop,
+            logprobs=self._scores(sequence),
         )
+
+    def _scores(self, sequence: Sequence) -> tuple[PositionLogprobs, ...]:
+        """Return the prompt's log probabilities, if they are wanted and have not been told yet."""
+        if sequence.scores is None or sequence.generated:
+            return ()
+        return self._sampler.scores(sequence.token_ids[0], sequence.scores)
+
+    def _score(self, step: Step, logits: torch.Tensor) -> None:
+        """Keep the log probabilities of prompts' tokens: a position's logits are of the next one."""
+        for sequence, row, position in step.scored:
+            assert sequence.scores is not None  # noqa: S101 - else it were not among them
+            part = step.slices[step.sequences.index(sequence)]
+            end = min(part.start + len(part.token_ids), sequence.prompt_length - 1)
+            sequence.scores += self._sampler.score(
+                logits[row : row + end - position],
+                sequence.token_ids[position + 1 : end + 1],
+                sequence.choice.sampling.logprobs or 0,
+            )
 
     def _fail(self, sequence: Sequence, message: str) -> Failed:
         self._drop(sequence.request.job_id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from penstock.contract.events import PositionLogprobs, TokenLogprob
+from penstock.contract.events import UNKNOWN_LOGPROB, PositionLogprobs, TokenLogprob
 from penstock.engine.constraint import forbid
 from penstock.engine.draw import draw
 from penstock.engine.filters import draw_filtered, filtered
@@ -126,6 +126,22 @@ class Sampler:
             {} if raw is None else self._logprobs(raw, choices, token_ids),
         )
 
+    def score(
+        self, logits: torch.Tensor, token_ids: Sequence[int], count: int
+    ) -> list[PositionLogprobs]:
+        """Return the log probabilities of given tokens and of each row's `count` best.
+
+        `logits` is (rows, vocab) float32, a row a token.
+        """
+        total = logits.logsumexp(dim=1, keepdim=True)
+        raw = _RawLogprobs(list(range(len(token_ids))), logits, total)
+        return list(self._described(raw, [count] * len(token_ids), token_ids).values())
+
+    def scores(self, first: int, rest: Sequence[PositionLogprobs]) -> tuple[PositionLogprobs, ...]:
+        """Return a prompt's log probabilities: its `first` token has none."""
+        unknown = TokenLogprob(first, self._token_text(first), UNKNOWN_LOGPROB)
+        return (PositionLogprobs(unknown), *rest)
+
     def _raw_logprobs(self, logits: torch.Tensor, choices: Sequence[Choice]) -> _RawLogprobs | None:
         rows = [row for row, choice in enumerate(choices) if choice.sampling.logprobs is not None]
         if not rows:
@@ -137,6 +153,11 @@ class Sampler:
         self, raw: _RawLogprobs, choices: Sequence[Choice], token_ids: Sequence[int]
     ) -> dict[int, PositionLogprobs]:
         counts = [choices[row].sampling.logprobs or 0 for row in raw.rows]
+        return self._described(raw, counts, token_ids)
+
+    def _described(
+        self, raw: _RawLogprobs, counts: Sequence[int], token_ids: Sequence[int]
+    ) -> dict[int, PositionLogprobs]:
         chosen = torch.tensor([[token_ids[row]] for row in raw.rows], device=raw.raw.device)
         chosen_logprobs = floats(raw.raw.gather(1, chosen) - raw.total)
         best = raw.raw.topk(min(max(counts), raw.raw.shape[1]), dim=1)

@@ -22,12 +22,19 @@ class Step:
     """One step's work.
 
     `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get a
-    token: their logits' rows come in this order. `preempted` lost their blocks just before.
+    token: their logits' rows come in this order, at `rows`. `scored` are those whose prompt's tokens
+    get scores, each with its first row and the position that this row is of. `preempted` lost their
+    blocks just before.
     """
 
     sequences: list[Sequence] = field(default_factory=list["Sequence"])
     slices: list[SequenceSlice] = field(default_factory=list[SequenceSlice])
     sampled: list[Sequence] = field(default_factory=list["Sequence"])
+    rows: list[int] = field(default_factory=list[int])
+    scored: list[tuple[Sequence, int, int]] = field(
+        default_factory=list[tuple["Sequence", int, int]]
+    )
+    row_count: int = 0
     preempted: list[Sequence] = field(default_factory=list["Sequence"])
     decode_tokens: int = 0
     prefill_tokens: int = 0
@@ -37,6 +44,13 @@ class Step:
         start = sequence.computed
         end = start + tokens
         last = end == len(sequence.token_ids)
+        logits_from = tokens - 1 if last else tokens
+        if sequence.scores is not None and sequence.unscored:
+            first = max(start, len(sequence.scores))
+            if first < min(end, sequence.prompt_length - 1):
+                logits_from = first - start
+                self.scored.append((sequence, self.row_count, first))
+        self.row_count += tokens - logits_from
         self.sequences.append(sequence)
         self.slices.append(
             SequenceSlice(
@@ -44,11 +58,12 @@ class Step:
                 token_ids=sequence.token_ids[start:end],
                 start=start,
                 block_table=sequence.block_table[: -(-end // block_size)],
-                logits_from=tokens - 1 if last else tokens,
+                logits_from=logits_from,
             )
         )
         if last:
             self.sampled.append(sequence)
+            self.rows.append(self.row_count - 1)
 
 
 class Scheduler:
@@ -157,7 +172,7 @@ class Scheduler:
 
     def _match(self, sequence: Sequence) -> list[int]:
         """Return cached blocks of a sequence's beginning; one token at least is left to compute."""
-        if not self.pool.caching:
+        if not self.pool.caching or sequence.unscored:  # what is cached has no logits
             return []
         size = self.pool.block_size
         extend_digests(sequence.digests, sequence.token_ids, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from penstock.contract.events import FinishReason, Usage
+from penstock.contract.events import FinishReason, PositionLogprobs, Usage
 from penstock.engine.answer import Answer
 from penstock.engine.edits import LogitsEdits
 from penstock.engine.sampler import Choice
@@ -30,7 +30,8 @@ class SequenceRequest:
     on after them, and tells only what is new. `echo_text` comes before the first token's text.
     `joins_prompt` decodes the answer as the prompt's continuation (a SentencePiece word then keeps
     its leading space); off, it is a text of its own. `priority` is 0 (first) to 9 (last).
-    `constraint` is fresh, and this sequence's own.
+    `constraint` is fresh, and this sequence's own. `scores_prompt` computes the log probabilities
+    of the prompt's tokens as well, `sampling.logprobs` alternatives each.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class SequenceRequest:
     priority: int = 5
     joins_prompt: bool = True
     constraint: Constraint | None = None
+    scores_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Sequence:
     """The state of one request inside the engine; the engine's thread owns it.
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
-    `block_table`. `order` sorts sequences: by priority, then by arrival.
+    `block_table`. `order` sorts sequences: by priority, then by arrival. `scores` are the log
+    probabilities of the prompt's tokens from its second on, as far as they are known; None where
+    nobody wants them.
     """
 
     __slots__ = (
@@ -74,6 +78,7 @@ class Sequence:
         "prompt_length",
         "registered",
         "request",
+        "scores",
         "stop",
         "token_ids",
     )
@@ -115,6 +120,8 @@ class Sequence:
             request.constraint,
         )
         context = prompt[-_CONTEXT_TOKENS:] if request.joins_prompt else ()
+        wanted = request.scores_prompt and not request.generated_token_ids
+        self.scores: list[PositionLogprobs] | None = [] if wanted else None
         self.answer = Answer(cache, context, sampling.stop)
         if self.max_length <= self.prompt_length:
             self.finish_reason = FinishReason.LENGTH
@@ -130,6 +137,11 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens that are not in the KV cache yet; 1 while decoding."""
         return len(self.token_ids) - self.computed
+
+    @property
+    def unscored(self) -> bool:
+        """Whether some of the prompt's tokens still have no score."""
+        return self.scores is not None and len(self.scores) < self.prompt_length - 1
 
     @property
     def usage(self) -> Usage:
