@@ -36,16 +36,19 @@ class FastChat:
 
     def __init__(self, processes: Processes, redis_url: str, models_dir: Path) -> None:
         self.processes = processes
-        self._redis_url = redis_url
-        self._models_dir = models_dir
+        self.redis_url = redis_url
+        self.models_dir = models_dir
         self.worker = self.start_worker(wait=True)
-        self.api = processes.start_api(redis_url, env={"PENSTOCK_KEEPALIVE_S": "0.5"})
+        self.api = processes.start_api(
+            redis_url,
+            env={"PENSTOCK_KEEPALIVE_S": "0.5", "PENSTOCK_FASTCHAT_WORKER_HOSTS": "127.0.0.1"},
+        )
         self._logs = models_dir.parent / "fastchat-logs"
         self._logs.mkdir()
 
     def start_worker(self, *, wait: bool) -> Running:
         self.worker = self.processes.start_worker(
-            f"{MODEL}-cpu", self._redis_url, self._models_dir, wait=wait
+            f"{MODEL}-cpu", self.redis_url, self.models_dir, wait=wait
         )
         return self.worker
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -13,8 +15,6 @@ from tests.fastchat.conftest import MODEL, UI_ENVIRONMENT
 from tests.fixtures.processes import wait_until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.fastchat.conftest import FastChat
     from tests.fixtures.processes import Running
 
@@ -42,7 +42,7 @@ def idle(fastchat: FastChat) -> bool:
     return httpx.post(f"{fastchat.api.url}/worker_get_status").json()["queue_length"] == 0
 
 
-def test_a_conversation(page: WebUI) -> None:
+def test_a_conversation(page: WebUI, browser: Browser) -> None:
     assert page.chosen_model() == MODEL
     assert page.models() == [MODEL]
     page.send("Where does the water flow?")
@@ -54,17 +54,21 @@ def test_a_conversation(page: WebUI) -> None:
     assert [who for who, _ in page.messages()] == ["user", "bot"]
 
     page.send("And then?")
-    page.growing()
-    page.whole()
+    wait_until(lambda: len(page.messages()) == 4 and page.answer(), 60.0)
+    second = page.whole()
     shown = page.messages()
     assert [who for who, _ in shown] == ["user", "bot", "user", "bot"]
     assert shown[1][1] == first
 
     page.click("Regenerate")
-    page.growing()
-    page.whole()
+    wait_until(lambda: page.answer() != second, 60.0)
+    third = page.whole()
+    assert "NETWORK ERROR" not in third
+    assert third != second  # sampled anew
     assert [who for who, _ in page.messages()] == ["user", "bot", "user", "bot"]
 
+    if folder := os.environ.get("PENSTOCK_SCREENSHOTS"):
+        (Path(folder) / "fastchat-web-ui.png").write_bytes(browser.screenshot())
     page.click("Clear")
     wait_until(lambda: page.messages() == [], 20.0)
 

@@ -1,0 +1,74 @@
+"""A real FastChat worker with us, and our fleet with a real FastChat controller."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from tests.fastchat.conftest import MODEL, UI_ENVIRONMENT
+from tests.fixtures.jobs import wait_until
+from tests.fixtures.processes import _common
+from tests.fixtures.redis import find_free_port
+
+if TYPE_CHECKING:
+    from tests.fastchat.conftest import FastChat
+
+ASK: Any = {"model": "theirs", "prompt": "Water flows", "max_tokens": 8, "temperature": 0}
+
+
+def test_a_real_fastchat_worker_joins_and_dies(fastchat: FastChat) -> None:
+    port = find_free_port()
+    worker = fastchat.start(
+        UI_ENVIRONMENT, "model_worker",
+        "--model-path", str(fastchat.models_dir / MODEL), "--model-names", "theirs",
+        "--device", "cpu", "--controller-address", fastchat.api.url, "--port", str(port),
+        "--host", "127.0.0.1", "--worker-address", f"http://127.0.0.1:{port}",
+    )  # fmt: skip
+
+    def listed() -> list[str]:
+        return fastchat.ask("/list_models")["models"]
+
+    worker.wait_until(lambda: listed() == sorted([MODEL, "theirs"]))
+    assert fastchat.ask("/get_worker_address", model="theirs") == {"address": fastchat.api.url}
+    answer = fastchat.ask("/v1/completions", **ASK)
+    assert answer["choices"][0]["text"]
+    assert answer["usage"]["prompt_tokens"] > 0
+    ours = fastchat.ask("/v1/completions", **{**ASK, "model": MODEL})  # the same weights
+    assert answer["choices"][0]["text"] == ours["choices"][0]["text"]
+    details = fastchat.ask("/model_details", model="theirs")
+    assert (
+        details["context_length"] == fastchat.ask("/model_details", model=MODEL)["context_length"]
+    )
+    worker.kill()
+    assert fastchat.ask("/worker_generate", model="theirs", prompt="a")["error_code"] == 50005
+    assert listed() == [MODEL]
+
+
+def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
+    controller = fastchat.serve(UI_ENVIRONMENT, "controller", "/test_connection")
+    port = find_free_port()
+    url = f"http://127.0.0.1:{port}"
+    api = fastchat.processes.start(
+        "joined-api",
+        [sys.executable, "-m", "uvicorn", "api:app", "--port", str(port), "--log-level", "warning"],
+        {
+            **_common(fastchat.redis_url),
+            "PENSTOCK_FASTCHAT_CONTROLLER": controller.url,
+            "PENSTOCK_PUBLIC_URL": url,
+        },
+    )
+
+    def models() -> list[str]:
+        return httpx.post(f"{controller.url}/list_models").json()["models"]
+
+    api.wait_until(lambda: models() == [MODEL])
+    asked = ("--controller-address", controller.url, "--model-name", MODEL, "--message", "Hi")
+    running = fastchat.start(UI_ENVIRONMENT, "test_message", *asked)
+    assert running.wait(90.0) == 0, running.output()
+    assert f"worker_addr: {url}" in running.output()
+    assert "NETWORK ERROR" not in running.output()
+    assert len(running.output().partition("Assistant: ")[2].strip()) > 0
+    api.kill()
+    wait_until(lambda: api.exit_code() is not None)
