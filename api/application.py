@@ -20,6 +20,7 @@ import api.web
 import penstock
 from api.chores import at_work
 from api.disconnect import CLIENT_GONE, ClientGone
+from api.draining import Drain, DrainGate
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
 from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     chosen = settings or penstock_settings.load()
     telemetry = Telemetry()
+    drain = Drain(chosen.drain_notice_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -63,7 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with running(chosen, telemetry) as services:
             app.state.services = services
             async with at_work(sweep_forever(services)):
-                yield
+                with drain.watching():
+                    yield
 
     app = FastAPI(
         title="Penstock",
@@ -71,6 +74,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.drain = drain
+    app.add_middleware(DrainGate, drain=drain)
     app.add_middleware(RequestContext, telemetry=telemetry)
     if chosen.cors_origins:
         app.add_middleware(

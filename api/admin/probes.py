@@ -32,6 +32,8 @@ async def health() -> Response:
 async def ready(request: Request) -> Response:
     """Say whether a request could be answered: Redis answers, and a worker lives."""
     services = services_of(request)
+    if request.app.state.drain.draining:
+        return json_response({"status": "unavailable", "reason": "it is shutting down"}, 503)
     if not await _redis_answers(services):
         return json_response({"status": "unavailable", "reason": "Redis does not answer"}, 503)
     models = sorted({card.name for card in services.registry.models()})

@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     usage_log_rows: int = Field(default=100_000, ge=0)
     """Requests that the usage log remembers; 0 turns it off."""
     usage_log_days: int = Field(default=90, ge=1)
+    drain_notice_s: float = Field(default=0.0, ge=0)
+    """How long an API that was told to stop serves on, while `/ready` sends balancers away."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     keepalive_s: float = Field(default=10.0, gt=0)
     resume_grace_s: float = Field(default=30.0, ge=0)
