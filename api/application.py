@@ -24,12 +24,14 @@ from api.draining import Drain, DrainGate
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
 from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
+from api.openai.batch_driver import drive_forever
 from api.openai.documentation import openapi_of
 from api.openai.responses_shelf import sweep_forever
 from api.services import running
 from penstock import settings as penstock_settings
 from penstock.errors import BadSettings, BodyTooLarge, PenstockError
 from penstock.telemetry import Telemetry, configure_logging
+from penstock.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -57,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     chosen = settings or penstock_settings.load()
     telemetry = Telemetry()
+    tracing = Tracing.of(chosen, "penstock-api")  # sends what is left when the process ends
     drain = Drain(chosen.drain_notice_s)
 
     @asynccontextmanager
@@ -64,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         configure_logging()
         async with running(chosen, telemetry) as services:
             app.state.services = services
-            async with at_work(sweep_forever(services)):
+            async with at_work(sweep_forever(services), drive_forever(app, services)):
                 with drain.watching():
                     yield
 
@@ -76,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.drain = drain
     app.add_middleware(DrainGate, drain=drain)
-    app.add_middleware(RequestContext, telemetry=telemetry)
+    app.add_middleware(RequestContext, telemetry=telemetry, tracing=tracing)
     if chosen.cors_origins:
         app.add_middleware(
             CORSMiddleware,

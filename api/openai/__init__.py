@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Depends
 
 from api.dependencies import authenticated
-from api.openai import chat, completions, models, responses, tokens
+from api.openai import batches, chat, completions, files, models, responses, tokens
 
 router = APIRouter(dependencies=[Depends(authenticated)], tags=["openai"])
-for part in (models, chat, completions, responses, tokens):
+for part in (models, chat, completions, responses, tokens, files, batches):
     router.include_router(part.router)

@@ -31,6 +31,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:limit:<key>` | hash | a key's buckets of requests and tokens; until they are full |
 | `penstock:<kind>:<id>` | string | a document such as a `response`; `settings.response_ttl_s` |
 | `penstock:<kind>:open` | zset | document that is not finished -> when it was opened; as they |
+| `penstock:lease:<name>` | string | who drives a batch; seconds, renewed by it |
 | `penstock:usage` | stream | what was generated for whom; `settings.usage_log_days` |
 | `penstock:fastchat:workers` | set | URLs of FastChat workers; twice their life |
 | `penstock:fastchat:worker:<hash>` | string | one's card; `settings.fastchat_worker_life_s` |
@@ -130,6 +131,11 @@ def document(kind: str, document_id: str) -> str:
 def open_documents(kind: str) -> str:
     """Return the key of the documents of a kind that are not finished."""
     return f"{PREFIX}:{kind}:open"
+
+
+def lease(name: str) -> str:
+    """Return the key of a lease."""
+    return f"{PREFIX}:lease:{name}"
 
 
 def reply(process_id: str) -> str:

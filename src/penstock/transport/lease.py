@@ -1,0 +1,54 @@
+"""A lease in Redis: at most one process holds a name, for as long as it says that it lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.exceptions import RedisError
+
+from penstock.transport import keys
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+RENEW: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+RELEASE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+class Lease:
+    """One name, as one holder. Of one event loop."""
+
+    def __init__(self, redis: redis.asyncio.Redis, name: str, holder: str, life_s: float) -> None:
+        self._redis = cast("Any", redis)
+        self._key = keys.lease(name)
+        self._holder = holder
+        self._life_ms = int(life_s * 1000)
+        self._renew = self._redis.register_script(RENEW)
+        self._release = self._redis.register_script(RELEASE)
+
+    async def take(self) -> bool:
+        """Take the lease if nobody has it; not where Redis is away."""
+        try:
+            return bool(await self._redis.set(self._key, self._holder, nx=True, px=self._life_ms))
+        except (RedisError, OSError):
+            return False
+
+    async def renew(self) -> bool | None:
+        """Return whether it is ours still; None where Redis does not say."""
+        try:
+            return bool(await self._renew(keys=[self._key], args=[self._holder, self._life_ms]))
+        except (RedisError, OSError, RuntimeError):
+            return None
+
+    async def release(self) -> None:
+        """Give it back."""
+        try:
+            await self._release(keys=[self._key], args=[self._holder])
+        except (RedisError, OSError, RuntimeError):
+            return  # it runs out by itself
