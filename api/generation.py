@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,7 @@ from penstock.errors import (
     BadRequest,
     InvalidParameter,
     PenstockError,
+    QueueFull,
     StoreUnavailable,
     UnknownJob,
     from_code,
@@ -122,6 +123,7 @@ class Generation:
                 priority=record.caller.priority(priority),
                 cost_tokens=cost_tokens(work, card.context_length),
                 request_id=record.request_id,
+                trace=record.span.traceparent if record.span else "",
                 digest=resumption.digest(work) if resumption else "",
             )
             for position, work in enumerate(works)
@@ -213,9 +215,32 @@ class Generation:
             self.jobs = tuple(
                 [msgspec.structs.replace(job, queue=await queue.place(job)) for job in self.jobs]
             )
+            for job in self.jobs:
+                if not await queue.submit(job):
+                    await self._take_up(job)
+            return
+        placed: list[Job] = []
         for job in self.jobs:
-            if not await queue.submit(job) and self._resumption:
-                await self._take_up(job)
+            placed.append(await self._spill(job))
+            # What is accepted must be known at once: a client may go before the next one is.
+            self.jobs = (*placed, *self.jobs[len(placed) :])
+
+    async def _spill(self, job: Job) -> Job:
+        """Submit a job to its queue, or to another of the same model where that one is full.
+
+        :raises QueueFull: all of them are.
+        """
+        queue = self._services.queue
+        try:
+            await queue.submit(job)
+        except QueueFull:
+            for name in self._services.registry.other_queues(self.card):
+                other = msgspec.structs.replace(job, queue=name)
+                with suppress(QueueFull):
+                    await queue.submit(other)
+                    return other
+            raise
+        return job
 
     async def _take_up(self, job: Job) -> None:
         """Go on with a job that is there already: its events come to this process from now on."""
@@ -311,6 +336,7 @@ class Answer:
     texts: list[str] = field(default_factory=list[str])
     logprobs: list[PositionLogprobs] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
+    embedding: str = ""
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
     @property
@@ -335,6 +361,7 @@ async def collect(generation: Generation) -> list[Answer]:
             answer.logprobs.extend(event.logprobs)
             if not isinstance(event, Tokens):
                 answer.reason, answer.usage = event.reason, event.usage
+                answer.embedding = event.embedding
     return answers
 
 

@@ -76,7 +76,6 @@ async def create_response(request: Request) -> Response:
         id=response_id,
         tenant=record.tenant,
         job_id=job.id,
-        queue=job.queue,
         created_s=int(time.time()),
         asked=_shown(asked, body, work),
         input=tuple(items_of(asked, response_id)),

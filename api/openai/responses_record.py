@@ -30,7 +30,6 @@ class StoredResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     tenant: str
     job_id: str
-    queue: str
     created_s: int
     asked: dict[str, Any]
     input: tuple[dict[str, Any], ...]

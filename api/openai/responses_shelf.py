@@ -134,7 +134,7 @@ class Shelf:
             return await self.close(stored, failure(lost, ()))
         if state.status not in TERMINAL_STATUSES:
             return stored
-        events = await self._journal(stored)
+        events = await self._journal(stored, state.queue)
         return await self.close(stored, _ending(events)) if events else stored
 
     async def shown(self, stored: StoredResponse) -> dict[str, Any]:
@@ -144,26 +144,21 @@ class Shelf:
             return finished(stored, stored.ending)[0].response()
         builder = ResponseBuilder(stored)
         builder.begin()
-        for piece in _pieces(await self._journal(stored)):
+        try:
+            state = await self._services.queue.state(stored.job_id)
+        except UnknownJob:  # its job is on its way
+            return builder.response()
+        for piece in _pieces(await self._journal(stored, state.queue)):
             builder.piece(piece)
-        if builder.status == "queued" and await self._runs(stored):
+        if builder.status == "queued" and state.status is not JobStatus.WAITING:
             builder.status = "in_progress"
         return builder.response()
 
-    async def _runs(self, stored: StoredResponse) -> bool:
-        try:
-            state = await self._services.queue.state(stored.job_id)
-        except UnknownJob:
-            return False
-        return state.status is not JobStatus.WAITING
-
-    async def _journal(self, stored: StoredResponse) -> list[Event]:
+    async def _journal(self, stored: StoredResponse, queue: str) -> list[Event]:
         events: list[Event] = []
         while True:
             after = events[-1].index if events else -1
-            page = await journal.read_async(
-                self._services.redis, stored.queue, stored.job_id, after, PAGE
-            )
+            page = await journal.read_async(self._services.redis, queue, stored.job_id, after, PAGE)
             events += page
             if len(page) < PAGE:
                 return events
@@ -230,14 +225,15 @@ class Shelf:
         except UnknownJob:
             logger.debug("response %s has no job any more", stored.id)
 
-    async def bring_here(self, stored: StoredResponse) -> None:
-        """Have a job's live events sent to this process.
+    async def bring_here(self, stored: StoredResponse) -> str:
+        """Have a job's live events sent to this process, and return its queue.
 
         :raises UnknownJob: it has ended, and its journal has expired.
         """
         state = await self._services.queue.state(stored.job_id)
         if state.reply != self._services.replies.channel:
             await self._services.queue.redirect(stored.job_id, self._services.replies.channel)
+        return state.queue
 
     # -- after a crash
 

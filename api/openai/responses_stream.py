@@ -132,10 +132,8 @@ async def _followed(
 
     :raises PenstockError: the job failed.
     """
-    await shelf.bring_here(stored)
-    follow = services.replies.follow(
-        stored.queue, stored.job_id, tick_s=services.settings.keepalive_s
-    )
+    queue = await shelf.bring_here(stored)
+    follow = services.replies.follow(queue, stored.job_id, tick_s=services.settings.keepalive_s)
     async with aclosing(follow) as events:
         async for event in events:
             if isinstance(event, Failed):

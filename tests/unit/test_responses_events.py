@@ -23,7 +23,7 @@ SHOWN = {"model": "tiny", "parallel_tool_calls": True, "tools": [], "tool_choice
 def stored(**fields: Any) -> StoredResponse:
     return StoredResponse(
         **{
-            "id": "resp_1", "tenant": "t", "job_id": "ab", "queue": "q", "created_s": 7,
+            "id": "resp_1", "tenant": "t", "job_id": "ab", "created_s": 7,
             "asked": SHOWN, "input": (), **fields,
         }
     )  # fmt: skip

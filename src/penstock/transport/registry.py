@@ -229,6 +229,20 @@ class Registry:
         self._picked[queue] = self._picked.get(queue, 0) + 1
         return best.card
 
+    def other_queues(self, card: ModelCard) -> tuple[str, ...]:
+        """Return the other live queues of the same model, the shortest wait first.
+
+        Another version that shares only an alias with it is not the same model.
+        """
+        others = [
+            one
+            for one in self.served()
+            if one.card.name == card.name
+            and one.card.backend == card.backend
+            and one.card.queue != card.queue
+        ]
+        return tuple(one.card.queue for one in sorted(others, key=self._expected_wait))
+
     def _expected_wait(self, served: Served) -> tuple[float, float]:
         """Return what a further job can expect of a queue; less is better.
 
