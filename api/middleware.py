@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from penstock.telemetry import Meter, Telemetry
+    from penstock.tracing import RequestSpan, Tracing
 
 access = logging.getLogger("penstock.access")
 logger = logging.getLogger("penstock.api")
@@ -49,6 +50,7 @@ class RequestRecord:
     error_code: str = ""
     meter: Meter | None = None
     status: int = 0
+    span: RequestSpan | None = None
     started_s: float = field(default_factory=time.perf_counter)
 
     def line(self, method: str, path: str) -> str:
@@ -73,6 +75,24 @@ class RequestRecord:
         return " ".join(f"{key}={_quoted(str(value))}" for key, value in pairs.items())
 
 
+    def attributes(self) -> dict[str, str | int | float]:
+        """Return what a span says of the request, beside HTTP's own."""
+        found: dict[str, str | int | float] = {
+            "penstock.request_id": self.request_id,
+            "penstock.tenant": self.tenant,
+        }
+        if self.model:
+            found["gen_ai.request.model"] = self.model
+        if self.meter is not None:
+            found["gen_ai.usage.input_tokens"] = self.meter.prompt_tokens
+            found["gen_ai.usage.output_tokens"] = self.meter.completion_tokens
+            if self.meter.ttft_s is not None:
+                found["penstock.time_to_first_token_s"] = self.meter.ttft_s
+        if self.error_code:
+            found["error.type"] = self.error_code
+        return found
+
+
 def _quoted(value: str) -> str:
     plain = value.isascii() and value.isprintable() and not any(c in ' "=' for c in value)
     return value if plain and value else ascii(value)
@@ -86,9 +106,12 @@ def record_of(connection: HTTPConnection) -> RequestRecord:
 class RequestContext:
     """Gives every request a record and an id, and answers for what nobody caught."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing | None = None
+    ) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -98,6 +121,9 @@ class RequestContext:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         record = scope[SCOPE_KEY] = RequestRecord(request_id, deadline_s=scope.get(DEADLINE_KEY))
+        if self._tracing is not None and scope["path"] not in QUIET_PATHS:
+            traceparent = Headers(scope=scope).get("traceparent", "")
+            record.span = self._tracing.request(scope["method"], scope["path"], traceparent)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -127,6 +153,8 @@ class RequestContext:
         # so that it is whole.
         path = getattr(route, "path", "unknown")
         self._telemetry.http_requests.labels(scope["method"], path, str(record.status)).inc()
+        if record.span is not None:
+            record.span.end(path, record.status, record.attributes())
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         if access.isEnabledFor(level):
             access.log(level, record.line(scope["method"], scope["path"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ class Ticket:
     queue: str
     done: Callable[[Outcome], None]
     has_bell: bool = True
+    rung_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Held:
     claim: Claim
     lane: Lane
     ticket: Ticket
+    claimed_ns: int = field(default_factory=time.time_ns)
 
     @property
     def attempt(self) -> str:

@@ -15,12 +15,14 @@ from celery.utils.log import get_logger
 import penstock
 from penstock.contract.worker import WorkerCard
 from penstock.errors import PenstockError
+from penstock.tracing import Tracing
 from penstock.transport.queue import WorkerQueue
 from penstock.transport.registry import Announcer
 from workers.heartbeat import Heartbeat
 from workers.held import Held, HeldJobs, Outcome, Ticket
 from workers.preparer import Preparer
 from workers.publisher import Publisher
+from workers.tracing import AttemptSpans
 from workers.utility import UtilityDesk
 
 if TYPE_CHECKING:
@@ -71,14 +73,20 @@ class Station:
         self._announcer = Announcer(store, settings)
         self._held = HeldJobs()
         self._publisher = Publisher(held=self._held, jobs=self._jobs, end=self._end, lose=self.lose)
-        self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(self._publisher.put)}
+        tracing = Tracing.of(settings, "penstock-worker")
+        self._spans: AttemptSpans | None = None
+        publish = self._publisher.put
+        if tracing is not None:
+            self._spans = AttemptSpans(tracing, self._held, worker_id, publish)
+            publish = self._spans.put
+        self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(publish)}
         self._preparer = Preparer(
             lanes=self.lanes,
             held=self._held,
             jobs=self._jobs,
             store=store,
             settings=settings,
-            publish=self._publisher.put,
+            publish=publish,
             lose=self.lose,
         )
         self._heartbeat = Heartbeat(
@@ -150,6 +158,8 @@ class Station:
     def lose(self, held: Held) -> None:
         """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
         if self._held.pop(held.attempt) is not None:
+            if self._spans is not None:
+                self._spans.drop(held)
             held.lane.engine.abort([held.attempt])
             held.ticket.done(Outcome.ENDED)
 
@@ -200,6 +210,8 @@ class Station:
                 logger.warning("Handed back %d unfinished jobs", len(left))
         for held in self._held.all():
             self._end(held)
+        if self._spans is not None:
+            self._spans.close()
 
     def _alive_jobs(self) -> list[Held]:
         """Return the held jobs whose engine still works.

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """Lines of one batch that are in the queue at once."""
     public_url: AnyHttpUrl | None = None
     """What `/get_worker_address` hands out; by default the address that the caller used."""
+    traces: str = ""
+    """Where OpenTelemetry's spans go: "otlp", or a file for a line of JSON each; empty is off."""
     fastchat_open: bool = False
     """Serve FastChat's routes without a key though keys are set: its programs cannot send one."""
 

@@ -74,13 +74,15 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Decode text after a prompt. `echo` puts the prompt's text before the first token's.
 
     `fit_context` shortens `max_tokens` to what the context has room for, where a client means
-    "as many as you can"; without it, such a job fails with `ContextOverflow`.
+    "as many as you can"; without it, such a job fails with `ContextOverflow`. `embed` asks for the
+    prompt's embedding, the mean of its last hidden states, with `max_tokens` 0.
     """
 
     prompt: Prompt
     sampling: Sampling
     echo: bool = False
     fit_context: bool = False
+    embed: bool = False
 
 
 Work = Generate
@@ -93,7 +95,8 @@ class Job(msgspec.Struct, frozen=True):
     client. `deadline_ms` is Unix time by Redis's clock. `priority` goes from 0 (first) to 9 (last),
     5 is ordinary. `cost_tokens` is what the job weighs in its tenant's fair share and in the
     queue's bound (prompt estimate + max_tokens). `digest` tells what was asked for, where the
-    client names its request: the same name with another digest is a mistake.
+    client names its request: the same name with another digest is a mistake. `trace` is the
+    request's W3C `traceparent`, where it is traced.
     """
 
     id: str
@@ -108,3 +111,4 @@ class Job(msgspec.Struct, frozen=True):
     cost_tokens: int = 1
     request_id: str = ""
     digest: str = ""
+    trace: str = ""

@@ -1,0 +1,108 @@
+"""One request's way as spans in a file: from HTTP through the queue and the engine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
+from penstock.errors import BadSettings, EngineFailed
+from penstock.settings import Settings
+from penstock.tracing import Tracing
+from tests.fixtures.jobs import make_job, wait_until
+from tests.fixtures.processes import answers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.processes import Processes
+
+pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+
+QUEUE = "tiny-llama-cpu"
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+PARTS = ["queue wait", "claim", "prefill", "decode"]
+
+
+def spans(file: Path) -> dict[str, dict[str, Any]]:
+    return {span["name"]: span for span in map(json.loads, file.read_text().splitlines())}
+
+
+def test_one_request_from_http_to_its_last_token(
+    processes: Processes, redis_url: str, models_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "spans.jsonl"
+    env = {"PENSTOCK_TRACES": str(file)}
+    api = processes.start_api(redis_url, env=env)
+    worker = processes.start_worker(QUEUE, redis_url, models_dir, env=env)
+    wait_until(lambda: answers(f"{api.url}/ready"), 30.0)
+    answer = httpx.post(
+        f"{api.url}/v1/chat/completions",
+        json={
+            "model": "tiny-llama",
+            "max_tokens": 8,
+            "messages": [{"role": "user", "content": "x"}],
+        },
+        headers={"traceparent": f"00-{TRACE}-{CALLER}-01"},
+        timeout=60,
+    )
+    assert answer.status_code == 200
+    http_name, job_name = "POST /v1/chat/completions", "chat tiny-llama"
+    wait_until(lambda: {http_name, job_name, *PARTS} <= set(spans(file)))
+    seen = spans(file)
+    assert {span["context"]["trace_id"] for span in seen.values()} == {f"0x{TRACE}"}
+    http, job = seen[http_name], seen[job_name]
+    assert http["parent_id"] == f"0x{CALLER}"
+    assert http["kind"] == "SpanKind.SERVER"
+    assert http["attributes"]["http.response.status_code"] == 200
+    assert http["attributes"]["http.route"] == "/v1/chat/completions"
+    assert http["resource"]["attributes"]["service.name"] == "penstock-api"
+    assert job["parent_id"] == http["context"]["span_id"]
+    assert job["resource"]["attributes"]["service.name"] == "penstock-worker"
+    said = job["attributes"]
+    usage = answer.json()["usage"]
+    assert said["gen_ai.operation.name"] == "chat"
+    assert said["gen_ai.request.model"] == "tiny-llama"
+    assert said["gen_ai.request.max_tokens"] == 8
+    assert said["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert said["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
+    assert said["gen_ai.response.finish_reasons"] == [answer.json()["choices"][0]["finish_reason"]]
+    assert said["gen_ai.response.id"] in answer.json()["id"]
+    for before, after in itertools.pairwise(PARTS):
+        assert seen[before]["parent_id"] == job["context"]["span_id"]
+        assert seen[before]["end_time"] <= seen[after]["start_time"]
+    assert seen["decode"]["end_time"] == job["end_time"]
+    assert worker.stop() == 0
+
+
+def test_an_attempt_that_fails_and_one_that_is_given_up(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracing = Tracing(Settings(traces=str(file)), "test")
+    start_ns = 10**18
+    for number, end in enumerate((Failed("j", 1, EngineFailed.code, "broke"), None)):
+        attempt = tracing.attempt(
+            make_job(model=f"m{number}"), (start_ns, start_ns + 1000), "w", number + 1
+        )
+        assert not attempt.see(Tokens("j", 0, (1,), "a"), start_ns + 2000)
+        if end is None:
+            attempt.drop(start_ns + 3000)
+        else:
+            assert attempt.see(end, start_ns + 3000)
+    whole = tracing.attempt(make_job(model="m2"), (start_ns, start_ns), "w", 1)
+    assert whole.see(Finished("j", 0, FinishReason.STOP, Usage(1, 0)), start_ns)
+    tracing.close()
+    seen = spans(file)
+    assert seen["text_completion m0"]["status"]["status_code"] == "ERROR"
+    assert seen["text_completion m0"]["attributes"]["error.type"] == "engine_failed"
+    assert seen["text_completion m1"]["attributes"]["penstock.dropped"] is True
+    assert seen["text_completion m2"]["status"]["status_code"] == "UNSET"
+
+
+def test_spans_go_nowhere_unless_asked_for(tmp_path: Path) -> None:
+    assert Tracing.of(Settings(), "test") is None
+    with pytest.raises(BadSettings, match="PENSTOCK_TRACES"):
+        Tracing.of(Settings(traces=str(tmp_path / "no" / "folder")), "test")
