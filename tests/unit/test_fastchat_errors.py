@@ -17,6 +17,7 @@ CODES = {
     "not_permitted": 40103,
     "model_not_found": 40301,
     "job_not_found": 40001,
+    "not_found": 40001,
     "queue_full": 42903,
     "rate_limit_exceeded": 42901,
     "no_worker": 50005,
