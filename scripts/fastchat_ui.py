@@ -49,6 +49,7 @@ def main() -> int:
     command += ["--controller-url", controller, "--model-list-mode", "reload"]
     command += ["--host", chosen.host, *rest]
     os.execve(PYTHON, command, environment)
+    return 1
 
 
 if __name__ == "__main__":
