@@ -6,7 +6,7 @@ ARGS ?=
 SOURCES := src workers api tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fastchat fastchat-ui chaos check format clean clean-all
+.PHONY: help setup setup-dev demo test test-fastchat fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -33,6 +33,9 @@ fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the r
 
 chaos: setup-dev ## lose processes and Redis under load, check every answer (MINUTES=20 SEED=1)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(ARGS)
+
+fuzz: setup-dev ## input that no client should send, much of it (EXAMPLES=200)
+	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
 
 check: setup-dev ## linters, types, import rules, compose.yaml
 	$(BIN)/ruff check $(SOURCES)
