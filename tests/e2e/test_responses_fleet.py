@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import httpx
 import openai
+import pytest
 import redis
 
 from penstock.transport import keys
@@ -18,8 +19,6 @@ from tests.fixtures.processes import ROOT, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.fixtures.processes import Processes
 
@@ -34,6 +33,7 @@ def make_key(redis_url: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_day_of_the_fleet(  # noqa: PLR0915, PLR0917  one fleet for all of it
     processes: Processes,
     redis_url: str,
