@@ -150,6 +150,7 @@ class Preparer(threading.Thread):
             priority=job.priority,
             joins_prompt=work.echo or _joins(work.prompt),
             constraint=constraint,
+            embeds=work.embed,
             scores_prompt=work.echo and work.sampling.logprobs is not None,
         )
 

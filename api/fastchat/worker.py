@@ -11,6 +11,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
+from api.embedding import as_base64, embed
 from api.errors import json_response
 from api.fastchat import relay
 from api.fastchat.controller import own_names
@@ -31,7 +32,7 @@ from api.generation import FASTCHAT, Generation
 from api.middleware import record_of
 from api.streaming import FramedResponse
 from penstock.contract.utility import Tokenize, UtilityCall
-from penstock.errors import UnknownModel, UnsupportedFeature
+from penstock.errors import UnknownModel
 
 if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
@@ -105,15 +106,17 @@ async def worker_generate(request: Request) -> Response:
 
 @router.post("/worker_get_embeddings")
 async def worker_get_embeddings(request: Request) -> Response:
-    """Hand on to a FastChat worker; of our own models, refuse clearly.
-
-    :raises UnsupportedFeature: the model is one of ours.
-    """
+    """Return a vector for each text, as FastChat's workers do: mean states of unit length."""
     asked = await read(request, EmbeddingsRequest)
     card = _pick(request, asked.model)
     if card.backend == FASTCHAT:
         return await _elsewhere(request, card, asked)
-    raise UnsupportedFeature(f"{card.name} gives no embeddings", param="model")
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    work = embed(services_of(request), record_of(request), card, texts)
+    embedded = await until_disconnect(request.receive, work)
+    encode = as_base64 if asked.encoding_format == "base64" else list[float]
+    vectors = [encode(vector) for vector in embedded.vectors]
+    return json_response({"embedding": vectors, "token_num": embedded.prompt_tokens})
 
 
 @router.post("/count_token")

@@ -59,6 +59,7 @@ def test_forms_and_tools(processes: Processes, redis_url: str, models_dir: Path)
         the_demo_model_calls_a_tool_and_uses_its_result(client)
         the_demo_model_answers_in_json(client)
         prompts_are_scored_as_lm_eval_asks_for_it(client, models_dir / TINY)
+        texts_are_embedded(client, models_dir / TINY)
 
 
 def a_random_model_obeys_schemas(client: openai.OpenAI) -> None:
@@ -231,3 +232,46 @@ def prompts_are_scored_as_lm_eval_asks_for_it(client: openai.OpenAI, folder: Pat
     assert streamed[-1].choices[0].finish_reason == "length"
     assert streamed[-1].choices[0].logprobs is not None
     assert len(streamed[-1].choices[0].logprobs.token_logprobs or []) == len(wholes[0])
+
+
+def texts_are_embedded(client: openai.OpenAI, folder: Path) -> None:
+    import numpy as np
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    texts = ["Water flows.", "The turbine turns the generator.", "one two"] * 30
+    tokens = [tokenizer.encode(text) for text in texts]
+    with torch.inference_mode():
+        means = [model(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in tokens[:3]]
+    own = [(mean / mean.norm()).numpy() for mean in means]
+    answer = client.embeddings.create(model=TINY, input=texts)  # the SDK asks for base64
+    assert [one.index for one in answer.data] == list(range(90))
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(map(len, tokens))
+    for place, one in enumerate(answer.data):
+        np.testing.assert_allclose(one.embedding, own[place % 3], atol=1e-3)
+    for asked in (texts[1], tokens[1], [tokens[1]]):
+        floats = client.embeddings.create(model=TINY, input=asked, encoding_format="float")
+        np.testing.assert_allclose(floats.data[0].embedding, own[1], atol=1e-3)
+    short = client.embeddings.create(model=TINY, input=texts[0], dimensions=8).data[0].embedding
+    cut = own[0][:8] / np.linalg.norm(own[0][:8])
+    np.testing.assert_allclose(short, cut, atol=1e-3)
+    bad: Any
+    for bad, param in (
+        ({"input": texts[0], "dimensions": 4096}, "dimensions"),
+        ({"input": []}, "input"),
+        ({"input": ["a", ""]}, "input"),
+        ({"input": [999_999]}, "input"),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.embeddings.create(model=TINY, **bad)
+        assert caught.value.param == param
+    fastchat = client.post(
+        str(client.base_url).removesuffix("v1/") + "worker_get_embeddings",
+        body={"model": TINY, "input": texts[:2]},
+        cast_to=object,
+    )
+    assert isinstance(fastchat, dict)
+    np.testing.assert_allclose(fastchat["embedding"], own[:2], atol=1e-3)

@@ -1,9 +1,11 @@
-"""The log probabilities of a prompt's tokens: those of Transformers' own forward."""
+"""What a prompt itself tells, its scores and its embedding: as Transformers' own forward has it."""
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -177,3 +179,50 @@ def test_a_continued_answer_does_not_tell_them_again(loaded) -> None:
     engine.stop()
     assert transcript.tokens["j"] == tokens[1:]
     assert len(told(transcript, "j")) == 2
+
+
+@pytest.fixture(scope="module")
+def mean_states(tiny_llama: Path):
+    """The mean of Transformers' last hidden states."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(tiny_llama, dtype=torch.float32)
+
+    def mean(tokens: list[int]) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.tensor([tokens])).last_hidden_state[0].mean(0).numpy()
+
+    return mean
+
+
+@pytest.mark.parametrize("chunk", [5, 256])
+def test_embeddings_are_mean_states_beside_running_answers(loaded, mean_states, chunk) -> None:
+    plain = SequenceRequest("p", PROMPTS[1], Sampling(seed=2, max_tokens=20, ignore_eos=True))
+    asked = Sampling(seed=0, temperature=0, max_tokens=0)
+    embeds = [
+        SequenceRequest(f"e{number}", tokens, asked, embeds=True)
+        for number, tokens in enumerate([*PROMPTS, PROMPTS[1]])
+    ]
+    alone = run(loaded, [plain], prefill_chunk_tokens=chunk)
+    transcript = run(loaded, [plain, *embeds], prefill_chunk_tokens=chunk)
+    assert transcript.tokens["p"] == alone.tokens["p"]
+    for number, tokens in enumerate([*PROMPTS, PROMPTS[1]]):
+        end = transcript.ends[f"e{number}"]
+        assert end.usage.prompt_tokens == len(tokens)
+        assert end.usage.completion_tokens == 0
+        vector = np.frombuffer(base64.b64decode(end.embedding), "<f4")
+        np.testing.assert_allclose(vector, mean_states(tokens), atol=1e-4)
+
+
+def test_a_model_without_hidden_states_says_so() -> None:
+    from tests.fixtures.engine import ByteTokenizer, HashModel
+
+    transcript = Transcript()
+    engine = Engine(HashModel(8), ByteTokenizer(), EngineOptions(2, 8), transcript)
+    engine.start()
+    asked = Sampling(seed=0, max_tokens=0)
+    engine.submit(SequenceRequest("e", [1, 2], asked, embeds=True))
+    wait_until(lambda: "e" in transcript.ends, 60)
+    engine.stop()
+    assert transcript.ends["e"].code == "unsupported_feature"
+    assert transcript.ends["e"].param == "model"

@@ -66,7 +66,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """The sequence ended well. `text` is what was held back until now.
 
     `stop` is the stop string or token id that ended it, where one did. `logprobs` are the prompt's,
-    where it is scored and no token followed it.
+    where it is scored and no token followed it. `embedding` is the prompt's, where it was asked for:
+    base64 of float32, little-endian.
     """
 
     job_id: str
@@ -76,6 +77,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     text: str = ""
     stop: str | int | None = None
     logprobs: tuple[PositionLogprobs, ...] = ()
+    embedding: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

@@ -14,12 +14,12 @@ from penstock.engine.budget import PrefillBudget
 from penstock.engine.detokenizer import DecodeCache, Tokenizer
 from penstock.engine.kv_cache import BlockPool
 from penstock.engine.meter import Meter
-from penstock.engine.model import Batch, Model
+from penstock.engine.model import Batch, HiddenModel, Model, shows_hidden
 from penstock.engine.runner import Runner
 from penstock.engine.sampler import Chosen, Sampler
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
-from penstock.errors import EngineFailed, PenstockError
+from penstock.errors import EngineFailed, PenstockError, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -134,10 +134,7 @@ class Engine:
         started_s = time.perf_counter()
         try:
             with torch.inference_mode():
-                logits = self._model.forward(Batch(step.slices))
-                if step.scored:
-                    self._score(step, logits)
-                    logits = logits[step.rows]
+                logits = self._forward(step)
                 chosen = self._sampler.sample(logits, [s.choice for s in step.sampled])
         except Exception as error:  # noqa: BLE001 - any error of a backend is the step's
             return self._recover(step, error)
@@ -167,8 +164,11 @@ class Engine:
         except PenstockError as error:
             index = len(request.generated_token_ids)
             return [Failed(request.job_id, index, error.code, error.message, error.param or "")]
+        if request.embeds and not shows_hidden(self._model):
+            message = "this model gives no embeddings"
+            return [Failed(request.job_id, 0, UnsupportedFeature.code, message, "model")]
         self._meter.accepted(sequence.prompt_length)
-        if sequence.finish_reason is not None and not sequence.unscored:
+        if sequence.finish_reason is not None and not sequence.unread:
             return [self._finish(sequence)]
         self._sequences[request.job_id] = sequence
         self._scheduler.add(sequence)
@@ -205,7 +205,28 @@ class Engine:
             text=text if sequence.generated else sequence.request.echo_text + text,
             stop=sequence.stop,
             logprobs=self._scores(sequence),
+            embedding="" if sequence.pooled is None else sequence.pooled.embedding(),
         )
+
+    def _forward(self, step: Step) -> torch.Tensor:
+        """Run the model and read what the step wants of prompts; return the sampled rows' logits."""
+        batch = Batch(step.slices)
+        if step.pooled and isinstance(self._model, HiddenModel):
+            logits, hidden = self._model.forward_hidden(batch)
+            for sequence, row, position in step.pooled:
+                count = self._end_of_prompt(step, sequence, sequence.prompt_length) - position
+                if sequence.pooled is not None:
+                    sequence.pooled.add(hidden[row : row + count])
+        else:
+            logits = self._model.forward(batch)
+        self._score(step, logits)
+        return logits[step.rows] if step.scored or step.pooled else logits
+
+    @staticmethod
+    def _end_of_prompt(step: Step, sequence: Sequence, length: int) -> int:
+        """Return where the part of a prompt ends that this step computes; it has `length` tokens."""
+        part = step.slices[step.sequences.index(sequence)]
+        return min(part.start + len(part.token_ids), length)
 
     def _scores(self, sequence: Sequence) -> tuple[PositionLogprobs, ...]:
         """Return the prompt's log probabilities, if they are wanted and have not been told yet."""
@@ -217,8 +238,7 @@ class Engine:
         """Keep the log probabilities of prompts' tokens: a position's logits are of the next one."""
         for sequence, row, position in step.scored:
             assert sequence.scores is not None  # noqa: S101 - else it were not among them
-            part = step.slices[step.sequences.index(sequence)]
-            end = min(part.start + len(part.token_ids), sequence.prompt_length - 1)
+            end = self._end_of_prompt(step, sequence, sequence.prompt_length - 1)
             sequence.scores += self._sampler.score(
                 logits[row : row + end - position],
                 sequence.token_ids[position + 1 : end + 1],

@@ -8,7 +8,7 @@ block `block_table[p // block_size]` at offset `p % block_size`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,20 @@ class KVLayout:
     bytes_per_block: int
 
 
+@runtime_checkable
+class HiddenModel(Protocol):
+    """A model that can show its last hidden states, for embeddings, where `shows_hidden`."""
+
+    shows_hidden: bool
+
+    def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute as `Model.forward` does.
+
+        Returns its logits and, for the same rows, the last hidden states, (rows, hidden).
+        """
+        ...
+
+
 class Model(Protocol):
     """A loaded model on one device. Only the engine's thread calls it."""
 
@@ -80,3 +94,8 @@ class Model(Protocol):
     def release(self, key: int) -> None:
         """Forget a sequence (its blocks are the engine's business)."""
         ...
+
+
+def shows_hidden(model: object) -> bool:
+    """Whether a model's hidden states can be had."""
+    return isinstance(model, HiddenModel) and model.shows_hidden

@@ -23,8 +23,8 @@ class Step:
 
     `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get a
     token: their logits' rows come in this order, at `rows`. `scored` are those whose prompt's tokens
-    get scores, each with its first row and the position that this row is of. `preempted` lost their
-    blocks just before.
+    get scores, each with its first row and the position that this row is of; `pooled` likewise those
+    that are embedded. `preempted` lost their blocks just before.
     """
 
     sequences: list[Sequence] = field(default_factory=list["Sequence"])
@@ -32,6 +32,9 @@ class Step:
     sampled: list[Sequence] = field(default_factory=list["Sequence"])
     rows: list[int] = field(default_factory=list[int])
     scored: list[tuple[Sequence, int, int]] = field(
+        default_factory=list[tuple["Sequence", int, int]]
+    )
+    pooled: list[tuple[Sequence, int, int]] = field(
         default_factory=list[tuple["Sequence", int, int]]
     )
     row_count: int = 0
@@ -45,11 +48,8 @@ class Step:
         end = start + tokens
         last = end == len(sequence.token_ids)
         logits_from = tokens - 1 if last else tokens
-        if sequence.scores is not None and sequence.unscored:
-            first = max(start, len(sequence.scores))
-            if first < min(end, sequence.prompt_length - 1):
-                logits_from = first - start
-                self.scored.append((sequence, self.row_count, first))
+        if sequence.unread:
+            logits_from = self._read(sequence, start, end, logits_from)
         self.row_count += tokens - logits_from
         self.sequences.append(sequence)
         self.slices.append(
@@ -64,6 +64,20 @@ class Step:
         if last:
             self.sampled.append(sequence)
             self.rows.append(self.row_count - 1)
+
+    def _read(self, sequence: Sequence, start: int, end: int, logits_from: int) -> int:
+        """Note which rows tell of the prompt itself; returns the first that is wanted."""
+        if sequence.pooled is not None:
+            first = max(start, sequence.pooled.count)
+            if first < min(end, sequence.prompt_length):
+                self.pooled.append((sequence, self.row_count, first))
+                return first - start
+        if sequence.scores is not None:
+            first = max(start, len(sequence.scores))
+            if first < min(end, sequence.prompt_length - 1):
+                self.scored.append((sequence, self.row_count, first))
+                return first - start
+        return logits_from
 
 
 class Scheduler:
@@ -172,7 +186,7 @@ class Scheduler:
 
     def _match(self, sequence: Sequence) -> list[int]:
         """Return cached blocks of a sequence's beginning; one token at least is left to compute."""
-        if not self.pool.caching or sequence.unscored:  # what is cached has no logits
+        if not self.pool.caching or sequence.unread:  # what is cached tells nothing
             return []
         size = self.pool.block_size
         extend_digests(sequence.digests, sequence.token_ids, size)

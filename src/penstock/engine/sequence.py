@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from penstock.contract.events import FinishReason, PositionLogprobs, Usage
 from penstock.engine.answer import Answer
 from penstock.engine.edits import LogitsEdits
+from penstock.engine.pooling import Pooled
 from penstock.engine.sampler import Choice
 from penstock.errors import ContextOverflow, InvalidParameter
 
@@ -31,7 +32,7 @@ class SequenceRequest:
     `joins_prompt` decodes the answer as the prompt's continuation (a SentencePiece word then keeps
     its leading space); off, it is a text of its own. `priority` is 0 (first) to 9 (last).
     `constraint` is fresh, and this sequence's own. `scores_prompt` computes the log probabilities
-    of the prompt's tokens as well, `sampling.logprobs` alternatives each.
+    of the prompt's tokens as well, `sampling.logprobs` alternatives each; `embeds` its embedding.
     """
 
     job_id: str
@@ -43,6 +44,7 @@ class SequenceRequest:
     joins_prompt: bool = True
     constraint: Constraint | None = None
     scores_prompt: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Sequence:
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
     `block_table`. `order` sorts sequences: by priority, then by arrival. `scores` are the log
     probabilities of the prompt's tokens from its second on, as far as they are known; None where
-    nobody wants them.
+    nobody wants them. `pooled` is what its embedding is made of, None likewise.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class Sequence:
         "key",
         "max_length",
         "order",
+        "pooled",
         "prompt_length",
         "registered",
         "request",
@@ -122,6 +125,7 @@ class Sequence:
         context = prompt[-_CONTEXT_TOKENS:] if request.joins_prompt else ()
         wanted = request.scores_prompt and not request.generated_token_ids
         self.scores: list[PositionLogprobs] | None = [] if wanted else None
+        self.pooled = Pooled() if request.embeds else None
         self.answer = Answer(cache, context, sampling.stop)
         if self.max_length <= self.prompt_length:
             self.finish_reason = FinishReason.LENGTH
@@ -139,8 +143,10 @@ class Sequence:
         return len(self.token_ids) - self.computed
 
     @property
-    def unscored(self) -> bool:
-        """Whether some of the prompt's tokens still have no score."""
+    def unread(self) -> bool:
+        """Whether something is still to be learnt of the prompt's tokens themselves."""
+        if self.pooled is not None and self.pooled.count < self.prompt_length:
+            return True
         return self.scores is not None and len(self.scores) < self.prompt_length - 1
 
     @property

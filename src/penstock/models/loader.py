@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.contract.worker import ModelCard
+from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices, tokenizer
 from penstock.models.spec import read_config
@@ -148,7 +149,7 @@ def _card(
         has_chat_template=words.has_chat_template,
         tool_parser=words.dialect.tool_parser,
         reasoning=words.dialect.reasoning or (),
-        capabilities=("generate", "structure"),
+        capabilities=("generate", "structure", *(("embed",) if shows_hidden(model) else ())),
         batching=assembled.batching,
         generation_defaults={**defaults, **spec.generation_defaults},
         stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),

@@ -62,9 +62,20 @@ class PagedModel:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
+        rows, output = self._run(batch)
+        return output.logits[0, : len(rows)].float()
+
+    @torch.inference_mode()
+    def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `penstock.engine.model.HiddenModel`: (rows, vocab) and (rows, hidden), float32."""
+        rows, output = self._run(batch, output_hidden_states=True)
+        hidden = output.hidden_states[-1][0].index_select(0, rows)
+        return output.logits[0, : len(rows)].float(), hidden.float()
+
+    def _run(self, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
+        """Run the module; returns which of the step's rows are wanted, and its output."""
         step = build_step(batch, self.device)
         rows = step.logit_rows
-        wanted = len(rows)
         self.attention.begin(step)
         output = self.module(
             input_ids=step.token_ids,
@@ -73,9 +84,10 @@ class PagedModel:
             use_cache=False,
             return_dict=True,
             # One row at least: low-bit kernels do not take an empty matrix.
-            logits_to_keep=rows if wanted else step.write_slots.new_zeros(1),
+            logits_to_keep=rows if len(rows) else step.write_slots.new_zeros(1),
+            **options,
         )
-        return output.logits[0, :wanted].float()
+        return rows, output
 
     def copy_block(self, source: int, target: int) -> None:
         """See `penstock.engine.model.Model`."""
@@ -89,15 +101,25 @@ class PagedModel:
         """One forward of two tokens that notes each layer's KV shape."""
         self.attention.begin(None)
         tokens = torch.zeros((1, 2), dtype=torch.int64, device=self.device)
-        self.module(
-            input_ids=tokens,
-            position_ids=torch.arange(2, device=self.device)[None],
-            attention_mask=torch.ones_like(tokens),
-            use_cache=False,
-            logits_to_keep=torch.zeros(1, dtype=torch.int64, device=self.device),
-        )
+        asked: dict[str, Any] = {
+            "input_ids": tokens,
+            "position_ids": torch.arange(2, device=self.device)[None],
+            "attention_mask": torch.ones_like(tokens),
+            "use_cache": False,
+            "logits_to_keep": torch.zeros(1, dtype=torch.int64, device=self.device),
+        }
+        self.module(**asked)
         if not self.attention.shapes:
             raise NotPageable("no layer uses the attention interface")
+        shapes = self.attention.shapes
+        try:
+            self.attention.begin(None)
+            states = self.module(**asked, output_hidden_states=True).hidden_states
+            self.shows_hidden = states is not None and states[-1].shape[:2] == (1, 2)
+        except Exception as error:  # noqa: BLE001 - an architecture without them serves all the same
+            logger.info("no embeddings: %s", checkpoint.first_line(error))
+            self.shows_hidden = False
+        self.attention.shapes = shapes
 
 
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
