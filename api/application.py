@@ -22,6 +22,7 @@ from api.chores import at_work
 from api.disconnect import CLIENT_GONE, ClientGone
 from api.draining import Drain, DrainGate
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
+from api.header_limit import bound_heads
 from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
 from api.openai.batch_driver import drive_forever
@@ -98,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api.fastchat.router)
     app.include_router(api.web.router)
     app.openapi = openapi_of(app)
+    bound_heads()
     return app
 
 

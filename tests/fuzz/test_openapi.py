@@ -77,6 +77,7 @@ def send(http: httpx.Client, case: Any) -> int:
     sent = httpx_parts(parts)
     try:
         request = http.build_request(parts["method"], url, **sent)
+        request.read()
     except (AttributeError, TypeError, ValueError, httpx.InvalidURL):
         return 0  # nothing that HTTP could carry
     return http.send(request).status_code

@@ -130,6 +130,19 @@ def test_malformed_requests(target: Target) -> None:
     assert target.resident_bytes() - before < 64 * 2**20
 
 
+@pytest.mark.parametrize(
+    "piece", [b"a" * 1_000_000, b"x-a: b\r\n" * 100_000], ids=["one header", "many"]
+)
+def test_headers_without_an_end(target: Target, piece: bytes) -> None:
+    before = target.resident_bytes()
+    with socket.create_connection(("127.0.0.1", target.port), timeout=ANSWER_S) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-b: ")
+        with pytest.raises(ConnectionError):
+            client.sendall(piece * 64)
+    assert target.resident_bytes() - before < 16 * 2**20
+    target.check_alive()
+
+
 @pytest.mark.timeout(60 + MUTATIONS)
 def test_mutations_of_good_requests(target: Target) -> None:
     chance = random.Random(7)
