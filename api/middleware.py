@@ -74,7 +74,6 @@ class RequestRecord:
             pairs["error"] = self.error_code
         return " ".join(f"{key}={_quoted(str(value))}" for key, value in pairs.items())
 
-
     def attributes(self) -> dict[str, str | int | float]:
         """Return what a span says of the request, beside HTTP's own."""
         found: dict[str, str | int | float] = {
@@ -106,9 +105,7 @@ def record_of(connection: HTTPConnection) -> RequestRecord:
 class RequestContext:
     """Gives every request a record and an id, and answers for what nobody caught."""
 
-    def __init__(
-        self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing | None = None) -> None:
         self._app = app
         self._telemetry = telemetry
         self._tracing = tracing

@@ -166,7 +166,7 @@ class EnginePool(BasePool):
 
     def _slot_freed(self, queue: str) -> None:
         """Let a paused queue go on with its next bell, else give the slot back."""
-        if queue in self._paused and self._may_claim():
+        if queue in self._paused and self._station is not None and self._may_claim():
             ended = partial(self._own_bell_ended, queue)
             self._station.take(Ticket(queue, partial(self._post, ended), has_bell=False))
         else:

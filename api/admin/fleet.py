@@ -43,12 +43,14 @@ async def fleet(request: Request) -> Response:
     workers = sorted(services.registry.workers(), key=lambda worker: (worker.host, worker.pid))
     overview = Overview(services.redis)
     queues = [served.card.queue for served in known]
-    now_ms, jobs, resting, *depths = await _answered(
+    (now_ms, jobs, resting), depths = await _answered(
         asyncio.gather(
-            services.queue.now_ms(),
-            overview.open_jobs(queues, MOST_JOBS),
-            overview.resting([worker.id for worker in workers]),
-            *(services.queue.depth(queue) for queue in queues),
+            asyncio.gather(
+                services.queue.now_ms(),
+                overview.open_jobs(queues, MOST_JOBS),
+                overview.resting([worker.id for worker in workers]),
+            ),
+            asyncio.gather(*(services.queue.depth(queue) for queue in queues)),
         )
     )
     return json_response(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.errors import EngineFailed
 from tests.fixtures.api import speak
@@ -242,15 +240,6 @@ def test_the_fleet_page_shows_workers_and_cancels_jobs(fleet: Fleet, browser: Br
     assert browser.problems() == []
 
 
-@pytest.mark.parametrize("page", ["chat", "fleet"])
-def test_no_page_is_wider_than_a_phone(fleet: Fleet, browser: Browser, page: str) -> None:
-    start(fleet, browser)
-    browser.size(390, 780)
-    browser.open(f"{browser.script('return location.origin')}/#/{page}")
-    browser.one("main." + page)
-    assert browser.script("return document.documentElement.scrollWidth") <= 390
-
-
 def test_colours_follow_the_system_and_the_button(fleet: Fleet, browser: Browser) -> None:
     start(fleet, browser)
 
@@ -268,7 +257,9 @@ def test_colours_follow_the_system_and_the_button(fleet: Fleet, browser: Browser
     assert ground() == light
 
 
-def test_every_control_has_a_name(fleet: Fleet, browser: Browser) -> None:
+def test_every_control_has_a_name_and_no_page_is_wider_than_a_phone(
+    fleet: Fleet, browser: Browser
+) -> None:
     start(fleet, browser)
     browser.one("button[aria-label=Parameters]").click()
     for page in ("chat", "fleet"):
@@ -280,3 +271,6 @@ def test_every_control_has_a_name(fleet: Fleet, browser: Browser) -> None:
             .map((e) => e.outerHTML)"""
         )
         assert nameless == []
+        browser.size(390, 780)
+        assert browser.script("return document.documentElement.scrollWidth") <= 390
+        browser.size(1280, 860)
