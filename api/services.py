@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from api.fastchat.membership import Membership
 from api.fastchat.peers import Peers
 from penstock.errors import PenstockError
 from penstock.transport.connection import connect_async
@@ -139,6 +140,8 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
     await services.replies.start()
     await services.registry.start()
     await services.peers.start()
+    membership = Membership(settings, services.registry)
+    await membership.start()
     chores = [
         asyncio.create_task(services.reap_forever()),
         asyncio.create_task(services.flush_forever()),
@@ -153,6 +156,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await services.flush_history()
+        await membership.stop()
         await services.peers.stop()
         await services.registry.stop()
         await services.replies.stop()

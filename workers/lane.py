@@ -67,6 +67,10 @@ class Tokenizer(Protocol):
         """Text of tokens."""
         ...
 
+    def token_text(self, token_id: int) -> str:
+        """Text of one token, special ones too."""
+        ...
+
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
         """Where the answer begins in a model that reasons."""
         ...

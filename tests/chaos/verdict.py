@@ -46,7 +46,7 @@ class Verdict:
             ("lost", self.lost),
             ("doubled", self.doubled),
             ("wrong", self.wrong),
-            *((f"recovery of {name}", round(value, 2)) for name, value in self.recovery_s.items()),
+            *((f"recovery, {name}", round(value, 2)) for name, value in self.recovery_s.items()),
             ("longest pause s", round(self.longest_pause_s, 2)),
             *(
                 (f"memory of {kind} MiB, first and last third", sizes)
