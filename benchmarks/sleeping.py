@@ -16,12 +16,16 @@ from penstock.contract.worker import ModelCard
 from penstock.engine.engine import Engine
 from penstock.engine.model import Batch, KVLayout
 from penstock.engine.options import EngineOptions
+from penstock.errors import UnsupportedFeature
+from penstock.models.dialect import Reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.contract.events import Event
     from penstock.contract.job import ChatPrompt, Prompt
+    from penstock.contract.structure import Structure
+    from penstock.engine.constraint import Constraint
 
 VOCABULARY = 1_000
 ANSWER_TOKEN = 7
@@ -97,6 +101,14 @@ class WordTokenizer:
     def token_text(self, token_id: int) -> str:
         """Write one id as a word."""
         return f"w{token_id} "
+
+    def reasoning(self, _prompt: Prompt, _prompt_token_ids: Sequence[int]) -> Reasoning:
+        """Say that this model does not reason."""
+        return Reasoning.NONE
+
+    def constrain(self, _structure: Structure, _reasoning: Reasoning) -> Constraint:
+        """Refuse: a sleeper has no vocabulary that a form could be made of."""
+        raise UnsupportedFeature("the sleeping model takes no structure")
 
 
 def card_of(queue: str, slots: int) -> ModelCard:
