@@ -44,7 +44,7 @@ async def chat_completions(request: Request) -> Response:
         works,
         prompt_param="messages",
         priority=asked.priority,
-        choices=asked.n or 1,
+        choices=choices,
         resumption=resumption_of(request),
     )
     generation.fault_params = tools.fault_params(asked)

@@ -35,6 +35,7 @@ async def completions(request: Request) -> Response:
     asked = validated(body, CompletionRequest)
     card = pick(request, asked.model)
     works = _works(asked, card)
+    choices = asked.n or 1
     generation = await Generation.of(
         services,
         record,
@@ -42,13 +43,12 @@ async def completions(request: Request) -> Response:
         works,
         prompt_param="prompt",
         priority=asked.priority,
-        choices=asked.n or 1,
+        choices=choices,
         resumption=resumption_of(request),
     )
     form = structures.form_of(asked)
     generation.fault_params = {"structure": form[0]} if form else {}
     heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
-    choices = asked.n or 1
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
         return json_response(text_completion(heading, answers, choices), headers=generation.headers)
