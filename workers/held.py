@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from penstock.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ class Ticket:
     queue: str
     done: Callable[[Outcome], None]
     has_bell: bool = True
-    rung_ns: int = field(default_factory=time.time_ns)
+    rung_ns: int = field(default_factory=clock.now_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Held:
     claim: Claim
     lane: Lane
     ticket: Ticket
-    claimed_ns: int = field(default_factory=time.time_ns)
+    claimed_ns: int = field(default_factory=clock.now_ns)
 
     @property
     def attempt(self) -> str:

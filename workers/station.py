@@ -13,6 +13,7 @@ import redis
 from celery.utils.log import get_logger
 
 import penstock
+from penstock.clock import clock
 from penstock.contract.worker import WorkerCard
 from penstock.errors import PenstockError
 from penstock.tracing import Tracing
@@ -63,7 +64,7 @@ class Station:
         self.worker_id = worker_id
         self.exit_code = 0
         self._settings = settings
-        self._started_ms = int(time.time() * 1000)
+        self._started_ms = clock.now_ms()
         self._draining = False
         self._resting = False
         self._broken: set[str] = set()
@@ -115,7 +116,7 @@ class Station:
             pid=os.getpid(),
             version=penstock.__version__,
             started_ms=self._started_ms,
-            heartbeat_ms=int(time.time() * 1000),
+            heartbeat_ms=clock.now_ms(),
             models=tuple(lane.card for lane in self.lanes.values()),
             loads={lane.queue: lane.engine.load() for lane in self.lanes.values()},
             draining=self._draining or self._resting,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
+
+from penstock.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ class AttemptSpans:
 
     def put(self, events: list[Event]) -> None:
         """Note the events' time, then hand them on."""
-        now_ns = time.time_ns()
+        now_ns = clock.now_ns()
         with self._lock:
             for event in events:
                 self._see(event, now_ns)
@@ -56,11 +57,11 @@ class AttemptSpans:
         with self._lock:
             spans = self._open.pop(held.attempt, None)
         if spans is not None:
-            spans.drop(time.time_ns())
+            spans.drop(clock.now_ns())
 
     def close(self) -> None:
         """End what is open, and send it all."""
-        now_ns = time.time_ns()
+        now_ns = clock.now_ns()
         with self._lock:
             for spans in self._open.values():
                 spans.drop(now_ns)

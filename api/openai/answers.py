@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import penstock
 from api.generation import usage_of
 from api.openai.logprobs import ChatLogprobs, CompletionLogprobs
+from penstock.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Heading:
     id: str
     model: str
     fingerprint: str
-    created_s: int = field(default_factory=lambda: int(time.time()))
+    created_s: int = field(default_factory=lambda: int(clock.now_s()))
 
     def object(self, kind: str) -> dict[str, Any]:
         """Return the fields, with `object` as `kind`."""

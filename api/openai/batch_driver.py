@@ -22,6 +22,7 @@ from api.openai.batch_lines import Line, expired_line, faults, lines, output_lin
 from api.openai.batch_store import ENDED, BatchStore, Row
 from api.openai.file_store import new_id
 from api.openai.files import store_of
+from penstock.clock import clock
 from penstock.errors import UnknownObject
 from penstock.transport.lease import Lease
 
@@ -223,7 +224,7 @@ class Drive:
                 running.add(asyncio.create_task(self._line(line)))
 
     async def _reason_to_stop(self) -> str:
-        if time.time() >= self._batch.expires_s:
+        if clock.now_s() >= self._batch.expires_s:
             return "expired"
         asked_s = await asyncio.to_thread(self._store.cancelled_s, self._batch.id)
         return "completed" if asked_s is None else "cancelled"
@@ -249,7 +250,7 @@ class Drive:
         body = msgspec.json.encode({**line.body, "priority": LOWEST_PRIORITY})
         attempt = 0
         while True:
-            left_s = max(batch.expires_s - time.time(), 1.0)
+            left_s = max(batch.expires_s - clock.now_s(), 1.0)
             request_id = f"{batch.id}-{line.number}"
             answer = await post(
                 self._app,

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from api.openai.file_store import write_whole
+from penstock.clock import clock
 from penstock.errors import UnknownObject
 from penstock.transport.keyring import KeyCard
 
@@ -53,7 +53,7 @@ class Batch(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def to(self, status: str, **fields: Any) -> Batch:
         """Return the batch in another status."""
-        times = {**self.times, status: int(time.time())}
+        times = {**self.times, status: int(clock.now_s())}
         return msgspec.structs.replace(self, status=status, times=times, **fields)
 
 

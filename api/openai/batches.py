@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -20,6 +19,7 @@ from api.openai.documentation import documented
 from api.openai.files import page, store_of
 from api.openai.responses_schema import Metadata  # noqa: TC001  pydantic reads the annotation
 from api.openai.schema import Fields
+from penstock.clock import clock
 from penstock.errors import InvalidParameter, UnknownObject
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ async def create_batch(request: Request) -> Response:
             f"input_file_id: the file's purpose is {card.purpose}, not batch",
             param="input_file_id",
         )
-    now_s = int(time.time())
+    now_s = int(clock.now_s())
     batch = Batch(
         id=new_batch_id(),
         tenant=record.tenant,

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
+from penstock.clock import clock
 from penstock.errors import BodyTooLarge, UnknownObject
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class FileStore:
             temporary.replace(self._folder / file_id)
         finally:
             temporary.unlink(missing_ok=True)
-        now_s = int(time.time())
+        now_s = int(clock.now_s())
         card = FileCard(
             id=file_id,
             tenant=tenant,
@@ -156,7 +157,7 @@ class FileStore:
             card = _decoder.decode(self._card_path(file_id).read_bytes())
         except (FileNotFoundError, msgspec.DecodeError):
             return None
-        if card.expires_s is not None and time.time() >= card.expires_s:
+        if card.expires_s is not None and clock.now_s() >= card.expires_s:
             self.delete(card)
             return None
         return card

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +27,7 @@ from api.openai.schema import ChatRequest
 from api.openai.tokens import call
 from api.resumption import Resumption, event_index, resumption_of
 from api.streaming import FramedResponse
+from penstock.clock import clock
 from penstock.contract.job import Generate
 from penstock.contract.utility import Tokenize
 from penstock.errors import BadRequest, InvalidParameter, UnknownObject, UnsupportedFeature
@@ -76,7 +76,7 @@ async def create_response(request: Request) -> Response:
         id=response_id,
         tenant=record.tenant,
         job_id=job.id,
-        created_s=int(time.time()),
+        created_s=int(clock.now_s()),
         asked=_shown(asked, body, work),
         input=tuple(items_of(asked, response_id)),
         ancestors=tuple(one.id for one in chain),

@@ -12,6 +12,7 @@ import msgspec
 
 from api.openai.responses_events import ResponseBuilder, finished
 from api.openai.responses_record import Ending, StoredResponse
+from penstock.clock import clock
 from penstock.contract.events import TERMINAL_EVENTS, Failed, Finished, FinishReason, Tokens
 from penstock.errors import (
     Cancelled,
@@ -46,7 +47,7 @@ PAGE: Final = 1_000
 def ending_of(event: Finished, pieces: Iterable[str]) -> Ending:
     """Return how a response ended that ended well."""
     status = "incomplete" if event.reason is FinishReason.LENGTH else "completed"
-    return Ending(status, int(time.time()), tuple(pieces), event.usage)
+    return Ending(status, int(clock.now_s()), tuple(pieces), event.usage)
 
 
 def failure(error: PenstockError, pieces: Iterable[str]) -> Ending:
@@ -54,7 +55,7 @@ def failure(error: PenstockError, pieces: Iterable[str]) -> Ending:
     status = "cancelled" if isinstance(error, Cancelled) else "failed"
     return Ending(
         status,
-        int(time.time()),
+        int(clock.now_s()),
         tuple(pieces),
         error_code=error.code,
         error_message=error.message,
@@ -75,7 +76,7 @@ class Shelf:
 
     async def open(self, stored: StoredResponse) -> StoredResponse:
         """Keep a response that begins; return the one that was there, for a repeated request."""
-        return await self._documents.open(stored.id, stored, time.time())
+        return await self._documents.open(stored.id, stored, clock.now_s())
 
     async def close(self, stored: StoredResponse, ending: Ending) -> StoredResponse:
         """Keep how a response has ended."""
@@ -125,7 +126,7 @@ class Shelf:
         try:
             state = await self._services.queue.state(stored.job_id)
         except UnknownJob:
-            if time.time() - stored.created_s < YOUNG_S:
+            if clock.now_s() - stored.created_s < YOUNG_S:
                 return stored  # its job is on its way
             again = await self._documents.get(stored.id)  # it may have been closed meanwhile
             if again is not None and again.ending is not None:
@@ -240,7 +241,7 @@ class Shelf:
     async def sweep(self) -> int:
         """Keep the ends of responses whose API process has died; return how many."""
         swept = 0
-        for response_id in await self._documents.opened_before(time.time() - YOUNG_S):
+        for response_id in await self._documents.opened_before(clock.now_s() - YOUNG_S):
             stored = await self._documents.get(response_id)
             if stored is None:
                 await self._documents.forget(response_id)

@@ -49,9 +49,10 @@ def create(
 ) -> None:
     """Make a key and print it, this once: only its hash is stored."""
     lifetime_s = None if expires is None else seconds(expires)
-    card, secret = _desk().make(
+    desk = _desk()
+    card, secret = desk.make(
         name,
-        expires_s=None if lifetime_s is None else int(time.time()) + lifetime_s,
+        expires_s=None if lifetime_s is None else int(desk.now_s()) + lifetime_s,
         requests_per_min=requests_per_minute,
         tokens_per_min=tokens_per_minute,
         priority=priority,
@@ -112,8 +113,8 @@ def usage(
 ) -> None:
     """Print the usage log as CSV."""
     settings = running.settings()
-    since_ms = int((time.time() - seconds(since)) * 1000)
     with connect(settings) as client:
+        since_ms = int((KeyDesk(client, PATIENCE_S).now_s() - seconds(since)) * 1000)
         rows = (
             row
             for row in usage_log.read(client, since_ms, PATIENCE_S)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from penstock.cli import census, running
 from penstock.cli.console import out
+from penstock.clock import clock
 from penstock.errors import NoWorker, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _worker_table(seen: Census) -> Table:
     for name in ("host", "process", "queue", "format", "step", "tokens", "up", "state"):
         left = name in {"host", "queue", "format", "state"}
         table.add_column(name, justify="left" if left else "right", no_wrap=name == "queue")
-    now_ms = time.time() * 1000
+    now_ms = clock.now_ms()
     for worker in seen.workers:
         for model in worker.models:
             load = worker.loads.get(model.queue)

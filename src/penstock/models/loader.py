@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from penstock.clock import clock
 from penstock.contract.worker import ModelCard
 from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
@@ -154,5 +154,5 @@ def _card(
         generation_defaults={**defaults, **spec.generation_defaults},
         stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),
         stop_token_ids=tuple(sorted(words.eos_token_ids)),
-        created_s=int(time.time()),
+        created_s=int(clock.now_s()),
     )

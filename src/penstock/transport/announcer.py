@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from penstock.clock import clock
 from penstock.transport import keys
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ class Announcer:
         self._life_ms = int(settings.heartbeat_s * HEARTBEATS_OF_LIFE * 1000)
 
     def _now_ms(self) -> int:
+        asked_s = time.monotonic()
         seconds, microseconds = self._redis.time()
+        clock.hear((seconds, microseconds), asked_s)
         return seconds * 1000 + microseconds // 1000
 
     def announce(self, card: WorkerCard) -> bool:

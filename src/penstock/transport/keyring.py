@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from penstock.clock import clock
 from penstock.errors import StoreUnavailable
 from penstock.transport import keys
 from penstock.transport.connection import patiently, patiently_async
@@ -78,12 +79,20 @@ class KeyDesk:
             id=f"key-{secrets.token_hex(6)}",
             name=name,
             hint=secret[-HINT_CHARACTERS:],
-            created_s=int(time.time()),
+            created_s=int(self.now_s()),
             **fields,
         )
         field, payload = digest(secret), _encoder.encode(card)
         patiently(lambda: self._redis.hset(keys.API_KEYS, field, payload), self._patience_s)
         return card, secret
+
+    def now_s(self) -> float:
+        """Return Redis's time, by which keys end.
+
+        :raises StoreUnavailable:
+        """
+        seconds, microseconds = patiently(self._redis.time, self._patience_s)
+        return seconds + microseconds / 1e6
 
     def cards(self) -> tuple[KeyCard, ...]:
         """Return every key's card, the oldest first.
@@ -125,7 +134,7 @@ class Keyring:
         :raises StoreUnavailable: Redis is away, and this key was not seen of late.
         """
         card = await self._card(digest(secret))
-        expired = card and card.expires_s is not None and time.time() >= card.expires_s
+        expired = card and card.expires_s is not None and clock.now_s() >= card.expires_s
         return None if expired else card
 
     async def _card(self, field: str) -> KeyCard | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from penstock.clock import clock
 from penstock.contract.events import Event, Failed, Tokens
 from penstock.contract.job import Job
 from penstock.errors import Cancelled, DeadlineExceeded, QueueFull, UnknownJob
@@ -55,8 +56,6 @@ REAP_PAUSE_MS: Final = 500
 """Redis itself refuses to reap a queue more often, however many processes ask."""
 REAP_MOST: Final = 64
 """Leases, deadlines and doorbells that one call of the reaper looks at."""
-CLOCK_LIFE_S: Final = 30.0
-"""How long the measured difference to Redis's clock is believed."""
 RETRY_AFTER_UNKNOWN_S: Final = 5.0
 RETRY_AFTER_MOST_S: Final = 60.0
 
@@ -129,8 +128,6 @@ class JobQueue:
         self._redis = cast("Any", redis)
         self._settings = settings
         self._scripts = AsyncScripts(redis, settings)
-        self._clock_offset_s = 0.0
-        self._clock_until_s = 0.0
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         return await patiently_async(call, self._settings.redis_patience_s)
@@ -138,16 +135,17 @@ class JobQueue:
     async def now_ms(self) -> int:
         """Return Redis's clock, for a job's `created_ms` and `deadline_ms`.
 
-        One round trip every `CLOCK_LIFE_S`; good to a few milliseconds in between.
+        A round trip only where nobody in this process has asked Redis of late.
 
         :raises StoreUnavailable:
         """
-        if time.monotonic() >= self._clock_until_s:
-            seconds, microseconds = await self._patiently(self._redis.time)
-            now_s = time.monotonic()
-            self._clock_offset_s = seconds + microseconds / 1e6 - now_s
-            self._clock_until_s = now_s + CLOCK_LIFE_S
-        return int((time.monotonic() + self._clock_offset_s) * 1000)
+        if not clock.is_fresh:
+            await self._patiently(self._look_at_the_clock)
+        return clock.now_ms()
+
+    async def _look_at_the_clock(self) -> None:
+        asked_s = time.monotonic()
+        clock.hear(await self._redis.time(), asked_s)
 
     async def submit(self, job: Job) -> bool:
         """Store a job and ring a worker; False if this id was there already.

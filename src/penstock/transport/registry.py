@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from redis.exceptions import RedisError
 
+from penstock.clock import clock
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport import keys
@@ -131,11 +132,13 @@ class Registry:
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
+        asked_s = time.monotonic()
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
         pipeline.zrange(keys.WORKERS, 0, -1)
         pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
         (seconds, microseconds), worker_ids, models = await pipeline.execute()
+        clock.hear((seconds, microseconds), asked_s)
         queues = [queue.decode() for queue, _ in models]
         pipeline = self._redis.pipeline(transaction=False)
         for worker_id in worker_ids:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from penstock.clock import clock
 from penstock.transport import keys
 from penstock.transport.connection import patiently
 
@@ -45,7 +46,7 @@ _encoder = msgspec.json.Encoder()
 
 def now() -> str:
     """Return the time as a row tells it."""
-    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    seconds, milliseconds = divmod(clock.now_ms(), 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
 
 
