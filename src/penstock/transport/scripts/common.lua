@@ -172,7 +172,7 @@ end
 local function finishes_per_ms()
   local f = redis.call('HMGET', counters, 'rate', 'rate_at', 'rate_from')
   if not f[1] then return 0, now end
-  local decayed = tonumber(f[1]) * math.exp((tonumber(f[2]) - now) / RATE_WINDOW_MS)
+  local decayed = tonumber(f[1]) * math.exp(math.min(tonumber(f[2]) - now, 0) / RATE_WINDOW_MS)
   return decayed, tonumber(f[3])
 end
 

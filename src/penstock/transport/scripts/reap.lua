@@ -4,9 +4,10 @@ local most_lost, pause_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber
 local BLIND_MS = 2000
 local requeued, poisoned, expired, rung = 0, 0, 0, 0
 local last = number_at('reaped')
+local set_back = now < last
 
 -- Every API and worker process reaps; together they need not do so more often than one would.
-if last > 0 and now - last < pause_ms then return { 0, 0, 0, 0 } end
+if last > 0 and not set_back and now - last < pause_ms then return { 0, 0, 0, 0 } end
 go_on_when_full()
 
 local function reap_lease(id)
@@ -40,6 +41,15 @@ local function reap_leases()
   return blind
 end
 
+-- Somebody has set Redis's clock back, or a replica whose clock is behind has taken over: leases
+-- given before that would live on by as much, and with them the jobs of workers that are dead.
+local function shorten_leases()
+  local until_ms = now + lease_ms
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. until_ms, '+inf')) do
+    redis.call('ZADD', leases, until_ms, id)
+  end
+end
+
 local function reap_deadlines()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, most)) do
     local job = read(id)
@@ -61,6 +71,7 @@ local function mend_bells()
   mute(most)
 end
 
+if set_back then shorten_leases() end
 local blind = reap_leases()
 reap_deadlines()
 mend_bells()
