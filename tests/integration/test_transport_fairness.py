@@ -1,0 +1,134 @@
+"""Whose turn it is: priorities, then tenants by what they have had."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.fixtures.jobs import QUEUE, make_job
+from tests.fixtures.queues import claim_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+    import redis.asyncio
+
+    from penstock.transport.queue import JobQueue, WorkerQueue
+
+
+MANY = 2_000
+"""The same held with 10,000, which take 10 s to submit."""
+
+
+async def submit(jobs: JobQueue, *specs: tuple[str, dict[str, Any]]) -> None:
+    for job_id, fields in specs:
+        await jobs.submit(make_job(id=job_id, **fields))
+
+
+async def test_lower_priority_numbers_first(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for priority in (5, 9, 0, 3, 5):
+        await jobs.submit(make_job(priority=priority))
+    claimed = []
+    while claim := worker.claim(QUEUE):
+        claimed.append(claim.job.priority)
+    assert claimed == [0, 3, 5, 5, 9]
+
+
+async def test_tenants_take_turns_and_keep_their_order(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(6):
+        await submit(jobs, (f"flood-{number}", {"tenant": "flood", "cost_tokens": 10}))
+    for number in range(2):
+        await submit(jobs, (f"small-{number}", {"tenant": "small", "cost_tokens": 10}))
+    assert claim_ids(worker) == [
+        "flood-0", "small-0", "flood-1", "small-1", "flood-2", "flood-3", "flood-4", "flood-5",
+    ]  # fmt: skip
+
+
+async def test_turns_weigh_the_cost(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(3):
+        await submit(jobs, (f"big-{number}", {"tenant": "big", "cost_tokens": 300}))
+    for number in range(9):
+        await submit(jobs, (f"small-{number}", {"tenant": "small", "cost_tokens": 100}))
+    first = claim_ids(worker)[:8]
+    assert sum(name.startswith("big") for name in first) == 2
+
+
+async def test_a_tenant_that_comes_back_has_no_credit_for_its_absence(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(20):
+        await submit(jobs, (f"busy-{number}", {"tenant": "busy", "cost_tokens": 10}))
+    for _ in range(10):
+        worker.claim(QUEUE)
+    for number in range(5):
+        await submit(jobs, (f"late-{number}", {"tenant": "late", "cost_tokens": 10}))
+    order = [name.split("-")[0] for name in claim_ids(worker)[:8]]
+    assert order.count("late") == order.count("busy")
+
+
+async def test_a_tenant_does_not_shed_what_it_has_had_by_leaving(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(4):
+        await submit(jobs, (f"steady-{number}", {"tenant": "steady", "cost_tokens": 10}))
+    await submit(jobs, ("huge", {"tenant": "again", "cost_tokens": 25}))
+    order = []
+    for number in range(4):
+        claim = worker.claim(QUEUE)
+        assert claim
+        order.append(claim.job.tenant)
+        if claim.job.tenant == "again":  # its line is empty now, and it comes back at once
+            await submit(jobs, (f"more-{number}", {"tenant": "again", "cost_tokens": 25}))
+    assert order == ["again", "steady", "steady", "steady"]
+    claim_ids(worker)
+
+
+async def test_a_released_job_is_its_tenants_next(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(3):
+        await submit(jobs, (f"a-{number}", {"tenant": "a", "cost_tokens": 10}))
+    await submit(jobs, ("b-0", {"tenant": "b", "cost_tokens": 10}))
+    first, second = worker.claim(QUEUE), worker.claim(QUEUE)
+    assert first
+    assert second
+    assert (first.job.id, second.job.id) == ("a-0", "b-0")
+    assert worker.release(QUEUE, "a-0", first.epoch)
+    assert claim_ids(worker) == ["a-0", "a-1", "a-2"]
+
+
+async def test_a_lost_turn_is_given_back(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    await submit(jobs, ("a-0", {"tenant": "a", "cost_tokens": 100}))
+    for number in range(2):
+        await submit(jobs, (f"b-{number}", {"tenant": "b", "cost_tokens": 10}))
+    first, second = worker.claim(QUEUE), worker.claim(QUEUE)
+    assert first
+    assert second
+    assert (first.job.id, second.job.id) == ("a-0", "b-0")
+    assert worker.release(QUEUE, "a-0", first.epoch)
+    assert claim_ids(worker) == ["a-0", "b-1"]
+
+
+async def test_thousands_of_jobs_of_one_tenant_delay_anothers_by_one_turn(
+    jobs_with: Callable[..., JobQueue], worker: WorkerQueue
+) -> None:
+    jobs = jobs_with(max_waiting_jobs=20_000, max_waiting_tokens=100_000_000)
+    for start in range(0, MANY, 100):
+        flood = (make_job(tenant="flood", cost_tokens=500) for _ in range(start, start + 100))
+        await asyncio.gather(*(jobs.submit(job) for job in flood))
+    for _ in range(16):  # all slots of a worker
+        worker.claim(QUEUE)
+    modest = make_job(tenant="modest", cost_tokens=500)
+    await jobs.submit(modest)
+    assert (await jobs.depth(QUEUE)).waiting_jobs == MANY - 16 + 1
+    turns = [worker.claim(QUEUE) for _ in range(2)]
+    assert modest in [claim.job for claim in turns if claim]
