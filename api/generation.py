@@ -33,6 +33,7 @@ from penstock.errors import (
     QueueFull,
     StoreUnavailable,
     UnknownJob,
+    UnsupportedFeature,
     from_code,
 )
 
@@ -50,6 +51,7 @@ UNBOUNDED_ANSWER_TOKENS: Final = 512
 FASTCHAT: Final = "fastchat"
 """The backend of a model that FastChat's own workers serve: its jobs are calls, not queued."""
 JOBS_HEADER: Final = "x-penstock-jobs"
+CAPABILITY: Final = "generate"
 MERGED_EVENTS: Final = 64
 """Events of several jobs that may wait for their one client."""
 
@@ -107,7 +109,14 @@ class Generation:
         `prompt_param` is the field that an error of the prompt is blamed on. With `resumption`,
         jobs that an earlier request of the same key has made are taken up again. The jobs of a
         `detached` generation are not cancelled when it is left.
+
+        :raises UnsupportedFeature: text is asked of a model that generates none.
+        :raises RateLimited, StoreUnavailable: see `Ledger.opened`.
         """
+        if CAPABILITY not in card.capabilities and not all(work.embed for work in works):
+            raise UnsupportedFeature(
+                f"{card.name} generates no text; it is for {_purpose(card)}", param="model"
+            )
         now_ms = await services.queue.now_ms()
         deadline_s = record.deadline_s or services.settings.deadline_s
         jobs = [
@@ -320,6 +329,10 @@ class Generation:
             return self._services.peers.follow(job, tick_s)
         after = -1 if self.from_start else self.after
         return self._services.replies.follow(job.queue, job.id, after=after, tick_s=tick_s)
+
+
+def _purpose(card: ModelCard) -> str:
+    return "embeddings" if "embed" in card.capabilities else "scores and rankings"
 
 
 def cost_tokens(work: Generate, context_length: int) -> int:

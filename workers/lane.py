@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from penstock.contract.events import Event
-    from penstock.contract.job import ChatPrompt, Prompt
+    from penstock.contract.job import ChatPrompt, PairPrompt, Prompt
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
     from penstock.engine.constraint import Constraint
@@ -57,6 +57,10 @@ class Tokenizer(Protocol):
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, chats rendered."""
+        ...
+
+    def encode_pair(self, prompt: PairPrompt) -> tuple[list[int], list[int]]:
+        """Token ids of two texts, and of which of them each is."""
         ...
 
     def render(self, prompt: ChatPrompt) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from celery.utils.log import get_logger
 
 from penstock.contract.events import Failed, Tokens
-from penstock.contract.job import ChatPrompt, TextPrompt
+from penstock.contract.job import ChatPrompt, PairPrompt, TextPrompt
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
 from penstock.models.dialect import Reasoning
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from penstock.transport.queue import Claim, WorkerQueue
     from workers.held import HeldJobs
-    from workers.lane import Lane
+    from workers.lane import Lane, Tokenizer
 
 logger = get_logger(__name__)
 
@@ -135,7 +135,7 @@ class Preparer(threading.Thread):
         """Make the engine's request, with the tokens that an earlier attempt left."""
         job, work = held.claim.job, held.claim.job.work
         with held.lane.encoding:
-            prompt_token_ids = held.lane.tokenizer.encode(work.prompt)
+            prompt_token_ids, token_types = _encoded(work.prompt, held.lane.tokenizer)
             echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
             reasoning = held.lane.tokenizer.reasoning(work.prompt, prompt_token_ids)
             constraint = _constraint(work.sampling, held.lane, reasoning)
@@ -151,6 +151,7 @@ class Preparer(threading.Thread):
             joins_prompt=work.echo or _joins(work.prompt),
             constraint=constraint,
             embeds=work.embed,
+            token_types=token_types,
             scores_prompt=work.echo and work.sampling.logprobs is not None,
         )
 
@@ -195,6 +196,13 @@ def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constra
     except BadRequest as error:
         error.param = "structure"
         raise
+
+
+def _encoded(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return a prompt's token ids and, of a pair, which text each is of."""
+    if isinstance(prompt, PairPrompt):
+        return tokenizer.encode_pair(prompt)
+    return tokenizer.encode(prompt), []
 
 
 def _joins(prompt: Prompt) -> bool:

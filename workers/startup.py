@@ -12,10 +12,12 @@ from celery.utils.log import get_logger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.errors import StartupError, StoreUnavailable
-from penstock.models import loader, spec
+from penstock.models import encoders, loader, spec
+from penstock.models.encoders import LoadedEncoder
 from penstock.transport import sentinel
 from penstock.transport.connection import connect, patiently
 from workers.lane import Lane, Sink
@@ -76,11 +78,12 @@ def _await_redis(store: redis.Redis, settings: Settings) -> None:
             raise StartupError(f"PENSTOCK_REDIS_URL, {where}: {given_up}") from given_up
 
 
-def _load(one: ModelSpec, settings: Settings) -> LoadedModel:
+def _load(one: ModelSpec, settings: Settings) -> LoadedModel | LoadedEncoder:
     started_s = time.monotonic()
     try:
         with _shown_progress(one.queue) as progress:
-            loaded = loader.load(one, settings, slots=None, progress=progress)
+            load = loader.load if one.task == "generate" else encoders.load
+            loaded = load(one, settings, slots=None, progress=progress)
     except StartupError:
         raise
     except Exception as error:
@@ -99,7 +102,8 @@ def describe(card: ModelCard, load_s: float) -> str:
         f"Loaded {card.queue}: {_short(card.parameters)} parameters, "
         f"{card.weights_bytes / 2**20:,.1f} MiB, {card.format} ({card.backend}), "
         f"device {card.device}, context {card.context_length}, {card.slots} slots, "
-        f"KV cache of {card.kv_cache_tokens} tokens, in {load_s:.1f} s"
+        + (f"KV cache of {card.kv_cache_tokens} tokens, " if card.kv_cache_tokens else "")
+        + f"in {load_s:.1f} s"
     )
 
 
@@ -110,8 +114,15 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _open_lane(loaded: LoadedModel, settings: Settings, publish: Callable[..., None]) -> Lane:
+def _open_lane(
+    loaded: LoadedModel | LoadedEncoder, settings: Settings, publish: Callable[..., None]
+) -> Lane:
     card, sink = loaded.card, Sink(publish)
+    if isinstance(loaded, LoadedEncoder):
+        engine = EncoderEngine(
+            loaded.encoder, slots=card.slots, batch_tokens=loaded.batch_tokens, sink=sink
+        )
+        return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
     options = EngineOptions(
         slots=card.slots,
         num_blocks=card.kv_cache_tokens // loaded.model.kv_layout.block_size,

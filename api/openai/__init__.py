@@ -3,8 +3,18 @@
 from fastapi import APIRouter, Depends
 
 from api.dependencies import authenticated
-from api.openai import batches, chat, completions, embeddings, files, models, responses, tokens
+from api.openai import (
+    batches,
+    chat,
+    completions,
+    embeddings,
+    files,
+    models,
+    rerank,
+    responses,
+    tokens,
+)
 
 router = APIRouter(dependencies=[Depends(authenticated)], tags=["openai"])
-for part in (models, chat, completions, embeddings, responses, tokens, files, batches):
+for part in (models, chat, completions, embeddings, rerank, responses, tokens, files, batches):
     router.include_router(part.router)

@@ -10,17 +10,26 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
-from api.embedding import as_base64, embed
+from api.embedding import Wish, as_base64, embed
 from api.errors import json_response
 from api.json_body import read_json
 from api.middleware import record_of
 from api.openai.documentation import documented
-from api.openai.schema import Fields, Prompts
+from api.openai.schema import Fields, Prompts, Truncate
+from penstock.contract.job import WHOLE
 from penstock.errors import InvalidParameter
 
 router = APIRouter()
 
 MAX_INPUTS = 2048
+PROMPTS_OF = {
+    "query": ("query", "search_query"),
+    "search_query": ("query", "search_query"),
+    "document": ("document", "passage", "search_document"),
+    "passage": ("passage", "document", "search_document"),
+    "search_document": ("document", "passage", "search_document"),
+}
+"""What other APIs call `input_type`, and the prompts of models that mean it."""
 
 
 class EmbeddingRequest(Fields):
@@ -32,10 +41,15 @@ class EmbeddingRequest(Fields):
     dimensions: int | None = Field(default=None, ge=1)
     user: str | None = None
 
+    truncate_prompt_tokens: Truncate | None = None
+    prompt_name: str | None = None
+    input_type: str | None = None
+    normalize: bool | None = None
+
 
 @router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest))
 async def embeddings(request: Request) -> Response:
-    """Return a vector for each text: the mean of the model's last hidden states."""
+    """Return a vector for each text."""
     services = services_of(request)
     asked = await read_json(request, EmbeddingRequest, services.settings.max_body_bytes)
     if len(asked.input) > MAX_INPUTS:
@@ -43,7 +57,16 @@ async def embeddings(request: Request) -> Response:
     if "" in asked.input:
         raise InvalidParameter("input: a text must not be empty", param="input")
     card = pick(request, asked.model)
-    work = embed(services, record_of(request), card, asked.input, dimensions=asked.dimensions)
+    prompts = card.embedding.prompts if card.embedding else {}
+    wish = Wish(
+        dimensions=asked.dimensions,
+        truncate=asked.truncate_prompt_tokens or WHOLE,
+        prompt_name=_prompt_name(asked, tuple(prompts)),
+        normalized=asked.normalize,
+    )
+    if wish.prompt_name and not all(isinstance(one, str) for one in asked.input):
+        raise InvalidParameter("prompt_name: token ids take no prompt", param="prompt_name")
+    work = embed(services, record_of(request), card, asked.input, wish)
     embedded = await until_disconnect(request.receive, work)
     encode = as_base64 if asked.encoding_format == "base64" else list[float]
     data = [
@@ -52,3 +75,18 @@ async def embeddings(request: Request) -> Response:
     ]
     usage = {"prompt_tokens": embedded.prompt_tokens, "total_tokens": embedded.prompt_tokens}
     return json_response({"object": "list", "data": data, "model": asked.model, "usage": usage})
+
+
+def _prompt_name(asked: EmbeddingRequest, known: tuple[str, ...]) -> str | None:
+    """Return the prompt that a request names, or that its `input_type` stands for here.
+
+    :raises InvalidParameter: an `input_type` of no API.
+    """
+    if asked.prompt_name is not None or asked.input_type is None:
+        return asked.prompt_name
+    if asked.input_type in known:
+        return asked.input_type
+    if asked.input_type not in PROMPTS_OF:
+        names = ", ".join(PROMPTS_OF)
+        raise InvalidParameter(f"input_type: must be one of {names}", param="input_type")
+    return next((name for name in PROMPTS_OF[asked.input_type] if name in known), None)

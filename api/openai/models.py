@@ -54,7 +54,8 @@ async def retrieve_model(request: Request, name: str) -> Response:
 
 
 def model_object(name: str, card: ModelCard) -> dict[str, Any]:
-    """Return OpenAI's `model`, with vLLM's extensions."""
+    """Return OpenAI's `model`, with vLLM's extensions and what the model is for."""
+    embedding = card.embedding
     return {
         "id": name,
         "object": "model",
@@ -63,4 +64,6 @@ def model_object(name: str, card: ModelCard) -> dict[str, Any]:
         "root": card.name,
         "parent": None,
         "max_model_len": card.context_length,
+        "capabilities": list(card.capabilities),
+        **({"embedding_dimensions": embedding.dimensions} if embedding else {}),
     }

@@ -70,6 +70,8 @@ LogitBias = Annotated[
     BeforeValidator(_token_biases),
     Field(max_length=MAX_LOGIT_BIAS),
 ]
+Truncate = Annotated[int, Field(ge=-1, lt=INT64)]
+"""Tokens that are kept of a prompt; -1: as many as the model reads, 0: all or an error."""
 
 
 class Fields(BaseModel):

@@ -16,7 +16,7 @@ from workers.lane import Lane, Sink
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from penstock.contract.job import ChatPrompt
+    from penstock.contract.job import ChatPrompt, PairPrompt
     from penstock.contract.structure import Structure
     from penstock.engine.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
@@ -70,6 +70,10 @@ class FakeTokenizer:
         if prompt.text == "refused":
             raise InvalidParameter("no such role")
         return [ord(character) for character in prompt.text]
+
+    def encode_pair(self, prompt: PairPrompt) -> tuple[list[int], list[int]]:
+        first, second = map(len, (prompt.first, prompt.second))
+        return [ord(c) for c in prompt.first + prompt.second], [0] * first + [1] * second
 
     def render(self, prompt: ChatPrompt) -> str:
         return str(prompt.messages)

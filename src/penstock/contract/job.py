@@ -8,22 +8,38 @@ import msgspec
 
 from penstock.contract.structure import Structure
 
+WHOLE = 0
+"""`truncate` of a prompt that must not be cut."""
+TO_CONTEXT = -1
+"""`truncate` of a prompt that is cut to the model's context."""
 
-class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
+
+class TextPrompt(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     """Text that is tokenised as it stands.
 
     `add_special_tokens` lets the tokenizer add its own (BOS); it is off for prompts that a
-    chat template has rendered already.
+    chat template has rendered already. `truncate` is how many tokens are kept, or `WHOLE`, or
+    `TO_CONTEXT`.
     """
 
     text: str
     add_special_tokens: bool = True
+    truncate: int = WHOLE
 
 
-class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
-    """Token ids as the client sent them."""
+class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
+    """Token ids as the client sent them; `truncate` as `TextPrompt`'s."""
 
     token_ids: tuple[int, ...]
+    truncate: int = WHOLE
+
+
+class PairPrompt(msgspec.Struct, frozen=True, tag="pair", omit_defaults=True):
+    """Two texts that a cross-encoder reads together; `truncate` as `TextPrompt`'s."""
+
+    first: str
+    second: str
+    truncate: int = WHOLE
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
@@ -39,7 +55,7 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     template_kwargs: dict[str, Any] = {}
 
 
-Prompt = TextPrompt | TokenPrompt | ChatPrompt
+Prompt = TextPrompt | TokenPrompt | ChatPrompt | PairPrompt
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -75,7 +91,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     `fit_context` shortens `max_tokens` to what the context has room for, where a client means
     "as many as you can"; without it, such a job fails with `ContextOverflow`. `embed` asks for the
-    prompt's embedding, the mean of its last hidden states, with `max_tokens` 0.
+    prompt's embedding, with `max_tokens` 0; of a pair, for its scores.
     """
 
     prompt: Prompt

@@ -7,15 +7,33 @@ from typing import Any
 import msgspec
 
 
+class EmbeddingCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the vectors of an embedding model are.
+
+    `matryoshka` are the lengths that they may be cut to; `any_length` allows for all. `normalized`
+    ones have unit length, and have it again when cut. `prompts` go before a text by their name,
+    that of `default_prompt` unasked. A model without files that say so has none of them.
+    """
+
+    dimensions: int
+    normalized: bool = True
+    any_length: bool = False
+    matryoshka: tuple[int, ...] = ()
+    prompts: dict[str, str] = {}
+    default_prompt: str = ""
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """What the API must know of a served model without loading it.
 
     `name` is the public name (`bigdl-7b`), `queue` is `<name>-<device>`. `format` is how the
-    weights are held (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous` or `grouped`
-    (architectures without Transformers' attention interface). `generation_defaults` are the
+    weights are held (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous`, `grouped`
+    (architectures without Transformers' attention interface) or `padded` (encoders). `generation_defaults` are the
     model's own sampling defaults, in OpenAI's names. `tool_parser` is how the model writes tool
     calls (`hermes`, `llama3_json`, `mistral`; empty: its template knows none). `reasoning` are the
-    two markers around its reasoning, if it has such.
+    two markers around its reasoning, if it has such. `capabilities` are of `generate`,
+    `structure`, `embed`, `score` (pairs of texts) and `fim`; `embedding` is there where the model
+    is made for it.
     """
 
     name: str
@@ -40,6 +58,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     created_s: int = 0
+    embedding: EmbeddingCard | None = None
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):

@@ -23,8 +23,10 @@ class Pooled:
         self.count += states.shape[0]
 
     def embedding(self) -> str:
-        """Return their mean: base64 of float32, little-endian; empty where there are none."""
-        if self._sum is None:
-            return ""
-        mean = (self._sum / self.count).numpy().astype("<f4")
-        return base64.b64encode(mean.tobytes()).decode()
+        """Return their mean as `encoded`; empty where there are none."""
+        return "" if self._sum is None else encoded(self._sum / self.count)
+
+
+def encoded(vector: torch.Tensor) -> str:
+    """Return a vector as events carry it: base64 of float32, little-endian."""
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()

@@ -33,6 +33,7 @@ class SequenceRequest:
     its leading space); off, it is a text of its own. `priority` is 0 (first) to 9 (last).
     `constraint` is fresh, and this sequence's own. `scores_prompt` computes the log probabilities
     of the prompt's tokens as well, `sampling.logprobs` alternatives each; `embeds` its embedding.
+    `token_types` tell an encoder which of two texts a token is of; empty where there is one.
     """
 
     job_id: str
@@ -45,6 +46,7 @@ class SequenceRequest:
     constraint: Constraint | None = None
     scores_prompt: bool = False
     embeds: bool = False
+    token_types: collections.abc.Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,21 +28,22 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-def check_folder(spec: ModelSpec) -> None:
-    """Look at the files before anything is loaded.
+def check_folder(spec: ModelSpec, folder: Path | None = None) -> None:
+    """Look at the files before anything is loaded; `folder` is where they are, if not the spec's.
 
     :raises ModelNotLoadable: no configuration, no weights, or weights that are pickles.
     """
-    if not read_config(spec.path):
-        raise ModelNotLoadable(f"{spec.path}: no readable config.json: not a Transformers model")
-    if any(spec.path.glob("*.safetensors")) or spec.low_bit_folder:
+    path = folder or spec.path
+    if not read_config(path):
+        raise ModelNotLoadable(f"{path}: no readable config.json: not a Transformers model")
+    if any(path.glob("*.safetensors")) or spec.low_bit_folder:
         return
-    if any(spec.path.glob("*.bin")) or any(spec.path.glob("*.pt")):
+    if any(path.glob("*.bin")) or any(path.glob("*.pt")):
         raise ModelNotLoadable(
-            f"{spec.path}: the weights are pickle files, which can run code as they load; "
+            f"{path}: the weights are pickle files, which can run code as they load; "
             f"convert them to safetensors (save_pretrained in Transformers writes them)"
         )
-    raise ModelNotLoadable(f"{spec.path}: there are no weights (*.safetensors)")
+    raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
 
 
 def load_config(spec: ModelSpec) -> Any:

@@ -55,7 +55,7 @@ def check_device(spec: ModelSpec) -> None:
 def load(
     spec: ModelSpec, settings: Settings, *, slots: int | None, progress: Progress
 ) -> LoadedModel:
-    """Load a model and allocate its KV cache.
+    """Load a model that generates text and allocate its KV cache.
 
     `slots` is the command line's wish; the setting and the model's entry go before it, 16 is the
     default. The KV cache holds what the slots can fill at full context, within its budget.

@@ -14,6 +14,8 @@ chat_template = "templates/vicuna.jinja"   # a file beside this one, or the temp
 tool_parser = "hermes"             # llama3_json, mistral; by default what the template shows
 generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
+task = "embed"                     # generate, embed, score; by default what the files show
+matryoshka = [64, 128, 256]        # an embedding may be cut to these; true: to any
 ```
 """
 
@@ -59,6 +61,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_template: str | None = None
     tool_parser: Literal["hermes", "llama3_json", "mistral", ""] | None = None
     generation_defaults: dict[str, Any] = {}
+    task: Literal["generate", "embed", "score"] | None = None
+    matryoshka: tuple[int, ...] | bool | None = None
     trust_remote_code: bool | None = None
     where: str = ""
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 Device = Literal["cpu", "xpu", "cuda"]
+Task = Literal["generate", "embed", "score"]
+
+MODULES_FILE = "modules.json"
+"""sentence-transformers' list of a model's parts."""
 
 DEMO_NAME = "demo"
 BIGDL_PREFIX = "bigdl-"
@@ -36,7 +40,8 @@ class ModelSpec:
 
     `format` None means: by rule at loading (the checkpoint's dtype, where the device is fast at
     it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
-    the template's text, in place of the model's own.
+    the template's text, in place of the model's own. `matryoshka` are the lengths that an embedding
+    may be cut to, True for any; None where the model's own files tell.
     """
 
     name: str
@@ -45,6 +50,7 @@ class ModelSpec:
     device_index: int | None
     path: Path
     backend: str
+    task: Task = "generate"
     format: str | None = None
     low_bit_folder: bool = False
     context_length: int | None = None
@@ -54,6 +60,7 @@ class ModelSpec:
     chat_template: str | None = None
     tool_parser: str | None = None
     generation_defaults: dict[str, Any] = field(default_factory=dict[str, Any])
+    matryoshka: tuple[int, ...] | bool | None = None
     trust_remote_code: bool = False
 
 
@@ -81,6 +88,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         device_index=None if index is None else int(index),
         path=path,
         backend=backend,
+        task=entry.task or task_of(path),
         format=_format_of(backend, low_bit, entry),
         low_bit_folder=low_bit is not None,
         context_length=entry.context_length,
@@ -90,6 +98,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         chat_template=entry.chat_template,
         tool_parser=entry.tool_parser,
         generation_defaults=entry.generation_defaults,
+        matryoshka=entry.matryoshka,
         trust_remote_code=(
             settings.trust_remote_code
             if entry.trust_remote_code is None
@@ -119,6 +128,24 @@ def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
         except ModelNotFound:
             continue
     return found
+
+
+def task_of(path: Path) -> Task:
+    """What a model's folder is for, by its files.
+
+    One of sentence-transformers embeds; so does a bare encoder, as pre-training leaves it.
+    """
+    config = read_config(path)
+    architecture = next(iter(config.get("architectures") or []), "")
+    if architecture.endswith("ForSequenceClassification"):
+        return "score"
+    if (path / MODULES_FILE).is_file():
+        return "embed"
+    bare = architecture.endswith(("ForMaskedLM", "ForPreTraining", "EncoderModel")) or (
+        architecture.endswith("Model") and not architecture.endswith(("HeadModel", "HeadsModel"))
+    )
+    generates = "AutoModelForCausalLM" in (config.get("auto_map") or {}) or _is_chatglm(config)
+    return "embed" if bare and not generates else "generate"
 
 
 def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:

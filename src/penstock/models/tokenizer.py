@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Final, assert_never, cast
 
-from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
+from penstock.contract.job import TO_CONTEXT, WHOLE, ChatPrompt, PairPrompt, TextPrompt, TokenPrompt
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
 from penstock.models import checkpoint, conversations, dialect, messages
 from penstock.models.dialect import Dialect, Reasoning
@@ -15,6 +15,7 @@ from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from penstock.contract.job import Prompt
     from penstock.contract.structure import Structure
@@ -54,8 +55,12 @@ class Tokenizer:
         chat_template: str | None = None,
         tool_parser: str | None = None,
         named: Template | None = None,
+        context_length: int | None = None,
+        lower_case: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._lower_case = lower_case
         self._grammars: GrammarCompiler | None = None
         self._template: str | None = chat_template or _own_template(tokenizer)
         self.stop_strings: tuple[str, ...] = ()
@@ -74,16 +79,33 @@ class Tokenizer:
         :raises InvalidParameter: an id outside the vocabulary, or what `render` raises.
         """
         match prompt:
-            case TokenPrompt(token_ids):
-                return self._checked(token_ids)
-            case TextPrompt(text, add_special_tokens):
-                return self._encode(text, special=add_special_tokens)
+            case TokenPrompt(token_ids, truncate):
+                return self._checked(token_ids)[: self._bound(truncate)]
+            case TextPrompt(text, add_special_tokens, truncate):
+                return self._encode(text, special=add_special_tokens, truncate=truncate)
+            case PairPrompt():
+                return self.encode_pair(prompt)[0]
             case ChatPrompt():
                 text = self.render(prompt)
                 # A template writes BOS itself, where the model wants one.
                 return self._encode(text, special=False)
             case _:
                 assert_never(prompt)
+
+    def encode_pair(self, prompt: PairPrompt) -> tuple[list[int], list[int]]:
+        """Token ids of two texts, and of which of them each is: 0 or 1.
+
+        :raises InvalidParameter: they are no text.
+        """
+        bound = self._bound(prompt.truncate)
+        texts = (self._cased(prompt.first), self._cased(prompt.second))
+        try:
+            found = self._tokenizer(
+                *texts, truncation=bound is not None, max_length=bound, return_token_type_ids=True
+            )
+        except (UnicodeError, TypeError) as error:
+            raise _untokenisable(error) from error
+        return list(found["input_ids"]), list(found["token_type_ids"])
 
     def render(self, prompt: ChatPrompt) -> str:
         """The text that the model sees for a chat.
@@ -176,15 +198,29 @@ class Tokenizer:
         shown = [token for token, text in special.items() if text in self.dialect.markers]
         return frozenset(special).difference(shown) if shown else None
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
+    def _encode(self, text: str, *, special: bool, truncate: int = WHOLE) -> list[int]:
+        bound = self._bound(truncate)
+        cut = {} if bound is None else {"truncation": True, "max_length": bound}
         try:
             return [
-                int(token) for token in self._tokenizer.encode(text, add_special_tokens=special)
+                int(token)
+                for token in self._tokenizer.encode(
+                    self._cased(text), add_special_tokens=special, **cut
+                )
             ]
         except (UnicodeError, TypeError) as error:  # lone surrogates
-            raise InvalidParameter(
-                f"the text cannot be tokenised: {checkpoint.first_line(error)}", param="prompt"
-            ) from error
+            raise _untokenisable(error) from error
+
+    def _bound(self, truncate: int) -> int | None:
+        """How many tokens are kept of a prompt; None for all."""
+        if truncate == WHOLE:
+            return None
+        if truncate == TO_CONTEXT:
+            return self._context_length
+        return min(truncate, self._context_length or truncate)
+
+    def _cased(self, text: str) -> str:
+        return text.lower() if self._lower_case else text
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
         for token in token_ids:
@@ -224,23 +260,38 @@ _RESERVED = frozenset(
 _FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "merges.txt")
 
 
-def load(spec: ModelSpec, vocab_size: int) -> Tokenizer:
-    """The tokenizer in a model's folder.
+def _untokenisable(error: Exception) -> InvalidParameter:
+    reason = checkpoint.first_line(error)
+    return InvalidParameter(f"the text cannot be tokenised: {reason}", param="prompt")
+
+
+def load(
+    spec: ModelSpec,
+    vocab_size: int,
+    *,
+    folder: Path | None = None,
+    context_length: int | None = None,
+    lower_case: bool = False,
+) -> Tokenizer:
+    """The tokenizer in a model's folder, or in `folder` if it is not there.
+
+    `context_length` bounds prompts that may be cut; `lower_case` is sentence-transformers' wish.
 
     :raises ModelNotLoadable: there is none, or it needs code of its own that is not allowed.
     """
-    if not spec.trust_remote_code and not any(any(spec.path.glob(name)) for name in _FILES):
+    path = folder or spec.path
+    if not spec.trust_remote_code and not any(any(path.glob(name)) for name in _FILES):
         # Transformers would make an empty one.
-        raise ModelNotLoadable(f"{spec.path}: there is no tokenizer (tokenizer.json or the like)")
+        raise ModelNotLoadable(f"{path}: there is no tokenizer (tokenizer.json or the like)")
     library = transformers()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tokenizer = library.AutoTokenizer.from_pretrained(
-                spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
+                path, local_files_only=True, trust_remote_code=spec.trust_remote_code
             )
     except Exception as error:
-        raise ModelNotLoadable(f"{spec.path}: tokenizer: {checkpoint.first_line(error)}") from error
+        raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
     return Tokenizer(
         tokenizer,
         vocab_size=vocab_size,
@@ -248,6 +299,8 @@ def load(spec: ModelSpec, vocab_size: int) -> Tokenizer:
         chat_template=spec.chat_template,
         tool_parser=spec.tool_parser,
         named=conversations.by_model(spec.path.name),
+        context_length=context_length,
+        lower_case=lower_case,
     )
 
 

@@ -128,7 +128,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     :raises ModelNotLoadable: with one line that says why.
     """
     config = checkpoint.load_config(spec)
-    dtype = _dtype(spec, config)
+    dtype = choose_dtype(spec, config)
     progress(0.05, f"reading {spec.path} as {NAMES[dtype]}")
     module = checkpoint.load_module(spec, config, dtype)
     return assemble(
@@ -231,7 +231,7 @@ def _supports_interface(module: Any) -> bool:
     return bool(supports()) and checkpoint.takes(module, "logits_to_keep", "position_ids")
 
 
-def _dtype(spec: ModelSpec, config: Any) -> torch.dtype:
+def choose_dtype(spec: ModelSpec, config: Any) -> torch.dtype:
     """What to compute in: the spec's, or the checkpoint's where the device is fast at it.
 
     CPUs without AMX multiply fp32 faster than bf16; half-precision checkpoints are widened there

@@ -1,0 +1,215 @@
+"""The engine of encoders: whole texts in padded batches, the oldest first."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from penstock.contract.events import Event, Failed, Finished, FinishReason, Usage
+from penstock.engine.encoder import Encoder, EncoderInput
+from penstock.engine.meter import Meter
+from penstock.engine.pooling import encoded
+from penstock.engine.readout import flags
+from penstock.engine.runner import Runner
+from penstock.errors import (
+    ContextOverflow,
+    EngineFailed,
+    InvalidParameter,
+    PenstockError,
+    UnsupportedFeature,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from penstock.contract.worker import WorkerLoad
+    from penstock.engine.sequence import SequenceRequest
+
+logger = logging.getLogger(__name__)
+
+_MOST_FAILURES: Final = 3
+"""Failing batches in a row after which the engine stops: the model or its device is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    job_ids: frozenset[str]
+
+
+class EncoderEngine:
+    """Batches texts for one encoder; to a worker it is what `Engine` is.
+
+    A batch is the oldest text and those of like length that wait with it, up to `batch_tokens`
+    with their padding. The thread that `start` begins alone touches the model; `sink` is called
+    in it, once a batch.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        slots: int,
+        batch_tokens: int,
+        sink: Callable[[list[Event]], None],
+    ) -> None:
+        self._encoder = encoder
+        self._slots = slots
+        self._batch_tokens = batch_tokens
+        self._sink = sink
+        self._meter = Meter()
+        self._waiting: dict[str, SequenceRequest] = {}
+        self._computing = 0
+        self._failures = 0
+        self._runner: Runner[SequenceRequest | _Abort] = Runner(self._turn, "penstock-encoder")
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._runner.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the engine's thread after its batch; what waits gets no event.
+
+        :raises TimeoutError: the batch takes longer than `timeout_s`.
+        """
+        self._runner.stop(timeout_s)
+
+    def submit(self, request: SequenceRequest) -> None:
+        """Take a request; what is wrong with it comes as a `Failed` event."""
+        self._runner.post(request)
+
+    def abort(self, job_ids: Iterable[str]) -> None:
+        """Give up these jobs, whether they are here or not; no event tells of it."""
+        self._runner.post(_Abort(frozenset(job_ids)))
+
+    def load(self) -> WorkerLoad:
+        """Return the engine's load."""
+        waiting = len(self._waiting) + self._runner.posted
+        return self._meter.read(running=self._computing, waiting=waiting, kv_use=0.0)
+
+    def last_step_s(self) -> float:
+        """Return the monotonic time at which the last batch, or idle tick, ended."""
+        return self._runner.last_turn_s
+
+    def busy(self) -> bool:
+        """Return whether any text is here, on its way in, or has its vector on its way out."""
+        return bool(self._waiting) or self._runner.busy
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the engine's thread, if it has ended by itself."""
+        return self._runner.failure
+
+    def _turn(self, commands: list[SequenceRequest | _Abort]) -> bool:
+        events: list[Event] = []
+        for command in commands:
+            if isinstance(command, _Abort):
+                for job_id in command.job_ids:
+                    self._waiting.pop(job_id, None)
+            else:
+                events += self._accept(command)
+        if self._waiting:
+            events += self._run(self._batch())
+        if events:
+            self._sink(events)
+        return bool(self._waiting)
+
+    def _accept(self, request: SequenceRequest) -> list[Event]:
+        try:
+            self._check(request)
+        except PenstockError as error:
+            return [Failed(request.job_id, 0, error.code, error.message, error.param or "")]
+        self._meter.accepted(len(request.prompt_token_ids))
+        self._waiting[request.job_id] = request
+        return []
+
+    def _check(self, request: SequenceRequest) -> None:
+        tokens, most = request.prompt_token_ids, self._encoder.context_length
+        if not request.embeds:
+            raise UnsupportedFeature("this model generates no text", param="model")
+        if not tokens:
+            raise InvalidParameter("the text has no tokens", param="prompt")
+        if min(tokens) < 0 or max(tokens) >= self._encoder.vocab_size:
+            raise InvalidParameter(
+                f"a token id is outside the vocabulary of {self._encoder.vocab_size}",
+                param="prompt",
+            )
+        if len(tokens) > most:
+            raise ContextOverflow(
+                f"the model reads {most} tokens; the text has {len(tokens)} "
+                f"(truncate_prompt_tokens = -1 cuts it)",
+                param="prompt",
+            )
+
+    def _batch(self) -> list[SequenceRequest]:
+        """Return the next batch: the oldest text, and of those that wait the nearest in length."""
+        oldest_first = sorted(self._waiting.values(), key=lambda request: request.priority)
+        window = oldest_first[: self._slots]
+        wanted = len(window[0].prompt_token_ids)
+        window[1:] = sorted(window[1:], key=lambda one: abs(len(one.prompt_token_ids) - wanted))
+        longest, count = wanted, 1
+        while count < len(window):
+            longest = max(longest, len(window[count].prompt_token_ids))
+            if longest * (count + 1) > self._batch_tokens:
+                break
+            count += 1
+        return window[:count]
+
+    def _run(self, batch: list[SequenceRequest]) -> list[Event]:
+        started_s = time.perf_counter()
+        self._computing = len(batch)
+        try:
+            with torch.inference_mode():
+                vectors = self._encoder.encode(
+                    [EncoderInput(one.prompt_token_ids, one.token_types) for one in batch]
+                )
+            finite = flags(torch.isfinite(vectors).all(1))
+        except Exception as error:  # noqa: BLE001 - any error of a backend is the batch's
+            return self._recover(batch, error)
+        finally:
+            self._computing = 0
+        self._failures = 0
+        self._meter.step(
+            generated=0,
+            decoded=0,
+            prefilled=sum(len(one.prompt_token_ids) for one in batch),
+            step_s=time.perf_counter() - started_s,
+        )
+        return [self._tell(*row) for row in zip(batch, vectors, finite, strict=True)]
+
+    def _tell(self, request: SequenceRequest, vector: torch.Tensor, is_finite: bool) -> Event:
+        self._waiting.pop(request.job_id, None)
+        if not is_finite:
+            message = "the model's vector is not of numbers"
+            return Failed(request.job_id, 0, EngineFailed.code, message)
+        self._meter.finished()
+        return Finished(
+            request.job_id,
+            index=0,
+            reason=FinishReason.STOP,
+            usage=Usage(len(request.prompt_token_ids), 0),
+            embedding=encoded(vector),
+        )
+
+    def _recover(self, batch: list[SequenceRequest], error: Exception) -> list[Event]:
+        """Go on after a batch that failed: with smaller ones if memory ran out, else without it.
+
+        :raises EngineFailed: too many batches in a row have failed.
+        """
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) and len(batch) > 1:
+            self._batch_tokens = max(1, self._batch_tokens // 2)
+            logger.warning("out of memory: batches of %d tokens from now on", self._batch_tokens)
+            return []
+        logger.error("a batch of %d texts failed", len(batch), exc_info=error)
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            raise EngineFailed(f"{self._failures} batches in a row have failed") from error
+        message = f"{type(error).__name__}: {error}"
+        events: list[Event] = []
+        for request in batch:
+            del self._waiting[request.job_id]
+            events.append(Failed(request.job_id, 0, EngineFailed.code, message))
+        return events
