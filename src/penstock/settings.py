@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AnyHttpUrl,
@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default=Path("models"))
     models_file: Path = Field(default=Path("models.toml"))
     trust_remote_code: bool = False
+    bigdl_backend: Literal["auto", "bigdl"] = "auto"
+    """What computes with bigdl-llm's `sym_int4` weights on a CPU: "auto" is OpenVINO where it is
+    installed and builds the model, "bigdl" always bigdl-llm's own kernels."""
 
     # Jobs
     lease_ms: int = Field(default=2_000, ge=200)

@@ -24,7 +24,12 @@ TOKENS = list(range(40, 70))
 
 @pytest.fixture
 def settings(models_dir: Path, tmp_path: Path) -> Settings:
-    return Settings(models_dir=models_dir, models_file=tmp_path / "models.toml", threads=1)
+    return Settings(
+        models_dir=models_dir,
+        models_file=tmp_path / "models.toml",
+        threads=1,
+        bigdl_backend="bigdl",  # else OpenVINO would compute with these weights
+    )
 
 
 def load(queue: str, settings: Settings):
@@ -122,7 +127,12 @@ def low_bit_folder(tmp_path, models_dir, settings):
 
 
 def packed_settings(folder: Path) -> Settings:
-    return Settings(models_dir=folder.parent, models_file=folder.parent / "none.toml", threads=1)
+    return Settings(
+        models_dir=folder.parent,
+        models_file=folder.parent / "none.toml",
+        threads=1,
+        bigdl_backend="bigdl",
+    )
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "bin", "shards"])

@@ -327,7 +327,7 @@ def test_a_low_bit_folder_keeps_its_weights_bit_for_bit(
 def test_logits_are_nearer_to_the_weights_than_bigdl_llms_own(low_bit: tuple[Path, Any]) -> None:
     """Both round activations; the reference multiplies by the same weights in fp32."""
     path, module = low_bit
-    ids = tokens(100, 1)
+    ids = tokens(90, 1)  # from 96 on, bigdl-llm multiplies in fp32 on some CPUs
     with torch.inference_mode():
         theirs = module(torch.tensor([ids])).logits[0]
         wanted = dequantised(module)(torch.tensor([ids])).logits[0]

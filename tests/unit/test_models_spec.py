@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from penstock.errors import BadSettings, ModelNotFound
+from penstock.models import suitability
 from penstock.models.spec import discover, resolve
 from penstock.settings import Settings
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(suitability, "is_installed", lambda: True)
     models = tmp_path / "models"
     for name, config in {
         "llama": {"model_type": "llama"},
@@ -49,9 +51,11 @@ def write(settings: Settings, text: str) -> None:
         ("llama-xpu", ("llama", "xpu", None), ("transformers", None)),
         ("llama-xpu.1", ("llama", "xpu", 1), ("transformers", None)),
         ("llama-cuda.12", ("llama", "cuda", 12), ("transformers", None)),
-        ("bigdl-own-cpu", ("bigdl-own", "cpu", None), ("bigdl", "sym_int4")),
-        ("vicuna-BigDL-7b-cpu", ("vicuna-BigDL-7b", "cpu", None), ("bigdl", "sym_int4")),
-        ("bigdl-llama-cpu", ("bigdl-llama", "cpu", None), ("bigdl", "sym_int4")),
+        ("bigdl-own-cpu", ("bigdl-own", "cpu", None), ("openvino", "sym_int4")),
+        ("vicuna-BigDL-7b-cpu", ("vicuna-BigDL-7b", "cpu", None), ("openvino", "sym_int4")),
+        ("bigdl-llama-cpu", ("bigdl-llama", "cpu", None), ("openvino", "sym_int4")),
+        ("bigdl-own-xpu", ("bigdl-own", "xpu", None), ("bigdl", "sym_int4")),
+        ("bigdl-glm-4-cpu", ("bigdl-glm-4", "cpu", None), ("bigdl", "sym_int4")),
         ("chatglm2-6b-cpu", ("chatglm2-6b", "cpu", None), ("bigdl", "sym_int4")),
         ("glm-4-cpu", ("glm-4", "cpu", None), ("transformers", None)),
         ("packed-cpu", ("packed", "cpu", None), ("bigdl", "sym_int8")),
@@ -103,6 +107,38 @@ def test_a_folder_of_its_own_goes_before_the_folder_without_prefix(settings):
     assert resolve("bigdl-llama-cpu", settings).path == own
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "hidden_act": "gelu"},
+        {"model_type": "llama", "partial_rotary_factor": 0.5},
+        {"model_type": "llama", "rope_scaling": {"type": "unheard"}},
+        {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}},
+        {"model_type": "phi"},
+    ],
+)
+def test_what_openvino_cannot_build_stays_with_bigdl(settings, config):
+    (settings.models_dir / "bigdl-own" / "config.json").write_text(json.dumps(config))
+    assert resolve("bigdl-own-cpu", settings).backend == "bigdl"
+
+
+@pytest.mark.parametrize("scaling", [{"rope_scaling": None}, {"rope_scaling": {"type": "linear"}}])
+def test_known_rules_of_rotation_go_to_openvino(settings, scaling):
+    (settings.models_dir / "bigdl-own" / "config.json").write_text(
+        json.dumps({"model_type": "llama", "hidden_act": "silu"} | scaling)
+    )
+    assert resolve("bigdl-own-cpu", settings).backend == "openvino"
+
+
+def test_bigdls_own_kernels_can_be_chosen(settings, monkeypatch):
+    chosen = settings.model_copy(update={"bigdl_backend": "bigdl"})
+    assert resolve("bigdl-own-cpu", chosen).backend == "bigdl"
+    write(settings, "[models.bigdl-own]\nbackend = 'bigdl'")
+    assert resolve("bigdl-own-cpu", settings).backend == "bigdl"
+    monkeypatch.setattr(suitability, "is_installed", lambda: False)
+    assert resolve("bigdl-llama-cpu", settings).backend == "bigdl"
+
+
 def test_the_models_file_overrides_the_rules(settings):
     write(
         settings,
@@ -140,7 +176,7 @@ def test_the_4_bit_twin_inherits_the_entry_but_not_its_names(settings):
         '[models.seven]\npath = "models/llama"\nslots = 2\naliases = ["s"]\nformat = "bf16"',
     )
     twin = resolve("bigdl-seven-cpu", settings)
-    assert (twin.backend, twin.format, twin.slots, twin.aliases) == ("bigdl", "sym_int4", 2, ())
+    assert (twin.backend, twin.format, twin.slots, twin.aliases) == ("openvino", "sym_int4", 2, ())
     assert resolve("seven-cpu", settings).format == "bf16"
 
 

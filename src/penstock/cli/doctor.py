@@ -92,7 +92,10 @@ def _libraries() -> Iterator[Finding]:
         "no 4-bit models by bigdl-llm; pip install 'penstock[worker]' on Linux x86-64",
     )
     yield _library(
-        "openvino", machine.version_of("openvino"), "note", "pip install 'penstock[openvino]'"
+        "openvino",
+        machine.version_of("openvino"),
+        "note",
+        "4-bit models are slower without; pip install 'penstock[openvino]'",
     )
     yield _library("openai", machine.version_of("openai"), "note", "pip install 'penstock[client]'")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from penstock.errors import BadSettings, ModelNotFound
+from penstock.models import suitability
 from penstock.models.models_file import BIGDL_FORMATS, TRANSFORMERS_FORMATS, Entry, read_models_file
 
 if TYPE_CHECKING:
@@ -79,7 +80,14 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     name = match["model"]
     entries = read_models_file(settings.models_file)
     entry, path = _find(name, entries, settings, queue)
-    backend, low_bit = _backend_of(name, path, entry)
+    config = read_config(path)
+    low_bit = _low_bit_of(path, config)
+    backend = _backend_of(name, config, low_bit, entry)
+    held_as = _format_of(backend, low_bit, entry)
+    if backend == "bigdl" and _faster_in_openvino(
+        match["device"], config, low_bit, entry, settings
+    ):
+        backend = "openvino"
     index = match["index"]
     return ModelSpec(
         name=name,
@@ -89,7 +97,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         path=path,
         backend=backend,
         task=entry.task or task_of(path),
-        format=_format_of(backend, low_bit, entry),
+        format=held_as,
         low_bit_folder=low_bit is not None,
         context_length=entry.context_length,
         slots=entry.slots,
@@ -200,28 +208,45 @@ def _demo_path() -> Path | None:
     return path if (path / "config.json").is_file() else None
 
 
-def _backend_of(name: str, path: Path, entry: Entry) -> tuple[str, str | None]:
-    """The backend, and the folder's own low-bit format where `save_low_bit` wrote it.
+def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: Entry) -> str:
+    """What holds the model.
 
     The same rules as bigdl-llm's FastChat adapter: by the model's name, but ChatGLM always in
-    4 bit, and a low-bit folder as such. The models file goes before them.
+    4 bit, and a folder that `save_low_bit` wrote as such. The models file goes before them.
     """
-    config = read_config(path)
-    low_bit = _low_bit_of(path, config)
     if low_bit is not None:
         if entry.backend == "transformers":
             raise BadSettings(
-                f"{entry.where}: backend = 'transformers': "
-                f"{path} was written by bigdl-llm's save_low_bit; 'bigdl' and 'openvino' read it"
+                f"{entry.where}: backend = 'transformers': the folder was written by "
+                f"bigdl-llm's save_low_bit; 'bigdl' and 'openvino' read it"
             )
-        return entry.backend or "bigdl", low_bit
+        return entry.backend or "bigdl"
     if entry.backend is not None:
-        return entry.backend, None
+        return entry.backend
     if entry.format is not None:
-        return ("bigdl" if entry.format in BIGDL_FORMATS else "transformers"), None
+        return "bigdl" if entry.format in BIGDL_FORMATS else "transformers"
     if "bigdl" in name.lower() or _is_chatglm(config):
-        return "bigdl", None
-    return "transformers", None
+        return "bigdl"
+    return "transformers"
+
+
+def _faster_in_openvino(
+    device: str, config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
+) -> bool:
+    """Whether a model of bigdl-llm's goes to OpenVINO, which computes with the very same blocks.
+
+    Only where nobody chose, on a CPU, in the one format that both hold, and for a model whose
+    graph can be built.
+    """
+    return (
+        settings.bigdl_backend == "auto"
+        and entry.backend is None
+        and device == "cpu"
+        and (entry.format or low_bit or DEFAULT_LOW_BIT) == DEFAULT_LOW_BIT
+        and entry.dtype is None
+        and suitability.is_installed()
+        and suitability.fits(config)
+    )
 
 
 def _low_bit_of(path: Path, config: dict[str, Any]) -> str | None:

@@ -46,6 +46,7 @@ class OpenVinoModel:
         self._caches = Caches(self._compiled, options.device)
         self._rotary = None if rotary is None else [_per_head(table) for table in rotary]
         self._tensor = library.Tensor
+        self.shows_hidden = True
         self.kv_layout = KVLayout(self._caches.block_size, self._caches.bytes_per_block)
 
     @property
@@ -67,6 +68,18 @@ class OpenVinoModel:
 
         :raises RuntimeError: OpenVINO failed.
         """
+        return self._output("logits", self._infer(batch))
+
+    def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `penstock.engine.model.HiddenModel`: (rows, vocab) and (rows, hidden), float32.
+
+        :raises RuntimeError: OpenVINO failed.
+        """
+        wanted = self._infer(batch)
+        return self._output("logits", wanted), self._output("hidden", wanted)
+
+    def _infer(self, batch: Batch) -> int:
+        """Compute a step; returns how many rows of its outputs are wanted."""
         step = Step.of(batch, self._caches.block_size)
         inputs: dict[str, NDArray[Any]] = dict(step.paging)
         inputs["input_ids"] = step.token_ids
@@ -84,8 +97,12 @@ class OpenVinoModel:
         # there, and the output of the step before would stand.
         request.start_async()
         request.wait()
-        logits: NDArray[np.float32] = request.get_output_tensor(0).data
-        return torch.tensor(logits.reshape(-1, self.vocab_size)[:wanted])
+        return wanted
+
+    def _output(self, name: str, rows: int) -> torch.Tensor:
+        """The first rows of an output, copied: the next step writes into the same memory."""
+        found: NDArray[np.float32] = self._request.get_tensor(name).data
+        return torch.tensor(found.reshape(-1, found.shape[-1])[:rows])
 
     def copy_block(self, source: int, target: int) -> None:
         """See `penstock.engine.model.Model`."""

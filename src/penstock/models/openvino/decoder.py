@@ -9,14 +9,12 @@ import numpy as np
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.libraries import transformers_module
+from penstock.models.suitability import ACTIVATIONS, MODEL_TYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-_ACTIVATIONS = ("silu", "swish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def read(path: Path, config: Any) -> Decoder:
             f"{path}: the openvino backend builds {', '.join(MODEL_TYPES)}, not {kind!r}; "
             f"use backend 'transformers', or a folder exported to OpenVINO"
         )
-    if str(config.hidden_act) not in _ACTIVATIONS:
+    if str(config.hidden_act) not in ACTIVATIONS:
         raise ModelNotLoadable(
             f"{path}: hidden_act {config.hidden_act!r} is unknown to the openvino backend"
         )

@@ -67,7 +67,7 @@ def _count(graph: Any) -> int:
 
 
 def _choose_rows(path: Path, graph: Any) -> None:
-    """Put a gather of `rows` before the product that makes the logits."""
+    """Put a gather of `rows` before the product that makes the logits; show what it gives."""
     node = graph.output("logits").get_node()
     while node.get_type_name() in _PASSED:
         node = node.input_value(0).get_node()
@@ -79,5 +79,7 @@ def _choose_rows(path: Path, graph: Any) -> None:
     hidden = node.input_value(0)  # (tokens, 1, hidden size)
     chosen = ops.gather(hidden, rows, ops.constant(np.int64(0)))
     node.input(0).replace_source_output(chosen.output(0))
+    chosen.output(0).get_tensor().set_names({"hidden"})
+    graph.add_results([ops.result(chosen)])
     graph.add_parameters([rows])
     graph.validate_nodes_and_infer_types()

@@ -2,13 +2,14 @@
 
 The plugin's fusions are matched by pattern: the RMS norm as power, mean, sqrt, divide; the rotation
 as multiply, slice, concat, add over (tokens, heads, 1, size); a compressed weight as constant,
-convert, multiply, reshape, convert, product. tests/integration/test_openvino_graph.py looks at the
+convert, multiply, reshape, convert, product. tests/integration/test_openvino_model.py looks at the
 compiled graph, so that a release which no longer recognises them is noticed.
 
 Inputs, N tokens of S sequences: `input_ids` (N), `cos` and `sin` (N, 1, 1, head size), `past_lens`
 (S), `subsequence_begins` (S + 1), `block_indices`, `block_indices_begins` (S + 1),
 `max_context_len` (), `rows` (R) the tokens whose logits are wanted, and `key_cache.<layer>`,
-`value_cache.<layer>` in whatever shape the plugin wants. Output: `logits` (R, vocabulary).
+`value_cache.<layer>` in whatever shape the plugin wants. Outputs: `logits` (R, vocabulary) and
+`hidden` (R, hidden size), the states that the head gets.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class DecoderGraph:
         normed = self._norm(hidden, "model.norm")
         logits = self._linear(normed, self._head_name(), decoder.vocab_size, decoder.hidden_size)
         logits.output(0).get_tensor().set_names({"logits"})
-        return openvino().Model([ops.result(logits)], self._parameters, "decoder")
+        normed.output(0).get_tensor().set_names({"hidden"})
+        results = [ops.result(logits), ops.result(normed)]
+        return openvino().Model(results, self._parameters, "decoder")
 
     def _head_name(self) -> str:
         tied = self.decoder.tied_embeddings and not self.checkpoint.has("lm_head.weight")
