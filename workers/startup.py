@@ -14,7 +14,6 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.engine import Engine
-from penstock.engine.options import EngineOptions
 from penstock.errors import StartupError, StoreUnavailable
 from penstock.models import encoders, loader, spec
 from penstock.models.encoders import LoadedEncoder
@@ -57,7 +56,7 @@ def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -
         settings=settings,
         store=store,
         worker_id=new_worker_id(),
-        open_lanes=lambda publish: [_open_lane(model, settings, publish) for model in loaded],
+        open_lanes=lambda publish: [_open_lane(model, publish) for model in loaded],
     )
 
 
@@ -114,22 +113,14 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _open_lane(
-    loaded: LoadedModel | LoadedEncoder, settings: Settings, publish: Callable[..., None]
-) -> Lane:
+def _open_lane(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None]) -> Lane:
     card, sink = loaded.card, Sink(publish)
     if isinstance(loaded, LoadedEncoder):
         engine = EncoderEngine(
             loaded.encoder, slots=card.slots, batch_tokens=loaded.batch_tokens, sink=sink
         )
         return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
-    options = EngineOptions(
-        slots=card.slots,
-        num_blocks=card.kv_cache_tokens // loaded.model.kv_layout.block_size,
-        prefill_chunk_tokens=settings.prefill_chunk_tokens,
-        prefix_caching=card.batching == "continuous",
-    )
-    engine = Engine(loaded.model, loaded.tokenizer, options, sink)
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink)
     return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
 
 

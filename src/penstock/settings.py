@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     kv_cache_bytes: int = Field(default=0, ge=0)
     """KV budget of a model; 0 means a share of the memory that is free after loading."""
     prefill_chunk_tokens: int = Field(default=256, ge=1)
+    """Prompt tokens a step without a target time; with one, the first chunk is not larger."""
+    target_step_ms: float = Field(default=200.0, ge=0)
+    """How long a step with running streams in it may take for others' prompts; 0 fixes the chunk."""
+    speculation: Literal["auto", "on", "off"] = "auto"
+    """Guessing tokens by prompt lookup: `auto` where it was measured to help."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
     hung_step_s: float = Field(default=60.0, gt=0)

@@ -19,6 +19,7 @@ maximum. Worker's totals start again with each worker.
 | `penstock_queue_oldest_seconds` | model, device | s |
 | `penstock_workers` | model, device | processes |
 | `penstock_kv_cache_usage_ratio` | model, device, worker | 0 to 1 |
+| `penstock_spec_decode_num_drafts`, `_draft_tokens`, `_accepted_tokens` | model, device, worker | since the worker's start |
 | `penstock_worker_slots`, `_running`, `_step_seconds`, `_decode_tokens_per_second`, ... | model, device, worker | |
 | `penstock_redis_up` | | 0 or 1 |
 """
@@ -212,6 +213,10 @@ class _FleetGauges:
         self._prefill = worker("penstock_worker_prefill_tokens_per_second", "Prefill rate")
         self._generated = worker("penstock_worker_generated_tokens", "Tokens since its start")
         self._preempted = worker("penstock_worker_preempted", "Preemptions since its start")
+        spec = "penstock_spec_decode_num_"
+        self._drafts = worker(f"{spec}drafts", "Guessed continuations since its start")
+        self._drafted = worker(f"{spec}draft_tokens", "Guessed tokens since its start")
+        self._accepted = worker(f"{spec}accepted_tokens", "Guessed tokens that were right")
 
     def _of_queue(self, name: str, documentation: str) -> Gauge:
         return self._add(name, documentation, LABELS)
@@ -254,6 +259,9 @@ class _FleetGauges:
         self._prefill.labels(*labels).set(load.prefill_tokens_per_s)
         self._generated.labels(*labels).set(load.generated_tokens_total)
         self._preempted.labels(*labels).set(load.preempted_total)
+        self._drafts.labels(*labels).set(load.drafts_total)
+        self._drafted.labels(*labels).set(load.drafted_tokens_total)
+        self._accepted.labels(*labels).set(load.accepted_tokens_total)
 
 
 def configure_logging(level: int = logging.INFO) -> None:

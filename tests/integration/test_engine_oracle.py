@@ -1,5 +1,6 @@
 """The oracle: under arrivals, departures, preemptions, chunks and shared prefixes, each greedy
-answer of the engine is `model.generate` of its prompt alone, token by token, in fp32.
+answer of the engine is `model.generate` of its prompt alone, token by token, in fp32; and so it is
+where guessed tokens, right and wrong, are tried along the way.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from penstock.models.spec import ModelSpec
 from penstock.models.transformers import assemble
 from tests.fixtures.engine import Transcript, WordTokenizer
 from tests.fixtures.models import randomise
+from tests.fixtures.speculation import ForcedDrafts, force_drafts
 
 VOCAB = 256
 EOS = 7
@@ -66,6 +68,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Starcoder2": GROUPED,
     "Cohere": GROUPED,
 }
+GUESSED = ("Llama", "Mistral", "Qwen3", "Gemma2", "GPT2", "Mixtral")
+"""Of each kind of attention one, where guessed tokens are tried as well."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,23 @@ def ask(job: int, prompt: tuple[int, ...], **kwargs: Any) -> SequenceRequest:
     )
 
 
-@pytest.mark.parametrize("caching", [True, False], ids=["prefix cache", "no prefix cache"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_answer_is_that_of_generate(name: str, caching: bool):
+@pytest.mark.parametrize(
+    ("name", "caching", "guessing"),
+    [
+        *((name, caching, False) for name in ARCHITECTURES for caching in (True, False)),
+        *((name, True, True) for name in GUESSED),
+    ],
+)
+def test_every_answer_is_that_of_generate(name: str, caching: bool, guessing: bool):
     case = case_of(name)
     case.model.allocate(BLOCKS)
     told = Transcript()
     options = EngineOptions(4, BLOCKS, prefill_chunk_tokens=13, prefix_caching=caching)
     engine = Engine(case.model, WordTokenizer([EOS]), options, told)
     rng = random.Random(f"{name} {caching}")
+    if guessing:
+        answers = {f"{job}": answer for job, answer in enumerate(case.answers)}
+        force_drafts(engine, ForcedDrafts(answers, rng, vocab_size=VOCAB))
     jobs = range(len(case.prompts))
     arrivals = {job: 0 if job < TOGETHER else rng.randrange(15) for job in jobs}
     aborts = {f"{job}": arrivals[job] + rng.randrange(25) for job in rng.sample(jobs[TOGETHER:], 2)}
@@ -160,6 +172,8 @@ def test_every_answer_is_that_of_generate(name: str, caching: bool):
             assert got == answer[: len(got)]
     load = engine.load()
     assert load.preempted_total > 0
+    if guessing:
+        assert 0 < load.accepted_tokens_total < load.drafted_tokens_total
     assert load.kv_use == 0
     cached = sum(end.usage.cached_tokens for end in told.ends.values())
     assert (cached > 0) is caching

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from penstock.models.spec import resolve
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
 from tests.fixtures.jobs import wait_until
+from tests.fixtures.speculation import ForcedDrafts, force_drafts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +167,28 @@ def test_neighbours_without_a_form_get_what_they_get_alone(engine, loaded, trans
     assert {job: transcript.tokens[job] for job in alone} == alone
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_guessed_tokens_do_not_change_the_form(engine, loaded, transcript, temperature) -> None:
+    samplings = [
+        Sampling(seed=seed, temperature=temperature, structure=JsonStructure(SCHEMA))
+        for seed in range(4)
+    ]
+    run(engine, transcript, *(request(loaded, f"j{s.seed}", s) for s in samplings))
+    told = Transcript()
+    blocks = loaded.card.kv_cache_tokens // loaded.model.kv_layout.block_size
+    guessing = Engine(loaded.model, loaded.tokenizer, EngineOptions(8, blocks), told)
+    rng = random.Random(temperature)
+    force_drafts(guessing, ForcedDrafts(transcript.tokens, rng, vocab_size=loaded.model.vocab_size))
+    guessing.start()
+    try:
+        run(guessing, told, *(request(loaded, f"j{s.seed}", s) for s in samplings))
+    finally:
+        guessing.stop()
+    assert told.text == transcript.text
+    assert told.tokens == transcript.tokens
+    assert guessing.load().accepted_tokens_total > 0
+
+
 def test_max_tokens_within_the_form_is_length(engine, loaded, transcript) -> None:
     sampling = Sampling(seed=1, max_tokens=6, structure=JsonStructure(SCHEMA))
     run(engine, transcript, request(loaded, "j", sampling))
@@ -207,7 +231,7 @@ class Broken:
     def __init__(self, tokens: int, where: str) -> None:
         self.left, self.where = tokens, where
 
-    def mask(self) -> bytes:
+    def mask(self, ahead=()) -> bytes:
         if self.where == "mask" and not self.left:
             raise UnsupportedFeature("too complex")
         return b"\xff" * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from penstock.contract.events import Finished
+from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
@@ -18,6 +19,7 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models.openvino import load
 from penstock.models.spec import ModelSpec
 from tests.fixtures.engine import Transcript, WordTokenizer
+from tests.fixtures.speculation import ForcedDrafts, force_drafts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,14 +45,22 @@ class Waiting(Transcript):
             self.done.set()
 
 
-def run(path: Path, prompts: Sequence[list[int]], **options: Any) -> Waiting:
-    """Serve the prompts at once; the transcript's jobs are `0`, `1`, ..."""
+def run(
+    path: Path, prompts: Sequence[list[int]], answers: Sequence[list[int]] = (), **options: Any
+) -> Waiting:
+    """Serve the prompts at once; the transcript's jobs are `0`, `1`, ...
+
+    With their `answers`, drafts of these are tried, with mistakes.
+    """
     spec = ModelSpec("tiny", "tiny-cpu", "cpu", None, path, "openvino", format="fp32")
     model = load(spec, lambda share, what: None).model
     chosen = EngineOptions(**{"slots": 4, "num_blocks": BLOCKS} | options)
     model.allocate(chosen.num_blocks)
     sink = Waiting(len(prompts))
     engine = Engine(model, WordTokenizer(), chosen, sink)
+    if answers:
+        known = {str(job): answer for job, answer in enumerate(answers)}
+        force_drafts(engine, ForcedDrafts(known, random.Random(1), vocab_size=model.vocab_size))
     for job, prompt in enumerate(prompts):
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER)
         engine.submit(SequenceRequest(str(job), prompt, sampling))
@@ -100,6 +110,16 @@ def test_greedy_text_does_not_hang_on_the_batch(
 ) -> None:
     transcript = run(tiny_llama, prompts, **options)
     assert [transcript.tokens[str(job)] for job in range(len(prompts))] == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"slots": 6, "num_blocks": 12}], ids=str)
+def test_guessed_tokens_do_not_change_the_text(
+    tiny_llama: Path, prompts: list[list[int]], expected: list[list[int]], options: dict[str, Any]
+) -> None:
+    transcript = run(tiny_llama, prompts, expected, **options)
+    assert [transcript.tokens[str(job)] for job in range(len(prompts))] == expected
+    counts = [len(event.token_ids) for event in transcript.events if isinstance(event, Tokens)]
+    assert max(counts) > 1
 
 
 def test_a_shared_prefix_is_computed_once(tiny_llama: Path, prompts: list[list[int]]) -> None:

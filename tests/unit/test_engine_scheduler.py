@@ -185,42 +185,46 @@ def test_an_answer_is_cached_for_the_next_turn_of_a_chat():
 def test_budget_is_fixed_without_a_target():
     budget = PrefillBudget(EngineOptions(4, 4, prefill_chunk_tokens=100))
     for step_s in (0.001, 10.0):
-        budget.observe(decode_tokens=4, prefill_tokens=10, step_s=step_s)
-        assert budget.tokens(decoding=True) == 100
-        assert budget.tokens(decoding=False) == 100
+        budget.observe(tokens=14, step_s=step_s)
+        assert budget.tokens(decoding=4) == 100
+        assert budget.tokens(decoding=0) == 100
 
 
 def test_budget_keeps_steps_under_the_target():
     options = EngineOptions(4, 4, prefill_chunk_tokens=256, target_step_ms=100, min_chunk_tokens=4)
     budget = PrefillBudget(options)
-    assert budget.tokens(decoding=True) == 256
+    assert budget.tokens(decoding=4) == 64
 
     def step_s(tokens: int, *, token_s: float) -> float:
         return 0.02 + tokens * token_s
 
-    for token_s in (0.01, 0.0002, 0.002):  # the machine's speed changes: the budget follows
-        for _ in range(40):
-            budget.observe(decode_tokens=4, prefill_tokens=0, step_s=0.02)
-            tokens = budget.tokens(decoding=True)
-            budget.observe(
-                decode_tokens=4, prefill_tokens=tokens, step_s=step_s(tokens, token_s=token_s)
-            )
-        assert step_s(budget.tokens(decoding=True), token_s=token_s) == pytest.approx(0.1, rel=0.1)
-        assert budget.tokens(decoding=False) > 3 * budget.tokens(decoding=True)
-    for _ in range(40):  # decoding alone takes longer than the target: prompts still get on
-        budget.observe(decode_tokens=4, prefill_tokens=0, step_s=0.2)
-    assert budget.tokens(decoding=True) == 4
+    for token_s in (0.005, 0.0002, 0.002):  # the machine's speed changes: the budget follows
+        for _ in range(60):
+            budget.observe(tokens=4, step_s=step_s(4, token_s=token_s))
+            tokens = 4 + budget.tokens(decoding=4)
+            budget.observe(tokens=tokens, step_s=step_s(tokens, token_s=token_s))
+        tokens = 4 + budget.tokens(decoding=4)
+        assert step_s(tokens, token_s=token_s) == pytest.approx(0.1, rel=0.15)
+        assert budget.tokens(decoding=0) > 3 * budget.tokens(decoding=4)
+
+
+def test_prompts_get_on_where_decoding_alone_takes_longer_than_the_target():
+    budget = PrefillBudget(EngineOptions(64, 4, target_step_ms=100))
+    for tokens in (32, 48, 64, 96) * 10:
+        budget.observe(tokens=tokens, step_s=tokens * 0.005)
+    chunk = budget.tokens(decoding=32)
+    assert chunk * 0.005 == pytest.approx(32 * 0.005, rel=0.1)
 
 
 def test_budget_shrinks_and_recovers():
     budget = PrefillBudget(EngineOptions(4, 4, prefill_chunk_tokens=5))
     budget.shrink()
-    assert budget.tokens(decoding=False) == 2
+    assert budget.tokens(decoding=0) == 2
     budget.shrink()
     assert budget.exhausted
     for _ in range(5):
         budget.recover()
-    assert budget.tokens(decoding=False) == 5
+    assert budget.tokens(decoding=0) == 5
 
 
 @pytest.mark.parametrize(

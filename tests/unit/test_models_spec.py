@@ -149,6 +149,8 @@ def test_the_models_file_overrides_the_rules(settings):
         context_length = 512
         slots = 3
         kv_cache_bytes = 1_000_000
+        target_step_ms = 50
+        speculation = "off"
         aliases = ["gpt-3.5-turbo", "own"]
         generation_defaults = { temperature = 0.5, top_k = 20 }
         trust_remote_code = true
@@ -161,6 +163,7 @@ def test_the_models_file_overrides_the_rules(settings):
     spec = resolve("bigdl-own-cpu", settings)
     assert (spec.backend, spec.format, spec.context_length) == ("transformers", "bf16", 512)
     assert (spec.slots, spec.kv_cache_bytes) == (3, 1_000_000)
+    assert (spec.target_step_ms, spec.speculation) == (50, "off")
     assert spec.aliases == ("gpt-3.5-turbo", "own")
     assert spec.generation_defaults == {"temperature": 0.5, "top_k": 20}
     assert spec.trust_remote_code

@@ -65,7 +65,8 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     """A worker's load at its last heartbeat, of one queue.
 
     Rates are means of the last seconds; `kv_use` is a share from 0 to 1; `step_ms` is the median
-    duration of the last steps.
+    duration of the last steps. Drafts are guessed continuations: how often some were tried, of how
+    many tokens, and how many of those turned out right.
     """
 
     running: int = 0
@@ -78,6 +79,9 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     prompt_tokens_total: int = 0
     finished_total: int = 0
     preempted_total: int = 0
+    drafts_total: int = 0
+    drafted_tokens_total: int = 0
+    accepted_tokens_total: int = 0
 
 
 class WorkerCard(msgspec.Struct, frozen=True):

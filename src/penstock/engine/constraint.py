@@ -25,10 +25,11 @@ class Constraint(Protocol):
         """Whether the text is whole and nothing may follow."""
         ...
 
-    def mask(self) -> bytes:
+    def mask(self, ahead: Sequence[int] = ()) -> bytes:
         """Return one bit a token, the lowest first: set where the token may come next.
 
-        Ending tokens are among them where the text may end here. At least one bit is set.
+        Ending tokens are among them where the text may end here. At least one bit is set. With
+        tokens `ahead` it is the mask behind these, empty where they do not fit; they are not kept.
 
         :raises UnsupportedFeature: the form is too complex to go on.
         """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from penstock.contract.job import Sampling
 
@@ -34,10 +34,30 @@ class TokenCounts:
             self._ids[place] = token_id
         self._counts[place] += 1
 
-    def read(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return distinct token ids, (n,) int64, and their counts, (n,) float32."""
+    def read(
+        self, device: torch.device, ahead: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return distinct token ids, (n,) int64, and their counts, (n,) float32.
+
+        Tokens `ahead` are counted in, for this time only.
+        """
+        if not ahead:
+            n = len(self._place)
+            return self._ids[:n].to(device), self._counts[:n].to(device)
+        for token_id in ahead:
+            self.add(token_id)
         n = len(self._place)
-        return self._ids[:n].to(device), self._counts[:n].to(device)
+        counted = self._ids[:n].clone().to(device), self._counts[:n].clone().to(device)
+        for token_id in reversed(ahead):
+            self._take_back(token_id)
+        return counted
+
+    def _take_back(self, token_id: int) -> None:
+        """Undo the newest `add`."""
+        place = self._place[token_id]
+        self._counts[place] -= 1
+        if not self._counts[place]:
+            del self._place[token_id]
 
 
 class LogitsEdits:
@@ -77,16 +97,19 @@ class LogitsEdits:
         if self._generated is not None:
             self._generated.add(token_id)
 
-    def apply(self, row: torch.Tensor, position: int) -> None:
-        """Change the logits of the token at `position` of the answer; row is (vocab,) float32."""
+    def apply(self, row: torch.Tensor, position: int, ahead: Sequence[int] = ()) -> None:
+        """Change the logits of the token at `position` of the answer; row is (vocab,) float32.
+
+        `ahead` are guessed tokens that come between those that were noted and this one.
+        """
         sampling = self._sampling
         if self._seen is not None:
-            ids, _ = self._seen.read(row.device)
+            ids, _ = self._seen.read(row.device, ahead)
             values = row[ids]
             penalty = sampling.repetition_penalty
             row[ids] = torch.where(values > 0, values / penalty, values * penalty)
         if self._generated is not None:
-            ids, counts = self._generated.read(row.device)
+            ids, counts = self._generated.read(row.device, ahead)
             row[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
         if len(self._bias_ids):
             row[self._bias_ids.to(row.device)] += self._bias.to(row.device)

@@ -14,11 +14,13 @@ from penstock.engine.budget import PrefillBudget
 from penstock.engine.detokenizer import DecodeCache, Tokenizer
 from penstock.engine.kv_cache import BlockPool
 from penstock.engine.meter import Meter
-from penstock.engine.model import Batch, HiddenModel, Model, shows_hidden
+from penstock.engine.model import Model, shows_hidden
+from penstock.engine.reading import forward, untold_scores
 from penstock.engine.runner import Runner
 from penstock.engine.sampler import Chosen, Sampler
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
+from penstock.engine.speculation import Speculation
 from penstock.errors import EngineFailed, PenstockError, UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Engine:
         self._decode_cache = DecodeCache(tokenizer)
         self._scheduler = Scheduler(pool, options.slots)
         self._budget = PrefillBudget(options)
+        self._speculation = Speculation(options.speculation_tokens)
         self._sampler = Sampler(tokenizer.token_text)
         self._meter = Meter()
         self._sequences: dict[str, Sequence] = {}
@@ -125,22 +128,25 @@ class Engine:
         return self._runner.failure
 
     def step(self) -> list[Event]:
-        """Schedule, run, sample, postprocess: a token more for every sequence that is ready."""
+        """Schedule, run, sample, postprocess: a token or more for every sequence that is ready."""
         scheduler = self._scheduler
-        step = scheduler.schedule(self._budget.tokens(decoding=scheduler.decoding))
+        decoding = scheduler.decoding()
+        drafts = self._speculation.plan(decoding)
+        step = scheduler.schedule(self._budget.tokens(decoding=len(decoding)), drafts)
         self._release(step.preempted)
         if not step.slices:
             return []
         started_s = time.perf_counter()
         try:
             with torch.inference_mode():
-                logits = self._forward(step)
-                chosen = self._sampler.sample(logits, [s.choice for s in step.sampled])
+                logits = forward(self._model, step, self._sampler)
+                chosen = self._sampler.sample(logits, step.choices())
         except Exception as error:  # noqa: BLE001 - any error of a backend is the step's
             return self._recover(step, error)
-        scheduler.advance(step)
-        self._observe(step, time.perf_counter() - started_s)
-        return self._postprocess(step, chosen)
+        step_s = time.perf_counter() - started_s
+        events = self._postprocess(step, chosen)
+        self._observe(step, step_s)
+        return events
 
     def _turn(self, commands: list[SequenceRequest | _Abort]) -> bool:
         """Take what has come, make a step, tell the events; return whether there is more to do."""
@@ -177,21 +183,50 @@ class Engine:
     def _postprocess(self, step: Step, chosen: Chosen) -> list[Event]:
         """Give the sequences their tokens, and take out those that end."""
         events: list[Event] = []
-        for row, (sequence, token_id) in enumerate(
-            zip(step.sampled, chosen.token_ids, strict=True)
-        ):
-            if token_id is None:
+        row = 0
+        for sequence, draft in zip(step.sampled, step.drafts, strict=True):
+            if chosen.token_ids[row] is None:
                 why = sequence.choice.failure or "the model's logits are not numbers"
                 events.append(self._fail(sequence, why))
-                continue
-            if sequence.finish_reason is None:  # else nothing but the scores was asked for
-                logprobs = chosen.logprobs.get(row)
-                told = () if logprobs is None else (*self._scores(sequence), logprobs)
-                events.append(_tell(sequence, token_id, told))
+            elif sequence.finish_reason is None:  # else nothing but the scores was asked for
+                events.append(self._tell(sequence, draft, chosen, row))
+            row += 1 + len(draft)
+        self._scheduler.advance(step)
+        for sequence in step.sampled:
             if sequence.finish_reason is not None:
                 self._drop(sequence.request.job_id)
                 events.append(self._finish(sequence))
         return events
+
+    def _tell(self, sequence: Sequence, draft: tuple[int, ...], chosen: Chosen, row: int) -> Tokens:
+        """Append the token of `row` and, while the draft was right, those of the rows after it.
+
+        Each token is drawn as it would have been without the draft, so the text is the same.
+        """
+        index = sequence.generated
+        text = sequence.request.echo_text if not index else ""
+        logprobs: list[PositionLogprobs] = []
+        said: list[int] = []
+        for place in range(row, row + 1 + len(draft)):
+            token_id = chosen.token_ids[place]
+            if token_id is None:  # the next step looks at it anew
+                break
+            if place in chosen.logprobs:
+                logprobs += (*untold_scores(sequence, self._sampler), chosen.logprobs[place])
+            text += sequence.append(token_id)
+            said.append(token_id)
+            if sequence.finish_reason is not None or (*said,) != draft[: len(said)]:
+                break
+        self._speculation.learn(sequence, said)
+        self._meter.told(tokens=len(said), drafted=len(draft))
+        return Tokens(
+            sequence.request.job_id,
+            index=index,
+            token_ids=tuple(said),
+            text=text,
+            logprobs=tuple(logprobs),
+            prompt_tokens=None if index else sequence.prompt_length,
+        )
 
     def _finish(self, sequence: Sequence) -> Finished:
         assert sequence.finish_reason is not None  # noqa: S101 - the callers have looked
@@ -204,46 +239,9 @@ class Engine:
             usage=sequence.usage,
             text=text if sequence.generated else sequence.request.echo_text + text,
             stop=sequence.stop,
-            logprobs=self._scores(sequence),
+            logprobs=untold_scores(sequence, self._sampler),
             embedding="" if sequence.pooled is None else sequence.pooled.embedding(),
         )
-
-    def _forward(self, step: Step) -> torch.Tensor:
-        """Run the model and read what the step wants of prompts; return the sampled rows' logits."""
-        batch = Batch(step.slices)
-        if step.pooled and isinstance(self._model, HiddenModel):
-            logits, hidden = self._model.forward_hidden(batch)
-            for sequence, row, position in step.pooled:
-                count = self._end_of_prompt(step, sequence, sequence.prompt_length) - position
-                if sequence.pooled is not None:
-                    sequence.pooled.add(hidden[row : row + count])
-        else:
-            logits = self._model.forward(batch)
-        self._score(step, logits)
-        return logits[step.rows] if step.scored or step.pooled else logits
-
-    @staticmethod
-    def _end_of_prompt(step: Step, sequence: Sequence, length: int) -> int:
-        """Return where the part of a prompt ends that this step computes; it has `length` tokens."""
-        part = step.slices[step.sequences.index(sequence)]
-        return min(part.start + len(part.token_ids), length)
-
-    def _scores(self, sequence: Sequence) -> tuple[PositionLogprobs, ...]:
-        """Return the prompt's log probabilities, if they are wanted and have not been told yet."""
-        if sequence.scores is None or sequence.generated:
-            return ()
-        return self._sampler.scores(sequence.token_ids[0], sequence.scores)
-
-    def _score(self, step: Step, logits: torch.Tensor) -> None:
-        """Keep the log probabilities of prompts' tokens: a position's logits are of the next one."""
-        for sequence, row, position in step.scored:
-            assert sequence.scores is not None  # noqa: S101 - else it were not among them
-            end = self._end_of_prompt(step, sequence, sequence.prompt_length - 1)
-            sequence.scores += self._sampler.score(
-                logits[row : row + end - position],
-                sequence.token_ids[position + 1 : end + 1],
-                sequence.choice.sampling.logprobs or 0,
-            )
 
     def _fail(self, sequence: Sequence, message: str) -> Failed:
         self._drop(sequence.request.job_id)
@@ -253,6 +251,7 @@ class Engine:
         sequence = self._sequences.pop(job_id, None)
         if sequence is not None:
             self._scheduler.remove(sequence)
+            self._speculation.forget(sequence.key)
             self._model.release(sequence.key)
 
     def _release(self, preempted: list[Sequence]) -> None:
@@ -268,10 +267,10 @@ class Engine:
             self._budget.recover()
             self._scheduler.limit = min(self._scheduler.slots, self._scheduler.limit + 1)
         decoded, prefilled = step.decode_tokens, step.prefill_tokens
-        self._budget.observe(decode_tokens=decoded, prefill_tokens=prefilled, step_s=step_s)
-        self._meter.step(
-            generated=len(step.sampled), decoded=decoded, prefilled=prefilled, step_s=step_s
-        )
+        self._budget.observe(tokens=decoded + prefilled, step_s=step_s)
+        if not prefilled:
+            self._speculation.observe(decoded, step_s)
+        self._meter.step(prefilled=prefilled, step_s=step_s)
 
     def _recover(self, step: Step, error: Exception) -> list[Event]:
         """Go on after a step that failed: with less if memory ran out, else without its sequences.
@@ -293,19 +292,6 @@ class Engine:
             raise EngineFailed(f"{self._failures} steps in a row have failed") from error
         message = f"{type(error).__name__}: {error}"
         return [self._fail(sequence, message) for sequence in step.sequences]
-
-
-def _tell(sequence: Sequence, token_id: int, logprobs: tuple[PositionLogprobs, ...]) -> Tokens:
-    index = sequence.generated
-    text = sequence.append(token_id)
-    return Tokens(
-        sequence.request.job_id,
-        index=index,
-        token_ids=(token_id,),
-        text=text if index else sequence.request.echo_text + text,
-        logprobs=logprobs,
-        prompt_tokens=None if index else sequence.prompt_length,
-    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -29,15 +29,24 @@ class Meter:
         self._decoded = self._prefilled = 0.0  # tokens, fading
         self._generated_total = self._prompt_total = 0
         self._finished_total = self._preempted_total = 0
+        self._drafts_total = self._drafted_total = self._accepted_total = 0
 
-    def step(self, *, generated: int, decoded: int, prefilled: int, step_s: float) -> None:
-        """Count a step; `decoded` and `prefilled` are tokens computed, `generated` tokens told."""
+    def step(self, *, prefilled: int, step_s: float) -> None:
+        """Count a step that computed so many prompt tokens."""
         with self._lock:
             self._fade()
-            self._decoded += decoded
             self._prefilled += prefilled
-            self._generated_total += generated
             self._steps_s.append(step_s)
+
+    def told(self, *, tokens: int, drafted: int) -> None:
+        """Count a sequence's new tokens in one step, and how many were guessed beforehand."""
+        with self._lock:
+            self._decoded += tokens
+            self._generated_total += tokens
+            if drafted:
+                self._drafts_total += 1
+                self._drafted_total += drafted
+                self._accepted_total += min(tokens - 1, drafted)
 
     def accepted(self, prompt_tokens: int) -> None:
         """Count a sequence that came."""
@@ -72,6 +81,9 @@ class Meter:
                 prompt_tokens_total=self._prompt_total,
                 finished_total=self._finished_total,
                 preempted_total=self._preempted_total,
+                drafts_total=self._drafts_total,
+                drafted_tokens_total=self._drafted_total,
+                accepted_tokens_total=self._accepted_total,
             )
 
     def _fade(self) -> None:

@@ -16,6 +16,8 @@ class EngineOptions:
     `target_step_ms` the chunk follows the measured step times instead, between
     `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` gains nothing, and should be off,
     where a backend keeps state of its own a sequence and not in blocks (the grouped fallback).
+    Up to `speculation_tokens` tokens a sequence and step are guessed and checked; 0 is none, and
+    the same backends should have none.
 
     :raises BadSettings: a value is out of range.
     """
@@ -25,8 +27,9 @@ class EngineOptions:
     prefill_chunk_tokens: int = 256
     prefix_caching: bool = True
     target_step_ms: float | None = None
-    min_chunk_tokens: int = 16
+    min_chunk_tokens: int = 8
     max_chunk_tokens: int = 2048
+    speculation_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("slots", "num_blocks", "prefill_chunk_tokens", "min_chunk_tokens"):
@@ -34,5 +37,7 @@ class EngineOptions:
                 raise BadSettings(f"engine: {name} must be 1 or more (it is {getattr(self, name)})")
         if self.max_chunk_tokens < self.min_chunk_tokens:
             raise BadSettings("engine: max_chunk_tokens is less than min_chunk_tokens")
+        if self.speculation_tokens < 0:
+            raise BadSettings("engine: speculation_tokens must be 0 or more")
         if self.target_step_ms is not None and self.target_step_ms <= 0:
             raise BadSettings("engine: target_step_ms must be above 0")

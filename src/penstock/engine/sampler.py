@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -36,6 +36,7 @@ _LEAST_LOGPROB: Final = -9999.0
 class Choice:
     """What the sampler knows of one sequence. `position` is its next token's, in its answer.
 
+    `ahead` are guessed tokens that are taken for right: the choice is that of the token after them.
     `failure` says why its constraint cannot go on; it gets no further token then.
     """
 
@@ -44,10 +45,24 @@ class Choice:
     constraint: Constraint | None = None
     position: int = 0
     failure: str = ""
+    ahead: tuple[int, ...] = ()
     greedy: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.greedy = self.sampling.temperature < _COLDEST
+
+    def along(self, draft: tuple[int, ...]) -> list[Choice]:
+        """Return the choice of the next token and of the one behind each token of a draft.
+
+        They hang on the same state and are good until it changes.
+        """
+        return [
+            self,
+            *(
+                replace(self, position=self.position + count, ahead=draft[:count])
+                for count in range(1, len(draft) + 1)
+            ),
+        ]
 
     def add(self, token_id: int) -> None:
         """Take note of the token that came."""
@@ -64,7 +79,7 @@ class Choice:
         """Return the constraint's mask; nothing where it cannot go on."""
         if self.constraint is not None and not self.failure:
             try:
-                return self.constraint.mask()
+                return self.constraint.mask(self.ahead)
             except PenstockError as error:
                 self.failure = error.message
         return b""
@@ -109,7 +124,7 @@ class Sampler:
         raw = self._raw_logprobs(logits, choices)
         for row, choice in enumerate(choices):
             if choice.edits is not None:
-                choice.edits.apply(logits[row], choice.position)
+                choice.edits.apply(logits[row], choice.position, choice.ahead)
         constrained = [row for row, choice in enumerate(choices) if choice.constraint is not None]
         if constrained:
             # After the edits: no bias can bring back what the form does not allow.

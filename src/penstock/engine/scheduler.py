@@ -5,13 +5,17 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass, field
 from operator import attrgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from penstock.engine.kv_cache import extend_digests
 from penstock.engine.model import SequenceSlice
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.sampler import Choice
     from penstock.engine.sequence import Sequence
 
 _order: Final = attrgetter("order")
@@ -21,15 +25,17 @@ _order: Final = attrgetter("order")
 class Step:
     """One step's work.
 
-    `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get a
-    token: their logits' rows come in this order, at `rows`. `scored` are those whose prompt's tokens
-    get scores, each with its first row and the position that this row is of; `pooled` likewise those
+    `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get
+    tokens: one, and one more for each token of its draft (`drafts`, in the same order) that turns
+    out right. Their logits' rows come in this order, at `rows`: a row for the next token and one
+    after each of the draft. `scored` are those whose prompt's tokens get scores, each with its first row and the position that this row is of; `pooled` likewise those
     that are embedded. `preempted` lost their blocks just before.
     """
 
     sequences: list[Sequence] = field(default_factory=list["Sequence"])
     slices: list[SequenceSlice] = field(default_factory=list[SequenceSlice])
     sampled: list[Sequence] = field(default_factory=list["Sequence"])
+    drafts: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     rows: list[int] = field(default_factory=list[int])
     scored: list[tuple[Sequence, int, int]] = field(
         default_factory=list[tuple["Sequence", int, int]]
@@ -42,28 +48,45 @@ class Step:
     decode_tokens: int = 0
     prefill_tokens: int = 0
 
-    def add(self, sequence: Sequence, tokens: int, block_size: int) -> None:
-        """Let the step compute the next `tokens` tokens of a sequence."""
+    @property
+    def drafted_tokens(self) -> int:
+        """How many of the decode slices' tokens are only guessed."""
+        return sum(map(len, self.drafts))
+
+    def choices(self) -> list[Choice]:
+        """What the sampler is asked, a choice a row."""
+        return [
+            choice
+            for sequence, draft in zip(self.sampled, self.drafts, strict=True)
+            for choice in (sequence.choice.along(draft) if draft else (sequence.choice,))
+        ]
+
+    def add(
+        self, sequence: Sequence, tokens: int, block_size: int, draft: tuple[int, ...] = ()
+    ) -> None:
+        """Let the step compute the next `tokens` tokens of a sequence, and what may follow them."""
         start = sequence.computed
         end = start + tokens
         last = end == len(sequence.token_ids)
         logits_from = tokens - 1 if last else tokens
         if sequence.unread:
             logits_from = self._read(sequence, start, end, logits_from)
-        self.row_count += tokens - logits_from
+        count = tokens + len(draft)
+        self.row_count += count - logits_from
         self.sequences.append(sequence)
         self.slices.append(
             SequenceSlice(
                 key=sequence.key,
-                token_ids=sequence.token_ids[start:end],
+                token_ids=[*sequence.token_ids[start:end], *draft],
                 start=start,
-                block_table=sequence.block_table[: -(-end // block_size)],
+                block_table=sequence.block_table[: -(-(start + count) // block_size)],
                 logits_from=logits_from,
             )
         )
         if last:
             self.sampled.append(sequence)
-            self.rows.append(self.row_count - 1)
+            self.drafts.append(draft)
+            self.rows.extend(range(self.row_count - 1 - len(draft), self.row_count))
 
     def _read(self, sequence: Sequence, start: int, end: int, logits_from: int) -> int:
         """Note which rows tell of the prompt itself; returns the first that is wanted."""
@@ -113,23 +136,28 @@ class Scheduler:
         self.add(sequence)
         return sequence
 
-    @property
-    def decoding(self) -> bool:
-        """Whether a running sequence's prompt is done, so that its stream waits for the step."""
-        return any(sequence.remaining == 1 for sequence in self.running)
+    def decoding(self) -> list[Sequence]:
+        """The running sequences whose prompt is done, so that their streams wait for the step."""
+        return [sequence for sequence in self.running if sequence.remaining == 1]
 
-    def schedule(self, prefill_tokens: int) -> Step:
-        """Choose the next step's work, with at most so many prompt tokens; take its blocks."""
+    def schedule(
+        self, prefill_tokens: int, drafts: Mapping[int, list[int]] = MappingProxyType({})
+    ) -> Step:
+        """Choose the next step's work, with at most so many prompt tokens; take its blocks.
+
+        `drafts` are guessed tokens by sequence key; they are cut where the cache has no room.
+        """
         step = Step()
         self._make_room(step)
         size = self.pool.block_size
         prefilling: list[Sequence] = []
         for sequence in self.running:
             if sequence.remaining == 1:
-                step.add(sequence, 1, size)
+                draft = drafts.get(sequence.key)
+                step.add(sequence, 1, size, self._housed(sequence, draft) if draft else ())
             else:
                 prefilling.append(sequence)
-        step.decode_tokens = len(step.slices)
+        step.decode_tokens = len(step.slices) + step.drafted_tokens
         for sequence in prefilling:
             self._add_chunk(step, sequence, prefill_tokens)
         while step.prefill_tokens < prefill_tokens and self.waiting and self._admit():
@@ -137,9 +165,18 @@ class Scheduler:
         return step
 
     def advance(self, step: Step) -> None:
-        """Take note that a step has been computed."""
+        """Take note that a step has been computed; its sequences have their new tokens already.
+
+        What was computed of a draft that turned out wrong is computed anew, in its place.
+        """
+        drafted = {s.key: len(d) for s, d in zip(step.sampled, step.drafts, strict=True) if d}
         for sequence, part in zip(step.sequences, step.slices, strict=True):
+            if not sequence.block_table:  # it has failed, and is gone
+                continue
             sequence.computed = part.start + len(part.token_ids)
+            if sequence.key in drafted:
+                known = max(len(sequence.token_ids) - 1, sequence.computed - drafted[sequence.key])
+                sequence.computed = min(sequence.computed, known)
             full = sequence.computed // self.pool.block_size
             if full > sequence.registered and self.pool.caching:
                 extend_digests(sequence.digests, sequence.token_ids, self.pool.block_size)
@@ -156,6 +193,15 @@ class Scheduler:
                 step.preempted.append(self.preempt_last())
             if sequence.block_table:  # it was not the last itself
                 sequence.block_table += self.pool.allocate(1)
+
+    def _housed(self, sequence: Sequence, draft: list[int]) -> tuple[int, ...]:
+        """Return what of a draft fits into a sequence's blocks, with one more if it is to spare."""
+        size = self.pool.block_size
+        room = len(sequence.block_table) * size - len(sequence.token_ids)
+        if room < len(draft) and self.pool.available > self.slots:
+            sequence.block_table += self.pool.allocate(1)
+            room += size
+        return tuple(draft[:room])
 
     def _add_chunk(self, step: Step, sequence: Sequence, prefill_tokens: int) -> None:
         tokens = min(sequence.remaining, prefill_tokens - step.prefill_tokens)

@@ -21,7 +21,7 @@ from penstock.models import lark, vocabulary
 from penstock.models.dialect import Reasoning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from penstock.contract.structure import AnswerStructure, Structure
     from penstock.models.dialect import Dialect
@@ -43,13 +43,21 @@ class GrammarConstraint:
         """Whether nothing may follow."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
-    def mask(self) -> bytes:
-        """Return one bit a token, the lowest first.
+    def mask(self, ahead: Sequence[int] = ()) -> bytes:
+        """Return one bit a token, the lowest first; see `Constraint`.
 
         :raises UnsupportedFeature: the grammar is too complex to go on.
         """
-        mask = cast("bytes", self._matcher.compute_bitmask())
-        if self._matcher.is_error():
+        matcher = self._matcher
+        if ahead:
+            if matcher.validate_tokens(list(ahead)) < len(ahead):
+                return b""
+            matcher = matcher.deep_copy()
+            matcher.consume_tokens(list(ahead))
+            mask = cast("bytes", matcher.compute_bitmask())
+            return b"" if matcher.is_error() else mask
+        mask = cast("bytes", matcher.compute_bitmask())
+        if matcher.is_error():
             raise UnsupportedFeature(f"the answer's form is too complex: {self._error()}")
         return mask
 

@@ -11,11 +11,12 @@ from penstock.clock import clock
 from penstock.contract.worker import ModelCard
 from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
-from penstock.models import checkpoint, devices, tokenizer
+from penstock.models import checkpoint, devices, pace, tokenizer
 from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
+    from penstock.engine.options import EngineOptions
     from penstock.models.assembled import Assembled, Progress
     from penstock.models.spec import ModelSpec
     from penstock.models.tokenizer import Tokenizer
@@ -37,11 +38,12 @@ _GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalt
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its cache allocated, its tokenizer, and what the fleet is told of it."""
+    """A model with its cache allocated and its tokenizer, what the fleet is told, how it is run."""
 
     model: Model
     tokenizer: Tokenizer
     card: ModelCard
+    options: EngineOptions
 
 
 def check_device(spec: ModelSpec) -> None:
@@ -81,7 +83,10 @@ def load(
         )
         assembled.model.context_length = kv_tokens
     progress(1.0, "ready")
-    return LoadedModel(assembled.model, words, _card(spec, assembled, words, count, kv_tokens))
+    card = _card(spec, assembled, words, count, kv_tokens)
+    return LoadedModel(
+        assembled.model, words, card, pace.engine_options(spec, settings, card, blocks)
+    )
 
 
 def _backend(spec: ModelSpec) -> Any:

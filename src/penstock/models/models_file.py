@@ -9,6 +9,8 @@ dtype = "bf16"                     # transformers: what to compute in
 context_length = 4096
 slots = 16
 kv_cache_bytes = 2_000_000_000
+target_step_ms = 150               # how long prompts may make running streams wait; 0: fixed chunks
+speculation = "off"                # on, auto
 aliases = ["gpt-3.5-turbo"]
 chat_template = "templates/vicuna.jinja"   # a file beside this one, or the template itself
 tool_parser = "hermes"             # llama3_json, mistral; by default what the template shows
@@ -57,6 +59,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_length: int | None = None
     slots: int | None = None
     kv_cache_bytes: int | None = None
+    target_step_ms: float | None = None
+    speculation: Literal["auto", "on", "off"] | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
     tool_parser: Literal["hermes", "llama3_json", "mistral", ""] | None = None
@@ -110,6 +114,8 @@ def _entry(file: Path, name: str, table: object) -> Entry:
         value = getattr(entry, key)
         if value is not None and value < 1:
             raise BadSettings(f"{where}: {key} = {value}: must be 1 or more")
+    if entry.target_step_ms is not None and entry.target_step_ms < 0:
+        raise BadSettings(f"{where}: target_step_ms = {entry.target_step_ms}: must be 0 or more")
     for key in entry.generation_defaults:
         if key not in _GENERATION_KEYS:
             raise BadSettings(

@@ -57,6 +57,8 @@ class ModelSpec:
     context_length: int | None = None
     slots: int | None = None
     kv_cache_bytes: int | None = None
+    target_step_ms: float | None = None
+    speculation: str | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
     tool_parser: str | None = None
@@ -102,6 +104,8 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         context_length=entry.context_length,
         slots=entry.slots,
         kv_cache_bytes=entry.kv_cache_bytes,
+        target_step_ms=entry.target_step_ms,
+        speculation=entry.speculation,
         aliases=entry.aliases,
         chat_template=entry.chat_template,
         tool_parser=entry.tool_parser,

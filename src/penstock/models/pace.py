@@ -1,0 +1,36 @@
+"""How an engine runs a model: the settings, the model's entry, and what its backend is good at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.engine.options import EngineOptions
+
+if TYPE_CHECKING:
+    from penstock.contract.worker import ModelCard
+    from penstock.models.spec import ModelSpec
+    from penstock.settings import Settings
+
+_SPECULATION_TOKENS: Final = 8
+"""Guessed for a sequence and step at most; the engine tries fewer where they do not pay."""
+
+_GAINS: Final = frozenset({("openvino", "cpu"), ("transformers", "cpu")})
+"""Where guessing was measured to help (benchmarks/speculation.py): backends and devices."""
+
+
+def engine_options(
+    spec: ModelSpec, settings: Settings, card: ModelCard, num_blocks: int
+) -> EngineOptions:
+    """The options for a model with so many blocks of KV cache; an entry goes before a setting."""
+    target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
+    wanted = spec.speculation or settings.speculation
+    guesses = wanted == "on" or (wanted == "auto" and (card.backend, card.device) in _GAINS)
+    paged = card.batching == "continuous"
+    return EngineOptions(
+        slots=card.slots,
+        num_blocks=num_blocks,
+        prefill_chunk_tokens=settings.prefill_chunk_tokens,
+        prefix_caching=paged,
+        target_step_ms=target_step_ms or None,
+        speculation_tokens=_SPECULATION_TOKENS if guesses and paged else 0,
+    )
