@@ -173,8 +173,6 @@ class EncoderEngine:
             self._computing = 0
         self._failures = 0
         self._meter.step(
-            generated=0,
-            decoded=0,
             prefilled=sum(len(one.prompt_token_ids) for one in batch),
             step_s=time.perf_counter() - started_s,
         )
