@@ -1,8 +1,10 @@
 # Everything goes through .venv, which scripts/setup.sh makes and keeps whole.
 # ARGS is handed on: make demo ARGS=--once, make test ARGS="-k sampler -x".
+# JOBS is how many tests run at once: they wait for processes more than they compute.
 SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
+JOBS ?= 4
 SOURCES := src workers api tests benchmarks scripts
 
 .DEFAULT_GOAL := help
@@ -20,8 +22,8 @@ setup-dev:
 demo: setup ## install, start Redis, a worker and the API, and ask the demo model (ARGS=--once ends after it)
 	@$(BIN)/penstock up $(ARGS)
 
-test: setup-dev ## install and run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup-dev ## install and run the tests (JOBS=4 at once)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
 	@scripts/fastchat/setup.sh webui api

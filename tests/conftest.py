@@ -1,10 +1,23 @@
-"""Loads the fixtures, one file an area, all of them pytest plugins."""
+"""Loads the fixtures, one file an area, all of them pytest plugins.
+
+How tests share things: `make test` runs several processes of pytest (pytest-xdist) that deal the
+tests out among themselves, so a session's fixture is made once in each of them: a Redis server
+(`redis_server`; every test gets it empty and must leave it so), a Chromium, folders of tiny models.
+What costs seconds to start (a real worker, a real API) is a module's fixture where its tests leave
+it whole, else the test's own (`processes`). Ports are free ones, files lie in pytest's folders, and
+nothing is at a fixed place: any two tests may run at the same time. `make test JOBS=0` runs them all
+in one process, which a debugger and `-x` like better.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Threads of several processes that wait for each other cost tiny models more than all their sums.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest.register_assert_rewrite("tests.fixtures")  # before one of them imports another
 

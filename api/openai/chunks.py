@@ -144,7 +144,7 @@ class ChunkWriter:
     def event(self, position: int, event: Tokens | Finished) -> bytes:
         """Return the frames of one event; nothing where a token has completed no text."""
         choice = self._choices[position]
-        first = b"" if choice.opened else choice.first()
+        first = b"" if choice.opened else self._open(position)
         if isinstance(event, Tokens):
             if not event.text and not event.logprobs:
                 return first
@@ -152,6 +152,11 @@ class ChunkWriter:
         self._usages[position] = event.usage
         last = choice.last(event.text, event.reason.value, event.logprobs)
         return first + self._id(event.index) + last
+
+    def _open(self, position: int) -> bytes:
+        """Open the choices up to one: OpenAI's SDK breaks where the first chunk is not choice 0's."""
+        unopened = [choice for choice in self._choices[: position + 1] if not choice.opened]
+        return b"".join(choice.first() for choice in unopened)
 
     def _id(self, index: int) -> bytes:
         return b"id: %d\n" % index if self._has_ids else b""

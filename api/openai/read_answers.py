@@ -13,7 +13,7 @@ from api.streaming import DONE
 from penstock.contract.events import FinishReason, Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from api.generation import Answer
     from api.openai.answers import Heading
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOOL_CALLS: Final = "tool_calls"
 OBJECT: Final = "chat.completion.chunk"
+OPENING: Final = {"role": "assistant", "content": ""}
 
 
 def finish_reason(reason: FinishReason, calls: int) -> str:
@@ -51,6 +52,12 @@ def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[st
             for index, call in enumerate(message.calls)
         ]
     return shown, finish_reason(answer.reason, len(message.calls))
+
+
+def _choice(
+    position: int, delta: Mapping[str, Any], logprobs: Any = None, reason: str | None = None
+) -> dict[str, Any]:
+    return {"index": position, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 class ReadChunkWriter:
@@ -93,18 +100,24 @@ class ReadChunkWriter:
             reason = finish_reason(event.reason, parser.calls)
         delta = self._delta(position, deltas)
         is_first = not self._opened[position]
-        self._opened[position] = True
+        before = self._open(position) if is_first else b""
         if event.index <= self._after:
             return b""
         if is_first:
-            delta = {"role": "assistant", "content": "", **delta}
+            delta = {**OPENING, **delta}
         elif not delta and logprobs is None and reason is None:
             return b""
-        choice = {
-            "index": position, "delta": delta, "logprobs": logprobs, "finish_reason": reason,
-        }  # fmt: skip
         name = b"id: %d\n" % event.index if len(self._job_ids) == 1 else b""
-        return name + self._chunk([choice])
+        return before + name + self._chunk([_choice(position, delta, logprobs, reason)])
+
+    def _open(self, position: int) -> bytes:
+        """Mark a choice as opened, and open those before it.
+
+        OpenAI's SDK breaks where a stream's first chunk is not choice 0's.
+        """
+        unopened = [lower for lower in range(position) if not self._opened[lower]]
+        self._opened[: position + 1] = [True] * (position + 1)
+        return b"".join(self._chunk([_choice(lower, OPENING)]) for lower in unopened)
 
     def end(self) -> bytes:
         """Return the usage, where it was asked for, and the end mark."""

@@ -22,6 +22,7 @@ def test_the_demo_prints_an_answer_and_ends(
 ) -> None:
     monkeypatch.delenv("PENSTOCK_REDIS_URL", raising=False)
     options = ["--once", "--port", str(find_free_port()), "--fastchat-port", "0"]
+    options += ["--redis-port", str(find_free_port())]
     done = subprocess.run(
         [sys.executable, "-m", "penstock.cli", "up", *options],
         check=False,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def worker(redis_settings: Settings) -> Iterator[ScriptedWorker]:
     worker = ScriptedWorker(redis_settings, model_card(), count_up)
-    worker.step_s = 0.05  # four seconds for an answer
+    worker.step_s = 0.08  # six seconds for an answer
     worker.start()
     yield worker
     worker.stop()
@@ -44,7 +44,7 @@ def refuses(api: Running) -> bool:
 def test_streams_finish_and_balancers_hear_of_it_first(
     processes: Processes, redis_url: str, worker: ScriptedWorker
 ) -> None:
-    api = processes.start_api(redis_url, env={"PENSTOCK_DRAIN_NOTICE_S": "2"})
+    api = processes.start_api(redis_url, env={"PENSTOCK_DRAIN_NOTICE_S": "4"})
     wait_until(lambda: is_ready(api))
     with (
         httpx.Client(base_url=api.url) as kept_alive,
@@ -54,7 +54,7 @@ def test_streams_finish_and_balancers_hear_of_it_first(
         text = next(seen)[1]
         assert "connection" not in kept_alive.get("/health").headers
         api.send(signal.SIGTERM)
-        wait_until(lambda: not is_ready(api), 1.5)
+        wait_until(lambda: not is_ready(api), 3.0)
         late = kept_alive.post("/v1/completions", json={**ASK, "stream": False, "max_tokens": 1})
         assert late.status_code == 200, "within the notice it is served"
         assert late.headers["connection"] == "close"

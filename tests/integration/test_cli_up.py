@@ -37,7 +37,8 @@ class Up:
 
     def start(self, *options: str) -> Running:
         command = [sys.executable, "-m", "penstock.cli", "up", "--queue", QUEUE]
-        command += ["--port", str(self.port), "--fastchat-port", "0", *options]
+        command += ["--port", str(self.port), "--fastchat-port", "0"]
+        command += ["--redis-port", str(find_free_port()), *options]
         return self._processes.start("up", command, self.env, self.folder)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

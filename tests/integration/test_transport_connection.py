@@ -42,8 +42,10 @@ def test_one_client_serves_many_threads(redis_client: redis.Redis) -> None:
 async def test_the_asynchronous_pool_is_bounded(
     async_redis: redis.asyncio.Redis, redis_client: redis.Redis
 ) -> None:
+    others = {client["id"] for client in redis_client.client_list()}  # of earlier tests, too
     await asyncio.gather(*(async_redis.ping() for _ in range(5 * ASYNC_CONNECTIONS)))
-    assert len(redis_client.client_list()) <= ASYNC_CONNECTIONS + 2
+    opened = [client for client in redis_client.client_list() if client["id"] not in others]
+    assert 1 < len(opened) <= ASYNC_CONNECTIONS
 
 
 async def test_calls_outlive_a_restart(tmp_path: Path, redis_settings: Settings) -> None:

@@ -10,6 +10,8 @@ from openai.types.chat import ChatCompletionChunk
 
 from api.openai.answers import Heading
 from api.openai.chunks import CHAT, COMPLETION, ChunkWriter
+from api.openai.read_answers import ReadChunkWriter
+from api.openai.tools import Reading
 from penstock.contract.events import (
     Finished,
     FinishReason,
@@ -91,10 +93,30 @@ def test_choices_of_several_jobs_keep_apart() -> None:
     frames += stream.end()
     *content, last = chunks(frames)
     seen = [(c["choices"][0]["index"], c["choices"][0]["delta"].get("content")) for c in content]
-    assert seen == [(1, ""), (1, "B"), (0, ""), (0, "A"), (0, None), (1, None)]
+    assert seen == [(0, ""), (1, ""), (1, "B"), (0, "A"), (0, None), (1, None)]
     assert last["usage"]["prompt_tokens"] == 3, "one prompt, counted once"
     assert last["usage"]["completion_tokens"] == 5
     assert ids(frames) == []
+
+
+def test_choice_0_is_opened_first_whichever_speaks_first() -> None:
+    stream = writer(positions=3, choices=3)
+    opened = chunks(stream.event(1, Tokens("j", 0, (5,), "b")))
+    assert [c["choices"][0]["index"] for c in opened] == [0, 1, 1]
+    assert [c["choices"][0]["delta"].get("role") for c in opened] == [*["assistant"] * 2, None]
+    (later,) = chunks(stream.event(0, Tokens("j", 0, (5,), "a")))
+    assert later["choices"][0]["delta"] == {"content": "a"}
+    assert len(chunks(stream.event(2, Tokens("j", 0, (5,), "c")))) == 2
+
+
+def test_choice_0_is_opened_first_of_answers_that_are_read() -> None:
+    reading = Reading(reasoning=("<think>", "</think>"))
+    stream = ReadChunkWriter(reading, HEADING, ["a", "b"], include_usage=False)
+    opened = chunks(stream.event(1, Tokens("b", 0, (5,), "b")))
+    assert [c["choices"][0]["index"] for c in opened] == [0, 1]
+    assert [c["choices"][0]["delta"]["role"] for c in opened] == ["assistant", "assistant"]
+    (later,) = chunks(stream.event(0, Tokens("a", 0, (5,), "a")))
+    assert later["choices"][0]["delta"] == {"content": "a"}
 
 
 def test_several_prompts_are_each_counted() -> None:
