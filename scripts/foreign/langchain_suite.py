@@ -79,6 +79,3 @@ class TestEmbeddings(EmbeddingsIntegrationTests):
             "base_url": f"{URL}/v1",
             "check_embedding_ctx_length": False,
         }
-
-
-

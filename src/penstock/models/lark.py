@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.errors import InvalidParameter, UnsupportedFeature
+from penstock.models import json_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def schema_with_options(schema: dict[str, Any] | bool, lenient: bool) -> dict[st
     """Return a JSON schema that tells llguidance how to read it, and where blanks may stand."""
     if schema is False:
         raise InvalidParameter("the answer's form: the schema false allows nothing")
-    known = {} if schema is True else schema
+    known = {} if schema is True else json_schema.closed(schema)
     return {**known, "x-guidance": {"whitespace_pattern": _BLANKS, "lenient": lenient}}
 
 
@@ -126,6 +127,6 @@ def of_tools(structure: ToolStructure, parser: str, markers: Mapping[str, int]) 
 
 
 def _schema(function: ToolFunction) -> str:
-    schema = function.parameters or _NOTHING
+    schema = _NOTHING if json_schema.names_nothing(function.parameters) else function.parameters
     chosen = schema_with_options(schema, not function.strict)
     return msgspec.json.encode(chosen).decode()

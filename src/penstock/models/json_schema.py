@@ -1,0 +1,81 @@
+"""JSON schemas as a model is held to them."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+_BY_NAME: Final = ("properties", "$defs", "definitions")
+_SINGLE: Final = ("items", "additionalProperties")
+_LISTS: Final = ("prefixItems", "anyOf", "oneOf")
+_LAID_ON: Final = frozenset(
+    {"allOf", "dependentSchemas", "if", "minProperties", "propertyNames", "unevaluatedProperties"}
+)
+"""Keywords by which properties may come from elsewhere, or have to be more than are named."""
+_OF_AN_OBJECT: Final = frozenset(
+    {"$schema", "description", "properties", "required", "title", "type"}
+)
+_BESIDE: Final = frozenset({"$ref", "anyOf", "not", "oneOf"})
+"""Keywords that do so beside `properties`."""
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose objects have no properties but those that it names.
+
+    Whatever fits it fits the schema given. A schema that says `additionalProperties` is obeyed, and
+    one that lays schemas on one another is left as it is. Without this a model that gets lost
+    invents properties until its tokens end; vLLM and llama.cpp read schemas in this way too.
+    """
+    return schema if _is_laid_on(schema) else cast("dict[str, Any]", _closed(schema))
+
+
+def names_nothing(schema: dict[str, Any]) -> bool:
+    """Whether a function's parameters are written as an object without any."""
+    return not schema or (schema.get("properties") == {} and schema.keys() <= _OF_AN_OBJECT)
+
+
+def _is_laid_on(schema: object) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    keywords = cast("dict[str, object]", schema)
+    if _LAID_ON & keywords.keys() or ("properties" in keywords and _BESIDE & keywords.keys()):
+        return True
+    return any(map(_is_laid_on, _parts(keywords)))
+
+
+def _parts(schema: dict[str, object]) -> list[object]:
+    parts = [schema[key] for key in _SINGLE if key in schema]
+    for key in _LISTS:
+        if isinstance(members := schema.get(key), list):
+            parts += cast("list[object]", members)
+    for key in _BY_NAME:
+        if isinstance(named := schema.get(key), dict):
+            parts += cast("dict[str, object]", named).values()
+    return parts
+
+
+def _closed(schema: object) -> object:
+    if not isinstance(schema, dict):
+        return schema
+    keywords = dict(cast("dict[str, object]", schema))
+    for key in _SINGLE:
+        if key in keywords:
+            keywords[key] = _closed(keywords[key])
+    for key in _LISTS:
+        if isinstance(members := keywords.get(key), list):
+            keywords[key] = [_closed(member) for member in cast("list[object]", members)]
+    for key in _BY_NAME:
+        if isinstance(named := keywords.get(key), dict):
+            members_by_name = cast("dict[str, object]", named)
+            keywords[key] = {name: _closed(member) for name, member in members_by_name.items()}
+    if _may_close(keywords):
+        keywords["additionalProperties"] = False
+    return keywords
+
+
+def _may_close(keywords: dict[str, object]) -> bool:
+    named, required = keywords.get("properties"), keywords.get("required", [])
+    if not isinstance(named, dict) or not isinstance(required, list) or not named:
+        return False
+    if keywords.keys() & {"additionalProperties", "patternProperties"}:
+        return False
+    return set(cast("list[str]", required)) <= set(cast("dict[str, object]", named))
