@@ -25,7 +25,7 @@ class _Chat(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {**COMMON, "base_url": f"{URL}/v1", "max_tokens": 300}
+        return {**COMMON, "base_url": f"{URL}/v1", "max_tokens": 300, "stream_usage": True}
 
     @property
     def has_tool_choice(self) -> bool:
@@ -61,7 +61,7 @@ class TestAnthropic(_Chat):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {**COMMON, "base_url": URL, "max_tokens": 300}
+        return {**COMMON, "base_url": URL, "max_tokens": 300, "stream_usage": True}
 
 
 class TestEmbeddings(EmbeddingsIntegrationTests):
