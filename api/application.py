@@ -31,7 +31,8 @@ from api.openai.responses_shelf import sweep_forever
 from api.services import running
 from penstock import settings as penstock_settings
 from penstock.errors import BadSettings, BodyTooLarge, PenstockError
-from penstock.telemetry import Telemetry, configure_logging
+from penstock.logs import configure_logging
+from penstock.telemetry import Telemetry
 from penstock.tracing import Tracing
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ def running(**settings: str) -> Generator[Stack]:
     `settings` are named like the variables: `PENSTOCK_SLOTS="64"`.
     """
     folder = Path(tempfile.mkdtemp(prefix="penstock-bench-"))
-    redis_port, api_port = _free_port(), _free_port()
+    redis_port, api_port = free_port(), free_port()
     redis = redis_server.make_child(redis_port, folder, folder)
     redis_url, api_url = f"redis://127.0.0.1:{redis_port}/0", f"http://127.0.0.1:{api_port}"
     environment = {
@@ -103,7 +103,8 @@ def _get_json(url: str) -> Any:
     return answer.json() if answer.is_success else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

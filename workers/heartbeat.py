@@ -60,6 +60,7 @@ class Heartbeat(threading.Thread):
         self._lose = lose
         self._broken = broken
         self._rest = rest
+        self._pause_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._closing = threading.Event()
         self._hung: set[str] = set()
         self._announced_s = float("-inf")
@@ -88,13 +89,14 @@ class Heartbeat(threading.Thread):
                 if self._away:
                     logger.warning("Redis answers again")
                 self._away = False
-            if self._closing.wait(self._settings.lease_ms / 1000 / RENEWALS_PER_LEASE):
+            if self._closing.wait(self._pause_s):
                 return
 
     def beat(self) -> None:
         """Watch the engines, renew leases, then (every `heartbeat_s`) announce and reap."""
         healthy = [lane for lane in self._lanes.values() if self._is_healthy(lane)]
-        held = self._held.all()
+        # Writing tokens renews as well: what an engine at work holds is seldom due here.
+        held = self._held.leased_before(time.monotonic() - self._pause_s)
         for lane in healthy:
             self._renew(lane, [one for one in held if one.lane is lane])
         now_s = time.monotonic()
@@ -110,7 +112,9 @@ class Heartbeat(threading.Thread):
         if not held:
             return
         epochs = {one.claim.job.id: one.claim.epoch for one in held}
+        now_s = time.monotonic()
         refused = {refusal.job_id for refusal in self._jobs.renew(lane.queue, epochs)}
+        self._held.leased([one.attempt for one in held], now_s)
         for one in held:
             if one.claim.job.id in refused:
                 self._lose(one)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from penstock.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from penstock.transport.queue import Claim
     from workers.lane import Lane
@@ -63,6 +63,7 @@ class HeldJobs:
     def __init__(self) -> None:
         self._by_attempt: dict[str, Held] = {}
         self._by_job: dict[str, str] = {}
+        self._leased_s: dict[str, float] = {}
         self._changed = threading.Condition()
 
     def add(self, held: Held) -> Held | None:
@@ -71,7 +72,20 @@ class HeldJobs:
             older = self._by_attempt.get(self._by_job.get(held.claim.job.id, ""))
             self._by_attempt[held.attempt] = held
             self._by_job[held.claim.job.id] = held.attempt
+            self._leased_s[held.attempt] = float("-inf")  # the claim's answer may have been slow
             return older
+
+    def leased(self, attempts: Iterable[str], at_s: float) -> None:
+        """Note that Redis was asked at `at_s` (monotonic) to give these a whole lease again."""
+        with self._changed:
+            for attempt in attempts:
+                if attempt in self._by_attempt:
+                    self._leased_s[attempt] = at_s
+
+    def leased_before(self, end_s: float) -> list[Held]:
+        """Return what is held and has had no new lease since `end_s` (monotonic)."""
+        with self._changed:
+            return [one for key, one in self._by_attempt.items() if self._leased_s[key] < end_s]
 
     def get(self, attempt: str) -> Held | None:
         """Return an attempt that is still held."""
@@ -82,6 +96,7 @@ class HeldJobs:
         with self._changed:
             held = self._by_attempt.pop(attempt, None)
             if held is not None:
+                del self._leased_s[attempt]
                 if self._by_job.get(held.claim.job.id) == attempt:
                     del self._by_job[held.claim.job.id]
                 self._changed.notify_all()

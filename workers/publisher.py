@@ -108,9 +108,11 @@ class Publisher(threading.Thread):
             if held is not None:
                 batches.setdefault(held.lane.queue, []).append((held, event))
         for queue, batch in batches.items():
+            asked_s = time.monotonic()
             refusals = self._append(queue, batch)
             if refusals is None:
                 return
+            self._held.leased((held.attempt for held, _ in batch), asked_s)
             refused = {refusal.job_id for refusal in refusals}
             for held, event in batch:
                 if held.claim.job.id in refused:

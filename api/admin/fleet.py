@@ -43,20 +43,18 @@ async def fleet(request: Request) -> Response:
     workers = sorted(services.registry.workers(), key=lambda worker: (worker.host, worker.pid))
     overview = Overview(services.redis)
     queues = [served.card.queue for served in known]
-    (now_ms, jobs, resting), depths = await _answered(
+    now_ms, jobs, resting, depths = await _answered(
         asyncio.gather(
-            asyncio.gather(
-                services.queue.now_ms(),
-                overview.open_jobs(queues, MOST_JOBS),
-                overview.resting([worker.id for worker in workers]),
-            ),
-            asyncio.gather(*(services.queue.depth(queue) for queue in queues)),
+            services.queue.now_ms(),
+            overview.open_jobs(queues, MOST_JOBS),
+            overview.resting([worker.id for worker in workers]),
+            overview.depths(queues),
         )
     )
     return json_response(
         {
             "now_ms": now_ms,
-            "queues": [_queue(served, depth) for served, depth in zip(known, depths, strict=True)],
+            "queues": [_queue(served, depths[served.card.queue]) for served in known],
             "workers": [_worker(worker, now_ms, worker.id in resting) for worker in workers],
             "jobs": [_job(job) for job in jobs],
         }
@@ -141,7 +139,7 @@ def _queue(served: Served, depth: QueueDepth) -> dict[str, Any]:
         "aliases": served.card.aliases,
         "context_length": served.card.context_length,
         "live_workers": len(served.workers),
-        "slots": sum(_slots(worker, served.card.queue) for worker in served.workers),
+        "slots": served.slots,
         "waiting_jobs": depth.waiting_jobs,
         "waiting_tokens": depth.waiting_tokens,
         "running": depth.running,
@@ -150,10 +148,6 @@ def _queue(served: Served, depth: QueueDepth) -> dict[str, Any]:
         "kv_use": served.load.kv_use,
         "seen_s": served.seen_s,
     }
-
-
-def _slots(worker: WorkerCard, queue: str) -> int:
-    return sum(card.slots for card in worker.models if card.queue == queue)
 
 
 def _worker(worker: WorkerCard, now_ms: int, rests: bool) -> dict[str, Any]:

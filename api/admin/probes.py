@@ -11,8 +11,10 @@ from api.dependencies import services_of
 from api.errors import json_response
 from api.services import Services
 from penstock.contract.worker import ModelCard
-from penstock.errors import PenstockError, StoreUnavailable
-from penstock.telemetry import CONTENT_TYPE, FleetView
+from penstock.errors import StoreUnavailable
+from penstock.fleet_metrics import FleetView
+from penstock.telemetry import CONTENT_TYPE
+from penstock.transport.overview import Overview
 from penstock.transport.records import QueueDepth
 
 router = APIRouter()
@@ -53,20 +55,14 @@ async def metrics(request: Request) -> Response:
     """Show Prometheus's metrics; queues are read now."""
     services = services_of(request)
     cards = _known_cards(services)
-    redis_up, *depths = await asyncio.gather(
-        _redis_answers(services), *(_depth(services, card.queue) for card in cards)
+    redis_up, depths = await asyncio.gather(
+        _redis_answers(services), _depths(services, [card.queue for card in cards])
     )
     view = FleetView(
-        redis_up=bool(redis_up),
-        cards=cards,
-        workers=services.registry.workers(),
-        depths={
-            card.queue: depth
-            for card, depth in zip(cards, depths, strict=True)
-            if isinstance(depth, QueueDepth)
-        },
+        redis_up=redis_up, cards=cards, workers=services.registry.workers(), depths=depths
     )
-    return Response(services.telemetry.render(view), headers={"content-type": CONTENT_TYPE})
+    text = await asyncio.to_thread(services.telemetry.render, view)
+    return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
 def _known_cards(services: Services) -> list[ModelCard]:
@@ -86,9 +82,9 @@ async def _redis_answers(services: Services) -> bool:
     return True
 
 
-async def _depth(services: Services, queue: str) -> QueueDepth | None:
+async def _depths(services: Services, queues: list[str]) -> dict[str, QueueDepth]:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await services.queue.depth(queue)
-    except (TimeoutError, RedisError, PenstockError):
-        return None
+            return await Overview(services.redis).depths(queues)
+    except (TimeoutError, RedisError, OSError, RuntimeError):
+        return {}

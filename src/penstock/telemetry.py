@@ -1,4 +1,4 @@
-"""Metrics of an API process, and the log's format. Names are vLLM's where they mean the same.
+"""Metrics of an API process. Names are vLLM's where they mean the same.
 
 Counters and histograms are this process's own: sum them over the API processes. Gauges of the
 fleet are read from Redis when they are scraped, so every API process shows the same: take the
@@ -26,10 +26,7 @@ maximum. Worker's totals start again with each worker.
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -42,14 +39,12 @@ from prometheus_client import (
 )
 
 import penstock
+from penstock.fleet_metrics import FleetCollector
 from penstock.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from penstock.contract.events import Finished, Tokens
-    from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
-    from penstock.transport.records import QueueDepth
+    from penstock.fleet_metrics import FleetView
 
 TTFT_BUCKETS_S: Final = (
     0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -65,18 +60,7 @@ E2E_BUCKETS_S: Final = (
 )  # fmt: skip
 
 LABELS: Final = ("model", "device")
-WORKER_LABELS: Final = (*LABELS, "worker")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-@dataclass(frozen=True)
-class FleetView:
-    """What a scrape shows of the fleet. A queue without a depth could not be read."""
-
-    redis_up: bool
-    cards: Sequence[ModelCard] = ()
-    workers: Sequence[WorkerCard] = ()
-    depths: Mapping[str, QueueDepth] = field(default_factory=dict[str, "QueueDepth"])
 
 
 class Telemetry:
@@ -123,16 +107,14 @@ class Telemetry:
             "penstock_api_generations", "Requests of this process that wait for tokens", LABELS,
             registry=registry,
         )  # fmt: skip
-        self._fleet = _FleetGauges(registry)
 
     def meter(self, model: str, device: str) -> Meter:
         """Return the meter of one generation."""
         return Meter(self, model, device)
 
     def render(self, view: FleetView) -> bytes:
-        """Return Prometheus's text format, with the fleet as it is in `view`."""
-        self._fleet.show(view)
-        return generate_latest(self.registry)
+        """Return Prometheus's text format, with the fleet as it is in `view`. For any thread."""
+        return generate_latest(self.registry) + generate_latest(FleetCollector(view))
 
 
 class Meter:
@@ -186,91 +168,3 @@ class Meter:
         telemetry.generation_tokens.labels(*labels).inc(self.completion_tokens)
         telemetry.prompt_tokens.labels(*labels).inc(self.prompt_tokens)
         telemetry.e2e.labels(*labels).observe(time.perf_counter() - self._started_s)
-
-
-class _FleetGauges:
-    """Gauges that are set anew at every scrape."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._labelled: list[Gauge] = []
-        self._redis_up = Gauge(
-            "penstock_redis_up", "Whether Redis answers this process", registry=registry
-        )
-        queue = self._of_queue
-        self._running = queue("penstock_num_requests_running", "Jobs that a worker holds")
-        self._waiting = queue("penstock_num_requests_waiting", "Jobs that wait in the queue")
-        self._waiting_tokens = queue("penstock_queue_waiting_tokens", "Weight of the waiting jobs")
-        self._oldest_s = queue("penstock_queue_oldest_seconds", "Age of the oldest waiting job")
-        self._workers = queue("penstock_workers", "Live workers")
-        worker = self._of_worker
-        self._kv_use = worker("penstock_kv_cache_usage_ratio", "Share of the KV cache in use")
-        self._slots = worker("penstock_worker_slots", "Sequences a worker decodes at once")
-        self._worker_running = worker("penstock_worker_running", "Sequences in the batch")
-        self._worker_waiting = worker("penstock_worker_waiting", "Sequences taken, not in it yet")
-        self._step_s = worker("penstock_worker_step_seconds", "Median duration of a step")
-        self._decode = worker("penstock_worker_decode_tokens_per_second", "Decode rate")
-        self._prefill = worker("penstock_worker_prefill_tokens_per_second", "Prefill rate")
-        self._generated = worker("penstock_worker_generated_tokens", "Tokens since its start")
-        self._preempted = worker("penstock_worker_preempted", "Preemptions since its start")
-        spec = "penstock_spec_decode_num_"
-        self._drafts = worker(f"{spec}drafts", "Guessed continuations since its start")
-        self._drafted = worker(f"{spec}draft_tokens", "Guessed tokens since its start")
-        self._accepted = worker(f"{spec}accepted_tokens", "Guessed tokens that were right")
-
-    def _of_queue(self, name: str, documentation: str) -> Gauge:
-        return self._add(name, documentation, LABELS)
-
-    def _of_worker(self, name: str, documentation: str) -> Gauge:
-        return self._add(name, documentation, WORKER_LABELS)
-
-    def _add(self, name: str, documentation: str, labels: tuple[str, ...]) -> Gauge:
-        gauge = Gauge(name, documentation, labels, registry=self._registry)
-        self._labelled.append(gauge)
-        return gauge
-
-    def show(self, view: FleetView) -> None:
-        for gauge in self._labelled:
-            gauge.clear()  # what has gone must not stay at its last value
-        self._redis_up.set(view.redis_up)
-        for card in view.cards:
-            labels = (card.name, card.device)
-            self._workers.labels(*labels).set(0)
-            depth = view.depths.get(card.queue)
-            if depth is not None:
-                self._running.labels(*labels).set(depth.running)
-                self._waiting.labels(*labels).set(depth.waiting_jobs)
-                self._waiting_tokens.labels(*labels).set(depth.waiting_tokens)
-                self._oldest_s.labels(*labels).set(depth.oldest_age_s)
-        for worker in view.workers:
-            for card in worker.models:
-                self._workers.labels(card.name, card.device).inc()
-                load = worker.loads.get(card.queue)
-                if load is not None:
-                    self._show_load((card.name, card.device, worker.id), card, load)
-
-    def _show_load(self, labels: tuple[str, str, str], card: ModelCard, load: WorkerLoad) -> None:
-        self._slots.labels(*labels).set(card.slots)
-        self._kv_use.labels(*labels).set(load.kv_use)
-        self._worker_running.labels(*labels).set(load.running)
-        self._worker_waiting.labels(*labels).set(load.waiting)
-        self._step_s.labels(*labels).set(load.step_ms / 1000)
-        self._decode.labels(*labels).set(load.decode_tokens_per_s)
-        self._prefill.labels(*labels).set(load.prefill_tokens_per_s)
-        self._generated.labels(*labels).set(load.generated_tokens_total)
-        self._preempted.labels(*labels).set(load.preempted_total)
-        self._drafts.labels(*labels).set(load.drafts_total)
-        self._drafted.labels(*labels).set(load.drafted_tokens_total)
-        self._accepted.labels(*labels).set(load.accepted_tokens_total)
-
-
-def configure_logging(level: int = logging.INFO) -> None:
-    """Send Penstock's log to stderr, unless the process has arranged its logging already."""
-    logger = logging.getLogger("penstock")
-    if logger.handlers or logging.getLogger().handlers:
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False

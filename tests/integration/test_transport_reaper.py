@@ -81,6 +81,17 @@ async def test_a_run_rings_a_bounded_number_of_bells(
     assert wait_until(lambda: worker.reap(QUEUE).rung) == 36
 
 
+async def test_a_whole_rack_that_died_is_put_right_by_one_call(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for _ in range(150):
+        await start(jobs, worker)
+    worker.reap(QUEUE)
+    for job_id in redis_client.zrange(keys.leases(QUEUE), 0, -1):
+        redis_client.zadd(keys.leases(QUEUE), {job_id: 1})
+    assert wait_until(lambda: worker.reap(QUEUE).requeued) == 150
+
+
 async def test_many_reapers_do_what_one_does(
     jobs: JobQueue, redis_client: redis.Redis, redis_settings: Settings
 ) -> None:

@@ -82,6 +82,23 @@ def hang(lane: Lane, for_s: float) -> None:
     lane.engine.step_s = time.monotonic() - for_s
 
 
+def test_what_was_just_written_or_renewed_is_not_renewed_again(desk: Desk):
+    desk.hold("written", "a-cpu")
+    desk.hold("silent", "a-cpu")
+    desk.held.leased(["written:1"], time.monotonic())
+    desk.heartbeat.beat()
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("a-cpu", {"silent": 1})]
+
+
+def test_a_lease_is_renewed_again_after_a_quarter_of_it(desk: Desk):
+    desk.hold("one", "a-cpu")
+    quarter_s = Settings().lease_ms / 4000
+    desk.held.leased(["one:1"], time.monotonic() - quarter_s)
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("a-cpu", {"one": 1})]
+
+
 def test_every_held_job_is_renewed_with_its_epoch(desk: Desk):
     desk.hold("one", "a-cpu", 4)
     desk.hold("two", "b-cpu", 1)

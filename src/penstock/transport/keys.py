@@ -83,6 +83,11 @@ def leases(queue: str) -> str:
     return f"{queue_prefix(queue)}leases"
 
 
+def counters(queue: str) -> str:
+    """Return the key of a queue's numbers, among them the weight of what waits."""
+    return f"{queue_prefix(queue)}counters"
+
+
 def utility(queue: str) -> str:
     """Return the key of a queue's list of small calls."""
     return f"{queue_prefix(queue)}utility"

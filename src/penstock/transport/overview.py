@@ -10,6 +10,7 @@ import msgspec
 from penstock.history import percentile
 from penstock.transport import keys
 from penstock.transport.announcer import DRAIN_LIFE_S
+from penstock.transport.records import QueueDepth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,6 +82,32 @@ class Overview:
             for (queue, job_id), row in zip(wanted, rows, strict=True)
             if row[0] in {b"waiting", b"running"}
         ]
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, QueueDepth]:
+        """Return how much waits and runs on each queue: `JobQueue.depth`, for many at once.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        for queue in queues:
+            pipeline.zcard(keys.arrivals(queue))
+            pipeline.hget(keys.counters(queue), "tokens")
+            pipeline.zcard(keys.leases(queue))
+            pipeline.zrange(keys.arrivals(queue), 0, 0, withscores=True)
+        (seconds, microseconds), *found = await pipeline.execute()
+        now_s = seconds + microseconds / 1e6
+        return {
+            queue: QueueDepth(
+                waiting_jobs=waiting,
+                waiting_tokens=int(tokens or 0),
+                running=running,
+                oldest_age_s=max(now_s - oldest[0][1] / 1000, 0.0) if oldest else 0.0,
+            )
+            for queue, waiting, tokens, running, oldest in zip(
+                queues, found[::4], found[1::4], found[2::4], found[3::4], strict=True
+            )
+        }
 
     async def resting(self, worker_ids: Sequence[str]) -> frozenset[str]:
         """Return the workers that are asked to rest.

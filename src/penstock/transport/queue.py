@@ -55,7 +55,9 @@ __all__ = [
 REAP_PAUSE_MS: Final = 500
 """Redis itself refuses to reap a queue more often, however many processes ask."""
 REAP_MOST: Final = 64
-"""Leases, deadlines and doorbells that one call of the reaper looks at."""
+"""Leases, deadlines and doorbells that one run of the reaper looks at: it holds Redis up."""
+REAP_RUNS: Final = 32
+"""Runs that one call may need: a rack of workers can die at once."""
 RETRY_AFTER_UNKNOWN_S: Final = 5.0
 RETRY_AFTER_MOST_S: Final = 60.0
 
@@ -81,9 +83,14 @@ def _reap_arguments(settings: Settings) -> tuple[int, int, int]:
     return (settings.max_attempts, min(REAP_PAUSE_MS, settings.lease_ms // 4), REAP_MOST)
 
 
-def _reap_result(reply: Sequence[int]) -> ReapResult:
-    requeued, poisoned, expired, rung = reply
+def _reap_result(runs: Sequence[Sequence[int]]) -> ReapResult:
+    requeued, poisoned, expired, rung = map(sum, zip(*runs, strict=True))
     return ReapResult(requeued=requeued, poisoned=poisoned, expired=expired, rung=rung)
+
+
+def _stopped_early(runs: Sequence[Sequence[int]]) -> bool:
+    """Return whether the last run has left jobs behind, and another may follow at once."""
+    return sum(runs[-1][:3]) >= REAP_MOST and len(runs) < REAP_RUNS
 
 
 def _retry_after_s(jobs_over: int, finishes_per_s: float) -> float:
@@ -283,11 +290,11 @@ class JobQueue:
 
     async def reap(self, queue: str) -> ReapResult:
         """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""
-        return _reap_result(
-            await self._patiently(
-                lambda: self._scripts.run("reap", queue, *_reap_arguments(self._settings))
-            )
-        )
+        arguments = _reap_arguments(self._settings)
+        runs: list[list[int]] = []
+        while not runs or _stopped_early(runs):
+            runs.append(await self._patiently(lambda: self._scripts.run("reap", queue, *arguments)))
+        return _reap_result(runs)
 
 
 class WorkerQueue:
@@ -353,4 +360,8 @@ class WorkerQueue:
 
     def reap(self, queue: str) -> ReapResult:
         """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""
-        return _reap_result(self._run("reap", queue, *_reap_arguments(self._settings)))
+        arguments = _reap_arguments(self._settings)
+        runs: list[list[int]] = []
+        while not runs or _stopped_early(runs):
+            runs.append(self._run("reap", queue, *arguments))
+        return _reap_result(runs)

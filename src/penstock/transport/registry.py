@@ -17,7 +17,7 @@ from penstock.transport import keys
 from penstock.transport.announcer import Announcer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import redis.asyncio
 
@@ -39,7 +39,7 @@ class Served(msgspec.Struct, frozen=True):
     """One queue that serves a model.
 
     `workers` are the live ones; there are none in the grace time after the last one went. `load`
-    sums theirs. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
+    sums theirs, `slots` too. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
     """
 
     card: ModelCard
@@ -47,6 +47,7 @@ class Served(msgspec.Struct, frozen=True):
     load: WorkerLoad
     waiting_jobs: int = 0
     seen_s: float = 0.0
+    slots: int = 0
 
 
 class View(msgspec.Struct, frozen=True):
@@ -56,6 +57,16 @@ class View(msgspec.Struct, frozen=True):
     now_s: float
     workers: tuple[WorkerCard, ...]
     served: tuple[Served, ...]
+    by_name: dict[str, list[Served]]
+    """By a model's name, its aliases and its queues' names."""
+
+
+def _names(served: Iterable[Served]) -> dict[str, list[Served]]:
+    found: dict[str, list[Served]] = {}
+    for one in served:
+        for name in {one.card.name, one.card.queue, *one.card.aliases}:
+            found.setdefault(name, []).append(one)
+    return found
 
 
 def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
@@ -76,17 +87,26 @@ def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
     )
 
 
+def _by_queue(workers: Iterable[WorkerCard]) -> dict[str, list[WorkerCard]]:
+    """Sort workers by what they serve; with many of both, nobody may look for each in each."""
+    found: dict[str, list[WorkerCard]] = {}
+    for worker in workers:
+        for queue in {model.queue for model in worker.models}:
+            found.setdefault(queue, []).append(worker)
+    return found
+
+
 def _serve(last: ModelCard, workers: Sequence[WorkerCard], waiting: int, seen_s: float) -> Served:
     """Return what a queue's live workers amount to; `last` is the card announced last."""
-    mine = tuple(worker for worker in workers if any(m.queue == last.queue for m in worker.models))
-    loads = [worker.loads.get(last.queue, WorkerLoad()) for worker in mine]
-    return Served(card=last, workers=mine, load=_sum(loads), waiting_jobs=waiting, seen_s=seen_s)
-
-
-def _slots(served: Served) -> int:
-    """Return the sequences that a queue's workers decode at once."""
-    models = [model for worker in served.workers for model in worker.models]
-    return sum(model.slots for model in models if model.queue == served.card.queue)
+    queue = last.queue
+    return Served(
+        card=last,
+        workers=tuple(workers),
+        load=_sum([worker.loads.get(queue, WorkerLoad()) for worker in workers]),
+        waiting_jobs=waiting,
+        seen_s=seen_s,
+        slots=sum(m.slots for worker in workers for m in worker.models if m.queue == queue),
+    )
 
 
 class Registry:
@@ -141,18 +161,19 @@ class Registry:
         clock.hear((seconds, microseconds), asked_s)
         queues = [queue.decode() for queue, _ in models]
         pipeline = self._redis.pipeline(transaction=False)
-        for worker_id in worker_ids:
-            pipeline.get(keys.worker(worker_id.decode()))
+        # MGET takes no empty list; there is never a worker without a name.
+        pipeline.mget([keys.worker(one.decode()) for one in worker_ids] or [keys.worker("")])
+        pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
         for queue in queues:
-            pipeline.get(keys.model(queue))
             pipeline.zcard(keys.arrivals(queue))
-        found = await pipeline.execute()
-        cards, rest = found[: len(worker_ids)], found[len(worker_ids) :]
+        cards, model_cards, *waiting_jobs = await pipeline.execute()
         workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
-        working = [worker for worker in workers if not worker.draining]
+        working = _by_queue(worker for worker in workers if not worker.draining)
         served = tuple(
-            _serve(_model_decoder.decode(card), working, waiting, seen_ms / 1000)
-            for card, waiting, (_, seen_ms) in zip(rest[::2], rest[1::2], models, strict=True)
+            _serve(_model_decoder.decode(card), working.get(queue, ()), waiting, seen_ms / 1000)
+            for queue, card, waiting, (_, seen_ms) in zip(
+                queues, model_cards, waiting_jobs, models, strict=bool(queues)
+            )
             if card is not None
         )
         for one in served:
@@ -165,6 +186,7 @@ class Registry:
             now_s=seconds + microseconds / 1e6,
             workers=workers,
             served=served,
+            by_name=_names(served),
         )
 
     def _fresh_view(self) -> View | None:
@@ -208,11 +230,7 @@ class Registry:
         view = self._fresh_view()
         if view is None:
             raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
-        known = [
-            one
-            for one in view.served
-            if name in (one.card.name, one.card.queue) or name in one.card.aliases
-        ]
+        known = view.by_name.get(name)
         if not known:
             raise UnknownModel(f"the model {name!r} does not exist")
         live = tuple(one for one in known if one.workers)
@@ -256,7 +274,7 @@ class Registry:
         assumed = ASSUMED_TOKENS_PER_S.get(served.card.device.split(".")[0], 1.0)
         workers = len(served.workers)
         tokens_per_s = self._best_tokens_per_s.get((queue, workers)) or assumed * max(workers, 1)
-        slots = max(_slots(served), served.card.slots, 1)
+        slots = max(served.slots, served.card.slots, 1)
         jobs = served.load.running + served.load.waiting + served.waiting_jobs
         jobs += self._picked.get(queue, 0) + 1
         return (max(jobs, slots) / tokens_per_s, jobs / slots)
