@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from penstock.contract.events import Event
     from penstock.engine.sequence import SequenceRequest
 
-DRAIN_S = 0.5
+DRAIN_S = 1.0
 """How long a simulated Celery loop sleeps before it looks at what its pool has for it."""
 RESTORE_S = 10.0
 """How often Celery's event loop looks for messages that nobody acknowledged."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 QUEUE = "sleeper-cpu"
 PROCESSES = 4
-STEP_MS = 1_000
+STEP_MS = 2_000
 SLOTS = 8
 LONG_TOKENS = 1_000_000
 JOBS_PER_S = 100
@@ -153,7 +153,9 @@ async def measure(store: Store, clerk: Clerk, workers: Fleet, size: int, seconds
 
     slots = size * workers.slots
     ids = await clerk.submit(QUEUE, [index % 10 for index in range(slots)], LONG_TOKENS)
-    await until(lambda: store.client.zcard(keys.leases(QUEUE)) == slots, "all slots taken")
+    await until(
+        lambda: store.client.zcard(keys.leases(QUEUE)) >= 0.95 * slots, "all slots taken"
+    )
     await asyncio.sleep(1.0)
     busy, said = await measured(store, workers, seconds)
     for start in range(0, len(ids), 200):
