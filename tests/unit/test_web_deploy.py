@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.fleet_metrics import FleetView
 from penstock.settings import PREFIX, Settings
-from penstock.telemetry import FleetView, Telemetry
+from penstock.telemetry import Telemetry
 from penstock.transport.records import QueueDepth
 
 ROOT = Path(__file__).resolve().parents[2]
