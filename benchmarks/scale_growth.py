@@ -26,7 +26,7 @@ SLOTS = 8
 LONG_TOKENS = 1_000_000
 JOBS_PER_S = 100
 """Jobs of one token that the whole fleet gets in the third part; a small one gets fewer."""
-JOBS_PER_WORKER_S = 8
+JOBS_PER_WORKER_S = 2
 _PATIENCE_S = 120.0
 
 
