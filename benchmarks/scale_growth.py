@@ -153,9 +153,7 @@ async def measure(store: Store, clerk: Clerk, workers: Fleet, size: int, seconds
 
     slots = size * workers.slots
     ids = await clerk.submit(QUEUE, [index % 10 for index in range(slots)], LONG_TOKENS)
-    await until(
-        lambda: store.client.zcard(keys.leases(QUEUE)) >= 0.95 * slots, "all slots taken"
-    )
+    await until(lambda: store.client.zcard(keys.leases(QUEUE)) >= 0.95 * slots, "all slots taken")
     await asyncio.sleep(1.0)
     busy, said = await measured(store, workers, seconds)
     for start in range(0, len(ids), 200):
