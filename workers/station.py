@@ -21,6 +21,7 @@ from penstock.transport.queue import WorkerQueue
 from penstock.transport.registry import Announcer
 from workers.heartbeat import Heartbeat
 from workers.held import Held, HeldJobs, Outcome, Ticket
+from workers.metrics import WorkerMetrics
 from workers.preparer import Preparer
 from workers.publisher import Publisher
 from workers.tracing import AttemptSpans
@@ -80,7 +81,16 @@ class Station:
         if tracing is not None:
             self._spans = AttemptSpans(tracing, self._held, worker_id, publish)
             publish = self._spans.put
+        self._metrics: WorkerMetrics | None = None
+        self.metrics_url = ""
+        if settings.metrics_port:
+            self._metrics = WorkerMetrics(self._held, worker_id, publish)
+            publish = self._metrics.put
         self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(publish)}
+        if self._metrics is not None:
+            self._metrics.show(self.lanes)
+            self.metrics_url = self._metrics.serve(settings)
+            logger.info("Metrics at %s", self.metrics_url)
         self._preparer = Preparer(
             lanes=self.lanes,
             held=self._held,
@@ -159,8 +169,9 @@ class Station:
     def lose(self, held: Held) -> None:
         """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
         if self._held.pop(held.attempt) is not None:
-            if self._spans is not None:
-                self._spans.drop(held)
+            for watcher in (self._spans, self._metrics):
+                if watcher is not None:
+                    watcher.drop(held)
             held.lane.engine.abort([held.attempt])
             held.ticket.done(Outcome.ENDED)
 
@@ -211,8 +222,9 @@ class Station:
                 logger.warning("Handed back %d unfinished jobs", len(left))
         for held in self._held.all():
             self._end(held)
-        if self._spans is not None:
-            self._spans.close()
+        for watcher in (self._spans, self._metrics):
+            if watcher is not None:
+                watcher.close()
 
     def _alive_jobs(self) -> list[Held]:
         """Return the held jobs whose engine still works.

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0 means all cores that the process may use."""
 
+    metrics_port: int = Field(default=0, ge=0, lt=2**16)
+    """Where a worker answers Prometheus: the first free port from this one on; 0 is nowhere."""
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    """The address that a worker's metrics are at; `0.0.0.0` in a container."""
+
     # API
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated; empty means that no key is asked for."""

@@ -48,6 +48,10 @@ class Desk:
     def _stop(self) -> None:
         self.stops += 1
 
+    @property
+    def metrics_url(self) -> str:
+        return self.station.metrics_url
+
     def engine(self, queue: str) -> FakeEngine:
         engine = self.station.lanes[queue].engine
         assert isinstance(engine, FakeEngine)

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
+from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 from penstock.fleet_metrics import FleetView
 from penstock.settings import PREFIX, Settings
 from penstock.telemetry import Telemetry
 from penstock.transport.records import QueueDepth
+from tests.unit.workers_fakes import Slips, held_job, make_lane
+from workers.held import HeldJobs
+from workers.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -41,7 +46,7 @@ def run(*command: str | Path) -> None:
 
 
 def exported() -> dict[str, set[str]]:
-    """Return the labels of every metric that an API process exports, by name."""
+    """Return the labels of every metric that an API process or a worker exports, by name."""
     telemetry = Telemetry()
     card = ModelCard(
         name="m", queue="m-cpu", device="cpu", backend="b", format="f", architecture="a",
@@ -59,12 +64,29 @@ def exported() -> dict[str, set[str]]:
     telemetry.success.labels("m", "cpu", "stop").inc()
     telemetry.errors.labels("queue_full").inc()
     telemetry.http_requests.labels("GET", "/", "200").inc()
+    text = telemetry.render(view).decode() + worker_metrics()
     found: dict[str, set[str]] = {}
-    for line in telemetry.render(view).decode().splitlines():
+    for line in text.splitlines():
         if match := re.match(r"(penstock_\w+?)(\{(.*)\})? ", line):
             labels = set(re.findall(r'(\w+)="', match[3] or ""))
             found.setdefault(match[1], set()).update(labels)
     return found
+
+
+def worker_metrics() -> str:
+    """Return what a worker exports after a job that ended well and one that did not."""
+    held, lane = HeldJobs(), make_lane("m-cpu")
+    metrics = WorkerMetrics(held, "w", lambda _events: None)
+    metrics.show({"m-cpu": lane})
+    for job_id in ("good", "bad", "lost"):
+        held.add(held_job(job_id, "m-cpu", 1, Slips(), lane=lane))
+    metrics.put([Tokens("good:1", 0, (5,), "a"), Failed("bad:1", 0, "engine_failed", "no")])
+    metrics.put([Tokens("good:1", 1, (5,), "b")])
+    metrics.put([Finished("good:1", 2, FinishReason.STOP, Usage(1, 2))])
+    lost = held.get("lost:1")
+    assert lost is not None
+    metrics.drop(lost)
+    return generate_latest(metrics.registry).decode()
 
 
 def queries() -> dict[str, str]:
