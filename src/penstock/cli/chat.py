@@ -112,9 +112,13 @@ def chat(
 
 
 def _first_model(client: openai.OpenAI, address: str) -> str:
-    served = [one.id for one in client.models.list()]
+    served = [
+        one.id
+        for one in client.models.list()
+        if "generate" in (getattr(one, "capabilities", None) or ("generate",))
+    ]
     if not served:
-        raise NoWorker(f"{address} serves no model now; start a worker")
+        raise NoWorker(f"{address} serves no model to talk with now; start a worker")
     return served[0]
 
 

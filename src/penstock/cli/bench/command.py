@@ -118,7 +118,11 @@ def _first_model(address: str, key: str) -> str:
         raise NotAuthenticated(f"{address}/v1/models: {error.response.status_code}") from error
     except httpx.HTTPError as error:
         raise StartupError(f"no API answers at {address}; start one with penstock up") from error
-    names = [str(one["id"]) for one in answer.json()["data"]]
+    names = [
+        str(one["id"])
+        for one in answer.json()["data"]
+        if "generate" in one.get("capabilities", ("generate",))
+    ]
     if not names:
-        raise NoWorker(f"{address} serves no model now; start a worker")
+        raise NoWorker(f"{address} serves no model that generates now; start a worker")
     return names[0]

@@ -81,18 +81,18 @@ def up(
 
 
 def _answer(fleet: Fleet, prompt: str, *, once: bool) -> None:
-    """Ask the first model, then say how to go on; only `--once` makes a failure fatal."""
-    if prompt:
+    """Ask the first model that talks, then say how to go on; only `--once` makes a failure fatal."""
+    model = fleet.plan.chat_model
+    if prompt and model:
         try:
-            first_answer.ask(fleet.plan.api_url, fleet.key, fleet.plan.models[0], prompt)
+            first_answer.ask(fleet.plan.api_url, fleet.key, model, prompt)
         except StartupError as error:
             if once:
                 raise
             note(f"[yellow]no first answer:[/] {escape(error.message)}")
     if not once:
-        guidance.show(
-            fleet.plan.api_url, fleet.plan.models[0], fleet.plan.controller_url, fleet.redis_export
-        )
+        plan = fleet.plan
+        guidance.show(plan.api_url, model, plan.models[0], plan.controller_url, fleet.redis_export)
 
 
 def _watch(fleet: Fleet) -> None:

@@ -42,6 +42,7 @@ class Plan:
     settings: Settings
     queues: tuple[str, ...]
     models: tuple[str, ...]
+    chat_model: str | None
     host: str
     port: int
     redis_port: int | None
@@ -65,7 +66,8 @@ class Plan:
         """
         settings = settings_module.load()
         queues = tuple(dict.fromkeys(queues))
-        models = tuple(spec.resolve(queue, settings).name for queue in queues)
+        specs = [spec.resolve(queue, settings) for queue in queues]
+        models = tuple(one.name for one in specs)
         if not ports.is_free(host, port):
             raise StartupError(
                 f"port {port} for the API is taken{ports.holder(port)}; choose another with --port"
@@ -80,6 +82,7 @@ class Plan:
             settings=settings,
             queues=queues,
             models=models,
+            chat_model=next((one.name for one in specs if one.task == "generate"), None),
             host=host,
             port=port,
             redis_port=redis_server.choose_port(redis_port) if own_redis else None,
