@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import penstock
-from api.generation import usage_of
 from api.openai.logprobs import ChatLogprobs, CompletionLogprobs
 from penstock.clock import clock
 
@@ -66,7 +65,7 @@ def plain_message(answer: Answer) -> Message:
 
 
 def chat_completion(
-    heading: Heading, answers: Sequence[Answer], messages: Sequence[Message]
+    heading: Heading, answers: Sequence[Answer], messages: Sequence[Message], usage: Usage
 ) -> dict[str, Any]:
     """Return a `chat.completion`; every answer is a choice of the one prompt."""
     return {
@@ -80,12 +79,12 @@ def chat_completion(
             }
             for index, (answer, (message, reason)) in enumerate(zip(answers, messages, strict=True))
         ],
-        "usage": usage_object(usage_of([answer.usage for answer in answers], len(answers))),
+        "usage": usage_object(usage),
     }
 
 
-def text_completion(heading: Heading, answers: Sequence[Answer], choices: int) -> dict[str, Any]:
-    """Return a `text_completion`: `choices` answers of the first prompt, then of the second..."""
+def text_completion(heading: Heading, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]:
+    """Return a `text_completion`: answers to the first prompt, then to the second..."""
     return {
         **heading.object("text_completion"),
         "choices": [
@@ -97,5 +96,5 @@ def text_completion(heading: Heading, answers: Sequence[Answer], choices: int) -
             }
             for index, answer in enumerate(answers)
         ],
-        "usage": usage_object(usage_of([answer.usage for answer in answers], choices)),
+        "usage": usage_object(usage),
     }

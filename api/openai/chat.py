@@ -6,10 +6,10 @@ from starlette.responses import Response
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
-from api.generation import Generation, collect
+from api.generation import Generation, collect, usage_of
 from api.json_body import read_object, validated
 from api.middleware import record_of
-from api.openai import sampling, tools, unsupported
+from api.openai import best_of, sampling, tools, unsupported
 from api.openai.answers import Heading, chat_completion, fingerprint, plain_message
 from api.openai.chunks import CHAT, ChunkWriter
 from api.openai.documentation import documented
@@ -33,9 +33,9 @@ async def chat_completions(request: Request) -> Response:
     asked = validated(body, ChatRequest)
     card = pick(request, asked.model)
     prompt = chat_prompt(asked)
-    first = sampling.sampling(asked, card, default_max_tokens=None)
+    first = best_of.judged(sampling.sampling(asked, card, default_max_tokens=None), asked)
     reading = tools.reading_of(asked, card)
-    choices = asked.n or 1
+    choices = best_of.candidates(asked)
     works = [Generate(prompt, sampling.of_choice(first, choice)) for choice in range(choices)]
     generation = await Generation.of(
         services,
@@ -51,13 +51,17 @@ async def chat_completions(request: Request) -> Response:
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
-        messages = [
-            plain_message(answer) if reading.plain else read_message(reading, job.id, answer)
-            for job, answer in zip(generation.jobs, answers, strict=True)
+        usage = usage_of([answer.usage for answer in answers], choices)
+        choice_of = [
+            (best_of.shown(answers[index], asked), generation.jobs[index].id)
+            for index in best_of.kept(answers, asked)
         ]
-        return json_response(
-            chat_completion(heading, answers, messages), headers=generation.headers
-        )
+        messages = [
+            plain_message(answer) if reading.plain else read_message(reading, job_id, answer)
+            for answer, job_id in choice_of
+        ]
+        whole = chat_completion(heading, [answer for answer, _ in choice_of], messages, usage)
+        return json_response(whole, headers=generation.headers)
     writer = _writer(asked, reading, heading, generation)
     return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)
 

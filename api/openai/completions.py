@@ -6,10 +6,10 @@ from starlette.responses import Response
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
-from api.generation import Generation, collect
+from api.generation import Generation, collect, usage_of
 from api.json_body import read_object, validated
 from api.middleware import record_of
-from api.openai import sampling, structures, unsupported
+from api.openai import best_of, sampling, structures, unsupported
 from api.openai.answers import Heading, fingerprint, text_completion
 from api.openai.chunks import COMPLETION, ChunkWriter
 from api.openai.documentation import documented
@@ -18,7 +18,7 @@ from api.resumption import resumption_of
 from api.streaming import FramedResponse, sse_frames
 from penstock.contract.job import Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
-from penstock.errors import InvalidParameter, UnsupportedFeature
+from penstock.errors import InvalidParameter
 
 router = APIRouter()
 
@@ -35,7 +35,7 @@ async def completions(request: Request) -> Response:
     asked = validated(body, CompletionRequest)
     card = pick(request, asked.model)
     works = _works(asked, card)
-    choices = asked.n or 1
+    choices = best_of.candidates(asked)
     generation = await Generation.of(
         services,
         record,
@@ -51,7 +51,9 @@ async def completions(request: Request) -> Response:
     heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
-        return json_response(text_completion(heading, answers, choices), headers=generation.headers)
+        usage = usage_of([answer.usage for answer in answers], choices)
+        best = [best_of.shown(answers[index], asked) for index in best_of.kept(answers, asked)]
+        return json_response(text_completion(heading, best, usage), headers=generation.headers)
     writer = ChunkWriter(
         COMPLETION,
         heading,
@@ -64,19 +66,15 @@ async def completions(request: Request) -> Response:
 
 
 def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:
-    """Return `n` works of the first prompt, then of the second, as OpenAI numbers its choices."""
-    choices = asked.n or 1
-    if asked.best_of is not None and asked.best_of != choices:
-        raise UnsupportedFeature(
-            f"best_of must be n ({choices}): choosing among more answers is not supported",
-            param="best_of",
-        )
+    """Return the works of the first prompt, then of the second, as OpenAI numbers its choices."""
+    choices = best_of.candidates(asked)
     if len(asked.prompts) * choices > MAX_SEQUENCES:
         raise InvalidParameter(
-            f"prompt: {len(asked.prompts)} prompts times n {choices} are over {MAX_SEQUENCES}",
+            f"prompt: {len(asked.prompts)} prompts times {choices} answers are over {MAX_SEQUENCES}",
             param="prompt",
         )
     first = sampling.sampling(asked, card, default_max_tokens=DEFAULT_MAX_TOKENS)
+    first = best_of.judged(first, asked)
     return [
         Generate(
             _prompt(prompt, card, add_special_tokens=asked.add_special_tokens is not False),

@@ -31,8 +31,9 @@ from api.openai.structure_schema import (
 
 MAX_CHOICES: Final = 16
 """`n`: sequences of one prompt."""
+MAX_BEST_OF: Final = 20
 MAX_SEQUENCES: Final = 128
-"""Prompts times `n` of one request."""
+"""Prompts times answers of one request."""
 MAX_STOPS: Final = 16
 MAX_LOGIT_BIAS: Final = 1024
 MAX_LOGPROBS: Final = 20
@@ -95,6 +96,7 @@ class GenerationRequest(Fields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    best_of: int | None = Field(default=None, ge=1, le=MAX_BEST_OF)
     max_tokens: int | None = Field(default=None, ge=1, lt=INT64)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -264,7 +266,6 @@ class CompletionRequest(GenerationRequest):
     max_tokens: int | None = Field(default=None, ge=0, lt=INT64)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
-    best_of: int | None = Field(default=None, ge=1)
     add_special_tokens: bool | None = None
 
     @property

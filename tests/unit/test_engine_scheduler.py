@@ -240,3 +240,37 @@ def test_budget_shrinks_and_recovers():
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(BadSettings):
         EngineOptions(**{"slots": 1, "num_blocks": 1, **wrong})
+
+
+def test_answers_to_one_prompt_compute_it_once() -> None:
+    engine, fake, told = engine_of(64, slots=4, chunk=8)
+    prompt = list(range(1, 31))  # seven full blocks, in four chunks
+    for job in ("a", "b", "c"):
+        engine._accept(request(job, prompt, 3))
+    engine._accept(request("other", [40, 41], 3))
+    for _ in range(30):
+        if events := engine.step():
+            told(events)
+        assert_sound(engine)
+    assert told.ends.keys() == {"a", "b", "c", "other"}
+    for job in ("a", "b", "c"):
+        assert told.tokens[job] == greedy_text(prompt, 3, VOCAB)
+    usages = [told.ends[job].usage.cached_tokens for job in ("a", "b", "c")]
+    assert usages == [0, 28, 28]
+    # The prompt once, the siblings' last two tokens, the other's prompt, and what was decoded.
+    assert sum(tokens for _, tokens in fake.steps) == 30 + 2 + 2 + 2 + 4 * 2
+    # The other one does not wait with the siblings.
+    assert [event.job_id for event in told.events[:2]] == ["a", "other"]
+
+
+def test_a_sibling_goes_on_alone_when_the_first_one_goes() -> None:
+    engine, _, told = engine_of(64, slots=4, chunk=8)
+    prompt = list(range(1, 31))
+    for job in ("a", "b"):
+        engine._accept(request(job, prompt, 3))
+    engine.step()
+    engine._drop("a")
+    for _ in range(12):
+        if events := engine.step():
+            told(events)
+    assert told.tokens == {"b": greedy_text(prompt, 3, VOCAB)}

@@ -210,17 +210,25 @@ class Scheduler:
             step.prefill_tokens += tokens
 
     def _admit(self) -> bool:
-        """Let the first waiting sequence run, if a slot and the blocks of its tokens are free."""
+        """Let the first waiting sequence run, if a slot and the blocks of its tokens are free.
+
+        One whose beginning another is computing just now is passed over until it is there: so
+        several answers to one prompt compute it once.
+        """
         if len(self.running) >= self.limit:
             return False
-        sequence = self.waiting[0]
-        matched = self._match(sequence)
+        for sequence in self.waiting:
+            matched = self._match(sequence)
+            if not self._is_being_computed(sequence, len(matched)):
+                break
+        else:
+            return False
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(matched)
         # Some blocks are left to those that run, so that a newcomer does not push one out at once.
         spare = self.pool.num_blocks // 100 if self.running else 0
         if needed + spare > self.pool.available - self.pool.idle(matched):
             return False
-        del self.waiting[0]
+        self.waiting.remove(sequence)
         self.pool.acquire(matched)
         sequence.block_table = matched + self.pool.allocate(needed)
         sequence.registered = len(matched)
@@ -229,6 +237,16 @@ class Scheduler:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
         self.running.append(sequence)
         return True
+
+    def _is_being_computed(self, sequence: Sequence, block: int) -> bool:
+        """Whether a running sequence is about to fill that block of a waiting one's prompt."""
+        if sequence.unread or block >= (len(sequence.token_ids) - 1) // self.pool.block_size:
+            return False
+        return any(
+            other.registered <= block < len(other.digests)
+            and other.digests[block] == sequence.digests[block]
+            for other in self.running
+        )
 
     def _match(self, sequence: Sequence) -> list[int]:
         """Return cached blocks of a sequence's beginning; one token at least is left to compute."""
