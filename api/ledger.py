@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from api.keys import admit
-from penstock.contract.job import ChatPrompt, PairPrompt, Prompt, TextPrompt, TokenPrompt
+from penstock.contract.job import (
+    ChatPrompt,
+    FillPrompt,
+    PairPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from penstock.errors import PenstockError
 from penstock.transport import usage_log
 
@@ -37,6 +44,8 @@ def prompt_tokens(prompt: Prompt) -> int:
             return len(prompt.text) // BYTES_A_TOKEN
         case PairPrompt():
             return (len(prompt.first) + len(prompt.second)) // BYTES_A_TOKEN
+        case FillPrompt():
+            return (len(prompt.before) + len(prompt.after)) // BYTES_A_TOKEN
         case ChatPrompt():
             return sum(len(str(m.get("content", ""))) for m in prompt.messages) // BYTES_A_TOKEN
 

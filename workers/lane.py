@@ -75,6 +75,11 @@ class Tokenizer(Protocol):
         """Text of one token, special ones too."""
         ...
 
+    @property
+    def fill_endings(self) -> Sequence[int]:
+        """What ends a text that was filled in, besides the model's own endings."""
+        ...
+
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
         """Where the answer begins in a model that reasons."""
         ...

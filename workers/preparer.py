@@ -10,7 +10,7 @@ import msgspec
 from celery.utils.log import get_logger
 
 from penstock.contract.events import Failed, Tokens
-from penstock.contract.job import ChatPrompt, PairPrompt, TextPrompt
+from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
 from penstock.models.dialect import Reasoning
@@ -213,8 +213,11 @@ def _joins(prompt: Prompt) -> bool:
 
 
 def _fitted(work: Generate, prompt_tokens: int, lane: Lane) -> Sampling:
-    """Return the sampling with `max_tokens` cut to the room that the prompt leaves, if so asked."""
+    """Return the sampling with the prompt's own endings, and `max_tokens` cut to the room if so asked."""
     sampling = work.sampling
+    if isinstance(work.prompt, FillPrompt):
+        endings = (*sampling.stop_token_ids, *lane.tokenizer.fill_endings)
+        sampling = msgspec.structs.replace(sampling, stop_token_ids=endings)
     room = min(lane.card.context_length, lane.card.kv_cache_tokens) - prompt_tokens
     if not work.fit_context or sampling.max_tokens is None or not 0 < room < sampling.max_tokens:
         return sampling
@@ -225,6 +228,8 @@ def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:
     prompt = work.prompt
     if isinstance(prompt, TextPrompt):
         return prompt.text
+    if isinstance(prompt, FillPrompt):
+        return prompt.before
     if isinstance(prompt, ChatPrompt):
         return lane.tokenizer.render(prompt)
     return lane.tokenizer.decode(prompt_token_ids)

@@ -16,14 +16,16 @@ from api.openai.documentation import documented
 from api.openai.schema import MAX_SEQUENCES, CompletionRequest
 from api.resumption import resumption_of
 from api.streaming import FramedResponse, sse_frames
-from penstock.contract.job import Generate, TextPrompt, TokenPrompt
+from penstock.contract.job import FillPrompt, Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
-from penstock.errors import InvalidParameter
+from penstock.errors import InvalidParameter, UnsupportedFeature
 
 router = APIRouter()
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
+FILLS_IN = "fim"
+"""The capability that `suffix` asks for."""
 
 
 @router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
@@ -77,7 +79,7 @@ def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:
     first = best_of.judged(first, asked)
     return [
         Generate(
-            _prompt(prompt, card, add_special_tokens=asked.add_special_tokens is not False),
+            _prompt(prompt, card, asked),
             sampling.of_choice(first, choice),
             echo=bool(asked.echo),
         )
@@ -87,10 +89,12 @@ def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:
 
 
 def _prompt(
-    prompt: str | list[int], card: ModelCard, *, add_special_tokens: bool
-) -> TextPrompt | TokenPrompt:
+    prompt: str | list[int], card: ModelCard, asked: CompletionRequest
+) -> TextPrompt | TokenPrompt | FillPrompt:
+    if asked.suffix:
+        return _fill(prompt, card, asked, asked.suffix)
     if isinstance(prompt, str):
-        return TextPrompt(prompt, add_special_tokens=add_special_tokens)
+        return TextPrompt(prompt, add_special_tokens=asked.add_special_tokens is not False)
     if max(prompt) >= card.vocab_size:
         raise InvalidParameter(
             f"prompt: token id {max(prompt)} is outside of the vocabulary of "
@@ -98,3 +102,22 @@ def _prompt(
             param="prompt",
         )
     return TokenPrompt(tuple(prompt))
+
+
+def _fill(
+    prompt: str | list[int], card: ModelCard, asked: CompletionRequest, suffix: str
+) -> FillPrompt:
+    """Return a prompt with what comes after the answer.
+
+    :raises UnsupportedFeature: the model has no tokens for it.
+    :raises InvalidParameter: the prompt is of token ids, or is to be scored.
+    """
+    if FILLS_IN not in card.capabilities:
+        raise UnsupportedFeature(
+            f"suffix: {card.name} has no tokens to fill in with", param="suffix"
+        )
+    if not isinstance(prompt, str):
+        raise InvalidParameter("suffix: the prompt must be text, not token ids", param="suffix")
+    if asked.echo and asked.logprobs is not None:
+        raise InvalidParameter("suffix: excludes echo with logprobs", param="suffix")
+    return FillPrompt(prompt, suffix)

@@ -266,6 +266,7 @@ class CompletionRequest(GenerationRequest):
     max_tokens: int | None = Field(default=None, ge=0, lt=INT64)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
+    suffix: str | None = None
     add_special_tokens: bool | None = None
 
     @property

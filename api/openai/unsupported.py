@@ -44,7 +44,6 @@ CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
 COMPLETION: Final[Mapping[str, tuple[Any, ...]]] = {
     **BOTH,
     "prompt_embeds": NOTHING,
-    "suffix": NOTHING,
 }
 
 

@@ -19,7 +19,7 @@ from penstock.contract.events import (
     Tokens,
     Usage,
 )
-from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
+from penstock.contract.job import ChatPrompt, FillPrompt, TextPrompt, TokenPrompt
 from tests.fixtures.api import drone, speak
 
 if TYPE_CHECKING:
@@ -427,3 +427,23 @@ def wait_for(condition: Any) -> None:
     from tests.fixtures.processes import wait_until
 
     wait_until(condition, 10.0)
+
+
+def test_a_suffix_is_for_models_that_fill_in(fleet: Fleet, client: openai.OpenAI) -> None:
+    worker = fleet.worker(capabilities=("generate", "structure", "fim"))
+    client.completions.create(model="tiny", prompt="def f(", suffix="): pass", echo=True)
+    assert worker.jobs[0].work.prompt == FillPrompt("def f(", "): pass")
+    client.completions.create(model="tiny", prompt="def f(", suffix="")
+    assert worker.jobs[1].work.prompt == TextPrompt("def f(")
+    wrong: list[dict[str, Any]] = [{"prompt": [1]}, {"prompt": "a", "echo": True, "logprobs": 1}]
+    for body in wrong:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(model="tiny", suffix="b", **body)
+        assert caught.value.param == "suffix"
+
+
+def test_a_suffix_is_refused_elsewhere(fleet: Fleet, client: openai.OpenAI) -> None:
+    fleet.worker()
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt="a", suffix="b")
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_feature")

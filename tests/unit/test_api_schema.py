@@ -139,7 +139,7 @@ def test_prompts_refused(prompt: object) -> None:
         ({"modalities": ["text", "audio"]}, unsupported.CHAT),
         ({"prompt_logprobs": 0}, unsupported.CHAT),
         ({"skip_special_tokens": False}, unsupported.COMPLETION),
-        ({"suffix": "end"}, unsupported.COMPLETION),
+        ({"bad_words": ["end"]}, unsupported.COMPLETION),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(fields: dict[str, Any], table: Any) -> None:

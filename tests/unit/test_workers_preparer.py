@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from penstock.contract.events import Event, Failed, Tokens
+from penstock.contract.job import FillPrompt, PairPrompt
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
 from penstock.transport import keys
@@ -112,6 +113,27 @@ def test_an_echo_is_the_prompts_text(desk: Desk):
     desk.offer("one", text="hi", echo=True)
     desk.look_at()
     assert desk.engine.submitted[0].echo_text == "hi"
+
+
+def test_a_middle_ends_at_the_models_tokens_for_it(desk: Desk):
+    job = make_job("one", QUEUE)
+    work = msgspec.structs.replace(job.work, prompt=FillPrompt("a", "b"), echo=True)
+    job = msgspec.structs.replace(job, work=work)
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    (request,) = desk.engine.submitted
+    assert request.sampling.stop_token_ids == (7,)
+    assert request.echo_text == "a"
+
+
+def test_a_pair_brings_its_tokens_types(desk: Desk):
+    job = make_job("one", QUEUE)
+    work = msgspec.structs.replace(job.work, prompt=PairPrompt("a", "bc"), embed=True)
+    job = msgspec.structs.replace(job, work=work)
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    (request,) = desk.engine.submitted
+    assert (request.embeds, list(request.token_types)) == (True, [0, 1, 1])
 
 
 def test_a_job_goes_on_after_the_tokens_of_its_journal(desk: Desk):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.contract.job import Generate, Job, Prompt, Sampling, TextPrompt
+from penstock.contract.job import FillPrompt, Generate, Job, Prompt, Sampling, TextPrompt
 from penstock.contract.worker import ModelCard, WorkerLoad
 from penstock.errors import InvalidParameter
 from penstock.models.dialect import Reasoning
@@ -65,7 +65,11 @@ class FakeEngine:
 class FakeTokenizer:
     """A token a character; refuses the text `refused`."""
 
+    fill_endings = (7,)
+
     def encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, FillPrompt):
+            return [ord(character) for character in prompt.before + prompt.after]
         assert isinstance(prompt, TextPrompt)
         if prompt.text == "refused":
             raise InvalidParameter("no such role")

@@ -42,6 +42,13 @@ class PairPrompt(msgspec.Struct, frozen=True, tag="pair", omit_defaults=True):
     truncate: int = WHOLE
 
 
+class FillPrompt(msgspec.Struct, frozen=True, tag="fill"):
+    """What comes before and after the text that is to be filled in."""
+
+    before: str
+    after: str
+
+
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     """Messages in OpenAI's shape; the worker renders them with the model's chat template.
 
@@ -55,7 +62,7 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     template_kwargs: dict[str, Any] = {}
 
 
-Prompt = TextPrompt | TokenPrompt | ChatPrompt | PairPrompt
+Prompt = TextPrompt | TokenPrompt | ChatPrompt | PairPrompt | FillPrompt
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -129,6 +129,11 @@ def _stops(defaults: dict[str, Any]) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
+def _capabilities(model: Model, words: Tokenizer) -> tuple[str, ...]:
+    embeds = ("embed",) if shows_hidden(model) else ()
+    return ("generate", "structure", *embeds, *(("fim",) if words.fill_in else ()))
+
+
 def _card(
     spec: ModelSpec, assembled: Assembled, words: Tokenizer, slots: int, kv_tokens: int
 ) -> ModelCard:
@@ -154,7 +159,7 @@ def _card(
         has_chat_template=words.has_chat_template,
         tool_parser=words.dialect.tool_parser,
         reasoning=words.dialect.reasoning or (),
-        capabilities=("generate", "structure", *(("embed",) if shows_hidden(model) else ())),
+        capabilities=_capabilities(model, words),
         batching=assembled.batching,
         generation_defaults={**defaults, **spec.generation_defaults},
         stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),

@@ -5,9 +5,17 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Final, assert_never, cast
 
-from penstock.contract.job import TO_CONTEXT, WHOLE, ChatPrompt, PairPrompt, TextPrompt, TokenPrompt
+from penstock.contract.job import (
+    TO_CONTEXT,
+    WHOLE,
+    ChatPrompt,
+    FillPrompt,
+    PairPrompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
-from penstock.models import checkpoint, conversations, dialect, messages
+from penstock.models import checkpoint, conversations, dialect, fim, messages
 from penstock.models.dialect import Dialect, Reasoning
 from penstock.models.grammar import GrammarCompiler
 from penstock.models.libraries import transformers
@@ -72,11 +80,13 @@ class Tokenizer:
         self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
         self.dialect: Dialect = dialect.of_template(self._template, tool_parser=tool_parser)
         self._hidden = self._hidden_ids()
+        self.fill_in = fim.of_tokenizer(tokenizer)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt.
 
         :raises InvalidParameter: an id outside the vocabulary, or what `render` raises.
+        :raises UnsupportedFeature: a middle to be filled in, by a model that cannot.
         """
         match prompt:
             case TokenPrompt(token_ids, truncate):
@@ -85,6 +95,8 @@ class Tokenizer:
                 return self._encode(text, special=add_special_tokens, truncate=truncate)
             case PairPrompt():
                 return self.encode_pair(prompt)[0]
+            case FillPrompt(before, after):
+                return self._fill(before, after)
             case ChatPrompt():
                 text = self.render(prompt)
                 # A template writes BOS itself, where the model wants one.
@@ -210,6 +222,19 @@ class Tokenizer:
             ]
         except (UnicodeError, TypeError) as error:  # lone surrogates
             raise _untokenisable(error) from error
+
+    def _fill(self, before: str, after: str) -> list[int]:
+        if self.fill_in is None:
+            raise UnsupportedFeature("the model has no tokens to fill in with", param="suffix")
+        try:
+            return self.fill_in.encode(before, after)
+        except (UnicodeError, TypeError) as error:
+            raise _untokenisable(error) from error
+
+    @property
+    def fill_endings(self) -> tuple[int, ...]:
+        """What ends a text that was filled in, besides the model's own endings."""
+        return self.fill_in.endings if self.fill_in else ()
 
     def _bound(self, truncate: int) -> int | None:
         """How many tokens are kept of a prompt; None for all."""
