@@ -15,9 +15,11 @@ the error that it names. Leaving the loop early (the client went, an error) canc
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from api.services import Services
     from penstock.contract.events import Event, PositionLogprobs
     from penstock.contract.worker import ModelCard
+
+logger = logging.getLogger("penstock.api")
 
 UNBOUNDED_ANSWER_TOKENS: Final = 512
 """What an answer without `max_tokens` is taken to weigh."""
@@ -328,7 +332,21 @@ class Generation:
         if self.card.backend == FASTCHAT:
             return self._services.peers.follow(job, tick_s)
         after = -1 if self.from_start else self.after
-        return self._services.replies.follow(job.queue, job.id, after=after, tick_s=tick_s)
+        return self._services.replies.follow(
+            job.queue, job.id, after=after, tick_s=tick_s, again=partial(self._submit_again, job)
+        )
+
+    async def _submit_again(self, job: Job) -> bool:
+        """Submit a job that Redis has lost; False where its time is over, and it may have ended.
+
+        A failover loses what the old master had taken in its last instant. The same job, with the
+        same seed, gives the same text.
+        """
+        if await self._services.queue.now_ms() >= job.deadline_ms:
+            return False
+        logger.warning("job %s of request %s was lost: again", job.id, job.request_id)
+        await self._services.queue.submit(job)
+        return True
 
 
 def _purpose(card: ModelCard) -> str:

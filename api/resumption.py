@@ -25,6 +25,8 @@ EVENT_HEADER: Final = "last-event-id"
 LONGEST_KEY: Final = 256
 MOST_DIGITS: Final = 15
 ID_CHARACTERS: Final = 32
+SEED_BYTES: Final = 7
+"""A seed has to fit into what OpenAI takes for one."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Resumption:
         """Return the id of the request's job number `position`; tenants do not share keys."""
         text = f"{tenant}\0{self.key}\0{position}"
         return hashlib.sha256(text.encode()).hexdigest()[:ID_CHARACTERS]
+
+    def seed(self, tenant: str) -> int:
+        """Return the seed of a request that names none: repeated, it has to say the same again.
+
+        Where Redis has lost the job meanwhile, the client has a part of an answer that is made
+        anew.
+        """
+        text = f"{tenant}\0{self.key}\0seed"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:SEED_BYTES])
 
     def digest(self, work: Generate) -> str:
         """Return what must be the same when the request is repeated: all but a seed of ours."""

@@ -66,14 +66,17 @@ class HeldJobs:
         self._leased_s: dict[str, float] = {}
         self._changed = threading.Condition()
 
-    def add(self, held: Held) -> Held | None:
-        """Hold a job; returns an older attempt at it, which is lost by now."""
+    def add(self, held: Held) -> None:
+        """Hold a job, of which no other attempt is held."""
         with self._changed:
-            older = self._by_attempt.get(self._by_job.get(held.claim.job.id, ""))
             self._by_attempt[held.attempt] = held
             self._by_job[held.claim.job.id] = held.attempt
             self._leased_s[held.attempt] = float("-inf")  # the claim's answer may have been slow
-            return older
+
+    def of_job(self, job_id: str) -> Held | None:
+        """Return the attempt at a job that is held."""
+        with self._changed:
+            return self._by_attempt.get(self._by_job.get(job_id, ""))
 
     def leased(self, attempts: Iterable[str], at_s: float) -> None:
         """Note that Redis was asked at `at_s` (monotonic) to give these a whole lease again."""

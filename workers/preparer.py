@@ -98,10 +98,13 @@ class Preparer(threading.Thread):
             "Job %s of request %s, attempt %d, from token %d",
             job.id, job.request_id or "-", claim.attempt, claim.next_index,
         )  # fmt: skip
-        held = Held(claim, self._lanes[ticket.queue], ticket)
-        older = self._held.add(held)
+        # An older attempt is lost by now. It goes first: where Redis has forgotten its claim, the
+        # new one has the same epoch, and so the same name.
+        older = self._held.of_job(job.id)
         if older is not None:
             self._lose(older)
+        held = Held(claim, self._lanes[ticket.queue], ticket)
+        self._held.add(held)
         try:
             request = self._prepare(held)
         except (BadRequest, EngineFailed) as error:

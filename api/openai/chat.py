@@ -30,6 +30,9 @@ async def chat_completions(request: Request) -> Response:
     services, record = services_of(request), record_of(request)
     body = await read_object(request, services.settings.max_body_bytes)
     unsupported.refuse(body, unsupported.CHAT)
+    repeated = resumption_of(request)
+    if repeated and body.get("seed") is None:
+        body["seed"] = repeated.seed(record.tenant)
     asked = validated(body, ChatRequest)
     card = pick(request, asked.model)
     prompt = chat_prompt(asked)
@@ -45,7 +48,7 @@ async def chat_completions(request: Request) -> Response:
         prompt_param="messages",
         priority=asked.priority,
         choices=choices,
-        resumption=resumption_of(request),
+        resumption=repeated,
     )
     generation.fault_params = tools.fault_params(asked)
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))

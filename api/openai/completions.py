@@ -34,6 +34,9 @@ async def completions(request: Request) -> Response:
     services, record = services_of(request), record_of(request)
     body = await read_object(request, services.settings.max_body_bytes)
     unsupported.refuse(body, unsupported.COMPLETION)
+    repeated = resumption_of(request)
+    if repeated and body.get("seed") is None:
+        body["seed"] = repeated.seed(record.tenant)
     asked = validated(body, CompletionRequest)
     card = pick(request, asked.model)
     works = _works(asked, card)
@@ -46,7 +49,7 @@ async def completions(request: Request) -> Response:
         prompt_param="prompt",
         priority=asked.priority,
         choices=choices,
-        resumption=resumption_of(request),
+        resumption=repeated,
     )
     form = structures.form_of(asked)
     generation.fault_params = {"structure": form[0]} if form else {}

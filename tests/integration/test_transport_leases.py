@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.contract.events import Failed
+from penstock.transport import keys
 from penstock.transport.queue import JobQueue, JobStatus, Refusal, Row, WorkerQueue
 from penstock.transport.scripting import Scripts
 from tests.fixtures.jobs import QUEUE, make_job, tokens, wait_until
@@ -143,3 +144,27 @@ async def test_a_released_job_that_is_cancelled_ends(
     await jobs.cancel(job.id)
     assert worker.release(QUEUE, job.id, 1)
     assert events(redis_client, job)[-1].code == "cancelled"
+
+
+async def test_a_claim_that_redis_forgot_is_no_other_workers(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis, redis_settings: Settings
+) -> None:
+    """Redis comes back without its last instant, and gives the same epoch to somebody else."""
+    job = make_job()
+    await jobs.submit(job)
+    key = keys.job(QUEUE, job.id)
+    before = {name: redis_client.dump(name) for name in redis_client.scan_iter()}
+    assert worker.claim(QUEUE)
+    redis_client.flushall()
+    for name, dumped in before.items():
+        redis_client.restore(name, 600_000, dumped)
+    other = WorkerQueue(redis_client, redis_settings, "worker-2")
+    claim = other.claim(QUEUE)
+    assert claim
+    assert claim.epoch == 1
+    fenced = [Refusal(job.id, "fenced")]
+    assert worker.append(QUEUE, [Row(job.id, 1, tokens(job.id, 0))]) == fenced
+    assert worker.renew(QUEUE, {job.id: 1}) == fenced
+    assert not worker.release(QUEUE, job.id, 1)
+    assert redis_client.hget(key, "worker") == b"worker-2"
+    assert other.append(QUEUE, [Row(job.id, 1, tokens(job.id, 0))]) == []

@@ -253,7 +253,7 @@ class TestReconnect:
 
         def write_all() -> None:
             with connect(settings) as client:
-                queue = WorkerQueue(client, settings, "thread")
+                queue = WorkerQueue(client, settings, "writer")
                 for index in range(events + 1):
                     if index in (10, 25):
                         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")

@@ -3,9 +3,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.contract.events import Tokens
+from penstock.errors import StoreUnavailable
 from penstock.transport.follower import BUFFER_EVENTS, Follower
 from tests.fixtures.jobs import QUEUE, finished, tokens
 
@@ -91,3 +94,44 @@ def test_whatever_is_lost_or_repeated_each_event_comes_once_and_in_order(
     follower.miss()
     given_out += follower.take_journal(journal)
     assert given_out == journal
+
+
+def lost_after_two() -> Follower:
+    """A follower that has given out two tokens when its job is lost."""
+    follower = caught_up()
+    for index in range(2):
+        follower.deliver(tokens("j", index))
+    assert indices(follower.take_live()) == [0, 1]
+    follower.lose()
+    follower.begin_again()
+    assert follower.stale
+    assert not follower.gone
+    return follower
+
+
+def test_a_job_that_is_made_again_goes_on_where_its_client_is() -> None:
+    follower = lost_after_two()
+    assert follower.take_journal([tokens("j", 0)]) == []
+    assert indices(follower.take_journal([tokens("j", 1), tokens("j", 2)])) == [2]
+    follower.stale = False
+    follower.deliver(finished("j", 3))
+    assert indices(follower.take_live()) == [3]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [Tokens("j", 0, (7,), "other"), tokens("j", 0, count=3), finished("j", 0)],
+    ids=["another token", "more at once", "an earlier end"],
+)
+def test_a_job_that_comes_out_differently_is_no_answer(event: Event) -> None:
+    follower = lost_after_two()
+    with pytest.raises(StoreUnavailable, match="lost"):
+        follower.take_journal([event])
+
+
+def test_a_client_whose_part_nobody_knows_is_told() -> None:
+    follower = Follower(QUEUE, "j", 60.0)
+    follower.resume_at(5)
+    follower.lose()
+    with pytest.raises(StoreUnavailable, match="lost"):
+        follower.begin_again()

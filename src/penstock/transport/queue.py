@@ -337,7 +337,7 @@ class WorkerQueue:
         if not rows:
             return []
         arguments = [argument for row in rows for argument in _row_arguments(row)]
-        return _refusals(self._run("append", queue, *arguments))
+        return _refusals(self._run("append", queue, self._worker_id, *arguments))
 
     def renew(self, queue: str, held: Mapping[str, int]) -> list[Refusal]:
         """Renew the leases of jobs that are held, by id and epoch.
@@ -347,7 +347,7 @@ class WorkerQueue:
         if not held:
             return []
         arguments = [argument for pair in held.items() for argument in pair]
-        return _refusals(self._run("renew", queue, *arguments))
+        return _refusals(self._run("renew", queue, self._worker_id, *arguments))
 
     def release(self, queue: str, job_id: str, epoch: int) -> bool:
         """Hand a job back at its last written token; False if this epoch held it no more.
@@ -356,7 +356,7 @@ class WorkerQueue:
 
         :raises StoreUnavailable: Redis stayed away.
         """
-        return bool(self._run("release", queue, job_id, epoch))
+        return bool(self._run("release", queue, job_id, epoch, self._worker_id))
 
     def reap(self, queue: str) -> ReapResult:
         """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from penstock.contract.events import TERMINAL_EVENTS, Event
 from penstock.contract.utility import UtilityReply
-from penstock.errors import NoWorker, UnknownJob, from_code
+from penstock.errors import NoWorker, StoreUnavailable, UnknownJob, from_code
 from penstock.transport import journal, keys, utility
 from penstock.transport.connection import patiently_async
 from penstock.transport.follower import Follower, index_after
@@ -26,7 +26,7 @@ from penstock.transport.records import TERMINAL_STATUSES
 from penstock.transport.subscriber import Subscriber
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     import redis.asyncio
 
@@ -43,6 +43,7 @@ LOOKS_AT_ONCE: Final = 200
 """Jobs looked at in one pipeline."""
 JOURNAL_PAGE: Final = 256
 """Events that a follower reads at once."""
+AWAY_RETRY_S: Final = 5.0
 CALL_AGAIN_S: Final = 3.0
 """A utility call without an answer is pushed again: its worker may have died with it."""
 
@@ -67,6 +68,7 @@ class Replies:
             redis, self.channel, on_message=self._dispatch, on_connect=self._look_at_all
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._away_since_s: float | None = None
 
     @property
     def connected(self) -> bool:
@@ -99,15 +101,23 @@ class Replies:
         await self._subscriber.stop()
 
     async def follow(
-        self, queue: str, job_id: str, *, after: int = -1, tick_s: float
+        self,
+        queue: str,
+        job_id: str,
+        *,
+        after: int = -1,
+        tick_s: float,
+        again: Callable[[], Awaitable[bool]] | None = None,
     ) -> AsyncGenerator[Event | None, None]:
         """Yield a job's events in order, each once, until its terminal one.
 
         `after` is the index of an event that the client has already. None stands for `tick_s` of
-        silence (to a tenth of a second): the caller writes a keep-alive.
+        silence (to a tenth of a second): the caller writes a keep-alive. A job that is not there
+        any more (a failover to a replica that had not heard of it) is submitted `again`, where
+        that call says that it has done so.
 
         :raises UnknownJob: no such job, or its journal has expired.
-        :raises StoreUnavailable: Redis stayed away while the journal was needed.
+        :raises StoreUnavailable: Redis stayed away for longer than `settings.redis_patience_s`.
         """
         follower = Follower(queue, job_id, tick_s)
         # Listen first, then read the journal: nothing can fall between the two.
@@ -116,7 +126,14 @@ class Replies:
             if after >= 0 and await self._resume(follower, after):
                 return
             while True:
-                for event in await self._next(follower):
+                try:
+                    events = await self._next(follower)
+                except UnknownJob:
+                    if again is None or not await again():
+                        raise
+                    follower.begin_again()
+                    continue
+                for event in events:
                     yield event
                     if isinstance(event, TERMINAL_EVENTS):
                         return
@@ -153,9 +170,9 @@ class Replies:
         """Find out where the event after `after` starts; True if `after` was the last one."""
         events = await self._read(follower, after - 1, limit=1)
         if events and events[0].index == after:
-            follower.next_index = index_after(events[0])
+            follower.resume_at(index_after(events[0]))
             return isinstance(events[0], TERMINAL_EVENTS)
-        follower.next_index = after + 1
+        follower.resume_at(after + 1)
         return False
 
     async def _next(self, follower: Follower) -> Sequence[Event | None]:
@@ -172,6 +189,8 @@ class Replies:
                 follower.heard_s = follower.ticked_s = time.monotonic()
                 follower.tick_due = False
                 return events
+            if follower.cut_off:
+                raise StoreUnavailable("Redis does not answer", retry_after_s=AWAY_RETRY_S)
             if follower.gone:
                 raise UnknownJob(f"no such job: {follower.job_id}")
             if follower.tick_due:
@@ -254,7 +273,17 @@ class Replies:
                 for start in range(0, len(silent), LOOKS_AT_ONCE):
                     await self._look_at(silent[start : start + LOOKS_AT_ONCE])
             except (RedisError, OSError, RuntimeError):
-                continue  # Redis is away: the followers stay due.
+                self._note_absence(silent, now_s)  # and the followers stay due
+            else:
+                self._away_since_s = None
+
+    def _note_absence(self, silent: Sequence[Follower], now_s: float) -> None:
+        """End the streams that have been silent since Redis went, once it is too long ago."""
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+        if now_s - self._away_since_s > self._patience_s:
+            for follower in silent:
+                follower.give_up()
 
     async def _look_at(self, followers: Sequence[Follower]) -> None:
         """Compare followers with their jobs; whoever misses something reads its journal."""

@@ -1,5 +1,6 @@
--- ARGV: rows of id, epoch, index, tokens, terminal state or '', event
+-- ARGV: worker, then rows of id, epoch, index, tokens, terminal state or '', event
 -- Returns a flat list of refused ids and reasons.
+local worker = ARGV[3]
 local refused, seen = {}, {}
 
 go_on_when_full()
@@ -10,10 +11,14 @@ local function refuse(id, reason)
   refused[#refused + 1] = reason
 end
 
+-- Whether a job's fields say that it is this worker's, under this epoch. The epoch alone does not
+-- tell: a Redis that lost its last instant (and the claim in it) gives the same one out again.
+local function is_ours(f, epoch) return tonumber(f[2]) == epoch and f[7] == worker end
+
 -- Why an event cannot be written to a job that does not run under this epoch, or nil where it has
 -- been written already: this call repeats one whose answer was lost.
 local function reason_against(f, epoch, index, terminal)
-  if not f[1] or tonumber(f[2]) ~= epoch or f[1] == 'waiting' then return 'fenced' end
+  if not f[1] or not is_ours(f, epoch) or f[1] == 'waiting' then return 'fenced' end
   if index < tonumber(f[3]) or (terminal ~= '' and f[1] == terminal) then return nil end
   if f[1] == 'cancelled' or f[1] == 'expired' then return f[1] end
   return 'fenced'
@@ -34,8 +39,9 @@ local function write(job, index, count, terminal, event)
 end
 
 local function append(id, epoch, index, count, terminal, event)
-  local f = redis.call('HMGET', job_key(id), 'state', 'epoch', 'next', 'deadline', 'cancel', 'reply')
-  if f[1] ~= 'running' or tonumber(f[2]) ~= epoch then
+  local f = redis.call('HMGET', job_key(id), 'state', 'epoch', 'next', 'deadline', 'cancel', 'reply',
+    'worker')
+  if f[1] ~= 'running' or not is_ours(f, epoch) then
     local reason = reason_against(f, epoch, tonumber(index), terminal)
     if reason then refuse(id, reason) end
     return
@@ -61,7 +67,7 @@ local function append(id, epoch, index, count, terminal, event)
   end
 end
 
-for i = 3, #ARGV, 6 do
+for i = 4, #ARGV, 6 do
   if seen[ARGV[i]] ~= 'refused' then
     append(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4],
       ARGV[i + 5])

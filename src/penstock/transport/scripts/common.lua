@@ -39,12 +39,13 @@ local function number_at(field) return tonumber(redis.call('HGET', counters, fie
 -- The job's fields, or nil where there is no such job.
 local function read(id)
   local f = redis.call('HMGET', job_key(id), 'state', 'epoch', 'next', 'lost', 'deadline',
-    'cancel', 'reply', 'priority', 'tenant', 'cost', 'seq', 'created')
+    'cancel', 'reply', 'priority', 'tenant', 'cost', 'seq', 'created', 'worker')
   if not f[1] then return nil end
   return {
     id = id, state = f[1], epoch = tonumber(f[2]), next = tonumber(f[3]), lost = tonumber(f[4]),
     deadline = tonumber(f[5]), cancel = f[6] == '1', reply = f[7], priority = f[8],
     tenant = f[9], cost = tonumber(f[10]), seq = tonumber(f[11]), created = tonumber(f[12]),
+    worker = f[13],
   }
 end
 

@@ -1,10 +1,10 @@
--- ARGV: id, epoch
+-- ARGV: id, epoch, worker
 -- Returns 1 where the job is no longer this epoch's (handed back now or before), else 0.
-local job, epoch = read(ARGV[3]), tonumber(ARGV[4])
+local job, epoch, worker = read(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 
 go_on_when_full()
 
-if not job or job.epoch ~= epoch then return 0 end
+if not job or job.epoch ~= epoch or job.worker ~= worker then return 0 end
 if job.state == 'waiting' then return 1 end
 if job.state ~= 'running' then return 0 end
 if job.cancel then

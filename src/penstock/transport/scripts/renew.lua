@@ -1,5 +1,6 @@
--- ARGV: pairs of id, epoch
+-- ARGV: worker, then pairs of id, epoch
 -- Returns a flat list of refused ids and reasons.
+local worker = ARGV[3]
 local refused = {}
 
 go_on_when_full()
@@ -9,10 +10,10 @@ local function refuse(id, reason)
   refused[#refused + 1] = reason
 end
 
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local id, epoch = ARGV[i], tonumber(ARGV[i + 1])
   local job = read(id)
-  if not job or job.epoch ~= epoch then
+  if not job or job.epoch ~= epoch or job.worker ~= worker then
     refuse(id, 'fenced')
   elseif job.state == 'cancelled' or job.state == 'expired' then
     refuse(id, job.state)
