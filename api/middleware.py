@@ -97,6 +97,12 @@ def _quoted(value: str) -> str:
     return value if plain and value else ascii(value)
 
 
+def _shown(path: str) -> str:
+    """Return a path as logs may have it: the token of a FastChat worker is a part of it."""
+    prefix, slash, rest = path.removeprefix("/r/").partition("/")
+    return f"/r/***/{rest}" if path.startswith("/r/") and prefix and slash else path
+
+
 def record_of(connection: HTTPConnection) -> RequestRecord:
     """Return the record of a request."""
     return cast("RequestRecord", connection.scope[SCOPE_KEY])
@@ -120,7 +126,7 @@ class RequestContext:
         record = scope[SCOPE_KEY] = RequestRecord(request_id, deadline_s=scope.get(DEADLINE_KEY))
         if self._tracing is not None and scope["path"] not in QUIET_PATHS:
             traceparent = Headers(scope=scope).get("traceparent", "")
-            record.span = self._tracing.request(scope["method"], scope["path"], traceparent)
+            record.span = self._tracing.request(scope["method"], _shown(scope["path"]), traceparent)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -154,4 +160,4 @@ class RequestContext:
             record.span.end(path, record.status, record.attributes())
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         if access.isEnabledFor(level):
-            access.log(level, record.line(scope["method"], scope["path"]))
+            access.log(level, record.line(scope["method"], _shown(scope["path"])))

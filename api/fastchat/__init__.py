@@ -11,3 +11,4 @@ from api.fastchat.route import FastChatRoute
 router = APIRouter(tags=["fastchat"], route_class=FastChatRoute)
 for part in (controller, worker):
     router.include_router(part.router)
+router.include_router(controller.vouched_router)

@@ -9,12 +9,14 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.dependencies import services_of
 from api.errors import json_response
 from api.fastchat.peers import Status as PeerStatus
-from api.fastchat.route import FastChatRoute, read
+from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
 from api.middleware import record_of
 from penstock.errors import NoWorker, UnknownModel
 
 router = APIRouter(route_class=FastChatRoute)
+vouched_router = APIRouter(route_class=VouchedRoute)
+"""Where the token stands for a key: FastChat's workers send none."""
 
 
 class HeartBeat(Body):
@@ -120,17 +122,41 @@ async def register_worker(request: Request) -> Response:
     :raises NotPermitted: it may not.
     :raises NoWorker: it does not answer.
     """
+    return await _register(request, vouched=False)
+
+
+@vouched_router.post("/r/{token}/register_worker")  # noqa: FAST003  the route looks at it
+async def register_worker_by_token(request: Request) -> Response:
+    """Let a FastChat worker join whose controller address has our token in it.
+
+    :raises NoWorker: it does not answer.
+    """
+    return await _register(request, vouched=True)
+
+
+async def _register(request: Request, *, vouched: bool) -> Response:
     asked = await read(request, Registration)
     told = asked.worker_status
     status = None if told is None else PeerStatus(told.model_names, told.speed, told.queue_length)
     peers = services_of(request).peers
-    await peers.register(asked.worker_name, status, multimodal=asked.multimodal)
+    await peers.register(asked.worker_name, status, multimodal=asked.multimodal, vouched=vouched)
     return json_response(None)
 
 
 @router.post("/receive_heart_beat")
 async def receive_heart_beat(request: Request) -> Response:
     """Take a FastChat worker's heartbeat; a worker that is not known here registers anew."""
+    return await _beat(request, vouched=False)
+
+
+@vouched_router.post("/r/{token}/receive_heart_beat")  # noqa: FAST003  the route looks at it
+async def receive_heart_beat_by_token(request: Request) -> Response:
+    """Take the heartbeat of a worker that came by the token."""
+    return await _beat(request, vouched=True)
+
+
+async def _beat(request: Request, *, vouched: bool) -> Response:
     asked = await read(request, HeartBeat)
-    known = await services_of(request).peers.beat(asked.worker_name, asked.queue_length)
+    peers = services_of(request).peers
+    known = await peers.beat(asked.worker_name, asked.queue_length, vouched=vouched)
     return json_response({"exist": known})

@@ -40,6 +40,7 @@ MISSED_PROBES: Final = 3
 """A worker that is silent this often in a row is taken for dead; one that refuses, at once."""
 UNKNOWN_CONTEXT: Final = 2_048
 """FastChat's own guess where a worker does not tell."""
+ANYWHERE: Final = ("*", "0.0.0.0/0", "::/0")
 ANY_TOKEN: Final = 2**31 - 1
 
 
@@ -64,7 +65,8 @@ def checked_url(name: str, allowed: Sequence[str]) -> str:
     """
     if not allowed:
         raise NotPermitted(
-            "FastChat workers may not register here: PENSTOCK_FASTCHAT_WORKER_HOSTS names nobody"
+            "FastChat workers may not register here: PENSTOCK_FASTCHAT_WORKER_HOSTS names nobody, "
+            "and the controller's address has no PENSTOCK_FASTCHAT_WORKER_TOKEN in it"
         )
     try:
         parts = urlsplit(name)
@@ -113,7 +115,7 @@ class Peers:
 
     async def start(self) -> None:
         """Follow the list, where anybody may be on it."""
-        if self.settings.fastchat_worker_hosts:
+        if self.settings.fastchat_worker_hosts or self.settings.fastchat_worker_token:
             await self._try(self.refresh)
             self._tasks = [
                 asyncio.create_task(self._for_ever(self.refresh, REFRESH_S)),
@@ -142,34 +144,55 @@ class Peers:
 
     async def refresh(self) -> None:
         """Read the list anew. What is no longer allowed is not on it."""
-        allowed = self.settings.fastchat_worker_hosts
         cards = await self.book.cards()
-        self._cards = tuple(card for card in cards if _still_allowed(card.url, allowed))
+        self._cards = tuple(card for card in cards if self._is_allowed(card))
 
-    async def register(self, name: str, status: Status | None, *, multimodal: bool) -> None:
+    def _is_allowed(self, card: PeerCard) -> bool:
+        if card.vouched and self.settings.fastchat_worker_token:
+            return True
+        try:
+            checked_url(card.url, self.settings.fastchat_worker_hosts)
+        except NotPermitted:
+            return False
+        return True
+
+    def _checked(self, name: str, *, vouched: bool) -> str:
+        return checked_url(name, ANYWHERE if vouched else self.settings.fastchat_worker_hosts)
+
+    async def register(
+        self, name: str, status: Status | None, *, multimodal: bool, vouched: bool = False
+    ) -> None:
         """Let a worker join, after asking it what it serves unless it has said so.
+
+        One that is `vouched` for, by the token, may be anywhere.
 
         :raises NotPermitted: it may not; nothing has been called then.
         :raises NoWorker: it does not answer.
         """
-        url = checked_url(name, self.settings.fastchat_worker_hosts)
+        url = self._checked(name, vouched=vouched)
         if status is None or not status.model_names:
             try:
                 status = await self._status(url)
             except (httpx.HTTPError, msgspec.MsgspecError) as error:
                 raise NoWorker(f"{url} does not answer as a FastChat worker: {error}") from error
-        card = PeerCard(url, status.model_names, status.speed, status.queue_length, multimodal)
+        card = PeerCard(
+            url,
+            status.model_names,
+            status.speed,
+            status.queue_length,
+            multimodal,
+            vouched=vouched,
+        )
         context_length = await self._context_length(card)
         await self.book.put(msgspec.structs.replace(card, context_length=context_length))
         logger.info("FastChat worker %s serves %s", url, ", ".join(card.models))
         await self.refresh()
 
-    async def beat(self, name: str, queue_length: int) -> bool:
+    async def beat(self, name: str, queue_length: int, *, vouched: bool = False) -> bool:
         """Take a heartbeat; False tells the worker to register anew."""
-        allowed = self.settings.fastchat_worker_hosts
-        if not allowed:
+        if not (vouched or self.settings.fastchat_worker_hosts):
             return False
-        card = await self.book.get(checked_url(name, allowed))
+        card = await self.book.get(self._checked(name, vouched=vouched))
         if card is None:
             return False
         return await self.book.renew(msgspec.structs.replace(card, queue_length=queue_length))
@@ -257,11 +280,3 @@ class Peers:
         answer = await self.http.post(f"{card.url}{path}", json=body)
         answer.raise_for_status()
         return answer.json()
-
-
-def _still_allowed(url: str, allowed: Sequence[str]) -> bool:
-    try:
-        checked_url(url, allowed)
-    except NotPermitted:
-        return False
-    return True

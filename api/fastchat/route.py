@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -19,7 +20,13 @@ from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.json_body import read_json
 from api.lingering import LingeringResponse
 from api.middleware import record_of
-from penstock.errors import BodyTooLarge, InvalidParameter, NotAuthenticated, PenstockError
+from penstock.errors import (
+    BodyTooLarge,
+    InvalidParameter,
+    NotAuthenticated,
+    NotPermitted,
+    PenstockError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -50,8 +57,7 @@ class FastChatRoute(APIRoute):
         async def handle(request: Request) -> Response:
             record = record_of(request)
             try:
-                if not services_of(request).settings.fastchat_open:
-                    await _authenticate(request)
+                await self.admit(request)
                 return await handler(request)
             except Refusal as refusal:
                 record.error_code = refusal.error.code
@@ -69,11 +75,39 @@ class FastChatRoute(APIRoute):
 
         return handle
 
+    async def admit(self, request: Request) -> None:
+        """Let a request in.
+
+        :raises Refusal: it has no key, or a wrong one.
+        """
+        if not services_of(request).settings.fastchat_open:
+            await _authenticate(request)
+
     def _answer(self, content: dict[str, Any]) -> Response:
         """Return an object as this route's clients read it: whole, or as a stream of one."""
         if self.path == STREAM_PATH:
             return Response(msgspec.json.encode(content) + END)
         return json_response(content)
+
+
+class VouchedRoute(FastChatRoute):
+    """Lets a FastChat worker in whose controller address has the token in its path.
+
+    It can send nothing else that says who it is. To one with a wrong token this is no controller:
+    status 403, at which FastChat's worker ends, where an error of FastChat's own making would leave
+    it running unseen.
+    """
+
+    async def admit(self, request: Request) -> None:
+        """Compare the token.
+
+        :raises HTTPException: 403
+        """
+        token = services_of(request).settings.fastchat_worker_token
+        given = request.path_params["token"]
+        if not token or not secrets.compare_digest(given.encode(), token.encode()):
+            record_of(request).error_code = NotPermitted.code
+            raise HTTPException(403, "not a registration token of this fleet")
 
 
 async def _authenticate(request: Request) -> None:

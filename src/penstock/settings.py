@@ -112,6 +112,8 @@ class Settings(BaseSettings):
 
     fastchat_worker_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Whence FastChat's own workers may register: hosts, `*.gpu.example`, `10.0.0.0/8`, `:port`."""
+    fastchat_worker_token: str = ""
+    """Who knows it may register from anywhere: `--controller-address http://host:21001/r/<token>`."""
     fastchat_worker_life_s: float = Field(default=90.0, gt=0)
     """A FastChat worker that gave no sign for this long is forgotten."""
     fastchat_worker_timeout_s: float = Field(default=100.0, gt=0)

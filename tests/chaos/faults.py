@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import time
@@ -10,12 +11,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import psutil
+
+from tests.fixtures.clocks import HOUR_S
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable
 
     from tests.chaos.fleet import Fleet
     from tests.fixtures.processes import Running
+
+
+STARVED_S = 5.0
+"""A worker that has not died of want by then is killed."""
 
 
 @dataclass
@@ -42,6 +51,8 @@ class Faults:
         kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self.kill_worker, 5),
             (self.stop_worker, 3),
+            (self.starve_worker, 3),
+            (self.lose_network, 3),
             (self.drain_worker, 3),
             (self.kill_api, 3),
             (self.drain_api, 2),
@@ -49,8 +60,11 @@ class Faults:
             (self.stall_redis, 3),
             (self.slow_redis, 2),
             (self.lose_redis, 2),
+            (self.outlast_patience, 1),
             (self.restart_redis, 3),
         ]
+        if self.fleet.clock:
+            kinds.append((self.step_clocks, 3))
         self._kinds = [kind for kind, _ in kinds]
         self._weights = [weight for _, weight in kinds]
         self._mending: set[asyncio.Task[None]] = set()
@@ -84,7 +98,31 @@ class Faults:
         self.kills.append(Kill(time.monotonic(), held))
         worker.kill()
         await asyncio.sleep(self.rng.uniform(0.0, 1.0))
-        self.fleet.workers[place] = self.fleet.new_worker()
+        self.fleet.workers[place] = self.fleet.new_worker(place)
+
+    async def starve_worker(self) -> None:
+        """Give a worker no byte more than it has: its next allocation fails."""
+        place = self.rng.randrange(len(self.fleet.workers))
+        worker = self.fleet.workers[place]
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            has = psutil.Process(worker.pid)
+            has.rlimit(psutil.RLIMIT_AS, (has.memory_info().vms, psutil.RLIM_INFINITY))
+        try:
+            await asyncio.to_thread(worker.wait, STARVED_S)
+        except subprocess.TimeoutExpired:  # it lives on what it has
+            worker.kill()
+        self.fleet.workers[place] = self.fleet.new_worker(place)
+
+    async def lose_network(self) -> None:
+        """Swallow everything between one worker and Redis, for longer than its leases live."""
+        place = self.rng.randrange(len(self.fleet.workers))
+        async with self.fleet.proxy.lost(self.fleet.doors[place]):
+            await asyncio.sleep(self.rng.uniform(2.5, 9.0))
+
+    async def step_clocks(self) -> None:
+        """Set the wall clock of every process by up to an hour, either way."""
+        assert self.fleet.clock
+        self.fleet.clock.step(self.rng.choice((-HOUR_S, -60.0, 0.0, 60.0, HOUR_S)))
 
     async def stop_worker(self) -> None:
         """Freeze a worker for longer than its leases live, then let it go on and be refused."""
@@ -98,7 +136,7 @@ class Faults:
         """Ask a worker to end, and start another one beside it."""
         place = self.rng.randrange(len(self.fleet.workers))
         await self._drain(self.fleet.workers[place])
-        self.fleet.workers[place] = self.fleet.new_worker()
+        self.fleet.workers[place] = self.fleet.new_worker(place)
 
     async def kill_api(self) -> None:
         """Kill an API process; its clients come back on the same port or on another process."""
@@ -144,6 +182,11 @@ class Faults:
         """Refuse connections for a while."""
         async with self.fleet.proxy.away():
             await asyncio.sleep(self.rng.uniform(1.0, self.longest_absence_s))
+
+    async def outlast_patience(self) -> None:
+        """Stay away for longer than the fleet waits: streams end, and their clients come again."""
+        async with self.fleet.proxy.away():
+            await asyncio.sleep(self.rng.uniform(21.0, 26.0))
 
     async def restart_redis(self) -> None:
         """Kill the server, and start it again from its append-only file."""

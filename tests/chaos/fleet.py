@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.chaos.proxy import FaultyProxy
+    from tests.fixtures.clocks import WallClock
     from tests.fixtures.redis import RedisServer
 
 QUEUE = "tiny-llama-cpu"
@@ -29,15 +30,19 @@ class Fleet:
     store: RedisServer
     proxy: FaultyProxy
     journal_ttl_s: int
+    clock: WallClock | None = None
+    """The wall clock of all processes; None where it cannot be set here."""
     workers: list[Running] = field(default_factory=list)
     apis: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._processes = Processes(self.folder)
+        self.doors: list[int] = []
+        """The proxy's port of each worker's place."""
 
     @property
     def url(self) -> str:
-        """Redis as the fleet sees it."""
+        """Redis as the API sees it."""
         return f"redis://127.0.0.1:{self.proxy.port}/0"
 
     @property
@@ -51,13 +56,13 @@ class Fleet:
             "PENSTOCK_SLOTS": "8",
             "PENSTOCK_KEEPALIVE_S": "2",
             "PENSTOCK_WORKER_GRACE_S": "120",
+            **(self.clock.env if self.clock else {}),
         }
 
-    def new_worker(self) -> Running:
+    def new_worker(self, place: int) -> Running:
         """Start a worker, without waiting for it."""
-        return self._processes.start_worker(
-            QUEUE, self.url, self.models_dir, env=self.env, wait=False
-        )
+        url = f"redis://127.0.0.1:{self.doors[place]}/0"
+        return self._processes.start_worker(QUEUE, url, self.models_dir, env=self.env, wait=False)
 
     def new_api(self, port: int | None = None) -> Running:
         """Start an API process, on the same port as the one that it replaces."""
@@ -66,7 +71,8 @@ class Fleet:
     async def start(self, workers: int, apis: int) -> None:
         """Start everything and wait until it serves."""
         self.store.start()
-        self.workers = [self.new_worker() for _ in range(workers)]
+        self.doors = [await self.proxy.new_door() for _ in range(workers)]
+        self.workers = [self.new_worker(place) for place in range(workers)]
         self.apis = [self.new_api() for _ in range(apis)]
         direct = self.store.url
         for worker in self.workers:

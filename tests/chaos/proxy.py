@@ -1,9 +1,10 @@
-"""A TCP proxy in front of Redis that can cut, stall, slow down and refuse."""
+"""A TCP proxy in front of Redis that can cut, stall, slow down, refuse, and lose one client."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,10 @@ CHUNK_BYTES = 64 * 1024
 
 
 class FaultyProxy:
-    """Forwards `127.0.0.1:port` to a target; faults hit every connection at once."""
+    """Forwards `127.0.0.1:port` to a target; faults hit every connection at once.
+
+    A client may have a door (a port) of its own, which can be lost alone.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
@@ -23,19 +27,40 @@ class FaultyProxy:
         self._open.set()
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._doors: dict[int, asyncio.Event] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[FaultyProxy]:
         """Listen on a free port for as long as the block lasts."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self.new_door()
         try:
             yield self
         finally:
-            self._open.set()
+            for event in (self._open, *self._doors.values()):
+                event.set()
             self.cut()
-            self._server.close()
+            for server in self._servers:
+                server.close()
+
+    async def new_door(self) -> int:
+        """Listen on one more port, and return it."""
+        door = asyncio.Event()
+        door.set()
+        server = await asyncio.start_server(partial(self._serve, door), "127.0.0.1", 0)
+        self._servers.append(server)
+        port = server.sockets[0].getsockname()[1]
+        self._doors[port] = door
+        return port
+
+    @contextlib.asynccontextmanager
+    async def lost(self, port: int) -> AsyncIterator[None]:
+        """Let nothing through one door, either way: a network that swallows packets."""
+        self._doors[port].clear()
+        try:
+            yield
+        finally:
+            self._doors[port].set()
 
     def cut(self) -> None:
         """Reset every connection; new ones are welcome."""
@@ -70,7 +95,9 @@ class FaultyProxy:
         finally:
             self.delay_s = 0.0
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, door: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if self._refusing:
             writer.transport.abort()
             return
@@ -83,8 +110,8 @@ class FaultyProxy:
         self._writers |= pair
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pump(reader, up_writer))
-                tasks.create_task(self._pump(up_reader, writer))
+                tasks.create_task(self._pump(door, reader, up_writer))
+                tasks.create_task(self._pump(door, up_reader, writer))
         except* OSError:
             pass
         except* asyncio.CancelledError:  # the loop ends; asyncio's server would complain
@@ -94,8 +121,11 @@ class FaultyProxy:
             for end in pair:
                 end.transport.abort()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, door: asyncio.Event, source: asyncio.StreamReader, sink: asyncio.StreamWriter
+    ) -> None:
         while chunk := await source.read(CHUNK_BYTES):
+            await door.wait()
             await self._open.wait()
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)

@@ -17,6 +17,7 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.load import Ask, Outcome, ResumingClient, draw_asks
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.verdict import Verdict, judge
+from tests.fixtures.clocks import WallClock, find_library
 from tests.fixtures.redis import RedisServer
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ async def run(
     store = RedisServer(folder, append_only=True)
     proxy = FaultyProxy(store.port)
     async with proxy.running():
-        fleet = Fleet(folder, models_dir, store, proxy, journal_ttl_s=int(plan.seconds) + 1800)
+        clock = WallClock(folder / "wall-clock") if find_library() else None
+        fleet = Fleet(folder, models_dir, store, proxy, int(plan.seconds) + 1800, clock)
+        if clock is None:
+            tell("no libfaketime: clocks are left alone")
         try:
             await fleet.start(plan.workers, plan.apis)
             tell(f"fleet of {plan.workers} workers and {plan.apis} API processes is up")

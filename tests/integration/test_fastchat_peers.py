@@ -192,6 +192,38 @@ def test_nobody_is_called_who_may_not_register(
     assert worker.asked == []
 
 
+def test_the_token_lets_a_worker_in_from_anywhere(
+    fleet: Fleet, theirs: Callable[[], TheirWorker], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "penstock")
+    server = fleet.api(fastchat_worker_token="s3cret", api_keys=("mine",))
+    worker = theirs()
+    body = {"worker_name": worker.url, "check_heart_beat": True, "worker_status": None}
+    beat = {"worker_name": worker.url, "queue_length": 0}
+    for path in ("/r/guess/register_worker", "/r/s3cre/register_worker", "/r/s3cret/list_models"):
+        assert post(server, path, body).status_code in {403, 404}
+    assert post(server, "/register_worker", body).json()["error_code"] == 40101
+    assert worker.asked == []
+    assert post(server, "/r/s3cret/register_worker", body).json() is None
+    assert post(server, "/r/s3cret/receive_heart_beat", beat).json() == {"exist": True}
+    mine = {"authorization": "Bearer mine"}
+    assert httpx.post(f"{server.url}/list_models", headers=mine).json() == {"models": ["theirs"]}
+    assert "s3cret" not in caplog.text
+    # An API process that does not know the token does not call the worker.
+    other = fleet.api(fastchat_worker_hosts=("127.0.0.2",))
+    assert models(other) == []
+
+
+def test_a_token_that_is_not_set_opens_nothing(
+    fleet: Fleet, theirs: Callable[[], TheirWorker]
+) -> None:
+    server, worker = fleet.api(), theirs()
+    body = {"worker_name": worker.url, "check_heart_beat": True, "worker_status": None}
+    for path in ("/r//register_worker", "/r/%20/register_worker", "/r/None/register_worker"):
+        assert post(server, path, body).status_code in {403, 404}
+    assert worker.asked == []
+
+
 # -- what they serve
 
 

@@ -23,7 +23,8 @@ PROBE_S: Final = 3.0
 class PeerCard(msgspec.Struct, frozen=True):
     """A FastChat worker: its base URL, and what it told of itself last.
 
-    `speed` and `queue_length` are FastChat's: a weight, and requests that run or wait.
+    `speed` and `queue_length` are FastChat's: a weight, and requests that run or wait. `vouched`:
+    it came with the token, and need not be on the list of hosts.
     """
 
     url: str
@@ -32,6 +33,7 @@ class PeerCard(msgspec.Struct, frozen=True):
     queue_length: int = 0
     multimodal: bool = False
     context_length: int = 0
+    vouched: bool = False
 
 
 _decoder = msgspec.json.Decoder(PeerCard)
