@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psutil
 import redis
 
+from tests.fixtures.jobs import wait_until
 from tests.fixtures.processes import Processes, Running, answers, card_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tests.fixtures.redis import RedisServer
 
 QUEUE = "tiny-llama-cpu"
+SETTLE_S = 30.0
 
 
 @dataclass
@@ -93,6 +96,14 @@ class Fleet:
         except redis.RedisError:
             return []
         return [job for job, who in zip(ids, holders, strict=True) if who == card.id.encode()]
+
+    def settle(self) -> None:
+        """Wait until the bells of dead workers are answered or taken back, as the reaper does."""
+        with (
+            redis.Redis.from_url(self.store.url, protocol=2) as client,
+            contextlib.suppress(AssertionError),  # they are counted among what is left, then
+        ):
+            wait_until(lambda: not client.llen(QUEUE), SETTLE_S)
 
     def memory_mib(self) -> dict[str, list[float]]:
         """Return the resident sizes of processes that are a minute old or older."""

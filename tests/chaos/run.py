@@ -81,6 +81,7 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
         injecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await injecting
+    await asyncio.to_thread(fleet.settle)
     verdict = judge(outcomes, faults, fleet.store.url)
     verdict.memory_mib = await _memory_of(memory)
     return verdict
