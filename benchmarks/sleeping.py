@@ -102,6 +102,10 @@ class WordTokenizer:
         """Write one id as a word."""
         return f"w{token_id} "
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Write it in UTF-8."""
+        return self.token_text(token_id).encode()
+
     def reasoning(self, _prompt: Prompt, _prompt_token_ids: Sequence[int]) -> Reasoning:
         """Say that this model does not reason."""
         return Reasoning.NONE

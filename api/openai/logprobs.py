@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from penstock.contract.events import PositionLogprobs, TokenLogprob
 
-REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 LOWEST: Final = -9999.0
 """JSON has no minus infinity; OpenAI writes this for what is all but impossible."""
 
@@ -37,12 +36,10 @@ class ChatLogprobs:
 
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:
-    # A token that is part of a character has no text of its own, and we do not know its bytes.
-    known = REPLACEMENT not in token.text
     return {
         "token": token.text,
         "logprob": max(token.logprob, LOWEST),
-        "bytes": list(token.text.encode()) if known else None,
+        "bytes": list(token.part or token.text.encode()),
     }
 
 
@@ -59,7 +56,7 @@ class CompletionLogprobs:
             offsets.append(self._offset)
             self._offset += len(position.chosen.text)
         return {
-            "tokens": [position.chosen.text for position in positions],
+            "tokens": [_name(position.chosen) for position in positions],
             "token_logprobs": [_logprob(position.chosen) for position in positions],
             "top_logprobs": [_alternatives(position) for position in positions],
             "text_offset": offsets,
@@ -72,8 +69,16 @@ def _logprob(token: TokenLogprob) -> float | None:
 
 def _alternatives(position: PositionLogprobs) -> dict[str, float] | None:
     """Return the best tokens, and the chosen one where it is not among them, as OpenAI does."""
-    if not position.top:
+    if position.chosen.logprob == UNKNOWN_LOGPROB:
         return None
-    best = {token.text: max(token.logprob, LOWEST) for token in position.top}
-    best.setdefault(position.chosen.text, max(position.chosen.logprob, LOWEST))
+    best: dict[str, float] = {}
+    for token in (*position.top, position.chosen):  # of two with one text the better one stays
+        best.setdefault(_name(token), max(token.logprob, LOWEST))
     return best
+
+
+def _name(token: TokenLogprob) -> str:
+    """Return a token's text, or OpenAI's name of a part of a character: such texts are all alike."""
+    if not token.part:
+        return token.text
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.part)

@@ -123,6 +123,8 @@ class GenerationRequest(Fields):
     guided_regex: Pattern | None = None
     guided_choice: Choices | None = None
     guided_grammar: Pattern | None = None
+    json_schema: JsonSchema | None = None
+    grammar: Pattern | None = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:

@@ -21,7 +21,7 @@ class Part(BaseModel):
 class JsonSchemaFormat(Part):
     """`response_format.json_schema`."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str | None = Field(default=None, min_length=1, max_length=200)
     description: str | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None
@@ -34,9 +34,10 @@ class TextFormat(Part):
 
 
 class JsonObjectFormat(Part):
-    """Any JSON object."""
+    """Any JSON object; with llama.cpp's `schema`, JSON by that."""
 
     type: Literal["json_object"]
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class JsonSchemaResponseFormat(Part):

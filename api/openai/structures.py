@@ -52,8 +52,8 @@ def check(param: str, asked: GenerationRequest, card: ModelCard) -> None:
 
 def _response_format(asked: GenerationRequest) -> list[Form]:
     match asked.response_format:
-        case JsonObjectFormat():
-            return [("response_format", JsonStructure(ANY_OBJECT))]
+        case JsonObjectFormat(schema_=schema):
+            return [("response_format", JsonStructure(schema or ANY_OBJECT))]
         case JsonSchemaResponseFormat(json_schema=wanted):
             if wanted.schema_ is None:
                 return [("response_format", JsonStructure(ANY_OBJECT))]
@@ -65,14 +65,16 @@ def _response_format(asked: GenerationRequest) -> list[Form]:
 
 def _guided(asked: GenerationRequest) -> list[Form]:
     forms: list[Form] = []
-    if asked.guided_json is not None:
-        forms.append(("guided_json", _json(asked.guided_json, "guided_json")))
+    for name, schema in (("guided_json", asked.guided_json), ("json_schema", asked.json_schema)):
+        if schema is not None:
+            forms.append((name, _json(schema, name)))
     if asked.guided_regex is not None:
         forms.append(("guided_regex", RegexStructure(asked.guided_regex)))
     if asked.guided_choice is not None:
         forms.append(("guided_choice", ChoiceStructure(tuple(asked.guided_choice))))
-    if asked.guided_grammar is not None:
-        forms.append(("guided_grammar", GrammarStructure(asked.guided_grammar)))
+    for name, grammar in (("guided_grammar", asked.guided_grammar), ("grammar", asked.grammar)):
+        if grammar is not None:
+            forms.append((name, GrammarStructure(grammar)))
     return forms
 
 

@@ -21,13 +21,27 @@ BOTH: Final[Mapping[str, tuple[Any, ...]]] = dict.fromkeys(
         "bad_words",
         "include_stop_str_in_output",
         "logits_processors",
+        "logprob_token_ids",
         "prompt_logprobs",
+        "return_token_ids",
         "return_tokens_as_token_ids",
+        "thinking_token_budget",
         "truncate_prompt_tokens",
         "use_beam_search",
     ),
     NOTHING,
-) | {"skip_special_tokens": (None, True)}
+) | {
+    "length_penalty": (None, 1, 1.0),
+    "skip_special_tokens": (None, True),
+    # llama.cpp's samplers, by the values that turn them off
+    "dry_multiplier": (None, 0, 0.0),
+    "dynatemp_range": (None, 0, 0.0),
+    "mirostat": (None, 0),
+    "n_probs": (None, 0),
+    "top_n_sigma": (None, -1, -1.0, 0, 0.0),
+    "typical_p": (None, 1, 1.0),
+    "xtc_probability": (None, 0, 0.0),
+}
 
 CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
     **BOTH,

@@ -81,6 +81,16 @@ SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
                                  "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}},
             JsonStructure(SCHEMA),
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+            JsonStructure(SCHEMA, lenient=True),
+        ),
+        (
+            {"response_format": {"type": "json_object", "schema": SCHEMA}},
+            JsonStructure(SCHEMA),
+        ),
+        ({"json_schema": SCHEMA}, JsonStructure(SCHEMA)),
+        ({"grammar": 'root ::= "a"'}, GrammarStructure('root ::= "a"')),
         ({"guided_json": SCHEMA}, JsonStructure(SCHEMA)),
         ({"guided_json": json.dumps(SCHEMA)}, JsonStructure(SCHEMA)),
         ({"guided_regex": "a+"}, RegexStructure("a+")),

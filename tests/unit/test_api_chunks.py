@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from api.openai.answers import Heading
 from api.openai.chunks import CHAT, COMPLETION, ChunkWriter
+from api.openai.logprobs import CompletionLogprobs
 from api.openai.read_answers import ReadChunkWriter
 from api.openai.tools import Reading
 from penstock.contract.events import (
@@ -152,11 +153,22 @@ def test_completion_stream_with_logprobs() -> None:
 
 def test_chat_logprobs() -> None:
     stream = writer()
-    position = PositionLogprobs(top("é", -0.5), (top("\ufffd", -0.7),))
+    part = TokenLogprob(2, "\ufffd", -0.7, b"\xc3")
+    position = PositionLogprobs(top("é", -0.5), (part,))
     frames = stream.event(0, Tokens("j", 0, (5,), "é", logprobs=(position,)))
     made = ChatCompletionChunk.model_validate(chunks(frames)[1]).choices[0].logprobs
     assert made is not None
     assert made.content is not None
     assert made.content[0].token == "é"
     assert made.content[0].bytes == [195, 169]
-    assert made.content[0].top_logprobs[0].bytes is None, "part of a character: unknown"
+    assert made.content[0].top_logprobs[0].bytes == [195]
+
+
+def test_parts_of_characters_are_told_apart() -> None:
+    half = TokenLogprob(2, "\ufffd", -0.7, b"\xc3")
+    other = TokenLogprob(3, "\ufffd", -0.2, b"\xe4\xbd")
+    position = PositionLogprobs(half, (other, half))
+    shown = CompletionLogprobs()((position,))
+    assert shown["tokens"] == ["bytes:\\xc3"]
+    assert shown["top_logprobs"] == [{"bytes:\\xe4\\xbd": -0.2, "bytes:\\xc3": -0.7}]
+    assert shown["text_offset"] == [0]

@@ -34,7 +34,7 @@ FILTERS: tuple[dict[str, Any], ...] = (
 
 
 def sampler() -> Sampler:
-    return Sampler(str)
+    return Sampler(str, lambda token_id: str(token_id).encode())
 
 
 def choice(seed: int = 1, position: int = 0, **kwargs: Any) -> Choice:

@@ -109,6 +109,9 @@ class SentencePieceTokenizer:
     def token_text(self, token_id: int) -> str:
         return self.inner.id_to_token(token_id)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.token_text(token_id).encode()
+
     def ids(self, *parts: str) -> list[int]:
         out: list[int] = []
         for part in parts:

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.errors import InvalidParameter, ModelNotLoadable
-from penstock.models import tokenizer
+from penstock.models import token_bytes, tokenizer
 from penstock.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -43,6 +43,31 @@ def test_text_round_trips_but_for_special_tokens(words, text):
     ids = words.encode(TextPrompt(text))
     assert words.decode(ids) == text.replace("<|im_end|>", "")
     assert "".join(words.token_text(token) for token in words.encode(TextPrompt("a b"))) == "a b"
+
+
+def test_parts_of_a_character_have_bytes(words):
+    ids = words.encode(TextPrompt("é 你"))
+    assert any("\ufffd" in words.token_text(token) for token in ids)
+    assert b"".join(map(words.token_bytes, ids)) == "é 你".encode()
+    assert words.token_bytes(2) == b"<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("piece", "alone", "text", "raw"),
+    [
+        ("<0xC3>", "\ufffd", "\ufffd", b"\xc3"),
+        ("▁Hello", "Hello", " Hello", b" Hello"),
+        ("▁▁", " ", "  ", b"  "),
+        ("Ã", "\ufffd", "\ufffd", b"\xc3"),
+        (b"\xe4\xbd", "\ufffd", "\ufffd", b"\xe4\xbd"),
+        ("ï¿½", "\ufffd", "\ufffd", "\ufffd".encode()),
+        ("\ufffd", "\ufffd", "\ufffd", "\ufffd".encode()),
+    ],
+)
+def test_what_a_vocabularys_entry_is_alone(piece, alone, text, raw):
+    assert token_bytes.with_spaces(piece, alone) == text
+    if "\ufffd" in text:
+        assert token_bytes.of_piece(piece, text) == raw
 
 
 def test_ends_come_from_the_generation_config_and_the_tokenizer(words, plain):

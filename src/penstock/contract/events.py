@@ -24,11 +24,15 @@ UNKNOWN_LOGPROB = 1.0
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token, its text and its natural log probability."""
+    """A token, its text and its natural log probability.
+
+    `part` holds the bytes of a token that is a part of a character, and has U+FFFD for its text.
+    """
 
     token_id: int
     text: str
     logprob: float
+    part: bytes = b""
 
 
 class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -34,6 +34,10 @@ class Tokenizer(Protocol):
         """Return the text of one token alone, special or not."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token alone, which may be a part of a character."""
+        ...
+
 
 class DecodeCache:
     """Remembers what windows of one or two tokens decode to: nearly all windows are of that kind.

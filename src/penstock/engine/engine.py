@@ -72,7 +72,7 @@ class Engine:
         self._scheduler = Scheduler(pool, options.slots)
         self._budget = PrefillBudget(options)
         self._speculation = Speculation(options.speculation_tokens)
-        self._sampler = Sampler(tokenizer.token_text)
+        self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)
         self._meter = Meter()
         self._sequences: dict[str, Sequence] = {}
         self._accepted = 0

@@ -9,6 +9,7 @@ import torch
 
 from penstock.contract.events import UNKNOWN_LOGPROB, PositionLogprobs, TokenLogprob
 from penstock.engine.constraint import forbid
+from penstock.engine.detokenizer import REPLACEMENT
 from penstock.engine.draw import draw
 from penstock.engine.filters import draw_filtered, filtered
 from penstock.engine.randomness import uniform
@@ -114,8 +115,11 @@ class Sampler:
     (as vLLM's `raw_logprobs`).
     """
 
-    def __init__(self, token_text: Callable[[int], str]) -> None:
+    def __init__(
+        self, token_text: Callable[[int], str], token_bytes: Callable[[int], bytes]
+    ) -> None:
         self._token_text = token_text
+        self._token_bytes = token_bytes
 
     def sample(self, logits: torch.Tensor, choices: Sequence[Choice]) -> Chosen:
         """Choose one token a row; `logits` is (rows, vocab) float32 and may be written into."""
@@ -154,7 +158,7 @@ class Sampler:
 
     def scores(self, first: int, rest: Sequence[PositionLogprobs]) -> tuple[PositionLogprobs, ...]:
         """Return a prompt's log probabilities: its `first` token has none."""
-        unknown = TokenLogprob(first, self._token_text(first), UNKNOWN_LOGPROB)
+        unknown = self._describe(first, UNKNOWN_LOGPROB)
         return (PositionLogprobs(unknown), *rest)
 
     def _raw_logprobs(self, logits: torch.Tensor, choices: Sequence[Choice]) -> _RawLogprobs | None:
@@ -193,7 +197,9 @@ class Sampler:
 
     def _describe(self, token_id: int, logprob: float) -> TokenLogprob:
         # max() with the bound first turns a NaN into the bound too.
-        return TokenLogprob(token_id, self._token_text(token_id), max(_LEAST_LOGPROB, logprob))
+        text = self._token_text(token_id)
+        part = self._token_bytes(token_id) if REPLACEMENT in text else b""
+        return TokenLogprob(token_id, text, max(_LEAST_LOGPROB, logprob), part)
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,9 @@ from penstock.contract.job import (
     TextPrompt,
     TokenPrompt,
 )
+from penstock.engine.detokenizer import REPLACEMENT
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
-from penstock.models import checkpoint, conversations, dialect, fim, messages
+from penstock.models import checkpoint, conversations, dialect, fim, messages, token_bytes
 from penstock.models.dialect import Dialect, Reasoning
 from penstock.models.grammar import GrammarCompiler
 from penstock.models.libraries import transformers
@@ -169,9 +170,17 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """Text of one token, special ones too (for log probabilities)."""
-        return self._tokenizer.decode(
+        text = self._tokenizer.decode(
             [token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+        return token_bytes.with_spaces(self._tokenizer.convert_ids_to_tokens(token_id), text)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes of one token, which may be a part of a character."""
+        text = self.token_text(token_id)
+        if REPLACEMENT not in text:
+            return text.encode()
+        return token_bytes.of_piece(self._tokenizer.convert_ids_to_tokens(token_id), text)
 
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
         """Tell where the answer to a prompt begins."""
