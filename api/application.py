@@ -61,12 +61,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     chosen = settings or penstock_settings.load()
     telemetry = Telemetry()
+    configure_logging(chosen)
     tracing = Tracing.of(chosen, "penstock-api")  # sends what is left when the process ends
     drain = Drain(chosen.drain_notice_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        configure_logging()
         async with running(chosen, telemetry) as services:
             app.state.services = services
             async with at_work(sweep_forever(services), drive_forever(app, services)):

@@ -88,6 +88,7 @@ class Generation:
         self.from_start = False
         """Whether events that the client has seen already are wanted again."""
         self._services = services
+        record.queue, record.job_ids = card.queue, tuple(job.id for job in jobs)
         self._meter = record.meter = services.telemetry.meter(card.name, card.device)
         self._open = {job.id for job in jobs}
         self._submission: asyncio.Task[None] | None = None

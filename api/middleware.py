@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from api.errors import CLIENT_CLOSED_REQUEST, internal_response
 from api.keys import Caller
+from penstock.logs import about
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -47,15 +48,17 @@ class RequestRecord:
     deadline_s: float | None = None
     """Time for the request's jobs, where it is not `settings.deadline_s`."""
     model: str = ""
+    queue: str = ""
+    job_ids: tuple[str, ...] = ()
     error_code: str = ""
     meter: Meter | None = None
     status: int = 0
     span: RequestSpan | None = None
     started_s: float = field(default_factory=time.perf_counter)
 
-    def line(self, method: str, path: str) -> str:
-        """Return the request as `key=value` pairs."""
-        pairs: dict[str, object] = {
+    def summary(self, method: str, path: str) -> dict[str, str | int | float]:
+        """Return what the log says of the request."""
+        pairs: dict[str, str | int | float] = {
             "request_id": self.request_id,
             "method": method,
             "path": path,
@@ -65,6 +68,9 @@ class RequestRecord:
         }
         if self.model:
             pairs["model"] = self.model
+        if self.job_ids:
+            pairs["queue"] = self.queue
+            pairs["jobs"] = ",".join(self.job_ids)
         if self.meter is not None:
             pairs["prompt_tokens"] = self.meter.prompt_tokens
             pairs["completion_tokens"] = self.meter.completion_tokens
@@ -72,7 +78,7 @@ class RequestRecord:
                 pairs["ttft_ms"] = round(self.meter.ttft_s * 1000, 1)
         if self.error_code:
             pairs["error"] = self.error_code
-        return " ".join(f"{key}={_quoted(str(value))}" for key, value in pairs.items())
+        return pairs
 
     def attributes(self) -> dict[str, str | int | float]:
         """Return what a span says of the request, beside HTTP's own."""
@@ -136,16 +142,17 @@ class RequestContext:
                 headers.update(record.headers)
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            record.error_code = "internal_error"
-            if record.status:  # the stream has begun: cutting it is all that is left
-                raise
-            await internal_response()(scope, receive, send_with_id)
-        finally:
-            self._close(record, scope)
+        with about(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                logger.exception("request %s failed", request_id)
+                record.error_code = "internal_error"
+                if record.status:  # the stream has begun: cutting it is all that is left
+                    raise
+                await internal_response()(scope, receive, send_with_id)
+            finally:
+                self._close(record, scope)
 
     def _close(self, record: RequestRecord, scope: Scope) -> None:
         record.status = record.status or CLIENT_CLOSED_REQUEST
@@ -160,4 +167,6 @@ class RequestContext:
             record.span.end(path, record.status, record.attributes())
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         if access.isEnabledFor(level):
-            access.log(level, record.line(scope["method"], _shown(scope["path"])))
+            summary = record.summary(scope["method"], _shown(scope["path"]))
+            line = " ".join(f"{key}={_quoted(str(value))}" for key, value in summary.items())
+            access.log(level, line, extra={"fields": summary})

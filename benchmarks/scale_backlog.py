@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from benchmarks.scale_growth import QUEUE, fleet
 from benchmarks.scale_store import Clerk, Watch, at, jain
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
+from penstock.transport import keys
 from penstock.transport.connection import connect
 from penstock.transport.overview import Overview
 from penstock.transport.queue import Row, WorkerQueue
@@ -136,7 +137,13 @@ async def _drain(store: Store, seconds: float) -> tuple[float, float, float]:
         watch = Watch(store)
         await asyncio.sleep(seconds)
         spent, done = watch.read(), workers.take()
-    counts = [done["by_tenant"].get(tenant, 0) for tenant in range(TENANTS)]
+    # Those that had jobs all the while.
+    lines = [f"{keys.queue_prefix(QUEUE)}waiting:5:tenant-{tenant}" for tenant in range(TENANTS)]
+    counts = [
+        done["by_tenant"].get(tenant, 0)
+        for tenant, line in enumerate(lines)
+        if store.client.zcard(line)
+    ]
     return done["jobs"] / spent.seconds, spent.cpu_s * 1e6 / max(done["jobs"], 1), jain(counts)
 
 

@@ -18,6 +18,7 @@ from celery.worker import state
 
 from penstock import settings
 from penstock.errors import PenstockError, StartupError
+from penstock.logs import reformat
 from workers.application import NO_QUEUE
 from workers.pool import EnginePool
 
@@ -133,6 +134,13 @@ def _note_options(instance: Any, options: Any, **_: Any) -> None:
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     slots = options.get("concurrency")
     instance.asked_slots = slots if isinstance(slots, int) else None
+
+
+@signals.after_setup_logger.connect
+@signals.after_setup_task_logger.connect
+def _write_json(logger: logging.Logger, **_: Any) -> None:
+    """Have Celery's lines, and through its root logger all others, in the form that is wanted."""
+    reformat(logger.handlers, settings.load())
 
 
 @signals.worker_init.connect

@@ -13,6 +13,7 @@ from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
+from penstock.logs import about
 from penstock.models.dialect import Reasoning
 from penstock.transport import journal
 from penstock.transport.connection import patiently
@@ -93,6 +94,11 @@ class Preparer(threading.Thread):
         if claim is None:
             ticket.done(Outcome.EMPTY)
             return
+        job = claim.job
+        with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+            self._take_up(claim, ticket)
+
+    def _take_up(self, claim: Claim, ticket: Ticket) -> None:
         job = claim.job
         logger.info(
             "Job %s of request %s, attempt %d, from token %d",

@@ -16,6 +16,7 @@ import penstock
 from penstock.clock import clock
 from penstock.contract.worker import WorkerCard
 from penstock.errors import PenstockError
+from penstock.logs import identify
 from penstock.tracing import Tracing
 from penstock.transport.queue import WorkerQueue
 from penstock.transport.registry import Announcer
@@ -63,6 +64,7 @@ class Station:
     ) -> None:
         """Make every part; `open_lanes` gets what an engine's sink shall call."""
         self.worker_id = worker_id
+        identify(worker=worker_id)
         self.exit_code = 0
         self._settings = settings
         self._started_ms = clock.now_ms()

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
+    log_format: Literal["text", "json"] = "text"
+    """JSON: one object a line, with the request's, job's and worker's ids."""
+
     # Redis
     redis_url: RedisDsn = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = ()

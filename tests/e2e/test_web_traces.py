@@ -36,7 +36,7 @@ def test_one_request_from_http_to_its_last_token(
     processes: Processes, redis_url: str, models_dir: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "spans.jsonl"
-    env = {"PENSTOCK_TRACES": str(file)}
+    env = {"PENSTOCK_TRACES": str(file), "PENSTOCK_LOG_FORMAT": "json"}
     api = processes.start_api(redis_url, env=env)
     worker = processes.start_worker(QUEUE, redis_url, models_dir, env=env)
     wait_until(lambda: answers(f"{api.url}/ready"), 30.0)
@@ -47,7 +47,7 @@ def test_one_request_from_http_to_its_last_token(
             "max_tokens": 8,
             "messages": [{"role": "user", "content": "x"}],
         },
-        headers={"traceparent": f"00-{TRACE}-{CALLER}-01"},
+        headers={"traceparent": f"00-{TRACE}-{CALLER}-01", "x-request-id": "mine-1"},
         timeout=60,
     )
     assert answer.status_code == 200
@@ -76,7 +76,23 @@ def test_one_request_from_http_to_its_last_token(
         assert seen[before]["parent_id"] == job["context"]["span_id"]
         assert seen[before]["end_time"] <= seen[after]["start_time"]
     assert seen["decode"]["end_time"] == job["end_time"]
+    check_logs(api.output(), worker.output(), answer)
     assert worker.stop() == 0
+
+
+def check_logs(of_api: str, of_worker: str, answer: httpx.Response) -> None:
+    """Every line is JSON, the server's and Celery's too, and the request can be followed."""
+    api_lines = [json.loads(line) for line in of_api.splitlines()]
+    worker_lines = [json.loads(line) for line in of_worker.splitlines()]
+    assert answer.headers["x-request-id"] == "mine-1"
+    (access,) = [one for one in api_lines if one["logger"] == "penstock.access"]
+    (claimed,) = [one for one in worker_lines if one["message"].startswith("Job ")]
+    assert access["request_id"] == claimed["request_id"] == "mine-1"
+    assert access["jobs"] == claimed["job_id"] == answer.headers["x-penstock-jobs"]
+    assert access["queue"] == claimed["queue"] == QUEUE
+    assert access["status"] == 200
+    assert access["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
+    assert claimed["worker"] in {one["worker"] for one in worker_lines if "ready" in one["message"]}
 
 
 def test_an_attempt_that_fails_and_one_that_is_given_up(tmp_path: Path) -> None:
