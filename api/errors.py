@@ -51,6 +51,8 @@ TABLE: Final[Mapping[type[errors.PenstockError], Answer]] = {
     errors.UnknownObject: Answer(404, INVALID),
     errors.QueueFull: Answer(429, "rate_limit_error", retry_after_s=1.0),
     errors.RateLimited: Answer(429, "rate_limit_error", retry_after_s=1.0),
+    # OpenAI's SDKs would try again within seconds, which cannot help.
+    errors.QuotaExceeded: Answer(429, "insufficient_quota", retry=False, retry_after_s=3_600.0),
     errors.NoWorker: Answer(503, UNAVAILABLE, retry_after_s=5.0),
     errors.StoreUnavailable: Answer(503, UNAVAILABLE, retry_after_s=2.0),
     errors.Draining: Answer(503, UNAVAILABLE, retry_after_s=1.0),

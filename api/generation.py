@@ -116,7 +116,7 @@ class Generation:
         `detached` generation are not cancelled when it is left.
 
         :raises UnsupportedFeature: text is asked of a model that generates none.
-        :raises RateLimited, StoreUnavailable: see `Ledger.opened`.
+        :raises RateLimited, QuotaExceeded, StoreUnavailable: see `Ledger.opened`.
         """
         if CAPABILITY not in card.capabilities and not all(work.embed for work in works):
             raise UnsupportedFeature(

@@ -12,7 +12,8 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from penstock.errors import NotAuthenticated, NotPermitted, RateLimited
+from penstock.errors import NotAuthenticated, NotPermitted, QuotaExceeded, RateLimited
+from penstock.transport.quotas import Taken, resets_in_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,15 +102,32 @@ async def identify(services: Services, given: str) -> Caller:
     return Caller()
 
 
-async def admit(services: Services, record: RequestRecord, tokens: int) -> None:
-    """Take a request of about `tokens` from its key's limits, and tell the client of them.
+async def admit(services: Services, record: RequestRecord, tokens: int) -> Taken:
+    """Take a request of about `tokens` from its key's limits and quotas; tell the client of them.
 
     :raises RateLimited: there is not enough left of this minute's.
+    :raises QuotaExceeded: nothing is left of this day's or month's.
     :raises StoreUnavailable:
     """
     card = record.caller.card
-    if card is None or not (card.requests_per_min or card.tokens_per_min):
-        return
+    if card is None:
+        return Taken()
+    if card.requests_per_min or card.tokens_per_min:
+        await _admit_to_minute(services, record, card, tokens)
+    taken = await services.quotas.take(card, tokens)
+    if taken.over:
+        await services.limits.settle(card, -tokens)
+        limit = card.tokens_per_day if taken.over == "day" else card.tokens_per_month
+        raise QuotaExceeded(
+            f"The key {card.name!r} has used up its quota of {limit} tokens a {taken.over}",
+            retry_after_s=resets_in_s(taken.over),
+        )
+    return taken
+
+
+async def _admit_to_minute(
+    services: Services, record: RequestRecord, card: KeyCard, tokens: int
+) -> None:
     allowance = await services.limits.take(card, tokens)
     record.headers.update(limit_headers(allowance))
     if allowance.wait_s:

@@ -19,6 +19,7 @@ from penstock.contract.job import (
 )
 from penstock.errors import PenstockError
 from penstock.transport import usage_log
+from penstock.transport.quotas import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,7 @@ class Ledger:
         self._jobs = tuple(jobs)
         self._choices = choices
         self._estimate = sum(job.cost_tokens for job in jobs)
+        self._taken = Taken()
         self._usages: dict[int, Usage] = {}
         self._started_s = time.monotonic()
 
@@ -82,10 +84,10 @@ class Ledger:
     ) -> Ledger:
         """Return the account of a request that its key's limits admit.
 
-        :raises RateLimited, StoreUnavailable: see `api.keys.admit`.
+        :raises RateLimited, QuotaExceeded, StoreUnavailable: see `api.keys.admit`.
         """
         ledger = cls(services, record, card, jobs, choices)
-        await admit(services, record, ledger._estimate)
+        ledger._taken = await admit(services, record, ledger._estimate)
         return ledger
 
     def finished(self, position: int, usage: Usage) -> None:
@@ -109,12 +111,14 @@ class Ledger:
             answers=len(self._usages),
             duration_s=round(time.monotonic() - self._started_s, 3),
             request_id=self._record.request_id,
+            endpoint=self._record.path,
         )
         services, card = self._services, self._record.caller.card
         try:
             if card is not None:
                 used = prompt + completion_tokens
                 await services.limits.settle(card, used - self._estimate)
+                await services.quotas.settle(self._taken, used - self._estimate)
             await usage_log.append(services.redis, row, services.settings)
         except (PenstockError, RedisError, OSError) as error:
             logger.warning("usage of %s is not in the log: %s", row, error)

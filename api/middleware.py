@@ -41,6 +41,7 @@ class RequestRecord:
     """What the log and the metrics say of a request. Handlers fill it in."""
 
     request_id: str
+    path: str = ""
     tenant: str = "anonymous"
     caller: Caller = field(default_factory=Caller)
     headers: dict[str, str] = field(default_factory=dict[str, str])
@@ -129,7 +130,9 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
-        record = scope[SCOPE_KEY] = RequestRecord(request_id, deadline_s=scope.get(DEADLINE_KEY))
+        record = scope[SCOPE_KEY] = RequestRecord(
+            request_id, scope["path"], deadline_s=scope.get(DEADLINE_KEY)
+        )
         if self._tracing is not None and scope["path"] not in QUIET_PATHS:
             traceparent = Headers(scope=scope).get("traceparent", "")
             record.span = self._tracing.request(scope["method"], _shown(scope["path"]), traceparent)

@@ -18,6 +18,7 @@ from penstock.transport.keyring import Keyring
 from penstock.transport.limits import Limits
 from penstock.transport.overview import Overview
 from penstock.transport.queue import JobQueue
+from penstock.transport.quotas import Quotas
 from penstock.transport.registry import Registry
 from penstock.transport.replies import Replies
 
@@ -82,6 +83,7 @@ class Services:
     registry: Registry
     keyring: Keyring
     limits: Limits
+    quotas: Quotas
     peers: Peers
     background: Background
 
@@ -134,6 +136,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
         registry=Registry(redis, settings),
         keyring=Keyring(redis, settings),
         limits=Limits(redis, settings),
+        quotas=Quotas(redis, settings),
         peers=Peers(redis, settings),
         background=Background(),
     )

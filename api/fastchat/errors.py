@@ -22,6 +22,7 @@ class ErrorCode(IntEnum):
     PARAM_OUT_OF_RANGE = 40302
     CONTEXT_OVERFLOW = 40303
     RATE_LIMIT = 42901
+    QUOTA_EXCEEDED = 42902
     ENGINE_OVERLOADED = 42903
     INTERNAL_ERROR = 50001
     CONTROLLER_NO_WORKER = 50005
@@ -54,6 +55,7 @@ TABLE: Final[Mapping[type[errors.PenstockError], ErrorCode]] = {
     errors.UnknownObject: ErrorCode.VALIDATION_TYPE_ERROR,
     errors.QueueFull: ErrorCode.ENGINE_OVERLOADED,
     errors.RateLimited: ErrorCode.RATE_LIMIT,
+    errors.QuotaExceeded: ErrorCode.QUOTA_EXCEEDED,
     errors.NoWorker: ErrorCode.CONTROLLER_NO_WORKER,
     errors.StoreUnavailable: ErrorCode.CONTROLLER_NO_WORKER,
     errors.Draining: ErrorCode.ENGINE_OVERLOADED,

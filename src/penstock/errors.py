@@ -14,6 +14,7 @@ PenstockError
 |-- Unavailable              later may be better
 |   |-- QueueFull            the model's queue is at its bound
 |   |-- RateLimited          this key is over its rate
+|   |-- QuotaExceeded        this key has used up its day's or month's tokens
 |   |-- NoWorker             the model is known, but no live worker serves it
 |   |-- StoreUnavailable     Redis does not answer, or is out of memory
 |   |-- Draining             this process is shutting down
@@ -131,6 +132,12 @@ class RateLimited(Unavailable):
     """This key is over its rate."""
 
     code = "rate_limit_exceeded"
+
+
+class QuotaExceeded(Unavailable):
+    """This key has used up its day's or month's tokens."""
+
+    code = "insufficient_quota"
 
 
 class NoWorker(Unavailable):

@@ -18,6 +18,7 @@ from penstock.transport import keys
 from penstock.transport.connection import connect_async
 from penstock.transport.keyring import FRESH_S, KeyDesk, Keyring
 from penstock.transport.limits import Limits
+from penstock.transport.quotas import Quotas
 from tests.fixtures.api import drone
 from tests.fixtures.jobs import wait_until
 
@@ -379,3 +380,65 @@ def test_card_fields_have_defaults(desk: KeyDesk) -> None:
     card, _ = desk.make("ann")
     plain: KeyCard = card
     assert (plain.models, plain.admin, plain.expires_s) == ((), False, None)
+
+
+def test_a_quota_is_used_up_by_what_was_really_used(
+    fleet: Fleet, desk: KeyDesk, redis_client: redis.Redis
+) -> None:
+    card, secret = desk.make("ann", tokens_per_day=20, tokens_per_month=1_000)
+    server = fleet.api()
+    fleet.worker()
+    client = sdk(server, secret)
+    now = time.gmtime()
+    day, month = (keys.quota(card.id, time.strftime(form, now)) for form in ("%Y-%m-%d", "%Y-%m"))
+    try:
+        # Three of the prompt and four of the answer, though far more was asked for.
+        for used in (7, 14, 21):
+            ask(client, max_tokens=400)
+            wait_until(lambda used=used: redis_client.get(day) == str(used).encode())
+        assert redis_client.get(month) == b"21"
+        assert 0 < redis_client.ttl(day) <= 2 * 86_400
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(client)
+        assert caught.value.code == caught.value.type == "insufficient_quota"
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert 0 < int(caught.value.response.headers["retry-after"]) <= 86_400
+        assert redis_client.get(day) == b"21"  # what is refused takes nothing
+        listed = json.loads(made(fleet.settings, "list", "--json").stdout)
+        assert listed[0]["used_tokens"] == {"day": 21, "month": 21}
+        other = sdk(server, desk.make("bob")[1])
+        ask(other)  # has no quota
+    finally:
+        redis_client.delete(day, month)
+
+
+def test_requests_at_once_do_not_overdraw_a_quota(fleet: Fleet, desk: KeyDesk) -> None:
+    card, _ = desk.make("ann", tokens_per_month=100)
+
+    async def take() -> list[str]:
+        async with connect_async(fleet.settings) as client:
+            quotas = Quotas(client, fleet.settings)
+            taken = await asyncio.gather(*(quotas.take(card, 40) for _ in range(8)))
+            admitted = [one for one in taken if not one.over]
+            for one in admitted:
+                await quotas.settle(one, -40)
+            assert not (await quotas.take(card, 1)).over
+            for name in [name for _, name in admitted[0].names]:
+                await client.delete(name)
+            return [one.over for one in taken]
+
+    overs = asyncio.run(take())
+    assert 1 <= overs.count("") <= 3
+    assert set(overs) == {"", "month"}
+
+
+def test_the_log_names_the_endpoint(fleet: Fleet, redis_client: redis.Redis) -> None:
+    client = sdk(fleet.api(), "none")
+    fleet.worker()
+    ask(client)
+    client.completions.create(model="tiny", prompt="a")
+    client.responses.create(model="tiny", input="a", store=False)
+    wait_until(lambda: redis_client.xlen(keys.USAGE) == 3)
+    assert sorted(row["endpoint"] for row in usage_rows(fleet.settings)) == [
+        "/v1/chat/completions", "/v1/completions", "/v1/responses",
+    ]  # fmt: skip

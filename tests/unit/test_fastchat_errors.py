@@ -20,6 +20,7 @@ CODES = {
     "not_found": 40001,
     "queue_full": 42903,
     "rate_limit_exceeded": 42901,
+    "insufficient_quota": 42902,
     "no_worker": 50005,
     "store_unavailable": 50005,
     "draining": 42903,

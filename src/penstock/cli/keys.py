@@ -15,7 +15,7 @@ from rich.table import Table
 from penstock.cli import running
 from penstock.cli.console import note, out
 from penstock.errors import BadSettings, InvalidParameter
-from penstock.transport import usage_log
+from penstock.transport import quotas, usage_log
 from penstock.transport.connection import connect
 from penstock.transport.keyring import KeyDesk
 from penstock.transport.usage_log import UsageRow
@@ -39,6 +39,8 @@ def create(
     *,
     requests_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
     tokens_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
+    tokens_per_day: Annotated[int, typer.Option(min=0, help="A quota; days are UTC's.")] = 0,
+    tokens_per_month: Annotated[int, typer.Option(min=0, help="A quota, by the month.")] = 0,
     priority: Annotated[
         int | None, typer.Option(min=0, max=9, help="The best its jobs can have; 0 goes first.")
     ] = None,
@@ -55,6 +57,8 @@ def create(
         expires_s=None if lifetime_s is None else int(desk.now_s()) + lifetime_s,
         requests_per_min=requests_per_minute,
         tokens_per_min=tokens_per_minute,
+        tokens_per_day=tokens_per_day,
+        tokens_per_month=tokens_per_month,
         priority=priority,
         models=tuple(model or ()),
         admin=admin,
@@ -69,22 +73,24 @@ def create(
 @keys.command("list")
 def list_keys(*, as_json: AsJson = False) -> None:
     """List the keys and their limits."""
-    cards = _desk().cards()
+    settings = running.settings()
+    with connect(settings) as client:
+        cards = KeyDesk(client, PATIENCE_S).cards()
+        used = {card.id: quotas.used(client, card, PATIENCE_S) for card in cards}
     if as_json:
-        sys.stdout.write(msgspec.json.encode([_fields(card) for card in cards]).decode() + "\n")
+        rows = [{**_fields(card), "used_tokens": used[card.id]} for card in cards]
+        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
         return
     table = Table()
-    for column in ("id", "name", "ends in", "requests/min", "tokens/min", "priority", "models"):
-        table.add_column(column, justify="right" if "/" in column else "left")
-    table.add_column("created")
-    table.add_column("expires")
+    table.add_column("id", no_wrap=True)
+    for column in ("name", "ends in", "limits", "priority", "models", "created", "expires"):
+        table.add_column(column)
     for card in cards:
         table.add_row(
             card.id,
             card.name + (" (admin)" if card.admin else ""),
             f"...{card.hint}",
-            str(card.requests_per_min or "-"),
-            str(card.tokens_per_min or "-"),
+            "\n".join(_limits(card, used[card.id])) or "-",
             "-" if card.priority is None else str(card.priority),
             ", ".join(card.models) or "all",
             _date(card.created_s),
@@ -166,6 +172,16 @@ def seconds(text: str) -> int:
 
 def _fields(card: KeyCard) -> dict[str, object]:
     return msgspec.structs.asdict(card)
+
+
+def _limits(card: KeyCard, used: dict[str, int]) -> list[str]:
+    """Return a key's limits, and of its quotas what is used."""
+    limits = {"day": card.tokens_per_day, "month": card.tokens_per_month}
+    return [
+        *([f"{card.requests_per_min} requests/min"] if card.requests_per_min else []),
+        *([f"{card.tokens_per_min} tokens/min"] if card.tokens_per_min else []),
+        *(f"{count} of {limits[period]} tokens/{period}" for period, count in used.items()),
+    ]
 
 
 def _date(unix_s: int) -> str:

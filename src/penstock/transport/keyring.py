@@ -48,6 +48,8 @@ class KeyCard(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_s: int | None = None
     requests_per_min: int = 0
     tokens_per_min: int = 0
+    tokens_per_day: int = 0
+    tokens_per_month: int = 0
     priority: int | None = None
     models: tuple[str, ...] = ()
     admin: bool = False

@@ -29,6 +29,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:model:<queue>` | string | the last card of a served model; a day |
 | `penstock:keys` | hash | hash of an API key -> its card; without end: an operator's |
 | `penstock:limit:<key>` | hash | a key's buckets of requests and tokens; until they are full |
+| `penstock:quota:<key>:<day or month>` | string | tokens that a key has used; a day or so longer |
 | `penstock:<kind>:<id>` | string | a document such as a `response`; `settings.response_ttl_s` |
 | `penstock:<kind>:open` | zset | document that is not finished -> when it was opened; as they |
 | `penstock:lease:<name>` | string | who drives a batch; seconds, renewed by it |
@@ -121,6 +122,11 @@ def model(queue: str) -> str:
 def limit(key_id: str) -> str:
     """Return the key of what an API key may still use this minute."""
     return f"{PREFIX}:limit:{key_id}"
+
+
+def quota(key_id: str, period: str) -> str:
+    """Return the key of what an API key has used in a day ("2026-11-24") or a month."""
+    return f"{PREFIX}:quota:{key_id}:{period}"
 
 
 def peer(url_hash: str) -> str:

@@ -24,7 +24,7 @@ DAY_S: Final = 86_400
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """One request's use. `outcome` is "ok" or an error's code; `time` is ISO 8601, UTC."""
+    """One request's use, or a part's of many embeddings. `outcome` is "ok" or an error's code; `time` is ISO 8601, UTC."""
 
     time: str
     key: str
@@ -38,6 +38,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     answers: int
     duration_s: float
     request_id: str
+    endpoint: str = ""
 
 
 _decoder = msgspec.json.Decoder(UsageRow)
