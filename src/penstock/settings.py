@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     """What computes with bigdl-llm's `sym_int4` weights on a CPU: "auto" is OpenVINO where it is
     installed and builds the model, "bigdl" always bigdl-llm's own kernels."""
 
+    converted_dir: Path = Field(default=Path("~/.cache/penstock/converted"))
+    """Where quantised weights are kept, made at a model's first load and mapped ever after."""
+    converted_bytes: int = Field(default=64 * 1024**3, ge=0)
+    """What they may take; the least recently used go first, and 0 keeps none."""
+
     # Jobs
     lease_ms: int = Field(default=2_000, ge=200)
     max_attempts: int = Field(default=3, ge=1)
@@ -63,6 +68,8 @@ class Settings(BaseSettings):
     """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16."""
     kv_cache_bytes: int = Field(default=0, ge=0)
     """KV budget of a model; 0 means a share of the memory that is free after loading."""
+    kv_cache_type: Literal["auto", "u8"] = "auto"
+    """Keys and values of models in OpenVINO: "u8" halves their memory; "auto" is 16 bit."""
     prefill_chunk_tokens: int = Field(default=256, ge=1)
     """Prompt tokens a step without a target time; with one, the first chunk is not larger."""
     target_step_ms: float = Field(default=200.0, ge=0)

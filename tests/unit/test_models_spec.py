@@ -139,6 +139,25 @@ def test_bigdls_own_kernels_can_be_chosen(settings, monkeypatch):
     assert resolve("bigdl-llama-cpu", settings).backend == "bigdl"
 
 
+def test_the_cache_of_keys_and_values_can_be_8_bit_in_openvino(settings):
+    everywhere = settings.model_copy(update={"kv_cache_type": "u8"})
+    assert resolve("bigdl-own-cpu", settings).kv_cache_type is None
+    assert resolve("bigdl-own-cpu", everywhere).kv_cache_type == "u8"
+    assert resolve("llama-cpu", everywhere).kv_cache_type is None  # Transformers' is its dtype's
+    write(
+        settings, "[models.bigdl-own]\nkv_cache_type = 'auto'\n[models.llama]\nkv_cache_type = 'u8'"
+    )
+    assert resolve("bigdl-own-cpu", everywhere).kv_cache_type is None
+    with pytest.raises(BadSettings, match="only the openvino backend has it"):
+        resolve("llama-cpu", settings)
+
+
+def test_converted_weights_have_a_place_unless_they_may_take_none(settings):
+    assert resolve("bigdl-own-cpu", settings).converted_dir is not None
+    none = settings.model_copy(update={"converted_bytes": 0})
+    assert resolve("bigdl-own-cpu", none).converted_dir is None
+
+
 def test_the_models_file_overrides_the_rules(settings):
     write(
         settings,

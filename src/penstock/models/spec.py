@@ -42,7 +42,8 @@ class ModelSpec:
     `format` None means: by rule at loading (the checkpoint's dtype, where the device is fast at
     it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
     the template's text, in place of the model's own. `matryoshka` are the lengths that an embedding
-    may be cut to, True for any; None where the model's own files tell.
+    may be cut to, True for any; None where the model's own files tell. Converted weights are kept
+    in `converted_dir`, None for nowhere.
     """
 
     name: str
@@ -59,12 +60,15 @@ class ModelSpec:
     kv_cache_bytes: int | None = None
     target_step_ms: float | None = None
     speculation: str | None = None
+    kv_cache_type: Literal["u8"] | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
     tool_parser: str | None = None
     generation_defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     matryoshka: tuple[int, ...] | bool | None = None
     trust_remote_code: bool = False
+    converted_dir: Path | None = None
+    converted_limit_bytes: int = 0
 
 
 def resolve(queue: str, settings: Settings) -> ModelSpec:
@@ -106,6 +110,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         kv_cache_bytes=entry.kv_cache_bytes,
         target_step_ms=entry.target_step_ms,
         speculation=entry.speculation,
+        kv_cache_type=_kv_cache_type(queue, backend, entry, settings),
         aliases=entry.aliases,
         chat_template=entry.chat_template,
         tool_parser=entry.tool_parser,
@@ -116,7 +121,26 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
             if entry.trust_remote_code is None
             else entry.trust_remote_code
         ),
+        converted_dir=settings.converted_dir.expanduser() if settings.converted_bytes else None,
+        converted_limit_bytes=settings.converted_bytes,
     )
+
+
+def _kv_cache_type(
+    queue: str, backend: str, entry: Entry, settings: Settings
+) -> Literal["u8"] | None:
+    """:raises BadSettings: the model's entry asks for what its backend cannot do."""
+    wanted = entry.kv_cache_type or settings.kv_cache_type
+    if wanted == "auto":
+        return None
+    if backend == "openvino":
+        return wanted
+    if entry.kv_cache_type is not None:
+        raise BadSettings(
+            f"{entry.where}: kv_cache_type = {wanted!r}: only the openvino backend has it, "
+            f"{queue!r} is held by {backend}"
+        )
+    return None
 
 
 def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:

@@ -13,6 +13,8 @@ from penstock.models.openvino.runtime_library import openvino
 from penstock.models.openvino.step import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from penstock.models.openvino.options import CompileOptions
@@ -24,7 +26,8 @@ class OpenVinoModel:
     """Owns the compiled model, its one request and the KV cache. The engine's thread calls it.
 
     `rotary` holds cosines and sines by position for graphs that take them; a graph that takes
-    `position_ids` computes them itself. `keep` is what the graph's constants point into.
+    `position_ids` computes them itself. `keep` is what the graph's constants point into; `laid_out`
+    is called when the plugin has its own copy of them.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class OpenVinoModel:
         context_length: int,
         rotary: Tables | None,
         keep: object,
+        laid_out: Callable[[], None] | None = None,
     ) -> None:
         library = openvino()
         self.vocab_size = vocab_size
         self.context_length = context_length
         self._compiled = library.Core().compile_model(graph, options.device, options.properties())
         self._keep = keep
+        self._laid_out = laid_out
         self._request = self._compiled.create_infer_request()
         self._caches = Caches(self._compiled, options.device)
         self._rotary = None if rotary is None else [_per_head(table) for table in rotary]
@@ -62,6 +67,8 @@ class OpenVinoModel:
         self._caches.allocate(blocks, self._request)
         # The plugin lays its weights out at the first inference: seconds, which no client waits.
         self.forward(Batch((SequenceSlice(0, (0,), 0, (0,), 1),)))
+        if self._laid_out is not None:
+            self._laid_out()
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32.

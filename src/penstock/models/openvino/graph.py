@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.openvino.decoder import Decoder
-    from penstock.models.openvino.weights import Checkpoint, Format, Matrix
+    from penstock.models.openvino.weights import Format, Matrix, Weights
 
 _ROTATION = ("cos", "sin")
 _PAGING = (
@@ -51,7 +51,7 @@ class DecoderGraph:
     `weights_bytes` counts the matrices and the embedding table.
     """
 
-    def __init__(self, decoder: Decoder, checkpoint: Checkpoint, form: Format) -> None:
+    def __init__(self, decoder: Decoder, checkpoint: Weights, form: Format) -> None:
         self.decoder = decoder
         self.checkpoint = checkpoint
         self.form: Format = form

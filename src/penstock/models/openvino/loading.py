@@ -11,9 +11,10 @@ import torch
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices
 from penstock.models.assembled import Assembled
+from penstock.models.openvino import conversion, exported, q4_0
 from penstock.models.openvino import decoder as decoders
-from penstock.models.openvino import exported, q4_0
 from penstock.models.openvino.compiled import OpenVinoModel
+from penstock.models.openvino.converted import Converted
 from penstock.models.openvino.graph import DecoderGraph
 from penstock.models.openvino.options import CachePrecision, CompileOptions, Precision
 from penstock.models.openvino.runtime_library import last_line
@@ -22,6 +23,9 @@ from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
+    from penstock.models.openvino.converted import Converting
+    from penstock.models.openvino.decoder import Decoder
+    from penstock.models.openvino.weights import Weights
     from penstock.models.spec import ModelSpec
 
 
@@ -47,9 +51,9 @@ def load(
     form = format_of(spec, config)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     rotary = decoders.rotary_tables(spec.path, config, decoder, context_length)
-    weights = Checkpoint(spec.path)
+    weights = _weights(spec, decoder, form, progress)
     builder = DecoderGraph(decoder, weights, form)
-    graph = builder.build(lambda share: progress(0.05 + 0.7 * share, f"weights as {form}"))
+    graph = builder.build(lambda share: progress(0.7 + 0.1 * share, f"weights as {form}"))
     progress(0.8, "compiling")
     model = _compiled(
         spec,
@@ -59,6 +63,7 @@ def load(
         context_length=context_length,
         rotary=rotary,
         keep=(weights, builder.arrays),
+        laid_out=weights.drop_pages if isinstance(weights, Converted) else None,
     )
     return Assembled(
         model=model,
@@ -68,6 +73,27 @@ def load(
         parameters=weights.parameters,
         weights_bytes=builder.weights_bytes,
     )
+
+
+def _weights(spec: ModelSpec, decoder: Decoder, form: Format, progress: Progress) -> Weights:
+    """The model's weights: as they are, or as the folder of converted ones holds them."""
+    folder = spec.converted_dir
+    if folder is None or not conversion.is_worth_it(spec.path, form):
+        return Checkpoint(spec.path)
+
+    def convert(converting: Converting) -> None:
+        def tell(share: float) -> None:
+            progress(0.05 + 0.65 * share, f"converting to {form}, once")
+
+        DecoderGraph(decoder, converting, form).build(tell)
+
+    def wait() -> None:
+        progress(0.05, "waiting for another worker that converts the model")
+
+    found = conversion.converted(
+        spec.path, form, folder, spec.converted_limit_bytes, convert=convert, wait=wait
+    )
+    return Checkpoint(spec.path) if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +111,9 @@ class _Choices:
         return CompileOptions(
             device=device_of(spec),
             precision=precision,
-            cache_precision=self.cache_precision or cache_precision_of(form, precision),
+            cache_precision=(
+                self.cache_precision or spec.kv_cache_type or cache_precision_of(form, precision)
+            ),
             activation_group=activation_group_of(form) if group is None else group,
             threads=torch.get_num_threads(),  # the loader has set it
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
@@ -42,6 +42,41 @@ class Matrix:
     def nbytes(self) -> int:
         """Memory of values and scales."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+def wrong_shape(
+    path: Path, name: str, found: tuple[int, ...], wanted: tuple[int, int]
+) -> ModelNotLoadable:
+    """What to raise for a matrix that is not the configuration's."""
+    return ModelNotLoadable(f"{path}: {name} is {found}, the configuration says {wanted}")
+
+
+class Weights(Protocol):
+    """Where the graph's builder gets its weights: a checkpoint, or what was made of one."""
+
+    @property
+    def parameters(self) -> int:
+        """How many weights were asked for so far, shared ones once."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        ...
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A norm's weight or a bias."""
+        ...
+
+    def embeddings(self, name: str) -> Matrix:
+        """An embedding table."""
+        ...
+
+    def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
+        """A linear layer's weight.
+
+        :raises ModelNotLoadable: its shape is not `shape`.
+        """
+        ...
 
 
 class Checkpoint:
@@ -111,9 +146,7 @@ class Checkpoint:
         if weight.dtype == torch.uint8:
             return self._from_blocks(name, weight, rows, columns)
         if tuple(weight.shape) != shape:
-            raise ModelNotLoadable(
-                f"{self.path}: {name} is {tuple(weight.shape)}, the configuration says {shape}"
-            )
+            raise wrong_shape(self.path, name, tuple(weight.shape), shape)
         self._sizes[name] = rows * columns
         return _AS[form](weight)
 

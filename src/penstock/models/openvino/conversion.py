@@ -1,0 +1,162 @@
+"""Where converted weights lie, and who makes them.
+
+One process converts a checkpoint, under a lock on a file of its own; the others wait for it and
+map what it made. A process that dies in the middle leaves a `.partial`, which the next one
+overwrites, and no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from penstock.models.openvino.converted import Converted, Converting
+from penstock.models.openvino.weights import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from penstock.models.openvino.weights import Format
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Counts up when the same checkpoint would be converted to other bits."""
+
+WORTH_BYTES = 64 * 1024**2
+"""Smaller checkpoints are quantised in less time than anyone notices."""
+
+SUFFIX = ".weights"
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+_POLL_S = 0.2
+
+
+def is_worth_it(path: Path, form: Format) -> bool:
+    """Whether a folder's weights differ from what the graph will hold, and are many."""
+    return form not in ("fp32", "bf16") and sum(f.stat().st_size for f in _files(path)) > (
+        WORTH_BYTES
+    )
+
+
+def digest_of(path: Path, form: Format) -> str:
+    """A name for a folder's weights in a format.
+
+    Of each file its name, size, time of change, and 64 pieces, of which the first holds the names
+    and shapes of a safetensors file. A file changed in place has another time; a copy that lost
+    its times is converted again, and no more.
+    """
+    digest = hashlib.blake2b(f"{VERSION} {form}".encode(), digest_size=16)
+    for file in _files(path):
+        state = file.stat()
+        digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}".encode())
+        with file.open("rb") as content:
+            for sample in range(_SAMPLES):
+                content.seek(state.st_size * sample // _SAMPLES)
+                digest.update(content.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+
+
+def converted(
+    path: Path,
+    form: Format,
+    folder: Path,
+    limit_bytes: int,
+    *,
+    convert: Callable[[Converting], None],
+    wait: Callable[[], None],
+) -> Converted | None:
+    """The converted weights of the checkpoint at `path`, made by `convert` where there are none.
+
+    `wait` is called now and then while another process makes them. None where the folder cannot
+    be written: the log says why.
+
+    :raises ModelNotLoadable: the checkpoint is damaged.
+    """
+    target = folder / f"{path.name}-{form}-{digest_of(path, form)}{SUFFIX}"
+    try:
+        found = _open(target)
+        if found is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(target.with_suffix(".lock"), wait):
+                found = _open(target)  # made while this process waited
+                if found is None:
+                    _make(path, target, convert)
+                    found = _open(target)
+            _shrink(folder, target, limit_bytes)
+    except OSError as error:
+        logger.warning("%s: converted weights are not kept: %s", folder, error)
+        return None
+    return found
+
+
+def _open(target: Path) -> Converted | None:
+    try:
+        found = Converted(target)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("%s; it is made again", error)
+        return None
+    try:
+        os.utime(target)  # the least recently used go first
+    except OSError:
+        logger.debug("%s: its time of use cannot be noted", target)
+    return found
+
+
+def _make(path: Path, target: Path, convert: Callable[[Converting], None]) -> None:
+    partial = target.with_suffix(".partial")
+    converting = Converting(Checkpoint(path), partial)
+    try:
+        convert(converting)
+        converting.finish()
+        partial.replace(target)
+    finally:
+        converting.close()
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, wait: Callable[[], None]) -> Generator[None]:
+    """Hold a lock that the kernel takes back when this process dies, however it does."""
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                wait()
+                time.sleep(_POLL_S)
+        yield
+
+
+def _shrink(folder: Path, newest: Path, limit_bytes: int) -> None:
+    """Remove the least recently used files over the limit; who has them mapped keeps them."""
+    files = sorted(folder.glob(f"*{SUFFIX}"), key=_last_used, reverse=True)
+    total = 0
+    for file in [newest, *(file for file in files if file != newest)]:
+        try:
+            total += file.stat().st_size
+            if total > limit_bytes and file != newest:
+                file.unlink()
+                logger.info("%s: removed, the converted weights are over their limit", file)
+        except FileNotFoundError:  # another worker was here
+            continue
+
+
+def _last_used(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
