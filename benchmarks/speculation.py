@@ -65,7 +65,6 @@ def measure(
     )  # fmt: skip
     engine = Engine(loaded.model, loaded.tokenizer, options, sink)
     rng = random.Random(streams)
-    requests: list[Any] = []
     for job in range(streams):
         if load == "questions":
             asked = ChatPrompt(messages=({"role": "user", "content": QUESTIONS[job % 8]},))
@@ -78,10 +77,13 @@ def measure(
             max_tokens=tokens,
             ignore_eos=load != "questions",
         )
-        requests.append(SequenceRequest(str(job), prompt, sampling, joins_prompt=False))
-    more = engine._turn(requests)
-    while more:
-        more = engine._turn([])
+        engine.submit(SequenceRequest(str(job), prompt, sampling, joins_prompt=False))
+    engine.start()
+    while ended < streams:
+        if engine.failure is not None:
+            raise engine.failure
+        time.sleep(0.01)
+    engine.stop()
     figures = engine.load()
     rate = (figures.generated_tokens_total - streams) / (times_s[-1] - times_s[0])
     drafted = figures.drafted_tokens_total
