@@ -238,7 +238,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fastchat-python")
     parser.add_argument("--peer-only", action="store_true")
     parser.add_argument("--folder-only", action="store_true")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    for name in ("llama_server", "gguf", "fastchat_python"):  # peers run in a folder of their own
+        if value := getattr(chosen, name):
+            setattr(chosen, name, str(Path(value).absolute()))
+    chosen.cache = chosen.cache.absolute()
+    return chosen
 
 
 def main() -> None:

@@ -69,10 +69,14 @@ def _served(
 ) -> Generator[str]:
     """Start the processes, wait until they are ready, end them."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-    with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory() as folder,  # FastChat writes its logs where it runs
+        tempfile.TemporaryFile() as log,
+        contextlib.ExitStack() as stack,
+    ):
         started: list[subprocess.Popen[bytes]] = []
         for command in commands:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
             stack.callback(_end, process)
             started.append(process)
             time.sleep(3 if len(commands) > 1 else 0)  # a worker registers once, as it starts
