@@ -15,6 +15,7 @@ from penstock.cli.doctor import doctor
 from penstock.cli.fleet.command import up
 from penstock.cli.keys import keys, usage
 from penstock.cli.models import models
+from penstock.cli.quantize import quantize
 from penstock.cli.status import status
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(up)
 app.command()(chat)
 app.command()(models)
+app.command()(quantize)
 app.command()(status)
 app.add_typer(keys, name="keys")
 app.command()(usage)

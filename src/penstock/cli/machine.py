@@ -29,6 +29,27 @@ class Accelerator:
 
     kind: str
     name: str
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """A device as a queue names it, and all of its memory."""
+
+    device: str
+    memory_bytes: int
+
+
+_GPU_FILES = ("/dev/dri", "/dev/nvidia0")
+
+
+def rooms() -> tuple[Room, ...]:
+    """Return this machine's devices; torch is asked only where there may be a GPU."""
+    found = [Room("cpu", memory_bytes()[0])]
+    if any(Path(file).exists() for file in _GPU_FILES):
+        with contextlib.suppress(ImportError):
+            found += [Room(one.kind, one.memory_bytes) for one in accelerators()]
+    return tuple(found)
 
 
 def cpu() -> Cpu:
@@ -80,7 +101,11 @@ def accelerators() -> list[Accelerator]:
         device = getattr(torch, kind, None)
         if device is not None and device.is_available():
             found += [
-                Accelerator(kind, str(device.get_device_name(index)))
+                Accelerator(
+                    kind,
+                    str(device.get_device_name(index)),
+                    int(device.get_device_properties(index).total_memory),
+                )
                 for index in range(device.device_count())
             ]
     return found

@@ -9,27 +9,38 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from penstock.cli import census, running
+from penstock.cli import census, machine, running
 from penstock.cli.console import note, out
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
-from penstock.models import spec
+from penstock.models import footprint, spec
 
 if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
 
 _MEGA = 1e6
+_GIGA = 1e9
 
 
 class LocalModel(msgspec.Struct, frozen=True):
-    """A model that a worker on this machine finds by its queue's name."""
+    """A model that a worker on this machine finds by its queue's name.
+
+    `weights_bytes` are in memory, `kv_bytes` of one answer at full context; `fits` are the devices
+    of this machine whose memory takes both.
+    """
 
     name: str
     queue: str
     backend: str
     format: str | None
     path: str
+    parameters: int = 0
+    file_bytes: int = 0
+    weights_bytes: int = 0
+    context_length: int = 0
+    kv_bytes: int = 0
+    fits: tuple[str, ...] = ()
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -45,7 +56,9 @@ def models(
 ) -> None:
     """List the models that are served and those that this machine has."""
     settings = running.settings()
-    listing = Listing(_served(settings), tuple(map(_local, spec.discover(settings))))
+    rooms = machine.rooms()
+    local = tuple(_local(one, rooms) for one in spec.discover(settings))
+    listing = Listing(_served(settings), local)
     if as_json:
         out.print_json(msgspec.json.encode(listing).decode())
         return
@@ -65,8 +78,23 @@ def _served(settings: Settings) -> tuple[ModelCard, ...]:
     return tuple(cards[queue] for queue in sorted(cards))
 
 
-def _local(one: ModelSpec) -> LocalModel:
-    return LocalModel(one.name, one.queue, one.backend, one.format, str(one.path))
+def _local(one: ModelSpec, rooms: tuple[machine.Room, ...]) -> LocalModel:
+    size = footprint.measure(one)
+    # bigdl-llm's layers, and OpenVINO in their place, are for the CPU here.
+    devices = [room for room in rooms if one.backend == "transformers" or room.device == "cpu"]
+    return LocalModel(
+        one.name,
+        one.queue,
+        one.backend,
+        one.format,
+        str(one.path),
+        parameters=size.parameters,
+        file_bytes=size.file_bytes,
+        weights_bytes=size.weights_bytes,
+        context_length=size.context_length,
+        kv_bytes=size.kv_bytes,
+        fits=tuple(room.device for room in devices if room.memory_bytes >= size.needed_bytes),
+    )
 
 
 def _served_table(cards: tuple[ModelCard, ...]) -> Table:
@@ -91,9 +119,20 @@ def _served_table(cards: tuple[ModelCard, ...]) -> Table:
 
 def _local_table(found: tuple[LocalModel, ...]) -> Table:
     table = Table(title="On this machine", title_justify="left")
-    for name in ("model", "serve it with", "format", "folder"):
+    table.caption = "Serve one with: celery -A workers worker -Q QUEUE"
+    table.caption_justify = "left"
+    for name in ("queue", "format", "folder"):
         table.add_column(name, overflow="fold")
+    for name in ("on disk", "weights", "KV a slot"):
+        table.add_column(name, justify="right")
+    table.add_column("fits")
     for one in found:
         form = f"{one.format or 'as stored'} ({one.backend})"
-        table.add_row(one.name, f"celery -A workers worker -Q {one.queue}", form, one.path)
+        sizes = (one.file_bytes, one.weights_bytes, one.kv_bytes)
+        fits = ", ".join(one.fits) or "[red]nowhere here[/]"
+        table.add_row(one.queue, form, one.path, *map(_size, sizes), fits)
     return table
+
+
+def _size(count: int) -> str:
+    return f"{count / _MEGA:,.0f} MB" if count < _GIGA else f"{count / _GIGA:,.1f} GB"

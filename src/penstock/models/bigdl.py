@@ -191,11 +191,17 @@ def _read_state(spec: ModelSpec, quantiser: Quantiser) -> dict[str, torch.Tensor
     return {name: tensor.detach().as_subclass(torch.Tensor) for name, tensor in state.items()}
 
 
-def save_low_bit(module: Any, path: Any, format_name: str) -> None:
-    """Write a quantised module as bigdl-llm's `save_low_bit` does, in safetensors."""
+def save_low_bit(
+    module: Any, path: Any, format_name: str, *, rest: torch.dtype = torch.float32
+) -> None:
+    """Write a quantised module as bigdl-llm's `save_low_bit` does, in safetensors.
+
+    `rest` is what the weights that are not in low bit are written in.
+    """
+    module.config.dtype = rest
     module.config.update({"bigdl_transformers_low_bit": format_name, "tie_word_embeddings": False})
     state = {
-        name: tensor.detach().as_subclass(torch.Tensor).contiguous()
+        name: _written(tensor.detach().as_subclass(torch.Tensor), rest)
         for name, tensor in module.state_dict().items()
     }
     path.mkdir(parents=True, exist_ok=True)
@@ -205,6 +211,10 @@ def save_low_bit(module: Any, path: Any, format_name: str) -> None:
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     keys = json.dumps({"all_checkpoint_keys": list(state)})
     (path / "load_keys.json").write_text(keys, encoding="utf-8")
+
+
+def _written(tensor: torch.Tensor, rest: torch.dtype) -> torch.Tensor:
+    return (tensor.to(rest) if tensor.is_floating_point() else tensor).contiguous()
 
 
 def import_library() -> Any:

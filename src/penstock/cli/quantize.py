@@ -1,0 +1,130 @@
+"""`penstock quantize`: a model's folder in low bit, and what that cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from penstock.cli import running
+from penstock.cli.console import err, note, out
+from penstock.errors import BadSettings
+from penstock.models import spec
+from penstock.models.models_file import BIGDL_FORMATS
+
+if TYPE_CHECKING:
+    from penstock.models.quantising import Report
+    from penstock.models.spec import ModelSpec
+    from penstock.settings import Settings
+
+_MEGA: Final = 1e6
+_TEXT: Final = """\
+The harbour lay quiet that morning. Two boats had come in during the night, and their crews were \
+still asleep below deck. An old man walked along the quay with a bucket in one hand and a folded \
+newspaper in the other. He stopped at every third post, looked at the water, and went on. When \
+the clock of the town hall struck seven, the first shutters opened and somebody began to sweep \
+the steps of the bakery.
+What is the difference between a river and a canal? A river finds its own way to the sea; a canal \
+is dug by people, so its banks are straight and its water hardly moves. Both carry ships, and both \
+need somebody who looks after them. In 1825 a canal of 584 kilometres was finished in eight years.
+def mean(values):
+    total = 0
+    for value in values:
+        total += value
+    return total / len(values)
+"""
+
+
+def quantize(
+    *,
+    model: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="The new folder; by default beside the models.")
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", help=", ".join(sorted(BIGDL_FORMATS)))
+    ] = spec.DEFAULT_LOW_BIT,
+    text: Annotated[
+        Path | None, typer.Option(help="What the quality is measured on; in the model's language.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option(help="Measure the quality; needs memory for the model in fp32.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Write a model in low bit, as bigdl-llm's save_low_bit does, and measure what that costs."""
+    if format_name not in BIGDL_FORMATS:
+        known = ", ".join(sorted(BIGDL_FORMATS))
+        raise BadSettings(f"--format: {format_name!r} is none of {known}")
+    settings = running.settings()
+    source = _source(model, settings)
+    folder = target or settings.models_dir / f"{source.name}-{format_name}"
+    sample = _sample(text) if report else ""
+    # It brings torch.
+    from penstock.models import quantising  # noqa: PLC0415
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("opening", total=1.0)
+        done = quantising.quantise(
+            source,
+            folder,
+            format_name,
+            sample,
+            lambda share, what: bar.update(task, completed=share, description=escape(what)),
+        )
+    if as_json:
+        out.print_json((folder / quantising.REPORT_FILE).read_text(encoding="utf-8"))
+        return
+    out.print(_table(done))
+    note(f"{escape(str(folder))}: serve it with")
+    out.print(f"celery -A workers worker -Q {folder.name}-cpu", markup=False, soft_wrap=True)
+
+
+def _source(model: str, settings: Settings) -> ModelSpec:
+    folder = Path(model)
+    if (folder / "config.json").is_file():
+        folder = folder.resolve()
+        settings = settings.model_copy(update={"models_dir": folder.parent})
+        return spec.resolve(f"{folder.name}-cpu", settings)
+    return spec.resolve(f"{model}-cpu", settings)
+
+
+def _sample(file: Path | None) -> str:
+    if file is None:
+        return _TEXT
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"--text: {error}") from error
+    if not text.strip():
+        raise BadSettings(f"--text: {file} is empty")
+    return text
+
+
+def _table(report: Report) -> Table:
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in (
+        ("format", report.format),
+        ("weights", f"{report.parameters / _MEGA:,.1f} M"),
+        ("size before", f"{report.bytes_before / _MEGA:,.1f} MB"),
+        ("size after", f"{report.bytes_after / _MEGA:,.1f} MB"),
+        ("bits a weight", f"{report.bits_a_weight:.2f}"),
+    ):
+        table.add_row(name, value)
+    if (quality := report.quality) is not None:
+        for name, value in (
+            ("measured on", f"{quality.tokens} tokens"),
+            ("logits' error", f"{quality.logit_error:.2%}"),
+            ("same next token", f"{quality.agreement:.1%}"),
+            ("perplexity in fp32", f"{quality.perplexity_fp32:,.3f}"),
+            ("perplexity now", f"{quality.perplexity:,.3f}"),
+        ):
+            table.add_row(name, value)
+    return table

@@ -1,0 +1,126 @@
+"""How much memory a model takes, from its files' headers alone. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.models.spec import read_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.models.spec import ModelSpec
+
+LOW_BITS: Final = {
+    "sym_int4": 34 * 8 / 64,
+    "asym_int4": 36 * 8 / 64,
+    "sym_int5": 42 * 8 / 64,
+    "asym_int5": 44 * 8 / 64,
+    "sym_int8": 66 * 8 / 64,
+}
+"""Bits a weight of bigdl-llm's blocks of 64, their scales (and minima) included."""
+_WIDTHS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
+_PLAIN: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
+_LONGEST_HEADER: Final = 100 * 1024 * 1024
+OVERHEAD_BYTES: Final = 1024**3
+"""Python, the libraries and a step's buffers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a worker with one answer at full context needs.
+
+    `weights_bytes` are in memory, in the spec's format; `kv_bytes` are of one slot.
+    """
+
+    file_bytes: int
+    parameters: int
+    weights_bytes: int
+    context_length: int
+    kv_bytes: int
+
+    @property
+    def needed_bytes(self) -> int:
+        """The least memory of a device that can serve it."""
+        return self.weights_bytes + self.kv_bytes + OVERHEAD_BYTES
+
+
+def measure(spec: ModelSpec) -> Footprint:
+    """Return a model's footprint; what its files do not tell counts as nothing."""
+    files = sorted(spec.path.glob("*.safetensors"))
+    tensors = [tensor for file in files for tensor in _tensors(file)]
+    config = read_config(spec.path)
+    context = spec.context_length or _number(config, "max_position_embeddings", "n_positions")
+    wide = 2 if spec.format in {"bf16", "fp16"} else 4
+    return Footprint(
+        file_bytes=sum(file.stat().st_size for file in files),
+        parameters=sum(_weights(spec, tensor) for tensor in tensors),
+        weights_bytes=math.ceil(sum(_bytes(spec, tensor) for tensor in tensors)),
+        context_length=context,
+        kv_bytes=context * kv_values_a_token(config) * wide,
+    )
+
+
+def kv_values_a_token(config: dict[str, Any]) -> int:
+    """Return how many numbers a token adds to the KV cache."""
+    text = config.get("text_config") or config
+    layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
+    heads = _number(text, "num_attention_heads", "n_head")
+    kv_heads = _number(text, "num_key_value_heads", "multi_query_group_num") or heads
+    hidden = _number(text, "hidden_size", "n_embd")
+    head = _number(text, "head_dim", "kv_channels") or (hidden // heads if heads else 0)
+    return 2 * layers * kv_heads * head
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+
+def _tensors(file: Path) -> list[_Tensor]:
+    """Read a safetensors file's header; of a file that has none, nothing."""
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(min(length, _LONGEST_HEADER)))
+        return [
+            _Tensor(name, one["dtype"], tuple(one["shape"]))
+            for name, one in header.items()
+            if name != "__metadata__"
+        ]
+    except (OSError, ValueError, struct.error, KeyError, TypeError):
+        return []
+
+
+def _weights(spec: ModelSpec, tensor: _Tensor) -> int:
+    """Return how many weights a tensor stands for."""
+    if tensor.kind == "U8" and spec.format in LOW_BITS:
+        return round(tensor.count * 8 / LOW_BITS[spec.format])
+    return tensor.count
+
+
+def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
+    if tensor.kind == "U8":
+        return tensor.count
+    stored = tensor.count * _WIDTHS.get(tensor.kind, 4)
+    if spec.format in _PLAIN:
+        return tensor.count * _PLAIN[spec.format]
+    if spec.format in LOW_BITS:
+        matrix = len(tensor.shape) == 2 and "embed" not in tensor.name  # noqa: PLR2004
+        return tensor.count * (LOW_BITS[spec.format] / 8 if matrix else 4)
+    return stored
+
+
+def _number(config: dict[str, Any], *names: str) -> int:
+    found = next((config[name] for name in names if isinstance(config.get(name), int)), 0)
+    return max(int(found), 0)
