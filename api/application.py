@@ -30,6 +30,7 @@ from api.openai.documentation import openapi_of
 from api.openai.responses_shelf import sweep_forever
 from api.services import running
 from penstock import settings as penstock_settings
+from penstock.aliases import Aliases
 from penstock.errors import BadSettings, BodyTooLarge, PenstockError
 from penstock.logs import configure_logging
 from penstock.telemetry import Telemetry
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 EXPOSED_HEADERS: Final = (
     "x-request-id",
     "x-penstock-jobs",
+    "x-penstock-model",
     "retry-after",
     *(
         f"x-ratelimit-{what}-{unit}"
@@ -57,9 +59,11 @@ EXPOSED_HEADERS: Final = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application; it connects to nothing before its lifespan starts.
 
-    :raises BadSettings: `settings` are the environment's, and a value is not usable.
+    :raises BadSettings: `settings` are the environment's, and a value is not usable; or the aliases
+        file is not.
     """
     chosen = settings or penstock_settings.load()
+    aliases = Aliases(chosen.aliases_file)
     telemetry = Telemetry()
     configure_logging(chosen)
     tracing = Tracing.of(chosen, "penstock-api")  # sends what is left when the process ends
@@ -67,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        async with running(chosen, telemetry) as services:
+        async with running(chosen, telemetry, aliases) as services:
             app.state.services = services
             async with at_work(sweep_forever(services), drive_forever(app, services)):
                 with drain.watching():

@@ -8,7 +8,9 @@ from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotat
 
 from api.keys import given_key, identify
 from api.middleware import record_of
-from penstock.errors import NotPermitted, NoWorker, UnknownModel
+from api.resumption import KEY_HEADER
+from api.routing import FALLBACK_HEADER, MODEL_HEADER, fallbacks_of, route
+from penstock.errors import NotPermitted
 
 if TYPE_CHECKING:
     from api.keys import Caller
@@ -54,18 +56,16 @@ async def administrator(request: Request) -> None:
 def pick(request: Request, model: str) -> ModelCard:
     """Return the queue that serves `model` best just now, and note the model in the record.
 
-    :raises UnknownModel, NoWorker, StoreUnavailable: as the registry does.
-    :raises NotPermitted: it is none of the key's.
+    :raises PenstockError: as `api.routing.route`.
     """
-    services = services_of(request)
-    try:
-        card = services.registry.pick(model)
-    except (UnknownModel, NoWorker) as error:
-        card = services.peers.card(model)  # a FastChat worker's, where there are any
-        if card is None:
-            error.param = "model"
-            raise
-    record = record_of(request)
-    record.caller.check_model(model, card)
+    record, headers = record_of(request), request.headers
+    card = route(
+        services_of(request),
+        record.caller,
+        model,
+        fallbacks_of(headers.get(FALLBACK_HEADER, "")),
+        seed=headers.get(KEY_HEADER),  # a request that is repeated goes where it went
+    )
     record.model = card.name
+    record.headers[MODEL_HEADER] = card.name
     return card

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
+    from penstock.aliases import Aliases
     from penstock.settings import Settings
     from penstock.telemetry import Telemetry
 
@@ -85,6 +86,7 @@ class Services:
     limits: Limits
     quotas: Quotas
     peers: Peers
+    aliases: Aliases
     background: Background
 
     async def reap_forever(self) -> None:
@@ -124,7 +126,9 @@ class Services:
 
 
 @asynccontextmanager
-async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Services, None]:
+async def running(
+    settings: Settings, telemetry: Telemetry, aliases: Aliases
+) -> AsyncGenerator[Services, None]:
     """Start everything, with Redis there or not; stop it in the opposite order."""
     redis = connect_async(settings)
     services = Services(
@@ -138,6 +142,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[Se
         limits=Limits(redis, settings),
         quotas=Quotas(redis, settings),
         peers=Peers(redis, settings),
+        aliases=aliases,
         background=Background(),
     )
     await services.replies.start()

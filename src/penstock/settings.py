@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     # Models
     models_dir: Path = Field(default=Path("models"))
     models_file: Path = Field(default=Path("models.toml"))
+    aliases_file: Path = Field(default=Path("aliases.toml"))
+    """Public names that stand for models by weight, with fallbacks; read by the API."""
     trust_remote_code: bool = False
     bigdl_backend: Literal["auto", "bigdl"] = "auto"
     """What computes with bigdl-llm's `sym_int4` weights on a CPU: "auto" is OpenVINO where it is

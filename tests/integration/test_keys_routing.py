@@ -1,4 +1,4 @@
-"""One model on several queues: what is over one queue's bound goes to another."""
+"""One name on several queues: spill-over, versions by weight, fallbacks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from penstock.transport import keys
+from penstock.transport.keyring import KeyDesk
 from tests.fixtures.api import WORDS
 from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import redis
+
     from tests.fixtures.api import Fleet
 
 OTHER = {"queue": "tiny-xpu", "device": "xpu"}
@@ -62,3 +68,104 @@ def test_another_version_is_no_spill_over(fleet: Fleet) -> None:
         assert fleet.depth("newer-cpu").waiting_jobs == 0
     first.accepting = other.accepting = True
     wait_until(lambda: fleet.depth("tiny-cpu").waiting_jobs == 0)
+
+
+ALIASES = """
+[aliases.assistant]
+models = { tiny = 1, newer = 1 }
+fallback = ["spare"]
+
+[aliases.busy]
+models = "tiny"
+fallback = ["spare"]
+"""
+NEWER = {"name": "newer", "queue": "newer-cpu", "aliases": ()}
+SPARE = {"name": "spare", "queue": "spare-cpu", "aliases": ()}
+
+
+@pytest.fixture
+def alias_file(tmp_path: Path) -> Path:
+    file = tmp_path / "aliases.toml"
+    file.write_text(ALIASES)
+    return file
+
+
+def ask(client: openai.OpenAI, model: str, **headers: str) -> tuple[str, str]:
+    """Return the model that the answer names, and the one that gave it."""
+    raw = client.completions.with_raw_response.create(
+        model=model, prompt="a", extra_headers=headers
+    )
+    return raw.parse().model, raw.headers["x-penstock-model"]
+
+
+def test_versions_by_weight(fleet: Fleet, alias_file: Path) -> None:
+    server = fleet.api(aliases_file=alias_file)
+    tiny = fleet.worker()
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        assert ask(client, "assistant") == ("assistant", "tiny")  # the other one is not there
+        newer = fleet.worker(**NEWER)
+        taken = {ask(client, "assistant") for _ in range(40)}
+        assert taken == {("assistant", "tiny"), ("assistant", "newer")}
+        assert ask(client, "newer") == ("newer", "newer")
+        same = [ask(client, "assistant", **{"Idempotency-Key": "once"}) for _ in range(4)]
+        assert len(set(same)) == 1
+        names = {model.id for model in client.models.list()}
+        assert {"assistant", "busy", "tiny", "newer"} <= names
+        assert client.models.retrieve("assistant").id == "assistant"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("assistants")
+        newer.stop()
+        server.refresh()
+        assert {ask(client, "assistant") for _ in range(10)} == {("assistant", "tiny")}
+    assert tiny.jobs
+
+
+def test_the_fallback_of_an_alias(fleet: Fleet, alias_file: Path) -> None:
+    server = fleet.api(aliases_file=alias_file, max_waiting_jobs=1)
+    fleet.worker(**SPARE)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        assert ask(client, "busy") == ("busy", "spare")  # nobody has ever served tiny
+        with pytest.raises(openai.NotFoundError):
+            ask(client, "tiny")
+        tiny = fleet.worker()
+        assert ask(client, "busy") == ("busy", "tiny")
+        tiny.accepting = False
+        client.responses.create(model="tiny", input="a", background=True)
+        server.refresh()
+        assert ask(client, "busy") == ("busy", "spare")  # tiny's queue is full
+        with pytest.raises(openai.RateLimitError):
+            ask(client, "tiny")
+        tiny.accepting = True
+        wait_until(lambda: fleet.depth("tiny-cpu").waiting_jobs == 0)
+
+
+def test_a_fallback_that_the_client_names(fleet: Fleet) -> None:
+    server = fleet.api()
+    fleet.worker(**SPARE)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        named = {"x-penstock-fallback": "none, spare"}
+        assert ask(client, "tiny", **named) == ("tiny", "spare")
+        with pytest.raises(openai.NotFoundError) as caught:
+            ask(client, "tiny", **{"x-penstock-fallback": "none"})
+        assert "'tiny'" in caught.value.message
+        assert caught.value.param == "model"
+        with pytest.raises(openai.BadRequestError):
+            ask(client, "tiny", **{"x-penstock-fallback": ",".join("abcdefghi")})
+
+
+def test_a_key_may_use_what_its_alias_stands_for(
+    fleet: Fleet, alias_file: Path, redis_client: redis.Redis
+) -> None:
+    _, secret = KeyDesk(redis_client, 5.0).make("ann", models=("busy",))
+    try:
+        server = fleet.api(aliases_file=alias_file)
+        fleet.worker(**SPARE)
+        url = f"{server.url}/v1"
+        with openai.OpenAI(base_url=url, api_key=secret, max_retries=0) as client:
+            assert ask(client, "busy") == ("busy", "spare")
+            for model, named in (("spare", {}), ("busier", {"x-penstock-fallback": "spare"})):
+                with pytest.raises(openai.PermissionDeniedError):
+                    ask(client, model, **named)
+            assert [model.id for model in client.models.list()] == ["busy"]
+    finally:
+        redis_client.delete(keys.API_KEYS)

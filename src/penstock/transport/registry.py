@@ -118,6 +118,7 @@ class Registry:
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self._redis = cast("Any", redis)
         self._grace_s = settings.worker_grace_s
+        self._most_waiting = settings.max_waiting_jobs
         self._view_life_s = settings.redis_patience_s
         self._view: View | None = None
         self._picked: dict[str, int] = {}
@@ -249,6 +250,13 @@ class Registry:
         queue = best.card.queue
         self._picked[queue] = self._picked.get(queue, 0) + 1
         return best.card
+
+    def has_room(self, card: ModelCard) -> bool:
+        """Whether a live queue of a model was below its bound of jobs at the last look."""
+        return any(
+            one.card.name == card.name and one.waiting_jobs < self._most_waiting
+            for one in self.served()
+        )
 
     def other_queues(self, card: ModelCard) -> tuple[str, ...]:
         """Return the other live queues of the same model, the shortest wait first.

@@ -1,0 +1,140 @@
+"""The aliases file: public names that stand for other models, by weight, with a way out.
+
+```toml
+[aliases.assistant]
+models = { "vicuna-7b" = 9, "vicuna-7b-v2" = 1 }   # nine requests in ten go to the first
+fallback = ["tiny"]                                # where none of them can serve just now
+
+[aliases."gpt-4o"]
+models = "vicuna-7b"
+```
+
+A name means the same at every API process that reads the same file. Names of models, of queues and
+the aliases of models.toml may stand at the right, other aliases may not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import tomllib
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from penstock.errors import BadSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger("penstock.api")
+
+LOOK_EVERY_S: Final = 1.0
+
+
+class Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a name stands for."""
+
+    models: str | dict[str, float]
+    fallback: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Each model's weight."""
+        return {self.models: 1.0} if isinstance(self.models, str) else self.models
+
+    def order(self, seed: str | None) -> tuple[str, ...]:
+        """Return the models in the order in which they are to be tried, drawn by their weights.
+
+        The same seed draws the same order. A model of weight 0 is tried after the others.
+        """
+        random = Random(seed)  # noqa: S311  who gets which version is no secret
+        # Efraimidis and Spirakis (2006): the keys' order is a draw without replacement.
+        keys = {
+            name: random.random() ** (1.0 / weight) if weight > 0 else -1.0
+            for name, weight in self.weights.items()
+        }
+        return tuple(sorted(keys, key=lambda name: -keys[name]))
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    aliases: dict[str, Alias] = {}
+
+
+def read(path: Path) -> dict[str, Alias]:
+    """Return the file's aliases; none where it does not exist.
+
+    :raises BadSettings: it is not usable; the message names the file and what is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path}: {error}") from error
+    try:
+        aliases = msgspec.convert(tomllib.loads(text), _File).aliases
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise BadSettings(f"{path}: {error}") from error
+    for name, alias in aliases.items():
+        _check(path, name, alias, aliases)
+    return aliases
+
+
+def _check(path: Path, name: str, alias: Alias, aliases: dict[str, Alias]) -> None:
+    where = f"{path} [aliases.{name}]"
+    if not any(weight > 0 for weight in alias.weights.values()):
+        raise BadSettings(f"{where}: models: one at least needs a weight over 0")
+    if any(weight < 0 for weight in alias.weights.values()):
+        raise BadSettings(f"{where}: models: a weight is below 0")
+    nested = next((one for one in (*alias.weights, *alias.fallback) if one in aliases), None)
+    if nested is not None and nested != name:
+        raise BadSettings(f"{where}: {nested!r} is an alias itself")
+
+
+class Aliases:
+    """The file's aliases, read again when it changes. Of one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        :raises BadSettings: see `read`.
+        """
+        self._path = path
+        self._looked_s = time.monotonic()
+        self._stamp = self._changed()
+        self._aliases = read(path)
+
+    def get(self, name: str) -> Alias | None:
+        """Return what a name stands for, None for one that is no alias."""
+        self._look()
+        return self._aliases.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return every alias."""
+        self._look()
+        return tuple(self._aliases)
+
+    def _look(self) -> None:
+        """See whether the file has changed; one that cannot be used changes nothing."""
+        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = time.monotonic()
+        stamp = self._changed()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._aliases = read(self._path)
+        except BadSettings as error:
+            logger.warning("the aliases stay as they were: %s", error)
+        else:
+            logger.info("%s: %d aliases", self._path, len(self._aliases))
+
+    def _changed(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_mtime_ns, status.st_size)
