@@ -8,7 +8,7 @@ JOBS ?= 4
 SOURCES := src workers api tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fastchat fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test test-fastchat test-foreign fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -28,6 +28,10 @@ test: setup-dev ## install and run the tests (JOBS=4 at once)
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
 	@scripts/fastchat/setup.sh webui api
 	@PENSTOCK_TEST_FASTCHAT=1 $(BIN)/python -m pytest --timeout 300 tests/fastchat $(ARGS)
+
+test-foreign: setup-dev ## run the SDKs and suites of others against a fleet, in environments of their own
+	@scripts/foreign/setup.sh langchain lm-eval node
+	@PENSTOCK_TEST_FOREIGN=1 $(BIN)/python -m pytest --timeout 600 tests/foreign $(ARGS)
 
 fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the running fleet
 	@scripts/fastchat/setup.sh webui

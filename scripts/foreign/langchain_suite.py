@@ -37,7 +37,7 @@ class _Chat(ChatModelIntegrationTests):
 
     @property
     def model_override_value(self) -> str:
-        return "bigdl-demo"
+        return "tiny-llama"
 
 
 class TestChat(_Chat):

@@ -37,10 +37,22 @@ def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
     processes = Processes(folder)
     server.start()
     try:
-        processes.start_worker(f"{DEMO}-cpu,{TINY}-cpu", server.url, models_dir)
+        models_file = folder / "models.toml"
+        models_file.write_text(
+            f'[models.{DEMO}]\npath = "{demo_model.path()}"\nformat = "fp32"\n', encoding="utf-8"
+        )
+        processes.start_worker(
+            f"{DEMO}-cpu,{TINY}-cpu",
+            server.url,
+            models_dir,
+            env={"PENSTOCK_MODELS_FILE": str(models_file)},
+        )
         api = processes.start_api(server.url, env={"PENSTOCK_FILES_DIR": str(folder / "files")})
         wait_until(lambda: httpx.get(f"{api.url}/ready").status_code == 200)
         yield api.url
+    except BaseException:
+        processes.print_logs()
+        raise
     finally:
         processes.kill_all()
         server.kill()
