@@ -87,6 +87,8 @@ class Generation:
         """The request's names for parts of a job that the worker may find at fault."""
         self.from_start = False
         """Whether events that the client has seen already are wanted again."""
+        self.hidden_token_ids: frozenset[int] = frozenset()
+        """Tokens of no text, an answer's endings, whose log probabilities are not shown."""
         self._services = services
         record.queue, record.job_ids = card.queue, tuple(job.id for job in jobs)
         self._meter = record.meter = services.telemetry.meter(card.name, card.device)
@@ -187,7 +189,7 @@ class Generation:
                     position, event = item
                     if isinstance(event, Tokens):
                         meter.tokens(position, event)
-                        yield position, event
+                        yield position, self._shown(event)
                         continue
                     self._open.discard(event.job_id)
                     if isinstance(event, Failed):
@@ -207,6 +209,14 @@ class Generation:
             self._services.background.spawn(self._ledger.close(meter.completion_tokens))
             if self._open and self._submission is not None and not self._detached:
                 self._leave(self._submission)
+
+    def _shown(self, event: Tokens) -> Tokens:
+        if not event.logprobs or not self.hidden_token_ids:
+            return event
+        shown = tuple(
+            one for one in event.logprobs if one.chosen.token_id not in self.hidden_token_ids
+        )
+        return msgspec.structs.replace(event, logprobs=shown)
 
     def _error(self, event: Failed) -> PenstockError:
         error = from_code(event.code, event.message)

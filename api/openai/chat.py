@@ -50,6 +50,7 @@ async def chat_completions(request: Request) -> Response:
         choices=choices,
         resumption=repeated,
     )
+    generation.hidden_token_ids = frozenset(first.stop_token_ids)
     generation.fault_params = tools.fault_params(asked)
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:

@@ -187,6 +187,29 @@ class Message(Fields):
     function_call: Any = None
 
 
+def _allowed_tools(body: object) -> object:
+    """Take `tool_choice` of type `allowed_tools` for what it means: these tools, and its mode.
+
+    The model is told of no others, so it cannot call one.
+    """
+    if not isinstance(body, dict):
+        return cast("object", body)
+    fields = cast("dict[str, Any]", body)
+    choice: Any = fields.get("tool_choice")
+    if not isinstance(choice, dict) or "allowed_tools" not in choice:
+        return fields
+    try:
+        allowed: Any = choice["allowed_tools"]
+        mode = allowed["mode"]
+        wanted: list[str] = [one["function"]["name"] for one in allowed["tools"]]
+        offered = {one["function"]["name"]: one for one in fields.get("tools") or ()}
+    except (KeyError, TypeError):
+        raise inconsistent("tool_choice", "allowed_tools: mode and tools are needed") from None
+    if mode not in ("auto", "required") or not wanted or not offered.keys() >= set(wanted):
+        raise inconsistent("tool_choice", "allowed_tools: auto or required, and of the tools")
+    return {**fields, "tools": [offered[name] for name in wanted], "tool_choice": mode}
+
+
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
@@ -204,6 +227,11 @@ class ChatRequest(GenerationRequest):
     tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_allowed_tools(cls, body: object) -> object:
+        return _allowed_tools(body)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

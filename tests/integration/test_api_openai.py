@@ -447,3 +447,29 @@ def test_a_suffix_is_refused_elsewhere(fleet: Fleet, client: openai.OpenAI) -> N
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="tiny", prompt="a", suffix="b")
     assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_feature")
+
+
+def test_a_chats_logprobs_are_of_its_content(fleet: Fleet, client: openai.OpenAI) -> None:
+    def script(job: Job) -> Script:
+        assert job.work.sampling.stop_token_ids == (9, 2)
+        for index, (token, text) in enumerate(((5, "hi"), (2, ""))):
+            told = (PositionLogprobs(TokenLogprob(token, text or "<end>", -0.5)),)
+            yield Tokens(
+                job.id, index, (token,), text, told, prompt_tokens=3 if not index else None
+            )
+        yield Finished(job.id, 2, FinishReason.STOP, Usage(3, 2))
+
+    fleet.worker(script, stop_token_ids=(2,))
+    asked: Any = {"model": "tiny", "messages": HELLO, "logprobs": True}
+    asked["extra_body"] = {"stop_token_ids": [9]}
+    whole = client.chat.completions.create(**asked).choices[0].logprobs
+    assert whole is not None
+    assert [one.token for one in whole.content or ()] == ["hi"]
+    streamed = [
+        one.token
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        for choice in chunk.choices
+        if choice.logprobs
+        for one in choice.logprobs.content or ()
+    ]
+    assert streamed == ["hi"]

@@ -213,3 +213,19 @@ def test_a_user_must_say_something() -> None:
     with pytest.raises(InvalidParameter) as caught:
         chat_prompt(chat(messages=[{"role": "user"}]))
     assert caught.value.param == "messages[0].content"
+
+
+def test_allowed_tools_are_the_only_ones() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b", "c")]
+
+    def choice(*names: str, mode: str = "auto") -> dict[str, Any]:
+        named = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+
+    asked = chat(tools=tools, tool_choice=choice("c", "a", mode="required"))
+    assert [tool.function.name for tool in asked.tools or ()] == ["c", "a"]
+    assert asked.tool_choice == "required"
+    for wrong in (choice("d"), choice(), choice("a", mode="none"), {"allowed_tools": []}):
+        with pytest.raises(InvalidParameter) as caught:
+            chat(tools=tools, tool_choice=wrong)
+        assert caught.value.param == "tool_choice"
