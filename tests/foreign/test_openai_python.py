@@ -176,6 +176,10 @@ def test_error_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as page:
         client.post("/nothing", cast_to=httpx.Response)
     assert page.value.code == "unknown_url"
+    long: Any = [{"role": "user", "content": "river " * 1500}]
+    with pytest.raises(openai.BadRequestError, match="model's maximum context length is") as over:
+        client.chat.completions.create(model=DEMO, messages=long)
+    assert over.value.code == "context_length_exceeded"
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve("resp_none")
     with pytest.raises(openai.NotFoundError):

@@ -207,8 +207,14 @@ def _check(request: SequenceRequest, limits: Limits) -> None:
             )
     wanted = 1 if sampling.max_tokens is None else sampling.max_tokens
     if length + wanted > limits.context_length:
-        asked = "" if sampling.max_tokens is None else f" and {wanted} were asked for"
         raise ContextOverflow(
-            f"the context holds {limits.context_length} tokens; the prompt has {length}{asked}",
-            param="prompt",
+            _overflow(limits.context_length, length, sampling.max_tokens), param="prompt"
         )
+
+
+def _overflow(context_length: int, length: int, max_tokens: int | None) -> str:
+    """Say it in the words of OpenAI and Anthropic: LiteLLM, LangChain and agents look for them."""
+    limit = f"This model's maximum context length is {context_length} tokens"
+    if max_tokens is None or length >= context_length:
+        return f"{limit}; the prompt is too long: it has {length}"
+    return f"{limit}; the prompt has {length} and {max_tokens} were asked for"
