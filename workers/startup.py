@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.engine import Engine
 from penstock.errors import StartupError, StoreUnavailable
-from penstock.models import encoders, loader, spec
+from penstock.models import cores, encoders, loader, spec
 from penstock.models.encoders import LoadedEncoder
 from penstock.transport import sentinel
 from penstock.transport.connection import connect, patiently
@@ -47,6 +47,7 @@ def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -
     if slots:
         settings = settings.model_copy(update={"slots": slots})
     specs = [spec.resolve(queue, settings) for queue in queues]
+    cores.take(settings.cores)
     for one in specs:
         loader.check_device(one)
     store = connect(settings)

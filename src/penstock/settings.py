@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     hung_step_s: float = Field(default=60.0, gt=0)
     """A step that takes longer stops the renewal of its leases."""
     threads: int = Field(default=0, ge=0)
-    """Torch threads of a worker; 0 means all cores that the process may use."""
+    """A worker's threads; 0 means one for each physical core that the process may use."""
+    cores: str = ""
+    """Cores that a worker owns: `0-15`, `node:1`, or the share `1/2` of all; empty is unbound."""
 
     metrics_port: int = Field(default=0, ge=0, lt=2**16)
     """Where a worker answers Prometheus: the first free port from this one on; 0 is nowhere."""

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from penstock.errors import DeviceNotFound
+from penstock.models import cores
 
 if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
@@ -88,6 +89,6 @@ def has_amx() -> bool:
 
 def set_threads(threads: int) -> int:
     """Use `threads` cores in torch, 0 for all that the process may use; returns how many."""
-    count = threads or len(psutil.Process().cpu_affinity() or ()) or psutil.cpu_count() or 1
+    count = threads or cores.usable()
     torch.set_num_threads(count)
     return count

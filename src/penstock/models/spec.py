@@ -43,7 +43,8 @@ class ModelSpec:
     it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
     the template's text, in place of the model's own. `matryoshka` are the lengths that an embedding
     may be cut to, True for any; None where the model's own files tell. Converted weights are kept
-    in `converted_dir`, None for nowhere.
+    in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
+    process's cores, so that threads may be pinned to them.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     converted_dir: Path | None = None
     converted_limit_bytes: int = 0
+    owns_cores: bool = False
 
 
 def resolve(queue: str, settings: Settings) -> ModelSpec:
@@ -123,6 +125,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         ),
         converted_dir=settings.converted_dir.expanduser() if settings.converted_bytes else None,
         converted_limit_bytes=settings.converted_bytes,
+        owns_cores=bool(settings.cores),
     )
 
 

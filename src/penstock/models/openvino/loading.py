@@ -116,6 +116,7 @@ class _Choices:
             ),
             activation_group=activation_group_of(form) if group is None else group,
             threads=torch.get_num_threads(),  # the loader has set it
+            pinned=spec.owns_cores,
         )
 
 

@@ -15,7 +15,9 @@ class CompileOptions:
 
     `precision` is what products and norms compute in. `activation_group` is how many activations
     share a scale where a product with compressed weights runs in INT8 (0: they stay as they
-    are; None: as the graph or the plugin says). `threads` 0 means all cores that the process may use.
+    are; None: as the graph or the plugin says). `threads` 0 means all cores that the process may
+    use. `pinned` keeps a thread on its core: only where no other worker may use these cores, since
+    both would choose the same ones.
     """
 
     device: str
@@ -23,6 +25,7 @@ class CompileOptions:
     cache_precision: CachePrecision
     activation_group: int | None = None
     threads: int = 0
+    pinned: bool = False
 
     def properties(self) -> dict[str, Any]:
         """In OpenVINO's names."""
@@ -37,6 +40,5 @@ class CompileOptions:
             chosen["NUM_STREAMS"] = 1
             if self.threads:
                 chosen["INFERENCE_NUM_THREADS"] = self.threads
-            # Two workers that pin would pin to the same cores.
-            chosen["ENABLE_CPU_PINNING"] = False
+            chosen["ENABLE_CPU_PINNING"] = self.pinned
         return chosen
