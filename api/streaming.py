@@ -14,7 +14,7 @@ from api.middleware import SCOPE_KEY
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -35,14 +35,16 @@ class FramedResponse(Response):
     """Writes what `frames` yields, and closes it when the client goes.
 
     The status waits for the first frame: an error that comes before it is raised to the
-    application's error handlers and gets its true status. Whoever makes `frames` yields a
-    keep-alive in time, so that this is no long wait, and turns later errors into frames.
+    application's error handlers and gets its true status; `last` makes a frame of a later one,
+    which ends the stream. Whoever makes `frames` yields a keep-alive in time, so that the first one
+    is no long wait.
     """
 
     def __init__(
         self,
         frames: AsyncGenerator[bytes, None],
         *,
+        last: Callable[[PenstockError], bytes] | None = None,
         media_type: str | None = "text/event-stream",
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class FramedResponse(Response):
         # A stream has no length: chunks tell its end.
         del self.headers["content-length"]
         self._frames = frames
+        self._last = last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the frames end or the client goes.
@@ -57,18 +60,25 @@ class FramedResponse(Response):
         :raises PenstockError: before the first frame.
         """
         try:
-            await until_disconnect(receive, self._write(send))
+            await until_disconnect(receive, self._write(send, scope[SCOPE_KEY]))
         except ClientGone:
             scope[SCOPE_KEY].error_code = CLIENT_GONE
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send, record: RequestRecord) -> None:
         begun = False
-        async with aclosing(self._frames) as frames:
-            async for frame in frames:
-                if not begun:
-                    begun = True
-                    await self._begin(send)
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        try:
+            async with aclosing(self._frames) as frames:
+                async for frame in frames:
+                    if not begun:
+                        begun = True
+                        await self._begin(send)
+                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except PenstockError as error:
+            if not begun or self._last is None:
+                raise
+            record.error_code = error.code
+            body = self._last(error)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
         if not begun:
             await self._begin(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -95,26 +105,18 @@ def error_frame(error: PenstockError) -> bytes:
     return b"data: " + msgspec.json.encode(openai_error(error)) + b"\n\n"
 
 
-async def sse_frames(
-    generation: Generation, writer: EventWriter, record: RequestRecord
-) -> AsyncGenerator[bytes, None]:
-    """Yield the SSE frames of a generation.
+def event_stream(generation: Generation, writer: EventWriter) -> FramedResponse:
+    """Return a generation as OpenAI's stream of SSE frames."""
+    return FramedResponse(
+        _sse_frames(generation, writer), last=error_frame, headers=generation.headers
+    )
 
-    :raises PenstockError: before the first frame only; later errors are frames.
-    """
-    begun = False
-    try:
-        async with aclosing(generation.events()) as events:
-            async for item in events:
-                if item is None:
-                    begun = True
-                    yield KEEPALIVE
-                elif frame := writer.event(*item):
-                    begun = True
-                    yield frame
-        yield writer.end()
-    except PenstockError as error:
-        if not begun:
-            raise
-        record.error_code = error.code
-        yield error_frame(error)
+
+async def _sse_frames(generation: Generation, writer: EventWriter) -> AsyncGenerator[bytes, None]:
+    async with aclosing(generation.events()) as events:
+        async for item in events:
+            if item is None:
+                yield KEEPALIVE
+            elif frame := writer.event(*item):
+                yield frame
+    yield writer.end()

@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from api.dependencies import services_of
 from api.errors import json_response
-from api.middleware import RequestRecord, record_of
+from api.middleware import record_of
 from api.resumption import EVENT_HEADER, event_index
 from api.services import Services
 from api.streaming import KEEPALIVE, FramedResponse, error_frame
 from penstock.contract.events import Event, Failed, Finished
-from penstock.errors import PenstockError, UnknownJob
+from penstock.errors import UnknownJob
 from penstock.transport.records import JobState
 
 router = APIRouter(tags=["jobs"])
@@ -47,12 +47,12 @@ async def show_job(request: Request, job_id: str) -> Response:
 @router.get("/v1/jobs/{job_id}/events")
 async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
     """Stream a job's events after index `after` (or the header Last-Event-ID) until its last."""
-    services, record = services_of(request), record_of(request)
+    services = services_of(request)
     seen = event_index(request.headers.get(EVENT_HEADER) if after is None else after, "after")
     state = await _own_job(request, job_id)
     if state.reply != services.replies.channel:
         await services.queue.redirect(state.job_id, services.replies.channel)
-    return FramedResponse(_frames(services, record, state, seen))
+    return FramedResponse(_frames(services, state, seen), last=error_frame)
 
 
 @router.delete("/v1/jobs/{job_id}")
@@ -76,20 +76,14 @@ async def _own_job(request: Request, job_id: str) -> JobState:
     return state
 
 
-async def _frames(
-    services: Services, record: RequestRecord, state: JobState, after: int
-) -> AsyncGenerator[bytes, None]:
+async def _frames(services: Services, state: JobState, after: int) -> AsyncGenerator[bytes, None]:
     follow = services.replies.follow(
         state.queue, state.job_id, after=after, tick_s=services.settings.keepalive_s
     )
     yield KEEPALIVE  # the job is there: its watcher need not wait for its next event to know
-    try:
-        async with aclosing(follow) as events:
-            async for event in events:
-                yield KEEPALIVE if event is None else _frame(event)
-    except PenstockError as error:
-        record.error_code = error.code
-        yield error_frame(error)
+    async with aclosing(follow) as events:
+        async for event in events:
+            yield KEEPALIVE if event is None else _frame(event)
 
 
 def _frame(event: Event) -> bytes:

@@ -16,15 +16,14 @@ from api.anthropic.schema import UNSUPPORTED, CountTokensRequest, MessagesReques
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
-from api.generation import Generation
 from api.json_body import read_object, validated
 from api.middleware import record_of
 from api.openai import sampling, tools, unsupported
+from api.openai.as_chat import generation_of
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
 from api.openai.schema import ChatRequest
 from api.openai.tokens import call
-from api.resumption import Resumption, resumption_of
 from api.streaming import FramedResponse
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Generate
@@ -34,7 +33,7 @@ from penstock.errors import BadRequest, PenstockError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from api.middleware import RequestRecord
+    from api.generation import Generation
     from penstock.contract.worker import ModelCard
 
 router = APIRouter(route_class=AnthropicRoute)
@@ -49,26 +48,18 @@ async def create_message(request: Request) -> Response:
     asked = validated(body, MessagesRequest)
     card = pick(request, asked.model)
     chat, work = _chat(asked, body, card)
-    repeated = resumption_of(request)
-    generation = await Generation.of(
-        services,
-        record,
-        card,
-        [work],
-        prompt_param="messages",
-        priority=chat.priority,
-        resumption=Resumption(repeated.key) if repeated else None,
-    )
-    generation.fault_params = {
-        part: blamed(param) or param for part, param in tools.fault_params(chat).items()
-    }
+    generation = await generation_of(request, card, chat, work, blamed=blamed)
     job_id = generation.jobs[0].id
     heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
     wanted = asked.thinking is not None and asked.thinking.type != "disabled"
     reading = replace(tools.reading_of(chat, card), show_reasoning=wanted)
     writer = MessageWriter(heading, reading, job_id, asked.stop_sequences or ())
     if asked.stream:
-        return FramedResponse(_frames(generation, writer, record), headers=generation.headers)
+        return FramedResponse(
+            _frames(generation, writer),
+            last=lambda error: _error_frame(error, record.request_id),
+            headers=generation.headers,
+        )
     message = await until_disconnect(request.receive, _collect(generation, writer))
     return json_response(message, headers=generation.headers)
 
@@ -109,24 +100,15 @@ async def _collect(generation: Generation, writer: MessageWriter) -> dict[str, A
     return writer.message(last)
 
 
-async def _frames(
-    generation: Generation, writer: MessageWriter, record: RequestRecord
-) -> AsyncGenerator[bytes, None]:
-    """Yield a stream's frames.
+async def _frames(generation: Generation, writer: MessageWriter) -> AsyncGenerator[bytes, None]:
+    async with aclosing(generation.events()) as events:
+        async for item in events:
+            written = writer.begin(0) + frame("ping") if item is None else writer.event(item[1])
+            if written:
+                yield written
 
-    :raises PenstockError: before the first frame only; later errors are frames.
-    """
-    begun = False
-    try:
-        async with aclosing(generation.events()) as events:
-            async for item in events:
-                written = writer.begin(0) + frame("ping") if item is None else writer.event(item[1])
-                if written:
-                    begun = True
-                    yield written
-    except PenstockError as error:
-        if not begun:
-            raise
-        record.error_code = error.code
-        body = error_object(error, record.request_id)
-        yield frame("error", error=body["error"], request_id=record.request_id)
+
+def _error_frame(error: PenstockError, request_id: str) -> bytes:
+    """Return the event that ends a stream which has begun and cannot be finished."""
+    body = error_object(error, request_id)
+    return frame("error", error=body["error"], request_id=request_id)

@@ -18,7 +18,7 @@ from api.openai.read_answers import ReadChunkWriter, read_message
 from api.openai.schema import ChatRequest
 from api.openai.tools import Reading
 from api.resumption import resumption_of
-from api.streaming import EventWriter, FramedResponse, sse_frames
+from api.streaming import EventWriter, event_stream
 from penstock.contract.job import Generate
 
 router = APIRouter()
@@ -67,7 +67,7 @@ async def chat_completions(request: Request) -> Response:
         whole = chat_completion(heading, [answer for answer, _ in choice_of], messages, usage)
         return json_response(whole, headers=generation.headers)
     writer = _writer(asked, reading, heading, generation)
-    return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)
+    return event_stream(generation, writer)
 
 
 def _writer(

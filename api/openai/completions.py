@@ -15,7 +15,7 @@ from api.openai.chunks import COMPLETION, ChunkWriter
 from api.openai.documentation import documented
 from api.openai.schema import MAX_SEQUENCES, CompletionRequest
 from api.resumption import resumption_of
-from api.streaming import FramedResponse, sse_frames
+from api.streaming import event_stream
 from penstock.contract.job import FillPrompt, Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
 from penstock.errors import InvalidParameter, UnsupportedFeature
@@ -67,7 +67,7 @@ async def completions(request: Request) -> Response:
         include_usage=asked.include_usage,
         after=generation.after,
     )
-    return FramedResponse(sse_frames(generation, writer, record), headers=generation.headers)
+    return event_stream(generation, writer)
 
 
 def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:

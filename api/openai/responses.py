@@ -11,10 +11,10 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
-from api.generation import Generation
 from api.json_body import read_object, validated
 from api.middleware import record_of
 from api.openai import sampling, tools, unsupported
+from api.openai.as_chat import generation_of
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
 from api.openai.responses_events import output_items
@@ -25,7 +25,7 @@ from api.openai.responses_shelf import Shelf
 from api.openai.responses_stream import live_frames, stored_frames
 from api.openai.schema import ChatRequest
 from api.openai.tokens import call
-from api.resumption import Resumption, event_index, resumption_of
+from api.resumption import event_index
 from api.streaming import FramedResponse
 from penstock.clock import clock
 from penstock.contract.job import Generate
@@ -56,20 +56,9 @@ async def create_response(request: Request) -> Response:
     chat, work = _chat(asked, body, chain, card)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
-    repeated = resumption_of(request)
-    generation = await Generation.of(
-        services,
-        record,
-        card,
-        [work],
-        prompt_param="input",
-        priority=asked.priority,
-        resumption=Resumption(repeated.key) if repeated else None,
-        detached=bool(asked.background),
+    generation = await generation_of(
+        request, card, chat, work, blamed=blamed, detached=bool(asked.background)
     )
-    generation.fault_params = {
-        part: blamed(param) or param for part, param in tools.fault_params(chat).items()
-    }
     job = generation.jobs[0]
     response_id = PREFIX + job.id
     stored = StoredResponse(
