@@ -148,7 +148,9 @@ def burst(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"streams": streams}
 
     def load(url: str, model: str) -> dict[str, float]:
-        return summary(run(url, model, prompts, chosen.tokens))
+        seen = summary(run(url, model, prompts, chosen.tokens))
+        print(url, json.dumps(seen), flush=True)
+        return seen
 
     if not chosen.peer_only:
         results["penstock"] = ours(chosen, folder, streams, load)
