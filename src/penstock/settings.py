@@ -67,13 +67,16 @@ class Settings(BaseSettings):
 
     # Worker
     slots: int = Field(default=0, ge=0)
-    """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16."""
+    """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16 (64 on a GPU)."""
     kv_cache_bytes: int = Field(default=0, ge=0)
     """KV budget of a model; 0 means a share of the memory that is free after loading."""
     kv_cache_type: Literal["auto", "u8"] = "auto"
     """Keys and values of models in OpenVINO: "u8" halves their memory; "auto" is 16 bit."""
-    prefill_chunk_tokens: int = Field(default=256, ge=1)
-    """Prompt tokens a step without a target time; with one, the first chunk is not larger."""
+    prefill_chunk_tokens: int = Field(default=0, ge=0)
+    """Prompt tokens a step without a target time; with one, the first chunk is not larger.
+
+    0 means 256 on a CPU, 2,048 on a GPU.
+    """
     target_step_ms: float = Field(default=200.0, ge=0)
     """How long a step with running streams in it may take for others' prompts; 0 fixes the chunk."""
     speculation: Literal["auto", "on", "off"] = "auto"

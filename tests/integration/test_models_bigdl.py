@@ -191,8 +191,9 @@ def test_a_low_bit_folder_of_another_size_is_refused(low_bit_folder):
         load("packed-cpu", packed_settings(folder))
 
 
-def test_other_devices_are_refused_with_a_way_out(settings):
-    spec = replace(resolve("bigdl-tiny-cpu", settings), device="xpu", queue="bigdl-tiny-xpu")
+def test_other_formats_on_a_gpu_are_refused_with_a_way_out(settings):
+    found = resolve("bigdl-tiny-cpu", settings)
+    spec = replace(found, device="xpu", queue="bigdl-tiny-xpu", format="asym_int4")
     with pytest.raises(ModelNotLoadable, match="serve the model on cpu"):
         bigdl.load(spec, lambda share, text: None)
 

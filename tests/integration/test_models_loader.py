@@ -12,7 +12,8 @@ import torch
 from penstock.contract.job import ChatPrompt
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import DeviceNotFound, ModelNotLoadable
-from penstock.models import devices, loader
+from penstock.models import loader
+from penstock.models.devices import cpu
 from penstock.models.spec import resolve
 from penstock.settings import Settings
 from tests.fixtures.models import randomise, write_model, write_tiny_llama
@@ -116,7 +117,7 @@ def test_the_entrys_context_and_defaults_reach_the_card(settings, tiny_llama, tm
 @pytest.mark.parametrize("amx", [True, False])
 def test_half_precision_is_widened_only_where_the_cpu_is_slow_at_it(tmp_path, monkeypatch, amx):
     write_tiny_llama(tmp_path / "models" / "m", dtype="bfloat16")
-    monkeypatch.setattr(devices, "has_amx", lambda: amx)
+    monkeypatch.setattr(cpu, "has_amx", lambda: amx)
     assert load("m-cpu", in_folder(tmp_path)).card.format == ("bf16" if amx else "fp32")
     (tmp_path / "models.toml").write_text("[models.m]\ndtype = 'bf16'")
     card = load("m-cpu", in_folder(tmp_path)).card

@@ -35,7 +35,9 @@ def options(
         **(card or {}),
     }
     spec = ModelSpec("m", "m-cpu", "cpu", None, Path("m"), "openvino", **entry)
-    return engine_options(spec, Settings(**(settings or {})), ModelCard(**shown), 4)
+    return engine_options(
+        spec, Settings(**(settings or {})), ModelCard(**shown), 4, chunk_tokens=256
+    )
 
 
 def test_the_defaults_keep_streams_running():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -13,6 +14,7 @@ from penstock.contract.events import Event, Failed, Finished, PositionLogprobs, 
 from penstock.engine.budget import PrefillBudget
 from penstock.engine.detokenizer import DecodeCache, Tokenizer
 from penstock.engine.kv_cache import BlockPool
+from penstock.engine.lookahead import Lookahead, PipelinedModel
 from penstock.engine.meter import Meter
 from penstock.engine.model import Model, shows_hidden
 from penstock.engine.reading import forward, untold_scores
@@ -73,6 +75,12 @@ class Engine:
         self._budget = PrefillBudget(options)
         self._speculation = Speculation(options.speculation_tokens)
         self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)
+        # A draft is checked in one step: a step ahead would be of the tokens before it.
+        self._lookahead = (
+            Lookahead(model, self._scheduler)
+            if isinstance(model, PipelinedModel) and not options.speculation_tokens
+            else None
+        )
         self._meter = Meter()
         self._sequences: dict[str, Sequence] = {}
         self._accepted = 0
@@ -130,6 +138,8 @@ class Engine:
     def step(self) -> list[Event]:
         """Schedule, run, sample, postprocess: a token or more for every sequence that is ready."""
         scheduler = self._scheduler
+        if self._lookahead is not None and self._lookahead.under_way:
+            return self._land(self._lookahead)
         decoding = scheduler.decoding()
         drafts = self._speculation.plan(decoding)
         step = scheduler.schedule(self._budget.tokens(decoding=len(decoding)), drafts)
@@ -138,6 +148,8 @@ class Engine:
             return []
         started_s = time.perf_counter()
         try:
+            if self._lookahead is not None and self._lookahead.begin(step):
+                return []
             with torch.inference_mode():
                 logits = forward(self._model, step, self._sampler)
                 chosen = self._sampler.sample(logits, step.choices())
@@ -147,6 +159,35 @@ class Engine:
         events = self._postprocess(step, chosen)
         self._observe(step, step_s)
         return events
+
+    def _land(self, lookahead: Lookahead) -> list[Event]:
+        """Take in the step that is under way, the next one having been launched before."""
+        under_way: Step = lookahead.step
+        try:
+            step, token_ids, step_s = lookahead.turn(may_follow=not self._runner.posted)
+        except Exception as error:  # noqa: BLE001 - as in `step`
+            lookahead.forget()
+            return self._recover(self._present(under_way), error)
+        chosen = {id(s): token for s, token in zip(step.sampled, token_ids, strict=True)}
+        step = self._present(step)
+        tokens = [chosen[id(sequence)] for sequence in step.sampled]
+        events = self._postprocess(step, Chosen([t if t >= 0 else None for t in tokens], {}))
+        self._observe(step, step_s)
+        return events
+
+    def _present(self, step: Step) -> Step:
+        """What of a step belongs to sequences that have not ended or been given up meanwhile."""
+        here = [self._sequences.get(s.request.job_id) is s for s in step.sequences]
+        if all(here):
+            return step
+        kept = list(compress(step.sequences, here))
+        return Step(
+            sequences=kept,
+            slices=list(compress(step.slices, here)),
+            sampled=kept,
+            drafts=[()] * len(kept),
+            decode_tokens=step.decode_tokens,
+        )
 
     def _turn(self, commands: list[SequenceRequest | _Abort]) -> bool:
         """Take what has come, make a step, tell the events; return whether there is more to do."""

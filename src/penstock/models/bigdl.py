@@ -18,6 +18,7 @@ from torch import nn
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices
+from penstock.models.lean import low_bit
 from penstock.models.libraries import transformers
 from penstock.models.spec import DEFAULT_LOW_BIT
 from penstock.models.transformers import assemble
@@ -38,10 +39,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     :raises ModelNotLoadable: with one line that says why.
     """
     if spec.device != "cpu":
-        raise ModelNotLoadable(
-            f"queue {spec.queue!r}: bigdl-llm's kernels for {spec.device} are not in this "
-            f"environment; serve the model on cpu, or with backend = 'transformers'"
-        )
+        return low_bit.load(spec, devices.device_of(spec), progress)
     library = import_library()
     quantiser = Quantiser(library, spec.format or DEFAULT_LOW_BIT)
     config = checkpoint.load_config(spec)

@@ -11,7 +11,7 @@ from penstock.clock import clock
 from penstock.contract.worker import ModelCard
 from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
-from penstock.models import checkpoint, devices, pace, tokenizer
+from penstock.models import checkpoint, devices, kv_budget, pace, tokenizer
 from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 16
-FREE_MEMORY_SHARE = 0.4
-MOST_KV_BYTES = 16 * 1024**3
+GPU_SLOTS = 64
+CHUNK_TOKENS = 256
+GPU_CHUNK_TOKENS = 2048
 
 _BACKENDS = {
     "transformers": "penstock.models.transformers",
@@ -70,9 +71,19 @@ def load(
     progress(0.0, f"loading {spec.name} with {spec.backend}")
     assembled = _backend(spec).load(spec, progress)
     words = tokenizer.load(spec, assembled.model.vocab_size)
-    count = settings.slots or spec.slots or slots or DEFAULT_SLOTS
+    device = devices.device_of(spec)
+    on_gpu = device.kind != "cpu"
+    count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)
+    chunk = settings.prefill_chunk_tokens or (GPU_CHUNK_TOKENS if on_gpu else CHUNK_TOKENS)
     progress(0.9, "allocating the KV cache")
-    blocks = _allocate(assembled.model, spec, settings, count)
+    blocks = kv_budget.allocate(
+        assembled.model,
+        device,
+        slots=count,
+        step_tokens=chunk,
+        budget_bytes=settings.kv_cache_bytes or spec.kv_cache_bytes or 0,
+        where=f"queue {spec.queue!r}",
+    )
     kv_tokens = blocks * assembled.model.kv_layout.block_size
     if kv_tokens < assembled.model.context_length:
         logger.warning(
@@ -84,9 +95,8 @@ def load(
         assembled.model.context_length = kv_tokens
     progress(1.0, "ready")
     card = _card(spec, assembled, words, count, kv_tokens)
-    return LoadedModel(
-        assembled.model, words, card, pace.engine_options(spec, settings, card, blocks)
-    )
+    options = pace.engine_options(spec, settings, card, blocks, chunk_tokens=chunk)
+    return LoadedModel(assembled.model, words, card, options)
 
 
 def _backend(spec: ModelSpec) -> Any:
@@ -97,30 +107,6 @@ def _backend(spec: ModelSpec) -> Any:
             f"queue {spec.queue!r}: backend {spec.backend!r} is not installed: "
             f"{checkpoint.first_line(error)}"
         ) from error
-
-
-def _allocate(model: Model, spec: ModelSpec, settings: Settings, slots: int) -> int:
-    """Allocate the KV cache; returns its blocks.
-
-    :raises ModelNotLoadable: not even one block fits.
-    """
-    layout = model.kv_layout
-    per_slot = -(-model.context_length // layout.block_size)
-    budget = settings.kv_cache_bytes or spec.kv_cache_bytes
-    if not budget:
-        free = devices.free_bytes(devices.torch_device(spec))
-        budget = min(int(free * FREE_MEMORY_SHARE), MOST_KV_BYTES)
-    blocks = min(slots * per_slot, budget // max(1, layout.bytes_per_block))
-    if blocks < 1:
-        raise ModelNotLoadable(
-            f"queue {spec.queue!r}: a KV cache of {budget} bytes holds nothing; "
-            f"{layout.block_size} tokens take {layout.bytes_per_block}"
-        )
-    try:
-        model.allocate(blocks)
-    except MemoryError as error:
-        raise ModelNotLoadable(f"queue {spec.queue!r}: {checkpoint.first_line(error)}") from error
-    return blocks
 
 
 def _stops(defaults: dict[str, Any]) -> tuple[str, ...]:

@@ -18,10 +18,16 @@ _GAINS: Final = frozenset({("openvino", "cpu"), ("transformers", "cpu")})
 """Where guessing was measured to help (benchmarks/speculation.py): backends and devices."""
 
 
+MOST_CHUNK_TOKENS: Final = 2048
+
+
 def engine_options(
-    spec: ModelSpec, settings: Settings, card: ModelCard, num_blocks: int
+    spec: ModelSpec, settings: Settings, card: ModelCard, num_blocks: int, *, chunk_tokens: int
 ) -> EngineOptions:
-    """The options for a model with so many blocks of KV cache; an entry goes before a setting."""
+    """The options for a model with so many blocks of KV cache; an entry goes before a setting.
+
+    `chunk_tokens` is the longest prefill of a step that there is memory for.
+    """
     target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
     wanted = spec.speculation or settings.speculation
     guesses = wanted == "on" or (wanted == "auto" and (card.backend, card.device) in _GAINS)
@@ -29,7 +35,8 @@ def engine_options(
     return EngineOptions(
         slots=card.slots,
         num_blocks=num_blocks,
-        prefill_chunk_tokens=settings.prefill_chunk_tokens,
+        prefill_chunk_tokens=chunk_tokens,
+        max_chunk_tokens=max(MOST_CHUNK_TOKENS, chunk_tokens),
         prefix_caching=paged,
         target_step_ms=target_step_ms or None,
         speculation_tokens=_SPECULATION_TOKENS if guesses and paged else 0,

@@ -18,6 +18,7 @@ from penstock.models import checkpoint, devices, rope
 from penstock.models.assembled import Assembled
 from penstock.models.attention import NotPageable, PagedAttention
 from penstock.models.grouped import GroupedModel, Replay
+from penstock.models.lean import loading as lean
 from penstock.models.probe import Probe
 from penstock.models.steps import BLOCK_SIZE, build_step
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from penstock.engine.model import Batch
     from penstock.models.assembled import Progress
+    from penstock.models.lean.model import LeanModel
     from penstock.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -156,7 +158,8 @@ def assemble(
 
     :raises ModelNotLoadable: it is not causal, or no way gives its own logits.
     """
-    device = devices.torch_device(spec)
+    place = devices.device_of(spec)
+    device = place.torch_device
     module = module.to(device).eval().requires_grad_(requires_grad=False)
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
@@ -166,10 +169,12 @@ def assemble(
         module.set_attn_implementation("eager")  # the only one that knows every model's extras
     probe = Probe(module, device, tolerance)
     probe.require_causal(str(spec.path))
-    model, batching = None, "grouped"
-    if can_page:
+    model: LeanModel | PagedModel | GroupedModel | None = None
+    batching = "continuous"
+    if place.kind != "cpu":
+        model = lean.attempt(module, place, context_length, probe)
+    if model is None and can_page:
         model = _try_paged(module, device, context_length, probe)
-        batching = "continuous"
     if model is None:
         if can_page:
             module.set_attn_implementation("eager")
@@ -232,17 +237,8 @@ def _supports_interface(module: Any) -> bool:
 
 
 def choose_dtype(spec: ModelSpec, config: Any) -> torch.dtype:
-    """What to compute in: the spec's, or the checkpoint's where the device is fast at it.
-
-    CPUs without AMX multiply fp32 faster than bf16; half-precision checkpoints are widened there
-    as long as that leaves half of the free memory.
-    """
+    """What to compute in: the spec's, or the checkpoint's where the device is fast at it."""
     if spec.format is not None:
         return DTYPES[spec.format]
-    dtype = checkpoint.dtype(spec, config)
-    if spec.device != "cpu" or dtype == torch.float32:
-        return dtype
-    if devices.has_amx():
-        return torch.bfloat16
-    wide_bytes = 2 * checkpoint.file_bytes(spec)
-    return torch.float32 if wide_bytes < devices.free_bytes() // 2 else torch.bfloat16
+    stored = checkpoint.dtype(spec, config)
+    return devices.device_of(spec).compute_dtype(stored, checkpoint.file_bytes(spec))

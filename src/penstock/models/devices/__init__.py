@@ -1,0 +1,72 @@
+"""What this machine has to run a model on: one class a kind of device, behind one interface."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from penstock.errors import DeviceNotFound
+from penstock.models.devices.cpu import Cpu, has_amx, set_threads
+from penstock.models.devices.cuda import Cuda
+from penstock.models.devices.xpu import Xpu
+
+if TYPE_CHECKING:
+    import torch
+
+    from penstock.models.devices.device import Device
+    from penstock.models.spec import ModelSpec
+
+__all__ = ["check", "device_of", "free_bytes", "has_amx", "set_threads", "torch_device"]
+
+
+def device_of(spec: ModelSpec) -> Device:
+    """The device that a queue's name asks for."""
+    index = spec.device_index or 0
+    if spec.device == "cuda":
+        return Cuda(index)
+    return Xpu(index) if spec.device == "xpu" else Cpu()
+
+
+def check(spec: ModelSpec) -> None:
+    """Make sure that the spec's device is there.
+
+    :raises DeviceNotFound: one line that says what is missing.
+    """
+    if spec.backend == "openvino" and spec.device != "cpu":
+        _check_openvino(spec)
+        return
+    missing = device_of(spec).missing()
+    if missing is not None:
+        raise DeviceNotFound(f"queue {spec.queue!r}: {missing}")
+
+
+def _check_openvino(spec: ModelSpec) -> None:
+    """OpenVINO drives Intel GPUs itself, without torch."""
+    if spec.device == "cuda":
+        raise DeviceNotFound(f"queue {spec.queue!r}: OpenVINO does not run on NVIDIA GPUs")
+    runtime: Any = importlib.import_module("penstock.models.openvino.runtime_library")
+    names: list[str] = [
+        name for name in runtime.openvino().Core().available_devices if name.startswith("GPU")
+    ]
+    if (spec.device_index or 0) >= len(names):
+        raise DeviceNotFound(
+            f"queue {spec.queue!r}: OpenVINO sees {len(names)} Intel GPUs"
+            + (f", not one with index {spec.device_index}" if names else " (is the driver there?)")
+        )
+
+
+def torch_device(spec: ModelSpec) -> torch.device:
+    """The spec's device in torch's terms."""
+    return device_of(spec).torch_device
+
+
+def free_bytes(device: torch.device | None = None) -> int:
+    """Memory that can still be taken, of the machine or of a GPU."""
+    if device is None or device.type == "cpu":
+        return Cpu().free_bytes()
+    gpu = Xpu(device.index or 0) if device.type == "xpu" else Cuda(device.index or 0)
+    if gpu.missing() is not None:  # a GPU that OpenVINO drives, most often with shared memory
+        return int(psutil.virtual_memory().available)
+    return gpu.free_bytes()

@@ -1,0 +1,37 @@
+"""NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import torch
+
+from penstock.models.devices.accelerator import Accelerator
+
+_BF16_SINCE = (8, 0)
+
+
+class Cuda(Accelerator):
+    """A GPU that torch's CUDA build drives."""
+
+    kind = "cuda"
+    maker = "NVIDIA"
+    graph_class = "CUDAGraph"
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(torch.cuda, index)
+
+    def built(self) -> bool:
+        """Whether this torch is a CUDA build."""
+        return torch.version.cuda is not None
+
+    def advice(self) -> str:
+        """What to do where torch sees no GPU."""
+        if self.built():
+            return "is the driver there (nvidia-smi), and is the device handed to the container?"
+        return "pip install torch from download.pytorch.org/whl/cu130 (its CUDA build)"
+
+    def compute_dtype(self, stored: torch.dtype, stored_bytes: int) -> torch.dtype:
+        """The checkpoint's own; GPUs before Ampere have no bf16 units."""
+        del stored_bytes
+        if stored == torch.bfloat16 and torch.cuda.get_device_capability(self.index) < _BF16_SINCE:
+            return torch.float16
+        return stored

@@ -1,0 +1,71 @@
+"""Tokens chosen on the device, and the only thing that is copied back: their ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from penstock.engine.readout import integers
+from penstock.models.lean.stages import Stages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.engine.lookahead import Draw
+    from penstock.models.devices.device import Device
+    from penstock.models.lean.ops import Ops
+
+_NUMBERS: Final = float(1 << 31)
+_FLIGHTS: Final = 3
+"""Steps whose tokens may be unread at once, and one more."""
+
+
+class TokenFlight:
+    """See `penstock.engine.lookahead.Flight`."""
+
+    def __init__(self, landed: torch.Tensor, event: torch.Event | None) -> None:
+        self._landed = landed
+        self._event = event
+
+    def token_ids(self) -> list[int]:
+        """Wait for the tokens."""
+        if self._event is not None:
+            self._event.synchronize()
+        return integers(self._landed)
+
+
+class Choosing:
+    """Chooses into `chosen` (most,) int32, where the next step finds it."""
+
+    def __init__(self, ops: Ops, chosen: torch.Tensor, device: Device) -> None:
+        self._ops = ops
+        self._chosen = chosen
+        self._device = device
+        self._stages = Stages(2 * len(chosen))
+        pin = chosen.device.type != "cpu"
+        self._landings = [
+            torch.empty(len(chosen), dtype=torch.int32, pin_memory=pin) for _ in range(_FLIGHTS)
+        ]
+        self._turn = 0
+
+    def begin(self, logits: torch.Tensor, draws: Sequence[Draw]) -> TokenFlight:
+        """Choose a token a row of logits (n, vocab); the copy to the host is under way then."""
+        count = len(draws)
+        stage = self._stages.next(2 * count)
+        written = stage.numpy()
+        written[:count].view(np.float32)[:] = [draw.warmth for draw in draws]
+        written[count:] = [int(draw.number * _NUMBERS) for draw in draws]
+        sent = stage.to(self._device.torch_device, non_blocking=True, copy=True)
+        self._stages.sent(self._device)
+        chosen = self._chosen[:count]
+        self._ops.choose(logits, sent[:count].view(torch.float32), sent[count:], chosen)
+        landing = self._landings[self._turn][:count]
+        self._turn = (self._turn + 1) % _FLIGHTS
+        landing.copy_(chosen, non_blocking=True)
+        if self._device.kind == "cpu":
+            return TokenFlight(landing, None)
+        event = torch.Event(self._device.torch_device)
+        event.record()
+        return TokenFlight(landing, event)

@@ -1,0 +1,88 @@
+# Triton has no types, and a CPU-only environment has no Triton.
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+"""Paged flash attention of prompt chunks: several tokens of each of some sequences."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def prefill_kernel(
+    query_ptr,
+    keys_ptr,
+    values_ptr,
+    chunks_ptr,
+    tables_ptr,
+    out_ptr,
+    query_stride,
+    out_stride,
+    table_stride,
+    scale_log2,
+    WINDOW: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUERIES: tl.constexpr,
+    TILE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """QUERIES tokens of one chunk, one head.
+
+    chunks is (chunks, 4) int32: the chunk's first row in the step, its tokens, the position of its
+    first, its row of the tables. Its keys and values are in the cache already.
+    """
+    chunk = tl.program_id(2)
+    count = tl.load(chunks_ptr + chunk * 4 + 1)
+    # The tiles with the most keys start first.
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
+    if first < count:
+        head = tl.program_id(1)
+        kv_head = head // GROUP
+        begin_row = tl.load(chunks_ptr + chunk * 4)
+        begin = tl.load(chunks_ptr + chunk * 4 + 2)
+        row = tl.load(chunks_ptr + chunk * 4 + 3).to(tl.int64)
+        index = first + tl.arange(0, QUERIES)
+        real = index < count
+        position = begin + index
+        offsets = tl.arange(0, HEAD_SIZE)
+        token = (begin_row + index).to(tl.int64)
+        query_place = token[:, None] * query_stride + head * HEAD_SIZE + offsets[None, :]
+        query = tl.load(query_ptr + query_place, mask=real[:, None], other=0.0)
+        peak = tl.full((QUERIES,), float("-inf"), tl.float32)
+        total = tl.zeros((QUERIES,), tl.float32)
+        summed = tl.zeros((QUERIES, HEAD_SIZE), tl.float32)
+        end = begin + tl.minimum(first + QUERIES, count)
+        start_at = 0
+        if WINDOW > 0:
+            start_at = tl.maximum(begin + first - WINDOW + 1, 0) // TILE * TILE
+        tile = tl.arange(0, TILE)
+        for start in range(start_at, end, TILE):
+            key_position = start + tile
+            inside = key_position < end
+            block = tl.load(
+                tables_ptr + row * table_stride + key_position // BLOCK, mask=inside, other=0
+            )
+            place = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK + key_position % BLOCK
+            where = place[:, None] * HEAD_SIZE + offsets[None, :]
+            keys = tl.load(keys_ptr + where, mask=inside[:, None], other=0.0)
+            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale_log2
+            seen = key_position[None, :] <= position[:, None]
+            if WINDOW > 0:
+                seen &= key_position[None, :] > position[:, None] - WINDOW
+            scores = tl.where(seen, scores, float("-inf"))
+            higher = tl.maximum(peak, tl.max(scores, 1))
+            base = tl.where(higher > float("-inf"), higher, 0.0)
+            shrink = tl.exp2(peak - base)
+            weights = tl.exp2(scores - base[:, None])
+            total = total * shrink + tl.sum(weights, 1)
+            values = tl.load(values_ptr + where, mask=inside[:, None], other=0.0)
+            summed = summed * shrink[:, None]
+            summed += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+            peak = higher
+        out = summed / tl.where(total > 0, total, 1.0)[:, None]
+        out_place = token[:, None] * out_stride + head * HEAD_SIZE + offsets[None, :]
+        tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty), mask=real[:, None])

@@ -1,0 +1,109 @@
+"""A layer's matrices as the lean decoder holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from penstock.models.openvino import q4_0
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """weight (rows, columns) in the model's own type; bias (rows,) or None."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights."""
+        return self.weight.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Int4:
+    """bigdl-llm's sym_int4: values 0 to 15 with an offset of 8, 64 neighbours in a row a scale.
+
+    `packed` is (rows, columns / 8) int32: nibble k of word w holds column 32 (w // 4) + 4 k + w % 4.
+    `scales` is (rows, columns / 64) fp16.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights."""
+        return self.packed.nbytes + self.scales.nbytes
+
+    def widen(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights that these stand for, (rows, columns), by torch alone."""
+        rows, words = self.packed.shape
+        shifts = torch.arange(0, 32, 4, device=self.packed.device, dtype=torch.int32)
+        nibbles = (self.packed.view(rows, -1, 1, 4) >> shifts[:, None]) & 15
+        centred = (nibbles - 8).view(rows, -1, q4_0.BLOCK).float()
+        return (centred * self.scales.float()[:, :, None]).view(rows, 8 * words).to(dtype)
+
+
+Linear: TypeAlias = Dense | Int4
+
+
+def join(layers: Sequence[Any]) -> Dense:
+    """Several `nn.Linear` with one input as one; they become views of it, so nothing is held twice."""
+    first = layers[0]
+    weight = torch.cat([layer.weight.data for layer in layers])
+    bias = None
+    if any(layer.bias is not None for layer in layers):
+        bias = torch.cat([_bias(layer) for layer in layers])
+    start = 0
+    for layer in layers:
+        rows = layer.weight.shape[0]
+        layer.weight.data = weight[start : start + rows]
+        start += rows
+    return Dense(weight, bias) if len(layers) > 1 else Dense(first.weight.data, bias)
+
+
+def _bias(layer: Any) -> torch.Tensor:
+    weight = layer.weight
+    return weight.new_zeros(weight.shape[0]) if layer.bias is None else layer.bias.data
+
+
+def quantize(dense: Dense, device: torch.device, kind: torch.dtype) -> Linear:
+    """bigdl-llm's rounding into its blocks; a matrix without whole blocks is held in `kind`."""
+    rows, columns = dense.weight.shape
+    bias = None if dense.bias is None else dense.bias.to(device, kind)
+    if columns % q4_0.BLOCK:
+        return Dense(dense.weight.to(device, kind), bias)
+    pairs, scales = q4_0.quantize(dense.weight.cpu())
+    both = np.stack(((pairs & 15) ^ 8, (pairs >> 4) ^ 8), axis=2)
+    values = both.reshape(rows, columns).astype(np.uint8)
+    return Int4(_pack(values).to(device), torch.as_tensor(scales).to(device), bias)
+
+
+def from_blocks(blocks: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(packed, scales) of `Int4`, value for value, from bigdl-llm's blocks (bytes,) uint8."""
+    shaped = blocks.reshape(rows, columns // q4_0.BLOCK, q4_0.BLOCK_BYTES).numpy()
+    scales = np.ascontiguousarray(shaped[:, :, :2]).view(np.float16)[:, :, 0]
+    nibbles = shaped[:, :, 2:]
+    values = np.concatenate((nibbles & 15, nibbles >> 4), axis=2)
+    return _pack(values.reshape(rows, columns).astype(np.uint8)), torch.as_tensor(scales.copy())
+
+
+def _pack(values: NDArray[np.uint8]) -> torch.Tensor:
+    """Values 0 to 15, (rows, columns), as `Int4.packed`."""
+    rows, columns = values.shape
+    nibbles = values.reshape(rows, columns // 32, 8, 4).astype(np.uint32)
+    words = np.zeros((rows, columns // 32, 4), np.uint32)
+    for k in range(8):
+        words |= nibbles[:, :, k] << np.uint32(4 * k)
+    return torch.as_tensor(words.reshape(rows, columns // 8).view(np.int32))

@@ -1,0 +1,68 @@
+"""From a module of Transformers to a lean model, where the module is of the family."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.models import checkpoint
+from penstock.models.lean import shape as shapes
+from penstock.models.lean import weights as all_weights
+from penstock.models.lean.model import LeanModel
+from penstock.models.lean.shape import NotLean
+from penstock.models.lean.torch_ops import TorchOps
+
+if TYPE_CHECKING:
+    from penstock.models.devices.device import Device
+    from penstock.models.lean.ops import Ops
+    from penstock.models.probe import Probe
+
+logger = logging.getLogger(__name__)
+
+
+def ops_for(device: Device) -> Ops:
+    """Triton's kernels on a GPU, torch's on a CPU.
+
+    :raises NotLean: the device has no Triton.
+    """
+    if device.kind == "cpu":
+        return TorchOps()
+    if find_spec("triton") is None:
+        raise NotLean("Triton is not installed")
+    from penstock.models.lean.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
+
+    return TritonOps()
+
+
+def build(module: Any, device: Device, context_length: int) -> LeanModel:
+    """The lean model of a module that is on its device already; they share their weights.
+
+    :raises NotLean: the module is not of the family.
+    """
+    shape = shapes.read(module, context_length)
+    ops = ops_for(device)
+    weights = all_weights.adopt(module, shape)
+    rotary = shapes.rotary_tables(module, shape, device.torch_device)
+    return LeanModel(shape, weights, rotary, ops, device)
+
+
+@torch.inference_mode()
+def attempt(module: Any, device: Device, context_length: int, probe: Probe) -> LeanModel | None:
+    """The lean model if it gives the module's own logits; None where it cannot be had."""
+    name = type(module).__name__
+    try:
+        model = build(module, device, context_length)
+        error = probe.error_of(model)
+    except NotLean as reason:
+        logger.info("%s: not for the lean decoder: %s", name, reason)
+        return None
+    except Exception as failure:  # noqa: BLE001 - a driver's or compiler's fault has a fallback
+        logger.warning("%s: no lean decoder: %s", name, checkpoint.first_line(failure))
+        return None
+    if error > probe.tolerance:
+        logger.warning("%s: no lean decoder: logits differ by %.2g", name, error)
+        return None
+    return model

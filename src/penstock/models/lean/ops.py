@@ -1,0 +1,92 @@
+"""The operations between the matrix products: one interface, by Triton or by torch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from penstock.models.lean.linear import Linear
+    from penstock.models.lean.shape import Shape
+    from penstock.models.lean.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """Keys and values of one layer, (blocks, kv_heads, BLOCK_SIZE, head_size) each."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """Weights of the norms over a head of queries and of keys, (head_size,) each."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """What attention needs of one layer beside its products.
+
+    `cosines` and `sines` are (context_length, head_size / 2) float32; `window` 0 is full attention.
+    """
+
+    shape: Shape
+    cosines: torch.Tensor
+    sines: torch.Tensor
+    norms: HeadNorms | None
+    window: int
+    cache: LayerCache
+
+
+class Ops(Protocol):
+    """What a decoder layer computes beside its products."""
+
+    def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
+        """Note the step's blocks in its tables; (T, hidden), zero for padding."""
+        ...
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """Root-mean-square norm of (T, hidden)."""
+        ...
+
+    def add_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """Add x to the residual stream, in place, and norm the sum."""
+        ...
+
+    def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
+        """Turn the queries of (T, qkv_size) in place; turn keys; write both into the cache."""
+        ...
+
+    def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
+        """Attention of the step's queries over the cache, (T, heads * head_size)."""
+        ...
+
+    def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up of (T, 2 * size)."""
+        ...
+
+    def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+        """(T, columns) times a matrix -> (T, rows)."""
+        ...
+
+    def choose(
+        self,
+        logits: torch.Tensor,
+        warmths: torch.Tensor,
+        numbers: torch.Tensor,
+        chosen: torch.Tensor,
+    ) -> None:
+        """A token a row of logits (n, vocab) float32 into chosen (n,) int32.
+
+        The first largest where warmths (n,) float32 are 0, else a draw by inverse CDF, in the order
+        of token ids, at numbers (n,) int32 of 31 bits; -1 where the largest is not finite.
+        """
+        ...

@@ -1,0 +1,43 @@
+"""Pinned host memory, in turn, for copies to the device that are not waited for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from penstock.models.devices.device import Device
+
+_STAGES: Final = 4
+"""Buffers: one is written while others are still being copied."""
+
+
+class Stages:
+    """Pinned host memory in turn, so that copies to the device need not be waited for."""
+
+    def __init__(self, size: int) -> None:
+        pin = torch.accelerator.is_available()
+        self._buffers = [
+            torch.empty(size, dtype=torch.int32, pin_memory=pin) for _ in range(_STAGES)
+        ]
+        self._events: list[torch.Event | None] = [None] * _STAGES
+        self._turn = 0
+
+    def next(self, size: int) -> torch.Tensor:
+        """A buffer of `size` integers that no copy reads any more."""
+        event = self._events[self._turn]
+        if event is not None:
+            event.synchronize()
+        if self._buffers[self._turn].numel() < size:
+            pin = torch.accelerator.is_available()
+            self._buffers[self._turn] = torch.empty(2 * size, dtype=torch.int32, pin_memory=pin)
+        return self._buffers[self._turn][:size]
+
+    def sent(self, device: Device) -> None:
+        """Note that the copy of the last buffer has been asked for."""
+        if device.kind != "cpu":
+            event = torch.Event(device.torch_device)
+            event.record()
+            self._events[self._turn] = event
+        self._turn = (self._turn + 1) % _STAGES

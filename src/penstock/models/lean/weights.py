@@ -1,0 +1,133 @@
+"""A decoder's weights, taken from a module of Transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.models.lean.linear import Dense, join, quantize
+from penstock.models.lean.ops import HeadNorms
+
+if TYPE_CHECKING:
+    from penstock.models.assembled import Progress
+    from penstock.models.lean.linear import Linear
+    from penstock.models.lean.shape import Shape
+
+
+@dataclass(slots=True)
+class LayerWeights:
+    """One layer: joined projections, and norms before attention and before the MLP."""
+
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
+    norm: torch.Tensor
+    second_norm: torch.Tensor
+    head_norms: HeadNorms | None
+
+
+@dataclass(slots=True)
+class Weights:
+    """A whole decoder; embeddings (vocab, hidden)."""
+
+    embeddings: torch.Tensor
+    layers: list[LayerWeights]
+    norm: torch.Tensor
+    head: Linear
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights, shared ones once."""
+        seen: dict[int, int] = {}
+        for tensor in self._tensors():
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        return sum(seen.values())
+
+    def _tensors(self) -> list[torch.Tensor]:
+        found = [self.embeddings, self.norm, *_tensors_of(self.head)]
+        for layer in self.layers:
+            found += [layer.norm, layer.second_norm]
+            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                found += _tensors_of(linear)
+        return found
+
+
+def _tensors_of(linear: Linear) -> list[torch.Tensor]:
+    held = [linear.weight] if isinstance(linear, Dense) else [linear.packed, linear.scales]
+    return held if linear.bias is None else [*held, linear.bias]
+
+
+def untie(module: Any) -> None:
+    """Give the head weights of its own: it is quantised, as bigdl-llm does it, the table is not."""
+    if module.lm_head.weight is module.model.embed_tokens.weight:
+        own = module.lm_head.weight.data.clone()
+        module.lm_head.weight = torch.nn.Parameter(own, requires_grad=False)
+
+
+def adopt(module: Any, shape: Shape) -> Weights:
+    """The weights of a module, joined where they have one input; the module goes on with views."""
+    return Weights(
+        embeddings=module.model.embed_tokens.weight.data,
+        layers=[_layer(layer, shape) for layer in module.model.layers],
+        norm=module.model.norm.weight.data,
+        head=join([module.lm_head]),
+    )
+
+
+def _layer(layer: Any, shape: Shape) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    return LayerWeights(
+        qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
+        out=join([attention.o_proj]),
+        gate_up=join([mlp.gate_proj, mlp.up_proj]),
+        down=join([mlp.down_proj]),
+        norm=layer.input_layernorm.weight.data,
+        second_norm=layer.post_attention_layernorm.weight.data,
+        head_norms=HeadNorms(attention.q_norm.weight.data, attention.k_norm.weight.data)
+        if shape.qk_norm
+        else None,
+    )
+
+
+def quantized(
+    weights: Weights, device: torch.device, kind: torch.dtype, progress: Progress
+) -> Weights:
+    """The same on `device` with every matrix in bigdl-llm's sym_int4, the rest in `kind`.
+
+    The embeddings stay as they are. The dense matrices are overwritten with what the blocks stand
+    for, rounded to their type: what a module computes with them is then the blocks' reference.
+    """
+
+    def shrink(linear: Linear) -> Linear:
+        assert isinstance(linear, Dense)  # noqa: S101 - `adopt` makes no other
+        small = quantize(linear, device, kind)
+        if not isinstance(small, Dense):
+            linear.weight.copy_(small.widen(linear.weight.dtype))
+        return small
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, kind)
+
+    layers: list[LayerWeights] = []
+    for done, layer in enumerate(weights.layers):
+        progress(0.3 + 0.5 * done / len(weights.layers), "quantising to sym_int4")
+        norms = layer.head_norms
+        layers.append(
+            LayerWeights(
+                qkv=shrink(layer.qkv),
+                out=shrink(layer.out),
+                gate_up=shrink(layer.gate_up),
+                down=shrink(layer.down),
+                norm=moved(layer.norm),
+                second_norm=moved(layer.second_norm),
+                head_norms=None
+                if norms is None
+                else HeadNorms(moved(norms.query), moved(norms.key)),
+            )
+        )
+    head = shrink(weights.head)
+    return Weights(moved(weights.embeddings), layers, moved(weights.norm), head)
