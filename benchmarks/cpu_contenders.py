@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +33,13 @@ class Ours:
         from penstock.models.spec import ModelSpec
         from penstock.settings import Settings
 
-        spec = ModelSpec("bench", "bench-cpu", "cpu", None, folder, backend, format=form)
         settings = Settings(threads=threads, slots=32, kv_cache_bytes=1 << 30)
+        spec = ModelSpec("bench", "bench-cpu", "cpu", None, folder, backend, format=form)
+        spec = replace(
+            spec,
+            converted_dir=settings.converted_dir.expanduser(),
+            converted_limit_bytes=settings.converted_bytes,
+        )
         devices.set_threads(threads)
         self._loaded = loader.load(spec, settings, slots=32, progress=_quiet)
 

@@ -9,6 +9,9 @@ and ratios to the first contender.
         --genai-model exported/            # optimum-cli export openvino --weight-format int4 ...
         --llama-batched-bench build/bin/llama-batched-bench --gguf llama-q4_0.gguf
 
+A peer whose Python or binary was not given, or does not run, is left out with a line that says why.
+`--budget-s` ends the rounds in time; what was measured until then counts.
+
 The models are random: Llama shapes of 15 million and 1.1 billion (TinyLlama's) weights, written
 once to `--cache`. `--weights-only` stops after that, for the exports that the others need.
 """
@@ -60,17 +63,18 @@ ROUND_GB = 0.5
 class Process:
     """A contender's process; `measure` asks it for one figure."""
 
-    def __init__(self, name: str, python: str, folder: Path, threads: int) -> None:
+    def __init__(self, name: str, python: str, folder: Path, threads: int, cache: Path) -> None:
         self.name = name
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
+            "PENSTOCK_CONVERTED_DIR": str(cache / "converted"),
             "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
         }
         self._process = subprocess.Popen(
             [python, str(ROOT / "benchmarks/cpu_contenders.py"), name, str(folder), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if name.startswith("genai") else subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
         )
@@ -134,7 +138,7 @@ def _seconds(work: Any) -> float:
 def llama_cpp(binary: str, gguf: str, batches: list[int], threads: int) -> dict[str, float]:
     """One run of llama.cpp's own `llama-batched-bench`: tokens a second by batch, and prefill."""
     command = [binary, "-m", gguf, "-c", "8192", "-t", str(threads), "-tb", str(threads)]
-    command += ["-npp", "128", "-ntg", "32", "-npl", ",".join(map(str, batches))]
+    command += ["-npp", "128", "-ntg", "16", "-npl", ",".join(map(str, batches))]
     command += ["--output-format", "jsonl"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -154,7 +158,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--contenders", nargs="+", default=[*OURS, *OTHERS])
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
+    parser.add_argument("--budget-s", type=float, default=3600.0)
     parser.add_argument("--weights-only", action="store_true")
+    parser.add_argument("--label", default="all", help="a word for the result's file name")
     parser.add_argument("--genai-python", default=sys.executable)
     parser.add_argument("--genai-model", type=Path)
     parser.add_argument("--llama-batched-bench")
@@ -177,15 +183,13 @@ def main() -> None:
     conditions.show(seen)
     bandwidth = read_bandwidth(chosen.threads)
     print(f"{chosen.model} Llama, {chosen.threads} threads, read bandwidth {bandwidth:.1f} GB/s")
-    processes = [
-        Process(name, sys.executable, folder, chosen.threads) for name in chosen.contenders
-    ]
-    if chosen.genai_model is not None:
-        processes.append(Process("genai", chosen.genai_python, chosen.genai_model, chosen.threads))
+    processes = start(chosen, folder)
     figures: dict[str, dict[str, list[float]]] = {}
+    deadline = time.monotonic() + chosen.budget_s
     try:
         for _ in range(chosen.rounds):
-            _round(chosen, processes, figures)
+            if not _round(chosen, processes, figures, deadline):
+                break
     finally:
         for process in processes:
             process.close()
@@ -195,27 +199,54 @@ def main() -> None:
     }
     _print(medians, {process.name: process.loaded for process in processes})
     path = conditions.save(
-        f"cpu-engine-{chosen.model}", seen, {"bandwidth_gb_s": bandwidth, "medians": medians}
+        f"cpu-engine-{chosen.model}-{chosen.label}",
+        seen,
+        {"bandwidth_gb_s": bandwidth, "medians": medians, "all": figures},
     )
     print(path)
+
+
+def start(chosen: argparse.Namespace, folder: Path) -> list[Process]:
+    """The contenders that can run here; of the others a line says why not."""
+    wanted = [(name, sys.executable, folder) for name in chosen.contenders]
+    if chosen.genai_model is None:
+        print("genai is left out: no --genai-model (and --genai-python, if it lives elsewhere)")
+    else:
+        wanted.append(("genai", chosen.genai_python, chosen.genai_model))
+    if not (chosen.llama_batched_bench and chosen.gguf):
+        print("llama.cpp is left out: no --llama-batched-bench and --gguf")
+    processes: list[Process] = []
+    for name, python, model in wanted:
+        try:
+            processes.append(Process(name, python, model, chosen.threads, chosen.cache))
+        except (OSError, RuntimeError) as error:
+            print(f"{name} is left out: {error}")
+    return processes
 
 
 def _round(
     chosen: argparse.Namespace,
     processes: list[Process],
     figures: dict[str, dict[str, list[float]]],
-) -> None:
+    deadline: float,
+) -> bool:
+    """One figure of each kind from everybody; False where time ran out."""
     for batch in chosen.batches:
         for process in processes:
+            if time.monotonic() > deadline:
+                return False
             decode, _ = process.measure(batch, 128, chosen.steps)
             figures.setdefault(process.name, {}).setdefault(f"b{batch}", []).append(decode)
     for process in processes:
+        if time.monotonic() > deadline:
+            return False
         _, prefill = process.measure(1, chosen.prefill_tokens, 1)
         figures[process.name].setdefault("prefill", []).append(prefill)
-    if chosen.llama_batched_bench:
+    if chosen.llama_batched_bench and chosen.gguf:
         found = llama_cpp(chosen.llama_batched_bench, chosen.gguf, chosen.batches, chosen.threads)
         for what, value in found.items():
             figures.setdefault("llama.cpp", {}).setdefault(what, []).append(value)
+    return True
 
 
 def _print(medians: dict[str, dict[str, float]], loaded: dict[str, dict[str, float]]) -> None:
