@@ -30,7 +30,7 @@ test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in envi
 	@PENSTOCK_TEST_FASTCHAT=1 $(BIN)/python -m pytest --timeout 300 tests/fastchat $(ARGS)
 
 test-foreign: setup-dev ## run the SDKs and suites of others against a fleet, in environments of their own
-	@scripts/foreign/setup.sh langchain lm-eval node
+	@scripts/foreign/setup.sh langchain litellm lm-eval node
 	@PENSTOCK_TEST_FOREIGN=1 $(BIN)/python -m pytest --timeout 600 tests/foreign $(ARGS)
 
 fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the running fleet

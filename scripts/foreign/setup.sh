@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the environments that the suites of others run in; a second run costs a moment.
-# Usage: scripts/foreign/setup.sh langchain|lm-eval|node ...     PYTHON=/path/to/python picks one
+# Usage: scripts/foreign/setup.sh langchain|litellm|lm-eval|node ...     PYTHON=/path/to/python picks one
 # by hand, TORCH_INDEX_URL is one more index for torch, as in `make setup`. Node comes from the
 # system (20 or newer); without it its suites are left out.
 set -eu
@@ -30,10 +30,10 @@ install_node_packages() {
 
 for name in "$@"; do
     case $name in
-    langchain | lm-eval) make_environment ".venv-foreign-$name" "scripts/foreign/$name.txt" ;;
+    langchain | litellm | lm-eval) make_environment ".venv-foreign-$name" "scripts/foreign/$name.txt" ;;
     node) install_node_packages ;;
     *)
-        printf 'usage: %s langchain|lm-eval|node ...\n' "$0" >&2
+        printf 'usage: %s langchain|litellm|lm-eval|node ...\n' "$0" >&2
         exit 2
         ;;
     esac

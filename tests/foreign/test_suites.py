@@ -27,6 +27,7 @@ def run(command: list[str], url: str, cwd: Path = ROOT, **more: str) -> None:
         env={
             **os.environ,
             "HF_HUB_OFFLINE": "1",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "PENSTOCK_TEST_URL": url,
             "PYTHONPATH": "",
             **more,
@@ -51,7 +52,7 @@ def test_node(suite: str, url: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("suite", ["langchain", "lm-eval"])
+@pytest.mark.parametrize("suite", ["langchain", "litellm", "lm-eval"])
 def test_python(suite: str, url: str, tiny_llama: Path) -> None:
     python = ROOT / f".venv-foreign-{suite}" / "bin" / "python"
     if not os.environ.get("PENSTOCK_TEST_FOREIGN"):
