@@ -27,7 +27,6 @@ from penstock import settings
 from penstock.contract.events import Event, Failed, Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
-from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader, spec
 
@@ -177,13 +176,7 @@ def _open_engine(queue: str, slots: int, *, sleeper: bool) -> tuple[InProcess, i
         spec.resolve(queue, chosen), chosen, slots=slots, progress=lambda _share, _what: None
     )
     card = loaded.card
-    options = EngineOptions(
-        slots=card.slots,
-        num_blocks=card.kv_cache_tokens // loaded.model.kv_layout.block_size,
-        prefill_chunk_tokens=chosen.prefill_chunk_tokens,
-        prefix_caching=card.batching == "continuous",
-    )
-    engine = InProcess(lambda sink: Engine(loaded.model, loaded.tokenizer, options, sink))
+    engine = InProcess(lambda sink: Engine(loaded.model, loaded.tokenizer, loaded.options, sink))
     return engine, card.vocab_size
 
 

@@ -1,0 +1,360 @@
+"""One GPU: ours beside Transformers on a random 7B Llama, and beside what the memory allows.
+
+    python -m benchmarks.gpu_engine                    # Llama-2-7B's shape in bf16
+    python -m benchmarks.gpu_engine --quick            # a small model, to see that it runs
+
+Everything is measured in one run, on one machine: the copy bandwidth, and with it the most tokens a
+second that one stream can get, as every token reads every weight; Transformers' `generate` and its
+continuous batching; our engine, the requests in it at once; the same weights in 4 bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import statistics
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from benchmarks import conditions
+from penstock.contract.events import Failed, Finished, Tokens
+from penstock.contract.job import Sampling
+from penstock.engine.engine import Engine
+from penstock.engine.options import EngineOptions
+from penstock.engine.sequence import SequenceRequest
+from penstock.models import kv_budget
+from penstock.models.devices.cuda import Cuda
+from penstock.models.devices.xpu import Xpu
+from penstock.models.lean.linear import Dense, Int4
+from penstock.models.lean.weights import LayerWeights, Weights
+from penstock.models.spec import ModelSpec
+from penstock.models.transformers import assemble
+
+if TYPE_CHECKING:
+    from penstock.contract.events import Event
+
+SHAPE = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+}
+QUICK = SHAPE | {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4}
+QUICK |= {"num_attention_heads": 8, "num_key_value_heads": 8}
+NEW = 128
+PROMPTS = (32, 256)
+PREFILL = 2048
+
+
+class Words:
+    """Any token is a word; no text is read here."""
+
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def decode(self, token_ids: Any) -> str:
+        """Numbers for words."""
+        return " ".join(map(str, token_ids)) + " "
+
+    def token_text(self, token_id: int) -> str:
+        """One of them."""
+        return str(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The same."""
+        return str(token_id).encode()
+
+
+def seconds(work: Any, device: Any, rounds: int = 5) -> float:
+    """The median of some rounds, after one that warms up."""
+    taken: list[float] = []
+    for turn in range(rounds + 1):
+        device.synchronize()
+        started = time.perf_counter()
+        work()
+        device.synchronize()
+        if turn:
+            taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def bandwidth(device: Any) -> float:
+    """Bytes a second, read and written, of a large copy on the device."""
+    source = torch.empty(1 << 28, dtype=torch.int32, device=device.torch_device).random_()
+    target = torch.empty_like(source)
+    rounds = 10
+
+    def copies() -> None:
+        for _ in range(rounds):
+            target.copy_(source)
+
+    return 2 * source.nbytes * rounds / seconds(copies, device)
+
+
+def make_module(shape: dict[str, Any], device: Any) -> Any:
+    """A random Llama in bf16 on the device."""
+    config = transformers.LlamaConfig(
+        **shape, bos_token_id=None, eos_token_id=None, pad_token_id=None
+    )
+    device.seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with device.torch_device:
+        module = transformers.LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return module.eval()
+
+
+def draw(count: int, vocab: int) -> list[list[int]]:
+    """Prompts of 32 to 256 tokens, the same for all sides."""
+    source = random.Random(count)
+    return [
+        [source.randrange(vocab) for _ in range(source.randint(*PROMPTS))] for _ in range(count)
+    ]
+
+
+def generate(module: Any, device: Any, count: int, **options: Any) -> float:
+    """Tokens a second of Transformers' `generate` over `count` prompts of 128 tokens."""
+    vocab = module.config.vocab_size
+    ids = torch.randint(vocab, (count, 128), device=device.torch_device)
+    config = transformers.GenerationConfig(
+        max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0, **options
+    )
+
+    def run() -> None:
+        module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+
+    return count * NEW / seconds(run, device, rounds=1 if count > 1 else 2)
+
+
+def generate_batch(module: Any, device: Any, count: int) -> float:
+    """Tokens a second of Transformers' continuous batching."""
+    module.set_attn_implementation("paged|sdpa")
+    config = transformers.GenerationConfig(
+        max_new_tokens=NEW, do_sample=False, eos_token_id=-1, pad_token_id=0, use_cuda_graph=False
+    )
+    prompts = draw(count, module.config.vocab_size)
+    device.synchronize()
+    started = time.perf_counter()
+    outputs = module.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+    taken = time.perf_counter() - started
+    return sum(len(one.generated_tokens) for one in outputs.values()) / taken
+
+
+class Ours:
+    """Our engine over one model."""
+
+    def __init__(self, model: Any, blocks: int, slots: int) -> None:
+        self._model = model
+        self._options = EngineOptions(
+            slots, blocks, prefill_chunk_tokens=PREFILL, prefix_caching=False
+        )
+
+    def run(self, prompts: list[list[int]], temperature: float = 0.0) -> tuple[float, float]:
+        """(tokens a second from the first request to the last token, the same after the first)."""
+        ended: list[str] = []
+        counts: dict[str, int] = {}
+        first: list[float] = []
+
+        def sink(events: list[Event]) -> None:
+            for event in events:
+                if isinstance(event, Tokens):
+                    first.append(time.perf_counter()) if not first else None
+                    counts[event.job_id] = counts.get(event.job_id, 0) + len(event.token_ids)
+                elif isinstance(event, Finished | Failed):
+                    assert isinstance(event, Finished), event
+                    ended.append(event.job_id)
+
+        engine = Engine(self._model, Words(), self._options, sink)
+        for job, prompt in enumerate(prompts):
+            sampling = Sampling(seed=job, temperature=temperature, max_tokens=NEW, ignore_eos=True)
+            engine.submit(SequenceRequest(str(job), prompt, sampling))
+        started = time.perf_counter()
+        engine.start()
+        while len(ended) < len(prompts) and engine.failure is None:
+            time.sleep(0.001)
+        finished = time.perf_counter()
+        engine.stop()
+        assert engine.failure is None, engine.failure
+        total = sum(counts.values())
+        return total / (finished - started), (total - len(prompts)) / (finished - first[0])
+
+    def median(self, count: int, vocab: int, rounds: int, **how: Any) -> tuple[float, float]:
+        """The same over some rounds, after one that warms up."""
+        found = [self.run(draw(count, vocab), **how) for _ in range(rounds + 1)][1:]
+        return statistics.median(a for a, _ in found), statistics.median(b for _, b in found)
+
+    def prefill(self, vocab: int, rounds: int) -> float:
+        """Prompt tokens a second, to the first token of one prompt."""
+        source = random.Random(1)
+        taken: list[float] = []
+        for turn in range(rounds + 1):
+            seen: list[float] = []
+            engine = Engine(
+                self._model,
+                Words(),
+                self._options,
+                lambda _events, seen=seen: seen.append(time.perf_counter()),
+            )
+            prompt = [source.randrange(vocab) for _ in range(PREFILL)]
+            sampling = Sampling(seed=0, temperature=0.0, max_tokens=1, ignore_eos=True)
+            engine.submit(SequenceRequest("0", prompt, sampling))
+            started = time.perf_counter()
+            engine.start()
+            while not seen:
+                time.sleep(0.0002)
+            engine.stop()
+            if turn:
+                taken.append(seen[0] - started)
+        return PREFILL / statistics.median(taken)
+
+
+def in_four_bits(weights: Weights) -> Weights:
+    """Random sym_int4 blocks in the place of every matrix."""
+
+    def small(linear: Any) -> Int4:
+        assert isinstance(linear, Dense)
+        rows, columns = linear.weight.shape
+        place = linear.weight.device
+        packed = torch.randint(
+            -(2**31), 2**31 - 1, (rows, columns // 8), dtype=torch.int32, device=place
+        )
+        scales = torch.rand(rows, columns // 64, device=place) * 0.004
+        return Int4(packed, scales.half(), linear.bias)
+
+    layers = [
+        LayerWeights(
+            small(one.qkv),
+            small(one.out),
+            small(one.gate_up),
+            small(one.down),
+            one.norm,
+            one.second_norm,
+            one.head_norms,
+        )
+        for one in weights.layers
+    ]
+    return Weights(weights.embeddings, layers, weights.norm, small(weights.head))
+
+
+def tried(work: Any) -> float | str:
+    """A peer's figure, or why there is none."""
+    try:
+        return round(work(), 1)
+    except Exception as error:  # noqa: BLE001 - a peer that fails is reported, not fatal
+        traceback.print_exc()
+        return f"failed: {type(error).__name__}: {str(error)[:120]}"
+
+
+def peers(module: Any, device: Any, counts: list[int]) -> dict[str, float | str]:
+    """Transformers, as users run it."""
+    module.set_attn_implementation("sdpa")
+    found: dict[str, float | str] = {
+        "generate, 1": tried(lambda: generate(module, device, 1)),
+        "generate, 64": tried(lambda: generate(module, device, 64)),
+    }
+    for count in counts:
+        found[f"generate_batch, {count}"] = tried(lambda n=count: generate_batch(module, device, n))
+        gc.collect()
+        torch.accelerator.empty_cache()
+    module.set_attn_implementation("sdpa")
+    found["generate, 1, static cache, compiled"] = tried(
+        lambda: generate(module, device, 1, cache_implementation="static")
+    )
+    return found
+
+
+def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    """All of it; the results by name."""
+    shape = QUICK if options.quick else SHAPE
+    vocab, slots, rounds = shape["vocab_size"], max(options.streams), options.rounds
+    result: dict[str, Any] = {"device": device.describe(), "shape": shape}
+    speed = bandwidth(device)
+    module = make_module(shape, device)
+    read = sum(p.nbytes for p in module.parameters()) - module.model.embed_tokens.weight.nbytes
+    limit = speed / read
+    result |= {"copy_tb_per_s": round(speed / 1e12, 3), "limit_tokens_per_s": round(limit, 1)}
+    show(result)
+    if not options.no_peers:
+        result["transformers"] = peers(
+            module, device, [64, 256] if 256 in options.streams else [64]
+        )
+        show(result["transformers"])
+    torch.compiler.reset()
+    gc.collect()
+    torch.accelerator.empty_cache()
+    name = f"random-{device.kind}"
+    spec = ModelSpec("random", name, device.kind, 0, Path("random"), "transformers")
+    assembled = assemble(
+        spec, module, format_name="bf16", parameters=0, tolerance=0.1, progress=lambda *_: None
+    )
+    model: Any = assembled.model
+    blocks = kv_budget.allocate(
+        model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
+    )
+    ours = Ours(model, blocks, slots)
+    found: dict[str, Any] = {"kv_cache_tokens": blocks * 16}
+    for count in options.streams:
+        whole, after = ours.median(count, vocab, rounds)
+        drawn, _ = ours.median(count, vocab, rounds, temperature=0.8)
+        found[f"{count}"] = {"tokens_per_s": round(whole, 1), "drawn_tokens_per_s": round(drawn, 1)}
+        if count == 1:
+            found["1"] |= {
+                "decode_tokens_per_s": round(after, 1),
+                "of_limit": round(after / limit, 3),
+            }
+        show({count: found[f"{count}"]})
+    found["prefill_tokens_per_s"] = round(ours.prefill(vocab, rounds))
+    show({"prefill": found["prefill_tokens_per_s"]})
+    result["ours_bf16"] = found
+    model.allocate(0)
+    model.weights = in_four_bits(model.weights)
+    del module, assembled
+    gc.collect()
+    torch.accelerator.empty_cache()
+    blocks //= 2
+    model.allocate(blocks)
+    model.capture()
+    ours = Ours(model, blocks, slots)
+    small: dict[str, Any] = {"weights_gb": round(model.weights.nbytes / 1e9, 2)}
+    for count in [one for one in options.streams if one <= 64]:
+        whole, after = ours.median(count, vocab, rounds)
+        small[f"{count}"] = {"tokens_per_s": round(whole, 1)}
+        if count == 1:
+            small["1"]["decode_tokens_per_s"] = round(after, 1)
+            small["1"]["times_bf16"] = round(after / found["1"]["decode_tokens_per_s"], 2)
+    show(small)
+    result["ours_sym_int4"] = small
+    return result
+
+
+def show(figures: dict[Any, Any]) -> None:
+    for name, figure in figures.items():
+        print(f"{name}: {figure}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="a small model")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    device = next((one for one in (Xpu(), Cuda()) if one.missing() is None), None)
+    if device is None:
+        raise SystemExit(f"torch sees no GPU: {Cuda().missing()}")
+    observed = conditions.observe()
+    conditions.show(observed)
+    result = measure(options, device)
+    print(conditions.save("gpu-engine", observed, result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Queues of a GPU, from the folder to the answer. Skipped where torch sees no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from penstock.contract.job import Sampling
+from penstock.engine.engine import Engine
+from penstock.engine.sequence import SequenceRequest
+from penstock.models import loader
+from penstock.models.lean.model import LeanModel
+from penstock.models.spec import resolve
+from penstock.settings import Settings
+from tests.fixtures.engine import Transcript
+from tests.fixtures.lean import gpu
+from tests.fixtures.models import randomise, write_model
+
+PROMPT = [5, 9, 33, 120, 7, 64, 250, 3]
+NEW = 12
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def device():
+    found = gpu()
+    if found is None:
+        pytest.skip("torch sees no GPU here")
+    return found
+
+
+def answer(loaded: loader.LoadedModel) -> list[int]:
+    told = Transcript()
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, told)
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=NEW, ignore_eos=True)
+    engine._turn([SequenceRequest("0", PROMPT, sampling)])
+    while "0" not in told.ends:
+        engine._turn([])
+    return told.tokens["0"]
+
+
+@pytest.mark.parametrize("bigdl", [False, True], ids=["fp32", "sym_int4"])
+def test_a_llama_runs_lean(device, models_dir, bigdl):
+    queue = f"{'bigdl-tiny' if bigdl else 'tiny-llama'}-{device.kind}"
+    settings = Settings(models_dir=models_dir)
+    loaded = loader.load(resolve(queue, settings), settings, slots=5, progress=lambda *_: None)
+    assert isinstance(loaded.model, LeanModel)
+    assert loaded.card.format == ("sym_int4" if bigdl else "fp32")
+    said = answer(loaded)
+    if not bigdl:
+        module = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
+        ids = torch.tensor([PROMPT])
+        whole = module.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        assert said == whole[0, len(PROMPT) :].tolist()
+
+
+def test_other_architectures_run_by_transformers(device, tmp_path):
+    config = transformers.Gemma2Config(
+        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=24,
+        max_position_embeddings=256,
+    )  # fmt: skip
+    module = randomise(transformers.Gemma2ForCausalLM(config))
+    write_model(tmp_path / "gemma", module)
+    settings = Settings(models_dir=tmp_path)
+    spec = resolve(f"gemma-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert not isinstance(loaded.model, LeanModel)
+    assert loaded.card.batching == "continuous"
+    assert len(answer(loaded)) == NEW
