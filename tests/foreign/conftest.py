@@ -24,7 +24,7 @@ DEMO = "demo"
 TINY = "tiny-llama"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[str]:
     """The address of a fleet that serves `demo` and `tiny-llama`; no trailing slash."""
     if running := os.environ.get("PENSTOCK_TEST_URL"):
