@@ -75,6 +75,9 @@ def test_metrics(fleet: Fleet) -> None:
     assert metric(text, "penstock_workers", **MODEL) == 1
     assert metric(text, "penstock_kv_cache_usage_ratio", **MODEL) == 0.25
     assert metric(text, "penstock_num_requests_running", **MODEL) == 0
+    assert metric(text, "penstock_spec_decode_num_drafts", **MODEL) == 3
+    assert metric(text, "penstock_spec_decode_num_draft_tokens", **MODEL) == 9
+    assert metric(text, "penstock_spec_decode_num_accepted_tokens", **MODEL) == 6
 
 
 def test_metrics_of_a_queue_without_workers(fleet: Fleet) -> None:
