@@ -97,7 +97,7 @@ def ours(
     """Start Redis, the API and a worker, warm them up, and have `work(url, model)` done."""
     file = folder.parent / "models.toml"
     file.write_text(
-        f'[models.{folder.name}]\npath = "{folder}"\nbackend = "{chosen.backend}"\n'
+        f'[models."{folder.name}"]\npath = "{folder}"\nbackend = "{chosen.backend}"\n'
         f'format = "{chosen.format}"\n'
     )
     settings = {
