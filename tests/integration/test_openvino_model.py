@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -366,3 +367,28 @@ def test_blocks_of_another_format_are_refused(llama: Path, tmp_path: Path) -> No
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelNotLoadable, match="takes sym_int4 only"):
         load(spec_of(tmp_path, None, low_bit_folder=True), quiet)
+
+
+def test_torch_keeps_one_thread_where_openvino_computes_and_the_rest_elsewhere(
+    tiny_llama: Path,
+) -> None:
+    """Its waiting threads would spin on the cores that OpenVINO's are to have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    model = load(spec_of(tiny_llama, "fp32"), quiet).model
+    model.allocate(2)
+    found: list[int] = []
+
+    def step() -> None:
+        model.forward(Batch((SequenceSlice(0, (5,), 0, (0,), 0),)))
+        found.append(torch.get_num_threads())
+
+    for work in (step, lambda: found.append(torch.get_num_threads())):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    try:
+        assert found == [1, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

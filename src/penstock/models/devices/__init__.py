@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from penstock.errors import DeviceNotFound
-from penstock.models.devices.cpu import Cpu, has_amx, set_threads
+from penstock.models.devices.cpu import Cpu, compute_alone, has_amx, set_threads
 from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
 
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from penstock.models.devices.device import Device
     from penstock.models.spec import ModelSpec
 
-__all__ = ["check", "device_of", "free_bytes", "has_amx", "set_threads", "torch_device"]
+__all__ = [
+    "check",
+    "compute_alone",
+    "device_of",
+    "free_bytes",
+    "has_amx",
+    "set_threads",
+    "torch_device",
+]
 
 
 def device_of(spec: ModelSpec) -> Device:

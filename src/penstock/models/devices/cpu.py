@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -78,3 +79,16 @@ def set_threads(threads: int) -> int:
     count = threads or cores.usable()
     torch.set_num_threads(count)
     return count
+
+
+def compute_alone() -> None:
+    """Let torch use this thread alone for what this thread computes.
+
+    OpenMP keeps the number by thread, torch the one that new threads begin with: that one is set
+    back, from a thread of its own.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(before,), name="torch-threads")
+    restore.start()
+    restore.join()

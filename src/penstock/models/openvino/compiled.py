@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from penstock.engine.model import Batch, KVLayout, SequenceSlice
+from penstock.models import devices
 from penstock.models.openvino.caches import Caches
 from penstock.models.openvino.runtime_library import openvino
 from penstock.models.openvino.step import Step
@@ -52,6 +54,7 @@ class OpenVinoModel:
         self._rotary = None if rotary is None else [_per_head(table) for table in rotary]
         self._tensor = library.Tensor
         self.shows_hidden = True
+        self._thread: int | None = None  # the engine's, once it is known
         self.kv_layout = KVLayout(self._caches.block_size, self._caches.bytes_per_block)
 
     @property
@@ -66,7 +69,7 @@ class OpenVinoModel:
         """
         self._caches.allocate(blocks, self._request)
         # The plugin lays its weights out at the first inference: seconds, which no client waits.
-        self.forward(Batch((SequenceSlice(0, (0,), 0, (0,), 1),)))
+        self._infer(Batch((SequenceSlice(0, (0,), 0, (0,), 1),)))
         if self._laid_out is not None:
             self._laid_out()
 
@@ -75,6 +78,7 @@ class OpenVinoModel:
 
         :raises RuntimeError: OpenVINO failed.
         """
+        self._claim_cores()
         return self._output("logits", self._infer(batch))
 
     def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,8 +86,19 @@ class OpenVinoModel:
 
         :raises RuntimeError: OpenVINO failed.
         """
+        self._claim_cores()
         wanted = self._infer(batch)
         return self._output("logits", wanted), self._output("hidden", wanted)
+
+    def _claim_cores(self) -> None:
+        """At the first step: torch's own threads, which wait for work by spinning, are not used.
+
+        What the engine does with logits between two steps is little, and OpenVINO's threads would
+        find the cores taken.
+        """
+        if self._thread != threading.get_ident():
+            self._thread = threading.get_ident()
+            devices.compute_alone()
 
     def _infer(self, batch: Batch) -> int:
         """Compute a step; returns how many rows of its outputs are wanted."""
