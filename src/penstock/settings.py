@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -64,6 +65,8 @@ class Settings(BaseSettings):
     max_waiting_tokens: int = Field(default=2_000_000, ge=1)
     worker_grace_s: float = Field(default=30.0, ge=0)
     """Jobs are accepted this long after a model's last worker was seen."""
+    standby_queues: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated queues that take jobs at all times: an autoscaler starts their workers."""
 
     # Worker
     slots: int = Field(default=0, ge=0)
@@ -140,12 +143,25 @@ class Settings(BaseSettings):
     fastchat_heartbeat_s: float = Field(default=45.0, gt=0)
 
     @field_validator(
-        "api_keys", "cors_origins", "fastchat_worker_hosts", "redis_sentinels", mode="before"
+        "api_keys",
+        "cors_origins",
+        "fastchat_worker_hosts",
+        "redis_sentinels",
+        "standby_queues",
+        mode="before",
     )
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value
+
+    @field_validator("standby_queues")
+    @classmethod
+    def _check_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for queue in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*-(cpu|xpu|cuda)(\.\d{1,3})?", queue):
+                raise ValueError(f"{queue!r} is not <model>-<device>")
         return value
 
     @field_validator("redis_sentinels")

@@ -14,7 +14,8 @@ from penstock.clock import clock
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport import keys
-from penstock.transport.announcer import Announcer
+from penstock.transport.announcer import MODEL_LIFE_S, Announcer
+from penstock.transport.standby import plain_card
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -119,6 +120,7 @@ class Registry:
         self._redis = cast("Any", redis)
         self._grace_s = settings.worker_grace_s
         self._most_waiting = settings.max_waiting_jobs
+        self._standby = settings.standby_queues
         self._view_life_s = settings.redis_patience_s
         self._view: View | None = None
         self._picked: dict[str, int] = {}
@@ -160,22 +162,24 @@ class Registry:
         pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
         (seconds, microseconds), worker_ids, models = await pipeline.execute()
         clock.hear((seconds, microseconds), asked_s)
-        queues = [queue.decode() for queue, _ in models]
+        seen_ms = {queue.decode(): seen for queue, seen in models}
+        seen_ms = dict.fromkeys(self._standby, 0.0) | seen_ms
+        queues = list(seen_ms)
         pipeline = self._redis.pipeline(transaction=False)
         # MGET takes no empty list; there is never a worker without a name.
         pipeline.mget([keys.worker(one.decode()) for one in worker_ids] or [keys.worker("")])
         pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
         for queue in queues:
             pipeline.zcard(keys.arrivals(queue))
-        cards, model_cards, *waiting_jobs = await pipeline.execute()
+        for queue in self._standby:  # what its last worker told is not forgotten
+            pipeline.expire(keys.model(queue), MODEL_LIFE_S)
+        cards, model_cards, *rest = await pipeline.execute()
         workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
         working = _by_queue(worker for worker in workers if not worker.draining)
         served = tuple(
-            _serve(_model_decoder.decode(card), working.get(queue, ()), waiting, seen_ms / 1000)
-            for queue, card, waiting, (_, seen_ms) in zip(
-                queues, model_cards, waiting_jobs, models, strict=bool(queues)
-            )
-            if card is not None
+            _serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
+            for queue, known, waiting in zip(queues, model_cards, rest, strict=False)
+            if (card := self._card(queue, known)) is not None
         )
         for one in served:
             fleet = (one.card.queue, len(one.workers))
@@ -190,6 +194,11 @@ class Registry:
             by_name=_names(served),
         )
 
+    def _card(self, queue: str, known: bytes | None) -> ModelCard | None:
+        if known is None:
+            return plain_card(queue) if queue in self._standby else None
+        return _model_decoder.decode(known)
+
     def _fresh_view(self) -> View | None:
         view = self._view
         too_old = view is None or time.monotonic() - view.read_s > self._view_life_s
@@ -201,7 +210,7 @@ class Registry:
         return view.workers if view else ()
 
     def known(self) -> tuple[Served, ...]:
-        """Return every queue that was announced within a day, whether a worker lives or not.
+        """Return every queue that was announced within a day or stands by, served or not.
 
         :raises StoreUnavailable: Redis has been away for too long to tell.
         """
@@ -216,13 +225,19 @@ class Registry:
         return tuple(one for one in view.served if one.workers) if view else ()
 
     def models(self) -> tuple[ModelCard, ...]:
-        """Return the card of every queue that a live worker serves."""
-        return tuple(one.card for one in self.served())
+        """Return the card of every queue that a live worker serves, or that stands by."""
+        view = self._fresh_view()
+        if view is None:
+            return ()
+        return tuple(
+            one.card for one in view.served if one.workers or one.card.queue in self._standby
+        )
 
     def resolve(self, name: str) -> tuple[Served, ...]:
         """Return the queues that serve a model, by its name, an alias or a queue's name.
 
-        Live ones only, if there are any; else those whose last worker went a moment ago.
+        Live ones only, if there are any; else those that stand by, or whose last worker went a
+        moment ago.
 
         :raises UnknownModel: no worker has announced it within a day.
         :raises NoWorker: its last worker has been gone for longer than the grace time.
@@ -235,7 +250,11 @@ class Registry:
         if not known:
             raise UnknownModel(f"the model {name!r} does not exist")
         live = tuple(one for one in known if one.workers)
-        recent = tuple(one for one in known if view.now_s - one.seen_s <= self._grace_s)
+        recent = tuple(
+            one
+            for one in known
+            if view.now_s - one.seen_s <= self._grace_s or one.card.queue in self._standby
+        )
         if not live and not recent:
             raise NoWorker(f"no worker serves the model {name!r} now", retry_after_s=self._grace_s)
         return live or recent

@@ -1,0 +1,31 @@
+"""Queues that take jobs though no worker lives, because something will start one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from penstock.contract.worker import ModelCard
+
+UNKNOWN_CONTEXT: Final = 32_768
+UNKNOWN_VOCABULARY: Final = 2**31 - 1
+"""The worker refuses what its model cannot take, once there is one."""
+
+
+def plain_card(queue: str) -> ModelCard:
+    """Return what a queue's name tells of a model that no worker has announced yet."""
+    name, _, device = queue.rpartition("-")
+    return ModelCard(
+        name=name,
+        queue=queue,
+        device=device,
+        backend="",
+        format="",
+        architecture="",
+        parameters=0,
+        weights_bytes=0,
+        context_length=UNKNOWN_CONTEXT,
+        vocab_size=UNKNOWN_VOCABULARY,
+        slots=0,
+        kv_cache_tokens=0,
+        has_chat_template=True,
+    )
