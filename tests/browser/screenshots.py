@@ -1,33 +1,30 @@
-"""Makes docs/images/web-*.png: python -m pytest tests/browser/screenshots.py
+"""Makes docs/images/web-*.png: python -m pytest tests/browser/screenshots.py --timeout 900
 
-Not one of the tests, as its name says. The worker speaks by a script; the figures of the hour
-before are made up, as a fleet that has just been started has none.
+Not one of the tests, as its name says. A real fleet under load: the API, two real workers with the
+demo model, and askers for as long as `MINUTES` (the plots show no more than that of their hour).
 """
 
 from __future__ import annotations
 
-import math
+import os
 import random
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
-from penstock.history import bucket_of
-from penstock.transport import keys
-from penstock.transport.connection import connect
-from tests.browser.test_web_page import Gate, answer, send
-from tests.fixtures.api import speak
+from tests.browser.test_web_page import answer, send
 
 if TYPE_CHECKING:
-    from penstock.contract.job import Job
-    from penstock.settings import Settings
-    from tests.fixtures.api import Fleet, Script
     from tests.fixtures.browser import Browser
+    from tests.fixtures.processes import Processes
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
+MINUTES = float(os.environ.get("SCREENSHOT_MINUTES", "4"))
+ASKERS = 10
 SIZES = {
     "light": (1280, 860, "light"),
     "dark": (1280, 860, "dark"),
@@ -35,60 +32,36 @@ SIZES = {
     "phone-dark": (390, 844, "dark"),
 }
 QUESTIONS = (
-    "What is a penstock, and how much power does it give?",
-    "Plan a week in the Alps",
-    "Sort a list of tuples in Go",
-    "Names for a grey cat",
+    "What is 12 times 7?",
+    "What is the capital of France?",
+    "Explain continuous batching",
+    "What is Penstock?",
+    "Which command starts a worker?",
 )
-ANSWER = '''\
-A **penstock** is a pipe or channel that carries water from a reservoir to a turbine. Its power depends on
-
-1. the *head*: how far the water falls,
-2. the flow, in cubic metres a second,
-3. the losses to friction.
-
-```python
-def power_kw(head_m: float, flow_m3_s: float, efficiency: float = 0.9) -> float:
-    """Power of a turbine."""
-    # rho * g = 9.81 kN/m3
-    return 9.81 * head_m * flow_m3_s * efficiency
-
-print(f"{power_kw(120, 4):.0f} kW")
-```
-
-| head (m) | flow (m³/s) | power (kW) |
-|---:|---:|---:|
-| 120 | 4 | 4238 |
-| 60 | 4 | 2119 |
-
-> Long pipes lose more: a wider one pays for itself.
-'''
+ASKED = (
+    *QUESTIONS,
+    "Tell me a story",
+    "List ten facts",
+    "Count to twenty",
+    "Spell the word harbour",
+    "What is the opposite of cold?",
+)
 
 
-def tell(job: Job) -> Script:
-    for index, event in enumerate(Gate(ANSWER, 4)(job)):
-        yield event
-        if index % 3 == 0:
-            yield None
-
-
-def make_history(settings: Settings, queues: tuple[str, ...]) -> None:
-    draw = random.Random(3)
-    minute = int(time.time()) // 60
-    with connect(settings) as client:
-        redis: Any = client
-        for ago in range(1, 60):
-            load = 1.2 + math.sin(ago / 9) + draw.random() * 0.4
-            key = keys.history(minute - ago)
-            for queue in queues:
-                redis.hincrby(key, f"tokens::{queue}", int(load * 3000))
-                redis.hincrby(key, f"prompt_tokens::{queue}", int(load * 1100))
-                for _ in range(30):
-                    ttft_s = draw.lognormvariate(load / 4 - 1, 0.5)
-                    itl_s = draw.lognormvariate(load / 5 - 2.6, 0.3)
-                    redis.hincrby(key, f"ttft:{bucket_of(ttft_s)}:{queue}", 1)
-                    redis.hincrby(key, f"itl:{bucket_of(itl_s)}:{queue}", 1)
-            redis.expire(key, 600)
+def ask_until(url: str, end_s: float, seed: int) -> None:
+    """Be a user who asks, reads, thinks and asks again."""
+    draw = random.Random(seed)
+    with httpx.Client(base_url=url, timeout=120) as http:
+        while time.monotonic() < end_s:
+            body = {
+                "model": draw.choice(("bigdl-demo", "bigdl-demo", "demo")),
+                "messages": [{"role": "user", "content": draw.choice(ASKED)}],
+                "max_tokens": 300,
+                "user": f"user-{seed % 3}",
+            }
+            with suppress(httpx.HTTPError):
+                http.post("/v1/chat/completions", json=body)
+            time.sleep(draw.uniform(0.2, 2.5))
 
 
 def take(browser: Browser, page: str) -> None:
@@ -103,39 +76,36 @@ def take(browser: Browser, page: str) -> None:
     browser.colours("light")
 
 
-def test_screenshots(fleet: Fleet, browser: Browser) -> None:
-    IMAGES.mkdir(exist_ok=True)
-    server = fleet.api()
-    slow = fleet.worker(
-        tell, slots=4, format="sym_int4", weights_bytes=3_900_000_000, name="bigdl-7b",
-        queue="bigdl-7b-cpu", context_length=8192, aliases=(),
-    )  # fmt: skip
-    slow.step_s = 0.02
-    browser.open(server.url)
+def test_screenshots(
+    processes: Processes, browser: Browser, redis_url: str, models_dir: Path
+) -> None:
+    api = processes.start_api(redis_url)
+    for queue in ("bigdl-demo-cpu", "demo-cpu"):
+        processes.start_worker(queue, redis_url, models_dir, options=("-c", "6"))
+    end_s = time.monotonic() + MINUTES * 60
+    askers = [
+        threading.Thread(target=ask_until, args=(api.url, end_s + 60, seed))
+        for seed in range(ASKERS)
+    ]
+    for asker in askers:
+        asker.start()
+    browser.open(api.url)
     browser.until(lambda: browser.one("#model").get_attribute("value"))
-    for number, question in enumerate(QUESTIONS[::-1]):
+    for number, question in enumerate(QUESTIONS):
         if number:
             browser.one(".side .primary").click()
         send(browser, question)
         answer(browser)
+    send(browser, "Tell me a story")
+    time.sleep(3.0)
     take(browser, "chat")
-
-    queues = ("bigdl-7b-cpu", "qwen-14b-xpu")
-    make_history(fleet.settings, queues)
-    fleet.worker(
-        speak, slots=32, format="bf16", weights_bytes=28_000_000_000, name="qwen-14b",
-        queue="qwen-14b-xpu", device="xpu", backend="openvino", aliases=(),
-    )  # fmt: skip
-    slow.step_s = 0.5
-    body = {"model": "bigdl-7b", "messages": [{"role": "user", "content": "x"}]}
-    with ThreadPoolExecutor(6) as askers:
-        for _ in range(6):
-            askers.submit(httpx.post, f"{server.url}/v1/chat/completions", json=body, timeout=120)
-        browser.open(f"{server.url}/#/fleet")
-        browser.one(".plot canvas")
-        time.sleep(3.0)
-        take(browser, "fleet")
-        browser.script("document.querySelector('main').scrollTo(0, 9999)")
-        time.sleep(0.5)
-        browser.driver.save_screenshot(str(IMAGES / "web-fleet-tables.png"))
-        slow.step_s = 0.001
+    time.sleep(max(0.0, end_s - time.monotonic()))
+    browser.open(f"{api.url}/#/fleet")
+    browser.one(".plot canvas")
+    time.sleep(3.0)
+    take(browser, "fleet")
+    browser.script("document.querySelector('main').scrollTo(0, 9999)")
+    time.sleep(0.5)
+    browser.driver.save_screenshot(str(IMAGES / "web-fleet-tables.png"))
+    for asker in askers:
+        asker.join()

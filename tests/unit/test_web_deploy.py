@@ -169,6 +169,17 @@ def test_manifests_hang_together():
         assert pod["spec"]["terminationGracePeriodSeconds"] >= drain_s + 10
 
 
+def test_queues_that_scale_to_zero_stand_by():
+    documents = [document for _, document in manifests()]
+    shared = next(one["data"] for one in documents if one["kind"] == "ConfigMap")
+    sleeping = {
+        one["spec"]["triggers"][0]["metadata"]["listName"]
+        for one in documents
+        if one["kind"] == "ScaledObject" and one["spec"]["minReplicaCount"] == 0
+    }
+    assert set(shared["PENSTOCK_STANDBY_QUEUES"].split(",")) == sleeping
+
+
 def test_manifests_are_what_kubernetes_takes():
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     for name, document in manifests():
