@@ -41,7 +41,7 @@ class Faults:
 
     fleet: Fleet
     rng: random.Random
-    pause_s: tuple[float, float] = (0.5, 3.0)
+    pause_s: tuple[float, float] = (0.3, 2.0)
     longest_absence_s: float = 12.0
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[Kill] = field(default_factory=list)
