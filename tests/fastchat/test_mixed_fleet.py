@@ -14,6 +14,7 @@ from tests.fixtures.redis import find_free_port
 
 if TYPE_CHECKING:
     from tests.fastchat.conftest import FastChat
+    from tests.fixtures.processes import Running
 
 ASK: Any = {"model": "theirs", "prompt": "Water flows", "max_tokens": 8, "temperature": 0}
 
@@ -72,3 +73,68 @@ def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
     assert len(running.output().partition("Assistant: ")[2].strip()) > 0
     api.kill()
     wait_until(lambda: api.exit_code() is not None)
+
+
+def test_a_real_fastchat_worker_joins_by_the_token(fastchat: FastChat) -> None:
+    """It keeps the path of its controller's address, and can send nothing else."""
+    guarded = fastchat.processes.start_api(
+        fastchat.redis_url,
+        env={"PENSTOCK_FASTCHAT_WORKER_TOKEN": "s3cret", "PENSTOCK_API_KEYS": "mine"},
+    )
+
+    def start(token: str) -> Running:
+        port = find_free_port()
+        return fastchat.start(
+            UI_ENVIRONMENT, "model_worker",
+            "--model-path", str(fastchat.models_dir / MODEL), "--model-names", "vouched",
+            "--device", "cpu", "--controller-address", f"{guarded.url}/r/{token}",
+            "--port", str(port), "--host", "127.0.0.1",
+            "--worker-address", f"http://127.0.0.1:{port}",
+        )  # fmt: skip
+
+    mine = {"authorization": "Bearer mine"}
+
+    def listed() -> list[str]:
+        return httpx.post(f"{guarded.url}/list_models", headers=mine).json()["models"]
+
+    stranger = start("guess")
+    worker = start("s3cret")
+    worker.wait_until(lambda: "vouched" in listed())
+    answer = httpx.post(
+        f"{guarded.url}/v1/completions",
+        json={**ASK, "model": "vouched"},
+        headers=mine,
+        timeout=60.0,
+    )
+    assert answer.json()["choices"][0]["text"]
+    assert stranger.wait(90.0) != 0
+    worker.kill()
+    wait_until(lambda: "vouched" not in listed(), 30.0)
+
+
+def test_a_worker_by_fastchats_command_line_joins_a_real_controller(fastchat: FastChat) -> None:
+    """`penstock.serving.model_worker --controller-address`: FastChat's way to start one."""
+    controller = fastchat.serve(UI_ENVIRONMENT, "controller", "/test_connection")
+    port = find_free_port()
+    worker = fastchat.processes.start(
+        "model-worker",
+        [
+            *(sys.executable, "-m", "penstock.serving.model_worker"),
+            *("--model-path", str(fastchat.models_dir / MODEL), "--model-names", "by-line"),
+            *("--device", "cpu", "--controller-address", controller.url),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        _common(fastchat.redis_url),
+    )
+
+    def models() -> list[str]:
+        return httpx.post(f"{controller.url}/list_models").json()["models"]
+
+    worker.wait_until(lambda: "by-line" in models())
+    address = httpx.post(f"{controller.url}/get_worker_address", json={"model": "by-line"}).json()
+    assert address == {"address": f"http://127.0.0.1:{port}"}
+    asked = ("--controller-address", controller.url, "--model-name", "by-line", "--message", "Hi")
+    running = fastchat.start(UI_ENVIRONMENT, "test_message", *asked)
+    assert running.wait(90.0) == 0, running.output()
+    assert "NETWORK ERROR" not in running.output()
+    assert worker.stop() == 0
