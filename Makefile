@@ -8,7 +8,7 @@ JOBS ?= 4
 SOURCES := src workers api tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fastchat test-foreign fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -32,6 +32,10 @@ test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in envi
 test-foreign: setup-dev ## run the SDKs and suites of others against a fleet, in environments of their own
 	@scripts/foreign/setup.sh langchain litellm lm-eval node
 	@PENSTOCK_TEST_FOREIGN=1 $(BIN)/python -m pytest --timeout 600 tests/foreign $(ARGS)
+
+test-fastchat-api: setup-dev ## the part of it that needs no browser and no torch of FastChat's: a minute, 150 MB
+	@scripts/fastchat/setup.sh api
+	@PENSTOCK_TEST_FASTCHAT=1 $(BIN)/python -m pytest --timeout 300 tests/fastchat/test_programs.py $(ARGS)
 
 fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the running fleet
 	@scripts/fastchat/setup.sh webui

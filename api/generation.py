@@ -286,12 +286,20 @@ class Generation:
 
     async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
         await asyncio.wait({submission})
+        if self._resumption:
+            await self._until_nothing_hindered_the_client()
         for job_id in self._open:
             try:
                 if not self._resumption or await self._is_forsaken(job_id):
                     await self._services.queue.cancel(job_id)
             except PenstockError:  # never stored, or ended; else its deadline ends it
                 continue
+
+    async def _until_nothing_hindered_the_client(self) -> None:
+        """Wait until Redis has been there for the grace time: without it nobody can come back."""
+        replies, grace_s = self._services.replies, self._services.settings.resume_grace_s
+        while (left_s := grace_s - replies.connected_s()) > 0:  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(left_s)
 
     async def _is_forsaken(self, job_id: str) -> bool:
         """Whether nobody has taken a job up again, here or at another process."""

@@ -98,8 +98,7 @@ def write_talkative_llama(path: Path) -> None:
 def fastchat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastChat]:
     if not os.environ.get("PENSTOCK_TEST_FASTCHAT"):
         pytest.skip("takes minutes; make test-fastchat runs it")
-    python_of(API_ENVIRONMENT)
-    python_of(UI_ENVIRONMENT)
+    python_of(API_ENVIRONMENT)  # the web UI's is looked for by the tests that need it
     folder = tmp_path_factory.mktemp("fastchat")
     write_talkative_llama(folder / "models" / MODEL)
     server = RedisServer(folder)

@@ -65,10 +65,15 @@ class Replies:
         self._followers: dict[str, list[Follower]] = {}
         self._calls: dict[str, asyncio.Future[UtilityReply]] = {}
         self._subscriber = Subscriber(
-            redis, self.channel, on_message=self._dispatch, on_connect=self._look_at_all
+            redis, self.channel, on_message=self._dispatch, on_connect=self._come_back
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._away_since_s: float | None = None
+        self._back_since_s = time.monotonic()
+
+    def connected_s(self) -> float:
+        """Return for how long (seconds) the subscription has stood; 0 while it does not."""
+        return time.monotonic() - self._back_since_s if self.connected else 0.0
 
     @property
     def connected(self) -> bool:
@@ -244,6 +249,10 @@ class Replies:
             else:
                 for follower in self._followers.get(item.job_id, ()):
                     follower.deliver(item)
+
+    def _come_back(self) -> None:
+        self._back_since_s = time.monotonic()
+        self._look_at_all()
 
     def _look_at_all(self) -> None:
         """Have every job looked at soon: messages may have been lost."""
