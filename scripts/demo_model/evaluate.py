@@ -6,7 +6,8 @@ Every prompt is one that training never used. Half of them open a dialogue; the 
 one to three other exchanges. An answer counts only if all its text is exactly the expected one.
 `int4` is q4_0 in blocks of 32, `int4-64` in blocks of 64. `bigdl` is bigdl-llm's own sym_int4 (on a
 CPU the same blocks of 64), where that is installed; it needs `--batch 1`, since bigdl-llm's
-`generate` goes wrong on padded batches.
+`generate` goes wrong on padded batches. `openvino:int4` and the like, BACKEND:FORMAT, are what a
+worker serves: that backend in the batching engine, `--batch` prompts at once, on the CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from scripts.demo_model import served
 from scripts.demo_model.dialogue import Message, assistant_text, render, render_system
 from scripts.demo_model.generate import new_scene, sample
 from scripts.demo_model.probes import OPEN, PROBES
@@ -179,9 +181,17 @@ def main() -> None:
     scores: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     failures: dict[str, list[dict[str, str]]] = defaultdict(list)
     for name in options.formats:
-        device = "cpu" if name == "bigdl" else options.device
-        model = load(options.model, name, device)
-        said = answers(model, tokenizer, cases, options.batch, device)
+        backend, colon, held_as = name.partition(":")
+        if colon:
+            prompts = [case.prompt for case in cases]
+            said = served.answers(
+                options.model, backend, held_as, prompts,
+                slots=options.batch, most=LONGEST_ANSWER,
+            )  # fmt: skip
+        else:
+            device = "cpu" if name == "bigdl" else options.device
+            model = load(options.model, name, device)
+            said = answers(model, tokenizer, cases, options.batch, device)
         for case, (answer, ended) in zip(cases, said, strict=True):
             right = case.passed(answer, ended)
             before, count = scores[case.skill].get(name, (0, 0))

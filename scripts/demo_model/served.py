@@ -1,0 +1,53 @@
+"""Answers of a model as a worker serves it: one of its backends, in the batching engine."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from penstock import settings
+from penstock.contract.events import Failed, Finished, FinishReason
+from penstock.contract.job import Sampling, TextPrompt
+from penstock.engine.engine import Engine
+from penstock.engine.sequence import SequenceRequest
+from penstock.models import loader
+from penstock.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from penstock.contract.events import Event
+
+
+def answers(
+    folder: Path, backend: str, format_name: str, prompts: Sequence[str], *, slots: int, most: int
+) -> list[tuple[str, bool]]:
+    """Greedy answers of at most `most` tokens, and whether each ended by itself."""
+    spec = ModelSpec(
+        name="demo", queue="demo-cpu", device="cpu", device_index=None, path=folder,
+        backend=backend, format=format_name,
+    )  # fmt: skip
+    loaded = loader.load(spec, settings.load(), slots=slots, progress=lambda _share, _what: None)
+    if not isinstance(loaded, loader.LoadedModel):
+        raise SystemExit(f"{folder} holds no model that generates text")
+    arrived: SimpleQueue[list[Event]] = SimpleQueue()
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, arrived.put)
+    engine.start()
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=most)
+    for number, prompt in enumerate(prompts):
+        token_ids = loaded.tokenizer.encode(TextPrompt(prompt, add_special_tokens=False))
+        engine.submit(SequenceRequest(str(number), token_ids, sampling))
+    texts, ended = [""] * len(prompts), [False] * len(prompts)
+    left = len(prompts)
+    while left:
+        for event in arrived.get():
+            number = int(event.job_id)
+            if isinstance(event, Failed):
+                raise SystemExit(f"prompt {number}: {event.message}")
+            texts[number] += event.text
+            if isinstance(event, Finished):
+                ended[number] = event.reason is FinishReason.STOP
+                left -= 1
+    engine.stop()
+    return list(zip(texts, ended, strict=True))
