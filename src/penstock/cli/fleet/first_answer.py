@@ -47,7 +47,7 @@ def ask(url: str, key: str, model: str, prompt: str) -> None:
     finally:
         client.close()
     took_s = time.perf_counter() - began
-    rate = (tokens - 1) / (took_s - first_s) if tokens > 1 and took_s > first_s else 0.0
+    rate = tokens / took_s  # from the question on: pieces that came while we slept come at once
     err.print(f"[dim]{tokens} tokens, the first after {first_s:.2f} s, {rate:.0f} tokens/s[/]")
 
 
