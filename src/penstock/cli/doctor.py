@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -118,7 +119,17 @@ def _devices() -> Iterator[Finding]:
         if names:
             yield Finding(device, "ok", f"{', '.join(names)}: queues named <model>-{device}")
         else:
-            yield Finding(device, "note", "none seen", f"no <model>-{device} queue here")
+            yield Finding(device, "note", "none seen", _without(device))
+
+
+def _without(device: str) -> str:
+    """What to do for queues of a device that torch does not see."""
+    layer: Any = importlib.import_module("penstock.models.devices")
+    gpu = layer.Xpu() if device == "xpu" else layer.Cuda()
+    advice = f"for <model>-{device} queues: {gpu.advice()}"
+    if device == "xpu" and machine.version_of("openvino"):
+        advice += "; or backend = 'openvino' in models.toml, which needs the driver alone"
+    return advice
 
 
 def _redis() -> Finding:

@@ -83,7 +83,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     if match is None or (match["device"] == "cpu" and match["index"] is not None):
         raise ModelNotFound(
             f"queue {queue!r}: a queue's name is <model>-<device>, device one of cpu, xpu, cuda "
-            f"(xpu.1 for the second GPU)"
+            f"(xpu.1 for the second GPU; one model over several GPUs, cuda.0-3, there is not)"
         )
     name = match["model"]
     entries = read_models_file(settings.models_file)

@@ -331,5 +331,5 @@ ALONE: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
 VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 2048, "num_warps": 8, "num_stages": 4}
-INT4_VECTOR: dict[str, Any] = {"PIECES": 128, "num_warps": 4, "num_stages": 1}
+INT4_VECTOR: dict[str, Any] = {"PIECES": 128, "num_warps": 2, "num_stages": 1}
 INT4_FEW: dict[str, Any] = {"BLOCK_ROWS": 32, "WORDS": 32, "num_warps": 4, "num_stages": 2}

@@ -1,0 +1,124 @@
+"""The device layer, with torch.xpu faked at torch's border."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from penstock.errors import DeviceNotFound
+from penstock.models import devices
+from penstock.models.devices import Cpu, Cuda, Xpu
+from penstock.models.spec import ModelSpec
+
+GIB = 1 << 30
+
+
+class FakeXpu:
+    """What of torch.xpu the device layer calls, for two GPUs."""
+
+    def __init__(self) -> None:
+        self.tells_memory = True
+        self.reserved = self.peak = GIB
+        self.captured: list[Any] = []
+        self.XPUGraph = lambda: SimpleNamespace(replay=lambda: self.captured.append("replayed"))
+        self.Stream = lambda device: SimpleNamespace(wait_stream=lambda other: None)
+
+    def is_available(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 2
+
+    def get_device_properties(self, index: int) -> Any:
+        return SimpleNamespace(name="Intel(R) Arc(TM) A770", total_memory=16 * GIB)
+
+    def synchronize(self, device: torch.device) -> None:
+        assert device == torch.device("xpu", 1)
+
+    def empty_cache(self) -> None:
+        pass
+
+    def mem_get_info(self, device: torch.device) -> tuple[int, int]:
+        if not self.tells_memory:
+            raise RuntimeError("the device does not support querying its free memory")
+        return 12 * GIB, 16 * GIB
+
+    def memory_reserved(self, device: torch.device) -> int:
+        return self.reserved
+
+    def max_memory_reserved(self, device: torch.device) -> int:
+        return self.peak
+
+    def reset_peak_memory_stats(self, device: torch.device) -> None:
+        self.peak = self.reserved
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        return (0, 1)
+
+    def current_stream(self, device: torch.device) -> Any:
+        return SimpleNamespace(wait_stream=lambda other: None)
+
+    def stream(self, stream: Any) -> Any:
+        return nullcontext()
+
+    def graph(self, graph: Any, pool: Any, stream: Any) -> Any:
+        return nullcontext()
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeXpu:
+    fake = FakeXpu()
+    monkeypatch.setattr(torch, "xpu", fake)
+    return fake
+
+
+def spec_of(device: str, index: int | None = None) -> ModelSpec:
+    return ModelSpec("m", f"m-{device}", device, index, None, "transformers")
+
+
+def test_an_index_names_one_of_several(library: FakeXpu):
+    device = devices.device_of(spec_of("xpu", 1))
+    assert device.missing() is None
+    assert device.torch_device == torch.device("xpu", 1)
+    assert device.describe() == "Intel(R) Arc(TM) A770, 16 GiB"
+    with pytest.raises(DeviceNotFound, match="no Intel GPU with index 2: there are 2"):
+        devices.check(spec_of("xpu", 2))
+
+
+def test_memory_is_what_the_driver_or_torch_tells(library: FakeXpu):
+    device = Xpu(1)
+    assert device.free_bytes() == 12 * GIB
+    library.tells_memory = False
+    assert device.free_bytes() == 15 * GIB
+
+    def work() -> None:
+        library.peak = 3 * GIB
+
+    assert device.peak_bytes(work) == 2 * GIB
+
+
+def test_work_is_warmed_up_captured_and_replayed(library: FakeXpu):
+    done: list[str] = []
+    replay = Xpu(1).capture(lambda: done.append("run"))
+    assert done == ["run"] * 3  # twice to warm up, once for the graph
+    replay()
+    assert library.captured == ["replayed"]
+
+
+@pytest.mark.parametrize("device", [Xpu(), Cuda()])
+def test_a_missing_gpu_is_told_with_a_way_out(device: Any):
+    if device.missing() is None:
+        pytest.skip("there is one")
+    assert f"no {device.maker} GPU: " in device.missing()
+    assert "pip install torch" in device.missing() or "driver" in device.missing()
+
+
+def test_a_cpu_is_always_there():
+    assert Cpu().missing() is None
+    assert not Cpu().captures
+    with pytest.raises(NotImplementedError):
+        Cpu().capture(lambda: None)
