@@ -15,7 +15,7 @@ _SPECULATION_TOKENS: Final = 8
 """Guessed for a sequence and step at most; the engine tries fewer where they do not pay."""
 
 _GAINS: Final = frozenset({("openvino", "cpu"), ("transformers", "cpu")})
-"""Where guessing was measured to help (benchmarks/speculation.py): backends and devices."""
+"""Where guessing is on by itself; ADR 0009 says how little was measured."""
 
 
 MOST_CHUNK_TOKENS: Final = 2048
