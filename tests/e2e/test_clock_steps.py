@@ -47,6 +47,13 @@ class Stream(threading.Thread):
 
     def run(self) -> None:
         body = {**BODY, "max_tokens": 600, "ignore_eos": True, "stream": True}
+        try:
+            self._read(body)
+        except httpx.TransportError as error:  # the test has failed meanwhile, and ends the API
+            self.error = repr(error)
+        self.lasted_s = time.monotonic() - self._begun_s
+
+    def _read(self, body: dict[str, Any]) -> None:
         with httpx.stream(
             "POST", self._url, json=body, headers=self._headers, timeout=60.0
         ) as answer:
@@ -54,7 +61,6 @@ class Stream(threading.Thread):
                 self.keepalives += line == ": keep-alive"
                 if line.startswith("data: {"):
                     self._take(json.loads(line[6:]))
-        self.lasted_s = time.monotonic() - self._begun_s
 
     def _take(self, chunk: dict[str, Any]) -> None:
         if "error" in chunk:

@@ -47,7 +47,7 @@ def test_streams_finish_and_balancers_hear_of_it_first(
     api = processes.start_api(redis_url, env={"PENSTOCK_DRAIN_NOTICE_S": "4"})
     wait_until(lambda: is_ready(api))
     with (
-        httpx.Client(base_url=api.url) as kept_alive,
+        httpx.Client(base_url=api.url, timeout=30.0) as kept_alive,
         httpx.stream("POST", f"{api.url}/v1/completions", json=ASK) as answer,
     ):
         seen = frames(answer)

@@ -69,4 +69,5 @@ async def test_connections_that_are_cut_do_not_disturb(
         redis_client.client_kill_filter(_type=kind, skipme=True)
     texts = {(await submitter.answer(QUEUE, job_id)).text for job_id in jobs}
     assert len(texts) == 1
-    assert len(await submitter.events(QUEUE, jobs[0])) == 301
+    *told, _ = await submitter.events(QUEUE, jobs[0])
+    assert sum(len(event.token_ids) for event in told) == 300

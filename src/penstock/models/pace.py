@@ -15,7 +15,7 @@ _SPECULATION_TOKENS: Final = 8
 """Guessed for a sequence and step at most; the engine tries fewer where they do not pay."""
 
 _GAINS: Final = frozenset({("openvino", "cpu"), ("transformers", "cpu")})
-"""Where guessing is on by itself; ADR 0009 says how little was measured."""
+"""Where `auto` guesses; ADR 0009 says how little was measured, hence the default `off`."""
 
 
 MOST_CHUNK_TOKENS: Final = 2048
