@@ -94,13 +94,27 @@ def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
 
     :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
     """
-    library = transformers()
-    library.utils.logging.disable_progress_bar()
+    kind = transformers().AutoModelForCausalLM
+    module, missing = from_folder(kind, spec, spec.path, config, dtype)
+    if missing:
+        named = ", ".join(missing[:_LONGEST_NAMED])
+        raise ModelNotLoadable(f"{spec.path}: {len(missing)} weights are missing: {named}")
+    return module
+
+
+def from_folder(
+    kind: Any, spec: ModelSpec, folder: Path, config: Any, dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    """A module of one of Transformers' auto classes, and the names of weights that the file lacks.
+
+    :raises ModelNotLoadable: the weights are damaged, of another shape, or too many.
+    """
+    transformers().utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module, notes = library.AutoModelForCausalLM.from_pretrained(
-                spec.path,
+            module, notes = kind.from_pretrained(
+                folder,
                 config=config,
                 dtype=dtype,
                 local_files_only=True,
@@ -109,14 +123,10 @@ def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
     except MemoryError as error:
-        raise ModelNotLoadable(f"{spec.path}: not enough memory") from error
+        raise ModelNotLoadable(f"{folder}: not enough memory") from error
     except Exception as error:
-        raise ModelNotLoadable(f"{spec.path}: {first_line(error)}") from error
-    missing = sorted(notes["missing_keys"])
-    if missing:
-        named = ", ".join(missing[:_LONGEST_NAMED])
-        raise ModelNotLoadable(f"{spec.path}: {len(missing)} weights are missing: {named}")
-    return module
+        raise ModelNotLoadable(f"{folder}: {first_line(error)}") from error
+    return module, sorted(notes["missing_keys"])
 
 
 def dtype(spec: ModelSpec, config: Any) -> torch.dtype:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -100,23 +99,9 @@ def _module(spec: ModelSpec, folder: Any, config: Any, dtype: torch.dtype) -> An
         kind = library().AutoModelForTextEncoding
     else:
         kind = library().AutoModel
-    library().utils.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module, notes = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise ModelNotLoadable(f"{folder}: {checkpoint.first_line(error)}") from error
+    module, lacking = checkpoint.from_folder(kind, spec, folder, config, dtype)
     # BERT's own pooler is no part of an embedding, and often is not in the file.
-    missing = sorted(key for key in notes["missing_keys"] if not key.startswith("pooler."))
+    missing = [key for key in lacking if not key.startswith("pooler.")]
     if missing:
         raise ModelNotLoadable(f"{folder}: {len(missing)} weights are missing: {missing[0]}")
     return module
