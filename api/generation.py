@@ -15,9 +15,8 @@ the error that it names. Leaving the loop early (the client went, an error) canc
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,14 +24,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from api.ledger import Ledger, prompt_tokens
-from api.resumption import KEY_HEADER
+from api.placing import FASTCHAT, Placing
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.job import Generate, Job
 from penstock.errors import (
     BadRequest,
-    InvalidParameter,
     PenstockError,
-    QueueFull,
     StoreUnavailable,
     UnknownJob,
     UnsupportedFeature,
@@ -48,12 +45,8 @@ if TYPE_CHECKING:
     from penstock.contract.events import Event, PositionLogprobs
     from penstock.contract.worker import ModelCard
 
-logger = logging.getLogger("penstock.api")
-
 UNBOUNDED_ANSWER_TOKENS: Final = 512
 """What an answer without `max_tokens` is taken to weigh."""
-FASTCHAT: Final = "fastchat"
-"""The backend of a model that FastChat's own workers serve: its jobs are calls, not queued."""
 JOBS_HEADER: Final = "x-penstock-jobs"
 CAPABILITY: Final = "generate"
 MERGED_EVENTS: Final = 64
@@ -81,7 +74,7 @@ class Generation:
         self._ledger = ledger
         self._resumption = resumption
         self._detached = detached
-        self.jobs = tuple(jobs)
+        self._placing = Placing(services, card, jobs, resumption)
         self._prompt_param = prompt_param
         self.fault_params: Mapping[str, str] = {}
         """The request's names for parts of a job that the worker may find at fault."""
@@ -92,8 +85,6 @@ class Generation:
         self._services = services
         record.queue, record.job_ids = card.queue, tuple(job.id for job in jobs)
         self._meter = record.meter = services.telemetry.meter(card.name, card.device)
-        self._open = {job.id for job in jobs}
-        self._submission: asyncio.Task[None] | None = None
 
     @classmethod
     async def of(
@@ -157,6 +148,11 @@ class Generation:
         )
 
     @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs, in the order of their works."""
+        return self._placing.jobs
+
+    @property
     def after(self) -> int:
         """The index of the last event that the client has seen; -1 where it begins.
 
@@ -178,7 +174,7 @@ class Generation:
         tick_s = self._services.settings.keepalive_s
         meter.start()
         try:
-            if self._submission is None:
+            if not self._placing.begun:
                 await self.submit()
             source = self._one(tick_s) if len(self.jobs) == 1 else self._merged(tick_s)
             async with aclosing(source) as items:
@@ -191,7 +187,7 @@ class Generation:
                         meter.tokens(position, event)
                         yield position, self._shown(event)
                         continue
-                    self._open.discard(event.job_id)
+                    self._placing.ended(event.job_id)
                     if isinstance(event, Failed):
                         raise self._error(event)
                     meter.finished(event)
@@ -207,8 +203,12 @@ class Generation:
         finally:
             meter.stop()
             self._services.background.spawn(self._ledger.close(meter.completion_tokens))
-            if self._open and self._submission is not None and not self._detached:
-                self._leave(self._submission)
+            if not self._detached:
+                self._placing.leave()
+
+    async def submit(self) -> None:
+        """Submit every job, without listening to any yet; `events` does so itself."""
+        await self._placing.submit()
 
     def _shown(self, event: Tokens) -> Tokens:
         if not event.logprobs or not self.hidden_token_ids:
@@ -225,87 +225,6 @@ class Generation:
             names.update(self.fault_params)
             error.param = names.get(event.param, event.param) or self._prompt_param
         return error
-
-    async def submit(self) -> None:
-        """Submit every job; `events` does so itself. A client that goes meanwhile must not leave one behind unseen."""
-        self._submission = self._services.background.spawn(self._submit_all())
-        await asyncio.shield(self._submission)
-
-    async def _submit_all(self) -> None:
-        if self.card.backend == FASTCHAT:
-            return
-        queue = self._services.queue
-        if self._resumption:
-            self.jobs = tuple(
-                [msgspec.structs.replace(job, queue=await queue.place(job)) for job in self.jobs]
-            )
-            for job in self.jobs:
-                if not await queue.submit(job):
-                    await self._take_up(job)
-            return
-        placed: list[Job] = []
-        for job in self.jobs:
-            placed.append(await self._spill(job))
-            # What is accepted must be known at once: a client may go before the next one is.
-            self.jobs = (*placed, *self.jobs[len(placed) :])
-
-    async def _spill(self, job: Job) -> Job:
-        """Submit a job to its queue, or to another of the same model where that one is full.
-
-        :raises QueueFull: all of them are.
-        """
-        queue = self._services.queue
-        try:
-            await queue.submit(job)
-        except QueueFull:
-            for name in self._services.registry.other_queues(self.card):
-                other = msgspec.structs.replace(job, queue=name)
-                with suppress(QueueFull):
-                    await queue.submit(other)
-                    return other
-            raise
-        return job
-
-    async def _take_up(self, job: Job) -> None:
-        """Go on with a job that is there already: its events come to this process from now on."""
-        queue = self._services.queue
-        if (await queue.state(job.id)).digest != job.digest:
-            raise InvalidParameter(
-                "This Idempotency-Key was used for another request", param=KEY_HEADER
-            )
-        await queue.redirect(job.id, job.reply)
-
-    def _leave(self, submission: asyncio.Task[None]) -> None:
-        """Cancel what is open: at once, or later if nobody has come back for it by then."""
-        background = self._services.background
-        if self._resumption:
-            grace_s = self._services.settings.resume_grace_s
-            background.spawn_later(grace_s, lambda: self._cancel_open(submission))
-        else:
-            background.spawn(self._cancel_open(submission))
-
-    async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
-        await asyncio.wait({submission})
-        if self._resumption:
-            await self._until_nothing_hindered_the_client()
-        for job_id in self._open:
-            try:
-                if not self._resumption or await self._is_forsaken(job_id):
-                    await self._services.queue.cancel(job_id)
-            except PenstockError:  # never stored, or ended; else its deadline ends it
-                continue
-
-    async def _until_nothing_hindered_the_client(self) -> None:
-        """Wait until Redis has been there for the grace time: without it nobody can come back."""
-        replies, grace_s = self._services.replies, self._services.settings.resume_grace_s
-        while (left_s := grace_s - replies.connected_s()) > 0:  # noqa: ASYNC110  no event tells
-            await asyncio.sleep(left_s)
-
-    async def _is_forsaken(self, job_id: str) -> bool:
-        """Whether nobody has taken a job up again, here or at another process."""
-        state = await self._services.queue.state(job_id)
-        ours = state.reply == self._services.replies.channel
-        return ours and not self._services.replies.is_followed(job_id)
 
     async def _one(self, tick_s: float) -> AsyncGenerator[tuple[int, Event] | None, None]:
         async with aclosing(self._follow(self.jobs[0], tick_s)) as events:
@@ -352,20 +271,12 @@ class Generation:
             return self._services.peers.follow(job, tick_s)
         after = -1 if self.from_start else self.after
         return self._services.replies.follow(
-            job.queue, job.id, after=after, tick_s=tick_s, again=partial(self._submit_again, job)
+            job.queue,
+            job.id,
+            after=after,
+            tick_s=tick_s,
+            again=partial(self._placing.submit_again, job),
         )
-
-    async def _submit_again(self, job: Job) -> bool:
-        """Submit a job that Redis has lost; False where its time is over, and it may have ended.
-
-        A failover loses what the old master had taken in its last instant. The same job, with the
-        same seed, gives the same text.
-        """
-        if await self._services.queue.now_ms() >= job.deadline_ms:
-            return False
-        logger.warning("job %s of request %s was lost: again", job.id, job.request_id)
-        await self._services.queue.submit(job)
-        return True
 
 
 def _purpose(card: ModelCard) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from api.generation import FASTCHAT
+from api.placing import FASTCHAT
 from penstock.errors import InvalidParameter, NoWorker, UnknownModel
 
 if TYPE_CHECKING:

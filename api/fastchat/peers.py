@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from api.fastchat import relay
 from api.fastchat.relay import CONNECT_S
-from api.generation import FASTCHAT
+from api.placing import FASTCHAT
 from penstock.contract.worker import ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
 from penstock.transport.peers import PROBE_S, PeerBook, PeerCard

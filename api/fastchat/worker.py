@@ -28,8 +28,9 @@ from api.fastchat.schema import (
     generate_of,
     prompt_of,
 )
-from api.generation import FASTCHAT, Generation
+from api.generation import Generation
 from api.middleware import record_of
+from api.placing import FASTCHAT
 from api.streaming import FramedResponse
 from penstock.contract.utility import Tokenize, UtilityCall
 from penstock.errors import UnknownModel
