@@ -1,0 +1,184 @@
+/* The forward step of Llama-like decoders on x86-64 CPUs: quantised weights, INT8 activations.
+ *
+ * Build: every .cpp file here becomes one object, then one shared library.
+ *
+ *     common: -std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -pthread
+ *     kernels_avx2.cpp        adds -mavx2 -mfma -mf16c
+ *     kernels_avx_vnni.cpp    adds -mavx2 -mfma -mf16c -mavxvnni
+ *     kernels_avx512.cpp      adds -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ *                                  -mavx512vnni
+ *     all others              no further flags: they run on every x86-64 CPU
+ *     link: -shared -pthread, all objects, to libpenstock_native.so
+ *
+ * (`zig c++ -target x86_64-linux-gnu.2.17` or g++ 12 and later.) -ffp-contract=off matters: a row's
+ * result must not hang on which instructions a compiler joins in which variant.
+ *
+ * What it computes: h += O(attention(norm(h))); h += down(silu(gate(norm(h))) * up(norm(h))), with
+ * grouped-query attention over a paged KV cache, RMS norms, rotation by tables, optional biases of
+ * q, k and v, optional norms of q and k by head, optional sliding windows. Every product's input is
+ * quantised to INT8, symmetrically, with a scale a group of columns; integer sums inside a group,
+ * fp32 across groups and everywhere else.
+ *
+ * Promise: a token's logits have the same bits whatever else is in its step, however its prompt was
+ * cut into chunks, and however many threads compute.
+ *
+ * Conventions: matrices are row-major, a row is one output of the layer. Pointers given to
+ * `pn_set_*` are borrowed: the memory must stay as it is until `pn_destroy`. Functions return a
+ * PN_... code; after one that is not PN_OK, `pn_last_error` has a line about it (of the calling
+ * thread). Nothing here aborts or throws. One model is one caller's at a time.
+ */
+#ifndef PENSTOCK_NATIVE_H
+#define PENSTOCK_NATIVE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* This header's version: what the caller was written for must equal `pn_abi()`. */
+#define PN_ABI 1
+
+/* Return codes. */
+enum {
+    PN_OK = 0,
+    PN_BAD_ARGUMENT = 1, /* a size, pointer or id that cannot be */
+    PN_UNSUPPORTED = 2,  /* this CPU or this library lacks it */
+    PN_NO_MEMORY = 3,
+    PN_INCOMPLETE = 4 /* a step before all weights were set */
+};
+
+/* Instruction sets, best last. All give the same results, save for the last bits of attention and
+ * norms. */
+enum { PN_ISA_BEST = 0, PN_ISA_AVX2 = 1, PN_ISA_AVX_VNNI = 2, PN_ISA_AVX512_VNNI = 3 };
+
+/* How a matrix is quantised. */
+enum {
+    PN_I4 = 1, /* (rows, columns / 2) bytes, two's complement nibbles, even columns low; scales
+                  (rows, columns / group) fp16; group 32, 64 or 128 divides columns */
+    PN_I8 = 2  /* (rows, columns) int8; scales (rows) fp32; group 32, 64 or 128 is the activations'
+                  own and need not divide columns */
+};
+
+/* How the parts of a fused matrix lie: one after another (q, k, v), or rows in turn (gate, up). */
+enum { PN_STACKED = 0, PN_PAIRED = 1 };
+
+/* Which matrix. Rows x columns in terms of `pn_shape`: */
+enum {
+    PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v */
+    PN_OUTPUT = 1,  /* hidden x heads head_size */
+    PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up */
+    PN_DOWN = 3,    /* hidden x intermediate */
+    PN_HEAD = 4     /* vocabulary x hidden; layer is ignored */
+};
+
+/* Which vector, fp32. */
+enum {
+    PN_INPUT_NORM = 0,     /* hidden: before attention */
+    PN_ATTENTION_NORM = 1, /* hidden: after attention, before gate and up */
+    PN_FINAL_NORM = 2,     /* hidden; layer is ignored */
+    PN_QUERY_NORM = 3,     /* head_size; needed where shape.qk_norm */
+    PN_KEY_NORM = 4,       /* head_size; needed where shape.qk_norm */
+    PN_QKV_BIAS = 5,       /* (heads + 2 kv_heads) head_size; optional */
+    PN_OUTPUT_BIAS = 6     /* hidden; optional */
+};
+
+/* Element types of the embedding table. */
+enum { PN_F32 = 0, PN_F16 = 1, PN_BF16 = 2 };
+
+typedef struct pn_model pn_model;
+
+typedef struct {
+    int32_t layers;
+    int32_t hidden;
+    int32_t intermediate;
+    int32_t heads;
+    int32_t kv_heads;  /* divides heads */
+    int32_t head_size; /* even */
+    int32_t vocab;
+    int32_t block_size; /* tokens a block of the KV cache: 16 or 32 */
+    int32_t qk_norm;    /* 0 or 1 */
+    float norm_epsilon;
+    const int32_t *sliding_windows; /* (layers), 0 for full attention; NULL: all full. Copied. */
+} pn_shape;
+
+typedef struct {
+    int32_t kind;    /* PN_I4 or PN_I8 */
+    int32_t layout;  /* PN_STACKED or PN_PAIRED */
+    int32_t rows;    /* of the whole matrix, all parts */
+    int32_t columns;
+    int32_t group;
+} pn_packing;
+
+typedef struct {
+    int32_t rows;
+    const void *values;
+    const void *scales;
+} pn_part;
+
+/* One step: N tokens of S sequences, one sequence after another. */
+typedef struct {
+    int32_t tokens;                      /* N, at least 1 */
+    int32_t sequences;                   /* S, at least 1 */
+    int32_t rows;                        /* R, tokens whose logits are wanted, 0 or more */
+    const int64_t *token_ids;            /* (N) */
+    const int32_t *past_lens;            /* (S) tokens of each that are in the cache already */
+    const int32_t *subsequence_begins;   /* (S + 1) from 0 to N */
+    const int32_t *block_indices;        /* blocks of all sequences, enough for past and new tokens */
+    const int32_t *block_indices_begins; /* (S + 1) */
+    const int32_t *row_indices;          /* (R) tokens, from 0 to N - 1 */
+} pn_step_input;
+
+/* PN_ABI of the library as it was built. */
+int32_t pn_abi(void);
+
+/* Grows whenever packed bytes mean something else: belongs into the key of a cache of them. */
+int32_t pn_packed_version(void);
+
+/* The best PN_ISA_... that this CPU has; 0 where it has none of them. */
+int32_t pn_best_isa(void);
+
+/* What went wrong in the calling thread's last call that failed. */
+const char *pn_last_error(void);
+
+/* Bytes of the packed matrix; negative: the packing makes no sense. */
+int64_t pn_packed_bytes(const pn_packing *packing);
+
+/* Write the packed matrix, `pn_packed_bytes` long, to `packed` (at a multiple of 64 bytes). PAIRED
+ * takes two parts of equal rows. Safe from several threads at once. */
+int32_t pn_pack(const pn_packing *packing, const pn_part *parts, int32_t part_count, void *packed);
+
+/* Bytes of one block of the KV cache, all layers; fp16. The cache is `blocks` of them, one after
+ * another, at a multiple of 64 bytes; its contents need no initialising. A block is copied by
+ * copying these bytes. Negative: the shape makes no sense. */
+int64_t pn_cache_block_bytes(const pn_shape *shape);
+
+/* `threads` computing threads, the caller of `pn_step` being one of them. `cpus` (threads), or NULL
+ * for no pinning: thread i is bound to cpus[i]; the caller, thread 0, binds itself. */
+int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads, const int32_t *cpus,
+                  pn_model **model);
+
+void pn_destroy(pn_model *model);
+
+int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t layer, const pn_packing *packing,
+                      const void *packed);
+int32_t pn_set_vector(pn_model *model, int32_t which, int32_t layer, const float *values,
+                      int32_t size);
+
+/* (vocab, hidden) of PN_F32, PN_F16 or PN_BF16. */
+int32_t pn_set_embeddings(pn_model *model, int32_t element, const void *table);
+
+/* (positions, head_size) each; the second half of a row equals the first, as Transformers has it. */
+int32_t pn_set_rotary(pn_model *model, const float *cosines, const float *sines, int32_t positions);
+
+/* Compute a step: write its keys and values to `cache` (of `blocks` blocks), logits to `logits`
+ * (R, vocab) fp32, and the last hidden states, after the final norm, to `hidden` (R, hidden) fp32
+ * unless it is NULL. `logits` may be NULL where R is 0, or where only hidden states are wanted. */
+int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache, int32_t blocks,
+                float *logits, float *hidden);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
