@@ -5,7 +5,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
 JOBS ?= 4
-SOURCES := src workers api tests benchmarks scripts
+SOURCES := src workers api tests benchmarks scripts hatch_build.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all

@@ -6,7 +6,8 @@ second run costs a moment. A marker beside it says that pip is at work: a run th
 that the earlier install was cut off, and starts over (pip's cache keeps the downloads).
 
 pip's own configuration is honoured (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL,
-where set, is one more index for torch alone.
+where set, is one more index for torch alone. PENSTOCK_BUILD_NATIVE says by which compiler the
+native kernels are made (see build.py beside them).
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ MARKER = VENV / "penstock-setup.unfinished"
 STATE = ROOT / ".penstock"
 LOG = STATE / "logs" / "setup.log"
 
+KERNELS = ROOT / "src/penstock/models/native/kernels"
+VARIABLES = ("TORCH_INDEX_URL", "PENSTOCK_BUILD_NATIVE")
+"""What else changes the result."""
+
 TESTED_PYTHON = (3, 11)
 MINIMUM_PIP = "pip>=25.1"  # the first that knows dependency groups
 GIB = 1024**3
@@ -66,7 +71,8 @@ class Plan:
         text = (ROOT / "pyproject.toml").read_bytes()
         worker = tomllib.loads(text.decode())["project"]["optional-dependencies"]["worker"]
         torch = next(line for line in worker if line.startswith("torch=="))
-        basis = json.dumps([sys.version, str(ROOT), os.environ.get("TORCH_INDEX_URL", "")])
+        basis = json.dumps([sys.version, str(ROOT), *map(os.environ.get, VARIABLES)])
+        text += b"".join(file.read_bytes() for file in native_sources())
         return cls(profile, torch, hashlib.sha256(text + basis.encode()).hexdigest())
 
     def done(self) -> bool:
@@ -77,6 +83,11 @@ class Plan:
             stamp = json.loads(STAMP.read_text())
             return stamp["key"] == self.key and stamp["profile"] in COVERED_BY[self.profile]
         return False
+
+
+def native_sources() -> list[Path]:
+    """What the build hook compiles, and the hook."""
+    return [*ROOT.glob("hatch_build.py"), *sorted(filter(Path.is_file, KERNELS.glob("*")))]
 
 
 def say(text: str) -> None:

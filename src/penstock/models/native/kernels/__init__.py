@@ -1,0 +1,1 @@
+"""The kernels' sources, and what compiles them. No part of a wheel."""
