@@ -295,6 +295,8 @@ class Answer:
     """A whole answer of one job."""
 
     texts: list[str] = field(default_factory=list[str])
+    counts: list[int] = field(default_factory=list[int])
+    """How many tokens came with each of the texts."""
     logprobs: list[PositionLogprobs] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
     embedding: str = ""
@@ -319,6 +321,7 @@ async def collect(generation: Generation) -> list[Answer]:
             position, event = item
             answer = answers[position]
             answer.texts.append(event.text)
+            answer.counts.append(len(event.token_ids) if isinstance(event, Tokens) else 0)
             answer.logprobs.extend(event.logprobs)
             if not isinstance(event, Tokens):
                 answer.reason, answer.usage = event.reason, event.usage

@@ -44,13 +44,14 @@ def fingerprint(card: ModelCard) -> str:
     return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage, reasoning_tokens: int = 0) -> dict[str, Any]:
     """Return OpenAI's usage."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 
 
@@ -65,7 +66,10 @@ def plain_message(answer: Answer) -> Message:
 
 
 def chat_completion(
-    heading: Heading, answers: Sequence[Answer], messages: Sequence[Message], usage: Usage
+    heading: Heading,
+    answers: Sequence[Answer],
+    messages: Sequence[Message],
+    usage: dict[str, Any],
 ) -> dict[str, Any]:
     """Return a `chat.completion`; every answer is a choice of the one prompt."""
     return {
@@ -79,7 +83,7 @@ def chat_completion(
             }
             for index, (answer, (message, reason)) in enumerate(zip(answers, messages, strict=True))
         ],
-        "usage": usage_object(usage),
+        "usage": usage,
     }
 
 

@@ -10,11 +10,11 @@ from api.generation import Generation, collect, usage_of
 from api.json_body import read_object, validated
 from api.middleware import record_of
 from api.openai import best_of, sampling, tools, unsupported
-from api.openai.answers import Heading, chat_completion, fingerprint, plain_message
+from api.openai.answers import Heading, chat_completion, fingerprint, plain_message, usage_object
 from api.openai.chunks import CHAT, ChunkWriter
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
-from api.openai.read_answers import ReadChunkWriter, read_message
+from api.openai.read_answers import ReadChunkWriter, read_message, reasoning_tokens
 from api.openai.schema import ChatRequest
 from api.openai.tools import Reading
 from api.resumption import resumption_of
@@ -55,7 +55,8 @@ async def chat_completions(request: Request) -> Response:
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
-        usage = usage_of([answer.usage for answer in answers], choices)
+        used = usage_of([answer.usage for answer in answers], choices)
+        usage = usage_object(used, reasoning_tokens(reading, answers))
         choice_of = [
             (best_of.shown(answers[index], asked), generation.jobs[index].id)
             for index in best_of.kept(answers, asked)

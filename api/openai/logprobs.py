@@ -28,11 +28,15 @@ class ChatLogprobs:
 
     def __call__(self, positions: Sequence[PositionLogprobs]) -> dict[str, Any]:
         """Return `{"content": [...]}`."""
-        content = [
-            {**_entry(position.chosen), "top_logprobs": [_entry(token) for token in position.top]}
-            for position in positions
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": entries(positions), "refusal": None}
+
+
+def entries(positions: Sequence[PositionLogprobs]) -> list[dict[str, Any]]:
+    """Return each position's chosen token with its alternatives; /v1/responses shows them so too."""
+    return [
+        {**_entry(position.chosen), "top_logprobs": [_entry(token) for token in position.top]}
+        for position in positions
+    ]
 
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:

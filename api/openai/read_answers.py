@@ -54,6 +54,19 @@ def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[st
     return shown, finish_reason(answer.reason, len(message.calls))
 
 
+def reasoning_tokens(reading: Reading, answers: Sequence[Answer]) -> int:
+    """Return how many of the answers' tokens were reasoning."""
+    if not reading.reasoning:
+        return 0
+    total = 0
+    for answer in answers:
+        parser = reading.parser()
+        for text, tokens in zip(answer.texts, answer.counts, strict=True):
+            parser.push(text, tokens)
+        total += parser.reasoning_tokens
+    return total
+
+
 def _choice(
     position: int, delta: Mapping[str, Any], logprobs: Any = None, reason: str | None = None
 ) -> dict[str, Any]:
@@ -89,7 +102,8 @@ class ReadChunkWriter:
     def event(self, position: int, event: Tokens | Finished) -> bytes:
         """Return the frame of one event; nothing where it has completed no text."""
         parser = self._parsers[position]
-        deltas = parser.push(event.text)
+        tokens = len(event.token_ids) if isinstance(event, Tokens) else 0
+        deltas = parser.push(event.text, tokens)
         reason = logprobs = None
         if isinstance(event, Tokens):
             if event.logprobs:
@@ -124,7 +138,8 @@ class ReadChunkWriter:
         if not self._include_usage:
             return DONE
         usages = [usage for usage in self._usages if usage]
-        total = usage_object(usage_of(usages, len(self._job_ids)))
+        thought = sum(parser.reasoning_tokens for parser in self._parsers)
+        total = usage_object(usage_of(usages, len(self._job_ids)), thought)
         return self._chunk([], total) + DONE
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:

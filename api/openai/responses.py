@@ -71,6 +71,7 @@ async def create_response(request: Request) -> Response:
         ancestors=tuple(one.id for one in chain),
         background=bool(asked.background),
         reader=asdict(tools.reading_of(chat, card)),
+        hidden_token_ids=frozenset(work.sampling.stop_token_ids),
     )
     if asked.stores:
         stored = await shelf.open(stored)
@@ -233,7 +234,7 @@ def _shown(asked: ResponseRequest, body: dict[str, Any], work: Generate) -> dict
         "text": body.get("text") or {"format": {"type": "text"}},
         "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
         "tools": asked.tools or [],
-        "top_logprobs": 0,
+        "top_logprobs": asked.top_logprobs or 0,
         "top_p": work.sampling.top_p,
         "truncation": "disabled",
         "user": asked.user,

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from api.openai.logprobs import entries
 from api.openai.tools import Reading
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.openai.responses_record import Ending, StoredResponse
+    from api.openai.responses_record import Ending, Piece, StoredResponse
     from api.parsing.deltas import Delta
-    from penstock.contract.events import Usage
+    from penstock.contract.events import PositionLogprobs, Usage
 
 Json = dict[str, Any]
 
@@ -42,6 +43,8 @@ class ResponseBuilder:
         self._parser = self._reading.parser()
         self._next = 0
         self._output: list[_Item] = []
+        self._logprobs: list[PositionLogprobs] = []
+        """Those of text that the parser still holds back."""
         self._is_started = False
         self.status = "queued" if stored.background else OPEN
         self._ending: Ending | None = None
@@ -67,11 +70,15 @@ class ResponseBuilder:
         self.status = OPEN
         return [self._event("response.in_progress", response=self.response())]
 
-    def piece(self, text: str) -> list[Json]:
+    def piece(self, piece: Piece) -> list[Json]:
         """Return the events of one more piece of the answer."""
         events = self._start()
-        for part in self._parser.push(text):
+        was_thinking = self._parser.thinking
+        self._logprobs += piece.logprobs
+        for part in self._parser.push(piece.text, piece.tokens):
             events += self._part(part)
+        if was_thinking or self._parser.thinking:
+            self._logprobs.clear()  # they are not of the message
         return events
 
     def end(self, ending: Ending) -> list[Json]:
@@ -79,6 +86,8 @@ class ResponseBuilder:
         events = self._start()
         for part in self._parser.finish():
             events += self._part(part)
+        if self._logprobs and self._output and self._output[-1].kind == "message":
+            events += self._text("message", "msg", "")
         whole = ending.status == "completed"
         if self._output:
             events += self._close(self._output[-1], "completed" if whole else "incomplete")
@@ -99,10 +108,12 @@ class ResponseBuilder:
             case Thought(text):
                 return self._text("reasoning", "rs", text)
             case CallBegin(index, name):
+                self._logprobs.clear()
                 call_id = self._reading.call_id(self._stored.job_id, index)
                 item = _Item("function_call", self._id("fc"), call_id=call_id, name=name)
                 return self._open(item)
             case CallArguments(_, text):
+                self._logprobs.clear()
                 item = self._output[-1]
                 item.text += text
                 return [self._of_item("response.function_call_arguments.delta", delta=text)]
@@ -114,7 +125,10 @@ class ResponseBuilder:
         item = self._output[-1]
         item.text += text
         if kind == "message":
-            extra = {"delta": text, "logprobs": []}
+            shown = entries(self._logprobs)
+            self._logprobs.clear()
+            item.logprobs += shown
+            extra = {"delta": text, "logprobs": shown}
             return [*events, self._of_part("response.output_text.delta", **extra)]
         return [*events, self._of_part("response.reasoning_text.delta", delta=text)]
 
@@ -141,7 +155,7 @@ class ResponseBuilder:
             events.append(self._of_item(name, name=item.name, arguments=item.text))
         else:
             if item.kind == "message":
-                done = {"text": item.text, "logprobs": []}
+                done = {"text": item.text, "logprobs": item.logprobs}
                 events.append(self._of_part("response.output_text.done", **done))
             else:
                 events.append(self._of_part("response.reasoning_text.done", text=item.text))
@@ -203,7 +217,7 @@ class ResponseBuilder:
                 "cache_write_tokens": 0,
             },
             "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self._parser.reasoning_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         }
 
@@ -217,12 +231,18 @@ class _Item:
         self.status = OPEN
         self.text = ""
         self.name = name
+        self.logprobs: list[Json] = []
         self._call_id = call_id
 
     def part(self) -> Json:
         """Return its one part of content."""
         if self.kind == "message":
-            return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+            return {
+                "type": "output_text",
+                "text": self.text,
+                "annotations": [],
+                "logprobs": list(self.logprobs),
+            }
         return {"type": "reasoning_text", "text": self.text}
 
     def object(self, status: str, *, opened: bool = False) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from api.openai.responses_schema import HARMLESS_INCLUDES, PASSED_ON
+from api.openai.responses_schema import PASSED_ON, SERVED_INCLUDES
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def chat_body(
     :raises UnsupportedFeature: an item, a tool or an option that is not served.
     """
     for name in asked.include or ():
-        if name not in HARMLESS_INCLUDES:
+        if name not in SERVED_INCLUDES:
             raise UnsupportedFeature(f"include {name[:60]!r} is not supported", param="include")
     messages = _Messages()
     if asked.instructions:
@@ -74,6 +74,8 @@ def _options(asked: ResponseRequest) -> dict[str, Any]:
     chat: dict[str, Any] = {}
     if asked.max_output_tokens is not None:
         chat["max_completion_tokens"] = asked.max_output_tokens
+    if asked.wants_logprobs:
+        chat |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
     if asked.reasoning and asked.reasoning.effort:
         chat["reasoning_effort"] = asked.reasoning.effort
     if asked.text and asked.text.format:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api.openai.schema import INT64, Fields, inconsistent
+from api.openai.schema import INT64, MAX_LOGPROBS, Fields, inconsistent
 
 MOST_ITEMS: Final = 10_000
 MOST_METADATA: Final = 16
@@ -54,6 +54,7 @@ class ResponseRequest(Fields):
     reasoning: ReasoningOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     service_tier: str | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -69,6 +70,11 @@ class ResponseRequest(Fields):
         return self
 
     @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer's text comes with log probabilities."""
+        return bool(self.top_logprobs) or LOGPROBS_INCLUDE in (self.include or ())
+
+    @property
     def stores(self) -> bool:
         """Whether the answer is kept; OpenAI's default is yes."""
         return self.store is not False
@@ -77,7 +83,6 @@ class ResponseRequest(Fields):
 UNSUPPORTED: Final = {
     "conversation": (None,),
     "prompt": (None,),
-    "top_logprobs": (None, 0),
     "truncation": (None, "disabled"),
     "context_management": (None, []),
 }
@@ -103,4 +108,6 @@ PASSED_ON: Final = (
 )
 """Fields that mean the same in a chat completion."""
 
-HARMLESS_INCLUDES: Final = frozenset({"reasoning.encrypted_content"})
+LOGPROBS_INCLUDE: Final = "message.output_text.logprobs"
+SERVED_INCLUDES: Final = frozenset({"reasoning.encrypted_content", LOGPROBS_INCLUDE})
+"""The first one has no effect: reasoning is shown whole."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from api.openai.responses_events import ResponseBuilder, finished
-from api.openai.responses_record import Ending, StoredResponse
+from api.openai.responses_record import Ending, Piece, Pieces, StoredResponse
 from penstock.clock import clock
 from penstock.contract.events import TERMINAL_EVENTS, Failed, Finished, FinishReason, Tokens
 from penstock.errors import (
@@ -44,13 +44,13 @@ CANCEL_LOOK_S: Final = 0.05
 PAGE: Final = 1_000
 
 
-def ending_of(event: Finished, pieces: Iterable[str]) -> Ending:
+def ending_of(event: Finished, pieces: Iterable[Piece]) -> Ending:
     """Return how a response ended that ended well."""
     status = "incomplete" if event.reason is FinishReason.LENGTH else "completed"
     return Ending(status, int(clock.now_s()), tuple(pieces), event.usage)
 
 
-def failure(error: PenstockError, pieces: Iterable[str]) -> Ending:
+def failure(error: PenstockError, pieces: Iterable[Piece]) -> Ending:
     """Return how a response ended that did not."""
     status = "cancelled" if isinstance(error, Cancelled) else "failed"
     return Ending(
@@ -136,7 +136,7 @@ class Shelf:
         if state.status not in TERMINAL_STATUSES:
             return stored
         events = await self._journal(stored, state.queue)
-        return await self.close(stored, _ending(events)) if events else stored
+        return await self.close(stored, _ending(stored, events)) if events else stored
 
     async def shown(self, stored: StoredResponse) -> dict[str, Any]:
         """Return a response's object as it stands now."""
@@ -149,7 +149,7 @@ class Shelf:
             state = await self._services.queue.state(stored.job_id)
         except UnknownJob:  # its job is on its way
             return builder.response()
-        for piece in _pieces(await self._journal(stored, state.queue)):
+        for piece in Pieces(stored).add_all(await self._journal(stored, state.queue)):
             builder.piece(piece)
         if builder.status == "queued" and state.status is not JobStatus.WAITING:
             builder.status = "in_progress"
@@ -173,18 +173,18 @@ class Shelf:
 
         :raises PenstockError: it failed.
         """
-        pieces: list[str] = []
+        pieces = Pieces(stored)
         ending: Ending | None = None
         try:
             async with aclosing(generation.events()) as events:
                 async for item in events:
                     if item is not None:
-                        pieces += [item[1].text] if item[1].text else []
+                        pieces.add(item[1])
                         if not isinstance(item[1], Tokens):
-                            ending = ending_of(item[1], pieces)
+                            ending = ending_of(item[1], pieces.all)
         except PenstockError as error:
             if keeper is not None:
-                await keeper.close(failure(error, pieces))
+                await keeper.close(failure(error, pieces.all))
             raise
         else:
             assert ending is not None  # noqa: S101  a generation ends so or raises
@@ -270,14 +270,10 @@ class Keeper:
 _PASSING_CODES: Final = frozenset({"store_unavailable", "no_worker", "draining"})
 
 
-def _pieces(events: Sequence[Event]) -> list[str]:
-    return [event.text for event in events if not isinstance(event, Failed) and event.text]
-
-
-def _ending(events: Sequence[Event]) -> Ending:
+def _ending(stored: StoredResponse, events: Sequence[Event]) -> Ending:
     """Return the ending that a whole journal tells."""
     last = events[-1]
-    pieces = _pieces(events)
+    pieces = Pieces(stored).add_all(events)
     assert isinstance(last, TERMINAL_EVENTS)  # noqa: S101  the job has ended
     if isinstance(last, Failed):
         return failure(from_code(last.code, last.message), pieces)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.openai.chunks import encode
 from api.openai.responses_events import ResponseBuilder, finished
+from api.openai.responses_record import Pieces
 from api.openai.responses_shelf import Shelf, ending_of, failure
 from api.streaming import KEEPALIVE
 from penstock.contract.events import Failed, Finished, Tokens
@@ -42,7 +43,7 @@ class _Writer:
         self.builder = ResponseBuilder(stored)
         self._close = close
         self._after = after
-        self._pieces: list[str] = []
+        self._pieces = Pieces(stored)
 
     def begin(self) -> bytes:
         """Return what comes before the answer."""
@@ -50,17 +51,15 @@ class _Writer:
 
     async def event(self, event: Tokens | Finished) -> bytes:
         """Return the frames of one event; nothing where it has completed no text."""
-        made: list[Json] = []
-        if event.text:
-            self._pieces.append(event.text)
-            made = self.builder.piece(event.text)
+        piece = self._pieces.add(event)
+        made = [] if piece is None else self.builder.piece(piece)
         if not isinstance(event, Tokens):
-            made += await self._end(ending_of(event, self._pieces))
+            made += await self._end(ending_of(event, self._pieces.all))
         return frame(made, self._after)
 
     async def failed(self, error: PenstockError) -> bytes:
         """Return the frames that end a response which cannot be finished."""
-        return frame(await self._end(failure(error, self._pieces)), self._after)
+        return frame(await self._end(failure(error, self._pieces.all)), self._after)
 
     async def _end(self, ending: Ending) -> list[Json]:
         await self._close(ending)

@@ -31,10 +31,21 @@ class AnswerParser:
         self._most_calls = most_calls
         self.calls = 0
         """Calls told so far."""
+        self.reasoning_tokens = 0
+        """Tokens of the reasoning so far, its markers among them."""
 
-    def push(self, text: str) -> list[Delta]:
-        """Return what is certain after one more piece of the text."""
-        return self._told(self._splitter.push(text))
+    @property
+    def thinking(self) -> bool:
+        """Whether the text so far ends within the reasoning."""
+        return self._splitter.inside
+
+    def push(self, text: str, tokens: int = 0) -> list[Delta]:
+        """Return what is certain after one more piece of the text, made of so many tokens."""
+        was_thinking = self.thinking
+        parts = self._splitter.push(text)
+        if was_thinking or self.thinking:
+            self.reasoning_tokens += tokens
+        return self._told(parts)
 
     def finish(self) -> list[Delta]:
         """Return what was held back: the text has ended."""

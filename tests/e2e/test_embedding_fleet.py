@@ -12,8 +12,7 @@ import torch
 import transformers
 
 from tests.fixtures.encoders import write_cross_encoder, write_sentence_files, write_tiny_bert
-from tests.fixtures.processes import Processes, wait_until
-from tests.fixtures.redis import RedisServer
+from tests.fixtures.processes import store_and_processes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,21 +35,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[str]:
-    server = RedisServer(tmp_path_factory.mktemp("embedding-redis"))
-    server.start()
-    processes = Processes(tmp_path_factory.mktemp("embedding"))
-    try:
-        api = processes.start_api(server.url)
+    with store_and_processes(tmp_path_factory.mktemp("embedding")) as (redis_url, processes):
+        api = processes.start_api(redis_url)
         file = {"PENSTOCK_MODELS_FILE": str(folder / "models.toml")}
-        processes.start_worker("minilm-cpu,ranker-cpu", server.url, folder, env=file)
+        processes.start_worker("minilm-cpu,ranker-cpu", redis_url, folder, env=file)
         wait_until(lambda: len(httpx.get(f"{api.url}/v1/models").json()["data"]) == 3)
         yield api.url
-    except BaseException:
-        processes.print_logs()
-        raise
-    finally:
-        processes.kill_all()
-        server.kill()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import openai
 import pytest
 import redis
 
-from tests.fixtures.processes import Processes, card_of, wait_until
-from tests.fixtures.redis import OWNED_BY_CELERY, RedisServer
+from tests.fixtures.processes import card_of, store_and_processes, wait_until
+from tests.fixtures.redis import OWNED_BY_CELERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,23 +49,14 @@ class Stack:
 def stack(
     tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tiny_llama: Path
 ) -> Iterator[Stack]:
-    server = RedisServer(tmp_path_factory.mktemp("openai-redis"))
-    server.start()
-    processes = Processes(tmp_path_factory.mktemp("openai"))
-    try:
-        api = processes.start_api(server.url, env={"PENSTOCK_API_KEYS": KEY})
-        worker = processes.start_worker(f"{tiny_llama.name}-cpu", server.url, models_dir)
+    with store_and_processes(tmp_path_factory.mktemp("openai")) as (redis_url, processes):
+        api = processes.start_api(redis_url, env={"PENSTOCK_API_KEYS": KEY})
+        worker = processes.start_worker(f"{tiny_llama.name}-cpu", redis_url, models_dir)
         wait_until(lambda: httpx.get(f"{api.url}/ready").status_code == 200)
-        yield Stack(api, worker, server.url)
-        with redis.Redis.from_url(server.url, protocol=2) as client:
+        yield Stack(api, worker, redis_url)
+        with redis.Redis.from_url(redis_url, protocol=2) as client:
             kept = [key.decode() for key in client.scan_iter() if client.ttl(key) == -1]
         assert [key for key in kept if not key.startswith(OWNED_BY_CELERY)] == []
-    except BaseException:
-        processes.print_logs()
-        raise
-    finally:
-        processes.kill_all()
-        server.kill()
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ import httpx
 import pytest
 
 from penstock import demo_model
-from tests.fixtures.processes import Processes, wait_until
-from tests.fixtures.redis import RedisServer
+from tests.fixtures.processes import store_and_processes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,26 +32,17 @@ def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
     if not (demo_model.path() / "model.safetensors").is_file():
         pytest.skip("the demo model is not in this checkout")
     folder = tmp_path_factory.mktemp("foreign")
-    server = RedisServer(folder)
-    processes = Processes(folder)
-    server.start()
-    try:
+    with store_and_processes(folder) as (redis_url, processes):
         models_file = folder / "models.toml"
         models_file.write_text(
             f'[models.{DEMO}]\npath = "{demo_model.path()}"\nformat = "fp32"\n', encoding="utf-8"
         )
         processes.start_worker(
             f"{DEMO}-cpu,{TINY}-cpu",
-            server.url,
+            redis_url,
             models_dir,
             env={"PENSTOCK_MODELS_FILE": str(models_file)},
         )
-        api = processes.start_api(server.url, env={"PENSTOCK_FILES_DIR": str(folder / "files")})
+        api = processes.start_api(redis_url, env={"PENSTOCK_FILES_DIR": str(folder / "files")})
         wait_until(lambda: httpx.get(f"{api.url}/ready").status_code == 200)
         yield api.url
-    except BaseException:
-        processes.print_logs()
-        raise
-    finally:
-        processes.kill_all()
-        server.kill()

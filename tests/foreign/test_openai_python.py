@@ -369,3 +369,37 @@ def test_files_and_batches(client: openai.OpenAI) -> None:
     assert batch.id in [one.id for one in client.batches.list(limit=5)]
     assert client.files.delete(file.id).deleted
     assert client.files.wait_for_processing(done.output_file_id).status == "processed"
+
+
+def test_response_logprobs_are_a_chats(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(
+        model=TINY, messages=HELLO, temperature=0, max_tokens=8, logprobs=True, top_logprobs=2
+    )
+    assert chat.choices[0].logprobs is not None
+    wanted = chat.choices[0].logprobs.content
+    assert wanted is not None
+    kept = client.responses.create(
+        model=TINY, input=HELLO, temperature=0, max_output_tokens=8, top_logprobs=2,
+        include=["message.output_text.logprobs"], stream=True,
+    )  # fmt: skip
+    events = list(kept)
+    streamed = [
+        one
+        for event in events
+        if event.type == "response.output_text.delta"
+        for one in event.logprobs
+    ]
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    for response in (last.response, client.responses.retrieve(last.response.id)):
+        assert response.top_logprobs == 2
+        [message] = response.output
+        assert message.type == "message"
+        [part] = message.content
+        assert part.type == "output_text"
+        assert part.logprobs is not None
+        for one, chats in zip(part.logprobs, wanted, strict=True):
+            assert (one.token, one.bytes) == (chats.token, chats.bytes)
+            assert one.logprob == pytest.approx(chats.logprob, abs=1e-4)
+            assert [t.token for t in one.top_logprobs] == [t.token for t in chats.top_logprobs]
+    assert [one.token for one in streamed] == [one.token for one in wanted]

@@ -11,9 +11,17 @@ from pydantic import TypeAdapter
 
 from api.openai.responses_events import ResponseBuilder, finished
 from api.openai.responses_input import blamed, chat_body, items_of
-from api.openai.responses_record import Ending, StoredResponse
+from api.openai.responses_record import Ending, Piece, Pieces, StoredResponse
 from api.openai.responses_schema import ResponseRequest
-from penstock.contract.events import Usage
+from penstock.contract.events import (
+    Event,
+    Finished,
+    FinishReason,
+    PositionLogprobs,
+    TokenLogprob,
+    Tokens,
+    Usage,
+)
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 EVENT: Any = TypeAdapter(ResponseStreamEvent)
@@ -30,7 +38,7 @@ def stored(**fields: Any) -> StoredResponse:
 
 
 def ending(status: str = "completed", *pieces: str) -> Ending:
-    return Ending(status, 9, pieces, Usage(3, 2, 1))
+    return Ending(status, 9, tuple(Piece(text, 1) for text in pieces), Usage(3, 2, 1))
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
@@ -60,7 +68,7 @@ def test_background_is_queued_until_something_comes() -> None:
     builder = ResponseBuilder(stored(background=True))
     assert kinds(builder.begin()) == ["created", "queued"]
     assert builder.response()["status"] == "queued"
-    assert builder.piece("a")[0]["type"] == "response.in_progress"
+    assert builder.piece(Piece("a"))[0]["type"] == "response.in_progress"
     assert builder.response()["status"] == "in_progress"
 
 
@@ -73,7 +81,7 @@ def test_background_is_queued_until_something_comes() -> None:
     ],
 )
 def test_other_ends(status: str, last: str, details: Any) -> None:
-    ended = Ending(status, 9, ("a",), error_code="engine_failed", error_message="no")
+    ended = Ending(status, 9, (Piece("a"),), error_code="engine_failed", error_message="no")
     builder, events = finished(stored(), ended)
     assert kinds(events)[-1] == last
     response = builder.response()
@@ -124,8 +132,77 @@ def test_reasoning_words_and_calls() -> None:
     assert len({item.id for item in output}) == 4
     deltas = [event["delta"] for event in events if event["type"].endswith("arguments.delta")]
     assert "".join(deltas) == output[2].arguments + output[3].arguments
-    # Written again, it is the same.
+    # Written again, it is the same; the markers are reasoning's tokens.
+    assert builder.response()["usage"]["output_tokens_details"] == {"reasoning_tokens": 2}
     assert finished(stored(reader=READER), ending("completed", *PIECES))[1] == events
+
+
+def position(text: str, token_id: int = 1) -> PositionLogprobs:
+    chosen = TokenLogprob(token_id, text, -0.5)
+    return PositionLogprobs(chosen, (chosen, TokenLogprob(9, "other", -1.5)))
+
+
+def tokens(index: int, text: str, said: str = "") -> Tokens:
+    return Tokens("ab", index, (1,), text, (position(said or text),))
+
+
+def test_log_probabilities_are_the_messages_own() -> None:
+    request = stored(
+        reader={"reasoning": ["<think>", "</think>"], "format_name": "hermes", "functions": ["f"]},
+        hidden_token_ids=frozenset({2}),
+    )
+    events: list[Event] = [
+        tokens(0, "<think>"),
+        tokens(1, "hm"),
+        tokens(2, "</think>"),
+        tokens(3, "a "),
+        tokens(4, "", "\ufffd"),  # half a character
+        tokens(5, "\u00e9", "\ufffd"),
+        tokens(6, "<", "<"),  # may begin a call
+        tokens(7, "b"),
+        tokens(8, "", "."),  # might have begun a stop string
+        Tokens("ab", 9, (2,), "", (position("<eos>", 2),)),
+        Finished("ab", 10, FinishReason.STOP, Usage(3, 10), text="."),
+    ]
+    pieces = Pieces(request).add_all(events)
+    assert sum(piece.tokens for piece in pieces) == 10
+    builder, made = finished(request, Ending("completed", 9, tuple(pieces), Usage(3, 10)))
+    kinds(made)
+    response = Response.model_validate(builder.response())
+    [_, message] = response.output
+    [part] = message.content
+    assert part.text == "a \u00e9<b."
+    said = [one.token for one in part.logprobs]
+    assert said == ["a ", "\ufffd", "\ufffd", "<", "b", "."]
+    assert [one.token for one in part.logprobs[0].top_logprobs] == ["a ", "other"]
+    assert part.logprobs[0].logprob == -0.5
+    assert response.usage.output_tokens_details.reasoning_tokens == 3
+    streamed = [
+        one["token"]
+        for event in made
+        if event["type"] == "response.output_text.delta"
+        for one in event["logprobs"]
+    ]
+    assert streamed == said
+    [done] = [event for event in made if event["type"] == "response.output_text.done"]
+    assert [one["token"] for one in done["logprobs"]] == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, None),
+        ({"top_logprobs": 0}, None),
+        ({"top_logprobs": 3}, 3),
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, 2),
+    ],
+)
+def test_who_gets_log_probabilities(fields: dict[str, Any], wanted: int | None) -> None:
+    request = asked(**fields)
+    chat = chat_body(request, request.model_dump(), (), items_of(request, ""))
+    assert chat.get("top_logprobs") == wanted
+    assert chat.get("logprobs", False) is (wanted is not None)
 
 
 # -- input
