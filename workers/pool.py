@@ -98,7 +98,7 @@ class EnginePool(BasePool):
         self._taken[queue] += 1
         if len(self._taken) > 1 and self._is_full(queue):
             self._pause(queue)
-        ended = partial(self._bell_ended, queue, callback, error_callback)
+        ended = partial(self._bell_ended, queue, callback, error_callback, time.monotonic())
         self._station.take(Ticket(queue, partial(self._post, ended)))
 
     def on_stop(self) -> None:
@@ -116,6 +116,20 @@ class EnginePool(BasePool):
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Do nothing: a doorbell is not its job; jobs are cancelled through their queue."""
+
+    def grow(self, n: int = 1) -> None:
+        """Refuse: the KV cache was made for the slots that there are.
+
+        :raises ValueError: always; remote control hands it to whoever asked, Flower for one.
+        """
+        raise ValueError(f"no {n} slots more: {self.limit} are fixed at the start (-c)")
+
+    def shrink(self, n: int = 1) -> None:
+        """Refuse, as `grow`.
+
+        :raises ValueError: always.
+        """
+        raise ValueError(f"no {n} slots less: {self.limit} are fixed at the start (-c)")
 
     def in_a_hurry(self) -> bool:
         """Whether the process was told to stop now (SIGQUIT, a second SIGINT)."""
@@ -156,12 +170,15 @@ class EnginePool(BasePool):
         self._calls.put(partial(function, *args))
         self.wake()
 
-    def _bell_ended(self, queue: str, callback: Any, error_callback: Any, outcome: Outcome) -> None:
+    def _bell_ended(
+        self, queue: str, callback: Any, error_callback: Any, taken_s: float, outcome: Outcome
+    ) -> None:
         if outcome is Outcome.PUT_BACK:
             self._taken[queue] -= 1
             self._put_back(queue, error_callback)
             return
-        callback((0, outcome.name, 0.0))  # Request.on_success: acknowledges
+        # Request.on_success: acknowledges, and tells Flower how long the slot was taken.
+        callback((0, outcome.name, time.monotonic() - taken_s))
         self._slot_freed(queue)
 
     def _slot_freed(self, queue: str) -> None:

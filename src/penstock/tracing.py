@@ -127,20 +127,15 @@ class JobSpans:
         self._tracer = tracer
         self._since_ns = claimed_ns
         self._first = True
-        operation = "chat" if isinstance(job.work.prompt, ChatPrompt) else "text_completion"
+        self._model = job.model
+        asked = _asked(job)
         self._span = tracer.start_span(
-            f"{operation} {job.model}",
+            f"{asked['gen_ai.operation.name']} {job.model}",
             context=TraceContextTextMapPropagator().extract({"traceparent": job.trace}),
             kind=SpanKind.CONSUMER,
             start_time=created_ns,
             attributes={
-                "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": "penstock",
-                "gen_ai.request.model": job.model,
-                "gen_ai.request.temperature": job.work.sampling.temperature,
-                "gen_ai.request.top_p": job.work.sampling.top_p,
-                "gen_ai.request.max_tokens": job.work.sampling.max_tokens or 0,
-                "gen_ai.response.id": job.id,
+                **asked,
                 "penstock.queue": job.queue,
                 "penstock.worker": worker_id,
                 "penstock.attempt": epoch,
@@ -166,6 +161,7 @@ class JobSpans:
                     "gen_ai.usage.output_tokens": event.usage.completion_tokens,
                     "gen_ai.usage.cache_read.input_tokens": event.usage.cached_tokens,
                     "gen_ai.response.finish_reasons": (event.reason.value,),
+                    "gen_ai.response.model": self._model,
                 }
             )
         else:
@@ -185,6 +181,34 @@ class JobSpans:
             name, context=set_span_in_context(self._span), start_time=start_ns
         )
         part.end(max(start_ns, end_ns))
+
+
+def _asked(job: Job) -> dict[str, str | int | float | tuple[str, ...]]:
+    """Return what the conventions want to know of a request; what was left at its default is not said."""
+    sampling = job.work.sampling
+    operation = "chat" if isinstance(job.work.prompt, ChatPrompt) else "text_completion"
+    said: dict[str, str | int | float | tuple[str, ...]] = {
+        "gen_ai.operation.name": "embeddings" if job.work.embed else operation,
+        "gen_ai.provider.name": "penstock",
+        "gen_ai.request.model": job.model,
+        "gen_ai.response.id": job.id,
+    }
+    if job.work.embed:
+        return said
+    said |= {
+        "gen_ai.output.type": "text" if sampling.structure is None else "json",
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.seed": sampling.seed,
+    }
+    optional = {
+        "max_tokens": sampling.max_tokens,
+        "top_k": sampling.top_k,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "stop_sequences": sampling.stop,
+    }
+    return said | {f"gen_ai.request.{name}": value for name, value in optional.items() if value}
 
 
 def _method(span: Span) -> str:

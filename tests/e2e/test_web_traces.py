@@ -45,6 +45,8 @@ def test_one_request_from_http_to_its_last_token(
         json={
             "model": "tiny-llama",
             "max_tokens": 8,
+            "seed": 5,
+            "stop": ["never said"],
             "messages": [{"role": "user", "content": "x"}],
         },
         headers={"traceparent": f"00-{TRACE}-{CALLER}-01", "x-request-id": "mine-1"},
@@ -68,6 +70,11 @@ def test_one_request_from_http_to_its_last_token(
     assert said["gen_ai.operation.name"] == "chat"
     assert said["gen_ai.request.model"] == "tiny-llama"
     assert said["gen_ai.request.max_tokens"] == 8
+    assert said["gen_ai.request.seed"] == 5
+    assert said["gen_ai.request.stop_sequences"] == ["never said"]
+    assert said["gen_ai.response.model"] == "tiny-llama"
+    assert said["gen_ai.output.type"] == "text"
+    assert "gen_ai.request.top_k" not in said  # not asked for
     assert said["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
     assert said["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
     assert said["gen_ai.response.finish_reasons"] == [answer.json()["choices"][0]["finish_reason"]]
@@ -76,6 +83,8 @@ def test_one_request_from_http_to_its_last_token(
         assert seen[before]["parent_id"] == job["context"]["span_id"]
         assert seen[before]["end_time"] <= seen[after]["start_time"]
     assert seen["decode"]["end_time"] == job["end_time"]
+    assert http["start_time"] <= seen["queue wait"]["end_time"]
+    assert http["end_time"] >= job["end_time"]  # the last byte
     check_logs(api.output(), worker.output(), answer)
     assert worker.stop() == 0
 

@@ -7,6 +7,7 @@ import { useWatched } from "./state.js";
 
 const ASK_MS = 10_000;
 const HEIGHT = 190;
+const SHORTEST = 10;
 const SHARES = [["50", "median"], ["95", "95 %"], ["99", "99 %"]];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -32,16 +33,25 @@ function useHistory() {
   return history;
 }
 
+// The first minute to draw: a fleet that has just begun fills the plots, and not their last corner.
+function begin({ tokens, prompt_tokens: prompts }) {
+  const begun = tokens.findIndex((n, index) => n || prompts[index]);
+  const latest = Math.max(0, tokens.length - SHORTEST);
+  return begun < 0 ? latest : Math.min(Math.max(0, begun - 1), latest);
+}
+
 export function Charts() {
   const history = useHistory();
   const { view } = useWatched(fleet);
   const [chosen, choose] = useState("");
   const names = Object.keys(history?.queues ?? {}).filter(Boolean);
   const rows = history?.queues[chosen] ?? history?.queues[""];
+  const from = rows ? begin(history.queues[""]) : 0;
+  const minutes = history?.minutes.slice(from);
   // The present minute is not over: its rate is of the seconds that have passed.
   const passed = view ? Math.max((view.now_ms / 1000) % 60, 5) : 60;
-  const perSecond = (counts) => counts.map((n, index) => n / (index === counts.length - 1 ? passed : 60));
-  const latency = (kind) => SHARES.map(([share, title]) => ({ title, values: rows[`${kind}_p${share}`] }));
+  const perSecond = (counts) => counts.map((n, index) => n / (index === counts.length - 1 ? passed : 60)).slice(from);
+  const latency = (kind) => SHARES.map(([share, title]) => ({ title, values: rows[`${kind}_p${share}`].slice(from) }));
   return html`<section aria-labelledby="hour">
     <div class="heading">
       <h2 id="hour">The last hour</h2><span class="spacer"></span>
@@ -52,10 +62,10 @@ export function Charts() {
     </div>
     <div class="plots">
       ${rows && html`
-        <${Plot} title="Throughput" unit="tokens/s" minutes=${history.minutes} text=${(v) => rate(v)}
+        <${Plot} title="Throughput" unit="tokens/s" minutes=${minutes} text=${(v) => rate(v)}
           series=${[{ title: "answers", values: perSecond(rows.tokens), fill: true }, { title: "prompts", values: perSecond(rows.prompt_tokens) }]} />
-        <${Plot} title="Time to first token" unit="" minutes=${history.minutes} text=${duration} series=${latency("ttft")} />
-        <${Plot} title="Inter-token latency" unit="" minutes=${history.minutes} text=${duration} series=${latency("itl")} />`}
+        <${Plot} title="Time to first token" unit="" minutes=${minutes} text=${duration} series=${latency("ttft")} />
+        <${Plot} title="Inter-token latency" unit="" minutes=${minutes} text=${duration} series=${latency("itl")} />`}
     </div>
   </section>`;
 }
