@@ -71,6 +71,25 @@ def route(
     raise _unserved(asked, first)
 
 
+def look_up(services: Services, asked: str) -> ModelCard:
+    """Return the card of what a name stands for, the heaviest model of an alias; nothing is chosen.
+
+    :raises UnknownModel, NoWorker, StoreUnavailable: as `route`.
+    """
+    alias = services.aliases.get(asked)
+    first: PenstockError | None = None
+    for name in alias.heaviest_first if alias else (asked,):
+        try:
+            return services.registry.resolve(name)[0].card
+        except (UnknownModel, NoWorker) as error:
+            first = first or error
+            card = services.peers.card(name)
+            if card is not None:
+                return card
+    assert first is not None  # noqa: S101  there is one name at least
+    raise _unserved(asked, first)
+
+
 def _names(
     services: Services, asked: str, fallbacks: tuple[str, ...], seed: str | None
 ) -> list[tuple[str, str]]:

@@ -148,7 +148,7 @@ async def running(
     await services.replies.start()
     await services.registry.start()
     await services.peers.start()
-    membership = Membership(settings, services.registry)
+    membership = Membership(services)
     await membership.start()
     chores = [
         asyncio.create_task(services.reap_forever()),

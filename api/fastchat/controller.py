@@ -6,13 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
+from api.catalogue import catalogue
 from api.dependencies import services_of
 from api.errors import json_response
 from api.fastchat.peers import Status as PeerStatus
 from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
+from api.generation import CAPABILITY, FASTCHAT
 from api.middleware import record_of
-from penstock.errors import NoWorker, UnknownModel
+from api.routing import look_up
+from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 
 router = APIRouter(route_class=FastChatRoute)
 vouched_router = APIRouter(route_class=VouchedRoute)
@@ -42,25 +45,9 @@ class Registration(Body):
     multimodal: bool = False
 
 
-def own_names(request: Request) -> list[str]:
-    """Return the names and aliases of what our live workers serve to this caller, sorted."""
-    may_use = record_of(request).caller.may_use
-    return sorted(
-        {
-            name
-            for card in services_of(request).registry.models()
-            for name in (card.name, *card.aliases)
-            if may_use(name, card.name, card.queue)
-        }
-    )
-
-
-def model_names(request: Request, *, multimodal: bool | None = None) -> list[str]:
-    """Return `own_names` and those of FastChat's workers, sorted; ours take no images."""
-    may_use = record_of(request).caller.may_use
-    peers = services_of(request).peers.names(multimodal=multimodal)
-    ours = [] if multimodal else own_names(request)
-    return sorted({*ours, *(name for name in peers if may_use(name))})
+def model_names(request: Request) -> list[str]:
+    """Return the names that this caller may ask for, FastChat's workers' among them, sorted."""
+    return list(catalogue(services_of(request), record_of(request).caller))
 
 
 def own_address(request: Request) -> str:
@@ -89,26 +76,38 @@ async def list_models(request: Request) -> Response:
 
 @router.post("/list_language_models")
 async def list_language_models(request: Request) -> Response:
-    """List the served models that take text alone."""
-    return json_response({"models": model_names(request, multimodal=False)})
+    """List the served models that answer to text alone: FastChat's web UI offers these.
+
+    Embedding models and those that score pairs are in `/list_models` only.
+    """
+    services = services_of(request)
+    theirs = services.peers.names(multimodal=False)
+    found = catalogue(services, record_of(request).caller, theirs)
+    names = [name for name, card in found.items() if CAPABILITY in card.capabilities]
+    return json_response({"models": names})
 
 
 @router.post("/list_multimodal_models")
 async def list_multimodal_models(request: Request) -> Response:
-    """List the models that take images: none of ours."""
-    return json_response({"models": model_names(request, multimodal=True)})
+    """List the models that take images: FastChat's workers' alone, ours take none."""
+    services = services_of(request)
+    theirs = services.peers.names(multimodal=True)
+    found = catalogue(services, record_of(request).caller, theirs)
+    names = [name for name, card in found.items() if card.backend == FASTCHAT]
+    return json_response({"models": names})
 
 
 @router.post("/get_worker_address")
 async def get_worker_address(request: Request) -> Response:
-    """Return our own address for a model of the fleet, an empty one for any other."""
+    """Return our own address for a model that is served, an empty one for any other.
+
+    FastChat's clients know no other way to be told, of Redis being away neither.
+    """
     asked = await read(request, ModelName)
-    services = services_of(request)
     try:
-        services.registry.resolve(asked.model)
-    except (UnknownModel, NoWorker):
-        if services.peers.card(asked.model) is None:
-            return json_response({"address": ""})
+        look_up(services_of(request), asked.model)
+    except (UnknownModel, NoWorker, StoreUnavailable):
+        return json_response({"address": ""})
     return json_response({"address": own_address(request)})
 
 

@@ -52,7 +52,6 @@ TABLE: Final[Mapping[type[errors.PenstockError], ErrorCode]] = {
     errors.UnknownModel: ErrorCode.INVALID_MODEL,
     errors.UnknownJob: ErrorCode.VALIDATION_TYPE_ERROR,
     errors.UnknownObject: ErrorCode.VALIDATION_TYPE_ERROR,
-    errors.UnknownObject: ErrorCode.VALIDATION_TYPE_ERROR,
     errors.QueueFull: ErrorCode.ENGINE_OVERLOADED,
     errors.RateLimited: ErrorCode.RATE_LIMIT,
     errors.QuotaExceeded: ErrorCode.QUOTA_EXCEEDED,

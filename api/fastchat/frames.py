@@ -10,8 +10,10 @@ import msgspec
 
 from api.fastchat.errors import error_object
 from api.fastchat.route import END
+from api.generation import collect, usage_of
+from api.openai.best_of import likelihood
 from api.openai.logprobs import CompletionLogprobs
-from penstock.contract.events import Tokens
+from penstock.contract.events import Tokens, Usage
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -61,17 +63,24 @@ class Cumulative:
 
     def object(self, *, ended: bool) -> dict[str, Any]:
         """Return the state; the reason only in the object after the last text."""
-        return {
-            "text": self._text,
-            "error_code": 0,
-            "usage": {
-                "prompt_tokens": self._prompt_tokens,
-                "completion_tokens": self._completion_tokens,
-                "total_tokens": self._prompt_tokens + self._completion_tokens,
-            },
-            "finish_reason": self._reason if ended else None,
-            "logprobs": self._shown,
-        }
+        usage = Usage(self._prompt_tokens, self._completion_tokens)
+        return _object(self._text, usage, self._reason if ended else None, self._shown)
+
+
+def _object(
+    text: str, usage: Usage, reason: str | None, logprobs: dict[str, list[Any]] | None
+) -> dict[str, Any]:
+    return {
+        "text": text,
+        "error_code": 0,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        },
+        "finish_reason": reason,
+        "logprobs": logprobs,
+    }
 
 
 def frame(content: dict[str, Any]) -> bytes:
@@ -101,14 +110,15 @@ async def stream_frames(
         yield frame(error_object(PenstockError("internal error")))
 
 
-async def whole(generation: Generation) -> dict[str, Any]:
-    """Return the last object of the stream.
+async def whole(generation: Generation, *, with_logprobs: bool) -> dict[str, Any]:
+    """Return the last object of the stream; of several answers that of the likeliest.
 
-    :raises PenstockError: the job failed.
+    All of them count as used, as with OpenAI's `best_of`.
+
+    :raises PenstockError: a job failed.
     """
-    answer = Cumulative()
-    async with aclosing(generation.events()) as events:
-        async for item in events:
-            if item is not None:
-                answer.take(item[1])
-    return answer.object(ended=True)
+    answers = await collect(generation)
+    best = max(answers, key=likelihood)
+    usage = usage_of([answer.usage for answer in answers], len(answers))
+    logprobs = CompletionLogprobs()(best.logprobs) if with_logprobs else None
+    return _object(best.text, usage, best.reason.value, logprobs)

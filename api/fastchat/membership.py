@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
+from api.catalogue import catalogue
+from api.keys import Caller
+
 if TYPE_CHECKING:
-    from penstock.settings import Settings
-    from penstock.transport.registry import Registry
+    from api.services import Services
 
 logger = logging.getLogger("penstock.api")
 
@@ -30,9 +32,10 @@ class Membership:
     A controller has no way to be told of a leave: it drops us when the heartbeats end.
     """
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
-        self._settings = settings
-        self._registry = registry
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        settings = services.settings
+        self._heartbeat_s = settings.fastchat_heartbeat_s
         self._controller = str(settings.fastchat_controller or "").rstrip("/")
         self._name = str(settings.public_url or "").rstrip("/")
         self._task: asyncio.Task[None] | None = None
@@ -91,7 +94,7 @@ class Membership:
 
     async def _beat(self, http: httpx.AsyncClient) -> bool:
         """Wait for the next heartbeat and send it; False: it is time to register anew."""
-        end = asyncio.get_running_loop().time() + self._settings.fastchat_heartbeat_s
+        end = asyncio.get_running_loop().time() + self._heartbeat_s
         while (left := end - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(LOOK_S, left))
             if self.status()["model_names"] != self._told:
@@ -103,18 +106,17 @@ class Membership:
 
     def status(self) -> dict[str, Any]:
         """Return the fleet as of one FastChat worker."""
-        return fleet_status(self._registry)
+        return fleet_status(self._services, Caller())
 
 
-def fleet_status(registry: Registry) -> dict[str, Any]:
+def fleet_status(services: Services, caller: Caller) -> dict[str, Any]:
     """Return `/worker_get_status` of all of our own models. FastChat's workers are not told of.
 
     `speed` is the number of workers, `queue_length` the jobs that run or wait.
     """
-    served = registry.served()
-    names = {name for one in served for name in (one.card.name, *one.card.aliases)}
+    served = services.registry.served()
     return {
-        "model_names": sorted(names),
+        "model_names": list(catalogue(services, caller, theirs=())),
         "speed": max(1, sum(len(one.workers) for one in served)),
         "queue_length": sum(one.waiting_jobs + one.load.running for one in served),
     }

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from api.fastchat import default_template
 from api.fastchat.envelope import opened
-from api.openai.sampling import SEED_BITS, SEED_MASK, TINY_TOP_P
+from api.openai.sampling import SEED_BITS, SEED_MASK, TINY_TOP_P, of_choice
+from api.openai.schema import MAX_BEST_OF
 from penstock.contract.job import ChatPrompt, Generate, Sampling, TextPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -96,13 +97,8 @@ def _require(*, holds: bool, param: str, message: str) -> None:
 def _check(asked: GenerationRequest, card: ModelCard) -> None:
     if asked.images:
         raise UnsupportedFeature(f"{card.name} takes no images", param="images")
-    if asked.use_beam_search or asked.best_of > 1:
-        raise UnsupportedFeature("beam search and best_of are not supported", param="best_of")
-    if asked.echo and asked.logprobs is not None:
-        raise UnsupportedFeature(
-            "echo with logprobs is not supported: a prompt's log probabilities are not computed",
-            param="logprobs",
-        )
+    if asked.use_beam_search:
+        raise UnsupportedFeature("beam search is not supported", param="use_beam_search")
     limits = (
         ("temperature", 0 <= asked.temperature <= 100, "must be 0 or more"),  # noqa: PLR2004
         ("top_p", 0 <= asked.top_p <= 1, "must be from 0 to 1"),
@@ -113,7 +109,7 @@ def _check(asked: GenerationRequest, card: ModelCard) -> None:
         ("max_new_tokens", asked.max_new_tokens >= 1, "must be 1 or more"),
         ("stop", len(asked.stop) <= MAX_STOPS, f"must be {MAX_STOPS} or fewer"),
         ("logprobs", 0 <= (asked.logprobs or 0) <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"),
-        ("best_of", asked.best_of >= 1, "must be 1"),
+        ("best_of", 1 <= asked.best_of <= MAX_BEST_OF, f"must be from 1 to {MAX_BEST_OF}"),
     )
     for param, holds, message in limits:
         _require(holds=holds, param=param, message=message)
@@ -132,15 +128,15 @@ def prompt_of(text: str, card: ModelCard, *, echo: bool = False) -> TextPrompt |
     return prompt
 
 
-def generate_of(asked: GenerationRequest, card: ModelCard) -> Generate:
-    """Return the work that FastChat's request stands for.
+def works_of(asked: GenerationRequest, card: ModelCard) -> list[Generate]:
+    """Return the work that FastChat's request stands for, `best_of` times.
 
     `max_new_tokens` is what there shall be at most: where the context has room for less, less it
     is (FastChat's web UI asks for 1,024 whatever the model). Token ids to stop at that are not in
     the vocabulary come from a template that was chosen by the model's name alone, and never match.
 
     :raises InvalidParameter: a value is out of its range.
-    :raises UnsupportedFeature: images, beam search, the prompt's log probabilities.
+    :raises UnsupportedFeature: images, beam search.
     """
     _check(asked, card)
     prompt = prompt_of(asked.prompt, card, echo=asked.echo)
@@ -163,6 +159,9 @@ def generate_of(asked: GenerationRequest, card: ModelCard) -> Generate:
             *(token for token in asked.stop_token_ids if 0 <= token < card.vocab_size),
             *card.stop_token_ids,
         ),
-        logprobs=asked.logprobs,
+        logprobs=0 if asked.logprobs is None and asked.best_of > 1 else asked.logprobs,
     )
-    return Generate(prompt, sampling, echo=asked.echo, fit_context=True)
+    return [
+        Generate(prompt, of_choice(sampling, choice), echo=asked.echo, fit_context=True)
+        for choice in range(asked.best_of)
+    ]

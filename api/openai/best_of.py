@@ -48,7 +48,7 @@ def kept(answers: Sequence[Answer], asked: GenerationRequest) -> list[int]:
         return list(range(len(answers)))
     chosen: list[int] = []
     for start in range(0, len(answers), made):
-        ranked = sorted(range(start, start + made), key=lambda index: -_mean(answers[index]))
+        ranked = sorted(range(start, start + made), key=lambda index: -likelihood(answers[index]))
         chosen += ranked[:wanted]
     return chosen
 
@@ -60,7 +60,8 @@ def shown(answer: Answer, asked: GenerationRequest) -> Answer:
     return answer
 
 
-def _mean(answer: Answer) -> float:
+def likelihood(answer: Answer) -> float:
+    """Return the mean log probability of an answer's tokens; of the prompt's none counts."""
     # With `echo` the prompt's come first.
     count = min(answer.usage.completion_tokens, len(answer.logprobs))
     own = answer.logprobs[len(answer.logprobs) - count :]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
+from api.catalogue import catalogue
 from api.dependencies import services_of
 from api.errors import json_response
 from api.middleware import record_of
-from penstock.errors import NoWorker, UnknownModel
+from api.routing import look_up
 
 if TYPE_CHECKING:
-    from api.services import Services
     from penstock.contract.worker import ModelCard
 
 router = APIRouter()
@@ -26,23 +26,10 @@ async def list_models(request: Request) -> Response:
     :raises StoreUnavailable: Redis has been away for too long to tell.
     """
     services = services_of(request)
-    registry = services.registry
-    registry.known()  # raises while Redis is away: an empty list would be a lie
-    caller = record_of(request).caller
-    listed: dict[str, dict[str, Any]] = {}
-    for card in registry.models():
-        for name in (card.name, *card.aliases):
-            if caller.may_use(name, card.name, card.queue):
-                listed.setdefault(name, model_object(name, card))
-    for name in services.aliases.names():
-        card = _stands_for(services, name)
-        if card is not None and caller.may_use(name, card.name):
-            listed.setdefault(name, model_object(name, card))
-    for name in services.peers.names():
-        card = services.peers.card(name)
-        if card is not None and caller.may_use(name):
-            listed.setdefault(name, model_object(name, card))
-    return json_response({"object": "list", "data": [listed[name] for name in sorted(listed)]})
+    services.registry.known()  # raises while Redis is away: an empty list would be a lie
+    names = catalogue(services, record_of(request).caller)
+    listed = [model_object(name, card) for name, card in names.items()]
+    return json_response({"object": "list", "data": listed})
 
 
 @router.get("/v1/models/{name:path}")
@@ -51,32 +38,9 @@ async def retrieve_model(request: Request, name: str) -> Response:
 
     :raises UnknownModel, NotPermitted, NoWorker, StoreUnavailable: as a completion would.
     """
-    services = services_of(request)
-    card = _stands_for(services, name)
-    if card is None:
-        try:
-            card = services.registry.resolve(name)[0].card
-        except (UnknownModel, NoWorker):
-            card = services.peers.card(name)
-            if card is None:
-                raise
+    card = look_up(services_of(request), name)
     record_of(request).caller.check_model(name, card)
     return json_response(model_object(name, card))
-
-
-def _stands_for(services: Services, name: str) -> ModelCard | None:
-    """Return the card of the heaviest model of an alias that is served, if any."""
-    alias = services.aliases.get(name)
-    weights = alias.weights if alias else {}
-    for model in (
-        *sorted(weights, key=lambda one: -weights[one]),
-        *(alias.fallback if alias else ()),
-    ):
-        try:
-            return services.registry.resolve(model)[0].card
-        except (UnknownModel, NoWorker):
-            continue
-    return None
 
 
 def model_object(name: str, card: ModelCard) -> dict[str, Any]:

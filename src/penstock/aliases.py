@@ -44,6 +44,12 @@ class Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Each model's weight."""
         return {self.models: 1.0} if isinstance(self.models, str) else self.models
 
+    @property
+    def heaviest_first(self) -> tuple[str, ...]:
+        """Every model, then the fallbacks."""
+        weights = self.weights
+        return (*sorted(weights, key=lambda name: -weights[name]), *self.fallback)
+
     def order(self, seed: str | None) -> tuple[str, ...]:
         """Return the models in the order in which they are to be tried, drawn by their weights.
 

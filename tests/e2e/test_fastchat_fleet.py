@@ -93,6 +93,19 @@ def as_fastchat_tells_them(client: httpx.Client) -> None:
     echoed = ask(client, "/worker_generate", prompt=WATER, **{**GREEDY, "echo": True})
     assert echoed["text"] == WATER + last["text"]
 
+    scored = {"prompt": WATER, **GREEDY, "echo": True, "logprobs": 2}
+    openais = ask(
+        client, "/v1/completions", prompt=WATER, temperature=0, max_tokens=12, echo=True, logprobs=2
+    )
+    fastchats = ask(client, "/worker_generate", **scored)
+    assert fastchats["logprobs"]["token_logprobs"][0] is None  # the prompt's first token
+    assert fastchats["logprobs"] == openais["choices"][0]["logprobs"]
+    with client.stream(
+        "POST", "/worker_generate_stream", json={"model": MODEL, **scored}
+    ) as answer:
+        *_, streamed = objects(answer)
+    assert streamed == fastchats
+
     context = ask(client, "/model_details")["context_length"]
     long = {"prompt": "one " * (context // 4), **GREEDY, "max_new_tokens": 2**20}
     fitted = ask(client, "/worker_generate", **long)

@@ -10,7 +10,15 @@ import httpx
 import pytest
 
 from api.fastchat.default_template import OPENING
-from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
+from penstock.contract.events import (
+    Failed,
+    Finished,
+    FinishReason,
+    PositionLogprobs,
+    TokenLogprob,
+    Tokens,
+    Usage,
+)
 from penstock.contract.job import ChatPrompt, TextPrompt
 from tests.fixtures.api import WORDS, drone
 from tests.fixtures.processes import wait_until
@@ -263,12 +271,29 @@ def test_values_out_of_range(fleet: Fleet, path: str) -> None:
     for wrong in (
         {"temperature": -0.1}, {"top_p": 1.5}, {"top_k": -2}, {"repetition_penalty": 0},
         {"presence_penalty": 3}, {"frequency_penalty": -3}, {"max_new_tokens": 0},
-        {"logprobs": 21}, {"stop": ["x"] * 65}, {"images": ["aGk="]}, {"best_of": 2},
-        {"use_beam_search": True}, {"echo": True, "logprobs": 1},
+        {"logprobs": 21}, {"stop": ["x"] * 65}, {"images": ["aGk="]}, {"best_of": 0},
+        {"best_of": 21}, {"use_beam_search": True},
     ):  # fmt: skip
         assert code(post(server, path, {**ASK, **wrong})) == 40302, wrong
     assert code(post(server, path, {**ASK, "model": "other"})) == 40301
     assert worker.jobs == []
+
+
+def test_the_best_of_several(fleet: Fleet) -> None:
+    def script(job: Job) -> Script:
+        likely = -1.0 if worker.jobs.index(job) == 1 else -2.0
+        chosen = TokenLogprob(1, "x", likely)
+        text = f"answer {worker.jobs.index(job)}"
+        yield Tokens(job.id, 0, (1,), text, (PositionLogprobs(chosen, ()),), prompt_tokens=3)
+        yield Finished(job.id, 1, FinishReason.STOP, Usage(3, 1))
+
+    server = fleet.api()
+    worker = fleet.worker(script)
+    best = post(server, "/worker_generate", {**ASK, "best_of": 3}).json()
+    assert (best["text"], best["logprobs"], best["finish_reason"]) == ("answer 1", None, "stop")
+    assert best["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    assert len({job.work.sampling.seed for job in worker.jobs}) == 3
+    assert code(post(server, STREAM, {**ASK, "best_of": 2})) == 40302  # it cannot be taken back
 
 
 def test_malformed_bodies_wedge_nothing(fleet: Fleet) -> None:
@@ -379,8 +404,6 @@ def test_the_worker(fleet: Fleet) -> None:
 
 
 def test_logprobs_are_cumulative(fleet: Fleet) -> None:
-    from penstock.contract.events import PositionLogprobs, TokenLogprob
-
     def script(job: Job) -> Script:
         for index, word in enumerate(("once ", "upon ")):
             chosen = TokenLogprob(index, word, -0.5)
@@ -408,3 +431,5 @@ def test_redis_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_view_life_s", -1.0)  # the view is too old at once
     assert code(post(server, STREAM, ASK)) == 50005
     assert post(server, "/list_models").json() == {"models": []}
+    assert post(server, "/get_worker_address", {"model": "tiny"}).json() == {"address": ""}
+    assert post(server, "/refresh_all_workers").json() is None

@@ -1,0 +1,88 @@
+"""A call of FastChat's worker: what is asked, and the queue or FastChat worker that answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from api.dependencies import pick, services_of
+from api.disconnect import until_disconnect
+from api.errors import json_response
+from api.fastchat import relay
+from api.fastchat.route import read
+from api.fastchat.schema import OptionalModelName
+from api.generation import FASTCHAT
+from penstock.errors import UnknownModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from api.services import Services
+    from penstock.contract.worker import ModelCard
+
+Asked = TypeVar("Asked", bound=OptionalModelName)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Asked]):
+    """One request, read. `card` is of one of our queues, or stands for FastChat's workers."""
+
+    request: Request
+    asked: Asked
+    card: ModelCard
+
+    @classmethod
+    async def of(cls, request: Request, schema: type[Asked]) -> Call[Asked]:
+        """Read a request and choose who answers; without a name, the only model that there is.
+
+        :raises Refusal: the body is not `schema`.
+        :raises UnknownModel, NoWorker, StoreUnavailable, NotPermitted: as `api.routing.route`.
+        """
+        asked = await read(request, schema)
+        return cls(request, asked, pick(request, asked.model or _only_model(request)))
+
+    @property
+    def services(self) -> Services:
+        """The process's services."""
+        return services_of(self.request)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a FastChat worker answers."""
+        return self.card.backend == FASTCHAT
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What goes to a FastChat worker: what the client has said, and no defaults of ours."""
+        return {**self.asked.model_dump(exclude_unset=True), "model": self.card.name}
+
+    async def answered(
+        self, ours: Callable[[Call[Asked]], Coroutine[Any, Any, dict[str, Any]]]
+    ) -> Response:
+        """Return the answer in one object: a FastChat worker's, or what `ours` returns.
+
+        :raises PenstockError, Refusal: either fails.
+        """
+        work = self._elsewhere() if self.is_elsewhere else ours(self)
+        return json_response(await until_disconnect(self.request.receive, work))
+
+    async def _elsewhere(self) -> dict[str, Any]:
+        services, path = self.services, self.request.url.path
+        timeout_s = services.settings.fastchat_worker_timeout_s
+        return await relay.post(services.peers, path, self.card.name, self.body, timeout_s)
+
+    def relayed(self) -> AsyncGenerator[bytes, None]:
+        """Yield the frames of a FastChat worker's stream."""
+        tick_s = self.services.settings.keepalive_s
+        return relay.frames(self.services.peers, self.card.name, self.body, tick_s)
+
+
+def _only_model(request: Request) -> str:
+    names = {card.name for card in services_of(request).registry.models()}
+    if len(names) != 1:
+        raise UnknownModel("`model` is missing, and there is not just one", param="model")
+    (name,) = names
+    return name
