@@ -315,7 +315,7 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     show({"prefill": found["prefill_tokens_per_s"]})
     result["ours_bf16"] = found
     model.allocate(0)
-    model.weights = in_four_bits(model.weights)
+    model.body.weights = in_four_bits(model.weights)
     del module, assembled
     gc.collect()
     torch.accelerator.empty_cache()

@@ -36,6 +36,10 @@ class Warmable(Protocol):
 
     max_sequences: int
 
+    def free_bytes(self) -> int:
+        """Memory that can still be taken on each device of the model."""
+        ...
+
     def capture(self) -> None:
         """Capture the steps of all batch sizes."""
         ...
@@ -101,7 +105,8 @@ def _budget(model: Model, device: Device, slots: int, step_tokens: int) -> int:
     peak = device.peak_bytes(lambda: _largest_step(model, slots, step_tokens))
     model.allocate(0)
     sampling = _SAMPLER_ROWS * slots * model.vocab_size * torch.float32.itemsize
-    return int(device.free_bytes() * GPU_SHARE) - peak - sampling - _GRAPHS_BYTES
+    free = model.free_bytes() if isinstance(model, Warmable) else device.free_bytes()
+    return int(free * GPU_SHARE) - peak - sampling - _GRAPHS_BYTES
 
 
 def _largest_step(model: Model, slots: int, step_tokens: int) -> None:

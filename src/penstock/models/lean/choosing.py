@@ -13,13 +13,26 @@ from penstock.models.lean.stages import Stages
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from penstock.engine.lookahead import Draw
     from penstock.models.devices.device import Device
     from penstock.models.lean.ops import Ops
 
+DRAW_FIELDS: Final = 2
+"""Integers that say how a token is chosen: its warmth, as a float's bits, and its number."""
+
 _NUMBERS: Final = float(1 << 31)
 _FLIGHTS: Final = 3
 """Steps whose tokens may be unread at once, and one more."""
+
+
+def packed_draws(draws: Sequence[Draw]) -> NDArray[np.int32]:
+    """The draws as the device is sent them, (DRAW_FIELDS, n) int32."""
+    packed = np.empty((DRAW_FIELDS, len(draws)), np.int32)
+    packed[0].view(np.float32)[:] = [draw.warmth for draw in draws]
+    packed[1] = [int(draw.number * _NUMBERS) for draw in draws]
+    return packed
 
 
 class TokenFlight:
@@ -43,20 +56,18 @@ class Choosing:
         self._ops = ops
         self._chosen = chosen
         self._device = device
-        self._stages = Stages(2 * len(chosen))
+        self._stages = Stages(DRAW_FIELDS * len(chosen))
         pin = chosen.device.type != "cpu"
         self._landings = [
             torch.empty(len(chosen), dtype=torch.int32, pin_memory=pin) for _ in range(_FLIGHTS)
         ]
         self._turn = 0
 
-    def begin(self, logits: torch.Tensor, draws: Sequence[Draw]) -> TokenFlight:
+    def begin(self, logits: torch.Tensor, draws: NDArray[np.int32]) -> TokenFlight:
         """Choose a token a row of logits (n, vocab); the copy to the host is under way then."""
-        count = len(draws)
-        stage = self._stages.next(2 * count)
-        written = stage.numpy()
-        written[:count].view(np.float32)[:] = [draw.warmth for draw in draws]
-        written[count:] = [int(draw.number * _NUMBERS) for draw in draws]
+        count = draws.shape[1]
+        stage = self._stages.next(draws.size)
+        stage.numpy()[:] = draws.reshape(-1)
         sent = stage.to(self._device.torch_device, non_blocking=True, copy=True)
         self._stages.sent(self._device)
         chosen = self._chosen[:count]

@@ -11,6 +11,7 @@ import torch
 from penstock.models import checkpoint
 from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
+from penstock.models.lean.body import Body
 from penstock.models.lean.model import LeanModel
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.torch_ops import TorchOps
@@ -46,7 +47,7 @@ def build(module: Any, device: Device, context_length: int) -> LeanModel:
     ops = ops_for(device)
     weights = all_weights.adopt(module, shape)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return LeanModel(shape, weights, rotary, ops, device)
+    return LeanModel(Body(shape, weights, rotary, ops, device))
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
 from penstock.models.lean.linear import Int4, from_blocks
 from penstock.models.lean.loading import ops_for
+from penstock.models.lean.body import Body
 from penstock.models.lean.model import LeanModel
 from penstock.models.lean.shape import NotLean
 from penstock.models.libraries import transformers
@@ -87,7 +88,7 @@ def _build(
     adopted = all_weights.adopt(module, shape)
     weights = all_weights.quantized(adopted, device.torch_device, kind, progress)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return LeanModel(shape, weights, rotary, ops, device), module
+    return LeanModel(Body(shape, weights, rotary, ops, device)), module
 
 
 def _widened(spec: ModelSpec, config: Any) -> Any:

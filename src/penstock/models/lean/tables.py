@@ -1,15 +1,15 @@
-"""The sequences' block tables on the device, kept from step to step."""
+"""Which row of the device's block tables is whose, and what it holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from penstock.engine.model import SequenceSlice
 
 
@@ -20,21 +20,18 @@ class _Row:
 
 
 class BlockTables:
-    """A row of a (rows, blocks) int32 matrix for every sequence that runs.
+    """A row of the device's (rows, blocks) matrix for every sequence that runs.
 
     A step's tokens bring their own blocks' ids along, so that mostly nothing else is sent; what a
-    sequence has before them (a shared prefix) is sent here. The engine's thread owns it.
+    sequence has before them (a shared prefix) is sent by `note(row, blocks)`. The engine's thread
+    owns it.
     """
 
-    def __init__(self, rows: int, blocks: int, device: torch.device) -> None:
-        self.tensor = torch.zeros((rows, max(1, blocks)), dtype=torch.int32, device=device)
+    def __init__(self, rows: int, note: Callable[[int, Sequence[int]], None]) -> None:
+        self.capacity = rows
+        self._note = note
         self._rows: dict[int, _Row] = {}
         self._free = list(range(rows - 1, -1, -1))
-
-    @property
-    def capacity(self) -> int:
-        """How many sequences have room."""
-        return self.tensor.shape[0]
 
     def row_of(self, part: SequenceSlice) -> int:
         """The row of a slice's sequence, with every block before the slice's first token in it.
@@ -50,8 +47,7 @@ class BlockTables:
         before = -(-part.start // BLOCK_SIZE)
         known = row.known
         if len(known) < before or known[:before] != list(table[:before]):
-            sent = torch.tensor(list(table), dtype=torch.int32)
-            self.tensor[row.index, : len(sent)] = sent.to(self.tensor.device)
+            self._note(row.index, list(table))
         after = -(-(part.start + len(part.token_ids)) // BLOCK_SIZE)
         if len(known) != after or known[-1] != table[after - 1]:
             row.known = list(table[:after])
@@ -62,8 +58,3 @@ class BlockTables:
         row = self._rows.pop(key, None)
         if row is not None:
             self._free.append(row.index)
-
-    def clear(self) -> None:
-        """Give all rows back."""
-        for key in list(self._rows):
-            self.release(key)

@@ -1,0 +1,247 @@
+"""One device's part of a lean decoder: weights, cache, graphs, and the steps it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from penstock.models.lean import step as steps
+from penstock.models.lean.choosing import Choosing
+from penstock.models.lean.graphs import DecodeGraphs
+from penstock.models.lean.ops import AttentionLayer, LayerCache
+from penstock.models.lean.ranks import ALONE
+from penstock.models.lean.stages import Stages
+from penstock.models.steps import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from penstock.engine.lookahead import Flight
+    from penstock.models.devices.device import Device
+    from penstock.models.lean.linear import Linear
+    from penstock.models.lean.ops import Ops
+    from penstock.models.lean.ranks import Ranks
+    from penstock.models.lean.shape import Shape
+    from penstock.models.lean.step import Packed, Step
+    from penstock.models.lean.weights import Weights
+
+
+class Computer(Protocol):
+    """What a lean model drives: one device's body, or those of several together."""
+
+    def allocate(self, blocks: int, sequences: int) -> None:
+        """Make room for `blocks` blocks of KV cache and for `sequences` that run at once.
+
+        :raises MemoryError: a device has not enough memory.
+        """
+        ...
+
+    def capture(self) -> None:
+        """Capture the decode graphs now, so that no request waits for them."""
+        ...
+
+    def note(self, row: int, blocks: Sequence[int]) -> None:
+        """Write a sequence's block table into its row."""
+        ...
+
+    def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits (rows, vocab) float32 of what is wanted, and hidden states if they are."""
+        ...
+
+    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+        """Begin a step of one token a sequence; see `choosing.packed_draws`."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block's keys and values."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Memory that can still be taken on every device."""
+        ...
+
+
+class Body:
+    """See `Computer`. `shape` is that of its own part: its heads, its columns of the MLP.
+
+    Steps of one token a sequence are replayed as graphs where the device has them; others are run
+    kernel by kernel.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        weights: Weights,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        ops: Ops,
+        device: Device,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.shape = shape
+        self.weights = weights
+        self.ops = ops
+        self.device = device
+        self.kind = weights.norm.dtype
+        self.block_bytes = (
+            2 * shape.layers * shape.kv_heads * BLOCK_SIZE * shape.head_size * self.kind.itemsize
+        )
+        self._ranks = ranks
+        self._rotary = rotary
+        self._stages = Stages(1 << 12)
+        self._forget()
+
+    def allocate(self, blocks: int, sequences: int) -> None:
+        """See `Computer`."""
+        self._forget()
+        shape, place = self.shape, self.device.torch_device
+        size = (shape.layers, 2, blocks, shape.kv_heads, BLOCK_SIZE, shape.head_size)
+        try:
+            self._cache = torch.zeros(size, dtype=self.kind, device=place)
+        except RuntimeError as error:
+            wanted = blocks * self.block_bytes
+            raise MemoryError(f"no memory for {wanted / 2**20:.0f} MiB of KV cache") from error
+        cosines, sines = self._rotary
+        self._layers = [
+            AttentionLayer(
+                shape, cosines, sines, weights.head_norms, window, LayerCache(cache[0], cache[1])
+            )
+            for weights, window, cache in zip(
+                self.weights.layers, shape.windows, self._cache, strict=True
+            )
+        ]
+        longest = max(1, -(-shape.context_length // BLOCK_SIZE))
+        self._tables = torch.zeros((sequences, longest), dtype=torch.int32, device=place)
+        self._chosen = torch.zeros(sequences, dtype=torch.int32, device=place)
+        self._choosing = Choosing(self.ops, self._chosen, self.device)
+        if blocks and self.device.captures:
+            self._graphs = DecodeGraphs(
+                self.device, self._logits, self._tables, self._chosen, shape.vocab_size
+            )
+
+    def capture(self) -> None:
+        """See `Computer`."""
+        if self._graphs is not None:
+            with torch.inference_mode():
+                self._graphs.capture()
+
+    @torch.inference_mode()
+    def note(self, row: int, blocks: Sequence[int]) -> None:
+        """See `Computer`."""
+        sent = torch.tensor(blocks, dtype=torch.int32)
+        self._tables[row, : len(sent)] = sent.to(self._tables.device)
+
+    @torch.inference_mode()
+    def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Computer`."""
+        if not hidden and packed.logit_rows is None and packed.decodes:
+            return self._decoded(packed.fields), None
+        states = self._wanted(packed, self._hidden(self._send(packed)))
+        return self._head(states), states.float() if hidden else None
+
+    @torch.inference_mode()
+    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+        """See `Computer`."""
+        assert self._choosing is not None  # noqa: S101 - `allocate` comes first
+        return self._choosing.begin(self._decoded(fields), draws)
+
+    @torch.inference_mode()
+    def copy_block(self, source: int, target: int) -> None:
+        """See `Computer`."""
+        self._cache[:, :, target] = self._cache[:, :, source]
+
+    def free_bytes(self) -> int:
+        """See `Computer`."""
+        return self.device.free_bytes()
+
+    def _forget(self) -> None:
+        self._cache = torch.empty(0)
+        self._layers: list[AttentionLayer] = []
+        self._tables = torch.empty(0, dtype=torch.int32)
+        self._chosen = torch.empty(0, dtype=torch.int32)
+        self._choosing: Choosing | None = None
+        self._graphs: DecodeGraphs | None = None
+
+    def _decoded(self, fields: NDArray[np.int32]) -> torch.Tensor:
+        """Logits (n, vocab) float32 of a step of one token a sequence."""
+        if self._graphs is not None:
+            return self._graphs.run(fields)
+        packed = steps.Packed(fields, fields.shape[1], (), None)
+        return self._head(self._hidden(self._send(packed)))
+
+    def _send(self, packed: Packed) -> Step:
+        """Copy a step to the device in one piece."""
+        _, total = packed.fields.shape
+        chunks = packed.chunks
+        count = packed.fields.size + 4 * len(chunks)
+        stage = self._stages.next(count)
+        written = stage.numpy()
+        written[: packed.fields.size] = packed.fields.reshape(-1)
+        written[packed.fields.size :] = [
+            value
+            for chunk in chunks
+            for value in (chunk.first, chunk.count, chunk.start, chunk.row)
+        ]
+        sent = stage.to(self.device.torch_device, non_blocking=True, copy=True)
+        self._stages.sent(self.device)
+        fields = sent[: packed.fields.size].view(steps.FIELDS, total)
+        return steps.Step(
+            fields,
+            self._chosen,
+            self._tables,
+            packed.decodes,
+            sent[packed.fields.size :].view(-1, 4) if chunks else None,
+            max((chunk.count for chunk in chunks), default=0),
+        )
+
+    def _wanted(self, packed: Packed, hidden: torch.Tensor) -> torch.Tensor:
+        """The rows whose logits the engine asked for."""
+        rows = packed.logit_rows
+        if rows is None:
+            return hidden
+        first = rows[0] if rows else 0
+        if rows == list(range(first, first + len(rows))):
+            return hidden[first : first + len(rows)]
+        wanted = torch.tensor(rows, dtype=torch.int64)
+        return hidden.index_select(0, wanted.to(self.device.torch_device))
+
+    def _logits(self, step: Step) -> torch.Tensor:
+        """(T, vocab) of every row of a step, in the model's type."""
+        return self._product_with_head(self._hidden(step))
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, hidden) -> logits (rows, vocab) float32."""
+        if not len(hidden):
+            return hidden.new_zeros((0, self.shape.vocab_size), dtype=torch.float32)
+        return self._product_with_head(hidden).float()
+
+    def _product_with_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self._ranks.join(self.ops.product(hidden, self.weights.head))
+        return logits[:, : self.shape.vocab_size]
+
+    def _hidden(self, step: Step) -> torch.Tensor:
+        """Last hidden states, (T, hidden), in the model's type."""
+        ops, layers, epsilon = self.ops, self.weights.layers, self.shape.epsilon
+        residual = ops.embed(step, self.weights.embeddings)
+        x = ops.norm(residual, layers[0].norm, epsilon)
+        for index, layer in enumerate(layers):
+            attention = self._layers[index]
+            qkv = ops.product(x, layer.qkv)
+            ops.rotate(qkv, step, attention)
+            attended = ops.attend(qkv, step, attention)
+            x = self._added(attended, layer.out, residual, layer.second_norm)
+            gated = ops.gated(ops.product(x, layer.gate_up))
+            last = index + 1 == len(layers)
+            after = self.weights.norm if last else layers[index + 1].norm
+            x = self._added(gated, layer.down, residual, after)
+        return x
+
+    def _added(
+        self, x: torch.Tensor, linear: Linear, residual: torch.Tensor, norm: torch.Tensor
+    ) -> torch.Tensor:
+        """A product that goes into the residual stream, and the norm of the sum."""
+        product = self._ranks.sum(self.ops.product(x, linear))
+        return self.ops.add_norm(product, residual, norm, self.shape.epsilon)
