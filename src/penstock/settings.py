@@ -160,7 +160,9 @@ class Settings(BaseSettings):
     @classmethod
     def _check_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for queue in value:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*-(cpu|xpu|cuda)(\.\d{1,3})?", queue):
+            if not re.fullmatch(
+                r"[A-Za-z0-9][A-Za-z0-9._-]*-(cpu|xpu|cuda)(\.\d{1,3}(-\d{1,3})?)?", queue
+            ):
                 raise ValueError(f"{queue!r} is not <model>-<device>")
         return value
 

@@ -16,7 +16,7 @@ from penstock.engine.detokenizer import DecodeCache, Tokenizer
 from penstock.engine.kv_cache import BlockPool
 from penstock.engine.lookahead import Lookahead, PipelinedModel
 from penstock.engine.meter import Meter
-from penstock.engine.model import Model, shows_hidden
+from penstock.engine.model import Model, Watched, shows_hidden
 from penstock.engine.reading import forward, untold_scores
 from penstock.engine.runner import Runner
 from penstock.engine.sampler import Chosen, Sampler
@@ -90,6 +90,8 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine's thread."""
+        if isinstance(self._model, Watched):
+            self._model.watched()
         self._runner.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -132,7 +134,9 @@ class Engine:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the engine's thread, if it has ended by itself."""
+        """What ended the engine's thread, if it has ended by itself; or the model under it."""
+        if self._runner.failure is None and isinstance(self._model, Watched):
+            return self._model.failure
         return self._runner.failure
 
     def step(self) -> list[Event]:
@@ -316,8 +320,10 @@ class Engine:
     def _recover(self, step: Step, error: Exception) -> list[Event]:
         """Go on after a step that failed: with less if memory ran out, else without its sequences.
 
-        :raises EngineFailed: too many steps in a row have failed.
+        :raises EngineFailed: too many steps in a row have failed, or the model says that it is over.
         """
+        if isinstance(error, EngineFailed):
+            raise error
         self._good_steps = 0
         running = len(self._scheduler.running)
         if _is_out_of_memory(error) and (running > 1 or not self._budget.exhausted):

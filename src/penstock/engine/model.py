@@ -65,6 +65,20 @@ class HiddenModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """A model of which parts are in processes of their own, which can die."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it can compute no more; any thread may ask."""
+        ...
+
+    def watched(self) -> None:
+        """From now on somebody looks at `failure`."""
+        ...
+
+
 class Model(Protocol):
     """A loaded model on one device. Only the engine's thread calls it."""
 

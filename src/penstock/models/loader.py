@@ -101,6 +101,8 @@ def load(
 
 def _backend(spec: ModelSpec) -> Any:
     try:
+        if spec.tensor_parallel > 1:
+            return importlib.import_module("penstock.models.parallel.loading")
         return importlib.import_module(_BACKENDS[spec.backend])
     except ImportError as error:
         raise ModelNotLoadable(

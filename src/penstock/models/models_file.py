@@ -18,6 +18,7 @@ tool_parser = "hermes"             # llama3_json, mistral; by default what the t
 generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
 task = "embed"                     # generate, embed, score; by default what the files show
+tensor_parallel = 2                # GPUs that hold the model together; or name them: -cuda.0-1
 matryoshka = [64, 128, 256]        # an embedding may be cut to these; true: to any
 ```
 """
@@ -69,6 +70,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation_defaults: dict[str, Any] = {}
     task: Literal["generate", "embed", "score"] | None = None
     matryoshka: tuple[int, ...] | bool | None = None
+    tensor_parallel: int | None = None
     trust_remote_code: bool | None = None
     where: str = ""
 
@@ -112,7 +114,7 @@ def _entry(file: Path, name: str, table: object) -> Entry:
         entry = msgspec.convert(table, Entry, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         raise BadSettings(f"{where}: {_readable(str(error))}") from error
-    for key in ("context_length", "slots", "kv_cache_bytes"):
+    for key in ("context_length", "slots", "kv_cache_bytes", "tensor_parallel"):
         value = getattr(entry, key)
         if value is not None and value < 1:
             raise BadSettings(f"{where}: {key} = {value}: must be 1 or more")

@@ -31,7 +31,8 @@ BIGDL_PREFIX = "bigdl-"
 DEFAULT_LOW_BIT = "sym_int4"
 
 _QUEUE = re.compile(
-    r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)(?:\.(?P<index>\d{1,3}))?"
+    r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)"
+    r"(?:\.(?P<index>\d{1,3})(?:-(?P<last>\d{1,3}))?)?"
 )
 
 
@@ -44,7 +45,8 @@ class ModelSpec:
     the template's text, in place of the model's own. `matryoshka` are the lengths that an embedding
     may be cut to, True for any; None where the model's own files tell. Converted weights are kept
     in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
-    process's cores, so that threads may be pinned to them.
+    process's cores, so that threads may be pinned to them. `tensor_parallel` is how many devices,
+    from `device_index` on, hold the model together.
     """
 
     name: str
@@ -71,6 +73,7 @@ class ModelSpec:
     converted_dir: Path | None = None
     converted_limit_bytes: int = 0
     owns_cores: bool = False
+    tensor_parallel: int = 1
 
 
 def resolve(queue: str, settings: Settings) -> ModelSpec:
@@ -83,7 +86,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     if match is None or (match["device"] == "cpu" and match["index"] is not None):
         raise ModelNotFound(
             f"queue {queue!r}: a queue's name is <model>-<device>, device one of cpu, xpu, cuda "
-            f"(xpu.1 for the second GPU; one model over several GPUs, cuda.0-3, there is not)"
+            f"(xpu.1 for the second GPU, cuda.0-3 for one model over four)"
         )
     name = match["model"]
     entries = read_models_file(settings.models_file)
@@ -92,10 +95,14 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     low_bit = _low_bit_of(path, config)
     backend = _backend_of(name, config, low_bit, entry)
     held_as = _format_of(backend, low_bit, entry)
+    together = _tensor_parallel(queue, match, entry)
+    task = entry.task or task_of(path)
     if backend == "bigdl" and _faster_in_openvino(
         match["device"], config, low_bit, entry, settings
     ):
         backend = "openvino"
+    if together > 1:
+        _check_parallel(queue, backend, match["device"], task)
     index = match["index"]
     return ModelSpec(
         name=name,
@@ -104,7 +111,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         device_index=None if index is None else int(index),
         path=path,
         backend=backend,
-        task=entry.task or task_of(path),
+        task=task,
         format=held_as,
         low_bit_folder=low_bit is not None,
         context_length=entry.context_length,
@@ -126,7 +133,40 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         converted_dir=settings.converted_dir.expanduser() if settings.converted_bytes else None,
         converted_limit_bytes=settings.converted_bytes,
         owns_cores=bool(settings.cores),
+        tensor_parallel=together,
     )
+
+
+def _tensor_parallel(queue: str, match: re.Match[str], entry: Entry) -> int:
+    """How many devices hold the model: as the queue's name says, else as the models file does.
+
+    :raises ModelNotFound: the name's range goes backwards.
+    :raises BadSettings: they contradict each other.
+    """
+    asked = entry.tensor_parallel
+    if match["last"] is None:
+        return asked or 1
+    count = int(match["last"]) - int(match["index"]) + 1
+    if count < 1:
+        raise ModelNotFound(f"queue {queue!r}: {match['index']}-{match['last']} counts backwards")
+    if asked not in (None, count):
+        raise BadSettings(
+            f"{entry.where}: tensor_parallel = {asked}: the queue {queue!r} names {count} devices"
+        )
+    return count
+
+
+def _check_parallel(queue: str, backend: str, device: str, task: Task) -> None:
+    """:raises BadSettings: the model cannot be held by several devices."""
+    why = None
+    if task != "generate":
+        why = "only a model that generates text"
+    elif backend == "openvino":
+        why = "the openvino backend holds a model on one device; only transformers and bigdl's"
+    elif backend == "bigdl" and device == "cpu":
+        why = "bigdl-llm's CPU kernels hold a model in one process; only a model on GPUs"
+    if why:
+        raise BadSettings(f"queue {queue!r}: tensor parallel: {why} can be held by several")
 
 
 def _kv_cache_type(

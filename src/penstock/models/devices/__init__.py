@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 
-def device_of(spec: ModelSpec) -> Device:
-    """The device that a queue's name asks for."""
-    index = spec.device_index or 0
+def device_of(spec: ModelSpec, rank: int = 0) -> Device:
+    """The device that a queue's name asks for, or that of another rank of a model over several."""
+    index = (spec.device_index or 0) + rank
     if spec.device == "cuda":
         return Cuda(index)
     return Xpu(index) if spec.device == "xpu" else Cpu()
@@ -45,9 +45,10 @@ def check(spec: ModelSpec) -> None:
     if spec.backend == "openvino" and spec.device != "cpu":
         _check_openvino(spec)
         return
-    missing = device_of(spec).missing()
-    if missing is not None:
-        raise DeviceNotFound(f"queue {spec.queue!r}: {missing}")
+    for rank in range(spec.tensor_parallel):
+        missing = device_of(spec, rank).missing()
+        if missing is not None:
+            raise DeviceNotFound(f"queue {spec.queue!r}: {missing}")
 
 
 def _check_openvino(spec: ModelSpec) -> None:

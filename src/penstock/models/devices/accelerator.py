@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -21,6 +21,7 @@ class Accelerator:
     """
 
     kind: str
+    collectives: str
     maker: str
 
     def __init__(self, library: Any, index: int) -> None:
@@ -36,6 +37,7 @@ class Accelerator:
         return hasattr(self.library, self.graph_class)
 
     graph_class: str
+    graph_options: ClassVar[dict[str, Any]] = {}
 
     def built(self) -> bool:
         """Whether this torch can drive such GPUs at all."""
@@ -109,6 +111,6 @@ class Accelerator:
         current.wait_stream(self._stream)
         self.synchronize()
         graph = getattr(self.library, self.graph_class)()
-        with self.library.graph(graph, pool=self._pool, stream=self._stream):
+        with self.library.graph(graph, pool=self._pool, stream=self._stream, **self.graph_options):
             work()
         return graph.replay

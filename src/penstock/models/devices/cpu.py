@@ -19,6 +19,7 @@ class Cpu:
     """See `penstock.models.devices.device.Device`."""
 
     kind = "cpu"
+    collectives = "gloo"
     captures = False
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 
 from penstock.models.devices.accelerator import Accelerator
@@ -13,8 +15,11 @@ class Cuda(Accelerator):
     """A GPU that torch's CUDA build drives."""
 
     kind = "cuda"
+    collectives = "nccl"
     maker = "NVIDIA"
     graph_class = "CUDAGraph"
+    # NCCL has a thread that asks after its work; only this thread's calls are of the capture.
+    graph_options: ClassVar[dict[str, Any]] = {"capture_error_mode": "thread_local"}
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(torch.cuda, index)

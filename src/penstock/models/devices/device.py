@@ -16,6 +16,9 @@ class Device(Protocol):
     kind: str
     """As in a queue's name: cpu, xpu, cuda."""
 
+    collectives: str
+    """torch.distributed's backend between such devices."""
+
     torch_device: torch.device
 
     @property

@@ -13,6 +13,7 @@ class Xpu(Accelerator):
     """A GPU that torch's XPU build drives (Arc, Data Center GPU Flex and Max, Core Ultra)."""
 
     kind = "xpu"
+    collectives = "xccl"
     maker = "Intel"
     graph_class = "XPUGraph"
 

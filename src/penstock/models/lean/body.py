@@ -79,7 +79,6 @@ class Body:
         rotary: tuple[torch.Tensor, torch.Tensor],
         ops: Ops,
         device: Device,
-        ranks: Ranks = ALONE,
     ) -> None:
         self.shape = shape
         self.weights = weights
@@ -89,10 +88,14 @@ class Body:
         self.block_bytes = (
             2 * shape.layers * shape.kv_heads * BLOCK_SIZE * shape.head_size * self.kind.itemsize
         )
-        self._ranks = ranks
+        self._ranks: Ranks = ALONE
         self._rotary = rotary
         self._stages = Stages(1 << 12)
         self._forget()
+
+    def meet(self, ranks: Ranks) -> None:
+        """From now on compute with the others of the same model."""
+        self._ranks = ranks
 
     def allocate(self, blocks: int, sequences: int) -> None:
         """See `Computer`."""

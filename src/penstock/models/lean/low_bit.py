@@ -12,9 +12,9 @@ from penstock.models import checkpoint, rope
 from penstock.models.assembled import Assembled
 from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
+from penstock.models.lean.body import Body
 from penstock.models.lean.linear import Int4, from_blocks
 from penstock.models.lean.loading import ops_for
-from penstock.models.lean.body import Body
 from penstock.models.lean.model import LeanModel
 from penstock.models.lean.shape import NotLean
 from penstock.models.libraries import transformers
@@ -25,6 +25,7 @@ from penstock.models.spec import DEFAULT_LOW_BIT
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
     from penstock.models.devices.device import Device
+    from penstock.models.lean.shape import Shape
     from penstock.models.spec import ModelSpec
 
 _TOLERANCE = 0.1
@@ -38,19 +39,7 @@ def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
 
     :raises ModelNotLoadable: with one line that says why.
     """
-    if (spec.format or DEFAULT_LOW_BIT) != DEFAULT_LOW_BIT:
-        raise ModelNotLoadable(
-            f"queue {spec.queue!r}: format = {spec.format!r}: a GPU holds {DEFAULT_LOW_BIT}; "
-            f"serve the model on cpu, or with another format"
-        )
-    config = checkpoint.load_config(spec)
-    progress(0.05, f"reading {spec.path}")
-    if spec.low_bit_folder:
-        module = _widened(spec, config)
-        stored = torch.bfloat16
-    else:
-        stored = checkpoint.dtype(spec, config)
-        module = checkpoint.load_module(spec, config, stored)
+    module, stored = read(spec, progress)
     kind = device.compute_dtype(stored, 0)
     try:
         model, module = _build(spec, module, device, kind, progress)
@@ -73,18 +62,48 @@ def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
     )
 
 
+def read(spec: ModelSpec, progress: Progress) -> tuple[Any, torch.dtype]:
+    """The module on the CPU, its weights not quantised yet, and the type that they were stored in.
+
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    if (spec.format or DEFAULT_LOW_BIT) != DEFAULT_LOW_BIT:
+        raise ModelNotLoadable(
+            f"queue {spec.queue!r}: format = {spec.format!r}: a GPU holds {DEFAULT_LOW_BIT}; "
+            f"serve the model on cpu, or with another format"
+        )
+    config = checkpoint.load_config(spec)
+    progress(0.05, f"reading {spec.path}")
+    if spec.low_bit_folder:
+        module = _widened(spec, config)
+        stored = torch.bfloat16
+    else:
+        stored = checkpoint.dtype(spec, config)
+        module = checkpoint.load_module(spec, config, stored)
+    return module, stored
+
+
+def prepare(spec: ModelSpec, module: Any) -> Shape:
+    """Ready a module on the CPU for `weights.quantized`.
+
+    :raises NotLean: the module is not of the family.
+    """
+    module.eval().requires_grad_(requires_grad=False)
+    context_length = checkpoint.context_length(spec, module)
+    rope.freeze(module, context_length)
+    shape = shapes.read(module, context_length)
+    all_weights.untie(module)
+    module.set_attn_implementation("eager")
+    return shape
+
+
 @torch.inference_mode()
 def _build(
     spec: ModelSpec, module: Any, device: Device, kind: torch.dtype, progress: Progress
 ) -> tuple[LeanModel, Any]:
     """The model on its device, and the module, whose matrices are what the blocks stand for."""
-    module = module.eval().requires_grad_(requires_grad=False)
-    context_length = checkpoint.context_length(spec, module)
-    rope.freeze(module, context_length)
-    shape = shapes.read(module, context_length)
+    shape = prepare(spec, module)
     ops = ops_for(device)
-    all_weights.untie(module)
-    module.set_attn_implementation("eager")
     adopted = all_weights.adopt(module, shape)
     weights = all_weights.quantized(adopted, device.torch_device, kind, progress)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)

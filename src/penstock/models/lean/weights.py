@@ -72,13 +72,14 @@ def adopt(module: Any, shape: Shape) -> Weights:
     """The weights of a module, joined where they have one input; the module goes on with views."""
     return Weights(
         embeddings=module.model.embed_tokens.weight.data,
-        layers=[_layer(layer, shape) for layer in module.model.layers],
+        layers=[adopt_layer(layer, shape) for layer in module.model.layers],
         norm=module.model.norm.weight.data,
         head=join([module.lm_head]),
     )
 
 
-def _layer(layer: Any, shape: Shape) -> LayerWeights:
+def adopt_layer(layer: Any, shape: Shape) -> LayerWeights:
+    """One layer's weights, as `adopt` takes them."""
     attention, mlp = layer.self_attn, layer.mlp
     return LayerWeights(
         qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
@@ -101,33 +102,35 @@ def quantized(
     The embeddings stay as they are. The dense matrices are overwritten with what the blocks stand
     for, rounded to their type: what a module computes with them is then the blocks' reference.
     """
-
-    def shrink(linear: Linear) -> Linear:
-        assert isinstance(linear, Dense)  # noqa: S101 - `adopt` makes no other
-        small = quantize(linear, device, kind)
-        if not isinstance(small, Dense):
-            linear.weight.copy_(small.widen(linear.weight.dtype))
-        return small
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device, kind)
-
     layers: list[LayerWeights] = []
     for done, layer in enumerate(weights.layers):
         progress(0.3 + 0.5 * done / len(weights.layers), "quantising to sym_int4")
-        norms = layer.head_norms
-        layers.append(
-            LayerWeights(
-                qkv=shrink(layer.qkv),
-                out=shrink(layer.out),
-                gate_up=shrink(layer.gate_up),
-                down=shrink(layer.down),
-                norm=moved(layer.norm),
-                second_norm=moved(layer.second_norm),
-                head_norms=None
-                if norms is None
-                else HeadNorms(moved(norms.query), moved(norms.key)),
-            )
-        )
-    head = shrink(weights.head)
-    return Weights(moved(weights.embeddings), layers, moved(weights.norm), head)
+        layers.append(quantized_layer(layer, device, kind))
+    head = shrink(weights.head, device, kind)
+    embeddings, norm = weights.embeddings.to(device, kind), weights.norm.to(device, kind)
+    return Weights(embeddings, layers, norm, head)
+
+
+def quantized_layer(layer: LayerWeights, device: torch.device, kind: torch.dtype) -> LayerWeights:
+    """One layer, as `quantized` makes it."""
+    norms = layer.head_norms
+    return LayerWeights(
+        qkv=shrink(layer.qkv, device, kind),
+        out=shrink(layer.out, device, kind),
+        gate_up=shrink(layer.gate_up, device, kind),
+        down=shrink(layer.down, device, kind),
+        norm=layer.norm.to(device, kind),
+        second_norm=layer.second_norm.to(device, kind),
+        head_norms=None
+        if norms is None
+        else HeadNorms(norms.query.to(device, kind), norms.key.to(device, kind)),
+    )
+
+
+def shrink(linear: Linear, device: torch.device, kind: torch.dtype) -> Linear:
+    """One matrix, as `quantized` makes it."""
+    assert isinstance(linear, Dense)  # noqa: S101 - `adopt` makes no other
+    small = quantize(linear, device, kind)
+    if not isinstance(small, Dense):
+        linear.weight.copy_(small.widen(linear.weight.dtype))
+    return small

@@ -1,0 +1,203 @@
+"""A model over several devices: rank 0 loads it with the others, and tries it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.errors import ModelNotLoadable
+from penstock.models import checkpoint, devices, rope
+from penstock.models import transformers as dense
+from penstock.models.assembled import Assembled
+from penstock.models.lean import low_bit
+from penstock.models.lean import shape as shapes
+from penstock.models.lean import weights as all_weights
+from penstock.models.lean.body import Body
+from penstock.models.lean.loading import ops_for
+from penstock.models.lean.shape import NotLean
+from penstock.models.lean.weights import Weights
+from penstock.models.parallel.group import Group
+from penstock.models.parallel.model import ParallelModel
+from penstock.models.parallel.part import Part
+from penstock.models.parallel.team import Team
+from penstock.models.probe import Probe
+from penstock.models.spec import DEFAULT_LOW_BIT
+
+if TYPE_CHECKING:
+    from penstock.models.assembled import Progress
+    from penstock.models.devices.device import Device
+    from penstock.models.lean.shape import Shape
+    from penstock.models.parallel.team import Order
+    from penstock.models.spec import ModelSpec
+
+_CPU = torch.device("cpu")
+_EXACT, _ROUNDED = 1e-3, 0.1  # relative errors of logits that count as equal
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A module on the CPU. `kind` is what to compute in; `blocks`: as sym_int4."""
+
+    module: Any
+    shape: Shape
+    kind: torch.dtype
+    blocks: bool
+
+    @property
+    def format(self) -> str:
+        return DEFAULT_LOW_BIT if self.blocks else dense.NAMES[self.kind]
+
+    @property
+    def tolerance(self) -> float:
+        exact = self.kind == torch.float32 and not self.blocks
+        return _EXACT if exact else _ROUNDED
+
+
+def load(spec: ModelSpec, progress: Progress) -> Assembled:
+    """Load a model on its devices, a process each beside this one.
+
+    Every rank reads the checkpoint and keeps its part. This one keeps the module on the CPU until
+    its logits have been compared with those of the ranks together.
+
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    threads = _threads(spec)
+    devices.set_threads(threads)
+    team = Team(spec, threads)
+    try:
+        return _load(spec, team, progress)
+    except BaseException:
+        team.close()
+        raise
+
+
+@torch.inference_mode()
+def load_part(order: Order) -> Body:
+    """A rank's own part, on its device.
+
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    spec = order.spec
+    device = devices.device_of(spec, order.rank)
+    source = _read(spec, device, _untold)
+    part = _part(spec, source, order.rank)
+    place, module = device.torch_device, source.module
+
+    def held(linear: Any) -> Any:
+        return all_weights.shrink(linear, place, source.kind) if source.blocks else linear
+
+    layers: list[all_weights.LayerWeights] = []
+    for layer in module.model.layers:
+        whole = all_weights.adopt_layer(layer, source.shape)
+        if source.blocks:
+            own = all_weights.quantized_layer(part.layer(whole, _CPU), place, source.kind)
+        else:
+            own = part.layer(whole, place)
+        layers.append(own)
+        layer.to("meta")  # so that a rank holds no more of the whole than it must
+    head = all_weights.join([module.lm_head])
+    weights = Weights(
+        module.model.embed_tokens.weight.data.to(place, source.kind),
+        layers,
+        module.model.norm.weight.data.to(place, source.kind),
+        held(part.head(head, _CPU if source.blocks else place)),
+    )
+    return _body(source, part, weights, device)
+
+
+@torch.inference_mode()
+def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
+    device = devices.device_of(spec)
+    progress(0.05, f"reading {spec.path}, {team.ranks} ranks")
+    source = _read(spec, device, progress)
+    module = source.module
+    part = _part(spec, source, 0)
+    adopted = all_weights.adopt(module, source.shape)
+    if source.blocks:
+        adopted = all_weights.quantized(adopted, _CPU, source.kind, progress)
+    place = device.torch_device
+    weights = Weights(
+        adopted.embeddings.to(place),
+        [part.layer(layer, place) for layer in adopted.layers],
+        adopted.norm.to(place),
+        part.head(adopted.head, place),
+    )
+    body = _body(source, part, weights, device)
+    progress(0.8, f"waiting for {team.ranks - 1} other ranks")
+    team.join()
+    model = ParallelModel(body, team, Group(team.meeting, 0, team.ranks, device))
+    progress(0.85, "trying the model")
+    probe = Probe(module, _CPU, source.tolerance)
+    probe.require_causal(str(spec.path))
+    error = probe.error_of(model)
+    if not error <= probe.tolerance:
+        raise ModelNotLoadable(
+            f"{spec.path}: its logits over {team.ranks} ranks differ: {error:.2g}"
+        )
+    return Assembled(
+        model=model,
+        backend=spec.backend,
+        format=source.format,
+        architecture=type(module).__name__,
+        parameters=checkpoint.parameters(module),
+        weights_bytes=adopted.nbytes,
+    )
+
+
+def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
+    """:raises ModelNotLoadable: with one line that says why."""
+    try:
+        if spec.backend == "bigdl":
+            module, stored = low_bit.read(spec, progress)
+            kind = device.compute_dtype(stored, 0)
+            return _Source(module, low_bit.prepare(spec, module), kind, blocks=True)
+        config = checkpoint.load_config(spec)
+        kind = dense.choose_dtype(spec, config)
+        module = checkpoint.load_module(spec, config, kind)
+        module.eval().requires_grad_(requires_grad=False)
+        context_length = checkpoint.context_length(spec, module)
+        rope.freeze(module, context_length)
+        shape = shapes.read(module, context_length)
+        module.set_attn_implementation("eager")
+    except NotLean as reason:
+        raise _not_for_several(spec, reason) from reason
+    return _Source(module, shape, kind, blocks=False)
+
+
+def _part(spec: ModelSpec, source: _Source, rank: int) -> Part:
+    """:raises ModelNotLoadable: the model cannot be divided so."""
+    part = Part(source.shape, rank, spec.tensor_parallel)
+    try:
+        part.check(blocks=source.blocks)
+    except NotLean as reason:
+        raise _not_for_several(spec, reason) from reason
+    return part
+
+
+def _body(source: _Source, part: Part, weights: Weights, device: Device) -> Body:
+    shape = part.shape
+    rotary = shapes.rotary_tables(source.module, shape, device.torch_device)
+    try:
+        return Body(shape, weights, rotary, ops_for(device), device)
+    except NotLean as reason:
+        raise ModelNotLoadable(f"several devices: {reason}") from reason
+
+
+def _not_for_several(spec: ModelSpec, reason: NotLean) -> ModelNotLoadable:
+    return ModelNotLoadable(
+        f"queue {spec.queue!r}: this model cannot be held by {spec.tensor_parallel} devices "
+        f"({reason})"
+    )
+
+
+def _untold(share: float, what: str) -> None:
+    """Rank 0 tells of the progress."""
+    del share, what
+
+
+def _threads(spec: ModelSpec) -> int:
+    """A rank's threads: ranks on a CPU share its cores."""
+    threads = torch.get_num_threads()
+    return max(1, threads // spec.tensor_parallel) if spec.device == "cpu" else threads

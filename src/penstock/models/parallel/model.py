@@ -1,0 +1,38 @@
+"""A lean model of several ranks, as the engine has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.models.lean.model import LeanModel
+from penstock.models.parallel.leader import Leader
+
+if TYPE_CHECKING:
+    from penstock.errors import EngineFailed
+    from penstock.models.lean.body import Body
+    from penstock.models.parallel.group import Group
+    from penstock.models.parallel.team import Team
+
+
+class ParallelModel(LeanModel):
+    """See `penstock.engine.model.Watched`."""
+
+    def __init__(self, body: Body, team: Team, group: Group) -> None:
+        super().__init__(body, Leader(body, team))
+        body.meet(group)
+        self.team = team
+        self._group = group
+
+    @property
+    def failure(self) -> EngineFailed | None:
+        """Which rank has died, and how."""
+        return self.team.failure
+
+    def watched(self) -> None:
+        """A rank's death need not end the process any more."""
+        self.team.watched()
+
+    def close(self) -> None:
+        """End the other ranks."""
+        self.team.close()
+        self._group.close()
