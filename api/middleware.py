@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from api.errors import CLIENT_CLOSED_REQUEST, internal_response
 from api.keys import Caller
 from penstock.logs import about
+from penstock.redaction import redacted
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -104,12 +105,6 @@ def _quoted(value: str) -> str:
     return value if plain and value else ascii(value)
 
 
-def _shown(path: str) -> str:
-    """Return a path as logs may have it: the token of a FastChat worker is a part of it."""
-    prefix, slash, rest = path.removeprefix("/r/").partition("/")
-    return f"/r/***/{rest}" if path.startswith("/r/") and prefix and slash else path
-
-
 def record_of(connection: HTTPConnection) -> RequestRecord:
     """Return the record of a request."""
     return cast("RequestRecord", connection.scope[SCOPE_KEY])
@@ -135,7 +130,9 @@ class RequestContext:
         )
         if self._tracing is not None and scope["path"] not in QUIET_PATHS:
             traceparent = Headers(scope=scope).get("traceparent", "")
-            record.span = self._tracing.request(scope["method"], _shown(scope["path"]), traceparent)
+            record.span = self._tracing.request(
+                scope["method"], redacted(scope["path"]), traceparent
+            )
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -170,6 +167,6 @@ class RequestContext:
             record.span.end(path, record.status, record.attributes())
         level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
         if access.isEnabledFor(level):
-            summary = record.summary(scope["method"], _shown(scope["path"]))
+            summary = record.summary(scope["method"], redacted(scope["path"]))
             line = " ".join(f"{key}={_quoted(str(value))}" for key, value in summary.items())
             access.log(level, line, extra={"fields": summary})

@@ -18,7 +18,7 @@ from celery.worker import state
 
 from penstock import settings
 from penstock.errors import PenstockError, StartupError
-from penstock.logs import reformat
+from penstock.logs import adopt
 from workers.application import NO_QUEUE
 from workers.pool import EnginePool
 
@@ -140,7 +140,7 @@ def _note_options(instance: Any, options: Any, **_: Any) -> None:
 @signals.after_setup_task_logger.connect
 def _write_json(logger: logging.Logger, **_: Any) -> None:
     """Have Celery's lines, and through its root logger all others, in the form that is wanted."""
-    reformat(logger.handlers, settings.load())
+    adopt(logger.handlers, settings.load())
 
 
 @signals.worker_init.connect

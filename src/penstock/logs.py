@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from penstock.redaction import Redaction, redacted
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
@@ -60,32 +62,43 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = redacted(self.formatException(record.exc_info))
         if record.stack_info:
             line["stack"] = record.stack_info
         return _encoder.encode(line).decode("utf-8", "replace")
 
 
-def reformat(handlers: Iterable[logging.Handler], settings: Settings) -> None:
-    """Have handlers that a library made write JSON, where it is wanted."""
-    if settings.log_format == "json":
-        for handler in handlers:
+def adopt(handlers: Iterable[logging.Handler], settings: Settings) -> None:
+    """Have handlers write no secrets, and JSON where it is wanted, whoever made them."""
+    for handler in handlers:
+        _redact(handler)
+        if settings.log_format == "json":
             handler.setFormatter(JsonFormatter())
+
+
+def _redact(filterer: logging.Filterer) -> None:
+    if not any(isinstance(known, Redaction) for known in filterer.filters):
+        filterer.addFilter(Redaction())
 
 
 def configure_logging(settings: Settings, level: int = logging.INFO) -> None:
     """Send Penstock's log to stderr, unless the process has arranged its logging already.
 
-    With JSON, the server's lines and those of all other libraries are JSON too.
+    With JSON, the server's lines and those of all other libraries are JSON too. Secrets in URLs
+    are kept out of all of them, of the server's access log too, whoever has arranged it.
     """
     for name in _SERVER:
-        reformat(logging.getLogger(name).handlers, settings)
+        server = logging.getLogger(name)
+        _redact(server)  # a handler may be added later, or be another logger's
+        adopt(server.handlers, settings)
     logger = logging.getLogger("penstock")
     if logger.handlers or logging.getLogger().handlers:
+        for handler in (*logger.handlers, *logging.getLogger().handlers):
+            _redact(handler)
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(TEXT))
-    reformat([handler], settings)
+    adopt([handler], settings)
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False

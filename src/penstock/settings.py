@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock.errors import BadSettings
+from penstock.redaction import redacted
 
 PREFIX = "PENSTOCK_"
 
@@ -190,4 +191,5 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        raise BadSettings(f"{name}: {first['msg']} (it is {first['input']!r})") from error
+        given = redacted(repr(first["input"]))  # a URL may have a password
+        raise BadSettings(f"{name}: {first['msg']} (it is {given})") from error

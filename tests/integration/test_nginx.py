@@ -51,7 +51,7 @@ def proxy(server: ApiServer, tmp_path: Path) -> Iterator[str]:
     )
     (tmp_path / "nginx.conf").write_text(
         f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
-        f"events {{}}\nhttp {{ access_log off; {places} include {tmp_path}/site.conf; }}\n"
+        f"events {{}}\nhttp {{ access_log {tmp_path}/access.log; {places} include {tmp_path}/site.conf; }}\n"
     )
     command = [nginx, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "error.log")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
@@ -83,3 +83,14 @@ def test_a_stream_is_not_held_up(fleet: Fleet, server: ApiServer, proxy: str) ->
 
 def test_metrics_are_for_this_host(proxy: str) -> None:
     assert "penstock_redis_up 1" in httpx.get(f"{proxy}/metrics").text
+
+
+def test_no_log_has_a_workers_token(server: ApiServer, proxy: str, tmp_path: Path) -> None:
+    body = {"worker_name": "http://127.0.0.1:1", "check_heart_beat": True, "worker_status": None}
+    assert httpx.post(f"{proxy}/r/s3cret/register_worker", json=body).status_code == 403
+    httpx.get(f"{proxy}/health")
+    server.stop()
+    assert httpx.post(f"{proxy}/r/s3cret/register_worker", json=body).status_code == 502
+    wait_until(lambda: "/health" in (tmp_path / "access.log").read_text())
+    for log in ("access.log", "error.log"):
+        assert "s3cret" not in (tmp_path / log).read_text()
