@@ -70,6 +70,8 @@ class Vector(enum.IntEnum):
     KEY_NORM = 4
     QKV_BIAS = 5
     OUTPUT_BIAS = 6
+    GATE_UP_BIAS = 7
+    DOWN_BIAS = 8
 
 
 class _Shape(ctypes.Structure):
@@ -370,8 +372,8 @@ class Decoder:
                 ctypes.byref(native),
                 _address(cache),
                 len(cache),
-                None if logits is None else _array(logits, np.float32),
-                None if hidden is None else _array(hidden, np.float32),
+                None if logits is None else ctypes.c_void_p(_array(logits, np.float32)),
+                None if hidden is None else ctypes.c_void_p(_array(hidden, np.float32)),
             )
         )
 

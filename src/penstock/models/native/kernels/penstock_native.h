@@ -20,7 +20,7 @@
  * fp32 across groups and everywhere else.
  *
  * Promise: a token's logits have the same bits whatever else is in its step, however its prompt was
- * cut into chunks, and however many threads compute.
+ * cut into chunks, however many threads compute, and with whichever instruction set.
  *
  * Conventions: matrices are row-major, a row is one output of the layer. Pointers given to
  * `pn_set_*` are borrowed: the memory must stay as it is until `pn_destroy`. Functions return a
@@ -48,8 +48,7 @@ enum {
     PN_INCOMPLETE = 4 /* a step before all weights were set */
 };
 
-/* Instruction sets, best last. All give the same results, save for the last bits of attention and
- * norms. */
+/* Instruction sets, best last. All give the same bits. */
 enum { PN_ISA_BEST = 0, PN_ISA_AVX2 = 1, PN_ISA_AVX_VNNI = 2, PN_ISA_AVX512_VNNI = 3 };
 
 /* How a matrix is quantised. */
@@ -80,7 +79,9 @@ enum {
     PN_QUERY_NORM = 3,     /* head_size; needed where shape.qk_norm */
     PN_KEY_NORM = 4,       /* head_size; needed where shape.qk_norm */
     PN_QKV_BIAS = 5,       /* (heads + 2 kv_heads) head_size; optional */
-    PN_OUTPUT_BIAS = 6     /* hidden; optional */
+    PN_OUTPUT_BIAS = 6,    /* hidden; optional */
+    PN_GATE_UP_BIAS = 7,   /* 2 intermediate, gate's then up's; optional */
+    PN_DOWN_BIAS = 8       /* hidden; optional */
 };
 
 /* Element types of the embedding table. */

@@ -1,0 +1,180 @@
+/* The C interface: checks, and turns exceptions into codes. */
+#include <new>
+#include <string>
+#include <system_error>
+
+#include "cpu.h"
+#include "model.h"
+#include "packing.h"
+#include "penstock_native.h"
+#include "step.h"
+
+#define PENSTOCK_EXPORT extern "C" __attribute__((visibility("default")))
+
+struct pn_model {
+    penstock::Model model;
+};
+
+namespace {
+
+using penstock::fault_of;
+
+/* Fixed room: telling of a lack of memory must not need any. */
+thread_local char last_error[256] = "";
+
+int32_t fail(int32_t code, const char *message) {
+    size_t at = 0;
+    for (; message[at] != '\0' && at + 1 < sizeof last_error; at++)
+        last_error[at] = message[at];
+    last_error[at] = '\0';
+    return code;
+}
+
+bool aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % 64 == 0; }
+
+} // namespace
+
+PENSTOCK_EXPORT int32_t pn_abi(void) { return PN_ABI; }
+
+PENSTOCK_EXPORT int32_t pn_packed_version(void) { return penstock::PACKED_VERSION; }
+
+PENSTOCK_EXPORT int32_t pn_best_isa(void) { return penstock::best_isa(); }
+
+PENSTOCK_EXPORT const char *pn_last_error(void) { return last_error; }
+
+PENSTOCK_EXPORT int64_t pn_packed_bytes(const pn_packing *packing) {
+    if (packing == nullptr)
+        return -fail(PN_BAD_ARGUMENT, "no packing");
+    if (const char *fault = fault_of(*packing))
+        return -fail(PN_BAD_ARGUMENT, fault);
+    const penstock::Matrix matrix = penstock::matrix_of(*packing);
+    return matrix.panels * matrix.panel_bytes;
+}
+
+PENSTOCK_EXPORT int32_t pn_pack(const pn_packing *packing, const pn_part *parts,
+                                int32_t part_count, void *packed) {
+    if (pn_packed_bytes(packing) < 0)
+        return PN_BAD_ARGUMENT;
+    if (parts == nullptr || !aligned(packed) || packed == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no parts, or packed bytes that begin at no multiple of 64");
+    int64_t rows = 0;
+    for (int32_t part = 0; part < part_count; part++) {
+        if (parts[part].rows < 1 || parts[part].values == nullptr || parts[part].scales == nullptr)
+            return fail(PN_BAD_ARGUMENT, "a part has no rows, values or scales");
+        rows += parts[part].rows;
+    }
+    if (rows != packing->rows)
+        return fail(PN_BAD_ARGUMENT, "the parts' rows do not add up to the packing's");
+    if (packing->layout == PN_PAIRED && (part_count != 2 || parts[0].rows != parts[1].rows))
+        return fail(PN_BAD_ARGUMENT, "a paired matrix has two parts of equal rows");
+    penstock::pack(*packing, parts, part_count, static_cast<uint8_t *>(packed));
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int64_t pn_cache_block_bytes(const pn_shape *shape) {
+    if (shape == nullptr)
+        return -fail(PN_BAD_ARGUMENT, "no shape");
+    if (const char *fault = fault_of(*shape))
+        return -fail(PN_BAD_ARGUMENT, fault);
+    return penstock::CacheLayout(*shape).block_stride * 2;
+}
+
+PENSTOCK_EXPORT int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads,
+                                  const int32_t *cpus, pn_model **model) {
+    if (shape == nullptr || model == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no shape, or no place for the model");
+    if (const char *fault = fault_of(*shape))
+        return fail(PN_BAD_ARGUMENT, fault);
+    if (threads < 1 || threads > 1024)
+        return fail(PN_BAD_ARGUMENT, "threads are 1 to 1024");
+    if (isa == PN_ISA_BEST)
+        isa = penstock::best_isa();
+    if (!penstock::has_isa(isa))
+        return fail(PN_UNSUPPORTED, "this CPU lacks the instruction set; AVX2 is the least");
+    try {
+        std::vector<int> bound;
+        if (cpus != nullptr)
+            bound.assign(cpus, cpus + threads);
+        for (const int cpu : bound)
+            if (cpu < 0 || cpu >= 1024)
+                return fail(PN_BAD_ARGUMENT, "a CPU's number is 0 to 1023");
+        *model = new pn_model{{*shape, isa, threads, bound}};
+        return PN_OK;
+    } catch (const std::bad_alloc &) {
+        return fail(PN_NO_MEMORY, "no memory for the model");
+    } catch (const std::system_error &error) {
+        return fail(PN_NO_MEMORY, error.what());
+    }
+}
+
+PENSTOCK_EXPORT void pn_destroy(pn_model *model) { delete model; }
+
+PENSTOCK_EXPORT int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t layer,
+                                      const pn_packing *packing, const void *packed) {
+    if (model == nullptr || pn_packed_bytes(packing) < 0)
+        return model == nullptr ? fail(PN_BAD_ARGUMENT, "no model") : PN_BAD_ARGUMENT;
+    pn_packing expected;
+    penstock::Matrix *place = penstock::matrix_place(model->model, which, layer, &expected);
+    if (place == nullptr)
+        return fail(PN_BAD_ARGUMENT, "there is no such matrix or layer");
+    if (packing->rows != expected.rows || packing->columns != expected.columns ||
+        packing->layout != expected.layout)
+        return fail(PN_BAD_ARGUMENT, "the packing's rows, columns or layout are not the shape's");
+    if (packed == nullptr || !aligned(packed))
+        return fail(PN_BAD_ARGUMENT, "packed bytes begin at a multiple of 64");
+    *place = penstock::matrix_of(*packing);
+    place->packed = static_cast<const uint8_t *>(packed);
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_vector(pn_model *model, int32_t which, int32_t layer,
+                                      const float *values, int32_t size) {
+    if (model == nullptr || values == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no model, or no values");
+    int expected = 0;
+    const float **place = penstock::vector_place(model->model, which, layer, &expected);
+    if (place == nullptr)
+        return fail(PN_BAD_ARGUMENT, "there is no such vector or layer");
+    if (size != expected)
+        return fail(PN_BAD_ARGUMENT, "the vector's size is not the shape's");
+    *place = values;
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_embeddings(pn_model *model, int32_t element, const void *table) {
+    if (model == nullptr || table == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no model, or no table");
+    if (element != PN_F32 && element != PN_F16 && element != PN_BF16)
+        return fail(PN_BAD_ARGUMENT, "embeddings are PN_F32, PN_F16 or PN_BF16");
+    model->model.element = element;
+    model->model.embeddings = table;
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_rotary(pn_model *model, const float *cosines, const float *sines,
+                                      int32_t positions) {
+    if (model == nullptr || cosines == nullptr || sines == nullptr || positions < 1)
+        return fail(PN_BAD_ARGUMENT, "no model, or no tables");
+    model->model.cosines = cosines;
+    model->model.sines = sines;
+    model->model.positions = positions;
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache,
+                                int32_t blocks, float *logits, float *hidden) {
+    if (model == nullptr || step == nullptr || cache == nullptr || !aligned(cache))
+        return fail(PN_BAD_ARGUMENT, "no model, no step, or no cache at a multiple of 64");
+    if (const char *missing = model->model.missing())
+        return fail(PN_INCOMPLETE, missing);
+    if (const char *fault = fault_of(model->model, *step, blocks))
+        return fail(PN_BAD_ARGUMENT, fault);
+    if (logits == nullptr && hidden == nullptr && step->rows > 0)
+        return fail(PN_BAD_ARGUMENT, "rows are wanted, but there is no place for them");
+    try {
+        penstock::compute(model->model, *step, static_cast<uint16_t *>(cache), logits, hidden);
+        return PN_OK;
+    } catch (const std::bad_alloc &) {
+        return fail(PN_NO_MEMORY, "no memory for a step of this size");
+    }
+}

@@ -1,0 +1,127 @@
+/* What a step asks of the vector units, as a table of functions that each instruction set fills.
+ *
+ * Files that include this with an instruction set's flags must use nothing of the C++ library: the
+ * linker could keep their copy of a template for CPUs that lack the instructions.
+ */
+#pragma once
+
+#include <stdint.h>
+
+namespace penstock {
+
+/* A panel is what a product computes at once: 32 outputs, along all columns. */
+constexpr int PANEL = 32;
+constexpr int HALF_PANEL = 16;
+constexpr int QUADRUPLE = 4; /* columns that one 32-bit lane holds */
+constexpr int OFFSET_I4 = 8; /* stored values are unsigned: what was added to make them so */
+constexpr int OFFSET_I8 = 128;
+
+/* Keys whose attention is computed at once. The sum over a context is cut at its multiples, always,
+ * so that its bits do not hang on how many threads share it. */
+constexpr int SPLIT = 512;
+
+/* A packed matrix; packing.h has its bytes. */
+struct Matrix {
+    const uint8_t *packed = nullptr;
+    int kind = 0;
+    int layout = 0;
+    int rows = 0;
+    int columns = 0;
+    int group = 0;
+    int groups = 0;
+    int panels = 0;
+    int64_t panel_bytes = 0;
+};
+
+/* Rows of a product's input. Row r: `values` + r `stride` (int8, zeros past the columns), `scales`
+ * and `corrections` + r `groups`. A correction is -offset times the sum of a group's values: what
+ * the weights' offset has added to its dot product. */
+struct Quantised {
+    int8_t *values;
+    float *scales;
+    int32_t *corrections;
+    int64_t stride;
+    int group;
+    int groups;
+    int offset;
+};
+
+enum class Outlet {
+    store, /* out = product + bias */
+    add,   /* out += product + bias */
+    gated  /* out = silu(gate) * up, for a paired matrix */
+};
+
+struct Product {
+    const Matrix *matrix;
+    const Quantised *input;
+    Outlet outlet;
+    float *out;
+    int64_t out_stride;
+    const float *bias; /* or null; of a paired matrix the gates', then the ups' */
+};
+
+/* One token's queries, keys and values, side by side, after their product. */
+struct Heads {
+    float *row;
+    int heads;
+    int kv_heads;
+    int size;
+    const float *query_norm; /* or null */
+    const float *key_norm;
+    float epsilon;
+    const float *cosines; /* of the token's position */
+    const float *sines;
+    float scale;     /* of the queries: 1 / sqrt(size) */
+    uint16_t *cache; /* the token's block, this layer; see cache.h */
+    int block_size;
+    int slot; /* the token's place in its block */
+};
+
+/* Attention of some tokens of one sequence, for the heads that share a head of keys and values. */
+struct Attention {
+    const float *queries; /* the first token's, the first of these heads */
+    int64_t query_stride; /* from token to token */
+    int tokens;
+    int first_position;
+    int heads;
+    int size;
+    int padded;             /* `size` as values lie in the cache */
+    const uint16_t *cache;  /* block 0, this layer, keys of this head */
+    int64_t block_stride;   /* from block to block */
+    int64_t values_offset;  /* from a block's keys to its values */
+    const int32_t *blocks;  /* the sequence's */
+    int block_size;
+    int window;             /* keys that a query sees at most; 0: all */
+    int first_split;
+    int last_split;         /* one past the end */
+    float *out;             /* finished: as queries lie, `out_stride` from token to token */
+    int64_t out_stride;
+    float *partials;        /* else, by split, head: maximum, sum, `size` values. One token only. */
+    float *scratch;         /* ATTENTION_SCRATCH floats */
+};
+
+constexpr int QUERIES = 8; /* that an attention computes side by side */
+constexpr int MAX_HEAD_SIZE = 512;
+constexpr int ATTENTION_SCRATCH = QUERIES * (SPLIT + MAX_HEAD_SIZE * 2 + 16);
+
+struct Kernels {
+    /* x / rms(x) * weight, quantised as row `row` of `out`; also as it is to `plain` unless null. */
+    void (*norm)(const float *x, const float *weight, int size, float epsilon,
+                 const Quantised &out, int row, float *plain);
+    /* fp16, or bf16, to fp32. */
+    void (*widen)(const uint16_t *from, bool brain, int size, float *to);
+    void (*quantise)(const float *x, int size, const Quantised &out, int row);
+    /* Rows [row, row_end) of panels [panel, panel_end). */
+    void (*product)(const Product &product, int panel, int panel_end, int row, int row_end);
+    void (*heads)(const Heads &heads);
+    void (*attend)(const Attention &attention);
+    /* Join what `attend` left of `splits` splits of `heads` heads; out: (heads, size). */
+    void (*join)(const float *partials, int splits, int heads, int size, float *out);
+};
+
+extern const Kernels KERNELS_AVX2;
+extern const Kernels KERNELS_AVX_VNNI;
+extern const Kernels KERNELS_AVX512;
+
+} // namespace penstock

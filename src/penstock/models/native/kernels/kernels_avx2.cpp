@@ -1,0 +1,16 @@
+/* The kernels for one instruction set; penstock_native.h has this file's flags. */
+#define PENSTOCK_VARIANT avx2
+#define PENSTOCK_LANES 8
+#include "vector_avx2.h"
+
+#include "attention.inl.h"
+#include "products.inl.h"
+#include "rows.inl.h"
+
+namespace penstock {
+
+const Kernels KERNELS_AVX2 = {
+    avx2::norm, avx2::widen, avx2::quantise, avx2::product, avx2::heads, avx2::attend, avx2::join,
+};
+
+} // namespace penstock

@@ -1,0 +1,16 @@
+/* The kernels for one instruction set; penstock_native.h has this file's flags. */
+#define PENSTOCK_VARIANT avx512
+#define PENSTOCK_LANES 16
+#include "vector_avx512.h"
+
+#include "attention.inl.h"
+#include "products.inl.h"
+#include "rows.inl.h"
+
+namespace penstock {
+
+const Kernels KERNELS_AVX512 = {
+    avx512::norm, avx512::widen, avx512::quantise, avx512::product, avx512::heads, avx512::attend, avx512::join,
+};
+
+} // namespace penstock

@@ -1,0 +1,16 @@
+/* The kernels for one instruction set; penstock_native.h has this file's flags. */
+#define PENSTOCK_VARIANT avx_vnni
+#define PENSTOCK_LANES 8
+#include "vector_avx2.h"
+
+#include "attention.inl.h"
+#include "products.inl.h"
+#include "rows.inl.h"
+
+namespace penstock {
+
+const Kernels KERNELS_AVX_VNNI = {
+    avx_vnni::norm, avx_vnni::widen, avx_vnni::quantise, avx_vnni::product, avx_vnni::heads, avx_vnni::attend, avx_vnni::join,
+};
+
+} // namespace penstock

@@ -1,0 +1,121 @@
+#include "packing.h"
+
+#include <string.h>
+
+namespace penstock {
+
+namespace {
+
+/* Where an output of a part lies. */
+struct Place {
+    int panel;
+    int half;
+    int lane;
+};
+
+Place place_of(const pn_packing &packing, int part, int row) {
+    if (packing.layout == PN_PAIRED)
+        return {row / HALF_PANEL, part, row % HALF_PANEL};
+    return {row / PANEL, row % PANEL / HALF_PANEL, row % HALF_PANEL};
+}
+
+void pack_row_i4(const Matrix &matrix, const uint8_t *values, const uint16_t *scales, Place place,
+                 uint8_t *panel) {
+    const int64_t group_bytes = 2 * PANEL + matrix.group / QUADRUPLE * 64;
+    const int shift = place.half * 4;
+    const uint8_t others = place.half ? 0x0F : 0xF0;
+    for (int group = 0; group < matrix.groups; group++) {
+        uint8_t *to = panel + group * group_bytes;
+        memcpy(to + 2 * (place.half * HALF_PANEL + place.lane), scales + group, 2);
+        to += 2 * PANEL;
+        for (int at = 0; at < matrix.group; at++) {
+            const int column = group * matrix.group + at;
+            const int nibble = (values[column / 2] >> (column % 2 * 4) & 15) ^ OFFSET_I4;
+            uint8_t &byte = to[at / QUADRUPLE * 64 + place.lane * QUADRUPLE + at % QUADRUPLE];
+            byte = uint8_t((byte & others) | nibble << shift);
+        }
+    }
+}
+
+void pack_row_i8(const Matrix &matrix, const int8_t *values, const float *scale, Place place,
+                 uint8_t *panel) {
+    memcpy(panel + 4 * (place.half * HALF_PANEL + place.lane), scale, 4);
+    uint8_t *to = panel + 4 * PANEL + place.half * 64 + place.lane * QUADRUPLE;
+    for (int column = 0; column < matrix.columns; column++)
+        to[column / QUADRUPLE * 128 + column % QUADRUPLE] = uint8_t(values[column] + OFFSET_I8);
+}
+
+} // namespace
+
+const char *fault_of(const pn_packing &packing) {
+    if (packing.kind != PN_I4 && packing.kind != PN_I8)
+        return "a packing's kind is PN_I4 or PN_I8";
+    if (packing.layout != PN_STACKED && packing.layout != PN_PAIRED)
+        return "a packing's layout is PN_STACKED or PN_PAIRED";
+    if (packing.group != 32 && packing.group != 64 && packing.group != 128)
+        return "a packing's group is 32, 64 or 128";
+    if (packing.rows < 1 || packing.columns < 1 || packing.columns > 1 << 24)
+        return "a packing's rows or columns are out of range";
+    if (packing.kind == PN_I4 && packing.columns % packing.group != 0)
+        return "the columns of an INT4 matrix are whole groups";
+    if (packing.layout == PN_PAIRED && packing.rows % 2 != 0)
+        return "a paired matrix has an even number of rows";
+    return nullptr;
+}
+
+Matrix matrix_of(const pn_packing &packing) {
+    Matrix matrix;
+    if (fault_of(packing) != nullptr)
+        return matrix;
+    matrix.kind = packing.kind;
+    matrix.layout = packing.layout;
+    matrix.rows = packing.rows;
+    matrix.columns = packing.columns;
+    matrix.group = packing.group;
+    matrix.groups = (packing.columns + packing.group - 1) / packing.group;
+    const int outputs = packing.layout == PN_PAIRED ? packing.rows / 2 : packing.rows;
+    const int each = packing.layout == PN_PAIRED ? HALF_PANEL : PANEL;
+    matrix.panels = (outputs + each - 1) / each;
+    const int64_t quadruples = packing.group / QUADRUPLE;
+    if (packing.kind == PN_I4)
+        matrix.panel_bytes = matrix.groups * (2 * PANEL + quadruples * 64);
+    else
+        matrix.panel_bytes = 4 * PANEL + matrix.groups * quadruples * 128;
+    return matrix;
+}
+
+void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8_t *packed) {
+    const Matrix matrix = matrix_of(packing);
+    const bool small = packing.kind == PN_I4;
+    for (int panel = 0; panel < matrix.panels; panel++) {
+        uint8_t *at = packed + panel * matrix.panel_bytes;
+        const int64_t header = small ? 0 : 4 * PANEL;
+        memset(at, 0, size_t(header));
+        memset(at + header, small ? 0x88 : OFFSET_I8, size_t(matrix.panel_bytes - header));
+        for (int group = 0; small && group < matrix.groups; group++)
+            memset(at + group * (matrix.panel_bytes / matrix.groups), 0, 2 * PANEL);
+    }
+    int before = 0;
+    for (int part = 0; part < part_count; part++) {
+        for (int row = 0; row < parts[part].rows; row++) {
+            const Place place = place_of(packing, part, before + row);
+            uint8_t *panel = packed + place.panel * matrix.panel_bytes;
+            if (small)
+                pack_row_i4(matrix,
+                            static_cast<const uint8_t *>(parts[part].values) +
+                                int64_t(row) * (matrix.columns / 2),
+                            static_cast<const uint16_t *>(parts[part].scales) +
+                                int64_t(row) * matrix.groups,
+                            place, panel);
+            else
+                pack_row_i8(matrix,
+                            static_cast<const int8_t *>(parts[part].values) +
+                                int64_t(row) * matrix.columns,
+                            static_cast<const float *>(parts[part].scales) + row, place, panel);
+        }
+        if (packing.layout == PN_STACKED)
+            before += parts[part].rows;
+    }
+}
+
+} // namespace penstock

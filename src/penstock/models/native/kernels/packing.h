@@ -1,0 +1,32 @@
+/* The bytes of packed matrices.
+ *
+ * A matrix is a run of panels of 32 outputs, low half and high half. STACKED: outputs 32 p to
+ * 32 p + 31. PAIRED: low half gate rows 16 p to 16 p + 15, high half the up rows of the same
+ * numbers. What is past the end is zeros. Four columns (a quadruple) of one output are one lane.
+ *
+ * INT4 panel, by group: 32 fp16 scales; then by quadruple 64 bytes, low nibbles the low half's
+ * sixteen lanes, high nibbles the high half's, each value with 8 added.
+ *
+ * INT8 panel: 32 fp32 scales; then by quadruple 64 bytes for the low half and 64 for the high, each
+ * value with 128 added. Columns are filled up with zeros to whole groups.
+ *
+ * So a product reads a panel from its first byte to its last, once.
+ */
+#pragma once
+
+#include "kernels.h"
+#include "penstock_native.h"
+
+namespace penstock {
+
+constexpr int PACKED_VERSION = 1;
+
+/* The matrix that a packing describes, without bytes; `panels` 0 where it makes no sense. */
+Matrix matrix_of(const pn_packing &packing);
+
+/* A line about why a packing makes no sense, or null. */
+const char *fault_of(const pn_packing &packing);
+
+void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8_t *packed);
+
+} // namespace penstock

@@ -1,0 +1,128 @@
+/* What is done to one row of activations: norms, quantisation, rotation into the KV cache. */
+#pragma once
+
+#include "lanes.inl.h"
+
+namespace penstock {
+namespace PENSTOCK_VARIANT {
+
+inline float reciprocal_root(float x) {
+    return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+}
+
+/* One group: 32, 64 or 128 values. */
+inline void quantise_group(const float *x, const Quantised &out, int row, int group) {
+    Floats most = zero();
+    for (int at = 0; at < out.group; at += LANES)
+        most = max(most, absolute(load(x + at)));
+    const float extreme = greatest(most);
+    const Floats inverse = spread(extreme > 0 ? 127.0F / extreme : 0.0F);
+    int8_t *values = out.values + row * out.stride + int64_t(group) * out.group;
+    Integers sum = none();
+    for (int at = 0; at < out.group; at += LANES) {
+        const Integers whole = to_integers(mul(load(x + at), inverse));
+        sum = add_integers(sum, whole);
+        store_bytes(values + at, whole);
+    }
+    const int64_t place = int64_t(row) * out.groups + group;
+    out.scales[place] = extreme / 127.0F;
+    out.corrections[place] = -out.offset * total(sum);
+}
+
+void quantise(const float *x, int size, const Quantised &out, int row) {
+    const int whole = size / out.group;
+    for (int group = 0; group < whole; group++)
+        quantise_group(x + int64_t(group) * out.group, out, row, group);
+    if (whole == out.groups)
+        return;
+    float last[128];
+    const int rest = size - whole * out.group;
+    for (int at = 0; at < out.group; at++)
+        last[at] = at < rest ? x[int64_t(whole) * out.group + at] : 0.0F;
+    quantise_group(last, out, row, whole);
+}
+
+void norm(const float *x, const float *weight, int size, float epsilon, const Quantised &out,
+          int row, float *plain) {
+    const float inverse = reciprocal_root(sum_of_squares(x, size) / float(size) + epsilon);
+    float normed[128];
+    for (int group = 0; group < out.groups; group++) {
+        const int start = group * out.group;
+        const int count = size - start < out.group ? size - start : out.group;
+        for (int at = 0; at < count; at++)
+            normed[at] = x[start + at] * inverse * weight[start + at];
+        for (int at = count; at < out.group; at++)
+            normed[at] = 0.0F;
+        quantise_group(normed, out, row, group);
+        if (plain != nullptr)
+            for (int at = 0; at < count; at++)
+                plain[start + at] = normed[at];
+    }
+}
+
+void widen(const uint16_t *from, bool brain, int size, float *to) {
+    for (int at = 0; at < size; at++) {
+        if (brain) {
+            const uint32_t bits = uint32_t(from[at]) << 16;
+            __builtin_memcpy(to + at, &bits, sizeof bits);
+        } else {
+            to[at] = _cvtsh_ss(from[at]);
+        }
+    }
+}
+
+/* In place: the norm of one head, where there is one, its rotation, and `scale`. */
+inline void turn(float *head, const Heads &heads, const float *weight, float scale) {
+    const int half = heads.size / 2;
+    if (weight != nullptr) {
+        const float mean = sum_of_squares(head, heads.size) / float(heads.size);
+        const float inverse = reciprocal_root(mean + heads.epsilon);
+        for (int at = 0; at < heads.size; at++)
+            head[at] = head[at] * inverse * weight[at];
+    }
+    for (int at = 0; at < half; at++) {
+        const float first = head[at];
+        const float second = head[at + half];
+        head[at] = (first * heads.cosines[at] - second * heads.sines[at]) * scale;
+        head[at + half] = (second * heads.cosines[at] + first * heads.sines[at]) * scale;
+    }
+}
+
+/* fp16, with what it cannot hold as its largest. */
+inline void halves(const float *from, int size, uint16_t *to) {
+    float some[LANES];
+    uint16_t converted[LANES];
+    for (int at = 0; at < size; at += LANES) {
+        const int count = size - at < LANES ? size - at : LANES;
+        for (int lane = 0; lane < LANES; lane++)
+            some[lane] = lane < count ? from[at + lane] : 0.0F;
+        store_half(converted, max(min(load(some), spread(65504.0F)), spread(-65504.0F)));
+        for (int lane = 0; lane < count; lane++)
+            to[at + lane] = converted[lane];
+    }
+}
+
+void heads(const Heads &heads) {
+    const int size = heads.size;
+    const int padded = (size + WIDE - 1) / WIDE * WIDE;
+    float *queries = heads.row;
+    float *keys = queries + int64_t(heads.heads) * size;
+    float *values = keys + int64_t(heads.kv_heads) * size;
+    for (int head = 0; head < heads.heads; head++)
+        turn(queries + head * size, heads, heads.query_norm, heads.scale);
+    for (int head = 0; head < heads.kv_heads; head++) {
+        uint16_t converted[MAX_HEAD_SIZE];
+        uint16_t *key = heads.cache + int64_t(head) * 2 * padded * heads.block_size;
+        uint16_t *value = key + int64_t(padded) * (heads.block_size + heads.slot);
+        turn(keys + head * size, heads, heads.key_norm, 1.0F);
+        halves(keys + head * size, size, converted);
+        for (int at = 0; at < size; at++)
+            key[at * heads.block_size + heads.slot] = converted[at];
+        halves(values + head * size, size, value);
+        for (int at = size; at < padded; at++)
+            value[at] = 0;
+    }
+}
+
+} // namespace PENSTOCK_VARIANT
+} // namespace penstock

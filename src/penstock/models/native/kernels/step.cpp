@@ -1,0 +1,353 @@
+#include "step.h"
+
+#include <math.h>
+#include <string.h>
+#include <vector>
+
+namespace penstock {
+
+namespace {
+
+/* Tokens of a prompt whose attention is one piece of work: with their heads, some dozens of
+ * queries share each read of the keys. */
+constexpr int QUERY_ITEMS = 64;
+/* Rows of a product that are one piece of work. */
+constexpr int ROWS_AT_ONCE = 96;
+/* Bytes of weights that are one piece of work at least, where rows are few. */
+constexpr int64_t BYTES_AT_ONCE = 48 << 10;
+
+/* A piece of attention: some tokens of a sequence, one head of keys and values, some splits. */
+struct Piece {
+    int sequence;
+    int first_token; /* within the step */
+    int tokens;
+    int first_split;
+    int last_split;
+    int64_t partials; /* where they begin for this token, or -1: all splits are in this piece */
+};
+
+/* A token whose splits were computed apart. */
+struct Apart {
+    int token;
+    int splits;
+    int64_t partials;
+};
+
+class Step {
+  public:
+    Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden)
+        : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input),
+          cache_(cache), logits_(logits), hidden_out_(hidden) {
+        plan_tokens();
+        plan_attention();
+        make_room();
+    }
+
+    void run() {
+        model_.team.run([](void *self, int thread) { static_cast<Step *>(self)->work(thread); },
+                        this);
+    }
+
+  private:
+    void plan_tokens();
+    void plan_attention();
+    void make_room();
+    void work(int thread);
+    void layer(int index, int thread);
+    void attention(int index, int thread);
+    void embed(int token);
+    void product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
+                 const float *bias);
+    void quantise_attended(const Layer &layer, int row);
+    Quantised quantised(const Matrix &matrix) const;
+
+    template <typename Each> void each_row(int rows, Each each) {
+        /* Few rows are one piece each; of many, a thread takes several at once. */
+        const int share = 1 + rows / (8 * model_.team.threads());
+        model_.team.phase(rows, share, [&](int begin, int end) {
+            for (int row = begin; row < end; row++)
+                each(row);
+        });
+    }
+
+    Model &model_;
+    const pn_shape &shape_;
+    const Kernels &kernels_;
+    const pn_step_input &input_;
+    uint16_t *cache_;
+    float *logits_;
+    float *hidden_out_;
+    std::vector<int> sequence_; /* by token */
+    std::vector<int> position_;
+    std::vector<Piece> pieces_;
+    std::vector<Apart> apart_;
+    std::vector<int> apart_of_; /* by token: its index in `apart_`, or -1 */
+    int64_t partials_ = 0;
+};
+
+void Step::plan_tokens() {
+    sequence_.resize(size_t(input_.tokens));
+    position_.resize(size_t(input_.tokens));
+    for (int sequence = 0; sequence < input_.sequences; sequence++) {
+        const int begin = input_.subsequence_begins[sequence];
+        for (int token = begin; token < input_.subsequence_begins[sequence + 1]; token++) {
+            sequence_[size_t(token)] = sequence;
+            position_[size_t(token)] = input_.past_lens[sequence] + token - begin;
+        }
+    }
+}
+
+void Step::plan_attention() {
+    const int heads = shape_.heads / shape_.kv_heads;
+    const int at_once = heads >= QUERY_ITEMS ? 1 : QUERY_ITEMS / heads;
+    apart_of_.assign(size_t(input_.tokens), -1);
+    for (int sequence = 0; sequence < input_.sequences; sequence++) {
+        const int end = input_.subsequence_begins[sequence + 1];
+        for (int token = input_.subsequence_begins[sequence]; token < end; token += at_once) {
+            const int tokens = end - token < at_once ? end - token : at_once;
+            const int splits = position_[size_t(token + tokens - 1)] / SPLIT + 1;
+            if (tokens > 1 || splits == 1) {
+                pieces_.push_back({sequence, token, tokens, 0, splits, -1});
+                continue;
+            }
+            apart_of_[size_t(token)] = int(apart_.size());
+            apart_.push_back({token, splits, partials_});
+            for (int split = 0; split < splits; split++)
+                pieces_.push_back({sequence, token, 1, split, split + 1, partials_});
+            partials_ += int64_t(splits) * shape_.heads * (shape_.head_size + 2);
+        }
+    }
+}
+
+void Step::make_room() {
+    const int64_t tokens = input_.tokens;
+    int64_t columns = 0;
+    int64_t groups = 0;
+    const auto widen = [&](const Matrix &matrix) {
+        const int64_t padded = int64_t(matrix.groups) * matrix.group;
+        columns = padded > columns ? padded : columns;
+        groups = matrix.groups > groups ? matrix.groups : groups;
+    };
+    widen(model_.head);
+    for (const Layer &layer : model_.layers) {
+        widen(layer.qkv);
+        widen(layer.output);
+        widen(layer.gate_up);
+        widen(layer.down);
+    }
+    const int64_t rows = tokens > input_.rows ? tokens : input_.rows;
+    model_.hidden.need(tokens * shape_.hidden);
+    model_.heads.need(tokens * model_.head_rows());
+    model_.attended.need(tokens * model_.attended_size());
+    model_.gated.need(tokens * shape_.intermediate);
+    model_.partials.need(partials_);
+    model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
+    model_.quantised.need(rows * columns + 64);
+    model_.scales.need(rows * groups);
+    model_.corrections.need(rows * groups);
+}
+
+void Step::work(int thread) {
+    each_row(input_.tokens, [&](int token) { embed(token); });
+    for (int index = 0; index < shape_.layers; index++)
+        layer(index, thread);
+    const Quantised last = quantised(model_.head);
+    each_row(input_.rows, [&](int row) {
+        const float *from = model_.hidden.get() + int64_t(input_.row_indices[row]) * shape_.hidden;
+        float *plain =
+            hidden_out_ == nullptr ? nullptr : hidden_out_ + int64_t(row) * shape_.hidden;
+        kernels_.norm(from, model_.final_norm, shape_.hidden, shape_.norm_epsilon, last, row,
+                      plain);
+    });
+    if (logits_ != nullptr)
+        product(model_.head, input_.rows, Outlet::store, logits_, shape_.vocab, nullptr);
+}
+
+void Step::layer(int index, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
+    const int tokens = input_.tokens;
+    float *hidden = model_.hidden.get();
+    const auto norm = [&](const float *weight, const Matrix &matrix) {
+        const Quantised out = quantised(matrix);
+        each_row(tokens, [&](int row) {
+            kernels_.norm(hidden + int64_t(row) * shape_.hidden, weight, shape_.hidden,
+                          shape_.norm_epsilon, out, row, nullptr);
+        });
+    };
+    norm(layer.input_norm, layer.qkv);
+    product(layer.qkv, tokens, Outlet::store, model_.heads.get(), model_.head_rows(),
+            layer.qkv_bias);
+    attention(index, thread);
+    each_row(tokens, [&](int row) { quantise_attended(layer, row); });
+    product(layer.output, tokens, Outlet::add, hidden, shape_.hidden, layer.output_bias);
+    norm(layer.attention_norm, layer.gate_up);
+    product(layer.gate_up, tokens, Outlet::gated, model_.gated.get(), shape_.intermediate,
+            layer.gate_up_bias);
+    const Quantised inner = quantised(layer.down);
+    each_row(tokens, [&](int row) {
+        kernels_.quantise(model_.gated.get() + int64_t(row) * shape_.intermediate,
+                          shape_.intermediate, inner, row);
+    });
+    product(layer.down, tokens, Outlet::add, hidden, shape_.hidden, layer.down_bias);
+}
+
+void Step::attention(int index, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
+    const CacheLayout &layout = model_.cache;
+    uint16_t *cache = cache_ + index * layout.layer_stride;
+    const int size = shape_.head_size;
+    const float scale = 1.0F / sqrtf(float(size));
+    each_row(input_.tokens, [&](int token) {
+        const int position = position_[size_t(token)];
+        const int sequence = sequence_[size_t(token)];
+        const int32_t *blocks =
+            input_.block_indices + input_.block_indices_begins[sequence];
+        const int64_t block = blocks[position / shape_.block_size];
+        kernels_.heads({model_.heads.get() + int64_t(token) * model_.head_rows(), shape_.heads,
+                        shape_.kv_heads, size, layer.query_norm, layer.key_norm,
+                        shape_.norm_epsilon, model_.cosines + int64_t(position) * size,
+                        model_.sines + int64_t(position) * size, scale,
+                        cache + block * layout.block_stride, shape_.block_size,
+                        position % shape_.block_size});
+    });
+    const int heads = shape_.heads / shape_.kv_heads;
+    const int pieces = int(pieces_.size()) * shape_.kv_heads;
+    model_.team.phase(pieces, 1, [&](int begin, int end) {
+        for (int at = begin; at < end; at++) {
+            /* The longest first: a prompt's last tokens have most to look at. */
+            const int reversed = pieces - 1 - at;
+            const Piece &piece = pieces_[size_t(reversed / shape_.kv_heads)];
+            const int head = reversed % shape_.kv_heads;
+            const int64_t first_head = int64_t(head) * heads;
+            Attention of;
+            of.queries = model_.heads.get() +
+                         int64_t(piece.first_token) * model_.head_rows() + first_head * size;
+            of.query_stride = model_.head_rows();
+            of.tokens = piece.tokens;
+            of.first_position = position_[size_t(piece.first_token)];
+            of.heads = heads;
+            of.size = size;
+            of.padded = layout.padded;
+            of.cache = cache + head * layout.head_stride;
+            of.block_stride = layout.block_stride;
+            of.values_offset = layout.values_offset;
+            of.blocks = input_.block_indices + input_.block_indices_begins[piece.sequence];
+            of.block_size = shape_.block_size;
+            of.window = layer.window;
+            of.first_split = piece.first_split;
+            of.last_split = piece.last_split;
+            of.out = model_.attended.get() +
+                     int64_t(piece.first_token) * model_.attended_size() + first_head * size;
+            of.out_stride = model_.attended_size();
+            of.partials = nullptr;
+            if (piece.partials >= 0)
+                of.partials = model_.partials.get() + piece.partials +
+                              (int64_t(piece.first_split) * shape_.heads + first_head) * (size + 2);
+            of.scratch = model_.scratch.get() + int64_t(thread) * ATTENTION_SCRATCH;
+            kernels_.attend(of);
+        }
+    });
+}
+
+void Step::quantise_attended(const Layer &layer, int row) {
+    float *attended = model_.attended.get() + int64_t(row) * model_.attended_size();
+    const int index = apart_of_[size_t(row)];
+    if (index >= 0) {
+        const Apart &apart = apart_[size_t(index)];
+        kernels_.join(model_.partials.get() + apart.partials, apart.splits, shape_.heads,
+                      shape_.head_size, attended);
+    }
+    kernels_.quantise(attended, model_.attended_size(), quantised(layer.output), row);
+}
+
+void Step::embed(int token) {
+    const int64_t from = input_.token_ids[token] * shape_.hidden;
+    float *to = model_.hidden.get() + int64_t(token) * shape_.hidden;
+    if (model_.element == PN_F32) {
+        memcpy(to, static_cast<const float *>(model_.embeddings) + from,
+               size_t(shape_.hidden) * sizeof(float));
+        return;
+    }
+    const uint16_t *table = static_cast<const uint16_t *>(model_.embeddings) + from;
+    kernels_.widen(table, model_.element == PN_BF16, shape_.hidden, to);
+}
+
+void Step::product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
+                   const float *bias) {
+    const Quantised input = quantised(matrix);
+    const Product product{&matrix, &input, outlet, out, stride, bias};
+    const int parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    if (parts <= 1) {
+        const int share = 1 + int(BYTES_AT_ONCE / (matrix.panel_bytes * (rows + 1) / 2 + 1));
+        model_.team.phase(rows == 0 ? 0 : matrix.panels, share, [&](int begin, int end) {
+            kernels_.product(product, begin, end, 0, rows);
+        });
+        return;
+    }
+    const int each = (rows + parts - 1) / parts;
+    model_.team.phase(matrix.panels * parts, 1, [&](int begin, int end) {
+        for (int at = begin; at < end; at++) {
+            const int panel = at / parts;
+            const int row = at % parts * each;
+            const int last = row + each < rows ? row + each : rows;
+            kernels_.product(product, panel, panel + 1, row, last);
+        }
+    });
+}
+
+Quantised Step::quantised(const Matrix &matrix) const {
+    return {model_.quantised.get(),
+            model_.scales.get(),
+            model_.corrections.get(),
+            int64_t(matrix.groups) * matrix.group,
+            matrix.group,
+            matrix.groups,
+            matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8};
+}
+
+} // namespace
+
+const char *fault_of(const Model &model, const pn_step_input &input, int blocks) {
+    const pn_shape &shape = model.shape;
+    if (input.tokens < 1 || input.sequences < 1 || input.rows < 0)
+        return "a step has a token and a sequence at least";
+    if (input.token_ids == nullptr || input.past_lens == nullptr ||
+        input.subsequence_begins == nullptr || input.block_indices == nullptr ||
+        input.block_indices_begins == nullptr || (input.rows > 0 && input.row_indices == nullptr))
+        return "a step's array is missing";
+    for (int token = 0; token < input.tokens; token++)
+        if (input.token_ids[token] < 0 || input.token_ids[token] >= shape.vocab)
+            return "a token id is outside the vocabulary";
+    for (int row = 0; row < input.rows; row++)
+        if (input.row_indices[row] < 0 || input.row_indices[row] >= input.tokens)
+            return "a row is outside the step";
+    if (input.subsequence_begins[0] != 0 ||
+        input.subsequence_begins[input.sequences] != input.tokens ||
+        input.block_indices_begins[0] < 0)
+        return "the sequences do not add up to the step's tokens";
+    for (int sequence = 0; sequence < input.sequences; sequence++) {
+        const int64_t tokens =
+            int64_t(input.subsequence_begins[sequence + 1]) - input.subsequence_begins[sequence];
+        const int64_t count = int64_t(input.block_indices_begins[sequence + 1]) -
+                              input.block_indices_begins[sequence];
+        if (tokens < 0 || count < 0 || input.past_lens[sequence] < 0)
+            return "a sequence's begin or length is negative";
+        const int64_t length = input.past_lens[sequence] + tokens;
+        if (length > model.positions)
+            return "a position is past the rotary tables";
+        if (length > count * shape.block_size)
+            return "a sequence has fewer blocks than tokens need";
+        const int32_t *own = input.block_indices + input.block_indices_begins[sequence];
+        for (int64_t at = 0; at < count; at++)
+            if (own[at] < 0 || own[at] >= blocks)
+                return "a block is outside the cache";
+    }
+    return nullptr;
+}
+
+void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *logits,
+             float *hidden) {
+    Step(model, input, cache, logits, hidden).run();
+}
+
+} // namespace penstock
