@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from pydantic import RedisDsn
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.transport import journal, keys
 from penstock.transport.connection import connect
-from tests.fixtures.api import QUEUE, Fleet
+from tests.fixtures.api import QUEUE, Fleet, drone
 from tests.fixtures.jobs import wait_until
 from tests.fixtures.redis import RedisServer
 from tests.integration.test_api_resumption import ASK, COUNT, KEY, WHOLE, count_up, frames
@@ -160,6 +161,45 @@ def test_past_our_patience_a_stream_ends_with_a_clear_error(
             wait_until(lambda: ended(client, job_id), 20.0)
             events = journal.read(client, QUEUE, job_id)
         assert [event.index for event in events] == list(range(len(events)))
+
+
+def test_a_clients_time_to_come_back_does_not_run_while_redis_is_away(
+    own_redis: RedisServer, redis_settings: Settings
+) -> None:
+    grace_s = 1.5
+    settings = redis_settings.model_copy(update={"redis_url": RedisDsn(own_redis.url)})
+    with ExitStack() as stack:
+        fleet = Fleet(settings, stack)
+        server = fleet.api(resume_grace_s=grace_s)
+        worker = fleet.worker(count_up)
+        worker.step_s = 0.03
+        text, last = "", -1
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=ASK, headers=KEY) as answer:
+            for event_id, piece in frames(answer):
+                text, last = text + piece, event_id
+                if last >= 3:
+                    break
+        own_redis.kill()
+        left_s = time.monotonic()
+        wait_until(lambda: time.monotonic() - left_s > grace_s * 1.5)
+        own_redis.start()
+        # Whoever had waited for Redis only would have cancelled it by now.
+        wait_until(lambda: server.services.replies.connected_s() > grace_s / 4, 20.0)
+        headers = {**KEY, "Last-Event-ID": str(last)}
+        with httpx.stream(
+            "POST", f"{server.url}/v1/completions", json=ASK, headers=headers, timeout=30.0
+        ) as answer:
+            text += "".join(piece for _, piece in frames(answer))
+        assert text == WHOLE
+        assert "cancelled" not in worker.dropped.values()
+        # From then on it runs: a client that stays away now is not waited for.
+        worker.script = drone
+        other = {"Idempotency-Key": "another"}
+        with httpx.stream(
+            "POST", f"{server.url}/v1/completions", json=ASK, headers=other
+        ) as answer:
+            next(frames(answer))
+        wait_until(lambda: "cancelled" in worker.dropped.values(), 20.0)
 
 
 def ended(client: redis.Redis, job_id: str) -> bool:
