@@ -20,6 +20,7 @@ from penstock import settings
 from penstock.errors import PenstockError, StartupError
 from penstock.logs import adopt
 from workers.application import NO_QUEUE
+from workers.consumer import calm_acks
 from workers.pool import EnginePool
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _write_json(logger: logging.Logger, **_: Any) -> None:
 @signals.worker_init.connect
 def _tune(sender: Any, **_: Any) -> None:
     """Set what the plain command line leaves at Celery's own defaults."""
+    calm_acks()
     # Workers have nothing to say to each other: no second of mingling at the start.
     sender.options["without_mingle"] = sender.options["without_gossip"] = True
     context = click.get_current_context(silent=True)

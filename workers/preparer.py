@@ -115,8 +115,8 @@ class Preparer(threading.Thread):
             request = self._prepare(held)
         except (BadRequest, EngineFailed) as error:
             self._fail(held, error)
-        except StoreUnavailable as error:
-            # Its lease runs out, and whoever can reach Redis by then takes it up.
+        except (StoreUnavailable, MemoryError) as error:
+            # Its lease runs out, and whoever has Redis and memory by then takes it up.
             logger.warning("Job %s is let go: %s", claim.job.id, error)
             self._lose(held)
         except Exception as error:

@@ -28,6 +28,7 @@ from tests.fixtures.encoders import (
     write_sentence_files,
     write_tiny_bert,
 )
+from tests.fixtures.jobs import wait_until
 from tests.fixtures.models import write_tiny_llama
 
 if TYPE_CHECKING:
@@ -366,3 +367,16 @@ def test_out_of_memory_makes_batches_smaller(model: Doubling) -> None:
     finally:
         engine.stop()
     assert model.sizes == [[2, 2]] * 4
+
+
+def test_a_text_for_which_there_is_no_memory_is_left_to_another_worker(model: Doubling) -> None:
+    ledger = Ledger()
+    engine = EncoderEngine(model, slots=8, batch_tokens=16, sink=ledger)
+    model.failing, model.error = 1, torch.OutOfMemoryError("no memory")
+    engine.submit(request("large", [1, 1]))
+    engine.start()
+    try:
+        wait_until(lambda: engine.failure)
+        assert ledger.ends == {}
+    finally:
+        engine.stop()

@@ -14,6 +14,7 @@ from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine, _Abort
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
+from penstock.engine.speculation import Speculation
 from penstock.errors import ContextOverflow, EngineFailed, InvalidParameter
 from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text
 
@@ -238,13 +239,62 @@ class Breaks:
             raise self.error
 
 
-def test_a_failed_step_fails_its_sequences_and_no_others():
+def test_a_failed_step_is_repeated_for_each_sequence_alone():
     engine, _, told = setup(slots=2, before_forward=Breaks(RuntimeError("boom"), 2))
-    run(engine, *(request(f"{n}", max_tokens=3) for n in range(4)))
-    codes = [getattr(told.ends[f"{n}"], "code", "ok") for n in range(4)]
-    assert codes == [EngineFailed.code, EngineFailed.code, "ok", "ok"]
-    assert told.ends["0"].message == "RuntimeError: boom"
+    run(engine, *(request(f"{n}", [n] * 9, max_tokens=3) for n in range(4)))
+    assert told.tokens == {f"{n}": greedy_text([n] * 9, 3, VOCAB) for n in range(4)}
+    assert all(isinstance(end, Finished) for end in told.ends.values())
     assert engine._scheduler.pool.available == 40
+
+
+class Chokes:
+    """Raises at every batch that has one sequence's prompt or what follows it."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+    def __call__(self, batch: Any) -> None:
+        if any(part.key == self.key for part in batch.slices):
+            raise RuntimeError("boom")
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_a_sequence_that_breaks_its_step_fails_alone(drafted: bool):
+    engine, _, told = setup(slots=4, before_forward=Chokes(2))
+    if drafted:
+        engine._speculation = Speculation(4)
+    run(engine, *(request(f"{n}", [n] * 9, max_tokens=12) for n in range(4)))
+    assert told.ends["1"].code == EngineFailed.code
+    assert told.ends["1"].message == "RuntimeError: boom"
+    for n in (0, 2, 3):
+        assert told.tokens[f"{n}"] == greedy_text([n] * 9, 12, VOCAB)
+    assert engine._scheduler.pool.available == 40
+
+
+def test_where_every_sequence_fails_none_of_them_is_to_blame():
+    engine, _, told = setup(slots=3, before_forward=Breaks(RuntimeError("boom"), *range(2, 9)))
+    with pytest.raises(EngineFailed, match="each of its sequences"):
+        run(engine, *(request(f"{n}", max_tokens=9) for n in range(3)))
+    assert told.ends == {}
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: unspecified launch failure"),
+        torch.AcceleratorError("gone"),
+        RuntimeError("UR backend failed. UR backend returns:20 (UR_RESULT_ERROR_DEVICE_LOST)"),
+    ],
+)
+def test_nobodys_answer_ends_with_a_device_or_the_last_of_the_memory(
+    error: Exception, sequences: int
+):
+    engine, _, told = setup(before_forward=Breaks(error, *range(2, 40)))
+    with pytest.raises(EngineFailed):
+        run(engine, *(request(f"{n}", max_tokens=9) for n in range(sequences)))
+    assert told.ends == {}, "they go on at another worker"
 
 
 def test_failures_in_a_row_stop_the_engine():
@@ -283,12 +333,6 @@ def test_out_of_memory_goes_on_with_less(error: Exception):
     for n in range(8):
         assert told.tokens[f"{n}"] == greedy_text([n] * 9, 4, VOCAB)
     assert max(sizes) > 1
-
-
-def test_memory_that_never_suffices_fails_the_sequence():
-    engine, _, told = setup(before_forward=Breaks(MemoryError(), *range(1, 30)))
-    run(engine, request("a"))
-    assert told.ends["a"].code == EngineFailed.code
 
 
 # With its thread.

@@ -14,6 +14,7 @@ from penstock.engine.encoder import Encoder, EncoderInput
 from penstock.engine.meter import Meter
 from penstock.engine.pooling import encoded
 from penstock.engine.readout import flags
+from penstock.engine.recovery import is_device_lost, is_out_of_memory
 from penstock.engine.runner import Runner
 from penstock.errors import (
     ContextOverflow,
@@ -195,12 +196,15 @@ class EncoderEngine:
     def _recover(self, batch: list[SequenceRequest], error: Exception) -> list[Event]:
         """Go on after a batch that failed: with smaller ones if memory ran out, else without it.
 
-        :raises EngineFailed: too many batches in a row have failed.
+        :raises EngineFailed: nothing can be computed here; the texts may be elsewhere.
         """
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) and len(batch) > 1:
+        starved = is_out_of_memory(error)
+        if starved and len(batch) > 1:
             self._batch_tokens = max(1, self._batch_tokens // 2)
             logger.warning("out of memory: batches of %d tokens from now on", self._batch_tokens)
             return []
+        if starved or is_device_lost(error):
+            raise EngineFailed(f"{type(error).__name__}: {error}") from error
         logger.error("a batch of %d texts failed", len(batch), exc_info=error)
         self._failures += 1
         if self._failures >= _MOST_FAILURES:

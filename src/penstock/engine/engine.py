@@ -18,6 +18,7 @@ from penstock.engine.lookahead import Lookahead, PipelinedModel
 from penstock.engine.meter import Meter
 from penstock.engine.model import Model, Watched, shows_hidden
 from penstock.engine.reading import forward, untold_scores
+from penstock.engine.recovery import is_device_lost, is_out_of_memory, one_by_one
 from penstock.engine.runner import Runner
 from penstock.engine.sampler import Chosen, Sampler
 from penstock.engine.scheduler import Scheduler, Step
@@ -171,7 +172,7 @@ class Engine:
             step, token_ids, step_s = lookahead.turn(may_follow=not self._runner.posted)
         except Exception as error:  # noqa: BLE001 - as in `step`
             lookahead.forget()
-            return self._recover(self._present(under_way), error)
+            return self._recover(self._present(under_way), error, repeatable=False)
         chosen = {id(s): token for s, token in zip(step.sampled, token_ids, strict=True)}
         step = self._present(step)
         tokens = [chosen[id(sequence)] for sequence in step.sampled]
@@ -317,32 +318,57 @@ class Engine:
             self._speculation.observe(decoded, step_s)
         self._meter.step(prefilled=prefilled, step_s=step_s)
 
-    def _recover(self, step: Step, error: Exception) -> list[Event]:
-        """Go on after a step that failed: with less if memory ran out, else without its sequences.
+    def _recover(self, step: Step, error: Exception, *, repeatable: bool = True) -> list[Event]:
+        """Go on after a step that failed: with less if memory ran out, else without who did it.
 
-        :raises EngineFailed: too many steps in a row have failed, or the model says that it is over.
+        :raises EngineFailed: nothing can be computed here; the sequences may go on elsewhere.
         """
         if isinstance(error, EngineFailed):
             raise error
         self._good_steps = 0
         running = len(self._scheduler.running)
-        if _is_out_of_memory(error) and (running > 1 or not self._budget.exhausted):
+        starved = is_out_of_memory(error)
+        if starved and (running > 1 or not self._budget.exhausted):
             logger.warning("out of memory with %d sequences: going on with less", running)
             self._budget.shrink()
             if running > 1:
                 self._release([self._scheduler.preempt_last()])
                 self._scheduler.limit = running - 1
             return []
+        if starved or is_device_lost(error):
+            raise EngineFailed(f"{type(error).__name__}: {error}") from error
         logger.error("a step of %d sequences failed", len(step.sequences), exc_info=error)
+        if repeatable and len(step.sequences) > 1:
+            return self._one_by_one(step)
         self._failures += 1
         if self._failures >= _MOST_FAILURES:
             raise EngineFailed(f"{self._failures} steps in a row have failed") from error
         message = f"{type(error).__name__}: {error}"
         return [self._fail(sequence, message) for sequence in step.sequences]
 
+    def _one_by_one(self, step: Step) -> list[Event]:
+        """Repeat a step that failed, each sequence alone: one may be at fault, not its neighbours.
 
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        :raises EngineFailed: all of them failed, so that none is to blame.
+        """
+        told: list[tuple[Step, Chosen]] = []
+        failed: list[tuple[Sequence, Exception]] = []
+        for alone in one_by_one(step, self._scheduler.pool.block_size):
+            try:
+                with torch.inference_mode():
+                    logits = forward(self._model, alone, self._sampler)
+                    told.append((alone, self._sampler.sample(logits, alone.choices())))
+            except Exception as error:
+                if isinstance(error, EngineFailed):
+                    raise
+                if is_out_of_memory(error) or is_device_lost(error):
+                    raise EngineFailed(f"{type(error).__name__}: {error}") from error
+                failed.append((alone.sequences[0], error))
+        if not told:
+            raise EngineFailed("a step failed, and each of its sequences alone") from failed[0][1]
+        self._failures = 0
+        events: list[Event] = []
+        for alone, chosen in told:
+            events += self._postprocess(alone, chosen)
+        events += [self._fail(one, f"{type(error).__name__}: {error}") for one, error in failed]
+        return events
