@@ -190,6 +190,17 @@ def test_manifests_are_what_kubernetes_takes():
                 pytest.fail(f"{name}: {error.message}")
 
 
+def test_scaled_objects_are_what_keda_takes():
+    keda = pytest.importorskip("cloudcoil.models.keda.v1alpha1")
+    scaled = [document for _, document in manifests() if document["kind"] == "ScaledObject"]
+    assert scaled
+    for document in scaled:
+        read = keda.ScaledObject.model_validate(document)
+        # What its types do not know, they drop.
+        again = read.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        assert again["spec"] == document["spec"]
+
+
 def test_prometheus_takes_its_rules_and_they_fire():
     promtool = tool("promtool")
     run(promtool, "check", "config", MONITORING / "prometheus.yml")

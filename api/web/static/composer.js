@@ -1,5 +1,5 @@
 // Where a message is written. Enter sends, Shift+Enter makes a line.
-import { html, useLayoutEffect, useRef, useState } from "./dom.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./dom.js";
 import { SendIcon, StopIcon } from "./icons.js";
 
 const MOST_ROWS = 8;
@@ -10,6 +10,10 @@ export function Composer({ send, stop, ready }) {
   useLayoutEffect(() => {
     field.current.rows = Math.min(text.split("\n").length, MOST_ROWS);
   }, [text]);
+  // Not where a finger points: a keyboard would cover half of the screen.
+  useEffect(() => {
+    if (!matchMedia("(pointer: coarse)").matches) field.current.focus({ preventScroll: true });
+  }, []);
   const submit = (event) => {
     event?.preventDefault();
     if (!text.trim() || stop || !ready) return;
