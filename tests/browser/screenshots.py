@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Processes
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-MINUTES = float(os.environ.get("SCREENSHOT_MINUTES", "4"))
-ASKERS = 10
+MINUTES = float(os.environ.get("SCREENSHOT_MINUTES", "12"))
+ASKERS = 5
 SIZES = {
     "light": (1280, 860, "light"),
     "dark": (1280, 860, "dark"),
@@ -61,7 +61,7 @@ def ask_until(url: str, end_s: float, seed: int) -> None:
             }
             with suppress(httpx.HTTPError):
                 http.post("/v1/chat/completions", json=body)
-            time.sleep(draw.uniform(0.2, 2.5))
+            time.sleep(draw.uniform(0.5, 5.0))
 
 
 def take(browser: Browser, page: str) -> None:
