@@ -12,8 +12,8 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import bigdl, checkpoint
 from penstock.models.devices import Cpu
 from penstock.models.lean import linear, low_bit
-from penstock.models.openvino import q4_0
 from penstock.models.spec import ModelSpec
+from penstock.models.weights import q4_0
 
 
 def spec_of(path, *, low_bit_folder: bool = False) -> ModelSpec:

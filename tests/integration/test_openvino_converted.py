@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from penstock.engine.model import Batch, SequenceSlice
-from penstock.models.openvino import conversion, load
+from penstock.models.openvino import load
 from penstock.models.spec import ModelSpec
+from penstock.models.weights import conversion
 
 if TYPE_CHECKING:
     from pathlib import Path

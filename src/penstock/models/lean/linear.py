@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from penstock.models.openvino import q4_0
+from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,9 +18,9 @@ from penstock.models.lean.loading import ops_for
 from penstock.models.lean.model import LeanModel
 from penstock.models.lean.shape import NotLean
 from penstock.models.libraries import transformers
-from penstock.models.openvino.weights import Checkpoint
 from penstock.models.probe import Probe
 from penstock.models.spec import DEFAULT_LOW_BIT
+from penstock.models.weights.matrices import Checkpoint
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress

@@ -313,7 +313,7 @@ class Decoder:
         self._kept["embeddings"] = table
 
     def set_rotary(self, cosines: NDArray[np.float32], sines: NDArray[np.float32]) -> None:
-        """(positions, head_size) each, as `openvino.decoder.rotary_tables` gives them.
+        """(positions, head_size) each, as `decoder.rotary_tables` gives them.
 
         :raises ValueError: another shape.
         """

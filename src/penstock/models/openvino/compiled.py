@@ -12,7 +12,7 @@ from penstock.engine.model import Batch, KVLayout, SequenceSlice
 from penstock.models import devices
 from penstock.models.openvino.caches import Caches
 from penstock.models.openvino.runtime_library import openvino
-from penstock.models.openvino.step import Step
+from penstock.models.paging import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.openvino.decoder import Decoder
-    from penstock.models.openvino.weights import Format, Matrix, Weights
+    from penstock.models.decoder import Decoder
+    from penstock.models.weights.matrices import Format, Matrix, Weights
 
 _ROTATION = ("cos", "sin")
 _PAGING = (

@@ -10,23 +10,26 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices
+from penstock.models import decoder as decoders
 from penstock.models.assembled import Assembled
-from penstock.models.openvino import conversion, exported, q4_0
-from penstock.models.openvino import decoder as decoders
+from penstock.models.openvino import exported
 from penstock.models.openvino.compiled import OpenVinoModel
-from penstock.models.openvino.converted import Converted
 from penstock.models.openvino.graph import DecoderGraph
 from penstock.models.openvino.options import CachePrecision, CompileOptions, Precision
 from penstock.models.openvino.runtime_library import last_line
-from penstock.models.openvino.weights import FORMATS, Checkpoint, Format
 from penstock.models.spec import read_config
+from penstock.models.weights import conversion, q4_0
+from penstock.models.weights.converted import Converted
+from penstock.models.weights.matrices import FORMATS, Checkpoint, Format
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from penstock.models.assembled import Progress
-    from penstock.models.openvino.converted import Converting
-    from penstock.models.openvino.decoder import Decoder
-    from penstock.models.openvino.weights import Weights
+    from penstock.models.decoder import Decoder
     from penstock.models.spec import ModelSpec
+    from penstock.models.weights.converted import Converting
+    from penstock.models.weights.matrices import Weights
 
 
 def load(
@@ -47,7 +50,7 @@ def load(
     if exported.is_exported(spec.path):
         return _load_exported(spec, progress, choices)
     config = checkpoint.load_config(spec)
-    decoder = decoders.read(spec.path, config)
+    decoder = decoders.loadable(spec.path, config, "openvino")
     form = format_of(spec, config)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     rotary = decoders.rotary_tables(spec.path, config, decoder, context_length)
@@ -77,23 +80,13 @@ def load(
 
 def _weights(spec: ModelSpec, decoder: Decoder, form: Format, progress: Progress) -> Weights:
     """The model's weights: as they are, or as the folder of converted ones holds them."""
-    folder = spec.converted_dir
-    if folder is None or not conversion.is_worth_it(spec.path, form):
-        return Checkpoint(spec.path)
 
-    def convert(converting: Converting) -> None:
-        def tell(share: float) -> None:
-            progress(0.05 + 0.65 * share, f"converting to {form}, once")
-
+    def convert(converting: Converting, tell: Callable[[float], None]) -> None:
         DecoderGraph(decoder, converting, form).build(tell)
 
-    def wait() -> None:
-        progress(0.05, "waiting for another worker that converts the model")
-
-    found = conversion.converted(
-        spec.path, form, folder, spec.converted_limit_bytes, convert=convert, wait=wait
-    )
-    return Checkpoint(spec.path) if found is None else found
+    if form in ("fp32", "bf16"):  # the graph holds the mapped files' own
+        return Checkpoint(spec.path)
+    return conversion.of_model(spec, form, convert, progress) or Checkpoint(spec.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qw
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.openvino import decoder
+from penstock.models import decoder
 
 PATH = Path("somewhere")
 SIZES: dict[str, Any] = {
@@ -48,7 +48,7 @@ LLAMA3 = {
 def test_tables_equal_transformers(rope: dict[str, Any]) -> None:
     config = LlamaConfig(**SIZES, rope_parameters=rope)
     theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(512)[None])
-    ours = decoder.rotary_tables(PATH, config, decoder.read(PATH, config), 512)
+    ours = decoder.rotary_tables(PATH, config, decoder.read(config), 512)
 
     for our, their in zip(ours, theirs, strict=True):
         assert np.abs(our - their[0].numpy()).max() < 2e-5
@@ -56,21 +56,21 @@ def test_tables_equal_transformers(rope: dict[str, Any]) -> None:
 
 def test_a_window_is_read_by_layer() -> None:
     sliding = MistralConfig(**SIZES, sliding_window=32)
-    assert decoder.read(PATH, sliding).sliding_windows == (32, 32)
-    assert decoder.read(PATH, MistralConfig(**SIZES, sliding_window=None)).sliding_windows == (0, 0)
+    assert decoder.read(sliding).sliding_windows == (32, 32)
+    assert decoder.read(MistralConfig(**SIZES, sliding_window=None)).sliding_windows == (0, 0)
     switched_off = Qwen2Config(**SIZES, use_sliding_window=False, sliding_window=32)
-    assert decoder.read(PATH, switched_off).sliding_windows == (0, 0)
+    assert decoder.read(switched_off).sliding_windows == (0, 0)
     upper = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=32, max_window_layers=1)
-    assert decoder.read(PATH, upper).sliding_windows == (0, 32)
+    assert decoder.read(upper).sliding_windows == (0, 32)
 
 
 def test_heads_may_be_wider_than_their_share() -> None:
-    wide = decoder.read(PATH, Qwen3Config(**SIZES, head_dim=32))
+    wide = decoder.read(Qwen3Config(**SIZES, head_dim=32))
     assert (wide.heads, wide.kv_heads, wide.head_size, wide.qk_norm) == (4, 2, 32, True)
 
 
 def test_unknown_architectures_are_refused() -> None:
-    with pytest.raises(ModelNotLoadable, match="'gpt2'"):
-        decoder.read(PATH, GPT2Config())
-    with pytest.raises(ModelNotLoadable, match="hidden_act 'gelu'"):
-        decoder.read(PATH, LlamaConfig(**SIZES, hidden_act="gelu"))
+    with pytest.raises(decoder.NotInFamily, match="'gpt2'"):
+        decoder.read(GPT2Config())
+    with pytest.raises(ModelNotLoadable, match="the native backend: hidden_act 'gelu'"):
+        decoder.loadable(PATH, LlamaConfig(**SIZES, hidden_act="gelu"), "native")

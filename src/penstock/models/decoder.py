@@ -1,4 +1,4 @@
-"""The Llama family as this backend knows it: what `graph` needs of a model's configuration."""
+"""The Llama family: what the backends that compute it themselves need of a configuration."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+class NotInFamily(Exception):
+    """Another architecture, or a switch that no decoder here has; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +40,22 @@ class Decoder:
     tied_embeddings: bool
     sliding_windows: tuple[int, ...]
 
+    @property
+    def qkv_size(self) -> int:
+        """Width of the joined projection of queries, keys and values."""
+        return (self.heads + 2 * self.kv_heads) * self.head_size
 
-def read(path: Path, config: Any) -> Decoder:
+
+def read(config: Any) -> Decoder:
     """The decoder that a Transformers configuration describes.
 
-    :raises ModelNotLoadable: an architecture or a switch that the graph builder does not know.
+    :raises NotInFamily: an architecture or a switch that is unknown here.
     """
     kind = str(config.model_type)
     if kind not in MODEL_TYPES:
-        raise ModelNotLoadable(
-            f"{path}: the openvino backend builds {', '.join(MODEL_TYPES)}, not {kind!r}; "
-            f"use backend 'transformers', or a folder exported to OpenVINO"
-        )
+        raise NotInFamily(f"{kind!r} is not one of {', '.join(MODEL_TYPES)}")
     if str(config.hidden_act) not in ACTIVATIONS:
-        raise ModelNotLoadable(
-            f"{path}: hidden_act {config.hidden_act!r} is unknown to the openvino backend"
-        )
+        raise NotInFamily(f"hidden_act {config.hidden_act!r} is unknown")
     heads = int(config.num_attention_heads)
     return Decoder(
         layers=int(config.num_hidden_layers),
@@ -66,6 +70,19 @@ def read(path: Path, config: Any) -> Decoder:
         tied_embeddings=bool(config.tie_word_embeddings),
         sliding_windows=_sliding_windows(config),
     )
+
+
+def loadable(path: Path, config: Any, backend: str) -> Decoder:
+    """As `read`, for a backend that is to load the model.
+
+    :raises ModelNotLoadable: an architecture or a switch that is unknown here.
+    """
+    try:
+        return read(config)
+    except NotInFamily as reason:
+        raise ModelNotLoadable(
+            f"{path}: not for the {backend} backend: {reason}; use backend 'transformers'"
+        ) from reason
 
 
 def _sliding_windows(config: Any) -> tuple[int, ...]:
@@ -83,16 +100,16 @@ def rotary_tables(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cosines and sines, (context_length, head_size) each, as Transformers computes them.
 
-    Tables of positions rather than operations of the graph: every scaling rule is then
-    Transformers' own, and the graph cannot lose precision on long positions.
+    Tables of positions rather than operations: every scaling rule is then Transformers' own, and
+    nothing can lose precision on long positions.
 
     :raises ModelNotLoadable: an unknown scaling rule, or rotation of a part of the head only.
     """
     frequencies, scaling = _frequencies(path, config, decoder, context_length)
     if frequencies.size * 2 != decoder.head_size:
         raise ModelNotLoadable(
-            f"{path}: the openvino backend rotates whole heads only, this model "
-            f"{frequencies.size * 2} of {decoder.head_size} dimensions"
+            f"{path}: whole heads are rotated here, this model rotates "
+            f"{frequencies.size * 2} of {decoder.head_size} dimensions; use backend 'transformers'"
         )
     positions = np.arange(context_length, dtype=np.float32)
     half = positions[:, None] * frequencies[None, :]

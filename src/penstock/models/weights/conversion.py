@@ -15,14 +15,15 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from penstock.models.openvino.converted import Converted, Converting
-from penstock.models.openvino.weights import Checkpoint
+from penstock.models.weights.converted import Converted, Converting
+from penstock.models.weights.matrices import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from penstock.models.openvino.weights import Format
+    from penstock.models.assembled import Progress
+    from penstock.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +39,39 @@ _SAMPLE_BYTES = 4096
 _POLL_S = 0.2
 
 
-def is_worth_it(path: Path, form: Format) -> bool:
-    """Whether a folder's weights differ from what the graph will hold, and are many."""
-    return form not in ("fp32", "bf16") and sum(f.stat().st_size for f in _files(path)) > (
-        WORTH_BYTES
+def of_model(
+    spec: ModelSpec,
+    form: str,
+    convert: Callable[[Converting, Callable[[float], None]], None],
+    progress: Progress,
+) -> Converted | None:
+    """A model's converted weights; None where it is small, or the folder cannot be written.
+
+    `form` names what `convert` makes; `convert` is given what it tells the share done so far.
+
+    :raises ModelNotLoadable: the checkpoint is damaged.
+    """
+    folder = spec.converted_dir
+    if folder is None or sum(f.stat().st_size for f in _files(spec.path)) <= WORTH_BYTES:
+        return None
+
+    def tell(share: float) -> None:
+        progress(0.05 + 0.65 * share, f"converting to {form}, once")
+
+    def wait() -> None:
+        progress(0.05, "waiting for another worker that converts the model")
+
+    return converted(
+        spec.path,
+        form,
+        folder,
+        spec.converted_limit_bytes,
+        convert=lambda converting: convert(converting, tell),
+        wait=wait,
     )
 
 
-def digest_of(path: Path, form: Format) -> str:
+def digest_of(path: Path, form: str) -> str:
     """A name for a folder's weights in a format.
 
     Of each file its name, size, time of change, and 64 pieces, of which the first holds the names
@@ -69,7 +95,7 @@ def _files(path: Path) -> list[Path]:
 
 def converted(
     path: Path,
-    form: Format,
+    form: str,
     folder: Path,
     limit_bytes: int,
     *,

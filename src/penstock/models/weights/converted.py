@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.openvino.weights import Matrix, wrong_shape
+from penstock.models.weights.matrices import Matrix, Packed, wrong_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.openvino.weights import Checkpoint, Format
+    from penstock.models.weights.matrices import Checkpoint, Format
 
 _MARK = b"PENSTOCK-WEIGHTS-1"
 _TAIL_BYTES = 8 + len(_MARK)
@@ -61,6 +61,14 @@ class Converting:
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
         """See `Checkpoint.matrix`."""
         return self._keep(f"matrix {name}", self._checkpoint.matrix(name, shape, form))
+
+    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
+        """See `Checkpoint.packed`."""
+        made = make(self._checkpoint)
+        entry = {"facts": made.facts, "values": self._write(made.values)}
+        self._index[f"packed {key}"] = entry
+        self._file.flush()
+        return Packed(made.facts, self._map(entry["values"]))
 
     def finish(self) -> None:
         """Write the index and see all of it to the disk.
@@ -148,6 +156,12 @@ class Converted:
         if found != shape:
             raise wrong_shape(self.path, name, found, shape)
         return _matrix(entry, self._array)
+
+    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
+        """See `Checkpoint.packed`."""
+        del make
+        entry = self._entry("packed", key)
+        return Packed(entry["facts"], self._array(entry["values"]))
 
     def drop_pages(self) -> None:
         """Give back the memory of pages that were read; they come back from the file when used."""

@@ -1,4 +1,4 @@
-"""A checkpoint's matrices in the form that OpenVINO's graph holds them."""
+"""A checkpoint's matrices in the formats that they are computed with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint
-from penstock.models.openvino import q4_0
+from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,8 +28,8 @@ INT4_GROUPS = (128, 64, 32)
 class Matrix:
     """One weight matrix, (rows, columns), rows being the layer's outputs.
 
-    `kind` is OpenVINO's element type of `values`; `i4` packs two columns a byte. `scales` is
-    (rows, groups), None for the types that need none.
+    `kind` is the element type of `values`; `i4` packs two columns a byte, the even one low, each
+    in two's complement. `scales` is (rows, groups), None for the types that need none.
     """
 
     kind: Literal["f32", "bf16", "f16", "i8", "i4"]
@@ -44,6 +44,14 @@ class Matrix:
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Bytes in a backend's own order, and what it must know of them: a dictionary for JSON."""
+
+    facts: dict[str, Any]
+    values: NDArray[np.uint8]
+
+
 def wrong_shape(
     path: Path, name: str, found: tuple[int, ...], wanted: tuple[int, int]
 ) -> ModelNotLoadable:
@@ -52,7 +60,7 @@ def wrong_shape(
 
 
 class Weights(Protocol):
-    """Where the graph's builder gets its weights: a checkpoint, or what was made of one."""
+    """Where a backend gets its weights: a checkpoint, or what was made of one."""
 
     @property
     def parameters(self) -> int:
@@ -76,6 +84,10 @@ class Weights(Protocol):
 
         :raises ModelNotLoadable: its shape is not `shape`.
         """
+        ...
+
+    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
+        """What `make` makes of the checkpoint, now or when it was converted."""
         ...
 
 
@@ -150,12 +162,17 @@ class Checkpoint:
         self._sizes[name] = rows * columns
         return _AS[form](weight)
 
+    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
+        """What `make` makes of it. `key` names that for a file of converted weights."""
+        del key
+        return make(self)
+
     def _from_blocks(self, name: str, blocks: torch.Tensor, rows: int, columns: int) -> Matrix:
         expected = rows * columns // q4_0.BLOCK * q4_0.BLOCK_BYTES
         if blocks.numel() != expected or columns % q4_0.BLOCK:
             raise ModelNotLoadable(
                 f"{self.path}: {name} holds {blocks.numel()} bytes, sym_int4 blocks of "
-                f"({rows}, {columns}) are {expected}; the openvino backend takes sym_int4 only"
+                f"({rows}, {columns}) are {expected}; of low-bit folders only sym_int4 is read here"
             )
         self._sizes[name] = rows * columns
         values, scales = q4_0.unpack(blocks.reshape(-1).numpy(), rows, columns)

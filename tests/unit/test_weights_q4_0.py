@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from penstock.models.openvino import q4_0
+from penstock.models.weights import q4_0
 
 bigdl = pytest.importorskip("bigdl.llm.transformers.low_bit_linear")
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from penstock.engine.model import Batch, SequenceSlice
-from penstock.models.openvino.step import Step
+from penstock.models.paging import Step
 
 
 def test_slices_lie_one_after_another() -> None:
