@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
+from penstock.models.native.kernels import build as native
 from tests.fixtures.processes import ROOT, answers, card_of
 from tests.fixtures.redis import find_free_port
 
@@ -25,9 +26,12 @@ QUEUE = "demo-cpu"
 def installed(tmp_path: Path) -> Path:
     """Return a folder that holds what pip puts into site-packages: a wheel is a zip of it."""
     pytest.importorskip("hatchling", reason="hatchling is not installed")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
     (wheel,) = tmp_path.glob("*.whl")
+    if native.is_possible() and native.system_compiler():
+        assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
+        assert "penstock/models/native/libpenstock_native.so" in zipfile.ZipFile(wheel).namelist()
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     return tmp_path / "installed"
 

@@ -32,7 +32,7 @@ from penstock.models.native.library import (
     Vector,
     Which,
 )
-from penstock.models.openvino import q4_0
+from penstock.models.weights import q4_0
 from tests.fixtures.models import randomise
 
 try:

@@ -12,7 +12,7 @@ from penstock.models.lean.linear import Dense, Int4
 from penstock.models.lean.ops import HeadNorms
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.weights import LayerWeights
-from penstock.models.openvino import q4_0
+from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
