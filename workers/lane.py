@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from penstock.contract.events import Event
     from penstock.contract.job import ChatPrompt, PairPrompt, Prompt
@@ -82,6 +82,10 @@ class Tokenizer(Protocol):
 
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
         """Where the answer begins in a model that reasons."""
+        ...
+
+    def tokens_of(self, texts: Sequence[str]) -> Mapping[int, str]:
+        """Those texts that are one added token, by their ids."""
         ...
 
     def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:

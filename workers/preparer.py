@@ -162,6 +162,7 @@ class Preparer(threading.Thread):
             embeds=work.embed,
             token_types=token_types,
             scores_prompt=work.echo and work.sampling.logprobs is not None,
+            stop_tokens=held.lane.tokenizer.tokens_of(work.sampling.stop),
         )
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:

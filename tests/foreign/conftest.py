@@ -1,7 +1,7 @@
-"""One fleet for the programs of others: the shipped demo model and a tiny random one.
+"""One fleet for the programs of others: the shipped demo model, and tiny random ones.
 
-With PENSTOCK_TEST_URL they are run against a server that is there already (it must serve `demo`
-and `tiny-llama`).
+The random ones are a chat model, a model of code, an embedding model and a cross-encoder. With
+PENSTOCK_TEST_URL they are run against a server that is there already (it must serve the same).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from penstock import demo_model
+from tests.fixtures.encoders import write_cross_encoder, write_sentence_files, write_tiny_bert
+from tests.fixtures.models import write_tiny_llama
 from tests.fixtures.processes import store_and_processes, wait_until
 
 if TYPE_CHECKING:
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 TINY = "tiny-llama"
+CODER = "tiny-coder"
+EMBEDDER = "tiny-bert"
+RANKER = "tiny-ranker"
+CODER_TOKENS = (
+    "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>", "<|repo_name|>",
+    "<|file_sep|>",
+)  # fmt: skip
+"""Qwen Coder's."""
 
 
 @pytest.fixture(scope="package")
@@ -34,11 +44,21 @@ def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
     folder = tmp_path_factory.mktemp("foreign")
     with store_and_processes(folder) as (redis_url, processes):
         models_file = folder / "models.toml"
+        paths = {
+            DEMO: demo_model.path(),
+            CODER: write_tiny_llama(folder / CODER, chat_template=False, special=CODER_TOKENS),
+            EMBEDDER: write_sentence_files(write_tiny_bert(folder / EMBEDDER)),
+            RANKER: write_cross_encoder(folder / RANKER),
+        }
         models_file.write_text(
-            f'[models.{DEMO}]\npath = "{demo_model.path()}"\nformat = "fp32"\n', encoding="utf-8"
+            "".join(
+                f'[models.{name}]\npath = "{path}"\nformat = "fp32"\n'
+                for name, path in paths.items()
+            ),
+            encoding="utf-8",
         )
         processes.start_worker(
-            f"{DEMO}-cpu,{TINY}-cpu",
+            ",".join(f"{name}-cpu" for name in (*paths, TINY)),
             redis_url,
             models_dir,
             env={"PENSTOCK_MODELS_FILE": str(models_file)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from typing import Any
@@ -98,6 +99,13 @@ def test_ignore_eos():
 def test_stop_token_id_is_told_as_the_stop():
     told, end = answer(request(stop_token_ids=(TEXT[3],)))
     assert (end.reason, end.stop) == (FinishReason.STOP, TEXT[3])
+    assert told.text["job"] == words(TEXT[: TEXT.index(TEXT[3])])
+
+
+def test_a_stop_string_that_is_a_token_is_told_as_it_was_asked_for():
+    asked = dataclasses.replace(request(), stop_tokens={TEXT[3]: "<|end|>"})
+    told, end = answer(asked)
+    assert (end.reason, end.stop) == (FinishReason.STOP, "<|end|>")
     assert told.text["job"] == words(TEXT[: TEXT.index(TEXT[3])])
 
 

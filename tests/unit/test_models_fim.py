@@ -74,6 +74,15 @@ def test_code_llamas_suffix_has_no_space_of_its_own() -> None:
     assert known.fill_endings == (tokenizer.convert_tokens_to_ids("\u2581<EOT>"),)
 
 
+def test_a_stop_string_may_be_a_token() -> None:
+    tokenizer = made(("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>"))
+    known = words(tokenizer)
+    pad = tokenizer.convert_tokens_to_ids("<|fim_pad|>")
+    assert known.tokens_of(("<|fim_pad|>", "def", "<|nothing|>")) == {pad: "<|fim_pad|>"}
+    assert known.tokens_of(()) == {}
+    assert known.decode([pad]) == ""
+
+
 def test_a_model_without_such_tokens_says_so() -> None:
     known = words(made(("<|endoftext|>", "<fim_prefix>")))
     assert known.fill_in is None

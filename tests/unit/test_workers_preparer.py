@@ -126,6 +126,17 @@ def test_a_middle_ends_at_the_models_tokens_for_it(desk: Desk):
     assert request.echo_text == "a"
 
 
+def test_a_stop_string_that_is_a_token_ends_by_its_id(desk: Desk):
+    job = make_job("one", QUEUE)
+    sampling = msgspec.structs.replace(job.work.sampling, stop=("end", "<|one|>"))
+    job = msgspec.structs.replace(job, work=msgspec.structs.replace(job.work, sampling=sampling))
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    (request,) = desk.engine.submitted
+    assert request.stop_tokens == {1: "<|one|>"}
+    assert request.sampling.stop == ("end", "<|one|>")
+
+
 def test_a_pair_brings_its_tokens_types(desk: Desk):
     job = make_job("one", QUEUE)
     work = msgspec.structs.replace(job.work, prompt=PairPrompt("a", "bc"), embed=True)

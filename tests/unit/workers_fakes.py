@@ -88,6 +88,9 @@ class FakeTokenizer:
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
         return Reasoning.NONE
 
+    def tokens_of(self, texts: Sequence[str]) -> dict[int, str]:
+        return {1: "<|one|>"} if "<|one|>" in texts else {}
+
     def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
         raise InvalidParameter("no such form")
 

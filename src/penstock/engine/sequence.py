@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from penstock.contract.events import FinishReason, PositionLogprobs, Usage
@@ -34,6 +34,7 @@ class SequenceRequest:
     `constraint` is fresh, and this sequence's own. `scores_prompt` computes the log probabilities
     of the prompt's tokens as well, `sampling.logprobs` alternatives each; `embeds` its embedding.
     `token_types` tell an encoder which of two texts a token is of; empty where there is one.
+    `stop_tokens` are stop strings that are tokens, by their ids: their text may never be told.
     """
 
     job_id: str
@@ -47,6 +48,7 @@ class SequenceRequest:
     scores_prompt: bool = False
     embeds: bool = False
     token_types: collections.abc.Sequence[int] = ()
+    stop_tokens: collections.abc.Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class Sequence:
         # Where the form must be kept, the text ends where the form does.
         endless = sampling.ignore_eos and request.constraint is None
         eos = frozenset[int]() if endless else limits.eos_token_ids
-        self._ending_ids = eos.union(sampling.stop_token_ids)
+        self._ending_ids = eos.union(sampling.stop_token_ids, request.stop_tokens)
         edits = LogitsEdits.needed(sampling)
         self.choice = Choice(
             sampling,
@@ -168,7 +170,9 @@ class Sequence:
         may_stop = self.choice.position > self.choice.sampling.min_tokens
         if token_id in self._ending_ids and may_stop:
             self.finish_reason = FinishReason.STOP
-            if token_id in self.choice.sampling.stop_token_ids:
+            if token_id in self.request.stop_tokens:
+                self.stop = self.request.stop_tokens[token_id]
+            elif token_id in self.choice.sampling.stop_token_ids:
                 self.stop = token_id
             return ""
         text = self.answer.push(token_id, may_stop=may_stop)

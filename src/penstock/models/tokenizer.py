@@ -192,6 +192,14 @@ class Tokenizer:
             return Reasoning.OPENED
         return Reasoning.NONE if tail.endswith(end) else Reasoning.POSSIBLE
 
+    def tokens_of(self, texts: Sequence[str]) -> dict[int, str]:
+        """Return those texts that are one added token, such as `<|file_sep|>`, by their ids.
+
+        The text of a special one is never told, so nobody would find it in an answer.
+        """
+        added: dict[str, int] = self._tokenizer.get_added_vocab() if texts else {}
+        return {added[text]: text for text in texts if text in added}
+
     def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
         """Return a structure's constraint, at its beginning. For one thread at a time.
 
