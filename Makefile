@@ -6,6 +6,11 @@ BIN := .venv/bin
 ARGS ?=
 JOBS ?= 4
 SOURCES := src workers api tests benchmarks scripts hatch_build.py
+# FastChat's library without its dependencies, and the tests that want it or its programs.
+FSCHAT := $(CURDIR)/.venv-fastchat-api/fschat-0.2.36
+FASTCHAT_TESTS := tests/fastchat tests/unit/test_fastchat_templates.py \
+	tests/integration/test_fastchat_peers.py::test_a_chat_needs_fastchats_library \
+	tests/integration/test_fastchat_model_worker.py::test_a_conversation_template_by_name
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
@@ -26,16 +31,19 @@ test: setup-dev ## install and run the tests (JOBS=4 at once)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
-	@scripts/fastchat/setup.sh webui api
-	@PENSTOCK_TEST_FASTCHAT=1 $(BIN)/python -m pytest --timeout 300 tests/fastchat $(ARGS)
+	@scripts/fastchat/setup.sh api webui
+	@PENSTOCK_TEST_FASTCHAT=all PYTHONPATH=$(FSCHAT) \
+		$(BIN)/python -m pytest --timeout 300 $(FASTCHAT_TESTS) $(ARGS)
+
+test-fastchat-api: setup-dev ## the part of it that needs no browser and no gradio: two minutes, 150 MB
+	@scripts/fastchat/setup.sh api
+	@PENSTOCK_TEST_FASTCHAT=api PYTHONPATH=$(FSCHAT) \
+		$(BIN)/python -m pytest --timeout 300 $(FASTCHAT_TESTS) \
+		--ignore tests/fastchat/test_web_ui.py $(ARGS)
 
 test-foreign: setup-dev ## run the SDKs and suites of others against a fleet, in environments of their own
 	@scripts/foreign/setup.sh langchain litellm lm-eval node
 	@PENSTOCK_TEST_FOREIGN=1 $(BIN)/python -m pytest --timeout 600 tests/foreign $(ARGS)
-
-test-fastchat-api: setup-dev ## the part of it that needs no browser and no torch of FastChat's: a minute, 150 MB
-	@scripts/fastchat/setup.sh api
-	@PENSTOCK_TEST_FASTCHAT=1 $(BIN)/python -m pytest --timeout 300 tests/fastchat/test_programs.py $(ARGS)
 
 fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the running fleet
 	@scripts/fastchat/setup.sh webui

@@ -36,6 +36,8 @@ logger = logging.getLogger("penstock.api")
 
 REFRESH_S: Final = 1.0
 SMALL_CALL_S: Final = 10.0
+STATUS_S: Final = 5.0
+"""How long a worker may take to tell its status, as FastChat's controller has it."""
 MISSED_PROBES: Final = 3
 """A worker that is silent this often in a row is taken for dead; one that refuses, at once."""
 UNKNOWN_CONTEXT: Final = 2_048
@@ -198,7 +200,7 @@ class Peers:
         return await self.book.renew(msgspec.structs.replace(card, queue_length=queue_length))
 
     async def _status(self, url: str) -> Status:
-        answer = await self.http.post(f"{url}/worker_get_status")
+        answer = await self.http.post(f"{url}/worker_get_status", timeout=STATUS_S)
         answer.raise_for_status()
         return _status.decode(answer.content)
 

@@ -2,72 +2,90 @@
 
 from __future__ import annotations
 
-import os
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from tests.fastchat.browser import Browser, missing
+from tests.fastchat.programs import WANTED
 from tests.fixtures.models import write_tiny_llama
-from tests.fixtures.processes import ROOT, Processes
+from tests.fixtures.processes import Processes
 from tests.fixtures.redis import RedisServer, find_free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from tests.fastchat.programs import Environment
     from tests.fixtures.processes import Running
 
 MODEL = "tiny-llama"
-API_ENVIRONMENT = ROOT / ".venv-fastchat-api" / "bin" / "python"
-UI_ENVIRONMENT = ROOT / ".venv-fastchat" / "bin" / "python"
-
-
-def python_of(environment: Path) -> str:
-    """Return an environment's interpreter, or skip the test."""
-    if not environment.exists():
-        pytest.skip(f"no {environment.parents[1].name} (make test-fastchat makes it)")
-    return str(environment)
 
 
 class FastChat:
     """A fleet with one real worker and one real API, and FastChat's programs beside it."""
 
-    def __init__(self, processes: Processes, redis_url: str, models_dir: Path) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        redis_url: str,
+        models_dir: Path,
+        *,
+        model: str = MODEL,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.processes = processes
         self.redis_url = redis_url
         self.models_dir = models_dir
+        self.model = model
         self.worker = self.start_worker(wait=True)
         self.api = processes.start_api(
             redis_url,
-            env={"PENSTOCK_KEEPALIVE_S": "0.5", "PENSTOCK_FASTCHAT_WORKER_HOSTS": "127.0.0.1"},
+            env={
+                "PENSTOCK_KEEPALIVE_S": "0.5",
+                "PENSTOCK_FASTCHAT_WORKER_HOSTS": "127.0.0.1",
+                **(env or {}),
+            },
         )
         self._logs = models_dir.parent / "fastchat-logs"
-        self._logs.mkdir()
+        self._logs.mkdir(exist_ok=True)
 
     def start_worker(self, *, wait: bool) -> Running:
         self.worker = self.processes.start_worker(
-            f"{MODEL}-cpu", self.redis_url, self.models_dir, wait=wait
+            f"{self.model}-cpu", self.redis_url, self.models_dir, wait=wait
         )
         return self.worker
 
-    def start(self, python: Path, module: str, *arguments: str) -> Running:
+    def start(self, environment: Environment, module: str, *arguments: str) -> Running:
         """Start one of FastChat's programs."""
-        command = [python_of(python), "-m", f"fastchat.serve.{module}", *arguments]
-        environment = {
+        return self.run(environment, "-m", f"fastchat.serve.{module}", *arguments, name=module)
+
+    def run(self, environment: Environment, *arguments: str, name: str) -> Running:
+        """Start Python with FastChat's library."""
+        found = environment.found()
+        variables = {
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_OFFLINE": "1",
             "LOGDIR": str(self._logs),
-            "PYTHONPATH": "",
+            "PYTHONPATH": str(found.library or ""),
             "PYTHONUNBUFFERED": "1",
         }
-        return self.processes.start(module, command, environment, self._logs)
+        return self.processes.start(name, [str(found.python), *arguments], variables, self._logs)
 
-    def serve(self, python: Path, module: str, ready: str, *arguments: str) -> Running:
-        """Start one that listens on a port of its own, and wait until it answers."""
-        port = find_free_port()
-        running = self.start(python, module, "--host", "127.0.0.1", "--port", str(port), *arguments)
+    def serve(
+        self,
+        environment: Environment,
+        module: str,
+        ready: str,
+        *arguments: str,
+        port: int | None = None,
+    ) -> Running:
+        """Start one that listens on a port, and wait until it answers."""
+        port = port or find_free_port()
+        at = ("--host", "127.0.0.1", "--port", str(port))
+        running = self.start(environment, module, *at, *arguments)
         running.url = f"http://127.0.0.1:{port}"
         running.wait_until(lambda: _answers(f"{running.url}{ready}"))
         return running
@@ -84,21 +102,26 @@ def _answers(url: str) -> bool:
         return False
 
 
-def write_talkative_llama(path: Path) -> None:
-    """Write a tiny model that hardly ever ends its answer, some milliseconds a token."""
+def write_talkative_llama(path: Path, *, context_length: int = 4096) -> None:
+    """Write a tiny model that hardly ever ends its answer, some milliseconds a token.
+
+    FastChat's worker wants a `factor` wherever Transformers 5 has its new `rope_parameters`.
+    """
     import safetensors.torch
 
-    write_tiny_llama(path, hidden_size=128, layers=6, context_length=4096)
+    write_tiny_llama(path, hidden_size=128, layers=6, context_length=context_length)
     weights = safetensors.torch.load_file(path / "model.safetensors")
     weights["lm_head.weight"][:3] = 0.0  # the special tokens, ends among them
+    config = json.loads((path / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "linear", "factor": 1.0}
+    (path / "config.json").write_text(json.dumps(config))
     safetensors.torch.save_file(weights, path / "model.safetensors", {"format": "pt"})
 
 
 @pytest.fixture(scope="session")
 def fastchat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastChat]:
-    if not os.environ.get("PENSTOCK_TEST_FASTCHAT"):
-        pytest.skip("takes minutes; make test-fastchat runs it")
-    python_of(API_ENVIRONMENT)  # the web UI's is looked for by the tests that need it
+    if not WANTED:
+        pytest.skip("takes minutes; make test-fastchat-api or make test-fastchat runs it")
     folder = tmp_path_factory.mktemp("fastchat")
     write_talkative_llama(folder / "models" / MODEL)
     server = RedisServer(folder)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.fastchat.conftest import MODEL, UI_ENVIRONMENT
+from tests.fastchat.conftest import MODEL
+from tests.fastchat.programs import OPENAI_SERVER, SOURCES, WITH_TORCH
 from tests.fixtures.jobs import wait_until
-from tests.fixtures.processes import _common
+from tests.fixtures.processes import ROOT, _common
 from tests.fixtures.redis import find_free_port
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ ASK: Any = {"model": "theirs", "prompt": "Water flows", "max_tokens": 8, "temper
 def test_a_real_fastchat_worker_joins_and_dies(fastchat: FastChat) -> None:
     port = find_free_port()
     worker = fastchat.start(
-        UI_ENVIRONMENT, "model_worker",
+        WITH_TORCH, "model_worker",
         "--model-path", str(fastchat.models_dir / MODEL), "--model-names", "theirs",
         "--device", "cpu", "--controller-address", fastchat.api.url, "--port", str(port),
         "--host", "127.0.0.1", "--worker-address", f"http://127.0.0.1:{port}",
@@ -48,7 +51,7 @@ def test_a_real_fastchat_worker_joins_and_dies(fastchat: FastChat) -> None:
 
 
 def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
-    controller = fastchat.serve(UI_ENVIRONMENT, "controller", "/test_connection")
+    controller = fastchat.serve(OPENAI_SERVER, "controller", "/test_connection")
     port = find_free_port()
     url = f"http://127.0.0.1:{port}"
     api = fastchat.processes.start(
@@ -58,6 +61,7 @@ def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
             **_common(fastchat.redis_url),
             "PENSTOCK_FASTCHAT_CONTROLLER": controller.url,
             "PENSTOCK_PUBLIC_URL": url,
+            "PENSTOCK_FASTCHAT_HEARTBEAT_S": "1",
         },
     )
 
@@ -66,27 +70,36 @@ def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
 
     api.wait_until(lambda: models() == [MODEL])
     asked = ("--controller-address", controller.url, "--model-name", MODEL, "--message", "Hi")
-    running = fastchat.start(UI_ENVIRONMENT, "test_message", *asked)
+    running = fastchat.start(WITH_TORCH, "test_message", *asked)
     assert running.wait(90.0) == 0, running.output()
     assert f"worker_addr: {url}" in running.output()
     assert "NETWORK ERROR" not in running.output()
     assert len(running.output().partition("Assistant: ")[2].strip()) > 0
+    controller.kill()
+    port = int(controller.url.rpartition(":")[2])
+    again = fastchat.serve(OPENAI_SERVER, "controller", "/test_connection", port=port)
+    wait_until(lambda: models() == [MODEL], 30.0)  # it had forgotten us
     api.kill()
-    wait_until(lambda: api.exit_code() is not None)
+    again.kill()
 
 
 def test_a_real_fastchat_worker_joins_by_the_token(fastchat: FastChat) -> None:
     """It keeps the path of its controller's address, and can send nothing else."""
     guarded = fastchat.processes.start_api(
         fastchat.redis_url,
-        env={"PENSTOCK_FASTCHAT_WORKER_TOKEN": "s3cret", "PENSTOCK_API_KEYS": "mine"},
+        env={
+            "PENSTOCK_FASTCHAT_WORKER_TOKEN": "s3cret",
+            "PENSTOCK_API_KEYS": "mine",
+            # Chats with FastChat's workers need its library.
+            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT), str(SOURCES))),
+        },
+        options=("--log-level", "info"),
     )
 
-    def start(token: str) -> Running:
+    def start(token: str, program: str, *models: str) -> Running:
         port = find_free_port()
         return fastchat.start(
-            UI_ENVIRONMENT, "model_worker",
-            "--model-path", str(fastchat.models_dir / MODEL), "--model-names", "vouched",
+            WITH_TORCH, program, *models,
             "--device", "cpu", "--controller-address", f"{guarded.url}/r/{token}",
             "--port", str(port), "--host", "127.0.0.1",
             "--worker-address", f"http://127.0.0.1:{port}",
@@ -94,27 +107,45 @@ def test_a_real_fastchat_worker_joins_by_the_token(fastchat: FastChat) -> None:
 
     mine = {"authorization": "Bearer mine"}
 
-    def listed() -> list[str]:
-        return httpx.post(f"{guarded.url}/list_models", headers=mine).json()["models"]
+    def listed() -> set[str]:
+        return set(httpx.post(f"{guarded.url}/list_models", headers=mine).json()["models"])
 
-    stranger = start("guess")
-    worker = start("s3cret")
-    worker.wait_until(lambda: "vouched" in listed())
-    answer = httpx.post(
-        f"{guarded.url}/v1/completions",
-        json={**ASK, "model": "vouched"},
-        headers=mine,
-        timeout=60.0,
-    )
-    assert answer.json()["choices"][0]["text"]
+    def completed(model: str) -> str:
+        asked = {**ASK, "model": model}
+        url = f"{guarded.url}/v1/completions"
+        answer = httpx.post(url, json=asked, headers=mine, timeout=60.0).json()
+        return answer["choices"][0]["text"]
+
+    model = ("--model-path", str(fastchat.models_dir / MODEL))
+    stranger = start("guess", "model_worker", *model)
+    two = (*model, "--model-names", "vouched", *model, "--model-names", "second")
+    worker = start("s3cret", "multi_model_worker", *two)
+    worker.wait_until(lambda: listed() >= {"vouched", "second"})
+    assert completed("vouched") == completed("second") == completed(MODEL)  # the same weights
+    chat = {
+        "model": "vouched",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 8,
+    }
+    url = f"{guarded.url}/v1/chat/completions"
+    told = httpx.post(url, json=chat, headers=mine, timeout=60.0).json()
+    assert told["choices"][0]["message"]["content"]
     assert stranger.wait(90.0) != 0
     worker.kill()
-    wait_until(lambda: "vouched" not in listed(), 30.0)
+    died_s = time.monotonic()
+    wait_until(lambda: not listed() & {"vouched", "second"}, 30.0)
+    assert time.monotonic() - died_s < 10.0
+    log = guarded.output()
+    assert "s3cret" not in log
+    assert "guess" not in log
+    assert 'POST /r/***/register_worker HTTP/1.1" 200' in log  # uvicorn's own line
+    assert "path=/r/***/register_worker" in log
+    guarded.kill()
 
 
 def test_a_worker_by_fastchats_command_line_joins_a_real_controller(fastchat: FastChat) -> None:
     """`penstock.serving.model_worker --controller-address`: FastChat's way to start one."""
-    controller = fastchat.serve(UI_ENVIRONMENT, "controller", "/test_connection")
+    controller = fastchat.serve(OPENAI_SERVER, "controller", "/test_connection")
     port = find_free_port()
     worker = fastchat.processes.start(
         "model-worker",
@@ -134,7 +165,7 @@ def test_a_worker_by_fastchats_command_line_joins_a_real_controller(fastchat: Fa
     address = httpx.post(f"{controller.url}/get_worker_address", json={"model": "by-line"}).json()
     assert address == {"address": f"http://127.0.0.1:{port}"}
     asked = ("--controller-address", controller.url, "--model-name", "by-line", "--message", "Hi")
-    running = fastchat.start(UI_ENVIRONMENT, "test_message", *asked)
+    running = fastchat.start(WITH_TORCH, "test_message", *asked)
     assert running.wait(90.0) == 0, running.output()
     assert "NETWORK ERROR" not in running.output()
     assert worker.stop() == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 import pytest
 
-from tests.fastchat.conftest import API_ENVIRONMENT, MODEL, UI_ENVIRONMENT
+from penstock.serving import flags
+from tests.fastchat.conftest import MODEL
+from tests.fastchat.programs import OPENAI_SERVER, SOURCES, WITH_TORCH
 from tests.fixtures.processes import wait_until
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def test_test_message(fastchat: FastChat) -> None:
         "--message",
         "Hi there",
     )
-    running = fastchat.start(UI_ENVIRONMENT, "test_message", *asked)
+    running = fastchat.start(WITH_TORCH, "test_message", *asked)
     assert running.wait(60.0) == 0, running.output()
     said = running.output()
     assert f"Models: ['{MODEL}']" in said
@@ -49,13 +52,27 @@ def test_test_message(fastchat: FastChat) -> None:
     assert said.rstrip("\n").endswith(f"Human: Hi there\nAssistant: {answer}".rstrip("\n"))
 
 
+def test_our_model_worker_knows_every_flag_of_fastchats() -> None:
+    sources = [
+        SOURCES / "fastchat" / place
+        for place in ("serve/model_worker.py", "model/model_adapter.py")
+    ]
+    told = "".join(source.read_text() for source in sources if source.exists())
+    if not told:
+        pytest.skip(f"no {SOURCES} (make test-fastchat-api fetches it)")
+    theirs = set(re.findall(r'add_argument\(\s*"(--[a-z0-9-]+)"', told))
+    ours = {option for action in flags.parser()._actions for option in action.option_strings}
+    assert len(theirs) > 30
+    assert theirs <= ours
+
+
 # -- fastchat.serve.openai_api_server
 
 
 @pytest.fixture(scope="module")
 def server(fastchat: FastChat) -> Running:
     return fastchat.serve(
-        API_ENVIRONMENT, "openai_api_server", "/v1/models", "--controller-address", fastchat.api.url
+        OPENAI_SERVER, "openai_api_server", "/v1/models", "--controller-address", fastchat.api.url
     )
 
 
@@ -123,6 +140,13 @@ def test_completions(client: openai.OpenAI, ours: openai.OpenAI) -> None:
     through = client.completions.create(**greedy, logprobs=2)
     assert through.choices[0].text == direct.choices[0].text
     assert through.choices[0].logprobs == direct.choices[0].logprobs
+    scored = client.completions.create(**greedy, logprobs=2, echo=True)
+    assert (
+        scored.choices[0].logprobs
+        == ours.completions.create(**greedy, logprobs=2, echo=True).choices[0].logprobs
+    )
+    best = client.completions.create(**{**greedy, "temperature": 1}, best_of=3)
+    assert best.choices[0].text
     echoed = client.completions.create(**greedy, echo=True)
     assert echoed.choices[0].text == "Water flows" + direct.choices[0].text
     chunks = list(client.completions.create(**greedy, stream=True))
@@ -144,8 +168,9 @@ def test_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model=MODEL, prompt="one two three " * 4000, max_tokens=8)
     assert "40303" in str(refused.value.body)
+    beams: Any = {"best_of": 2, "use_beam_search": True}
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model=MODEL, prompt="a", max_tokens=8, best_of=2, n=1)
+        client.completions.create(model=MODEL, prompt="a", max_tokens=8, extra_body=beams)
     assert "40302" in str(refused.value.body)
 
 

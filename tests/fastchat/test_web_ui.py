@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.fastchat.browser import Browser, WebUI
-from tests.fastchat.conftest import MODEL, UI_ENVIRONMENT
+from tests.fastchat.conftest import MODEL
+from tests.fastchat.programs import WEB_UI
 from tests.fixtures.processes import wait_until
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 def start(fastchat: FastChat, *options: str) -> Running:
     url = fastchat.api.url
-    return fastchat.serve(
-        UI_ENVIRONMENT, "gradio_web_server", "/", "--controller-url", url, *options
-    )
+    return fastchat.serve(WEB_UI, "gradio_web_server", "/", "--controller-url", url, *options)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def test_our_openai_endpoint_as_an_api_provider(
     endpoints = tmp_path / "endpoints.json"
     endpoints.write_text(json.dumps(provider))
     running = fastchat.serve(
-        UI_ENVIRONMENT, "gradio_web_server", "/",
+        WEB_UI, "gradio_web_server", "/",
         "--controller-url", "", "--register-api-endpoint-file", str(endpoints),
     )  # fmt: skip
     page = WebUI(browser, running.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from penstock.cli.fleet.command import up as up_command
 from tests.fixtures.processes import Processes, Running, wait_until
 from tests.fixtures.redis import find_free_port
 
@@ -27,6 +30,7 @@ class Up:
         self._processes = processes
         self.folder = folder
         self.port = find_free_port()
+        self.fastchat_port = 0
         # PENSTOCK_REDIS_URL stays away: this is about the Redis that `up` starts.
         self.env = {
             "OMP_NUM_THREADS": "1",
@@ -37,7 +41,7 @@ class Up:
 
     def start(self, *options: str) -> Running:
         command = [sys.executable, "-m", "penstock.cli", "up", "--queue", QUEUE]
-        command += ["--port", str(self.port), "--fastchat-port", "0"]
+        command += ["--port", str(self.port), "--fastchat-port", str(self.fastchat_port)]
         command += ["--redis-port", str(find_free_port()), *options]
         return self._processes.start("up", command, self.env, self.folder)
 
@@ -79,6 +83,7 @@ def up(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_fleet_from_start_to_end(up: Up) -> None:
+    up.fastchat_port = find_free_port()
     running = up.start("--chat", "Say something.")
     running.wait_until(lambda: "Ctrl-C stops everything" in running.output())
     output = running.output()
@@ -102,6 +107,8 @@ def test_a_fleet_from_start_to_end(up: Up) -> None:
     assert "no-such-model" in unknown.stderr
     assert "Traceback" not in unknown.stderr
 
+    as_fastchats_programs_find_it(f"http://127.0.0.1:{up.fastchat_port}")
+
     load = ["--requests", "6", "--answer-tokens", "4:8", "--prompt-words", "3", "--json", "-"]
     for shape in (("--concurrency", "3"), ("--rate", "50")):
         report = json.loads(up.run("bench", *shape, *load).stdout)["report"]
@@ -115,11 +122,22 @@ def test_a_fleet_from_start_to_end(up: Up) -> None:
     assert "already runs in this folder" in second.stderr
 
     children = up.children(running)
-    assert len(children) == 3
+    assert len(children) == 4
     running.send(signal.SIGINT)
     assert running.wait(60) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     assert up.run("status").returncode == 1
+
+
+def as_fastchats_programs_find_it(url: str) -> None:
+    """The controller's port is FastChat's unless another is asked for, and a worker's as well."""
+    assert inspect.signature(up_command).parameters["fastchat_port"].default == 21001
+    assert httpx.get(f"{url}/test_connection").json() == "success"
+    assert httpx.post(f"{url}/list_models").json() == {"models": [MODEL]}
+    asked = {"model": MODEL, "prompt": "Hello", "max_new_tokens": 4}
+    assert httpx.post(f"{url}/get_worker_address", json=asked).json() == {"address": url}
+    answer = httpx.post(f"{url}/worker_generate", json=asked, timeout=60.0).json()
+    assert answer["error_code"] == 0
 
 
 @pytest.mark.slow

@@ -15,9 +15,8 @@ DTYPES: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 IGNORED: Final = {
     "--stream-interval": "every token is streamed as it comes",
     "--max-gpu-memory": "PENSTOCK_KV_CACHE_BYTES bounds the KV cache",
-    "--embed-in-truncate": "there are no embeddings",
+    "--embed-in-truncate": "a text over the context is an error (40303), never cut unasked",
     "--seed": "a request's own `seed` is used",
-    "--speculative": "there is no speculative decoding",
     "--gptq-groupsize": "there is no GPTQ",
     "--gptq-act-order": "there is no GPTQ",
     "--awq-groupsize": "there is no AWQ",
@@ -44,7 +43,7 @@ REFUSED: Final = {
 SWITCHES: Final = frozenset(
     (
         "--embed-in-truncate", "--gptq-act-order", "--exllama-cache-8bit", "--cpu-offloading",
-        "--enable-exllama", "--enable-xft", "--ssl", "--speculative",
+        "--enable-exllama", "--enable-xft", "--ssl",
     )
 )  # fmt: skip
 
@@ -63,14 +62,15 @@ def parser() -> argparse.ArgumentParser:
     add("--model-path", default=DEFAULT_MODEL, help="a folder, or org/name in the models folder")
     add("--revision", help="of org/name in Hugging Face's cache")
     add("--device", choices=("cpu", "xpu", "cuda", "mps", "npu"), default="cuda")
-    add("--gpus", help="the GPU to use, by its number")
-    add("--num-gpus", type=int, default=1)
+    add("--gpus", help="the GPUs to use, by their numbers")
+    add("--num-gpus", type=int, default=1, help="GPUs that hold the model together")
     add("--model-names", type=_names, default=(), help="comma-separated; the first names the queue")
     add("--dtype", choices=sorted(DTYPES))
     add("--load-8bit", action="store_true", help="as --low-bit sym_int8")
     add("--low-bit", help="bigdl-llm's format: sym_int4, sym_int8 ...")
     add("--load-low-bit-model", action="store_true", help="the folder is one of save_low_bit")
     add("--trust-remote-code", action="store_true")
+    add("--speculative", action="store_true", help="guess tokens by prompt lookup, check them all")
     add("--conv-template", help="FastChat's template, in place of the model's own")
     add("--limit-worker-concurrency", type=int, help="answers decoded at once")
     add("--host", default="localhost", help="of the FastChat endpoint, with a controller")

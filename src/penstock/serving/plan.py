@@ -46,14 +46,10 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
     :raises BadSettings: a flag that cannot be honoured.
     :raises ModelNotFound: there is no such folder.
     """
-    refused = [f"{flag}: {why}" for flag, why in REFUSED.items() if given(arguments, flag)]
-    if refused:
-        raise BadSettings(refused[0])
-    if arguments.device not in DEVICES:
-        raise BadSettings(f"--device {arguments.device}: Penstock runs on {', '.join(DEVICES)}")
-    if arguments.num_gpus > 1:
-        raise BadSettings("--num-gpus: a worker has one GPU; start one worker for each")
+    _check(arguments)
     warnings = [f"{flag}: {why}" for flag, why in IGNORED.items() if given(arguments, flag)]
+    if arguments.device == "cpu" and (arguments.num_gpus > 1 or arguments.gpus):
+        warnings.append("--num-gpus, --gpus: the model runs on the CPU")
     path = folder(arguments.model_path, arguments.revision, settings)
     first, *others = arguments.model_names or (_name(arguments.model_path),)
     name = _UNFIT.sub("-", first).strip("-._") or "model"
@@ -73,6 +69,16 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
         address=arguments.worker_address or f"http://{arguments.host}:{arguments.port}",
         warnings=tuple(warnings),
     )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    refused = [f"{flag}: {why}" for flag, why in REFUSED.items() if given(arguments, flag)]
+    if refused:
+        raise BadSettings(refused[0])
+    if arguments.device not in DEVICES:
+        raise BadSettings(f"--device {arguments.device}: Penstock runs on {', '.join(DEVICES)}")
+    if arguments.num_gpus < 1:
+        raise BadSettings("--num-gpus must be 1 or more")
 
 
 def _name(model_path: str) -> str:
@@ -102,11 +108,18 @@ def folder(model_path: str, revision: str | None, settings: Settings) -> Path:
 
 
 def _index(arguments: argparse.Namespace) -> str:
+    """Return what names the GPUs in the queue: `.1`, or `.0-1` of those that hold it together."""
     if not arguments.gpus or arguments.device == "cpu":
         return ""
-    if not arguments.gpus.isdigit():
-        raise BadSettings(f"--gpus {arguments.gpus}: a worker has one GPU; give its number")
-    return f".{arguments.gpus}"
+    numbers = arguments.gpus.split(",")
+    if not all(number.strip().isdigit() for number in numbers):
+        raise BadSettings(f"--gpus {arguments.gpus}: give GPUs' numbers, such as 0,1")
+    if len(numbers) < arguments.num_gpus:
+        raise BadSettings(f"--num-gpus {arguments.num_gpus}: --gpus names {len(numbers)}")
+    first, *others = (int(number) for number in numbers[: arguments.num_gpus])
+    if others != list(range(first + 1, first + arguments.num_gpus)):
+        raise BadSettings(f"--gpus {arguments.gpus}: their numbers must follow each other")
+    return f".{first}-{others[-1]}" if others else f".{first}"
 
 
 def _entry(arguments: argparse.Namespace, name: str, path: Path, aliases: list[str]) -> str:
@@ -118,6 +131,10 @@ def _entry(arguments: argparse.Namespace, name: str, path: Path, aliases: list[s
         fields["format"] = low_bit
     if arguments.trust_remote_code:
         fields["trust_remote_code"] = True
+    if arguments.num_gpus > 1 and arguments.device != "cpu":
+        fields["tensor_parallel"] = arguments.num_gpus
+    if arguments.speculative:
+        fields["speculation"] = "on"
     if arguments.conv_template:
         template = conversations.jinja(arguments.conv_template)
         fields["chat_template"] = template.jinja
@@ -152,4 +169,4 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         inner = cast("dict[str, Any]", value)
         return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in inner.items()) + "}"
-    return json.dumps(value)  # strings, lists of them and booleans look the same in TOML
+    return json.dumps(value)  # strings, lists of them, numbers and booleans look the same in TOML
