@@ -14,10 +14,11 @@ from tests.fixtures.models import write_tiny_llama
 
 
 def main() -> int:
-    """Run, print the table, optionally save it as JSON; 1 where an invariant was broken."""
+    """Run, print the table, optionally save it as JSON; 1 where an invariant or an aim was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--jobs", type=int, default=0, help="at least so many")
+    parser.add_argument("--faults", type=int, default=0, help="at least so many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=3)
@@ -28,6 +29,7 @@ def main() -> int:
         seed=chosen.seed,
         seconds=chosen.minutes * 60,
         jobs=chosen.jobs,
+        faults=chosen.faults,
         clients=chosen.clients,
         workers=chosen.workers,
         tokens=(20, chosen.most_tokens),
@@ -40,7 +42,9 @@ def main() -> int:
     if chosen.save:
         content = {"plan": vars(plan), **verdict.as_dict()}
         chosen.save.write_text(json.dumps(content, indent=2) + "\n")
-    return 1 if verdict.faults_found else 0
+    for line in verdict.shortfalls():
+        print(f"missed: {line}")  # noqa: T201
+    return 1 if verdict.faults_found or verdict.shortfalls() else 0
 
 
 if __name__ == "__main__":

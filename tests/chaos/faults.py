@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Running
 
 
+UNDISTURBED_S = 4.0
+"""How long every other killed worker's jobs are left alone, to see how long they take to go on."""
 STARVED_S = 5.0
 """A worker that has not died of want by then is killed."""
 
@@ -79,6 +81,8 @@ class Faults:
                 self.begun_s.append(time.monotonic())
                 # A fault that has begun is ended too: half a fault would hide what it breaks.
                 await asyncio.shield(self._tracked(kind()))
+                if kind == self.kill_worker and self.counts["kill_worker"] % 2:
+                    await asyncio.sleep(UNDISTURBED_S)
         finally:
             await asyncio.gather(*self._mending)
 

@@ -29,7 +29,7 @@ MEMORY_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of a run. It ends when both the time is over and the jobs are done."""
+    """The size of a run. It ends when the time is over, and the jobs and the faults are done."""
 
     seed: int
     seconds: float
@@ -39,6 +39,7 @@ class Plan:
     apis: int = 2
     asks: int = 48
     tokens: tuple[int, int] = (20, 250)
+    faults: int = 0
 
 
 async def run(
@@ -76,7 +77,7 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
         faults = Faults(fleet, random.Random(plan.seed + 1))
         injecting = asyncio.create_task(faults.run())
         memory = asyncio.create_task(_watch_memory(fleet))
-        outcomes = await _load(plan, client, asks, rng, tell)
+        outcomes = await _load(plan, client, asks, faults, tell)
         memory.cancel()
         injecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -101,16 +102,21 @@ async def _load(
     plan: Plan,
     client: ResumingClient,
     asks: list[Ask],
-    rng: random.Random,
+    faults: Faults,
     tell: Callable[[str], None],
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
+    rng = random.Random(plan.seed)
     begun = 0
     start_s = time.monotonic()
 
+    def is_over() -> bool:
+        enough = begun >= plan.jobs and faults.counts.total() >= plan.faults
+        return enough and time.monotonic() - start_s >= plan.seconds
+
     async def one_client() -> None:
         nonlocal begun
-        while begun < plan.jobs or time.monotonic() - start_s < plan.seconds:
+        while not is_over():
             begun += 1
             outcomes.append(await client.ask(rng.choice(asks)))
             if len(outcomes) % 100 == 0:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Faults, Kill
     from tests.chaos.load import Outcome
 
+MOST_RECOVERY_S = 4.0
+"""The 99th percentile of a killed worker's jobs, where nothing else was broken meanwhile."""
+MOST_DRIFT = 0.1
+"""Of resident memory, from a run's first third to its last."""
+
 
 @dataclass
 class Verdict:
@@ -55,6 +60,16 @@ class Verdict:
         ]
         lines = [f"| {name} | {value} |" for name, value in rows]
         return "\n".join(["| | |", "|---|---|", *lines, *(f"- {one}" for one in self.faults_found)])
+
+    def shortfalls(self) -> list[str]:
+        """Return which aims a long run has missed; a busy machine misses the first without a fault."""
+        missed: list[str] = []
+        if self.recovery_s.get("p99", 0.0) >= MOST_RECOVERY_S:
+            missed.append(f"jobs of a killed worker went on after {MOST_RECOVERY_S:g} s or more")
+        for kind, (first, last) in self.memory_mib.items():
+            if abs(last - first) > MOST_DRIFT * first:
+                missed.append(f"the memory of {kind} processes went from {first} to {last} MiB")
+        return missed
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
