@@ -46,7 +46,8 @@ async def run(
     plan: Plan, folder: Path, models_dir: Path, tell: Callable[[str], None] = print
 ) -> Verdict:
     """Return the verdict of a run; `folder` keeps Redis's file and the logs."""
-    store = RedisServer(folder, append_only=True)
+    # As compose.yaml and the manifests have it.
+    store = RedisServer(folder, append_only=True, options=("--appendfsync", "everysec"))
     proxy = FaultyProxy(store.port)
     async with proxy.running():
         clock = WallClock(folder / "wall-clock") if find_library() else None

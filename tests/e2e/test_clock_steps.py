@@ -93,7 +93,8 @@ def test_steps_of_an_hour_change_nothing(
     models_dir: Path,
     wall_clock: WallClock,
 ) -> None:
-    env = {**wall_clock.env, "PENSTOCK_KEEPALIVE_S": "0.5"}
+    # A worker is in the registry for five heartbeats: longer than a busy machine lets it starve.
+    env = {**wall_clock.env, "PENSTOCK_KEEPALIVE_S": "0.5", "PENSTOCK_HEARTBEAT_S": "1"}
     worker = processes.start_worker(QUEUE, redis_url, models_dir, env=env, wait=False)
     api = processes.start_api(redis_url, env=env, wait=False)
     hasty = processes.start_api(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -200,6 +203,62 @@ def test_a_clients_time_to_come_back_does_not_run_while_redis_is_away(
         ) as answer:
             next(frames(answer))
         wait_until(lambda: "cancelled" in worker.dropped.values(), 20.0)
+
+
+@pytest.mark.slow
+def test_nearly_as_long_as_our_patience_ends_no_stream_and_loses_no_job(
+    own_redis: RedisServer, redis_settings: Settings
+) -> None:
+    settings = redis_settings.model_copy(
+        update={"redis_url": RedisDsn(own_redis.url), "redis_patience_s": 20.0}
+    )
+    with ExitStack() as stack, ThreadPoolExecutor() as clients:
+        fleet = Fleet(settings, stack)
+        server = fleet.api(keepalive_s=1.0)
+        worker = fleet.worker(count_up, slots=1)
+        worker.step_s = 0.02
+        url = f"{server.url}/v1/completions"
+        with httpx.stream("POST", url, json=ASK, timeout=60.0) as answer:
+            lines = answer.iter_lines()
+            seen = [next(lines) for _ in range(9)]
+            body = {**ASK, "stream": False}
+            waiting = [clients.submit(httpx.post, url, json=body, timeout=60.0) for _ in range(3)]
+            wait_until(lambda: fleet.depth().waiting_jobs == 3)
+            own_redis.kill()
+            gone_s = time.monotonic()
+            # One that comes while Redis is away is accepted when it is back.
+            waiting.append(clients.submit(httpx.post, url, json=body, timeout=60.0))
+            wait_until(lambda: time.monotonic() - gone_s > 18.0, 30.0, poll_s=0.1)
+            own_redis.start()
+            seen += lines
+        assert seen.count(": keep-alive") >= 10, "its client heard that it was waited for"
+        texts = [json.loads(line[6:])["choices"][0]["text"] for line in seen if "choices" in line]
+        assert "".join(texts) == WHOLE
+        for one in waiting:
+            assert one.result().status_code == 200
+            assert one.result().json()["choices"][0]["text"] == WHOLE
+        assert len({job.id for job in worker.jobs}) == 5
+
+
+def test_a_redis_that_stands_still_is_a_pause(
+    own_redis: RedisServer, redis_settings: Settings
+) -> None:
+    settings = redis_settings.model_copy(update={"redis_url": RedisDsn(own_redis.url)})
+    with ExitStack() as stack:
+        fleet = Fleet(settings, stack)
+        server = fleet.api()
+        worker = fleet.worker(count_up)
+        worker.step_s = 0.02
+        seen: list[tuple[int, str]] = []
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=ASK, timeout=30.0) as answer:
+            for one in frames(answer):
+                seen.append(one)
+                if len(seen) == 5:
+                    # As a command does that takes so long: nobody's connection breaks.
+                    own_redis.send(signal.SIGSTOP)
+                    threading.Timer(3.0, own_redis.send, (signal.SIGCONT,)).start()
+        assert [event_id for event_id, _ in seen] == [*range(COUNT), COUNT]
+        assert "".join(text for _, text in seen) == WHOLE
 
 
 def ended(client: redis.Redis, job_id: str) -> bool:

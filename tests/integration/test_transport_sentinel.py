@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -44,15 +45,23 @@ class Watched:
             folder / "replica", options=("--replicaof", "127.0.0.1", str(self.master.port))
         )
         self.port = find_free_port()
+        # Bound, but not listened on: nobody can be met there, not even another test's server.
+        self._nobody = socket.socket()
+        self._nobody.bind(("127.0.0.1", 0))
         self._folder = folder / "sentinel"
         self._sentinel: subprocess.Popen[bytes] | None = None
+
+    @property
+    def sentinels(self) -> tuple[str, str]:
+        """One that is away, then the one that is there."""
+        return (f"127.0.0.1:{self._nobody.getsockname()[1]}", f"127.0.0.1:{self.port}")
 
     @property
     def env(self) -> dict[str, str]:
         return {
             # Its host is nobody's: whoever goes there directly fails.
             "PENSTOCK_REDIS_URL": "redis://nowhere.invalid:1/0",
-            "PENSTOCK_REDIS_SENTINELS": f"127.0.0.1:{find_free_port()},127.0.0.1:{self.port}",
+            "PENSTOCK_REDIS_SENTINELS": ",".join(self.sentinels),
             "PENSTOCK_REDIS_MASTER": MASTER,
         }
 
@@ -60,7 +69,7 @@ class Watched:
         """Return settings that find the master, with one Sentinel of two away."""
         return Settings(
             redis_url=RedisDsn(self.env["PENSTOCK_REDIS_URL"]),
-            redis_sentinels=(f"127.0.0.1:{find_free_port()}", f"127.0.0.1:{self.port}"),
+            redis_sentinels=self.sentinels,
             redis_master=MASTER,
             **fields,
         )
@@ -74,7 +83,7 @@ class Watched:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n"
             f"sentinel monitor {MASTER} 127.0.0.1 {self.master.port} 1\n"
-            f"sentinel down-after-milliseconds {MASTER} 500\n"
+            f"sentinel down-after-milliseconds {MASTER} 1500\n"
             f"sentinel failover-timeout {MASTER} 3000\n"
         )
         self._sentinel = subprocess.Popen(
@@ -98,6 +107,7 @@ class Watched:
             self._sentinel.wait()
         self.replica.kill()
         self.master.kill()
+        self._nobody.close()
 
 
 @pytest.fixture
