@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)  # it hangs, or the machine is very busy
 async def test_no_answer_is_lost_under_faults(tmp_path: Path, models_dir: Path) -> None:
     plan = Plan(seed=7, seconds=30, jobs=40, clients=8, workers=2, asks=12, tokens=(20, 150))
     verdict = await run(plan, tmp_path, models_dir)
