@@ -7,9 +7,24 @@
 namespace penstock {
 namespace PENSTOCK_VARIANT {
 
-/* Bytes that a panel is read ahead: what memory delivers in the time that a read takes. */
-constexpr int AHEAD = 3072;
 constexpr int LINE = 64; /* bytes of a quadruple's nibbles for a panel */
+
+/* What a tile asks memory for while it computes: the panel's own bytes some way ahead where it is
+ * the panel's only tile; else, each tile a part, the panel that comes next. `step` bytes of that are
+ * due for each line that is computed with. */
+struct Ahead {
+    const uint8_t *at;
+    int step;
+};
+
+/* Bytes: what memory delivers in the time that a read takes. */
+constexpr int DISTANCE = 2048;
+
+inline Ahead ahead_of(const uint8_t *panel, int64_t panel_bytes, int tile, int tiles) {
+    if (tiles == 1)
+        return {panel + DISTANCE, LINE};
+    return {panel + panel_bytes + panel_bytes * tile / tiles, LINE / tiles};
+}
 
 inline Integers quadruple(const int8_t *values) {
     int32_t four;
@@ -20,7 +35,7 @@ inline Integers quadruple(const int8_t *values) {
 /* ROWS rows with the `part`-th LANES outputs of each half of an INT4 panel. */
 template <int ROWS>
 inline void tile_i4(const Matrix &matrix, const uint8_t *panel, const Quantised &input, int row,
-                    int part, float *out) {
+                    int part, Ahead ahead, float *out) {
     const int quadruples = matrix.group / QUADRUPLE;
     const int8_t *values = input.values + row * input.stride;
     const float *scales = input.scales + int64_t(row) * input.groups;
@@ -37,7 +52,8 @@ inline void tile_i4(const Matrix &matrix, const uint8_t *panel, const Quantised 
         const uint8_t *nibbles = panel + 2 * PANEL + part * LANES * QUADRUPLE;
 #pragma GCC unroll 4
         for (int at = 0; at < quadruples; at++) {
-            __builtin_prefetch(nibbles + AHEAD);
+            __builtin_prefetch(ahead.at);
+            ahead.at += ahead.step;
             const Integers both = load_bytes(nibbles);
             const Integers lows = low_nibbles(both);
             const Integers highs = high_nibbles(both);
@@ -59,6 +75,7 @@ inline void tile_i4(const Matrix &matrix, const uint8_t *panel, const Quantised 
             high[r] = fma(mul(high_scale, scale), to_floats(high_sum[r]), high[r]);
         }
         panel += 2 * PANEL + quadruples * LINE;
+        ahead.at += ahead.step; /* the scales' line */
         values += matrix.group;
     }
     for (int r = 0; r < ROWS; r++) {
@@ -70,7 +87,7 @@ inline void tile_i4(const Matrix &matrix, const uint8_t *panel, const Quantised 
 /* The same for an INT8 panel, whose scales belong to rows. */
 template <int ROWS>
 inline void tile_i8(const Matrix &matrix, const uint8_t *panel, const Quantised &input, int row,
-                    int part, float *out) {
+                    int part, Ahead ahead, float *out) {
     const int quadruples = matrix.group / QUADRUPLE;
     const int8_t *values = input.values + row * input.stride;
     const float *scales = input.scales + int64_t(row) * input.groups;
@@ -88,8 +105,9 @@ inline void tile_i8(const Matrix &matrix, const uint8_t *panel, const Quantised 
             low_sum[r] = high_sum[r] = spread_integer(corrections[r * input.groups + group]);
 #pragma GCC unroll 4
         for (int at = 0; at < quadruples; at++) {
-            __builtin_prefetch(bytes + AHEAD);
-            __builtin_prefetch(bytes + AHEAD + LINE);
+            __builtin_prefetch(ahead.at);
+            __builtin_prefetch(ahead.at + LINE);
+            ahead.at += 2 * ahead.step;
             const Integers lows = load_bytes(bytes);
             const Integers highs = load_bytes(bytes + LINE);
 #pragma GCC unroll 8
@@ -156,35 +174,36 @@ inline void let_out(const Product &product, int panel, int row, float *sums) {
         out[start + at] = plain[at];
 }
 
-template <int ROWS> void tile(const Product &product, int panel, int row) {
+template <int ROWS> void tile(const Product &product, int panel, int row, int at, int tiles) {
     const Matrix &matrix = *product.matrix;
     const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
+    const Ahead ahead = ahead_of(packed, matrix.panel_bytes, at, tiles);
     float sums[ROWS * PANEL];
     for (int part = 0; part < PER_WIDE; part++) {
         if (matrix.kind == PN_I4)
-            tile_i4<ROWS>(matrix, packed, *product.input, row, part, sums);
+            tile_i4<ROWS>(matrix, packed, *product.input, row, part, ahead, sums);
         else
-            tile_i8<ROWS>(matrix, packed, *product.input, row, part, sums);
+            tile_i8<ROWS>(matrix, packed, *product.input, row, part, ahead, sums);
     }
     for (int r = 0; r < ROWS; r++)
         let_out(product, panel, row + r, sums + r * PANEL);
 }
 
-inline void tile_of(int rows, const Product &product, int panel, int row) {
+inline void tile_of(int rows, const Product &product, int panel, int row, int at, int tiles) {
     switch (rows) {
     case 1:
-        return tile<1>(product, panel, row);
+        return tile<1>(product, panel, row, at, tiles);
     case 2:
-        return tile<2>(product, panel, row);
+        return tile<2>(product, panel, row, at, tiles);
     case 3:
-        return tile<3>(product, panel, row);
+        return tile<3>(product, panel, row, at, tiles);
 #if PENSTOCK_LANES == 16
     case 4:
-        return tile<4>(product, panel, row);
+        return tile<4>(product, panel, row, at, tiles);
     case 5:
-        return tile<5>(product, panel, row);
+        return tile<5>(product, panel, row, at, tiles);
     default:
-        return tile<6>(product, panel, row);
+        return tile<6>(product, panel, row, at, tiles);
 #else
     default:
         return;
@@ -193,15 +212,14 @@ inline void tile_of(int rows, const Product &product, int panel, int row) {
 }
 
 void product(const Product &product, int panel, int panel_end, int row, int row_end) {
-    for (; panel < panel_end; panel++) {
-        /* Even tiles: a last one of a row or two would unpack the panel for little. */
-        int tiles = (row_end - row + TILE_ROWS - 1) / TILE_ROWS;
-        for (int at = row; at < row_end; tiles--) {
-            const int rows = (row_end - at + tiles - 1) / tiles;
-            tile_of(rows, product, panel, at);
-            at += rows;
+    /* Even tiles: a last one of a row or two would unpack the panel for little. */
+    const int count = row_end - row;
+    const int tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
+    for (; panel < panel_end; panel++)
+        for (int at = 0; at < tiles; at++) {
+            const int first = count * at / tiles;
+            tile_of(count * (at + 1) / tiles - first, product, panel, row + first, at, tiles);
         }
-    }
 }
 
 } // namespace PENSTOCK_VARIANT

@@ -13,8 +13,6 @@ namespace {
 constexpr int QUERY_ITEMS = 64;
 /* Rows of a product that are one piece of work. */
 constexpr int ROWS_AT_ONCE = 96;
-/* Bytes of weights that are one piece of work at least, where rows are few. */
-constexpr int64_t BYTES_AT_ONCE = 48 << 10;
 
 /* A piece of attention: some tokens of a sequence, one head of keys and values, some splits. */
 struct Piece {
@@ -62,9 +60,7 @@ class Step {
     Quantised quantised(const Matrix &matrix) const;
 
     template <typename Each> void each_row(int rows, Each each) {
-        /* Few rows are one piece each; of many, a thread takes several at once. */
-        const int share = 1 + rows / (8 * model_.team.threads());
-        model_.team.phase(rows, share, [&](int begin, int end) {
+        model_.team.phase(rows, 1, [&](int begin, int end) {
             for (int row = begin; row < end; row++)
                 each(row);
         });
@@ -278,8 +274,7 @@ void Step::product(const Matrix &matrix, int rows, Outlet outlet, float *out, in
     const Product product{&matrix, &input, outlet, out, stride, bias};
     const int parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     if (parts <= 1) {
-        const int share = 1 + int(BYTES_AT_ONCE / (matrix.panel_bytes * (rows + 1) / 2 + 1));
-        model_.team.phase(rows == 0 ? 0 : matrix.panels, share, [&](int begin, int end) {
+        model_.team.phase(rows == 0 ? 0 : matrix.panels, 1, [&](int begin, int end) {
             kernels_.product(product, begin, end, 0, rows);
         });
         return;

@@ -24,19 +24,24 @@ class Team {
     /* Call `work` on every thread, the caller's among them, and wait until all are done. */
     void run(Work work, void *context);
 
-    /* From within `work`, by every thread alike: `piece(begin, end)` for all of 0 to `total`, some
-     * `share` at a time, each by one thread; all are done when it returns. */
-    template <typename Piece> void phase(int total, int share, Piece piece) {
+    /* From within `work`, by every thread alike: `piece(begin, end)` for all of 0 to `total`, each
+     * by one thread; all are done when it returns. A thread takes many at once at first, so that it
+     * reads memory in its order, and `least` towards the end, so that none waits long. */
+    template <typename Piece> void phase(int total, int least, Piece piece) {
         if (threads_ == 1) {
             if (total > 0)
                 piece(0, total);
             return;
         }
-        for (;;) {
-            const int begin = next_.fetch_add(share, std::memory_order_relaxed);
-            if (begin >= total)
-                break;
-            piece(begin, begin + share < total ? begin + share : total);
+        int begin = next_.load(std::memory_order_relaxed);
+        while (begin < total) {
+            const int some = (total - begin) / (2 * threads_);
+            const int wanted = begin + (some > least ? some : least);
+            const int end = wanted < total ? wanted : total;
+            if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed))
+                continue;
+            piece(begin, end);
+            begin = next_.load(std::memory_order_relaxed);
         }
         meet();
     }
