@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from penstock.transport.queue import JobQueue, WorkerQueue
 
 
-MANY = 2_000
+MANY = 10_000
 """The same held with 10,000, which take 10 s to submit."""
 
 
