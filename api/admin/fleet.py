@@ -137,6 +137,7 @@ def _queue(served: Served, depth: QueueDepth) -> dict[str, Any]:
     return {
         **_model(served.card),
         "aliases": served.card.aliases,
+        "capabilities": served.card.capabilities,
         "context_length": served.card.context_length,
         "live_workers": len(served.workers),
         "slots": served.slots,

@@ -179,6 +179,14 @@ def test_a_lost_connection_is_taken_up_again(fleet: Fleet, browser: Browser) -> 
     assert "".join(gate.pieces).strip() in answer(browser).text
 
 
+def test_only_models_that_generate_are_offered(fleet: Fleet, browser: Browser) -> None:
+    fleet.worker(name="embedder", queue="embedder-cpu", capabilities=("embed",), aliases=())
+    start(fleet, browser)
+    offered = [one.get_attribute("value") for one in browser.all("#model option")]
+    assert "tiny" in offered
+    assert "embedder" not in offered
+
+
 def test_several_conversations_are_kept_and_deleted(fleet: Fleet, browser: Browser) -> None:
     start(fleet, browser)
     send(browser, "the first")

@@ -38,7 +38,12 @@ async function ask() {
 async function askForModels() {
   try {
     const { data } = await read("/v1/models");
-    const queues = data.map(({ id }) => ({ model: id, queue: id, live_workers: 1 }));
+    const queues = data.map(({ id, capabilities }) => ({
+      model: id,
+      queue: id,
+      capabilities,
+      live_workers: 1,
+    }));
     fleet.set({ view: { queues, limited: true }, error: "" });
   } catch (error) {
     fleet.set({ view: fleet.value.view, error: error.message });
@@ -47,10 +52,12 @@ async function askForModels() {
 
 document.addEventListener("visibilitychange", () => document.hidden || look());
 
-// What can be asked: each model once, and its queues by themselves where it has several.
+// What can be asked: each model once, and its queues by themselves where it has several. Models
+// that embed or rank generate no text; a queue without any worker yet may not say what it is for.
 export function choices(view) {
   const models = new Map();
   for (const queue of view?.queues ?? []) {
+    if (queue.capabilities?.length && !queue.capabilities.includes("generate")) continue;
     models.set(queue.model, [...(models.get(queue.model) ?? []), queue]);
   }
   const found = [];
