@@ -47,9 +47,10 @@ class Settings(BaseSettings):
     aliases_file: Path = Field(default=Path("aliases.toml"))
     """Public names that stand for models by weight, with fallbacks; read by the API."""
     trust_remote_code: bool = False
-    bigdl_backend: Literal["auto", "bigdl"] = "auto"
-    """What computes with bigdl-llm's `sym_int4` weights on a CPU: "auto" is OpenVINO where it is
-    installed and builds the model, "bigdl" always bigdl-llm's own kernels."""
+    bigdl_backend: Literal["auto", "native", "openvino", "bigdl"] = "auto"
+    """What computes with bigdl-llm's `sym_int4` weights on a CPU: "auto" is the native kernels on
+    CPUs where they are fastest, else OpenVINO where it is installed; "native" and "openvino" are
+    these for the models that they can have; "bigdl" is always bigdl-llm's own kernels."""
 
     converted_dir: Path = Field(default=Path("~/.cache/penstock/converted"))
     """Where quantised weights are kept, made at a model's first load and mapped ever after."""

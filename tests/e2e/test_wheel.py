@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Processes
 
 QUEUE = "demo-cpu"
+HAS_NATIVE = native.is_possible() and native.system_compiler() is not None
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def installed(tmp_path: Path) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
     (wheel,) = tmp_path.glob("*.whl")
-    if native.is_possible() and native.system_compiler():
+    if HAS_NATIVE:
         assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
         assert "penstock/models/native/libpenstock_native.so" in zipfile.ZipFile(wheel).namelist()
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
@@ -46,6 +47,7 @@ def test_worker_and_api_run_from_a_wheel(
         "PYTHONPATH": str(installed),  # goes before the checkout that is installed for the tests
         "PENSTOCK_REDIS_URL": redis_url,
         "PENSTOCK_THREADS": "1",
+        "PENSTOCK_BIGDL_BACKEND": "native",
         "PENSTOCK_KV_CACHE_BYTES": str(32 * 2**20),
     }
     whence = (
@@ -58,25 +60,31 @@ def test_worker_and_api_run_from_a_wheel(
         str(installed / name / "__init__.py") for name in ("api", "workers", "penstock")
     ]
 
+    queues = [QUEUE, f"bigdl-{QUEUE}"] if HAS_NATIVE else [QUEUE]
     port = find_free_port()
     url = f"http://127.0.0.1:{port}"
     worker = processes.start(
         "worker",
-        [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", QUEUE],
+        [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", ",".join(queues)],
         env,
         empty,
     )
     api = processes.start(
         "api", [sys.executable, "-m", "uvicorn", "api:app", "--port", str(port)], env, empty
     )
-    worker.wait_until(lambda: card_of(redis_url, worker.pid))
+    card = worker.wait_until(lambda: card_of(redis_url, worker.pid))
     api.wait_until(lambda: answers(f"{url}/ready"))
     assert answers(f"{url}/"), "the page's files are in the wheel"
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        answer = client.chat.completions.create(
-            model="demo",
-            messages=[{"role": "user", "content": "What is Penstock?"}],
-            temperature=0,
-        )
-    assert "serving fleet" in (answer.choices[0].message.content or "")
+        answers_of = [
+            client.chat.completions.create(
+                model=queue.removesuffix("-cpu"),
+                messages=[{"role": "user", "content": "What is Penstock?"}],
+                temperature=0,
+            )
+            for queue in queues
+        ]
+    for answer in answers_of:
+        assert "serving fleet" in (answer.choices[0].message.content or "")
+    assert {model.backend for model in card.models} == {"transformers", *(["native"] * HAS_NATIVE)}
     assert worker.stop() == 0

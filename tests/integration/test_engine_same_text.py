@@ -14,7 +14,9 @@ import pytest
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
+from penstock.errors import ModelNotLoadable
 from penstock.models import loader
+from penstock.models.native import library
 from penstock.models.spec import resolve
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
@@ -29,13 +31,18 @@ if TYPE_CHECKING:
 
 ANSWER = 40
 SHARED = 128
-BACKENDS = ("transformers", "openvino")
+BACKENDS = {"transformers": "fp32", "openvino": "fp32", "native": "sym_int4"}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     if request.param == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("the openvino extra is not installed")
+    if request.param == "native":
+        try:
+            library.library()
+        except ModelNotLoadable as missing:
+            pytest.skip(str(missing))
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder: Path = tmp_path_factory.mktemp(request.param)
@@ -45,7 +52,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
     write_model(folder / "tiny", randomise(LlamaForCausalLM(config), std=0.08))
     (folder / "models.toml").write_text(
-        f'[models.tiny]\npath = "tiny"\nbackend = "{request.param}"\nformat = "fp32"\n'
+        f'[models.tiny]\npath = "tiny"\nbackend = "{request.param}"\n'
+        f'format = "{BACKENDS[request.param]}"\n'
     )
     settings = Settings(models_file=folder / "models.toml", threads=1, kv_cache_bytes=2**23)
     return loader.load(resolve("tiny-cpu", settings), settings, slots=8, progress=lambda *_: None)

@@ -11,6 +11,7 @@ import pytest
 
 from penstock.errors import BadSettings, ModelNotFound
 from penstock.models import suitability
+from penstock.models.native.library import Isa
 from penstock.models.spec import discover, resolve
 from penstock.settings import Settings
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(suitability, "is_installed", lambda: True)
+    monkeypatch.setattr(suitability, "native_wins", lambda: False)
     models = tmp_path / "models"
     for name, config in {
         "llama": {"model_type": "llama"},
@@ -137,6 +139,59 @@ def test_bigdls_own_kernels_can_be_chosen(settings, monkeypatch):
     assert resolve("bigdl-own-cpu", settings).backend == "bigdl"
     monkeypatch.setattr(suitability, "is_installed", lambda: False)
     assert resolve("bigdl-llama-cpu", settings).backend == "bigdl"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "update", "backend"),
+    [
+        ({}, {}, "native"),
+        ({"hidden_size": 2048, "num_attention_heads": 32, "head_dim": 64}, {}, "native"),
+        ({"intermediate_size": 5600}, {}, "openvino"),  # no whole groups of 64
+        ({"num_attention_heads": 3, "head_dim": 80}, {}, "openvino"),
+        ({"hidden_act": "gelu"}, {}, "bigdl"),
+        ({}, {"bigdl_backend": "openvino"}, "openvino"),
+        ({}, {"bigdl_backend": "bigdl"}, "bigdl"),
+        ({}, {"kv_cache_type": "u8"}, "openvino"),
+    ],
+)
+def test_where_they_win_the_native_kernels_compute(settings, monkeypatch, sizes, update, backend):
+    monkeypatch.setattr(suitability, "native_wins", lambda: True)
+    config = {"model_type": "llama"} | sizes
+    (settings.models_dir / "bigdl-own" / "config.json").write_text(json.dumps(config))
+    spec = resolve("bigdl-own-cpu", settings.model_copy(update=update))
+    assert (spec.backend, spec.format) == (backend, "sym_int4")
+    assert resolve("bigdl-own-cuda", settings).backend == "bigdl"
+
+
+def test_the_native_kernels_can_be_chosen_where_they_do_not_win(settings):
+    chosen = settings.model_copy(update={"bigdl_backend": "native"})
+    assert resolve("bigdl-own-cpu", chosen).backend == "native"
+    assert resolve("bigdl-glm-4-cpu", chosen).backend == "bigdl"
+    write(settings, "[models.packed]\nbackend = 'native'\n[models.llama]\nbackend = 'native'")
+    assert resolve("packed-cpu", settings).backend == "native"
+    assert resolve("llama-cpu", settings).backend == "native"
+
+
+@pytest.mark.parametrize(
+    ("isa", "flags", "wins"),
+    [
+        (Isa.AVX512_VNNI, "avx2 avx512_vnni", True),
+        (Isa.AVX_VNNI, "avx2 avx_vnni", True),
+        (Isa.AVX512_VNNI, "avx512_vnni amx_tile amx_int8", False),
+        (Isa.AVX2, "avx2", False),
+        (None, "sse4_2", False),
+    ],
+)
+def test_where_the_native_kernels_win(tmp_path, monkeypatch, isa, flags, wins):
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text(f"flags\t: {flags}\n")
+    monkeypatch.setattr(suitability, "_CPU_INFO", cpu_info)
+    monkeypatch.setattr(suitability, "native_isa", lambda: isa)
+    suitability._has_amx.cache_clear()
+    try:
+        assert suitability.native_wins() is wins
+    finally:
+        suitability._has_amx.cache_clear()
 
 
 def test_the_cache_of_keys_and_values_can_be_8_bit_in_openvino(settings):

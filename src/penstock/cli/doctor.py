@@ -14,8 +14,8 @@ from rich.table import Table
 from penstock.cli import machine, running
 from penstock.cli.console import out
 from penstock.cli.fleet import redis_server
-from penstock.errors import StartupError
-from penstock.models import spec
+from penstock.errors import ModelNotLoadable, StartupError
+from penstock.models import spec, suitability
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,23 @@ def _libraries() -> Iterator[Finding]:
         "note",
         "4-bit models are slower without; pip install 'penstock[openvino]'",
     )
+    yield _native()
     yield _library("openai", machine.version_of("openai"), "note", "pip install 'penstock[client]'")
+
+
+def _native() -> Finding:
+    """Our own kernels: whether they were compiled, and what this CPU has for them."""
+    try:
+        isa = suitability.native_isa()
+    except ModelNotLoadable as error:
+        advice = "4-bit models are slower without; install with PENSTOCK_BUILD_NATIVE=zig"
+        return Finding("native kernels", "note", error.message, advice)
+    if isa is None:
+        return Finding("native kernels", "note", "this CPU has no AVX2", "OpenVINO serves instead")
+    text = isa.name.lower()
+    return Finding(
+        "native kernels", "ok", text if suitability.native_wins() else f"{text}, by wish"
+    )
 
 
 def _library(name: str, version: str | None, without: Mark, advice: str) -> Finding:

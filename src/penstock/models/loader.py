@@ -33,6 +33,7 @@ _BACKENDS = {
     "transformers": "penstock.models.transformers",
     "bigdl": "penstock.models.bigdl",
     "openvino": "penstock.models.openvino",
+    "native": "penstock.models.native.loading",
 }
 _GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 

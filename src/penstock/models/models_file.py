@@ -4,7 +4,7 @@
 [models.bigdl-7b]
 path = "/srv/models/vicuna-7b"     # by default <models dir>/<name>; relative to this file
 format = "sym_int4"                # bf16 fp16 fp32, or one of bigdl-llm's
-backend = "bigdl"                  # transformers, bigdl, openvino
+backend = "bigdl"                  # transformers, bigdl, openvino, native
 dtype = "bf16"                     # transformers: what to compute in
 context_length = 4096
 slots = 16
@@ -56,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: Path | None = None
     format: str | None = None
-    backend: Literal["transformers", "bigdl", "openvino"] | None = None
+    backend: Literal["transformers", "bigdl", "openvino", "native"] | None = None
     dtype: Literal["bf16", "fp16", "fp32"] | None = None
     context_length: int | None = None
     slots: int | None = None

@@ -97,10 +97,8 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     held_as = _format_of(backend, low_bit, entry)
     together = _tensor_parallel(queue, match, entry)
     task = entry.task or task_of(path)
-    if backend == "bigdl" and _faster_in_openvino(
-        match["device"], config, low_bit, entry, settings
-    ):
-        backend = "openvino"
+    if backend == "bigdl" and match["device"] == "cpu":
+        backend = _faster_than_bigdl(config, low_bit, entry, settings) or backend
     if together > 1:
         _check_parallel(queue, backend, match["device"], task)
     index = match["index"]
@@ -289,7 +287,7 @@ def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: E
         if entry.backend == "transformers":
             raise BadSettings(
                 f"{entry.where}: backend = 'transformers': the folder was written by "
-                f"bigdl-llm's save_low_bit; 'bigdl' and 'openvino' read it"
+                f"bigdl-llm's save_low_bit; 'bigdl', 'openvino' and 'native' read it"
             )
         return entry.backend or "bigdl"
     if entry.backend is not None:
@@ -301,23 +299,20 @@ def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: E
     return "transformers"
 
 
-def _faster_in_openvino(
-    device: str, config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
-) -> bool:
-    """Whether a model of bigdl-llm's goes to OpenVINO, which computes with the very same blocks.
+def _faster_than_bigdl(
+    config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
+) -> str | None:
+    """What computes with the very same blocks as bigdl-llm on a CPU, and faster.
 
-    Only where nobody chose, on a CPU, in the one format that both hold, and for a model whose
-    graph can be built.
+    Only where nobody chose, in the one format that all hold, and for a model that it can have.
     """
-    return (
-        settings.bigdl_backend == "auto"
-        and entry.backend is None
-        and device == "cpu"
-        and (entry.format or low_bit or DEFAULT_LOW_BIT) == DEFAULT_LOW_BIT
-        and entry.dtype is None
-        and suitability.is_installed()
-        and suitability.fits(config)
-    )
+    wish = settings.bigdl_backend
+    held_as = entry.format or low_bit or DEFAULT_LOW_BIT
+    chosen = entry.backend is not None or entry.dtype is not None
+    if wish == "bigdl" or chosen or held_as != DEFAULT_LOW_BIT:
+        return None
+    kv_cache = entry.kv_cache_type or settings.kv_cache_type
+    return suitability.fastest(config, wish, kv_cache=kv_cache)
 
 
 def _low_bit_of(path: Path, config: dict[str, Any]) -> str | None:

@@ -1,5 +1,1 @@
 """The `native` backend: Penstock's own kernels for x86-64 CPUs, INT4 and INT8 weights."""
-
-from penstock.models.native.loading import load
-
-__all__ = ["load"]

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from penstock.models.weights.matrices import Checkpoint, Format, Matrix, Weights
 
 FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8")
+_BIASES: Final = {
+    Vector.QKV_BIAS: ("self_attn.q", "self_attn.k", "self_attn.v"),
+    Vector.OUTPUT_BIAS: ("self_attn.o",),
+    Vector.GATE_UP_BIAS: ("mlp.gate", "mlp.up"),
+    Vector.DOWN_BIAS: ("mlp.down",),
+}
 _INT8_GROUP: Final = 128
 """Activations that share a scale where the weights' rows have one each."""
 
@@ -137,12 +143,8 @@ def vectors(
             norms[Vector.KEY_NORM] = f"{name}.self_attn.k_norm"
         for which, norm in norms.items():
             yield which, layer, weights.vector(f"{norm}.weight")
-        biases = {
-            Vector.QKV_BIAS: ("q_proj", "k_proj", "v_proj"),
-            Vector.OUTPUT_BIAS: ("o_proj",),
-        }
-        for which, parts in biases.items():
-            names = [f"{name}.self_attn.{part}.bias" for part in parts]
+        for which, parts in _BIASES.items():
+            names = [f"{name}.{part}_proj.bias" for part in parts]
             if weights.has(names[0]):
                 yield which, layer, np.concatenate([weights.vector(one) for one in names])
     yield Vector.FINAL_NORM, 0, weights.vector("model.norm.weight")
