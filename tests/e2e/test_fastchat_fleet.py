@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from api.fastchat.default_template import OPENING
+from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,11 +52,15 @@ def test_answers(processes: Processes, redis_url: str, models_dir: Path) -> None
     with httpx.Client(base_url=api.url, timeout=120.0) as client:
         the_same_as_by_openais_routes(client)
         as_fastchat_tells_them(client)
+        another: list[Running] = []
         through_a_workers_death(
             client,
             worker,
-            lambda: processes.start_worker(f"{MODEL}-cpu", redis_url, models_dir, wait=False),
+            lambda: another.append(
+                processes.start_worker(f"{MODEL}-cpu", redis_url, models_dir, wait=False)
+            ),
         )
+        gone_within_seconds(client, another[0])
 
 
 def ask(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
@@ -130,3 +135,13 @@ def through_a_workers_death(
         *_, last = stream
     assert len(begun["text"]) < len(last["text"])
     assert last == whole
+
+
+def gone_within_seconds(client: httpx.Client, worker: Running) -> None:
+    def listed() -> list[str]:
+        return client.post("/list_models").json()["models"]
+
+    assert listed() == [MODEL]
+    worker.kill()
+    wait_until(lambda: listed() == [], 5.0)
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == []
