@@ -41,7 +41,7 @@ def idle(fastchat: FastChat) -> bool:
     return httpx.post(f"{fastchat.api.url}/worker_get_status").json()["queue_length"] == 0
 
 
-def test_a_conversation(page: WebUI, browser: Browser) -> None:
+def test_a_conversation(page: WebUI) -> None:
     assert page.chosen_model() == MODEL
     assert page.models() == [MODEL]
     page.send("Where does the water flow?")
@@ -66,8 +66,6 @@ def test_a_conversation(page: WebUI, browser: Browser) -> None:
     assert third != second  # sampled anew
     assert [who for who, _ in page.messages()] == ["user", "bot", "user", "bot"]
 
-    if folder := os.environ.get("PENSTOCK_SCREENSHOTS"):
-        (Path(folder) / "fastchat-web-ui.png").write_bytes(browser.screenshot())
     page.click("Clear")
     wait_until(lambda: page.messages() == [], 20.0)
 
@@ -127,3 +125,23 @@ def test_our_openai_endpoint_as_an_api_provider(
     page.send("Hello")
     page.growing()
     assert "NETWORK ERROR" not in page.whole()
+
+
+def test_the_demo_model_as_the_docs_show_it(
+    fastchat: FastChat, browser: Browser, tmp_path: Path
+) -> None:
+    """FastChat knows nothing of its name: its default template is turned back into the chat."""
+    redis_url = fastchat.redis_url.rpartition("/")[0] + "/2"
+    demo = type(fastchat)(fastchat.processes, redis_url, tmp_path / "models", model="bigdl-demo")
+    page = WebUI(browser, start(demo, "--model-list-mode", "reload").url)
+    assert page.chosen_model() == "bigdl-demo"
+    for turn, question in enumerate(("What is Penstock?", "Which port does the API use?"), 1):
+        page.send(question)
+        wait_until(lambda turn=turn: len(page.messages()) == 2 * turn and page.answer(), 60.0)
+        page.whole()
+    assert "serving" in page.messages()[1][1]
+    assert "8000" in page.answer()
+    if folder := os.environ.get("PENSTOCK_SCREENSHOTS"):
+        (Path(folder) / "fastchat-web-ui.png").write_bytes(browser.screenshot())
+    demo.api.kill()
+    demo.worker.stop()
