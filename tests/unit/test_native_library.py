@@ -172,12 +172,14 @@ class Native:
 
     def step(self, sequences: list[Sequence], *, every: bool = True) -> Any:
         """Logits of all the step's tokens, or of each sequence's last one."""
+        ends = np.cumsum([one.count for one in sequences])
+        return self.compute(sequences, list(range(ends[-1])) if every else list(ends - 1))
+
+    def compute(self, sequences: list[Sequence], rows: list[int]) -> Any:
         ids: list[int] = []
-        rows: list[int] = []
         begins, blocks, block_begins = [0], [], [0]
         for one in sequences:
             ids += one.ids[one.start : one.start + one.count]
-            rows += range(begins[-1], len(ids)) if every else [len(ids) - 1]
             begins.append(len(ids))
             blocks += one.blocks
             block_begins.append(len(blocks))
@@ -274,6 +276,23 @@ def test_neighbours_and_chunks_change_no_bit(isa: Isa, name: str) -> None:
             assert np.array_equal(logits[at : at + one.count], expected)
             at += one.count
             done[index] += one.count
+
+
+def test_which_logits_are_wanted_changes_no_bit() -> None:
+    native = Native(MODELS["llama"](), 64)
+    texts = [some_ids(count, count) for count in (70, 1, 9)]
+    step = [
+        Sequence(ids, 0, len(ids), [first, first + 1, first + 2])
+        for first, ids in zip((0, 3, 6), texts, strict=True)
+    ]
+    every = native.step(step)
+    assert np.array_equal(native.step(step, every=False), every[[69, 70, 79]])
+    # None at all: the cache is written all the same.
+    native.cache[:] = 0xFF
+    chunk = Sequence(texts[0], 0, 69, [0, 1, 2])
+    native.compute([chunk], [])
+    last = native.step([Sequence(texts[0], 69, 1, [0, 1, 2])])
+    assert np.array_equal(last[0], every[69])
 
 
 def test_threads_and_blocks_change_no_bit() -> None:

@@ -45,6 +45,7 @@ struct Model {
 
     /* A step's room; see step.cpp. */
     Buffer<float> hidden;
+    Buffer<float> last; /* hidden states of the wanted rows, past the last keys */
     Buffer<float> heads;
     Buffer<float> attended;
     Buffer<float> gated;

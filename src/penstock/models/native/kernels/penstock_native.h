@@ -127,7 +127,7 @@ typedef struct {
     const int32_t *subsequence_begins;   /* (S + 1) from 0 to N */
     const int32_t *block_indices;        /* blocks of all sequences, enough for past and new tokens */
     const int32_t *block_indices_begins; /* (S + 1) */
-    const int32_t *row_indices;          /* (R) tokens, from 0 to N - 1 */
+    const int32_t *row_indices;          /* (R) tokens, each past the one before */
 } pn_step_input;
 
 /* PN_ABI of the library as it was built. */

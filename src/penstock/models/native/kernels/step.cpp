@@ -22,6 +22,7 @@ struct Piece {
     int first_split;
     int last_split;
     int64_t partials; /* where they begin for this token, or -1: all splits are in this piece */
+    bool wanted;      /* by the last layer: logits are asked of one of its tokens */
 };
 
 /* A token whose splits were computed apart. */
@@ -52,11 +53,12 @@ class Step {
     void make_room();
     void work(int thread);
     void layer(int index, int thread);
-    void attention(int index, int thread);
+    void attention(int index, int thread, bool wanted_only);
+    void rest(const Layer &layer, int rows, float *hidden);
     void embed(int token);
     void product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
                  const float *bias);
-    void quantise_attended(const Layer &layer, int row);
+    void quantise_attended(const Layer &layer, int token, int row);
     Quantised quantised(const Matrix &matrix) const;
 
     template <typename Each> void each_row(int rows, Each each) {
@@ -75,6 +77,7 @@ class Step {
     float *hidden_out_;
     std::vector<int> sequence_; /* by token */
     std::vector<int> position_;
+    std::vector<char> wanted_; /* by token: whether its logits are asked for */
     std::vector<Piece> pieces_;
     std::vector<Apart> apart_;
     std::vector<int> apart_of_; /* by token: its index in `apart_`, or -1 */
@@ -84,6 +87,9 @@ class Step {
 void Step::plan_tokens() {
     sequence_.resize(size_t(input_.tokens));
     position_.resize(size_t(input_.tokens));
+    wanted_.assign(size_t(input_.tokens), 0);
+    for (int row = 0; row < input_.rows; row++)
+        wanted_[size_t(input_.row_indices[row])] = 1;
     for (int sequence = 0; sequence < input_.sequences; sequence++) {
         const int begin = input_.subsequence_begins[sequence];
         for (int token = begin; token < input_.subsequence_begins[sequence + 1]; token++) {
@@ -102,14 +108,17 @@ void Step::plan_attention() {
         for (int token = input_.subsequence_begins[sequence]; token < end; token += at_once) {
             const int tokens = end - token < at_once ? end - token : at_once;
             const int splits = position_[size_t(token + tokens - 1)] / SPLIT + 1;
+            bool wanted = false;
+            for (int at = token; at < token + tokens; at++)
+                wanted = wanted || wanted_[size_t(at)];
             if (tokens > 1 || splits == 1) {
-                pieces_.push_back({sequence, token, tokens, 0, splits, -1});
+                pieces_.push_back({sequence, token, tokens, 0, splits, -1, wanted});
                 continue;
             }
             apart_of_[size_t(token)] = int(apart_.size());
             apart_.push_back({token, splits, partials_});
             for (int split = 0; split < splits; split++)
-                pieces_.push_back({sequence, token, 1, split, split + 1, partials_});
+                pieces_.push_back({sequence, token, 1, split, split + 1, partials_, wanted});
             partials_ += int64_t(splits) * shape_.heads * (shape_.head_size + 2);
         }
     }
@@ -133,6 +142,7 @@ void Step::make_room() {
     }
     const int64_t rows = tokens > input_.rows ? tokens : input_.rows;
     model_.hidden.need(tokens * shape_.hidden);
+    model_.last.need(int64_t(input_.rows) * shape_.hidden);
     model_.heads.need(tokens * model_.head_rows());
     model_.attended.need(tokens * model_.attended_size());
     model_.gated.need(tokens * shape_.intermediate);
@@ -149,7 +159,7 @@ void Step::work(int thread) {
         layer(index, thread);
     const Quantised last = quantised(model_.head);
     each_row(input_.rows, [&](int row) {
-        const float *from = model_.hidden.get() + int64_t(input_.row_indices[row]) * shape_.hidden;
+        const float *from = model_.last.get() + int64_t(row) * shape_.hidden;
         float *plain =
             hidden_out_ == nullptr ? nullptr : hidden_out_ + int64_t(row) * shape_.hidden;
         kernels_.norm(from, model_.final_norm, shape_.hidden, shape_.norm_epsilon, last, row,
@@ -161,33 +171,50 @@ void Step::work(int thread) {
 
 void Step::layer(int index, int thread) {
     const Layer &layer = model_.layers[size_t(index)];
-    const int tokens = input_.tokens;
-    float *hidden = model_.hidden.get();
-    const auto norm = [&](const float *weight, const Matrix &matrix) {
-        const Quantised out = quantised(matrix);
-        each_row(tokens, [&](int row) {
-            kernels_.norm(hidden + int64_t(row) * shape_.hidden, weight, shape_.hidden,
-                          shape_.norm_epsilon, out, row, nullptr);
-        });
-    };
-    norm(layer.input_norm, layer.qkv);
-    product(layer.qkv, tokens, Outlet::store, model_.heads.get(), model_.head_rows(),
+    const Quantised in = quantised(layer.qkv);
+    each_row(input_.tokens, [&](int row) {
+        kernels_.norm(model_.hidden.get() + int64_t(row) * shape_.hidden, layer.input_norm,
+                      shape_.hidden, shape_.norm_epsilon, in, row, nullptr);
+    });
+    product(layer.qkv, input_.tokens, Outlet::store, model_.heads.get(), model_.head_rows(),
             layer.qkv_bias);
-    attention(index, thread);
-    each_row(tokens, [&](int row) { quantise_attended(layer, row); });
-    product(layer.output, tokens, Outlet::add, hidden, shape_.hidden, layer.output_bias);
-    norm(layer.attention_norm, layer.gate_up);
-    product(layer.gate_up, tokens, Outlet::gated, model_.gated.get(), shape_.intermediate,
+    /* Past the last keys and values only the tokens count whose logits are wanted. */
+    const bool last = index + 1 == shape_.layers;
+    attention(index, thread, last);
+    if (!last) {
+        each_row(input_.tokens, [&](int row) { quantise_attended(layer, row, row); });
+        rest(layer, input_.tokens, model_.hidden.get());
+        return;
+    }
+    each_row(input_.rows, [&](int row) {
+        const int token = input_.row_indices[row];
+        memcpy(model_.last.get() + int64_t(row) * shape_.hidden,
+               model_.hidden.get() + int64_t(token) * shape_.hidden,
+               size_t(shape_.hidden) * sizeof(float));
+        quantise_attended(layer, token, row);
+    });
+    rest(layer, input_.rows, model_.last.get());
+}
+
+/* A layer past its attention, which is quantised: `rows` rows of `hidden`. */
+void Step::rest(const Layer &layer, int rows, float *hidden) {
+    product(layer.output, rows, Outlet::add, hidden, shape_.hidden, layer.output_bias);
+    const Quantised in = quantised(layer.gate_up);
+    each_row(rows, [&](int row) {
+        kernels_.norm(hidden + int64_t(row) * shape_.hidden, layer.attention_norm, shape_.hidden,
+                      shape_.norm_epsilon, in, row, nullptr);
+    });
+    product(layer.gate_up, rows, Outlet::gated, model_.gated.get(), shape_.intermediate,
             layer.gate_up_bias);
     const Quantised inner = quantised(layer.down);
-    each_row(tokens, [&](int row) {
+    each_row(rows, [&](int row) {
         kernels_.quantise(model_.gated.get() + int64_t(row) * shape_.intermediate,
                           shape_.intermediate, inner, row);
     });
-    product(layer.down, tokens, Outlet::add, hidden, shape_.hidden, layer.down_bias);
+    product(layer.down, rows, Outlet::add, hidden, shape_.hidden, layer.down_bias);
 }
 
-void Step::attention(int index, int thread) {
+void Step::attention(int index, int thread, bool wanted_only) {
     const Layer &layer = model_.layers[size_t(index)];
     const CacheLayout &layout = model_.cache;
     uint16_t *cache = cache_ + index * layout.layer_stride;
@@ -213,6 +240,8 @@ void Step::attention(int index, int thread) {
             /* The longest first: a prompt's last tokens have most to look at. */
             const int reversed = pieces - 1 - at;
             const Piece &piece = pieces_[size_t(reversed / shape_.kv_heads)];
+            if (wanted_only && !piece.wanted)
+                continue;
             const int head = reversed % shape_.kv_heads;
             const int64_t first_head = int64_t(head) * heads;
             Attention of;
@@ -245,9 +274,10 @@ void Step::attention(int index, int thread) {
     });
 }
 
-void Step::quantise_attended(const Layer &layer, int row) {
-    float *attended = model_.attended.get() + int64_t(row) * model_.attended_size();
-    const int index = apart_of_[size_t(row)];
+/* A token's attention, as row `row` of the product that follows. */
+void Step::quantise_attended(const Layer &layer, int token, int row) {
+    float *attended = model_.attended.get() + int64_t(token) * model_.attended_size();
+    const int index = apart_of_[size_t(token)];
     if (index >= 0) {
         const Apart &apart = apart_[size_t(index)];
         kernels_.join(model_.partials.get() + apart.partials, apart.splits, shape_.heads,
@@ -314,8 +344,9 @@ const char *fault_of(const Model &model, const pn_step_input &input, int blocks)
         if (input.token_ids[token] < 0 || input.token_ids[token] >= shape.vocab)
             return "a token id is outside the vocabulary";
     for (int row = 0; row < input.rows; row++)
-        if (input.row_indices[row] < 0 || input.row_indices[row] >= input.tokens)
-            return "a row is outside the step";
+        if (input.row_indices[row] < (row ? input.row_indices[row - 1] + 1 : 0) ||
+            input.row_indices[row] >= input.tokens)
+            return "a row is outside the step, or not past the row before";
     if (input.subsequence_begins[0] != 0 ||
         input.subsequence_begins[input.sequences] != input.tokens ||
         input.block_indices_begins[0] < 0)
