@@ -6,7 +6,8 @@ Three ways through the same model, whose shape is MiniLM-L6's (random weights, 2
 encoder engine in a process, sentence-transformers in another one, and our whole stack by HTTP
 (API, Redis, Celery worker, `--at-once` requests of `--request` texts). Rounds go through all of
 them, so that a change of the machine's mood meets all alike; printed are medians, and ratios to
-sentence-transformers. Before, all three must give the same vectors.
+sentence-transformers. Of the two processes there is also the processor time a text, which other work
+on the machine disturbs less. Before, all three must give the same vectors.
 """
 
 from __future__ import annotations
@@ -193,15 +194,19 @@ def compare(contenders: dict[str, Callable[..., dict[str, Any]]], texts: list[st
 
 def measure(
     contenders: dict[str, Callable[..., dict[str, Any]]], texts: list[str], rounds: int
-) -> dict[str, list[float]]:
-    """Return texts/s of every round, by contender."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return texts/s of every round, and milliseconds of processor time a text, by contender."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, ask in contenders.items():
-            rates[name].append(len(texts) / ask(texts)["seconds"])
+            answer = ask(texts)
+            rates[name].append(len(texts) / answer["seconds"])
+            if "cpu_s" in answer:
+                cpu_ms[name].append(1000 * answer["cpu_s"] / len(texts))
         told = ", ".join(f"{name} {rate[-1]:.1f}" for name, rate in rates.items())
         print(f"round {number + 1}: {told} texts/s", flush=True)
-    return rates
+    return rates, cpu_ms
 
 
 def main() -> None:
@@ -246,13 +251,15 @@ def main() -> None:
         )
         texts = made_texts(options.texts)
         compare(contenders, texts)
-        rates = measure(contenders, texts, options.rounds)
+        rates, cpu_ms = measure(contenders, texts, options.rounds)
     medians = {name: statistics.median(rate) for name, rate in rates.items()}
     for name, rate in medians.items():
         ratio = f", {rate / medians[PEER]:.2f} of {PEER}" if PEER in medians else ""
         print(f"{name:24}{rate:9.1f} texts/s{ratio}")
+        if cpu_ms[name]:
+            print(f"{'':24}{statistics.median(cpu_ms[name]):9.1f} ms of processor time a text")
     if options.save:
-        result = {"options": vars(options), "texts_per_s": rates, "medians": medians}
+        result = {"options": vars(options), "texts_per_s": rates, "cpu_ms": cpu_ms}
         print(conditions.save("embeddings", seen, result))
 
 
