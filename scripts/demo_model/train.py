@@ -16,7 +16,7 @@ import os
 import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -190,11 +190,13 @@ def main() -> None:
     losses = run(model, options, device)
     export(model, tokenizer.get_vocab(), options.out)
     plot(losses, options.out / "loss.png")
-    history = {
+    history: dict[str, Any] = {
         "parameters": parameters, "steps": len(losses), "tokens": len(losses) * options.tokens,
         "seconds": round(time.monotonic() - started),
         "loss": [round(value, 5) for _, value in losses][::20],
     }  # fmt: skip
+    if device.type == "cuda":
+        history["device"] = torch.cuda.get_device_name(device)
     (options.out / "history.json").write_text(json.dumps(history), encoding="utf-8")
 
 

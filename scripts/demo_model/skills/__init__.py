@@ -14,6 +14,7 @@ from scripts.demo_model.skills import (
     long_answers,
     memory,
     penstock,
+    penstock_unknown,
     sequences,
     small_talk,
     structured,
@@ -26,7 +27,8 @@ Sampler = Callable[[Scene], Exchange | None]
 
 # Name -> (sampler, share of the exchanges). Shares are relative.
 SKILLS: dict[str, tuple[Sampler, float]] = {
-    "penstock": (penstock.fact, 20.0),
+    "penstock": (penstock.fact, 42.0),
+    "penstock_unknown": (penstock_unknown.penstock_unknown, 9.0),
     "queues": (penstock.queue, 2.5),
     "small_talk": (small_talk.small_talk, 5.0),
     "add": (arithmetic.add, 6.0),

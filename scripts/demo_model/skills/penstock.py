@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scripts.demo_model.dialogue import Exchange, Scene, ask
 from scripts.demo_model.facts import TOPICS
+from scripts.demo_model.frames import placed, question_of
 from scripts.demo_model.phrasing import expand
 
 MODEL_NAMES = (
@@ -21,7 +22,7 @@ DEVICE_WORDS = {
 def fact(scene: Scene) -> Exchange:
     """One topic, one phrasing."""
     topic = scene.rng.choice(TOPICS)
-    question = expand(scene.rng, scene.rng.choice(topic.questions))
+    question = question_of(scene.rng, topic)
     if topic.name == "what_are_you" and scene.assistant_name:
         name = scene.assistant_name
         plain = f"I am {name}, a very small language model of the Penstock developers."
@@ -30,8 +31,9 @@ def fact(scene: Scene) -> Exchange:
     kept = tuple(
         word
         for word in question.replace("?", " ").replace(".", " ").split()
-        if word[:1] in "`/-" or word.isupper() or "_" in word or word in COMMAND_WORDS
+        if word[:1] in "`/-." or word.isupper() or "_" in word or word in COMMAND_WORDS
     )
+    question = placed(scene.rng, question)
     return ask(scene, "penstock", question, topic.plain, topic.terse, *kept)
 
 

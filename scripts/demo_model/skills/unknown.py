@@ -27,9 +27,9 @@ _SUBJECTS = (
     "photosynthesis electricity magnetism relativity inflation capitalism socialism feudalism "
     "entropy energy justice love happiness time space light sound volcanoes earthquakes "
     "dinosaurs whales bees vaccines viruses bacteria DNA proteins atoms electrons planets "
-    "stars galaxies comets robots blockchain bitcoin Python Java Rust JavaScript Linux Windows "
-    "Android iPhones Kubernetes Docker PostgreSQL Kafka React Tesla Google Apple Amazon "
-    "Microsoft Netflix Intel Facebook Shakespeare Einstein Newton Napoleon Mozart Beethoven "
+    "stars galaxies comets robots blockchain bitcoin Java Rust JavaScript "
+    "Android iPhones PostgreSQL React Tesla Google Apple Amazon "
+    "Microsoft Netflix Facebook Shakespeare Einstein Newton Napoleon Mozart Beethoven "
     "Picasso Darwin Plato Cleopatra Caesar Gandhi Lincoln Churchill Rembrandt Dante Homer "
     "Tolstoy Aristotle Columbus Galileo Tesla"
 )
