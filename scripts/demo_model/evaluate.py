@@ -29,11 +29,20 @@ from scripts.demo_model.dialogue import Message, assistant_text, render, render_
 from scripts.demo_model.generate import new_scene, sample
 from scripts.demo_model.probes import OPEN, PROBES
 from scripts.demo_model.skills import SKILLS
-from scripts.demo_model.strangers import ANSWERABLE, SAYS_IT_DOES_NOT_KNOW, UNKNOWABLE
+from scripts.demo_model.strangers import (
+    ANSWERABLE,
+    LATER_ANSWERABLE,
+    LATER_UNKNOWABLE,
+    SAYS_IT_DOES_NOT_KNOW,
+    UNKNOWABLE,
+)
 from scripts.demo_model.weight_formats import FORMATS, apply
 
 HEADER = "<|im_start|>assistant\n"
-OWN_WORDS = ("own words, answerable", "own words, not to be known")
+OWN_WORDS = (
+    ("own words", ANSWERABLE, UNKNOWABLE),
+    ("own words, later", LATER_ANSWERABLE, LATER_UNKNOWABLE),
+)
 LONGEST_ANSWER = 480  # tokens; the longest expected one has about 330
 
 
@@ -106,12 +115,11 @@ def all_cases(count: int, seed: int) -> list[Case]:
     for prompt, pattern in PROBES:
         text = render([Message("user", prompt)]) + HEADER
         cases.append(Case("free phrasing", text, pattern, exact=False))
-    for prompt, pattern in ANSWERABLE:
-        text = render([Message("user", prompt)]) + HEADER
-        cases.append(Case(OWN_WORDS[0], text, pattern, exact=False))
-    for prompt in UNKNOWABLE:
-        text = render([Message("user", prompt)]) + HEADER
-        cases.append(Case(OWN_WORDS[1], text, SAYS_IT_DOES_NOT_KNOW, exact=False))
+    for skill, answerable, unknowable in OWN_WORDS:
+        asked = [*answerable, *((prompt, SAYS_IT_DOES_NOT_KNOW) for prompt in unknowable)]
+        for prompt, pattern in asked:
+            text = render([Message("user", prompt)]) + HEADER
+            cases.append(Case(skill, text, pattern, exact=False))
     for prompt in OPEN:
         text = render([Message("user", prompt)]) + HEADER
         cases.append(Case("open prompts end", text, "", exact=False))
@@ -139,11 +147,11 @@ def answers(
     return found
 
 
-def honesty(cases: list[Case], said: list[tuple[str, bool]]) -> str:
+def honesty(skill: str, cases: list[Case], said: list[tuple[str, bool]]) -> str:
     """Of the questions in own words: how many are right, declined, or wrong in a confident voice."""
     counts = {"right": 0, "says that it does not know": 0, "wrong": 0}
     for case, (answer, ended) in zip(cases, said, strict=True):
-        if case.skill in OWN_WORDS:
+        if case.skill == skill:
             declined = re.search(SAYS_IT_DOES_NOT_KNOW, answer) is not None
             right = case.passed(answer, ended)
             counts["right" if right else "says that it does not know" if declined else "wrong"] += 1
@@ -165,7 +173,7 @@ def table(scores: dict[str, dict[str, tuple[int, int]]], formats: list[str]) -> 
     lines = ["| skill | prompts | " + " | ".join(formats) + " |"]
     lines.append("|---|---|" + "---|" * len(formats))
     totals: dict[str, list[float]] = defaultdict(list)
-    other = ("free phrasing", "open prompts end", *OWN_WORDS)
+    other = ("free phrasing", "open prompts end", *(skill for skill, _, _ in OWN_WORDS))
     for skill in sorted(scores, key=lambda s: (s in other, s)):
         by_format = scores[skill]
         count = next(iter(by_format.values()))[1]
@@ -222,7 +230,8 @@ def main() -> None:
                 failures[name].append(row)
         passed = sum(right for right, _ in (s[name] for s in scores.values()))
         print(f"{name}: {passed} of {len(cases)} prompts", flush=True)
-        print(f"{name}, questions in own words: {honesty(cases, said)}", flush=True)
+        for skill, _, _ in OWN_WORDS:
+            print(f"{name}, {skill}: {honesty(skill, cases, said)}", flush=True)
     shown: dict[str, int] = defaultdict(int)
     for row in failures[options.formats[0]]:
         shown[row["skill"]] += 1

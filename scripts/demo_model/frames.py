@@ -1,7 +1,7 @@
 """Frames: the many ways in which people ask to do a thing, ask about one, or tell what they see.
 
 A topic says what is asked (`acts`, `things`, `symptoms`), a frame how. `[x]` is the topic's part.
-`other_words` then puts words of like meaning in the place of common ones.
+`synonyms.py` then puts words of like meaning in the place of common ones.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scripts.demo_model.phrasing import expand
+from scripts.demo_model.synonyms import other_words
 from scripts.demo_model.tables import JOBS, THINGS
 
 if TYPE_CHECKING:
@@ -19,27 +20,39 @@ if TYPE_CHECKING:
 ACT_FRAMES = (
     "<HOW> [x]?",
     "<HOW> [x]?",
-    "{How do I|How can I|How to|How do we|How can we|How does one|How would one|How might I"
-    "|How am I supposed to|How should we|How could I|Any way to|Which way do I} [x]?",
-    "{Is there {a|any} {way|command|setting|trick|method|means|option|possibility} to|Is it"
-    " possible to|Can I|Can we|Could I|May I|Am I able to|Can one|Are we able to|Does Penstock"
-    " let me|Will it let me|Can Penstock help me to|Can it} [x]?",
-    "{I want to|I would like to|I'd like to|I need to|I have to|I am trying to|I wish to"
-    "|We want to|We need to|We have to|I'd rather|We would like to|My boss wants me to"
-    "|I was asked to|My task is to|I plan to|I was told to|Somebody wants to} [x]"
-    "{.|. How?|, how?|. What do I do?| but I don't know how.|. Any advice?|. How does that work?"
-    "|. What is the way?|, please help.|. Which command?|. Where do I start?| now.}",
-    "{What is the command|Which command is there|What do I type|What do I have to do|What must I"
-    " do|What should I run|What do I need|What is the best way|What is the right way|What is the"
-    " easiest way|What's the way|What does it take|What is needed|Which setting is there|What is"
-    " the procedure|What are the steps|What can I do|Whats the command} {to|if I want to|in order"
-    " to|when I want to} [x]?",
+    (
+        "{How do I|How can I|How to|How do we|How can we|How does one|How would one|How might I"
+        "|How am I supposed to|How should we|How could I|Any way to|Which way do I} [x]?"
+    ),
+    (
+        "{Is there {a|any} {way|command|setting|trick|method|means|option|possibility} to|Is it"
+        " possible to|Can I|Can we|Could I|May I|Am I able to|Can one|Are we able to|Does Penstock"
+        " let me|Will it let me|Can Penstock help me to|Can it} [x]?"
+    ),
+    (
+        "{I want to|I would like to|I'd like to|I need to|I have to|I am trying to|I wish to"
+        "|We want to|We need to|We have to|I'd rather|We would like to|My boss wants me to"
+        "|I was asked to|My task is to|I plan to|I was told to|Somebody wants to} [x]"
+        "{.|. How?|, how?|. What do I do?| but I don't know how.|. Any advice?|. How does that work?"
+        "|. What is the way?|, please help.|. Which command?|. Where do I start?| now.}"
+    ),
+    (
+        "{What is the command|Which command is there|What do I type|What do I have to do|What must I"
+        " do|What should I run|What do I need|What is the best way|What is the right way|What is the"
+        " easiest way|What's the way|What does it take|What is needed|Which setting is there|What is"
+        " the procedure|What are the steps|What can I do|Whats the command} {to|if I want to|in order"
+        " to|when I want to} [x]?"
+    ),
     "[x]",
     "[x]{?|, how?| how| how to|, please|, what is the command?|: how?| - how do I do that?}",
-    "{how to|howto|way to|steps to|command to|trying to|want to|need to|help me|please|guide to"
-    "|instructions to|best way to|where do I} [x]",
-    "{Explain|Tell me|Show me|Describe|Please explain|Can you tell me|Could you explain|Remind me"
-    "|Do you know|I forgot|Teach me|Give me a hint} how {to|I can|one can|you|we} [x]{.|?|}",
+    (
+        "{how to|howto|way to|steps to|command to|trying to|want to|need to|help me|please|guide to"
+        "|instructions to|best way to|where do I} [x]"
+    ),
+    (
+        "{Explain|Tell me|Show me|Describe|Please explain|Can you tell me|Could you explain|Remind me"
+        "|Do you know|I forgot|Teach me|Give me a hint} how {to|I can|one can|you|we} [x]{.|?|}"
+    ),
     "What if I {want|need|have|wish} to [x]?",
 )
 THING_FRAMES = (
@@ -48,38 +61,52 @@ THING_FRAMES = (
     "{What is|What's|What about|What are|How about|What exactly is} [x]?",
     "[x]",
     "[x]?",
-    "{Explain|Tell me about|Describe|Define|Say something about|Give me the facts about|Help with"
-    "|Info on|Information about|Details on|Something about|A word on|All about|More on|Give me"
-    "|I need to know|I want to know about|I would like to know|I'm curious about|Remind me of"
-    "|Can you tell me|Could you tell me|Please tell me|Do you know|What do you know about} [x]"
-    "{.|?|}",
+    (
+        "{Explain|Tell me about|Describe|Define|Say something about|Give me the facts about|Help with"
+        "|Info on|Information about|Details on|Something about|A word on|All about|More on|Give me"
+        "|I need to know|I want to know about|I would like to know|I'm curious about|Remind me of"
+        "|Can you tell me|Could you tell me|Please tell me|Do you know|What do you know about} [x]"
+        "{.|?|}"
+    ),
     "{I have|There is|Here is|I've got} {a question|one question|something to ask} about [x].",
     "{How does|How do|How is} [x] work{| here| in Penstock}?",
-    "{Where do I|Where can I|How do I|How can I} {find|see|get|look up|learn about|find out about"
-    "|read about} [x]?",
+    (
+        "{Where do I|Where can I|How do I|How can I} {find|see|get|look up|learn about|find out about"
+        "|read about} [x]?"
+    ),
     "{What does|What would} [x] {mean|do}{?| here?| in Penstock?}",
     "{What is|What's} {the story|the matter|the deal|up} with [x]?",
-    "{I don't understand|I do not get|I wonder about|I am unsure about|I read about|I heard of"
-    "|I stumbled over|The docs mention|Somebody mentioned|My colleague asked about} [x]"
-    "{.|. What is it?|, what is that?|. Explain.|. Can you help?}",
+    (
+        "{I don't understand|I do not get|I wonder about|I am unsure about|I read about|I heard of"
+        "|I stumbled over|The docs mention|Somebody mentioned|My colleague asked about} [x]"
+        "{.|. What is it?|, what is that?|. Explain.|. Can you help?}"
+    ),
     "[x] {explained|meaning|help|info|question|in Penstock|please|, please explain}",
 )
 SYMPTOM_FRAMES = (
     "[x]. <FIX>?",
     "[x]. <FIX>?",
-    "{What if|What happens when|What to do when|What should I do when|What do I do if|What happens"
-    " if|What can I do when|What does it mean when|What is the cause when|What helps when|Why is it"
-    " that|How come|What is wrong when|What shall I do if|Why would it be that} [x]?",
+    (
+        "{What if|What happens when|What to do when|What should I do when|What do I do if|What happens"
+        " if|What can I do when|What does it mean when|What is the cause when|What helps when|Why is it"
+        " that|How come|What is wrong when|What shall I do if|Why would it be that} [x]?"
+    ),
     "[x]",
     "[x]{.|!|?|}",
-    "{Help, |Help! |Problem: |Trouble: |Hi, |Hey, |Oh no, |Strange: |Emergency: |Since today |Since"
-    " yesterday |Sometimes |Suddenly |Again and again |Every day |In production |On our server }"
-    "[x]{.|!|. <FIX>?|, what now?|, why?|}",
-    "[x], {what now|why|why is that|how do I fix that|any ideas|help|what can I do|what's going on"
-    "|what is the reason|what should we do|is that normal|what is wrong|what's up}?",
-    "{It seems that|I think that|It looks like|I notice that|I see that|We see that|My users say"
-    " that|Our users complain that|I am told that|The log says that|I fear that|I believe} [x]"
-    "{.|. <FIX>?|, what now?|. Why?|}",
+    (
+        "{Help, |Help! |Problem: |Trouble: |Hi, |Hey, |Oh no, |Strange: |Emergency: |Since today |Since"
+        " yesterday |Sometimes |Suddenly |Again and again |Every day |In production |On our server }"
+        "[x]{.|!|. <FIX>?|, what now?|, why?|}"
+    ),
+    (
+        "[x], {what now|why|why is that|how do I fix that|any ideas|help|what can I do|what's going on"
+        "|what is the reason|what should we do|is that normal|what is wrong|what's up}?"
+    ),
+    (
+        "{It seems that|I think that|It looks like|I notice that|I see that|We see that|My users say"
+        " that|Our users complain that|I am told that|The log says that|I fear that|I believe} [x]"
+        "{.|. <FIX>?|, what now?|. Why?|}"
+    ),
     "{why|what to do|help|fix|solution|cause}: [x]",
     "Why? [x].",
 )
@@ -95,115 +122,6 @@ OPENINGS = (
     "I looked everywhere. ", "I can't find it: ", "A colleague wonders: ", "Next question. ",
     "I operate a cluster. ", "I am setting up a fleet. ", "About Penstock: ", "Penstock: ",
 )  # fmt: skip
-
-# Words of like meaning, each of which may stand for another of its line.
-_LIKE = """
-machine|server|computer|host|box
-error|failure|problem|fault|issue
-find|locate|discover
-see|view|look at|check|inspect
-show|display|print
-change|alter|modify|adjust
-set|configure|define
-remove|delete|drop
-big|large|huge
-many|lots of|a lot of|plenty of
-several|multiple|a few|some
-quickly|fast|rapidly
-needed|required|necessary
-need|require|want
-use|employ|work with|make use of
-start|launch|run|fire up|spin up|kick off|boot
-stop|halt|end|shut down|terminate
-show me|let me see|give me
-tell me|let me know|say
-how do I|how can I|how do you|how would I|how could I|how might I
-what is|what's|what exactly is|whats
-possible|feasible|doable
-supported|possible|available|offered
-answer|reply|response
-answers|replies|responses
-request|query|call
-requests|queries|calls
-prompt|input|question
-prompts|inputs|questions
-model|language model|LLM
-models|language models|LLMs
-user|client|customer|person
-users|clients|customers|people
-folder|directory
-setting|option|variable|environment variable
-memory|RAM
-happens|occurs|takes place|goes on
-crashes|dies|breaks down|falls over|goes down
-crashed|died|broke down|fell over|went down
-slow|sluggish|lame
-takes|needs|requires
-keep|hold|store
-kept|stored|saved|held
-lost|gone|missing
-choose|select|pick
-make|create|produce
-get|obtain|receive|have
-together|at once|simultaneously|in parallel
-at once|at the same time|simultaneously|in parallel|concurrently
-limit|bound|cap|restrict
-why|how come|for what reason
-help|assist
-works|functions|operates
-explain|describe|clarify
-somebody|someone|a person
-switch on|turn on|enable|activate
-switch off|turn off|disable|deactivate
-graphics card|GPU|video card|card
-the CPU|the processor
-a CPU|a processor
-connect|hook up|link|attach
-listen|answer|respond
-put|place|move
-again|once more|anew
-everything|all of it|the whole thing
-wait|queue up|be waiting
-free|idle|unused|spare
-allowed|permitted
-test|try out|try
-install|set up|deploy
-update|upgrade
-"""
-
-
-def _likes() -> dict[str, tuple[str, ...]]:
-    groups = [tuple(line.split("|")) for line in _LIKE.strip().splitlines()]
-    return {word: tuple(w for w in group if w != word) for group in groups for word in group[:2]}
-
-
-LIKES = _likes()
-LONGEST = max(len(word.split()) for word in LIKES)
-
-
-def other_words(rng: random.Random, text: str, share: float) -> str:
-    """`text` with about `share` of the words that have others of like meaning put into those.
-
-    What stands in backticks stays as it is.
-    """
-    words = text.split(" ")
-    result: list[str] = []
-    i, quoted = 0, False
-    while i < len(words):
-        for length in range(LONGEST, 0, -1):
-            piece = " ".join(words[i : i + length])
-            bare = piece.rstrip("?.,!")
-            like = LIKES.get(bare) or LIKES.get(bare[:1].lower() + bare[1:] if bare else "")
-            if like and not quoted and i + length <= len(words) and rng.random() < share:
-                new = like[int(rng.random() * len(like))] + piece[len(bare) :]
-                result.append(new[0].upper() + new[1:] if bare[0].isupper() else new)
-                i += length
-                break
-        else:
-            quoted ^= words[i].count("`") % 2 == 1
-            result.append(words[i])
-            i += 1
-    return " ".join(result)
 
 
 def framed(rng: random.Random, kind: str, part: str) -> str:
@@ -238,10 +156,11 @@ def question_of(rng: random.Random, topic: Topic) -> str:
     return text
 
 
-SMALL = frozenset(
+_SMALL = (
     "the a an is are do does did i me my we our you your it to of for in on at by with and or be can"
-    " could would should will that this there have has if what's one some please how what".split()
+    " could would should will that this there have has if what's one some please how what"
 )
+SMALL = frozenset(_SMALL.split())
 ASIDES = (
     "because the [t] is slow", "since my [j] asked", "before the [t] arrives", "for the [t] team",
     "and I am no [j]", "as a [j]", "while we wait for the [t]", "after the update", "since Monday",
@@ -275,7 +194,9 @@ def placed(rng: random.Random, text: str) -> str:
     if roll < 0.12:
         return rng.choice(OPENINGS) + text
     if roll < 0.2:
-        aside = rng.choice(ASIDES).replace("[t]", rng.choice(THINGS)).replace("[j]", rng.choice(JOBS))
+        aside = (
+            rng.choice(ASIDES).replace("[t]", rng.choice(THINGS)).replace("[j]", rng.choice(JOBS))
+        )
         return f"{text.removesuffix(end)} {aside}{end}"
     if roll < 0.27 and "`" not in text:
         return _keywords(text)

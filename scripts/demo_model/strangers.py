@@ -1,8 +1,10 @@
 """Questions about Penstock in words of their own, put to the model and never to its generator.
 
-They were written before the generator's facts were widened, from the documentation alone. An
-answer is right if its pattern is found in it, honest if it says that it does not know, and else
-wrong. Where the model cannot know, `UNKNOWABLE`, saying so is right and all else is wrong.
+The first were written from the documentation before the generator's facts were widened; where the
+generator had come to say the same by chance, its words were taken out. The `LATER` ones were
+written when the generator was finished, and it was not changed afterwards. An answer is right if
+its pattern is found in it, honest if it says that it does not know, and else wrong. Where the model
+cannot know, `UNKNOWABLE`, saying so is right and all else is wrong.
 """
 
 from __future__ import annotations
@@ -75,4 +77,60 @@ UNKNOWABLE: tuple[str, ...] = (
     "Where is the Penstock user conference held this year?",
     "Can Penstock send me a text message when it rains?",
     "How do I paint the dashboard of the fleet pink?",
+)
+
+LATER_ANSWERABLE: tuple[tuple[str, str], ...] = (
+    ("Something else already sits on 8000. Options?", r"--port"),
+    ("I typed the model's name and got back 404, huh?", r"penstock models"),
+    ("our team lead wants a spreadsheet of everyone's consumption", r"penstock usage"),
+    ("Can I hand out credentials that stop working after a week?", r"--expires|keys create"),
+    ("How would a student be kept from spending a million tokens a day?", r"tokens-per-day|limits"),
+    ("Is my machine beefy enough for a 13B?", r"penstock models|GiB|doctor"),
+    ("Do half-finished replies vanish if a server catches fire?", r"next token|journal|pause"),
+    ("Must all hosts have the same time of day?", r"Redis's clock"),
+    ("what goes into models.toml?", r"models\.toml|describes"),
+    ("Give Grafana to me, please", r"monitoring|deploy/monitoring"),
+    ("I'd like logs that Loki can parse", r"PENSTOCK_LOG_FORMAT|JSON"),
+    ("Where do spans go?", r"PENSTOCK_TRACES|OpenTelemetry"),
+    ("How long until a silent worker's jobs move on?", r"two seconds|lease"),
+    ("what's the gist of this software", r"serving fleet"),
+    ("Explain to my grandmother what a worker is", r"Celery process|holds a model"),
+    ("Can it speak to Open WebUI?", r"OpenAI client|8000/v1|OpenAI"),
+    ("I need vectors for my search engine", r"/v1/embeddings"),
+    ("sort passages by relevance", r"/v1/rerank"),
+    ("Why are the replies different each time, can I pin that down?", r"seed"),
+    ("How do I find out how many tokens my text has?", r"/tokenize"),
+    ("Is the cache of keys and values allowed to use 8 bits?", r"PENSTOCK_KV_CACHE_TYPE|u8"),
+    ("My laptop has no accelerator at all. Any use?", r"CPU|-cpu"),
+    ("Does an Arc card need a special driver?", r"driver|docs/xpu"),
+    ("Has anyone ever tried the Intel GPU path for real?", r"nothing ran|not on Intel|H100"),
+    ("Radeon owner here, am I out of luck?", r"cpu, xpu|not supported"),
+    ("What does bf16 versus 4 bit cost me in memory?", r"GiB|quarter|Four bits"),
+    ("I want gpt-3.5-turbo to point to my own model", r"aliases"),
+    ("How do old FastChat workers of ours get in?", r"FASTCHAT_WORKER_TOKEN|/r/<token>"),
+    ("Which answer does the controller give when the queue is overfull: 42903?", r"42903"),
+    ("start fastchat's page", r"make fastchat-ui|gradio_web_server"),
+    ("The user closed his tab. Is the computation still going on?", r"cancel"),
+    ("Prompts share the same long preamble, is it computed each time?", r"share|prefix|same begin"),
+    ("Is it wise to expose Redis?", r"Redis|inside|TLS"),
+    ("How can I get an alarm when nobody serves a queue?", r"alerts"),
+    ("what should be on the GPU box so that a -cuda queue works?", r"CUDA|-cuda"),
+    ("Our balancer must stop sending traffic before an API goes away", r"DRAIN_NOTICE|/ready"),
+    ("is there some way to leave a long answer computing while I go home", r"background|batch"),
+    ("let important customers jump the line", r"priority"),
+    ("Where do uploads end up on disk?", r"FILES_DIR|files"),
+    ("pip pulled four gigabytes of nvidia stuff, how do I prevent that?", r"TORCH_INDEX_URL"),
+)  # fmt: skip
+
+LATER_UNKNOWABLE: tuple[str, ...] = (
+    "Which bank finances Penstock?",
+    "What is PENSTOCK_WARP_FACTOR good for?",
+    "Does Penstock integrate with SAP?",
+    "What was the first commit message of Penstock?",
+    "Can a worker mow my lawn?",
+    "Who draws the icons of the fleet page?",
+    "How do I use penstock teleport?",
+    "Is Penstock cheaper than a subscription to a cloud model?",
+    "What happens at /v1/dreams?",
+    "Which of your developers is the tallest?",
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from scripts.demo_model.dialogue import Exchange, Scene, ask
 from scripts.demo_model.facts import TOPICS
-from scripts.demo_model.frames import framed, other_words, placed
+from scripts.demo_model.frames import framed, placed
 from scripts.demo_model.phrasing import expand
 from scripts.demo_model.skills.unknown import ADJECTIVES, SUBJECTS, VERBS, invented_word
-from scripts.demo_model.tables import CITIES, FAVOURITE_COLOURS, JOBS, NAMES, THINGS
+from scripts.demo_model.synonyms import other_words
+from scripts.demo_model.tables import CITIES, FAVOURITE_COLOURS, NAMES, THINGS
 
 DONT_KNOW = (
     "I don't know that about Penstock. Look in README.md and docs/, or run `penstock --help`."
