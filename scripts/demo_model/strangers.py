@@ -56,7 +56,7 @@ ANSWERABLE: tuple[tuple[str, str], ...] = (
     ("How many answers does one worker make in parallel?", r"slots|-c|16"),
     ("Bind a worker to one socket of a two-socket server", r"PENSTOCK_CORES"),
     ("Two GPUs in one machine, how do I address the second one?", r"\.1"),
-    ("Can a big model be split over several GPUs?", r"does not exist|not|one GPU"),
+    ("Can a big model be split over several GPUs?", r"cuda\.0-3|[Tt]ensor parallel"),
     ("Which FastChat program can I point at Penstock and on what port?", r"21001"),
     ("Where would prometheus scrape?", r"/metrics"),
     ("is redis storing anything I need to back up?", r"keys|minutes|worth"),
