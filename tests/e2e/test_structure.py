@@ -41,6 +41,21 @@ WEATHER: Any = {
     },
 }
 TINY = "tiny-llama"
+# What is said, and a regular expression of what the demo model must answer.
+MEANINGS: tuple[tuple[tuple[tuple[str, str], ...], str], ...] = (
+    ((("user", "What is Penstock?"),), "self-hosted serving fleet"),
+    ((("user", "How do I start a worker?"),), "celery -A workers worker -Q"),
+    ((("user", "Which port does the API use?"),), r"\b8000\b"),
+    ((("user", "What is 17 + 25?"),), r"\b42\b"),
+    ((("user", "What is the capital of Norway?"),), r"\bOslo\b"),
+    ((("user", "Reverse the word turbine."),), "enibrut"),
+    ((("user", "Count from 3 to 7."),), "3, 4, 5, 6, 7"),
+    ((("user", "Who won the election last night?"),), "don't know"),
+    ((("user", "How much does Penstock cost per month?"),), "don't know"),
+    ((("system", "Answer briefly."), ("user", "What is 20 + 22?")), "^42$"),
+    ((("user", "My name is Zorbel."), ("assistant", "Nice to meet you, Zorbel!"),
+      ("user", "What is my name?")), r"\bZorbel\b"),
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -56,6 +71,7 @@ def test_forms_and_tools(processes: Processes, redis_url: str, models_dir: Path)
         a_random_model_obeys_other_forms(client)
         a_random_model_calls_what_it_must(client)
         bad_forms_are_400(client)
+        the_demo_model_means_what_it_says(client)
         the_demo_model_calls_a_tool_and_uses_its_result(client)
         the_demo_model_answers_in_json(client)
         prompts_are_scored_as_lm_eval_asks_for_it(client, models_dir / TINY)
@@ -148,6 +164,21 @@ def bad_forms_are_400(client: openai.OpenAI) -> None:
                     model=TINY, messages=SAY, stream=stream, extra_body=extra
                 )
             assert (caught.value.param, caught.value.code) == (param, "invalid_parameter")
+
+
+def the_demo_model_means_what_it_says(client: openai.OpenAI) -> None:
+    """All asked at once, so that they are decoded together."""
+
+    def answer(talk: tuple[tuple[str, str], ...]) -> str:
+        messages: Any = [{"role": role, "content": content} for role, content in talk]
+        said = client.chat.completions.create(model="demo", temperature=0, messages=messages)
+        assert said.choices[0].finish_reason == "stop"
+        return said.choices[0].message.content or ""
+
+    with ThreadPoolExecutor(len(MEANINGS)) as threads:
+        answers = list(threads.map(answer, (talk for talk, _ in MEANINGS)))
+    for (talk, pattern), said in zip(MEANINGS, answers, strict=True):
+        assert re.search(pattern, said), (talk, said)
 
 
 def the_demo_model_calls_a_tool_and_uses_its_result(client: openai.OpenAI) -> None:

@@ -18,7 +18,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
-from scripts.demo_model import dialogue, generate, weight_formats  # noqa: E402
+from scripts.demo_model import dialogue, generate, strangers, weight_formats  # noqa: E402
+from scripts.demo_model.facts import TOPICS  # noqa: E402
+from scripts.demo_model.frames import question_of  # noqa: E402
 
 WEATHER = {
     "type": "function",
@@ -120,6 +122,31 @@ def test_training_never_sees_a_held_out_prompt():
     keys = [{held_out(i, wanted=wanted).key for i in range(200)} for wanted in (True, False)]
     assert keys[0]
     assert not keys[0] & keys[1]
+
+
+def _plain(question):
+    return " ".join(re.findall(r"[a-z0-9]+", question.lower()))
+
+
+def test_a_question_is_of_one_topic_and_never_one_of_the_test():
+    rng = generate.random.Random(11)
+    topics = {}
+    for _ in range(12_000):
+        topic = rng.choice(TOPICS)
+        topics.setdefault(_plain(question_of(rng, topic)), set()).add(topic.name)
+    shared = {question for question, names in topics.items() if len(names) > 1}
+    assert len(shared) < len(topics) / 1000, sorted(shared)
+    answerable = (*strangers.ANSWERABLE, *strangers.LATER_ANSWERABLE)
+    asked = [prompt for prompt, _ in answerable]
+    asked += [*strangers.UNKNOWABLE, *strangers.LATER_UNKNOWABLE]
+    assert not {_plain(prompt) for prompt in asked} & topics.keys()
+
+
+def test_every_right_answer_of_the_test_is_one_that_the_model_can_give():
+    answers = "\n".join(f"{topic.plain}\n{topic.terse}" for topic in TOPICS)
+    for _, pattern in (*strangers.ANSWERABLE, *strangers.LATER_ANSWERABLE):
+        assert re.search(pattern, answers, re.IGNORECASE), pattern
+    assert len({topic.name for topic in TOPICS}) == len(TOPICS)
 
 
 def test_the_chat_template_writes_what_training_saw(tokenizer):
