@@ -94,6 +94,10 @@ class WordTokenizer:
         """Put the messages' texts one after another."""
         return " ".join(str(message.get("content") or "") for message in prompt.messages)
 
+    def tokens_of(self, _texts: Sequence[str]) -> dict[int, str]:
+        """Know of no text that is a token of its own."""
+        return {}
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Write each id as a word."""
         return "".join(f"w{token_id} " for token_id in token_ids)

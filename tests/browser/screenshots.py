@@ -64,6 +64,16 @@ def ask_until(url: str, end_s: float, seed: int) -> None:
             time.sleep(draw.uniform(0.5, 5.0))
 
 
+def ask_at_once(url: str) -> None:
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Tell me a story"}],
+        "max_tokens": 300,
+        "ignore_eos": True,
+    }
+    httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
+
+
 def take(browser: Browser, page: str) -> None:
     for name, (width, height, scheme) in SIZES.items():
         browser.size(width, height)
@@ -104,8 +114,12 @@ def test_screenshots(
     browser.one(".plot canvas")
     time.sleep(3.0)
     take(browser, "fleet")
+    # Jobs to be seen: more of the slow model's than it has slots for.
+    crowd = [threading.Thread(target=ask_at_once, args=(api.url,)) for _ in range(9)]
+    for one in crowd:
+        one.start()
+    browser.until(lambda: len(browser.all("button[aria-label^='Cancel job']")) > 6)
     browser.script("document.querySelector('main').scrollTo(0, 9999)")
-    time.sleep(0.5)
     browser.driver.save_screenshot(str(IMAGES / "web-fleet-tables.png"))
-    for asker in askers:
+    for asker in (*crowd, *askers):
         asker.join()
