@@ -175,6 +175,7 @@ class Generation:
         meter.start()
         try:
             if not self._placing.begun:
+                self._placing.expect()
                 await self.submit()
             source = self._one(tick_s) if len(self.jobs) == 1 else self._merged(tick_s)
             async with aclosing(source) as items:
@@ -201,6 +202,7 @@ class Generation:
             self._ledger.outcome = error.code
             raise
         finally:
+            self._placing.forget()
             meter.stop()
             self._services.background.spawn(self._ledger.close(meter.completion_tokens))
             if not self._detached:

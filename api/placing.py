@@ -58,6 +58,12 @@ class Placing:
         """Know that a job needs no cancelling any more."""
         self._open.discard(job_id)
 
+    def expect(self) -> None:
+        """Listen to the jobs from before they are there; not to those that may be already."""
+        if self._resumption is None and self._card.backend != FASTCHAT:
+            for job in self.jobs:
+                self._services.replies.expect(job.queue, job.id)
+
     async def submit(self) -> None:
         """Submit every job. A client that goes meanwhile must not leave one behind unseen.
 
@@ -67,6 +73,11 @@ class Placing:
         """
         self._submission = self._services.background.spawn(self._submit_all())
         await asyncio.shield(self._submission)
+
+    def forget(self) -> None:
+        """Listen no more to jobs that nobody has come to follow."""
+        for job in self.jobs:
+            self._services.replies.forget(job.id)
 
     async def _submit_all(self) -> None:
         if self._card.backend == FASTCHAT:

@@ -62,8 +62,10 @@ class Writer:
         self.jobs = jobs
         self.queue = WorkerQueue(client, settings, "writer")
 
-    async def begin(self, replies: Replies, **fields: Any) -> Job:
+    async def begin(self, replies: Replies, *, expected: bool = False, **fields: Any) -> Job:
         job = make_job(reply=replies.channel, **fields)
+        if expected:
+            replies.expect(job.queue, job.id)
         await self.jobs.submit(job)
         assert self.queue.claim(QUEUE)
         self.client.delete(QUEUE)
@@ -101,6 +103,65 @@ def indices(events: list[Event | None]) -> list[int]:
 
 async def publish(async_redis: redis.asyncio.Redis, channel: str, *events: Event) -> None:
     await async_redis.publish(channel, msgspec.json.encode(events))
+
+
+class TestExpected:
+    async def test_what_came_before_its_follower_is_kept_and_no_journal_read(
+        self, replies: Replies, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = await writer.begin(replies, expected=True)
+        writer.write(tokens(job.id, 0, count=2))
+        await wait_until_async(replies._expected[job.id].has_live_events)
+        monkeypatch.setattr(replies, "_read", None)
+        stream = asyncio.create_task(collect(replies, job))
+        await wait_until_async(lambda: replies.following)
+        assert not replies._expected
+        writer.write(tokens(job.id, 2), finished(job.id, 3))
+        assert indices(await asyncio.wait_for(stream, 5)) == [0, 2, 3]
+
+    async def test_more_than_is_kept_comes_from_the_journal(
+        self, replies: Replies, writer: Writer
+    ) -> None:
+        job = await writer.begin(replies, expected=True)
+        count = follower.BUFFER_EVENTS + 40
+        for index in range(count):
+            writer.write(tokens(job.id, index))
+        writer.write(finished(job.id, count))
+        await wait_until_async(lambda: replies._expected[job.id].stale)
+        assert indices(await collect(replies, job)) == list(range(count + 1))
+
+    async def test_what_no_subscriber_heard_comes_from_the_journal(
+        self, replies: Replies, writer: Writer
+    ) -> None:
+        job = await writer.begin(replies, expected=True)
+        writer.write_silently(job, tokens(job.id, 0))
+        writer.write(tokens(job.id, 1), finished(job.id, 2))
+        assert indices(await asyncio.wait_for(collect(replies, job), 5)) == [0, 1, 2]
+
+    async def test_a_silent_loss_is_looked_for(self, replies: Replies, writer: Writer) -> None:
+        job = await writer.begin(replies, expected=True)
+        writer.write_silently(job, tokens(job.id, 0), finished(job.id, 1))
+        assert indices(await asyncio.wait_for(collect(replies, job), 5)) == [0, 1]
+
+    async def test_a_connection_lost_meanwhile_has_the_journal_read(
+        self, replies: Replies, writer: Writer, redis_client: redis.Redis
+    ) -> None:
+        job = await writer.begin(replies, expected=True)
+        redis_client.client_kill_filter(_type="pubsub")
+        writer.write(tokens(job.id, 0))
+        await wait_until_async(lambda: replies._expected[job.id].stale)
+        writer.write(finished(job.id, 1))
+        assert indices(await asyncio.wait_for(collect(replies, job), 5)) == [0, 1]
+
+    async def test_a_job_that_was_refused_is_forgotten(
+        self, replies: Replies, writer: Writer
+    ) -> None:
+        job = await writer.begin(replies, expected=True)
+        replies.forget(job.id)
+        replies.forget("never heard of")
+        writer.write(tokens(job.id, 0), finished(job.id, 1))
+        assert indices(await collect(replies, job)) == [0, 1]
+        assert not replies._expected
 
 
 class TestFollow:

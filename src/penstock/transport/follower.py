@@ -70,6 +70,10 @@ class Follower:
         """Begin with the event at `next_index`; the client has those before it."""
         self.next_index = self._given_from = next_index
 
+    def take_over(self, earlier: Follower) -> None:
+        """Begin with what an earlier follower of the job has kept, which nobody has read."""
+        self._buffer, self.stale = earlier._buffer, earlier.stale
+
     def deliver(self, event: Event) -> None:
         """Take a live event."""
         if self.stale:

@@ -63,6 +63,7 @@ class Replies:
         self._redis = redis
         self._patience_s = settings.redis_patience_s
         self._followers: dict[str, list[Follower]] = {}
+        self._expected: dict[str, Follower] = {}
         self._calls: dict[str, asyncio.Future[UtilityReply]] = {}
         self._subscriber = Subscriber(
             redis, self.channel, on_message=self._dispatch, on_connect=self._come_back
@@ -105,6 +106,29 @@ class Replies:
         self._tasks = []
         await self._subscriber.stop()
 
+    def expect(self, queue: str, job_id: str) -> None:
+        """Listen to a job that is about to be submitted for the first time.
+
+        `follow` then takes up what has come, and need not read a journal that was empty when the
+        listening began. Whoever expects a job and does not follow it says `forget`.
+        """
+        if self.connected:  # else its follower reads the journal, as any other
+            follower = self._expected[job_id] = Follower(queue, job_id, 0.0)
+            follower.stale = False
+
+    def forget(self, job_id: str) -> None:
+        """Expect a job no more."""
+        self._expected.pop(job_id, None)
+
+    def _begin(self, queue: str, job_id: str, tick_s: float) -> Follower:
+        """Return a job's new follower, which listens from now on or has done so before."""
+        follower = Follower(queue, job_id, tick_s)
+        expected = self._expected.pop(job_id, None)
+        if expected is not None:
+            follower.take_over(expected)
+        self._followers.setdefault(job_id, []).append(follower)
+        return follower
+
     async def follow(
         self,
         queue: str,
@@ -124,9 +148,8 @@ class Replies:
         :raises UnknownJob: no such job, or its journal has expired.
         :raises StoreUnavailable: Redis stayed away for longer than `settings.redis_patience_s`.
         """
-        follower = Follower(queue, job_id, tick_s)
         # Listen first, then read the journal: nothing can fall between the two.
-        self._followers.setdefault(job_id, []).append(follower)
+        follower = self._begin(queue, job_id, tick_s)
         try:
             if after >= 0 and await self._resume(follower, after):
                 return
@@ -249,6 +272,9 @@ class Replies:
             else:
                 for follower in self._followers.get(item.job_id, ()):
                     follower.deliver(item)
+                expected = self._expected.get(item.job_id)
+                if expected is not None:
+                    expected.deliver(item)
 
     def _come_back(self) -> None:
         self._back_since_s = time.monotonic()
@@ -258,6 +284,8 @@ class Replies:
         """Have every job looked at soon: messages may have been lost."""
         for follower in self._all():
             follower.heard_s = follower.checked_s = 0.0
+        for expected in self._expected.values():
+            expected.miss()
 
     async def _tick(self) -> None:
         while True:
