@@ -22,6 +22,8 @@ from api.chores import at_work
 from api.disconnect import CLIENT_GONE, ClientGone
 from api.draining import Drain, DrainGate
 from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
+from api.fastchat.errors import error_object
+from api.fastchat.route import error_response
 from api.header_limit import bound_heads
 from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
@@ -84,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.drain = drain
-    app.add_middleware(DrainGate, drain=drain)
+    app.add_middleware(DrainGate, drain=drain, refuse=_refusal)
     app.add_middleware(RequestContext, telemetry=telemetry, tracing=tracing)
     if chosen.cors_origins:
         app.add_middleware(
@@ -106,6 +108,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = openapi_of(app)
     bound_heads()
     return app
+
+
+def _refusal(path: str, error: PenstockError) -> Response:
+    if path in api.fastchat.PATHS:
+        return error_response(path, error_object(error))
+    return openai_response(error)
 
 
 async def _penstock_error(request: Request, error: Exception) -> Response:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import MutableHeaders
 
-from api.errors import openai_response
 from penstock.errors import Draining
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from penstock.errors import PenstockError
 
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
@@ -71,9 +73,13 @@ class Drain:
 class DrainGate:
     """Sends clients on to another process once this one is about to end."""
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    def __init__(
+        self, app: ASGIApp, drain: Drain, refuse: Callable[[str, PenstockError], Response]
+    ) -> None:
+        """`refuse` gives the response to a path, in its protocol's shape."""
         self._app = app
         self._drain = drain
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -87,7 +93,8 @@ class DrainGate:
             await send(message)
 
         if self._drain.closed and scope["path"] not in PROBES:
-            refusal = openai_response(Draining("This server is shutting down; ask again"))
+            error = Draining("This server is shutting down; ask again")
+            refusal = self._refuse(scope["path"], error)
             await refusal(scope, receive, send_last)
         else:
             await self._app(scope, receive, send_last)

@@ -12,3 +12,11 @@ router = APIRouter(tags=["fastchat"], route_class=FastChatRoute)
 for part in (controller, worker):
     router.include_router(part.router)
 router.include_router(controller.vouched_router)
+
+PATHS = frozenset(
+    route.path
+    for part in (controller, worker)
+    for route in part.router.routes
+    if isinstance(route, FastChatRoute)
+)
+"""Where errors have FastChat's shape."""

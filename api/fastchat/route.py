@@ -61,17 +61,17 @@ class FastChatRoute(APIRoute):
                 return await handler(request)
             except Refusal as refusal:
                 record.error_code = refusal.error.code
-                return self._answer(error_object(refusal))
+                return error_response(self.path, error_object(refusal))
             except PenstockError as error:
                 record.error_code = error.code
-                answer = self._answer(error_object(error))
+                answer = error_response(self.path, error_object(error))
                 return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
             except (HTTPException, ClientGone, ClientDisconnect):
                 raise
             except Exception:
                 logger.exception("request %s failed", record.request_id)
                 record.error_code = "internal_error"
-                return self._answer(error_object(PenstockError("internal error")))
+                return error_response(self.path, error_object(PenstockError("internal error")))
 
         return handle
 
@@ -83,11 +83,12 @@ class FastChatRoute(APIRoute):
         if not services_of(request).settings.fastchat_open:
             await _authenticate(request)
 
-    def _answer(self, content: dict[str, Any]) -> Response:
-        """Return an object as this route's clients read it: whole, or as a stream of one."""
-        if self.path == STREAM_PATH:
-            return Response(msgspec.json.encode(content) + END)
-        return json_response(content)
+
+def error_response(path: str, content: dict[str, Any]) -> Response:
+    """Return an object as a path's clients read it: whole, or as a stream of one."""
+    if path == STREAM_PATH:
+        return Response(msgspec.json.encode(content) + END)
+    return json_response(content)
 
 
 class VouchedRoute(FastChatRoute):

@@ -36,10 +36,12 @@ def enveloped(conv: dict[str, Any], messages: list[dict[str, str]]) -> str:
     return f"{prompt}{conv['roles'][1]}:"
 
 
-def objects(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Yield the stream's objects as they come."""
+def objects(answer: httpx.Response, pieces: list[bytes] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the stream's objects as they come; note all that came."""
     buffer = b""
     for piece in answer.iter_bytes():
+        if pieces is not None:
+            pieces.append(piece)
         buffer += piece
         *whole, buffer = buffer.split(b"\0")
         yield from (json.loads(one) for one in whole if one)
@@ -128,11 +130,13 @@ def through_a_workers_death(
     body = {"model": MODEL, "prompt": WATER, **GREEDY, "max_new_tokens": 400}
     whole = client.post("/worker_generate", json=body).json()
     with client.stream("POST", "/worker_generate_stream", json=body) as answer:
-        stream = objects(answer)
+        pieces: list[bytes] = []
+        stream = objects(answer, pieces)
         begun = next(stream)
         worker.kill()
         start_another()
         *_, last = stream
+    assert b"\0\0" in b"".join(pieces)  # kept alive meanwhile
     assert len(begun["text"]) < len(last["text"])
     assert last == whole
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,31 @@ def test_a_key_sees_its_own_names(
         assert listed(server, headers=mine) == ["assistant"]
         assert post(server, "/worker_get_status", headers=mine)["model_names"] == ["assistant"]
     finally:
+        redis_client.delete(keys.API_KEYS)
+
+
+def test_what_a_key_may_not(fleet: Fleet, redis_client: redis.Redis) -> None:
+    desk = KeyDesk(redis_client, 5.0)
+    limited = {
+        40103: desk.make("other", models=("other",)),
+        42901: desk.make("hasty", requests_per_min=1),
+        42902: desk.make("poor", tokens_per_day=1),
+    }
+    server = fleet.api()
+    fleet.worker()
+    try:
+        for code, (_, secret) in limited.items():
+            key = {"authorization": f"Bearer {secret}"}
+            asked = {"model": "tiny", "prompt": "hello", "max_new_tokens": 4}
+            told = [
+                post(server, "/worker_generate", asked, headers=key)["error_code"] for _ in range(2)
+            ]
+            assert told[-1] == code
+            stream = httpx.post(f"{server.url}/worker_generate_stream", json=asked, headers=key)
+            assert json.loads(stream.content.removesuffix(b"\0"))["error_code"] == code
+    finally:
+        for card, _ in limited.values():
+            redis_client.delete(keys.limit(card.id), *redis_client.keys(f"*{card.id}*"))
         redis_client.delete(keys.API_KEYS)
 
 

@@ -433,3 +433,13 @@ def test_redis_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(server, "/list_models").json() == {"models": []}
     assert post(server, "/get_worker_address", {"model": "tiny"}).json() == {"address": ""}
     assert post(server, "/refresh_all_workers").json() is None
+
+
+def test_an_api_that_shuts_down(fleet: Fleet) -> None:
+    server = fleet.api()
+    fleet.worker()
+    drain = server.app.state.drain
+    drain.draining = drain.closed = True
+    for path in (STREAM, "/worker_generate", "/list_models", "/count_token"):
+        assert code(post(server, path, ASK)) == 42903
+    assert httpx.get(f"{server.url}/v1/models").status_code == 503
