@@ -95,15 +95,16 @@ def test_greedy_answers_are_those_of_generate(name: str):
         assert tokens_of(told, job) == answer
 
 
-def test_drawn_answers_do_not_depend_on_who_chooses():
+@pytest.mark.parametrize("filters", [{}, {"top_k": 9, "top_p": 0.9}, {"min_p": 0.1}], ids=str)
+def test_drawn_answers_do_not_depend_on_who_chooses(filters: dict[str, Any]):
     """On the device one step ahead, or by the sampler after each step (log probabilities ask so)."""
     case = case_of("llama")
     model = lean_of(case.module)
     model.max_sequences = SLOTS
     model.allocate(BLOCKS)
     prompts = list(enumerate(case.prompts))
-    ahead = serve(model, [ask(job, prompt, temperature=0.9) for job, prompt in prompts])
-    asked = [ask(job, prompt, temperature=0.9, logprobs=0) for job, prompt in prompts]
+    ahead = serve(model, [ask(job, prompt, 0.9, **filters) for job, prompt in prompts])
+    asked = [ask(job, prompt, 0.9, logprobs=0, **filters) for job, prompt in prompts]
     behind = serve(model, asked)
     for job, _ in prompts:
         assert tokens_of(ahead, job) == tokens_of(behind, job)

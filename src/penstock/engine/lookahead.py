@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from penstock.engine.filters import filtered
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.randomness import uniform
 from penstock.engine.scheduler import Step
@@ -26,10 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How one row's token is chosen: greedily where `warmth` is 0, else by its uniform number."""
+    """How one row's token is chosen: greedily where `warmth` is 0, else by its uniform number.
+
+    The filters are those of `Sampling`, with the values that switch them off.
+    """
 
     warmth: float
     number: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
 
 class Flight(Protocol):
@@ -151,13 +156,12 @@ def _next_of(sequence: Sequence, block_size: int) -> SequenceSlice:
 
 
 def _plain(choice: Choice) -> bool:
-    """Whether a token can be chosen knowing nothing but the logits and the number."""
+    """Whether a token can be chosen knowing nothing but the logits and the draw."""
     sampling = choice.sampling
     return (
         choice.edits is None
         and choice.constraint is None
         and sampling.logprobs is None
-        and (choice.greedy or not filtered(sampling))
     )
 
 
@@ -165,4 +169,10 @@ def _draw(choice: Choice, behind: int) -> Draw:
     if choice.greedy:
         return Draw(0.0, 0.0)
     sampling = choice.sampling
-    return Draw(sampling.temperature, uniform(sampling.seed, choice.position + behind))
+    return Draw(
+        sampling.temperature,
+        uniform(sampling.seed, choice.position + behind),
+        max(0, sampling.top_k),
+        sampling.top_p,
+        sampling.min_p,
+    )

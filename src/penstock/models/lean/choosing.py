@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, log
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from penstock.models.devices.device import Device
     from penstock.models.lean.ops import Ops
 
-DRAW_FIELDS: Final = 2
-"""Integers that say how a token is chosen: its warmth, as a float's bits, and its number."""
+DRAW_FIELDS: Final = 5
+"""Integers that say how a token is chosen: its warmth, as a float's bits, its number, top_k, top_p,
+and how far min_p lets it be below the best, as a float's bits."""
 
 _NUMBERS: Final = float(1 << 31)
+_MOST: Final = (1 << 31) - 1
 _FLIGHTS: Final = 3
 """Steps whose tokens may be unread at once, and one more."""
 
@@ -32,6 +35,9 @@ def packed_draws(draws: Sequence[Draw]) -> NDArray[np.int32]:
     packed = np.empty((DRAW_FIELDS, len(draws)), np.int32)
     packed[0].view(np.float32)[:] = [draw.warmth for draw in draws]
     packed[1] = [int(draw.number * _NUMBERS) for draw in draws]
+    packed[2] = [draw.top_k for draw in draws]
+    packed[3] = [min(_MOST, int(draw.top_p * _NUMBERS)) for draw in draws]
+    packed[4].view(np.float32)[:] = [-log(d.min_p) if d.min_p > 0 else inf for d in draws]
     return packed
 
 
@@ -71,7 +77,7 @@ class Choosing:
         sent = stage.to(self._device.torch_device, non_blocking=True, copy=True)
         self._stages.sent(self._device)
         chosen = self._chosen[:count]
-        self._ops.choose(logits, sent[:count].view(torch.float32), sent[count:], chosen)
+        self._ops.choose(logits, sent.view(DRAW_FIELDS, count), chosen)
         landing = self._landings[self._turn][:count]
         self._turn = (self._turn + 1) % _FLIGHTS
         landing.copy_(chosen, non_blocking=True)

@@ -77,16 +77,11 @@ class Ops(Protocol):
         """(T, columns) times a matrix -> (T, rows)."""
         ...
 
-    def choose(
-        self,
-        logits: torch.Tensor,
-        warmths: torch.Tensor,
-        numbers: torch.Tensor,
-        chosen: torch.Tensor,
-    ) -> None:
+    def choose(self, logits: torch.Tensor, draws: torch.Tensor, chosen: torch.Tensor) -> None:
         """A token a row of logits (n, vocab) float32 into chosen (n,) int32.
 
-        The first largest where warmths (n,) float32 are 0, else a draw by inverse CDF, in the order
-        of token ids, at numbers (n,) int32 of 31 bits; -1 where the largest is not finite.
+        Draws (5, n) int32 are those of `choosing.packed_draws`. The first largest where a warmth is
+        0, else a draw by inverse CDF, in the order of token ids, of what the filters leave; -1
+        where the largest is not finite.
         """
         ...

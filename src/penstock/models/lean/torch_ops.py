@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _POINT: Final = float(1 << 40)
 """Weights are drawn by as whole numbers, of 40 bits after the point: sums of these are exact."""
 
+_WHOLE: Final = (1 << 31) - 1
+"""top_p that keeps all."""
+
 
 class TorchOps:
     """See `penstock.models.lean.ops.Ops`."""
@@ -93,22 +96,30 @@ class TorchOps:
         weight = linear.weight if isinstance(linear, Dense) else linear.widen(x.dtype)
         return functional.linear(x, weight, linear.bias)
 
-    def choose(
-        self,
-        logits: torch.Tensor,
-        warmths: torch.Tensor,
-        numbers: torch.Tensor,
-        chosen: torch.Tensor,
-    ) -> None:
+    def choose(self, logits: torch.Tensor, draws: torch.Tensor, chosen: torch.Tensor) -> None:
         """A token a row of (n, vocab) float32 into chosen (n,)."""
+        vocab = logits.shape[1]
+        warmths = draws[0].view(torch.float32)[:, None]
+        numbers, top_k, top_p = (field.long()[:, None] for field in draws[1:4])
         peaks, best = logits.max(dim=1, keepdim=True)
-        weights = torch.exp((logits - peaks) / warmths[:, None].clamp(min=1e-30))
-        ends = (weights * _POINT).nan_to_num(0).long().cumsum(1)
-        whole, number = ends[:, -1:], numbers[:, None].long()
-        target = ((whole >> 29) * number >> 2) + ((whole & (1 << 29) - 1) * number >> 31)
-        drawn = torch.searchsorted(ends, target, right=True)
-        tokens = torch.where(warmths[:, None] > 0, drawn, best)
+        distance = (peaks - logits) / warmths.clamp(min=1e-30)
+        weights = (torch.exp(-distance) * _POINT).nan_to_num(0).long()
+        ranked, order = distance.sort(dim=1)
+        last = torch.where(top_k > 0, top_k, vocab).clamp(max=vocab) - 1
+        bound = ranked.gather(1, last)
+        ends = torch.where(ranked <= bound, weights.gather(1, order), 0).cumsum(1)
+        reached = torch.searchsorted(ends, _share(ends[:, -1:], top_p)).clamp(max=vocab - 1)
+        bound = torch.where(top_p < _WHOLE, ranked.gather(1, reached).minimum(bound), bound)
+        bound = bound.minimum(draws[4].view(torch.float32)[:, None])
+        ends = torch.where(distance <= bound, weights, 0).cumsum(1)
+        drawn = torch.searchsorted(ends, _share(ends[:, -1:], numbers), right=True)
+        tokens = torch.where(warmths > 0, drawn, best)
         chosen.copy_(torch.where(peaks.isfinite(), tokens, -1)[:, 0])
+
+
+def _share(whole: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    """A share of 31 bits of a whole number, by whole numbers alone."""
+    return ((whole >> 29) * number >> 2) + ((whole & (1 << 29) - 1) * number >> 31)
 
 
 def _turned(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:

@@ -30,8 +30,14 @@ _PROGRAMS: Final = 512
 """Programs that keep a GPU busy: with fewer sequences their keys are split."""
 
 _MOST_SPLITS: Final = 32
-_FEW_TOKENS: Final = 64
+_FEW_TOKENS: Final = 128
 """Rows up to which int4 weights are multiplied as they are; beyond, they are widened first."""
+
+_MOST_TOKENS: Final = 64
+_TILES: Final = 264
+"""Tiles of a product that keep a GPU busy: with fewer, its columns are cut."""
+
+_MOST_PARTS: Final = 8
 
 
 class TritonOps:
@@ -146,17 +152,11 @@ class TritonOps:
             return _int4_product(x, linear)
         return functional.linear(x, self._widened(linear, x.dtype), linear.bias)
 
-    def choose(
-        self,
-        logits: torch.Tensor,
-        warmths: torch.Tensor,
-        numbers: torch.Tensor,
-        chosen: torch.Tensor,
-    ) -> None:
+    def choose(self, logits: torch.Tensor, draws: torch.Tensor, chosen: torch.Tensor) -> None:
         """A token a row of (n, vocab) float32 into chosen (n,)."""
         count, vocab = logits.shape
         choose.choose_kernel[(count,)](
-            logits, warmths, numbers, chosen, VOCAB=vocab, WIDTH=4096, num_warps=8
+            logits, draws, chosen, count, VOCAB=vocab, WIDTH=4096, num_warps=8
         )
 
     def _widened(self, linear: Int4, dtype: torch.dtype) -> torch.Tensor:
@@ -297,24 +297,42 @@ def _int4_vector_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
 
 def _int4_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
     rows, words = linear.packed.shape
-    out = x.new_empty((len(x), rows))
-    tokens = min(64, max(16, triton.next_power_of_2(len(x))))
-    grid = (triton.cdiv(rows, INT4_FEW["BLOCK_ROWS"]), triton.cdiv(len(x), tokens))
-    products.int4_product_kernel[grid](
-        x,
+    count = len(x)
+    tokens = min(_MOST_TOKENS, max(16, triton.next_power_of_2(count)))
+    how = INT4_FEW if tokens <= 32 else INT4_MANY  # noqa: PLR2004 - tokens
+    tiles = triton.cdiv(rows, how["BLOCK_ROWS"]) * triton.cdiv(count, tokens)
+    splits = int4_splits(tiles, words // how["WORDS"])
+    sorted_by_nibbles = x.view(count, -1, 8, 4).transpose(1, 2).contiguous()
+    if splits > 1:
+        out = torch.empty((splits, count, rows), dtype=torch.float32, device=x.device)
+    else:
+        out = x.new_empty((count, rows))
+    products.int4_product_kernel[
+        (triton.cdiv(rows, how["BLOCK_ROWS"]), triton.cdiv(count, tokens), splits)
+    ](
+        sorted_by_nibbles,
         linear.packed,
         linear.scales,
         x if linear.bias is None else linear.bias,
         out,
-        len(x),
+        count,
         COLUMNS=8 * words,
         ROWS=rows,
         TOKENS=tokens,
+        SPLITS=splits,
         BIASED=linear.bias is not None,
         PRECISION=_precision(x),
-        **INT4_FEW,
+        **how,
     )
-    return out
+    return out.sum(0).to(x.dtype) if splits > 1 else out
+
+
+def int4_splits(tiles: int, most: int) -> int:
+    """Into how many parts the columns are cut, so that a product of few rows fills the device."""
+    splits = 1
+    while tiles * splits * 2 <= _TILES and splits * 2 <= min(most, _MOST_PARTS):
+        splits *= 2
+    return splits
 
 
 def _scale(shape: Shape) -> float:
@@ -332,4 +350,5 @@ GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
 VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 2048, "num_warps": 8, "num_stages": 4}
 INT4_VECTOR: dict[str, Any] = {"PIECES": 128, "num_warps": 2, "num_stages": 1}
-INT4_FEW: dict[str, Any] = {"BLOCK_ROWS": 32, "WORDS": 32, "num_warps": 4, "num_stages": 2}
+INT4_FEW: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 32, "num_warps": 4, "num_stages": 3}
+INT4_MANY: dict[str, Any] = {"BLOCK_ROWS": 128, "WORDS": 32, "num_warps": 8, "num_stages": 2}

@@ -9,24 +9,77 @@ import triton
 import triton.language as tl
 
 
+WIDEST: tl.constexpr = tl.constexpr(0x7F800000)
+"""The bits of infinity: no token is further from the best."""
+
+
 @triton.jit
-def _weights(logits_ptr, row, columns, peak, warmth, VOCAB: tl.constexpr):
-    """Weights as whole numbers, of 40 bits after the point: their sums are exact in any order."""
+def _distances(logits_ptr, row, columns, peak, warmth, VOCAB: tl.constexpr):
+    """How far tokens are below the best, over the temperature: as numbers, and as their bits.
+
+    They are not negative, so that their bits, taken as whole numbers, have their order.
+    """
     logits = tl.load(logits_ptr + row * VOCAB + columns, mask=columns < VOCAB, other=float("-inf"))
-    return (tl.exp((logits - peak) / warmth) * 1099511627776.0).to(tl.int64)
+    distance = tl.div_rn(peak - logits, warmth)
+    return distance, tl.minimum(distance.to(tl.int32, bitcast=True), WIDEST)
+
+
+@triton.jit
+def _weights(distance):
+    """Weights as whole numbers, of 40 bits after the point: their sums are exact in any order."""
+    return (tl.exp(-distance) * 1099511627776.0).to(tl.int64)
+
+
+@triton.jit
+def _share(whole, number):
+    """A share of 31 bits of a whole number, by whole numbers alone."""
+    return ((whole >> 29) * number >> 2) + ((whole & 536870911) * number >> 31)
+
+
+@triton.jit
+def _sum_within(
+    logits_ptr, row, peak, warmth, bound, COUNTS: tl.constexpr, VOCAB: tl.constexpr, WIDTH: tl.constexpr
+):
+    """The number of tokens, or their weight, within a distance."""
+    offsets = tl.arange(0, WIDTH)
+    total = tl.zeros((WIDTH,), tl.int64)
+    for start in range(0, VOCAB, WIDTH):
+        columns = start + offsets
+        distance, bits = _distances(logits_ptr, row, columns, peak, warmth, VOCAB)
+        within = (bits <= bound) & (columns < VOCAB)
+        total += tl.where(within, 1 if COUNTS else _weights(distance), 0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _least_bound(
+    logits_ptr, row, peak, warmth, wanted, most, COUNTS: tl.constexpr, VOCAB: tl.constexpr, WIDTH: tl.constexpr
+):
+    """The least distance within which there are so many tokens, or so much weight; `most` at most."""
+    low = tl.full((), 0, tl.int32)
+    high = most
+    while low < high:
+        middle = low + (high - low) // 2
+        found = _sum_within(logits_ptr, row, peak, warmth, middle, COUNTS, VOCAB, WIDTH)
+        enough = found >= wanted
+        high = tl.where(enough, middle, high)
+        low = tl.where(enough, low, middle + 1)
+    return low
 
 
 @triton.jit
 def choose_kernel(
-    logits_ptr, warmths_ptr, numbers_ptr, chosen_ptr, VOCAB: tl.constexpr, WIDTH: tl.constexpr
+    logits_ptr, draws_ptr, chosen_ptr, count, VOCAB: tl.constexpr, WIDTH: tl.constexpr
 ):
     """One row's token: the first largest logit, or a draw by inverse CDF in the order of token ids.
 
-    A warmth (temperature) of 0 is greedy; numbers are uniform, of 31 bits. Where the largest logit
-    is not a number that is finite, the token is -1.
+    `draws` is (5, count): the temperature, 0 for greedy; a uniform number of 31 bits; top_k, 0 for
+    all; top_p, of 31 bits, the highest for all; and the furthest that min_p allows below the best,
+    over the temperature. Filters keep what ties with the last that they keep. Where the largest
+    logit is not a number that is finite, the token is -1.
     """
     row = tl.program_id(0).to(tl.int64)
-    warmth = tl.load(warmths_ptr + row)
+    warmth = tl.load(draws_ptr + row).to(tl.float32, bitcast=True)
     offsets = tl.arange(0, WIDTH)
     peak = float("-inf")
     best = 0
@@ -44,17 +97,30 @@ def choose_kernel(
     usable = (strange == 0) & (peak > float("-inf")) & (peak < float("inf"))
     token = tl.where(usable, best, -1)
     if usable & (warmth > 0):
-        total = tl.zeros((WIDTH,), tl.int64)
-        for start in range(0, VOCAB, WIDTH):
-            total += _weights(logits_ptr, row, start + offsets, peak, warmth, VOCAB)
-        whole = tl.sum(total, 0)
-        number = tl.load(numbers_ptr + row).to(tl.int64)
-        target = ((whole >> 29) * number >> 2) + ((whole & 536870911) * number >> 31)
+        number = tl.load(draws_ptr + count + row).to(tl.int64)
+        top_k = tl.load(draws_ptr + 2 * count + row)
+        top_p = tl.load(draws_ptr + 3 * count + row)
+        furthest = tl.load(draws_ptr + 4 * count + row)
+        bound = tl.full((), 0x7F800000, tl.int32)
+        if (top_k > 0) & (top_k < VOCAB):
+            bound = _least_bound(
+                logits_ptr, row, peak, warmth, top_k.to(tl.int64), bound, True, VOCAB, WIDTH
+            )
+        if top_p < 2147483647:
+            whole = _sum_within(logits_ptr, row, peak, warmth, bound, False, VOCAB, WIDTH)
+            wanted = _share(whole, top_p.to(tl.int64))
+            bound = _least_bound(
+                logits_ptr, row, peak, warmth, wanted, bound, False, VOCAB, WIDTH
+            )
+        bound = tl.minimum(bound, furthest)
+        whole = _sum_within(logits_ptr, row, peak, warmth, bound, False, VOCAB, WIDTH)
+        target = _share(whole, number)
         passed = 0
         before = tl.zeros((1,), tl.int64)
         for start in range(0, VOCAB, WIDTH):
             columns = start + offsets
-            weights = _weights(logits_ptr, row, columns, peak, warmth, VOCAB)
+            distance, bits = _distances(logits_ptr, row, columns, peak, warmth, VOCAB)
+            weights = tl.where(bits <= bound, _weights(distance), 0)
             ends = before + tl.cumsum(weights, 0)
             passed += tl.sum(((ends <= target) & (columns < VOCAB)).to(tl.int32), 0)
             before += tl.sum(weights, 0)

@@ -154,44 +154,49 @@ def int4_product_kernel(
     TOKENS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     WORDS: tl.constexpr,
+    SPLITS: tl.constexpr,
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Out (count, ROWS) = x (count, COLUMNS) @ int4 weight transposed, WORDS words at a time.
 
-    The k-th nibbles of the words are a matrix of their own, which meets every eighth of x.
+    x is sorted by nibbles: (count, 8, COLUMNS / 8), row k what the k-th nibbles of the words meet.
+    The product is taken transposed, so that the weights are the matrix units' first operand, which
+    may stay in registers. With SPLITS, out is (SPLITS, count, ROWS) float32, parts of the sum.
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     rows_inside = rows < ROWS
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     tokens_inside = token < count
     word = tl.arange(0, WORDS)
-    column = word // 4 * 32 + word % 4
     kind = x_ptr.dtype.element_ty
-    at = packed_ptr + rows.to(tl.int64)[None, :] * (COLUMNS // 8) + word[:, None]
-    scales_at = scales_ptr + rows.to(tl.int64)[None, :] * (COLUMNS // 64) + word[:, None] // 8
-    x_at = x_ptr + token.to(tl.int64)[:, None] * COLUMNS + column[None, :]
-    summed = tl.zeros((TOKENS, BLOCK_ROWS), tl.float32)
-    for start in range(0, COLUMNS // 8, WORDS):
+    at = packed_ptr + rows.to(tl.int64)[:, None] * (COLUMNS // 8) + word[None, :]
+    scales_at = scales_ptr + rows.to(tl.int64)[:, None] * (COLUMNS // 64) + word[None, :] // 8
+    x_at = x_ptr + token.to(tl.int64)[None, :] * COLUMNS + word[:, None]
+    summed = tl.zeros((BLOCK_ROWS, TOKENS), tl.float32)
+    part = tl.program_id(2)
+    for start in range(part * WORDS, COLUMNS // 8, SPLITS * WORDS):
         inside = start + word < COLUMNS // 8
-        both = inside[:, None] & rows_inside[None, :]
+        both = rows_inside[:, None] & inside[None, :]
         words = tl.load(at + start, mask=both, other=0)
         scale = tl.load(scales_at + start // 8, mask=both, other=0.0).to(tl.float32)
         for k in tl.static_range(8):
             x = tl.load(
-                x_at + start * 8 + 4 * k,
-                mask=tokens_inside[:, None] & inside[None, :],
+                x_at + start + k * (COLUMNS // 8),
+                mask=inside[:, None] & tokens_inside[None, :],
                 other=0.0,
             )
             weights = (_weights_of(words, k) * _unscaled(scale, k)).to(kind)
-            summed = tl.dot(x, weights, summed, input_precision=PRECISION)
+            summed = tl.dot(weights, x, summed, input_precision=PRECISION)
     if BIASED:
-        summed += tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)[None, :]
-    out_at = out_ptr + token.to(tl.int64)[:, None] * ROWS + rows[None, :]
+        bias = tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)
+        summed += tl.where(part == 0, bias, 0.0)[:, None]
+    first = part.to(tl.int64) * count * ROWS
+    out_at = out_ptr + first + token.to(tl.int64)[None, :] * ROWS + rows[:, None]
     tl.store(
         out_at,
         summed.to(out_ptr.dtype.element_ty),
-        mask=tokens_inside[:, None] & rows_inside[None, :],
+        mask=rows_inside[:, None] & tokens_inside[None, :],
     )
 
 

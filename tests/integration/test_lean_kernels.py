@@ -1,0 +1,104 @@
+"""The Triton kernels beside torch's operations: on a GPU, or by Triton's interpreter where that is on.
+
+    TRITON_INTERPRET=1 python -m pytest tests/integration/test_lean_kernels.py
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+from penstock.contract.job import Sampling
+from penstock.engine.filters import draw_filtered
+from penstock.engine.lookahead import Draw
+from penstock.models.lean.choosing import packed_draws
+from penstock.models.lean.linear import Int4
+from penstock.models.lean.torch_ops import TorchOps
+from tests.fixtures.lean import gpu
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def place() -> torch.device:
+    device = gpu()
+    if device is not None:
+        return device.torch_device
+    if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
+        pytest.skip("torch sees no GPU here, and Triton's interpreter is not on")
+    return torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def ops(place) -> Any:
+    from penstock.models.lean.triton_ops import TritonOps
+
+    return TritonOps()
+
+
+def blocks_of(rows: int, columns: int, place: torch.device, *, biased: bool) -> Int4:
+    generator = torch.Generator().manual_seed(rows)
+    packed = torch.randint(-(2**31), 2**31, (rows, columns // 8), generator=generator)
+    scales = torch.rand(rows, columns // 64, generator=generator) * 0.05 + 0.01
+    bias = torch.randn(rows, generator=generator) if biased else None
+    return Int4(
+        packed.to(place, torch.int32),
+        scales.to(place, torch.float16),
+        None if bias is None else bias.to(place),
+    )
+
+
+@pytest.mark.parametrize("rows", [96, 200])
+@pytest.mark.parametrize("columns", [192, 512])
+@pytest.mark.parametrize("tokens", [1, 2, 16, 33, 64, 100, 300])
+def test_products_with_four_bits(place, ops, rows, columns, tokens):
+    linear = blocks_of(rows, columns, place, biased=rows == 96)
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(1)).to(place)
+    wanted = TorchOps().product(x, linear)
+    found = ops.product(x, linear)
+    assert found.shape == wanted.shape
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_choosing_with_filters(place, ops):
+    """On the device as the host's sampler does it, where no two logits are nearly alike."""
+    generator = torch.Generator().manual_seed(3)
+    rows, vocab = 40, 5000
+    logits = torch.randn(rows, vocab, generator=generator) * 3
+    logits[5] = logits[5].round()  # many ties
+    logits[7, 3] = float("nan")
+    numbers = torch.rand(rows, generator=generator).tolist()
+    kinds = [(0, 1.0, 0.0), (40, 1.0, 0.0), (0, 0.9, 0.0), (0, 1.0, 0.05), (50, 0.95, 0.02)]
+    samplings = [
+        Sampling(
+            seed=row,
+            temperature=0.0 if row % 9 == 8 else 0.5 + 0.1 * (row % 6),
+            top_k=kinds[row % 5][0],
+            top_p=kinds[row % 5][1],
+            min_p=kinds[row % 5][2],
+        )
+        for row in range(rows)
+    ]
+    draws = packed_draws(
+        [
+            Draw(one.temperature, number, one.top_k, one.top_p, one.min_p)
+            for one, number in zip(samplings, numbers, strict=True)
+        ]
+    )
+    sent = torch.as_tensor(draws).to(place)
+    chosen = torch.empty(rows, dtype=torch.int32, device=place)
+    ops.choose(logits.to(place), sent, chosen)
+    reference = torch.empty(rows, dtype=torch.int32)
+    TorchOps().choose(logits, torch.as_tensor(draws), reference)
+    assert chosen.tolist() == reference.tolist()
+    assert chosen[7] == -1
+    for row, sampling in enumerate(samplings):
+        if row == 7 or sampling.temperature == 0:
+            continue
+        scaled = (logits[row : row + 1] - logits[row].max()) / sampling.temperature
+        (wanted,) = draw_filtered(scaled, [sampling], [numbers[row]])
+        assert chosen[row] == wanted, (row, sampling)
