@@ -1,6 +1,6 @@
 """The Triton kernels beside torch's operations: on a GPU, or by Triton's interpreter where that is on.
 
-    TRITON_INTERPRET=1 python -m pytest tests/integration/test_lean_kernels.py
+TRITON_INTERPRET=1 python -m pytest tests/integration/test_lean_kernels.py
 """
 
 from __future__ import annotations

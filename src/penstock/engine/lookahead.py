@@ -158,11 +158,7 @@ def _next_of(sequence: Sequence, block_size: int) -> SequenceSlice:
 def _plain(choice: Choice) -> bool:
     """Whether a token can be chosen knowing nothing but the logits and the draw."""
     sampling = choice.sampling
-    return (
-        choice.edits is None
-        and choice.constraint is None
-        and sampling.logprobs is None
-    )
+    return choice.edits is None and choice.constraint is None and sampling.logprobs is None
 
 
 def _draw(choice: Choice, behind: int) -> Draw:

@@ -38,7 +38,14 @@ def _share(whole, number):
 
 @triton.jit
 def _sum_within(
-    logits_ptr, row, peak, warmth, bound, COUNTS: tl.constexpr, VOCAB: tl.constexpr, WIDTH: tl.constexpr
+    logits_ptr,
+    row,
+    peak,
+    warmth,
+    bound,
+    COUNTS: tl.constexpr,
+    VOCAB: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     """The number of tokens, or their weight, within a distance."""
     offsets = tl.arange(0, WIDTH)
@@ -53,7 +60,15 @@ def _sum_within(
 
 @triton.jit
 def _least_bound(
-    logits_ptr, row, peak, warmth, wanted, most, COUNTS: tl.constexpr, VOCAB: tl.constexpr, WIDTH: tl.constexpr
+    logits_ptr,
+    row,
+    peak,
+    warmth,
+    wanted,
+    most,
+    COUNTS: tl.constexpr,
+    VOCAB: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     """The least distance within which there are so many tokens, or so much weight; `most` at most."""
     low = tl.full((), 0, tl.int32)
@@ -109,9 +124,7 @@ def choose_kernel(
         if top_p < 2147483647:
             whole = _sum_within(logits_ptr, row, peak, warmth, bound, False, VOCAB, WIDTH)
             wanted = _share(whole, top_p.to(tl.int64))
-            bound = _least_bound(
-                logits_ptr, row, peak, warmth, wanted, bound, False, VOCAB, WIDTH
-            )
+            bound = _least_bound(logits_ptr, row, peak, warmth, wanted, bound, False, VOCAB, WIDTH)
         bound = tl.minimum(bound, furthest)
         whole = _sum_within(logits_ptr, row, peak, warmth, bound, False, VOCAB, WIDTH)
         target = _share(whole, number)
