@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu_engine                    # Llama-2-7B's shape in bf16
     python -m benchmarks.gpu_engine --quick            # a small model, to see that it runs
+    python -m benchmarks.gpu_engine --gpus 2           # beside it, the same model over two GPUs
 
 Everything is measured in one run, on one machine: the copy bandwidth, and with it the most tokens a
 second that one stream can get, as every token reads every weight; Transformers' `generate` and its
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import gc
 import random
+import shutil
 import statistics
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -33,6 +36,7 @@ from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
 from penstock.models.lean.linear import Dense, Int4
 from penstock.models.lean.weights import LayerWeights, Weights
+from penstock.models.parallel import loading as parallel
 from penstock.models.spec import ModelSpec
 from penstock.models.transformers import assemble
 
@@ -285,6 +289,9 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     result: dict[str, Any] = {"device": device.describe(), "shape": shape}
     speed = bandwidth(device)
     module = make_module(shape, device)
+    folder = Path(tempfile.mkdtemp(prefix="penstock-bench-"))
+    if options.gpus > 1:
+        module.save_pretrained(folder)  # while its weights are its own
     read = sum(p.nbytes for p in module.parameters()) - module.model.embed_tokens.weight.nbytes
     limit = speed / read
     result |= {"copy_tb_per_s": round(speed / 1e12, 3), "limit_tokens_per_s": round(limit, 1)}
@@ -297,21 +304,21 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     torch.compiler.reset()
     gc.collect()
     torch.accelerator.empty_cache()
-    name = f"random-{device.kind}"
-    spec = ModelSpec("random", name, device.kind, 0, Path("random"), "transformers")
+    queue = f"random-{device.kind}"
+    spec = ModelSpec("random", queue, device.kind, 0, Path("random"), "transformers")
     assembled = assemble(
         spec, module, format_name="bf16", parameters=0, tolerance=0.1, progress=lambda *_: None
     )
     model: Any = assembled.model
     blocks = kv_budget.allocate(
-        model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
+        model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=queue
     )
     ours = Ours(model, blocks, slots)
     found: dict[str, Any] = {"kv_cache_tokens": blocks * 16}
     for count in options.streams:
         whole, after = ours.median(count, vocab, rounds)
         found[f"{count}"] = {"tokens_per_s": round(whole, 1)}
-        for name, how in DRAWN.items():
+        for name, how in DRAWN.items() if options.gpus == 1 else ():
             drawn, _ = ours.median(count, vocab, rounds, **how)
             found[f"{count}"][name] = round(drawn, 1)
         if count == 1:
@@ -323,6 +330,11 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     found["prefill_tokens_per_s"] = round(ours.prefill(vocab, rounds))
     show({"prefill": found["prefill_tokens_per_s"]})
     result["ours_bf16"] = found
+    if options.gpus > 1:
+        model.allocate(0)
+        result[f"ours_bf16_{options.gpus}_gpus"] = several(folder, device, options, found)
+        shutil.rmtree(folder)
+        return result
     model.allocate(0)
     model.body.weights = in_four_bits(model.weights)
     del module, assembled
@@ -344,6 +356,36 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     return result
 
 
+def several(
+    folder: Path, device: Any, options: argparse.Namespace, alone: dict[str, Any]
+) -> dict[str, Any]:
+    """The same model over several GPUs, and how many times one GPU's figures these are."""
+    count, slots = options.gpus, max(options.streams)
+    name = f"random-{device.kind}.0-{count - 1}"
+    spec = ModelSpec("random", name, device.kind, 0, folder, "transformers", tensor_parallel=count)
+    started = time.perf_counter()
+    model: Any = parallel.load(spec, lambda share, what: print(f"{share:.2f} {what}")).model
+    found: dict[str, Any] = {"load_s": round(time.perf_counter() - started, 1)}
+    try:
+        blocks = kv_budget.allocate(
+            model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
+        )
+        ours = Ours(model, blocks, slots)
+        found["kv_cache_tokens"] = blocks * 16
+        for streams in options.streams:
+            whole, after = ours.median(streams, model.vocab_size, options.rounds)
+            found[f"{streams}"] = {
+                "tokens_per_s": round(whole, 1),
+                "times_one_gpu": round(whole / alone[f"{streams}"]["tokens_per_s"], 2),
+                "decode_tokens_per_s": round(after, 1),
+            }
+        found["prefill_tokens_per_s"] = round(ours.prefill(model.vocab_size, options.rounds))
+    finally:
+        model.close()
+    show(found)
+    return found
+
+
 def show(figures: dict[Any, Any]) -> None:
     for name, figure in figures.items():
         print(f"{name}: {figure}", flush=True)
@@ -354,6 +396,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small model")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256])
+    parser.add_argument("--gpus", type=int, default=1, help="beside one, so many together")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device = next((one for one in (Xpu(), Cuda()) if one.missing() is None), None)

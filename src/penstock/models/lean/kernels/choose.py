@@ -121,7 +121,7 @@ def choose_kernel(
             bound = _least_bound(
                 logits_ptr, row, peak, warmth, top_k.to(tl.int64), bound, True, VOCAB, WIDTH
             )
-        if top_p < 2147483647:
+        if top_p < ALL:
             whole = _sum_within(logits_ptr, row, peak, warmth, bound, False, VOCAB, WIDTH)
             wanted = _share(whole, top_p.to(tl.int64))
             bound = _least_bound(logits_ptr, row, peak, warmth, wanted, bound, False, VOCAB, WIDTH)
