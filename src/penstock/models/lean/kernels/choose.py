@@ -8,9 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
 WIDEST: tl.constexpr = tl.constexpr(0x7F800000)
 """The bits of infinity: no token is further from the best."""
+
+ALL: tl.constexpr = tl.constexpr((1 << 31) - 1)
+"""top_p that keeps all."""
 
 
 @triton.jit
