@@ -84,6 +84,10 @@ class Accelerator:
         self.synchronize()
         return max(0, int(self.library.max_memory_reserved(self.torch_device)) - before)
 
+    def enter(self) -> None:
+        """Make this the calling thread's device: kernels are launched on that."""
+        self.library.set_device(self.index)
+
     def synchronize(self) -> None:
         """Wait until all that was asked of the device is done."""
         self.library.synchronize(self.torch_device)

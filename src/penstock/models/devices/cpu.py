@@ -42,6 +42,9 @@ class Cpu:
         work()
         return 0
 
+    def enter(self) -> None:
+        """There is but one."""
+
     def synchronize(self) -> None:
         """Work on a CPU is done when it returns."""
 

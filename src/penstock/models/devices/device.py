@@ -42,6 +42,10 @@ class Device(Protocol):
         """Memory that `work` needs at its height beyond what was held before it."""
         ...
 
+    def enter(self) -> None:
+        """Make this the calling thread's device: kernels are launched on that."""
+        ...
+
     def synchronize(self) -> None:
         """Wait until all that was asked of the device is done."""
         ...

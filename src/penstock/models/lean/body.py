@@ -99,6 +99,7 @@ class Body:
 
     def allocate(self, blocks: int, sequences: int) -> None:
         """See `Computer`."""
+        self.device.enter()
         self._forget()
         shape, place = self.shape, self.device.torch_device
         size = (shape.layers, 2, blocks, shape.kv_heads, BLOCK_SIZE, shape.head_size)
@@ -127,6 +128,7 @@ class Body:
 
     def capture(self) -> None:
         """See `Computer`."""
+        self.device.enter()
         if self._graphs is not None:
             with torch.inference_mode():
                 self._graphs.capture()
@@ -134,12 +136,14 @@ class Body:
     @torch.inference_mode()
     def note(self, row: int, blocks: Sequence[int]) -> None:
         """See `Computer`."""
+        self.device.enter()
         sent = torch.tensor(blocks, dtype=torch.int32)
         self._tables[row, : len(sent)] = sent.to(self._tables.device)
 
     @torch.inference_mode()
     def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `Computer`."""
+        self.device.enter()
         if not hidden and packed.logit_rows is None and packed.decodes:
             return self._decoded(packed.fields), None
         states = self._wanted(packed, self._hidden(self._send(packed)))
@@ -148,17 +152,29 @@ class Body:
     @torch.inference_mode()
     def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
         """See `Computer`."""
+        self.device.enter()
         assert self._choosing is not None  # noqa: S101 - `allocate` comes first
         return self._choosing.begin(self._decoded(fields), draws)
 
     @torch.inference_mode()
     def copy_block(self, source: int, target: int) -> None:
         """See `Computer`."""
+        self.device.enter()
         self._cache[:, :, target] = self._cache[:, :, source]
 
     def free_bytes(self) -> int:
         """See `Computer`."""
         return self.device.free_bytes()
+
+    def leave(self) -> None:
+        """Let go of cache and graphs, and of the other ranks.
+
+        A communicator is not destroyed while there are graphs that captured it.
+        """
+        self._forget()
+        self.device.free_bytes()
+        self._ranks.close()
+        self._ranks = ALONE
 
     def _forget(self) -> None:
         self._cache = torch.empty(0)

@@ -19,6 +19,10 @@ class Ranks(Protocol):
         """The ranks' (T, columns) side by side."""
         ...
 
+    def close(self) -> None:
+        """Leave the others, who leave too."""
+        ...
+
 
 class Alone:
     """The only rank."""
@@ -30,6 +34,9 @@ class Alone:
     def join(self, x: torch.Tensor) -> torch.Tensor:
         """Its own."""
         return x
+
+    def close(self) -> None:
+        """There are none."""
 
 
 ALONE: Final = Alone()

@@ -34,7 +34,7 @@ _FEW_TOKENS: Final = 128
 """Rows up to which int4 weights are multiplied as they are; beyond, they are widened first."""
 
 _MOST_TOKENS: Final = 64
-_TILES: Final = 264
+_TILES: Final = 528
 """Tiles of a product that keep a GPU busy: with fewer, its columns are cut."""
 
 _MOST_PARTS: Final = 8
@@ -299,7 +299,9 @@ def _int4_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
     rows, words = linear.packed.shape
     count = len(x)
     tokens = min(_MOST_TOKENS, max(16, triton.next_power_of_2(count)))
-    how = INT4_FEW if tokens <= 32 else INT4_MANY  # noqa: PLR2004 - tokens
+    # float32 has no room for the larger tiles, nor fast units for them.
+    many = tokens > 32 and x.element_size() == 2  # noqa: PLR2004 - tokens, bytes
+    how = INT4_MANY if many else INT4_FEW
     tiles = triton.cdiv(rows, how["BLOCK_ROWS"]) * triton.cdiv(count, tokens)
     splits = int4_splits(tiles, words // how["WORDS"])
     sorted_by_nibbles = x.view(count, -1, 8, 4).transpose(1, 2).contiguous()
@@ -350,5 +352,5 @@ GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
 VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 2048, "num_warps": 8, "num_stages": 4}
 INT4_VECTOR: dict[str, Any] = {"PIECES": 128, "num_warps": 2, "num_stages": 1}
-INT4_FEW: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 32, "num_warps": 4, "num_stages": 3}
-INT4_MANY: dict[str, Any] = {"BLOCK_ROWS": 128, "WORDS": 32, "num_warps": 8, "num_stages": 2}
+INT4_FEW: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 32, "num_warps": 4, "num_stages": 2}
+INT4_MANY: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 64, "num_warps": 4, "num_stages": 2}

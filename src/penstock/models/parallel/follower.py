@@ -76,6 +76,8 @@ def follow(line: socket.socket, body: Body, order: Order) -> NoReturn:
             case Operation.JOIN:
                 ranks = order.spec.tensor_parallel
                 body.meet(Group(order.meeting, order.rank, ranks, body.device))
+            case Operation.LEAVE:
+                body.leave()
             case _:
                 send(line, _answer(operation, told, body))
 

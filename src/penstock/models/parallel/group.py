@@ -62,5 +62,5 @@ class Group:
         return sides.reshape(count, self._ranks * columns)
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the others, who leave too."""
         self._library.destroy_process_group()

@@ -36,6 +36,7 @@ class Operation(IntEnum):
     LAUNCH = 6
     COPY_BLOCK = 7
     FREE_BYTES = 8
+    LEAVE = 9
 
 
 class Answer(msgspec.Struct, frozen=True):

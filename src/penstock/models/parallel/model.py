@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from penstock.models.lean.model import LeanModel
 from penstock.models.parallel.leader import Leader
+from penstock.models.parallel.messages import Operation, message
 
 if TYPE_CHECKING:
     from penstock.errors import EngineFailed
@@ -21,7 +22,6 @@ class ParallelModel(LeanModel):
         super().__init__(body, Leader(body, team))
         body.meet(group)
         self.team = team
-        self._group = group
 
     @property
     def failure(self) -> EngineFailed | None:
@@ -33,6 +33,10 @@ class ParallelModel(LeanModel):
         self.team.watched()
 
     def close(self) -> None:
-        """End the other ranks."""
+        """End the other ranks; a process that lost one on a GPU should end too."""
+        if self.failure is None:
+            self.team.tell(message(Operation.LEAVE))
+            self.body.leave()
+        elif self.body.device.kind == "cpu":
+            self.body.leave()  # a GPU's library could wait for the dead
         self.team.close()
-        self._group.close()
