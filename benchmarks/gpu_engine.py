@@ -332,28 +332,35 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     result["ours_bf16"] = found
     if options.gpus > 1:
         model.allocate(0)
+        del module, assembled
         result[f"ours_bf16_{options.gpus}_gpus"] = several(folder, device, options, found)
         shutil.rmtree(folder)
         return result
+    del module, assembled
+    result["ours_sym_int4"] = four_bits(model, blocks // 2, options, found)
+    return result
+
+
+def four_bits(
+    model: Any, blocks: int, options: argparse.Namespace, wide: dict[str, Any]
+) -> dict[str, Any]:
+    """The same model in 4 bit, in the place of its weights."""
     model.allocate(0)
     model.body.weights = in_four_bits(model.weights)
-    del module, assembled
     gc.collect()
     torch.accelerator.empty_cache()
-    blocks //= 2
     model.allocate(blocks)
     model.capture()
-    ours = Ours(model, blocks, slots)
+    ours = Ours(model, blocks, max(options.streams))
     small: dict[str, Any] = {"weights_gb": round(model.weights.nbytes / 1e9, 2)}
     for count in [one for one in options.streams if one <= 64]:
-        whole, after = ours.median(count, vocab, rounds)
+        whole, after = ours.median(count, model.vocab_size, options.rounds)
         small[f"{count}"] = {"tokens_per_s": round(whole, 1)}
         if count == 1:
             small["1"]["decode_tokens_per_s"] = round(after, 1)
-            small["1"]["times_bf16"] = round(after / found["1"]["decode_tokens_per_s"], 2)
+            small["1"]["times_bf16"] = round(after / wide["1"]["decode_tokens_per_s"], 2)
     show(small)
-    result["ours_sym_int4"] = small
-    return result
+    return small
 
 
 def several(

@@ -91,6 +91,40 @@ def test_other_names_are_no_queues(settings, queue):
         resolve(queue, settings)
 
 
+@pytest.mark.parametrize(
+    ("queue", "entry", "first", "count"),
+    [
+        ("llama-cuda.0-3", "", 0, 4),
+        ("bigdl-llama-xpu.2-3", "", 2, 2),
+        ("llama-cuda.1-1", "", 1, 1),
+        ("llama-cuda", "[models.llama]\ntensor_parallel = 2", None, 2),
+        ("llama-cuda.4", "[models.llama]\ntensor_parallel = 2", 4, 2),
+        ("llama-cuda.0-1", "[models.llama]\ntensor_parallel = 2", 0, 2),
+        ("llama-cpu", "[models.llama]\ntensor_parallel = 2", None, 2),
+    ],
+)
+def test_a_queue_or_the_models_file_names_several_devices(settings, queue, entry, first, count):
+    write(settings, entry)
+    spec = resolve(queue, settings)
+    assert (spec.device_index, spec.tensor_parallel) == (first, count)
+
+
+@pytest.mark.parametrize(
+    ("queue", "entry", "kind", "why"),
+    [
+        ("llama-cuda.3-0", "", ModelNotFound, "3-0 counts backwards"),
+        ("llama-cuda.0-3", "tensor_parallel = 2", BadSettings, "names 4 devices"),
+        ("llama-xpu.0-1", 'backend = "openvino"', BadSettings, "openvino backend holds a model in"),
+        ("llama-cpu", 'tensor_parallel = 2\nbackend = "bigdl"', BadSettings, "CPU kernels hold"),
+        ("llama-cuda.0-1", 'task = "embed"', BadSettings, "only a model that generates text"),
+    ],
+)
+def test_what_several_devices_cannot_hold_is_refused(settings, queue, entry, kind, why):
+    write(settings, f"[models.llama]\n{entry}")
+    with pytest.raises(kind, match=why):
+        resolve(queue, settings)
+
+
 def test_an_unknown_model_is_named_with_where_it_was_sought(settings):
     with pytest.raises(ModelNotFound) as caught:
         resolve("nothing-cpu", settings)

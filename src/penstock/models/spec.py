@@ -159,8 +159,8 @@ def _check_parallel(queue: str, backend: str, device: str, task: Task) -> None:
     why = None
     if task != "generate":
         why = "only a model that generates text"
-    elif backend == "openvino":
-        why = "the openvino backend holds a model on one device; only transformers and bigdl's"
+    elif backend not in ("transformers", "bigdl"):
+        why = f"the {backend} backend holds a model in one process; only transformers' and bigdl's"
     elif backend == "bigdl" and device == "cpu":
         why = "bigdl-llm's CPU kernels hold a model in one process; only a model on GPUs"
     if why:
