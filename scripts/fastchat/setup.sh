@@ -28,7 +28,7 @@ make_environment() { # folder, pins, what else to do
     printf 'penstock: making %s for FastChat (%s)\n' "$1" "$2" >&2
     started=$(date +%s)
     rm -rf "$1"
-    python=${PYTHON:-python3.11}
+    python=${PYTHON:-$(command -v python3.11 || echo .venv/bin/python)}
     "$python" -m venv "$1" || fail "$1" "$python -m venv failed (PYTHON=... names another)"
     pip "$1" install --only-binary=:all: \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r "$2"
