@@ -52,8 +52,8 @@ fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the r
 chaos: setup-dev ## lose processes and Redis under load, check every answer (MINUTES=20 SEED=1)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(ARGS)
 
-fuzz: setup-dev ## input that no client should send, much of it (EXAMPLES=200)
-	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
+fuzz: setup-dev ## input that no client should send, and random lives of jobs, much of it (EXAMPLES=200)
+	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz tests/integration/test_transport_machine.py --timeout 7200 $(ARGS)
 
 check: setup-dev ## linters, types, import rules, compose.yaml
 	$(BIN)/ruff check $(SOURCES)

@@ -1,4 +1,4 @@
-"""Celery's way to a Redis behind Sentinels."""
+"""Celery's way to Redis, alone or behind Sentinels."""
 
 from __future__ import annotations
 
@@ -6,28 +6,49 @@ from typing import Any
 
 import redis
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport.redis import SentinelChannel, SentinelTransport
+from kombu.transport.redis import Channel, SentinelChannel, SentinelTransport, Transport
 
 
-class SteadyChannel(SentinelChannel):
+class Steady:
     """Says that a lost connection is lost.
 
-    When the master dies, kombu closes its channels twice. The second time there is nothing left
-    to connect with, which is an AttributeError in kombu, and the end of the worker.
+    When Redis goes away, kombu closes its channels twice. The second time, or where a doorbell is
+    acked in between, there is nothing left to connect with, which is an AttributeError in kombu,
+    and the end of the worker.
     """
+
+    connection: Any
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:
             raise redis.ConnectionError("the connection to the broker is closed")
-        return super()._connparams(asynchronous)
+        parameters = super()._connparams(asynchronous)  # type: ignore[misc]
+        # As in `penstock.transport.connection`: an answer to it may be taken for a ping's.
+        return {**parameters, "driver_info": None}
 
 
-class SteadyTransport(SentinelTransport):
+class SteadyChannel(Steady, Channel):
+    """kombu's channel to one Redis."""
+
+
+class SteadySentinelChannel(Steady, SentinelChannel):
+    """kombu's channel to whoever the Sentinels name."""
+
+
+class SteadyTransport(Transport):
     """kombu's transport with our channel."""
 
     Channel = SteadyChannel
 
 
+class SteadySentinelTransport(SentinelTransport):
+    """The same behind Sentinels."""
+
+    Channel = SteadySentinelChannel
+
+
 def install() -> None:
-    """Have `sentinel://` mean our transport."""
-    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SteadyTransport.__name__}"
+    """Have `redis://`, `rediss://` and `sentinel://` mean our transports."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{SteadyTransport.__name__}"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SteadySentinelTransport.__name__}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UNDISTURBED_S = 4.0
 """How long every other killed worker's jobs are left alone, to see how long they take to go on."""
+LOADED_S = 120.0
 STARVED_S = 5.0
 """A worker that has not died of want by then is killed."""
 
@@ -48,6 +49,8 @@ class Faults:
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[Kill] = field(default_factory=list)
     begun_s: list[float] = field(default_factory=list)
+    broken: Exception | None = None
+    """What ended the faults before their time: a run without them shows nothing."""
 
     def __post_init__(self) -> None:
         kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
@@ -83,6 +86,9 @@ class Faults:
                 await asyncio.shield(self._tracked(kind()))
                 if kind == self.kill_worker and self.counts["kill_worker"] % 2:
                     await asyncio.sleep(UNDISTURBED_S)
+        except Exception as error:
+            self.broken = error
+            raise
         finally:
             await asyncio.gather(*self._mending)
 
@@ -196,4 +202,5 @@ class Faults:
         """Kill the server, and start it again from its append-only file."""
         self.fleet.store.kill()
         await asyncio.sleep(self.rng.uniform(0.0, 1.0))
-        await asyncio.to_thread(self.fleet.store.start)
+        # A file of many minutes takes long to load from a busy disk.
+        await asyncio.to_thread(self.fleet.store.start, LOADED_S)

@@ -112,6 +112,8 @@ async def _load(
     start_s = time.monotonic()
 
     def is_over() -> bool:
+        if faults.broken is not None:
+            raise faults.broken
         enough = begun >= plan.jobs and faults.counts.total() >= plan.faults
         return enough and time.monotonic() - start_s >= plan.seconds
 

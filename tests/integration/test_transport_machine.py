@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ from tests.fixtures.jobs import QUEUE, finished, make_job
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
+
+EXAMPLES = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "3"))
+"""`make fuzz` takes many more."""
 
 WORKERS = 3
 MOST_WAITING = 5
@@ -344,7 +348,7 @@ def test_every_life_of_a_job(redis_settings: Settings) -> None:
     run_state_machine_as_test(
         lambda: Machine(redis_settings),
         settings=settings(
-            max_examples=60,
+            max_examples=20 * EXAMPLES,
             stateful_step_count=40,
             deadline=None,
             database=None,

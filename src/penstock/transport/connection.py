@@ -49,9 +49,12 @@ _OUT_OF_MEMORY: Final = "command not allowed when used memory"
 
 
 def _options() -> dict[str, Any]:
-    # RESP2 spares each new connection a handshake. Retrying is `patiently`'s business alone.
+    # RESP2 and no `CLIENT SETINFO` spare each new connection a handshake; where Redis is slow,
+    # redis-py pings in the midst of it, and takes the other's answer (an error before Redis 7.2)
+    # for the ping's. Retrying is `patiently`'s business alone.
     return {
         "protocol": 2,
+        "driver_info": None,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
