@@ -259,7 +259,8 @@ def main() -> None:
         if cpu_ms[name]:
             print(f"{'':24}{statistics.median(cpu_ms[name]):9.1f} ms of processor time a text")
     if options.save:
-        result = {"options": vars(options), "texts_per_s": rates, "cpu_ms": cpu_ms}
+        told = {name: value for name, value in vars(options).items() if name != "peer_python"}
+        result = {"options": told, "texts_per_s": rates, "cpu_ms": cpu_ms}
         print(conditions.save("embeddings", seen, result))
 
 
