@@ -31,7 +31,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     """Pack the weights, or map what was packed; the KV cache is allocated by the loader.
 
     Where the kernel has large pages the weights are a copy in those: workers share no memory then,
-    and one stream is some 1.4 times faster.
+    and one stream is some 1.2 times faster.
 
     :raises ModelNotLoadable: with one line that says why.
     """

@@ -33,7 +33,9 @@ def copied(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     :raises MemoryError: there is no room.
     """
     try:
-        memory = mmap.mmap(-1, packed.nbytes + _LARGE)
+        # Shared memory, which is mmap's default, has large pages on few systems only.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = mmap.mmap(-1, packed.nbytes + _LARGE, flags=private)
     except OSError as error:
         raise MemoryError(f"no room for {packed.nbytes} bytes of weights") from error
     memory.madvise(mmap.MADV_HUGEPAGE)
