@@ -6,6 +6,7 @@ of workers that is some tens of milliseconds of work: not for an event loop.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -91,14 +92,11 @@ class FleetCollector(Collector):
         yield GaugeMetricFamily(
             "penstock_redis_up", "Whether Redis answers this process", value=view.redis_up
         )
-        yield self._live_workers()
+        yield _gauge("workers", "Live workers", QUEUE_LABELS, self._live_workers().items())
+        known = [card for card in view.cards if card.queue in view.depths]
         for name, documentation, of_depth in _OF_QUEUES:
-            gauge = _gauge(name, documentation, QUEUE_LABELS)
-            for card in view.cards:
-                depth = view.depths.get(card.queue)
-                if depth is not None:
-                    gauge.add_metric((card.name, card.device), of_depth(depth))
-            yield gauge
+            rows = (((card.name, card.device), of_depth(view.depths[card.queue])) for card in known)
+            yield _gauge(name, documentation, QUEUE_LABELS, rows)
         loads = [
             ((card.name, card.device, worker.id), card, worker.loads[card.queue])
             for worker in view.workers
@@ -106,22 +104,24 @@ class FleetCollector(Collector):
             if card.queue in worker.loads
         ]
         for name, documentation, of_load in _OF_WORKERS:
-            gauge = _gauge(name, documentation, WORKER_LABELS)
-            for labels, card, load in loads:
-                gauge.add_metric(labels, of_load(card, load))
-            yield gauge
+            rows = ((labels, of_load(card, load)) for labels, card, load in loads)
+            yield _gauge(name, documentation, WORKER_LABELS, rows)
 
-    def _live_workers(self) -> Metric:
-        counts = {(card.name, card.device): 0 for card in self._view.cards}
-        for worker in self._view.workers:
-            for card in worker.models:
-                key = (card.name, card.device)
-                counts[key] = counts.get(key, 0) + 1
-        gauge = _gauge("workers", "Live workers", QUEUE_LABELS)
-        for labels, count in counts.items():
-            gauge.add_metric(labels, count)
-        return gauge
+    def _live_workers(self) -> Counter[tuple[str, str]]:
+        counts = Counter({(card.name, card.device): 0 for card in self._view.cards})
+        counts.update(
+            (card.name, card.device) for worker in self._view.workers for card in worker.models
+        )
+        return counts
 
 
-def _gauge(name: str, documentation: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"penstock_{name}", documentation, labels=labels)
+def _gauge(
+    name: str,
+    documentation: str,
+    labels: tuple[str, ...],
+    rows: Iterable[tuple[Sequence[str], float]],
+) -> Metric:
+    gauge = GaugeMetricFamily(f"penstock_{name}", documentation, labels=labels)
+    for values, value in rows:
+        gauge.add_metric(values, value)
+    return gauge
