@@ -8,6 +8,7 @@ from typing import cast
 import msgspec
 import pytest
 from redis import exceptions
+from redis.client import Pipeline
 
 from penstock.contract.events import Event, Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.utility import UtilityReply
@@ -70,6 +71,12 @@ def test_a_redis_that_forgot_its_scripts_gets_them_again() -> None:
     assert calls == ["evalsha", "eval"]
 
 
+def in_a_pipeline(error: Exception) -> Exception:
+    """Return an error as redis-py words it for a command of a pipeline."""
+    Pipeline.annotate_exception(None, error, 1, ("XRANGE", "key"))
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "passing"),
     [
@@ -80,6 +87,8 @@ def test_a_redis_that_forgot_its_scripts_gets_them_again() -> None:
         (exceptions.ClusterDownError("down"), True),
         (exceptions.ResponseError("BUSY Redis is busy running a script"), True),
         (exceptions.ResponseError("MISCONF no disk"), True),
+        (in_a_pipeline(exceptions.ResponseError("BUSY Redis is busy running a script")), True),
+        (in_a_pipeline(exceptions.ResponseError("ERR unknown command")), False),
         (exceptions.ResponseError("ERR unknown command"), False),
         (exceptions.AuthenticationError("no"), False),
         (exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'"), False),

@@ -98,9 +98,16 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError):
         return True
     if isinstance(error, ResponseError):
-        return str(error).startswith(_PASSING)
+        return _reply(error).startswith(_PASSING)
     # uvloop's word for a connection that was closed under a command
     return isinstance(error, RuntimeError) and "closed" in str(error)
+
+
+def _reply(error: ResponseError) -> str:
+    """Return the server's own words; a pipeline's error has the client's before them."""
+    text = str(error)
+    _, of_pipeline, rest = text.partition(" of pipeline caused error: ")
+    return rest.lstrip("('\"") if of_pipeline else text
 
 
 def _give_up(error: Exception) -> StoreUnavailable:
