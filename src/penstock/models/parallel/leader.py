@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from penstock.errors import EngineFailed, PenstockError
+from penstock.errors import PenstockError
 from penstock.models import checkpoint
 from penstock.models.parallel.messages import Operation, compute_message, message
 
@@ -88,8 +88,5 @@ class Leader:
         except PenstockError:
             raise
         except Exception as error:
-            if self._team.failure is not None:
-                raise self._team.failure from error
-            raise EngineFailed(
-                f"a step of {self._team.ranks} ranks failed: {checkpoint.first_line(error)}"
-            ) from error
+            why = f"a step of {self._team.ranks} ranks failed: {checkpoint.first_line(error)}"
+            raise self._team.lost(why) from error

@@ -129,13 +129,11 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     team.join()
     model = ParallelModel(body, team, Group(team.meeting, 0, team.ranks, device))
     progress(0.85, "trying the model")
-    probe = Probe(module, _CPU, source.tolerance)
-    probe.require_causal(str(spec.path))
-    error = probe.error_of(model)
-    if not error <= probe.tolerance:
-        raise ModelNotLoadable(
-            f"{spec.path}: its logits over {team.ranks} ranks differ: {error:.2g}"
-        )
+    try:
+        _try(model, Probe(module, _CPU, source.tolerance), spec)
+    except BaseException:
+        model.close()
+        raise
     return Assembled(
         model=model,
         backend=spec.backend,
@@ -144,6 +142,16 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
         parameters=checkpoint.parameters(module),
         weights_bytes=adopted.nbytes,
     )
+
+
+def _try(model: ParallelModel, probe: Probe, spec: ModelSpec) -> None:
+    """:raises ModelNotLoadable: the ranks do not compute what the module does."""
+    probe.require_causal(str(spec.path))
+    error = probe.error_of(model)
+    if not error <= probe.tolerance:
+        raise ModelNotLoadable(
+            f"{spec.path}: its logits over {spec.tensor_parallel} ranks differ: {error:.2g}"
+        )
 
 
 def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from penstock.errors import EngineFailed
 from penstock.models.lean.model import LeanModel
 from penstock.models.parallel.leader import Leader
 from penstock.models.parallel.messages import Operation, message
 
 if TYPE_CHECKING:
-    from penstock.errors import EngineFailed
     from penstock.models.lean.body import Body
     from penstock.models.parallel.group import Group
     from penstock.models.parallel.team import Team
@@ -34,9 +35,8 @@ class ParallelModel(LeanModel):
 
     def close(self) -> None:
         """End the other ranks; a process that lost one on a GPU should end too."""
-        if self.failure is None:
+        with suppress(EngineFailed):  # one has gone meanwhile
             self.team.tell(message(Operation.LEAVE))
-            self.body.leave()
-        elif self.body.device.kind == "cpu":
+        if self.failure is None or self.body.device.kind == "cpu":
             self.body.leave()  # a GPU's library could wait for the dead
         self.team.close()

@@ -22,6 +22,9 @@ from penstock.models.spec import ModelSpec
 logger = logging.getLogger(__name__)
 
 _LEAVE_S: Final = 10.0
+_HEARD_OF_S: Final = 2.0
+"""How long its parent may take to hear of a rank's end, after that rank's connections broke."""
+
 _GRACE_S: Final = 30.0
 """How long a load may go on after a rank's death: it may wait for that rank, in vain, for ever."""
 
@@ -74,6 +77,7 @@ class Team:
         self._folder = tempfile.TemporaryDirectory(prefix="penstock-ranks-")
         self.meeting = Path(self._folder.name) / "meeting"
         self._failure: EngineFailed | None = None
+        self._dead = threading.Event()  # `failure` is known
         self._at_ease = threading.Event()  # closed, or somebody looks at `failure`
         self._closed = False
         self._rest = [
@@ -106,7 +110,7 @@ class Team:
             for rank in self._rest:
                 rank.line.sendall(data)
         except OSError as error:
-            raise self._lost() from error
+            raise self.lost("a rank does not answer") from error
 
     def answers(self) -> list[int]:
         """What each answers to the last message.
@@ -119,7 +123,7 @@ class Team:
         try:
             found = [receive_json(rank.line, Answer) for rank in self._rest]
         except (OSError, EOFError) as error:
-            raise self._lost() from error
+            raise self.lost("a rank does not answer") from error
         for rank, answer in zip(self._rest, found, strict=True):
             if answer.lack:
                 raise MemoryError(f"rank {rank.rank}: {answer.error}")
@@ -143,12 +147,13 @@ class Team:
         with contextlib.suppress(OSError):
             self._folder.cleanup()
 
-    def _lost(self) -> EngineFailed:
-        """Which rank it was, once its watcher knows."""
-        for rank in self._rest:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                rank.process.wait(1.0)
-        return self._failure or EngineFailed("a rank does not answer")
+    def lost(self, otherwise: str) -> EngineFailed:
+        """Which rank it was that something broke on, once its watcher knows, or else `otherwise`.
+
+        A dead process's connections break before its parent hears of it.
+        """
+        self._dead.wait(_HEARD_OF_S)
+        return self._failure or EngineFailed(otherwise)
 
     def _watch(self, rank: _Rank) -> None:
         status = rank.process.wait()
@@ -157,6 +162,7 @@ class Team:
         how = f"was ended by signal {-status}" if status < 0 else f"has ended with status {status}"
         why = f"rank {rank.rank} of {self.ranks} (process {rank.process.pid}) {how}"
         self._failure = self._failure or EngineFailed(why)
+        self._dead.set()
         logger.critical("%s: the model cannot go on without it", why)
         if not self._at_ease.wait(_GRACE_S):
             sys.stderr.write(f"penstock: {why} while the model was loaded\n")
