@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     """Where quantised weights are kept, made at a model's first load and mapped ever after."""
     converted_bytes: int = Field(default=64 * 1024**3, ge=0)
     """What they may take; the least recently used go first, and 0 keeps none."""
+    large_pages: bool = True
+    """The native kernels' weights are copied into large pages where the system has them: faster,
+    and each worker's own. Off, the workers of a machine share the mapped file."""
 
     # Jobs
     lease_ms: int = Field(default=2_000, ge=200)

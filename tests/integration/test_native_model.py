@@ -21,7 +21,7 @@ from transformers import (
 
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
-from penstock.models.native import library, loading
+from penstock.models.native import library, loading, pages
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import conversion, matrices, q4_0
 from tests.fixtures.models import randomise, write_model
@@ -169,6 +169,17 @@ def test_the_second_load_maps_what_the_first_packed(
     assert [any("once" in what for what in whats) for whats in said] == [False, True, False]
     (file,) = tmp_path.glob("*.weights")
     assert f"native{library.packed_version()}-{form}" in file.name
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_weights_are_copied_into_large_pages_only_where_that_is_wanted(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, *, wanted: bool
+) -> None:
+    copied: list[int] = []
+    monkeypatch.setattr(pages, "available", lambda: True)
+    monkeypatch.setattr(pages, "copied", lambda packed: copied.append(1) or packed)
+    loaded(replace(spec_of(llama, "sym_int4"), large_pages=wanted))
+    assert bool(copied) == wanted
 
 
 def test_a_low_bit_folder_keeps_its_bits(llama: Path, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class ModelSpec:
     the template's text, in place of the model's own. `matryoshka` are the lengths that an embedding
     may be cut to, True for any; None where the model's own files tell. Converted weights are kept
     in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
-    process's cores, so that threads may be pinned to them. `tensor_parallel` is how many devices,
+    process's cores, so that threads may be pinned to them. `large_pages` says that a process may
+    have its own copy of weights that others map, where that is faster. `tensor_parallel` is how many devices,
     from `device_index` on, hold the model together.
     """
 
@@ -73,6 +74,7 @@ class ModelSpec:
     converted_dir: Path | None = None
     converted_limit_bytes: int = 0
     owns_cores: bool = False
+    large_pages: bool = True
     tensor_parallel: int = 1
 
 
@@ -131,6 +133,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         converted_dir=settings.converted_dir.expanduser() if settings.converted_bytes else None,
         converted_limit_bytes=settings.converted_bytes,
         owns_cores=bool(settings.cores),
+        large_pages=settings.large_pages,
         tensor_parallel=together,
     )
 

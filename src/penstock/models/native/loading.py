@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
     """Pack the weights, or map what was packed; the KV cache is allocated by the loader.
 
-    Where the kernel has large pages the weights are a copy in those: workers share no memory then,
-    and one stream is some 1.2 times faster.
+    Where the kernel has large pages the weights are a copy in those, unless the spec forbids it:
+    workers share no memory then, and one stream is some 1.2 times faster.
 
     :raises ModelNotLoadable: with one line that says why.
     """
@@ -55,7 +55,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     table = weights.embeddings("model.embed_tokens.weight")
     native.set_embeddings(table.values)
     held = table.nbytes
-    in_large_pages = pages.available()
+    in_large_pages = spec.large_pages and pages.available()
     for plan in packing.plans(decoder, weights):
         progress(0.7 + 0.1 * plan.layer / decoder.layers, f"weights as {form}")
         packed, values = packing.packed(plan, weights, form)
