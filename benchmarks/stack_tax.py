@@ -3,6 +3,7 @@
     python -m benchmarks.stack_tax                       the demo model
     python -m benchmarks.stack_tax --step-ms 20          a model that sleeps 20 ms a step
     python -m benchmarks.stack_tax --queue my-7b-cpu --streams 1 8 32 --save
+    python -m benchmarks.stack_tax --step-ms 20 --spread-ms 50      one stream after the other
 
 Both sides get the same prompts (token ids), the same number of tokens, and take turns in one run.
 The client, the API, Redis and the worker share this machine's cores; the engine alone has them all.
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import conditions, processes, sleeping
-from benchmarks.sse_client import open_stream
+from benchmarks.sse_client import Stream, open_stream
 from penstock import settings
 from penstock.contract.events import Event, Failed, Finished, Tokens
 from penstock.contract.job import Sampling
@@ -72,19 +73,22 @@ class InProcess:
         self._engine = make(self._take)
         self._engine.start()
 
-    def run(self, prompts: list[list[int]], tokens: int) -> Outcome:
-        """Decode all prompts at once."""
+    def run(self, prompts: list[list[int]], tokens: int, spread_s: float) -> Outcome:
+        """Decode all prompts, each submitted `spread_s` after the one before."""
         names = [uuid.uuid4().hex for _ in prompts]
         self._firsts, self._open = {}, set(names)
         self._done.clear()
         began_s = time.perf_counter()
-        for name, prompt in zip(names, prompts, strict=True):
+        submitted_s: dict[str, float] = {}
+        for place, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+            time.sleep(max(0.0, began_s + place * spread_s - time.perf_counter()))
+            submitted_s[name] = time.perf_counter() if spread_s else began_s
             self._engine.submit(SequenceRequest(name, prompt, _sampling(tokens)))
         self._done.wait()
         if self._failure:
             raise SystemExit(f"the engine failed: {self._failure}")
         rate = tokens * len(prompts) / (self._last_s - began_s)
-        return Outcome(rate, [1e3 * (self._firsts[name] - began_s) for name in names])
+        return Outcome(rate, [1e3 * (self._firsts[name] - submitted_s[name]) for name in names])
 
     def stop(self) -> None:
         """End the engine's thread."""
@@ -103,8 +107,10 @@ class InProcess:
             self._done.set()
 
 
-async def through_http(url: str, model: str, prompts: list[list[int]], tokens: int) -> Outcome:
-    """Ask for the same over HTTP, all at once."""
+async def through_http(
+    url: str, model: str, prompts: list[list[int]], tokens: int, spread_s: float
+) -> Outcome:
+    """Ask for the same over HTTP."""
     body = {
         "model": model,
         "max_tokens": tokens,
@@ -112,10 +118,13 @@ async def through_http(url: str, model: str, prompts: list[list[int]], tokens: i
         "ignore_eos": True,
         "stream": True,
     }
+
+    async def ask(place: int, prompt: list[int]) -> Stream:
+        await asyncio.sleep(place * spread_s)
+        return await open_stream(f"{url}/v1/completions", {**body, "prompt": prompt}, _TEXT)
+
     began_ns = time.monotonic_ns()
-    streams = await asyncio.gather(
-        *(open_stream(f"{url}/v1/completions", {**body, "prompt": one}, _TEXT) for one in prompts)
-    )
+    streams = await asyncio.gather(*map(ask, range(len(prompts)), prompts))
     await asyncio.gather(*(stream.ended.wait() for stream in streams))
     for stream in streams:
         if stream.error or not stream.matches:
@@ -141,7 +150,7 @@ def _median_ttft(outcomes: list[Outcome]) -> float:
 
 def compare(
     engine: InProcess,
-    http: Callable[[list[list[int]], int], Outcome],
+    http: Callable[[list[list[int]]], Outcome],
     draw: Callable[[int], list[list[int]]],
     options: argparse.Namespace,
     streams: int,
@@ -150,14 +159,15 @@ def compare(
     pairs: list[tuple[Outcome, Outcome]] = []
     for turn in range(options.rounds + 1):
         prompts = draw(streams)
-        pair = engine.run(prompts, options.tokens), http(prompts, options.tokens)
+        alone = engine.run(prompts, options.tokens, options.spread_ms / 1e3)
+        pair = alone, http(prompts)
         if turn:
             pairs.append(pair)
-    alone, served = [one for one, _ in pairs], [two for _, two in pairs]
-    ttft_alone, ttft_served = _median_ttft(alone), _median_ttft(served)
+    engines, served = [one for one, _ in pairs], [two for _, two in pairs]
+    ttft_alone, ttft_served = _median_ttft(engines), _median_ttft(served)
     return Comparison(
         streams=streams,
-        engine_tokens_per_s=statistics.median(one.tokens_per_s for one in alone),
+        engine_tokens_per_s=statistics.median(one.tokens_per_s for one in engines),
         http_tokens_per_s=statistics.median(one.tokens_per_s for one in served),
         ratio=statistics.median(two.tokens_per_s / one.tokens_per_s for one, two in pairs),
         engine_ttft_ms=ttft_alone,
@@ -193,8 +203,10 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
         with processes.running(PENSTOCK_SLOTS=str(slots)) as stack:
             stack.start_worker(application, queue)
 
-            def http(prompts: list[list[int]], tokens: int) -> Outcome:
-                return asyncio.run(through_http(stack.api_url, model, prompts, tokens))
+            def http(prompts: list[list[int]]) -> Outcome:
+                spread_s = options.spread_ms / 1e3
+                asked = through_http(stack.api_url, model, prompts, options.tokens, spread_s)
+                return asyncio.run(asked)
 
             def draw(count: int) -> list[list[int]]:
                 return _prompts(source, count, options.prompt_tokens, vocabulary)
@@ -211,6 +223,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--prompt-tokens", type=int, default=16)
+    parser.add_argument("--spread-ms", type=float, default=0.0, help="between two arrivals")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
@@ -228,6 +241,7 @@ def main() -> None:
         )
     if options.save:
         name = "stack-tax" if options.step_ms is None else f"stack-tax-{options.step_ms}ms"
+        name += "-spread" if options.spread_ms else ""
         rows = [asdict(one) for one in results]
         print(conditions.save(name, seen, {"options": vars(options), "results": rows}))
 
