@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from penstock.models import checkpoint
+from penstock.models import decoder as decoders
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-_ACTIVATIONS = ("silu", "swish")
 _SMALLEST_HEAD = 16  # of the kernels' matrix units
 
 
@@ -46,32 +45,30 @@ def read(module: Any, context_length: int) -> Shape:
     :raises NotLean: it is not of the family, or differs from it in a switch.
     """
     config = checkpoint.text_config(module)
-    kind = str(config.model_type)
-    if kind not in MODEL_TYPES:
-        raise NotLean(f"{kind} is not one of {', '.join(MODEL_TYPES)}")
-    if str(config.hidden_act) not in _ACTIVATIONS:
-        raise NotLean(f"hidden_act {config.hidden_act!r}")
-    heads = int(config.num_attention_heads)
-    head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    try:
+        decoder = decoders.read(config)
+    except decoders.NotInFamily as reason:
+        raise NotLean(str(reason)) from reason
+    head_size = decoder.head_size
     if head_size & (head_size - 1) or head_size < _SMALLEST_HEAD:
         raise NotLean(f"heads of {head_size} elements")
     rotary = module.model.rotary_emb.inv_freq
     if not isinstance(rotary, torch.Tensor) or rotary.numel() * 2 != head_size:
         raise NotLean("rotary embeddings of a part of the head")
     return Shape(
-        layers=int(config.num_hidden_layers),
-        hidden_size=int(config.hidden_size),
-        intermediate_size=int(config.intermediate_size),
-        heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        layers=decoder.layers,
+        hidden_size=decoder.hidden_size,
+        intermediate_size=decoder.intermediate_size,
+        heads=decoder.heads,
+        kv_heads=decoder.kv_heads,
         head_size=head_size,
         vocab_size=int(module.lm_head.weight.shape[0]),
         context_length=context_length,
-        epsilon=float(config.rms_norm_eps),
-        qk_norm=kind == "qwen3",
+        epsilon=decoder.norm_epsilon,
+        qk_norm=decoder.qk_norm,
         windows=tuple(_window(layer) for layer in module.model.layers)
-        if kind != "mistral"
-        else (int(getattr(config, "sliding_window", None) or 0),) * int(config.num_hidden_layers),
+        if config.model_type != "mistral"
+        else (int(getattr(config, "sliding_window", None) or 0),) * decoder.layers,
     )
 
 
