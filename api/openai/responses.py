@@ -16,6 +16,7 @@ from api.middleware import record_of
 from api.openai import sampling, tools, unsupported
 from api.openai.as_chat import generation_of
 from api.openai.documentation import documented
+from api.openai.item_references import RESPONSE, resolved
 from api.openai.messages import chat_prompt
 from api.openai.responses_events import output_items
 from api.openai.responses_input import blamed, chat_body, items_of
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-PREFIX: Final = "resp_"
 MOST_LISTED: Final = 100
 
 
@@ -53,6 +53,7 @@ async def create_response(request: Request) -> Response:
         raise UnsupportedFeature("this model has no background answers", param="background")
     shelf = Shelf(services)
     chain = await _chain(shelf, record.tenant, asked.previous_response_id)
+    asked = await resolved(asked, shelf, record.tenant, chain)
     chat, work = _chat(asked, body, chain, card)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
@@ -60,7 +61,7 @@ async def create_response(request: Request) -> Response:
         request, card, chat, work, blamed=blamed, detached=bool(asked.background)
     )
     job = generation.jobs[0]
-    response_id = PREFIX + job.id
+    response_id = RESPONSE + job.id
     stored = StoredResponse(
         id=response_id,
         tenant=record.tenant,
@@ -94,8 +95,9 @@ async def count_input_tokens(request: Request) -> Response:
     """Count the tokens of what the model would see."""
     body, asked = await _read(request)
     card = pick(request, asked.model)
-    shelf = Shelf(services_of(request))
-    chain = await _chain(shelf, record_of(request).tenant, asked.previous_response_id)
+    shelf, tenant = Shelf(services_of(request)), record_of(request).tenant
+    chain = await _chain(shelf, tenant, asked.previous_response_id)
+    asked = await resolved(asked, shelf, tenant, chain)
     _, work = _chat(asked, body, chain, card)
     reply = await call(request, card, Tokenize(work.prompt), "input")
     return json_response({"object": "response.input_tokens", "input_tokens": len(reply.token_ids)})

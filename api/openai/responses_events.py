@@ -32,6 +32,8 @@ PROMPT_CODES: Final = frozenset(
 )
 """Our codes that are the prompt's fault; OpenAI's list of codes is closed."""
 OPEN: Final = "in_progress"
+ITEM_NUMBER_DIGITS: Final = 2
+"""An item's id ends with its place in the output, after its job's id."""
 
 
 class ResponseBuilder:
@@ -166,7 +168,7 @@ class ResponseBuilder:
         return events
 
     def _id(self, prefix: str) -> str:
-        return f"{prefix}_{self._stored.job_id}{len(self._output):02x}"
+        return f"{prefix}_{self._stored.job_id}{len(self._output):0{ITEM_NUMBER_DIGITS}x}"
 
     # -- events
 

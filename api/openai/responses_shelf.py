@@ -97,11 +97,11 @@ class Shelf:
     # -- finding
 
     async def own(self, response_id: str, tenant: str) -> StoredResponse:
-        """Return a response of the caller's own.
+        """Return a response of the caller's own, and put its end off.
 
         :raises UnknownObject: it is not there, or another's; which of the two is nobody's business.
         """
-        stored = await self._documents.get(response_id)
+        [stored] = await self._documents.several([response_id])
         if stored is None or stored.tenant != tenant:
             raise UnknownObject(f"There is no response {response_id[:80]!r}", param="response_id")
         return stored

@@ -7,7 +7,7 @@ PENSTOCK_TEST_URL they are run against a server that is there already (it must s
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from penstock import demo_model
 from tests.fixtures.encoders import write_cross_encoder, write_sentence_files, write_tiny_bert
 from tests.fixtures.models import write_tiny_llama
 from tests.fixtures.processes import store_and_processes, wait_until
+from tests.foreign.outcome import PROPERTY, Outcome, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,3 +67,32 @@ def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
         api = processes.start_api(redis_url, env={"PENSTOCK_FILES_DIR": str(folder / "files")})
         wait_until(lambda: httpx.get(f"{api.url}/ready").status_code == 200)
         yield api.url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say suite by suite what passed, what failed as expected and why, and what else failed."""
+    if not os.environ.get("PENSTOCK_TEST_FOREIGN"):
+        return
+    outcomes = list(_outcomes(terminalreporter))
+    if outcomes:
+        terminalreporter.section("suites of others")
+    for line in table(outcomes):
+        terminalreporter.write_line(line)
+
+
+def _outcomes(reporter: pytest.TerminalReporter) -> Iterator[Outcome]:
+    """Yield the outcomes of the files here, then those of the suites that test_suites.py ran."""
+    files: dict[str, Outcome] = {}
+    suites: list[Outcome] = []
+    for category in ("passed", "skipped", "failed", "error"):
+        for report in cast("list[Any]", reporter.stats.get(category, [])):
+            path, _, name = report.nodeid.partition("::")
+            if not path.startswith("tests/foreign/"):
+                continue
+            ran = [Outcome(**value) for key, value in report.user_properties if key == PROPERTY]
+            suites += ran
+            file = path.rpartition("/")[2].removeprefix("test_").removesuffix(".py")
+            if not ran:
+                files.setdefault(file, Outcome(file)).add(category, name)
+    yield from files.values()
+    yield from suites

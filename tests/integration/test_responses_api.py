@@ -93,6 +93,38 @@ def test_going_on(fleet: Fleet, client: openai.OpenAI) -> None:
         assert caught.value.param == "previous_response_id"
 
 
+def test_items_by_their_ids(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    server = fleet.api(api_keys=("ann", "bob"))
+    url = f"{server.url}/v1"
+    with (
+        openai.OpenAI(base_url=url, api_key="ann", max_retries=0) as ann,
+        openai.OpenAI(base_url=url, api_key="bob", max_retries=0) as bob,
+    ):
+        said = ann.responses.create(model="tiny", input="one").output[0].id
+        asked: Any = [
+            {"role": "user", "content": "one"},
+            {"type": "item_reference", "id": said},
+            {"role": "user", "content": "two"},
+        ]
+        second = ann.responses.create(model="tiny", input=asked)
+        wanted = [("user", "one"), ("assistant", TEXT), ("user", "two")]
+        assert prompts(worker.jobs[-1]) == wanted
+        kept = [item.type for item in ann.responses.input_items.list(second.id)]
+        assert kept == ["message"] * 3
+        [first_input, *_] = ann.responses.input_items.list(second.id, order="asc").data
+        ann.responses.create(
+            model="tiny", input=[{"id": first_input.id}], previous_response_id=second.id
+        )
+        assert prompts(worker.jobs[-1]) == [*wanted, ("assistant", TEXT), ("user", "one")]
+        for client, name in ((bob, said), (ann, "msg_none"), (ann, said[:-1] + "7")):
+            with pytest.raises(openai.NotFoundError) as caught:
+                client.responses.create(
+                    model="tiny", input=[{"type": "item_reference", "id": name}]
+                )
+            assert caught.value.param == "input[0].id"
+
+
 def test_nothing_is_kept_without_store(
     fleet: Fleet, client: openai.OpenAI, redis_client: redis.Redis
 ) -> None:
