@@ -16,6 +16,9 @@ constexpr int QUADRUPLE = 4; /* columns that one 32-bit lane holds */
 constexpr int OFFSET_I4 = 8; /* stored values are unsigned: what was added to make them so */
 constexpr int OFFSET_I8 = 128;
 
+/* Rows of a product that are computed with a panel before the next. */
+constexpr int PRODUCT_ROWS = 96;
+
 /* Keys whose attention is computed at once. The sum over a context is cut at its multiples, always,
  * so that its bits do not hang on how many threads share it. */
 constexpr int SPLIT = 512;

@@ -32,107 +32,133 @@ inline Integers quadruple(const int8_t *values) {
     return spread_integer(four);
 }
 
-/* ROWS rows with the `part`-th LANES outputs of each half of an INT4 panel. */
-template <int ROWS>
-inline void tile_i4(const Matrix &matrix, const uint8_t *panel, const Quantised &input, int row,
-                    int part, Ahead ahead, float *out) {
-    const int quadruples = matrix.group / QUADRUPLE;
-    const int8_t *values = input.values + row * input.stride;
-    const float *scales = input.scales + int64_t(row) * input.groups;
-    const int32_t *corrections = input.corrections + int64_t(row) * input.groups;
+/* ROWS rows of a product's input with LANES outputs of each half of a panel: their sums, fp32 over
+ * groups and integer within the group at hand. SMALL: weights are below 16. */
+template <int ROWS, bool SMALL> struct Tile {
+    const int8_t *values; /* the first row's, from the group at hand on */
+    const float *scales;
+    const int32_t *corrections;
+    const int64_t stride;
+    const int group;
+    const int groups;
     Floats low[ROWS];
     Floats high[ROWS];
-    for (int r = 0; r < ROWS; r++)
-        low[r] = high[r] = zero();
-    for (int group = 0; group < matrix.groups; group++) {
-        Integers low_sum[ROWS];
-        Integers high_sum[ROWS];
+    Integers low_sum[ROWS];
+    Integers high_sum[ROWS];
+
+    Tile(const Quantised &input, int row, int first_group)
+        : values(input.values + row * input.stride + int64_t(first_group) * input.group),
+          scales(input.scales + int64_t(row) * input.groups + first_group),
+          corrections(input.corrections + int64_t(row) * input.groups + first_group),
+          stride(input.stride), group(input.group), groups(input.groups) {}
+
+    void take(const float *sums) {
+        for (int r = 0; r < ROWS; r++) {
+            low[r] = load(sums + r * PANEL);
+            high[r] = load(sums + r * PANEL + HALF_PANEL);
+        }
+    }
+    void give(float *sums) const {
+        for (int r = 0; r < ROWS; r++) {
+            store(sums + r * PANEL, low[r]);
+            store(sums + r * PANEL + HALF_PANEL, high[r]);
+        }
+    }
+    void begin() {
         for (int r = 0; r < ROWS; r++)
-            low_sum[r] = high_sum[r] = spread_integer(corrections[r * input.groups + group]);
-        const uint8_t *nibbles = panel + 2 * PANEL + part * LANES * QUADRUPLE;
+            low_sum[r] = high_sum[r] = spread_integer(corrections[r * groups]);
+    }
+    void dots(Integers lows, Integers highs, int at) {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const Integers four = quadruple(values + r * stride + at * QUADRUPLE);
+            low_sum[r] = SMALL ? dot_small(low_sum[r], lows, four) : dot(low_sum[r], lows, four);
+            high_sum[r] =
+                SMALL ? dot_small(high_sum[r], highs, four) : dot(high_sum[r], highs, four);
+        }
+    }
+    /* The group is done: its weights' scales, where it has some, and on to the next. */
+    void end(Floats low_scale, Floats high_scale) {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const Floats scale = spread(scales[r * groups]);
+            low[r] = fma(mul(low_scale, scale), to_floats(low_sum[r]), low[r]);
+            high[r] = fma(mul(high_scale, scale), to_floats(high_sum[r]), high[r]);
+        }
+        next();
+    }
+    void end() {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const Floats scale = spread(scales[r * groups]);
+            low[r] = fma(scale, to_floats(low_sum[r]), low[r]);
+            high[r] = fma(scale, to_floats(high_sum[r]), high[r]);
+        }
+        next();
+    }
+    void next() {
+        values += group;
+        scales++;
+        corrections++;
+    }
+};
+
+/* Some groups of a panel, from their first byte on. */
+struct Weights {
+    const uint8_t *bytes;
+    int first_group;
+    int groups;
+};
+
+template <int ROWS>
+inline void tile_i4(const Weights &weights, const Quantised &input, int row, int part, Ahead ahead,
+                    float *sums) {
+    const int quadruples = input.group / QUADRUPLE;
+    const uint8_t *bytes = weights.bytes;
+    Tile<ROWS, true> tile(input, row, weights.first_group);
+    tile.take(sums);
+    for (int group = 0; group < weights.groups; group++) {
+        tile.begin();
+        const uint8_t *nibbles = bytes + 2 * PANEL + part * LANES * QUADRUPLE;
 #pragma GCC unroll 4
         for (int at = 0; at < quadruples; at++) {
             __builtin_prefetch(ahead.at);
             ahead.at += ahead.step;
-            const Integers both = load_bytes(nibbles);
-            const Integers lows = low_nibbles(both);
-            const Integers highs = high_nibbles(both);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                const Integers four = quadruple(values + r * input.stride + at * QUADRUPLE);
-                low_sum[r] = dot_small(low_sum[r], lows, four);
-                high_sum[r] = dot_small(high_sum[r], highs, four);
-            }
-            nibbles += LINE;
+            const Integers both = load_bytes(nibbles + at * LINE);
+            tile.dots(low_nibbles(both), high_nibbles(both), at);
         }
-        const uint16_t *weight_scales = reinterpret_cast<const uint16_t *>(panel);
-        const Floats low_scale = load_half(weight_scales + part * LANES);
-        const Floats high_scale = load_half(weight_scales + HALF_PANEL + part * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const Floats scale = spread(scales[r * input.groups + group]);
-            low[r] = fma(mul(low_scale, scale), to_floats(low_sum[r]), low[r]);
-            high[r] = fma(mul(high_scale, scale), to_floats(high_sum[r]), high[r]);
-        }
-        panel += 2 * PANEL + quadruples * LINE;
+        const uint16_t *scales = reinterpret_cast<const uint16_t *>(bytes) + part * LANES;
+        tile.end(load_half(scales), load_half(scales + HALF_PANEL));
+        bytes += 2 * PANEL + quadruples * LINE;
         ahead.at += ahead.step; /* the scales' line */
-        values += matrix.group;
     }
-    for (int r = 0; r < ROWS; r++) {
-        store(out + r * PANEL + part * LANES, low[r]);
-        store(out + r * PANEL + HALF_PANEL + part * LANES, high[r]);
-    }
+    tile.give(sums);
 }
 
-/* The same for an INT8 panel, whose scales belong to rows. */
 template <int ROWS>
-inline void tile_i8(const Matrix &matrix, const uint8_t *panel, const Quantised &input, int row,
-                    int part, Ahead ahead, float *out) {
-    const int quadruples = matrix.group / QUADRUPLE;
-    const int8_t *values = input.values + row * input.stride;
-    const float *scales = input.scales + int64_t(row) * input.groups;
-    const int32_t *corrections = input.corrections + int64_t(row) * input.groups;
-    const float *weight_scales = reinterpret_cast<const float *>(panel);
-    const uint8_t *bytes = panel + 4 * PANEL + part * LANES * QUADRUPLE;
-    Floats low[ROWS];
-    Floats high[ROWS];
-    for (int r = 0; r < ROWS; r++)
-        low[r] = high[r] = zero();
-    for (int group = 0; group < matrix.groups; group++) {
-        Integers low_sum[ROWS];
-        Integers high_sum[ROWS];
-        for (int r = 0; r < ROWS; r++)
-            low_sum[r] = high_sum[r] = spread_integer(corrections[r * input.groups + group]);
+inline void tile_i8(const Weights &weights, const Quantised &input, int row, int part, Ahead ahead,
+                    float *sums) {
+    const int quadruples = input.group / QUADRUPLE;
+    const uint8_t *bytes = weights.bytes + part * LANES * QUADRUPLE;
+    Tile<ROWS, false> tile(input, row, weights.first_group);
+    tile.take(sums);
+    for (int group = 0; group < weights.groups; group++) {
+        tile.begin();
 #pragma GCC unroll 4
         for (int at = 0; at < quadruples; at++) {
             __builtin_prefetch(ahead.at);
             __builtin_prefetch(ahead.at + LINE);
             ahead.at += 2 * ahead.step;
-            const Integers lows = load_bytes(bytes);
-            const Integers highs = load_bytes(bytes + LINE);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                const Integers four = quadruple(values + r * input.stride + at * QUADRUPLE);
-                low_sum[r] = dot(low_sum[r], lows, four);
-                high_sum[r] = dot(high_sum[r], highs, four);
-            }
+            tile.dots(load_bytes(bytes), load_bytes(bytes + LINE), at);
             bytes += 2 * LINE;
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const Floats scale = spread(scales[r * input.groups + group]);
-            low[r] = fma(scale, to_floats(low_sum[r]), low[r]);
-            high[r] = fma(scale, to_floats(high_sum[r]), high[r]);
-        }
-        values += matrix.group;
+        tile.end();
     }
-    for (int r = 0; r < ROWS; r++) {
-        const float *low_scale = weight_scales + part * LANES;
-        const float *high_scale = low_scale + HALF_PANEL;
-        store(out + r * PANEL + part * LANES, mul(low[r], load(low_scale)));
-        store(out + r * PANEL + HALF_PANEL + part * LANES, mul(high[r], load(high_scale)));
-    }
+    tile.give(sums);
 }
+
+/* Columns of a panel that stay in the first cache while all tiles of rows go over them. */
+constexpr int BLOCK_COLUMNS = 512;
 
 /* silu(gate) * up for a panel of a paired matrix. */
 inline void let_gated_out(const Product &product, int panel, float *sums, float *out) {
@@ -156,54 +182,65 @@ inline void let_gated_out(const Product &product, int panel, float *sums, float 
 }
 
 /* A panel's outputs for one row, from `sums`, to where they belong. */
+inline void let_plain_out(const Product &product, int start, int count, const float *sums,
+                          float *out) {
+    const float *bias = product.bias == nullptr ? nullptr : product.bias + start;
+    for (int at = 0; at < count; at++) {
+        const float plain = sums[at] + (bias == nullptr ? 0.0F : bias[at]);
+        out[at] = product.outlet == Outlet::add ? plain + out[at] : plain;
+    }
+}
+
 inline void let_out(const Product &product, int panel, int row, float *sums) {
     const Matrix &matrix = *product.matrix;
     float *out = product.out + row * product.out_stride;
+    if (matrix.kind == PN_I8) { /* scales belong to outputs */
+        const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
+        const float *scales = reinterpret_cast<const float *>(packed);
+        for (int at = 0; at < PANEL; at++)
+            sums[at] *= scales[at];
+    }
     if (product.outlet == Outlet::gated)
         return let_gated_out(product, panel, sums, out);
     const int start = panel * PANEL;
     const int rest = matrix.rows - start;
-    const int count = rest < PANEL ? rest : PANEL;
-    float plain[PANEL];
-    for (int at = 0; at < count; at++)
-        plain[at] = sums[at] + (product.bias == nullptr ? 0.0F : product.bias[start + at]);
-    if (product.outlet == Outlet::add)
-        for (int at = 0; at < count; at++)
-            plain[at] += out[start + at];
-    for (int at = 0; at < count; at++)
-        out[start + at] = plain[at];
+    if (rest < PANEL)
+        let_plain_out(product, start, rest, sums, out + start);
+    else
+        let_plain_out(product, start, PANEL, sums, out + start);
 }
 
-template <int ROWS> void tile(const Product &product, int panel, int row, int at, int tiles) {
-    const Matrix &matrix = *product.matrix;
-    const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
-    const Ahead ahead = ahead_of(packed, matrix.panel_bytes, at, tiles);
-    float sums[ROWS * PANEL];
+/* A product's weights at hand. */
+struct Block {
+    const Product &product;
+    Weights weights;
+};
+
+template <int ROWS> void tile(const Block &block, int row, Ahead ahead, float *sums) {
+    const Quantised &input = *block.product.input;
     for (int part = 0; part < PER_WIDE; part++) {
-        if (matrix.kind == PN_I4)
-            tile_i4<ROWS>(matrix, packed, *product.input, row, part, ahead, sums);
+        if (block.product.matrix->kind == PN_I4)
+            tile_i4<ROWS>(block.weights, input, row, part, ahead, sums + part * LANES);
         else
-            tile_i8<ROWS>(matrix, packed, *product.input, row, part, ahead, sums);
+            tile_i8<ROWS>(block.weights, input, row, part, ahead, sums + part * LANES);
     }
-    for (int r = 0; r < ROWS; r++)
-        let_out(product, panel, row + r, sums + r * PANEL);
 }
 
-inline void tile_of(int rows, const Product &product, int panel, int row, int at, int tiles) {
-    switch (rows) {
+inline void tile_of(int count, const Block &block, int row, Ahead ahead, float *sums) {
+    switch (count) {
     case 1:
-        return tile<1>(product, panel, row, at, tiles);
+        return tile<1>(block, row, ahead, sums);
     case 2:
-        return tile<2>(product, panel, row, at, tiles);
+        return tile<2>(block, row, ahead, sums);
     case 3:
-        return tile<3>(product, panel, row, at, tiles);
+        return tile<3>(block, row, ahead, sums);
 #if PENSTOCK_LANES == 16
     case 4:
-        return tile<4>(product, panel, row, at, tiles);
+        return tile<4>(block, row, ahead, sums);
     case 5:
-        return tile<5>(product, panel, row, at, tiles);
+        return tile<5>(block, row, ahead, sums);
     default:
-        return tile<6>(product, panel, row, at, tiles);
+        return tile<6>(block, row, ahead, sums);
 #else
     default:
         return;
@@ -211,14 +248,41 @@ inline void tile_of(int rows, const Product &product, int panel, int row, int at
     }
 }
 
-void product(const Product &product, int panel, int panel_end, int row, int row_end) {
+/* All rows with one panel: in blocks of columns where they are several tiles. */
+inline void panel_of(const Product &product, const uint8_t *packed, int row, int count,
+                     float *sums) {
+    const Matrix &matrix = *product.matrix;
     /* Even tiles: a last one of a row or two would unpack the panel for little. */
-    const int count = row_end - row;
     const int tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
-    for (; panel < panel_end; panel++)
+    const int64_t header = matrix.kind == PN_I4 ? 0 : 4 * PANEL;
+    const int64_t group_bytes = (matrix.panel_bytes - header) / matrix.groups;
+    const int at_once = tiles == 1 ? matrix.groups : BLOCK_COLUMNS / matrix.group;
+    for (int group = 0; group < matrix.groups; group += at_once) {
+        const int rest = matrix.groups - group;
+        const int groups = rest < at_once ? rest : at_once;
+        const uint8_t *bytes = packed + header + group * group_bytes;
+        const Block block{product, {bytes, group, groups}};
         for (int at = 0; at < tiles; at++) {
             const int first = count * at / tiles;
-            tile_of(count * (at + 1) / tiles - first, product, panel, row + first, at, tiles);
+            const Ahead ahead = ahead_of(bytes, groups * group_bytes, at, tiles);
+            tile_of(count * (at + 1) / tiles - first, block, row + first, ahead,
+                    sums + first * PANEL);
+        }
+    }
+}
+
+void product(const Product &product, int panel, int panel_end, int row, int row_end) {
+    const Matrix &matrix = *product.matrix;
+    float sums[PRODUCT_ROWS * PANEL];
+    for (; panel < panel_end; panel++)
+        for (int first = row; first < row_end; first += PRODUCT_ROWS) {
+            const int rest = row_end - first;
+            const int count = rest < PRODUCT_ROWS ? rest : PRODUCT_ROWS;
+            for (int at = 0; at < count * PANEL; at++)
+                sums[at] = 0.0F;
+            panel_of(product, matrix.packed + panel * matrix.panel_bytes, first, count, sums);
+            for (int at = 0; at < count; at++)
+                let_out(product, panel, first + at, sums + at * PANEL);
         }
 }
 
