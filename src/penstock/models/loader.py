@@ -13,6 +13,7 @@ from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices, kv_budget, pace, tokenizer
 from penstock.models.spec import read_config
+from penstock.models.without_compiler import without_compiler
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
@@ -56,6 +57,7 @@ def check_device(spec: ModelSpec) -> None:
     devices.check(spec)
 
 
+@without_compiler()
 def load(
     spec: ModelSpec, settings: Settings, *, slots: int | None, progress: Progress
 ) -> LoadedModel:

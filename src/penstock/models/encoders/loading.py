@@ -16,6 +16,7 @@ from penstock.models.encoders import recipe as recipes
 from penstock.models.encoders.head import Head
 from penstock.models.encoders.padded import CrossEncoder, Embedder, PaddedModule
 from penstock.models.libraries import transformers as library
+from penstock.models.without_compiler import without_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class LoadedEncoder:
     batch_tokens: int
 
 
+@without_compiler()
 def load(
     spec: ModelSpec, settings: Settings, *, slots: int | None, progress: Progress
 ) -> LoadedEncoder:
