@@ -49,6 +49,7 @@ class Heartbeat(threading.Thread):
         lose: Callable[[Held], None],
         broken: Callable[[Lane, str], None],
         rest: Callable[[bool], None],
+        look_for_returned: Callable[[Lane], None] = lambda lane: None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._lanes = lanes
@@ -60,6 +61,7 @@ class Heartbeat(threading.Thread):
         self._lose = lose
         self._broken = broken
         self._rest = rest
+        self._look_for_returned = look_for_returned
         self._pause_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._closing = threading.Event()
         self._hung: set[str] = set()
@@ -100,13 +102,14 @@ class Heartbeat(threading.Thread):
         for lane in healthy:
             self._renew(lane, [one for one in held if one.lane is lane])
         now_s = time.monotonic()
-        if now_s - self._announced_s < self._settings.heartbeat_s:
-            return
-        self._announced_s = now_s
-        self._rest(self._announcer.announce(self._card()))
-        # After the renewal, so that leases which ran out while Redis was away are kept.
-        for queue in self._lanes:
-            self._jobs.reap(queue)
+        if now_s - self._announced_s >= self._settings.heartbeat_s:
+            self._announced_s = now_s
+            self._rest(self._announcer.announce(self._card()))
+            # After the renewal, so that leases which ran out while Redis was away are kept.
+            for queue in self._lanes:
+                self._jobs.reap(queue)
+        for lane in healthy:
+            self._look_for_returned(lane)
 
     def _renew(self, lane: Lane, held: list[Held]) -> None:
         if not held:

@@ -28,13 +28,17 @@ class Outcome(Enum):
 class Ticket:
     """A slot reserved for one job of `queue`.
 
-    `done` is called exactly once, from any thread. A ticket without a bell takes one from the
-    queue's list first, which is how a lane goes on that Celery does not consume for just now.
+    `done` is called exactly once, from any thread, and `claimed` before it where there is a job. A
+    ticket without a bell takes one from the queue's list first, which is how a lane goes on that
+    Celery does not consume for just now. With `only_returned` it needs no bell, and takes nothing
+    but a job that another worker had.
     """
 
     queue: str
     done: Callable[[Outcome], None]
     has_bell: bool = True
+    only_returned: bool = False
+    claimed: Callable[[], None] = lambda: None
     rung_ns: int = field(default_factory=clock.now_ns)
 
 

@@ -132,6 +132,11 @@ class Lane:
         """How many jobs it holds at once."""
         return self.card.slots
 
+    @property
+    def spare(self) -> int:
+        """How many jobs of dead workers it holds beyond its slots."""
+        return self.card.spare_slots
+
     def stalled_s(self) -> float:
         """Seconds for which a busy engine has not finished a step.
 

@@ -94,6 +94,7 @@ class Preparer(threading.Thread):
         if claim is None:
             ticket.done(Outcome.EMPTY)
             return
+        ticket.claimed()
         job = claim.job
         with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
             self._take_up(claim, ticket)
@@ -131,6 +132,8 @@ class Preparer(threading.Thread):
         Without a bell of its own, the ticket takes bells off the list (where the API's scripts
         push them and Celery would pop them) until one of them stands for a job.
         """
+        if ticket.only_returned:
+            return self._jobs.claim(ticket.queue, only_returned=True)
         while True:
             if not ticket.has_bell and not patiently(
                 lambda: self._store.rpop(ticket.queue), self._patience_s

@@ -25,6 +25,7 @@ from workers.held import Held, HeldJobs, Outcome, Ticket
 from workers.metrics import WorkerMetrics
 from workers.preparer import Preparer
 from workers.publisher import Publisher
+from workers.spare import SparePlaces
 from workers.tracing import AttemptSpans
 from workers.utility import UtilityDesk
 
@@ -112,7 +113,9 @@ class Station:
             lose=self.lose,
             broken=self._break,
             rest=self._rest,
+            look_for_returned=self._look_for_returned,
         )
+        self._spare = SparePlaces(self.lanes.values(), self.take)
         self._desk = UtilityDesk(lanes=self.lanes, store=store)
 
     @property
@@ -239,6 +242,13 @@ class Station:
     def _end(self, held: Held) -> None:
         if self._held.pop(held.attempt) is not None:
             held.ticket.done(Outcome.ENDED)
+
+    def _look_for_returned(self, lane: Lane) -> None:
+        """Take up what a dead worker held, where no slot is free; Celery fills those that are."""
+        if self._draining or self._resting:
+            return
+        if sum(held.lane is lane for held in self._held.all()) >= lane.slots:
+            self._spare.look(lane.queue)
 
     def _rest(self, wanted: bool) -> None:
         if wanted == self._resting:

@@ -16,6 +16,7 @@ from tests.fixtures.processes import card_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from penstock.transport.queue import JobState
     from tests.fixtures.processes import Processes
     from tests.fixtures.submitting import Submitter
 
@@ -51,26 +52,55 @@ async def test_a_killed_workers_jobs_go_on_where_they_were(
         assert (await submitter.queue.state(job_id)).lost == 1
 
 
+async def test_a_killed_workers_job_does_not_wait_for_a_slot(
+    processes: Processes, submitter: Submitter, redis_url: str, models_dir: Path
+):
+    both = [
+        processes.start_worker(QUEUE, redis_url, models_dir, options=("-c", "1"), wait=False)
+        for _ in range(2)
+    ]
+    jobs = [await submitter.submit(QUEUE, max_tokens=1800) for _ in both]
+    for job_id in jobs:
+        await submitter.until_tokens(QUEUE, job_id, 10)
+    waiting = await submitter.submit(QUEUE)
+    holder = (await submitter.queue.state(jobs[0])).worker
+    (dying,) = [worker for worker in both if f":{worker.pid}:" in holder]
+    dying.kill()
+    left_at = len(await submitter.events(QUEUE, jobs[0]))
+    await wait_until_async(lambda: beyond(submitter, jobs[0], left_at), 30.0)
+    # It goes on beside the survivor's own answer; what nobody had waits for that one's end.
+    assert (await submitter.queue.state(jobs[1])).status == "running"
+    assert (await submitter.queue.state(waiting)).status == "waiting"
+    answers = [await submitter.answer(QUEUE, job_id) for job_id in (*jobs, waiting)]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert isinstance(answers[2].end, Finished)
+
+
 async def test_a_job_that_takes_down_every_worker_is_given_up(
     processes: Processes, submitter: Submitter, redis_url: str, models_dir: Path
 ):
-    env = {"PENSTOCK_MAX_ATTEMPTS": "2"}
+    fleet = [
+        processes.start_worker(QUEUE, redis_url, models_dir, options=("-c", "1"), wait=False)
+        for _ in range(4)
+    ]
     job_id = await submitter.submit(QUEUE, max_tokens=2000)
-    for epoch in (1, 2):
-        worker = processes.start_worker(QUEUE, redis_url, models_dir, env=env, wait=False)
-        await wait_until_async(lambda epoch=epoch: runs_as(submitter, job_id, epoch), 60.0)
-        worker.kill()
-    healthy = processes.start_worker(QUEUE, redis_url, models_dir, env=env)
+    for epoch in (1, 2, 3):
+        state = await wait_until_async(lambda epoch=epoch: runs_as(submitter, job_id, epoch), 60.0)
+        (holder,) = [worker for worker in fleet if f":{worker.pid}:" in state.worker]
+        holder.kill()
+        fleet.remove(holder)
+    (healthy,) = fleet
     end = (await submitter.answer(QUEUE, job_id)).end
     assert isinstance(end, Failed)
     assert end.code == "poison_job"
+    assert (await submitter.queue.state(job_id)).epoch == 3  # no fourth worker has had it
     assert isinstance((await submitter.ask(QUEUE)).end, Finished)
     assert healthy.exit_code() is None
 
 
-async def runs_as(submitter: Submitter, job_id: str, epoch: int) -> bool:
+async def runs_as(submitter: Submitter, job_id: str, epoch: int) -> JobState | None:
     state = await submitter.queue.state(job_id)
-    return state.epoch == epoch and state.status == "running"
+    return state if state.epoch == epoch and state.status == "running" else None
 
 
 async def test_a_leaving_worker_finishes_what_it_can(

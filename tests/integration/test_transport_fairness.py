@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from tests.fixtures.jobs import QUEUE, make_job
-from tests.fixtures.queues import claim_ids
+from tests.fixtures.queues import claim_ids, open_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,6 +116,51 @@ async def test_a_lost_turn_is_given_back(
     assert (first.job.id, second.job.id) == ("a-0", "b-0")
     assert worker.release(QUEUE, "a-0", first.epoch)
     assert claim_ids(worker) == ["a-0", "b-1"]
+
+
+async def test_what_a_worker_had_goes_before_what_none_had(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    await submit(jobs, ("a-0", {"tenant": "a", "cost_tokens": 100}))
+    await submit(jobs, ("b-0", {"tenant": "b", "cost_tokens": 10}))
+    first, second = worker.claim(QUEUE), worker.claim(QUEUE)
+    assert first
+    assert second
+    for number in range(1, 3):
+        await submit(jobs, (f"c-{number}", {"tenant": "c", "cost_tokens": 1}))
+        await submit(jobs, (f"b-{number}", {"tenant": "b", "cost_tokens": 10}))
+    await submit(jobs, ("urgent", {"tenant": "d", "priority": 1}))
+    assert worker.release(QUEUE, "b-0", second.epoch)
+    assert worker.release(QUEUE, "a-0", first.epoch)
+    assert claim_ids(worker) == ["urgent", "a-0", "b-0", "c-1", "c-2", "b-1", "b-2"]
+
+
+async def test_spare_places_take_nothing_but_what_a_worker_had(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    for number in range(2):
+        await submit(jobs, (f"a-{number}", {"priority": 5}))
+    await submit(jobs, ("new", {"priority": 0}))
+    for _ in range(3):
+        assert worker.claim(QUEUE)
+    assert worker.release(QUEUE, "a-1", 1)
+    await submit(jobs, ("newer", {"priority": 0}))
+    claim = worker.claim(QUEUE, only_returned=True)
+    assert claim
+    assert (claim.job.id, claim.epoch) == ("a-1", 2)
+    assert worker.claim(QUEUE, only_returned=True) is None
+    assert claim_ids(worker) == ["newer"]
+
+
+async def test_a_returned_job_that_is_cancelled_is_not_looked_for(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    await submit(jobs, ("a-0", {}))
+    assert worker.claim(QUEUE)
+    assert worker.release(QUEUE, "a-0", 1)
+    assert await jobs.cancel("a-0") == "cancelled"
+    assert worker.claim(QUEUE, only_returned=True) is None
+    assert open_keys(redis_client) <= {QUEUE}  # bells at most
 
 
 async def test_thousands_of_jobs_of_one_tenant_delay_anothers_by_one_turn(

@@ -46,6 +46,7 @@ class Life:
     order: int
     tenant: str
     priority: int
+    returned: bool = False
     status: JobStatus = JobStatus.WAITING
     epoch: int = 0
     next_index: int = 0
@@ -131,10 +132,14 @@ class Machine(RuleBasedStateMachine):
             assert not full
             self.lives[job.id] = Life(len(self.lives), tenant, priority)
 
-    @rule(number=st.integers(0, WORKERS - 1))
-    def claim(self, number: int) -> None:
-        claim = self.workers[number].claim(QUEUE)
-        waiting = [self.lives[job_id] for job_id in self.open_jobs(JobStatus.WAITING)]
+    @rule(number=st.integers(0, WORKERS - 1), only_returned=st.booleans())
+    def claim(self, number: int, only_returned: bool) -> None:
+        claim = self.workers[number].claim(QUEUE, only_returned=only_returned)
+        waiting = [
+            life
+            for job_id in self.open_jobs(JobStatus.WAITING)
+            if (life := self.lives[job_id]).returned or not only_returned
+        ]
         if claim is None:
             assert all(life.late for life in waiting)
             for life in waiting:
@@ -146,11 +151,14 @@ class Machine(RuleBasedStateMachine):
         assert (claim.epoch, claim.next_index) == (life.epoch + 1, life.next_index)
         on_time = [one for one in waiting if not one.late]
         assert life.priority == min(one.priority for one in on_time)
+        returned = [one for one in on_time if one.returned and one.priority == life.priority]
+        if returned:
+            assert life.order == min(one.order for one in returned)
         line = [
             one for one in on_time if (one.tenant, one.priority) == (life.tenant, life.priority)
         ]
         assert life.order == min(one.order for one in line)
-        life.status, life.epoch = JobStatus.RUNNING, claim.epoch
+        life.status, life.epoch, life.returned = JobStatus.RUNNING, claim.epoch, False
         self.held[number][claim.job.id] = (claim.epoch, claim.next_index)
         for job_id in self.open_jobs(JobStatus.WAITING):  # late ones on the way are ended
             if self.lives[job_id].late:
@@ -214,7 +222,7 @@ class Machine(RuleBasedStateMachine):
         mine = life.epoch == epoch
         was_running = mine and life.status is JobStatus.RUNNING
         if was_running and self.refused_as(job_id, epoch) is None:
-            life.status = JobStatus.WAITING
+            life.status, life.returned = JobStatus.WAITING, True
         released = self.workers[number].release(QUEUE, job_id, epoch)
         assert released == (was_running or (mine and life.status is JobStatus.WAITING))
 
@@ -229,6 +237,7 @@ class Machine(RuleBasedStateMachine):
             life.lost += 1
             poison = life.lost >= MAX_ATTEMPTS
             life.status = JobStatus.FAILED if poison else JobStatus.WAITING
+            life.returned = not poison
         self.reap()
 
     @rule()

@@ -29,7 +29,7 @@ class FakeQueue:
     def __init__(self) -> None:
         self.claims: deque[Claim | Exception] = deque()
 
-    def claim(self, queue: str) -> Claim | None:
+    def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
         if not self.claims:
             return None
         claim = self.claims.popleft()

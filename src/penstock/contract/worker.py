@@ -33,7 +33,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     calls (`hermes`, `llama3_json`, `mistral`; empty: its template knows none). `reasoning` are the
     two markers around its reasoning, if it has such. `capabilities` are of `generate`,
     `structure`, `embed`, `score` (pairs of texts) and `fim`; `embedding` is there where the model
-    is made for it.
+    is made for it. Jobs whose worker has died run in `spare_slots` beside the others.
     """
 
     name: str
@@ -59,6 +59,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     stop_token_ids: tuple[int, ...] = ()
     created_s: int = 0
     embedding: EmbeddingCard | None = None
+    spare_slots: int = 0
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):

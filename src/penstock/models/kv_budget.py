@@ -46,20 +46,29 @@ class Warmable(Protocol):
 
 
 def allocate(
-    model: Model, device: Device, *, slots: int, step_tokens: int, budget_bytes: int, where: str
+    model: Model,
+    device: Device,
+    *,
+    slots: int,
+    spare_slots: int = 0,
+    step_tokens: int,
+    budget_bytes: int,
+    where: str,
 ) -> int:
     """Allocate the KV cache: what the slots can fill, within the budget; returns its blocks.
 
+    Sequences in `spare_slots` share those blocks, but are in the steps beside the others.
     `step_tokens` is the longest prefill that the engine will ask for at once. Without a budget
     (0) a GPU's is what such a step, run here, leaves of its memory.
 
     :raises ModelNotLoadable: not even one block fits.
     """
     layout = model.kv_layout
+    at_once = slots + spare_slots
     if isinstance(model, Warmable):
-        model.max_sequences = slots
+        model.max_sequences = at_once
     if not budget_bytes:
-        budget_bytes = _budget(model, device, slots, step_tokens)
+        budget_bytes = _budget(model, device, at_once, step_tokens)
     per_slot = -(-model.context_length // layout.block_size)
     blocks = min(slots * per_slot, budget_bytes // max(1, layout.bytes_per_block))
     if blocks < 1:
@@ -71,7 +80,7 @@ def allocate(
         return _taken(model, blocks, where)
     for _ in range(_RETRIES):
         try:
-            return _proven(model, blocks, slots, step_tokens)
+            return _proven(model, blocks, at_once, step_tokens)
         except (MemoryError, torch.OutOfMemoryError) as error:
             logger.warning("%s: %d blocks were too many: %s", where, blocks, error)
             model.allocate(0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from penstock.clock import clock
 from penstock.contract.worker import ModelCard
@@ -78,11 +81,13 @@ def load(
     on_gpu = device.kind != "cpu"
     count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)
     chunk = settings.prefill_chunk_tokens or (GPU_CHUNK_TOKENS if on_gpu else CHUNK_TOKENS)
+    spare = _spare_slots(assembled, count, settings)
     progress(0.9, "allocating the KV cache")
     blocks = kv_budget.allocate(
         assembled.model,
         device,
         slots=count,
+        spare_slots=spare,
         step_tokens=chunk,
         budget_bytes=settings.kv_cache_bytes or spec.kv_cache_bytes or 0,
         where=f"queue {spec.queue!r}",
@@ -97,9 +102,18 @@ def load(
         )
         assembled.model.context_length = kv_tokens
     progress(1.0, "ready")
-    card = _card(spec, assembled, words, count, kv_tokens)
+    card = msgspec.structs.replace(
+        _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
+    )
     options = pace.engine_options(spec, settings, card, blocks, chunk_tokens=chunk)
     return LoadedModel(assembled.model, words, card, options)
+
+
+def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:
+    """Return the places for jobs of dead workers; none where each sequence has memory of its own."""
+    if assembled.batching != "continuous":
+        return 0
+    return math.ceil(slots * settings.spare_slots)
 
 
 def _backend(spec: ModelSpec) -> Any:

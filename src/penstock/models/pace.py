@@ -33,7 +33,7 @@ def engine_options(
     guesses = wanted == "on" or (wanted == "auto" and (card.backend, card.device) in _GAINS)
     paged = card.batching == "continuous"
     return EngineOptions(
-        slots=card.slots,
+        slots=card.slots + card.spare_slots,
         num_blocks=num_blocks,
         prefill_chunk_tokens=chunk_tokens,
         max_chunk_tokens=max(MOST_CHUNK_TOKENS, chunk_tokens),

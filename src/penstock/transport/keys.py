@@ -16,6 +16,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:{q}:waiting:<priority>:<tenant>` | zset | job -> order; gone when empty |
 | `penstock:{q}:served:<priority>` | zset | tenant that left ahead of the others -> virtual time; a day |
 | `penstock:{q}:arrivals` | zset | waiting job -> time of arrival; gone when no job waits |
+| `penstock:{q}:returned` | zset | waiting job that a worker had -> its turn; gone when none waits |
 | `penstock:{q}:leases` | zset | job -> lease end; gone when nothing runs |
 | `penstock:{q}:deadlines` | zset | job -> deadline; gone when no job is open |
 | `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |

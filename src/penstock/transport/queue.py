@@ -310,15 +310,17 @@ class WorkerQueue:
             lambda: self._scripts.run(name, queue, *args), self._settings.redis_patience_s
         )
 
-    def claim(self, queue: str) -> Claim | None:
+    def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
         """Lease the fairest waiting job; None where none waits.
 
-        The call carries a token of its own: repeated after a lost answer, it gets the same job.
+        Jobs that a worker had before go first; with `only_returned` there are no others. The call carries a token of its own: repeated after a lost answer, it gets the same job.
 
         :raises StoreUnavailable: Redis stayed away.
         """
         token_ms = int(self._settings.redis_patience_s * 2000) + self._settings.lease_ms
-        answer = self._run("claim", queue, self._worker_id, uuid.uuid4().hex, token_ms)
+        answer = self._run(
+            "claim", queue, self._worker_id, uuid.uuid4().hex, token_ms, int(only_returned)
+        )
         if answer is None:
             return None
         payload, epoch, next_index = answer

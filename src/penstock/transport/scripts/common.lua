@@ -8,10 +8,12 @@ local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local DAY_MS = 86400000
 local RATE_WINDOW_MS = 60000
+local MOST_JOBS = 1e14
 
 local arrivals = prefix .. 'arrivals'
 local leases = prefix .. 'leases'
 local deadlines = prefix .. 'deadlines'
+local returned = prefix .. 'returned'
 local counters = prefix .. 'counters'
 
 local function job_key(id) return prefix .. 'job:' .. id end
@@ -155,17 +157,22 @@ end
 
 local function take_out_of_line(job)
   redis.call('ZREM', line_key(job.priority, job.tenant), job.id)
+  redis.call('ZREM', returned, job.id)
   redis.call('ZREM', arrivals, job.id)
   count_tokens(-job.cost)
   leave_tenants_if_done(job.priority, job.tenant)
 end
 
--- Back to the head of its tenant's line. Its turn was lost, so its tenant gets the cost back.
+-- Back to the head of its tenant's line. Its turn was lost, so its tenant gets the cost back. It
+-- also stands among those that were returned, who go before all others of their priority: their
+-- clients have read a part already. The score is the order in which they are taken.
 local function requeue(job, lost)
   redis.call('ZREM', leases, job.id)
   redis.call('HSET', job_key(job.id), 'state', 'waiting', 'lost', lost)
   put_in_line(job)
   redis.call('ZINCRBY', tenants_key(job.priority), -job.cost, job.tenant)
+  redis.call('ZADD', returned, tonumber(job.priority) * MOST_JOBS + job.seq, job.id)
+  keep(returned, kept_until(job.deadline))
   ring(1)
 end
 
