@@ -49,7 +49,7 @@ class Heartbeat(threading.Thread):
         lose: Callable[[Held], None],
         broken: Callable[[Lane, str], None],
         rest: Callable[[bool], None],
-        look_for_returned: Callable[[Lane], None] = lambda lane: None,
+        look_for_returned: Callable[[Lane], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._lanes = lanes

@@ -56,6 +56,7 @@ class Desk:
         self.lost: list[str] = []
         self.broken: list[tuple[str, str]] = []
         self.rests: list[bool] = []
+        self.looked: list[str] = []
         self.heartbeat = Heartbeat(
             lanes=self.lanes,
             held=self.held,
@@ -66,6 +67,7 @@ class Desk:
             lose=lambda held: self.lost.append(held.claim.job.id),
             broken=lambda lane, why: self.broken.append((lane.queue, why)),
             rest=self.rests.append,
+            look_for_returned=lambda lane: self.looked.append(lane.queue),
         )
 
     def hold(self, job_id: str, queue: str, epoch: int = 1) -> None:
@@ -153,6 +155,13 @@ def test_an_engine_without_work_does_not_hang(desk: Desk):
     desk.lanes["a-cpu"].engine.is_busy = False
     desk.heartbeat.beat()
     assert desk.broken == []
+
+
+def test_every_beat_looks_for_what_dead_workers_held_but_not_for_an_engine_that_hangs(desk: Desk):
+    desk.heartbeat.beat()
+    hang(desk.lanes["a-cpu"], HUNG_S + 1)
+    desk.heartbeat.beat()
+    assert desk.looked == ["a-cpu", "b-cpu", "b-cpu"]
 
 
 def test_a_dead_engine_ends_the_process_and_its_jobs_are_left_to_their_leases(desk: Desk):
