@@ -202,6 +202,22 @@ class Ours:
         found = [self.run(draw(count, vocab), **how) for _ in range(rounds + 1)][1:]
         return statistics.median(a for a, _ in found), statistics.median(b for _, b in found)
 
+    def profile(self, count: int, vocab: int) -> dict[str, str]:
+        """The kernels that take longest in `count` streams of short prompts, a decode step."""
+        source = random.Random(2)
+        prompts = [[source.randrange(vocab) for _ in range(PROMPTS[0])] for _ in range(count)]
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            self.run(prompts)
+        events = sorted(seen.key_averages(), key=lambda one: -one.self_device_time_total)
+        taken = sum(one.self_device_time_total for one in events)
+        rows = {
+            one.key[
+                :70
+            ]: f"{one.self_device_time_total / NEW:.0f} us in {one.count / NEW:.1f} calls"
+            for one in events[:14]
+        }
+        return {"all kernels": f"{taken / NEW:.0f} us"} | rows
+
     def prefill(self, vocab: int, rounds: int) -> float:
         """Prompt tokens a second, to the first token of one prompt."""
         source = random.Random(1)
@@ -329,11 +345,17 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
         show({count: found[f"{count}"]})
     found["prefill_tokens_per_s"] = round(ours.prefill(vocab, rounds))
     show({"prefill": found["prefill_tokens_per_s"]})
+    if options.profile:
+        show(ours.profile(max(options.streams), vocab))
     result["ours_bf16"] = found
     if options.gpus > 1:
         model.allocate(0)
         del module, assembled
-        result[f"ours_bf16_{options.gpus}_gpus"] = several(folder, device, options, found)
+        name = f"ours_bf16_{options.gpus}_gpus"
+        result[name] = several(folder, device, options, found, direct=True)
+        if options.library:
+            by_library = several(folder, device, options, found, direct=False)
+            result[f"{name}_sums_by_library"] = by_library
         shutil.rmtree(folder)
         return result
     del module, assembled
@@ -364,15 +386,31 @@ def four_bits(
 
 
 def several(
-    folder: Path, device: Any, options: argparse.Namespace, alone: dict[str, Any]
+    folder: Path, device: Any, options: argparse.Namespace, alone: dict[str, Any], *, direct: bool
 ) -> dict[str, Any]:
-    """The same model over several GPUs, and how many times one GPU's figures these are."""
+    """The same model over several GPUs, and how many times one GPU's figures these are.
+
+    `direct`: sums through the GPUs' memory, else by the collectives' library alone.
+    """
     count, slots = options.gpus, max(options.streams)
     name = f"random-{device.kind}.0-{count - 1}"
-    spec = ModelSpec("random", name, device.kind, 0, folder, "transformers", tensor_parallel=count)
+    spec = ModelSpec(
+        "random",
+        name,
+        device.kind,
+        0,
+        folder,
+        "transformers",
+        tensor_parallel=count,
+        peer_memory=direct,
+    )
     started = time.perf_counter()
     model: Any = parallel.load(spec, lambda share, what: print(f"{share:.2f} {what}")).model
-    found: dict[str, Any] = {"load_s": round(time.perf_counter() - started, 1)}
+    found: dict[str, Any] = {
+        "load_s": round(time.perf_counter() - started, 1),
+        "sums": "peer memory" if model.group.direct else device.collectives,
+    }
+    show(found)
     try:
         blocks = kv_budget.allocate(
             model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
@@ -386,7 +424,10 @@ def several(
                 "times_one_gpu": round(whole / alone[f"{streams}"]["tokens_per_s"], 2),
                 "decode_tokens_per_s": round(after, 1),
             }
+            show({streams: found[f"{streams}"]})
         found["prefill_tokens_per_s"] = round(ours.prefill(model.vocab_size, options.rounds))
+        if options.profile:
+            show(ours.profile(max(options.streams), model.vocab_size))
     finally:
         model.close()
     show(found)
@@ -404,6 +445,8 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--gpus", type=int, default=1, help="beside one, so many together")
+    parser.add_argument("--library", action="store_true", help="several also without peer memory")
+    parser.add_argument("--profile", action="store_true", help="what a step's time goes to")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device = next((one for one in (Xpu(), Cuda()) if one.missing() is None), None)

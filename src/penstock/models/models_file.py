@@ -19,6 +19,7 @@ generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
 task = "embed"                     # generate, embed, score; by default what the files show
 tensor_parallel = 2                # GPUs that hold the model together; or name them: -cuda.0-1
+peer_memory = false                # these do not write into each other's memory: slower, by NCCL alone
 matryoshka = [64, 128, 256]        # an embedding may be cut to these; true: to any
 ```
 """
@@ -71,6 +72,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: Literal["generate", "embed", "score"] | None = None
     matryoshka: tuple[int, ...] | bool | None = None
     tensor_parallel: int | None = None
+    peer_memory: bool = True
     trust_remote_code: bool | None = None
     where: str = ""
 

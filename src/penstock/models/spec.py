@@ -47,7 +47,8 @@ class ModelSpec:
     in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
     process's cores, so that threads may be pinned to them. `large_pages` says that a process may
     have its own copy of weights that others map, where that is faster. `tensor_parallel` is how many devices,
-    from `device_index` on, hold the model together.
+    from `device_index` on, hold the model together; `peer_memory`: these may write into each
+    other's memory.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelSpec:
     owns_cores: bool = False
     large_pages: bool = True
     tensor_parallel: int = 1
+    peer_memory: bool = True
 
 
 def resolve(queue: str, settings: Settings) -> ModelSpec:
@@ -135,6 +137,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         owns_cores=bool(settings.cores),
         large_pages=settings.large_pages,
         tensor_parallel=together,
+        peer_memory=entry.peer_memory,
     )
 
 

@@ -45,6 +45,11 @@ class Cpu:
     def enter(self) -> None:
         """There is but one."""
 
+    def reaches(self, away: int) -> bool:
+        """Ranks on a CPU have no kernels that could."""
+        del away
+        return False
+
     def synchronize(self) -> None:
         """Work on a CPU is done when it returns."""
 

@@ -34,6 +34,11 @@ class Cuda(Accelerator):
             return "is the driver there (nvidia-smi), and is the device handed to the container?"
         return "pip install torch from download.pytorch.org/whl/cu130 (its CUDA build)"
 
+    def reaches(self, away: int) -> bool:
+        """Whether its kernels can write into the memory of the one `away` places after it."""
+        other = self.index + away
+        return not away or bool(torch.cuda.can_device_access_peer(self.index, other))
+
     def compute_dtype(self, stored: torch.dtype, stored_bytes: int) -> torch.dtype:
         """The checkpoint's own; GPUs before Ampere have no bf16 units."""
         del stored_bytes

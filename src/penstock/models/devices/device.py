@@ -46,6 +46,10 @@ class Device(Protocol):
         """Make this the calling thread's device: kernels are launched on that."""
         ...
 
+    def reaches(self, away: int) -> bool:
+        """Whether its kernels can write into the memory of the one `away` places after it."""
+        ...
+
     def synchronize(self) -> None:
         """Wait until all that was asked of the device is done."""
         ...

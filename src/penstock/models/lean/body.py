@@ -262,5 +262,5 @@ class Body:
         self, x: torch.Tensor, linear: Linear, residual: torch.Tensor, norm: torch.Tensor
     ) -> torch.Tensor:
         """A product that goes into the residual stream, and the norm of the sum."""
-        product = self._ranks.sum(self.ops.product(x, linear))
-        return self.ops.add_norm(product, residual, norm, self.shape.epsilon)
+        product = self.ops.product(x, linear)
+        return self._ranks.add_norm(self.ops, product, residual, norm, self.shape.epsilon)

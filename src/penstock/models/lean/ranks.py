@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from penstock.models.lean.ops import Ops
+
 
 class Ranks(Protocol):
     """Every rank calls the same of these in the same order; they are captured with the kernels."""
 
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum over the ranks of (T, hidden), which may be overwritten."""
+    def add_norm(
+        self,
+        ops: Ops,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+    ) -> torch.Tensor:
+        """Add the ranks' sum of x, (T, hidden), to the residual stream, in place, and norm it.
+
+        x may be overwritten.
+        """
         ...
 
     def join(self, x: torch.Tensor) -> torch.Tensor:
@@ -27,9 +39,16 @@ class Ranks(Protocol):
 class Alone:
     """The only rank."""
 
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
+    def add_norm(
+        self,
+        ops: Ops,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+    ) -> torch.Tensor:
         """Its own."""
-        return x
+        return ops.add_norm(x, residual, weight, epsilon)
 
     def join(self, x: torch.Tensor) -> torch.Tensor:
         """Its own."""

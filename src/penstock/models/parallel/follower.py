@@ -74,8 +74,10 @@ def follow(line: socket.socket, body: Body, order: Order) -> NoReturn:
             case Operation.COPY_BLOCK:
                 body.copy_block(int(told[0]), int(told[1]))
             case Operation.JOIN:
-                ranks = order.spec.tensor_parallel
-                body.meet(Group(order.meeting, order.rank, ranks, body.device))
+                spec = order.spec
+                ranks = spec.tensor_parallel
+                direct = spec.peer_memory
+                body.meet(Group(order.meeting, order.rank, ranks, body, direct=direct))
             case Operation.LEAVE:
                 body.leave()
             case _:

@@ -7,13 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.parallel import exchange
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from penstock.models.devices.device import Device
+    from penstock.models.lean.body import Body
+    from penstock.models.lean.ops import Ops
+    from penstock.models.parallel.exchange import Exchange
 
 _LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Ranks are of one host: what the libraries say to each other stays on it, unless told otherwise."""
@@ -22,11 +25,16 @@ _LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 class Group:
     """See `penstock.models.lean.ranks.Ranks`."""
 
-    def __init__(self, meeting: Path, rank: int, ranks: int, device: Device) -> None:
+    def __init__(
+        self, meeting: Path, rank: int, ranks: int, body: Body, *, direct: bool = True
+    ) -> None:
         """Meet the others: returns when all are here. `meeting` is a file that they alone have.
+
+        `direct`: sums of few rows through each other's memory, where the devices can.
 
         :raises ModelNotLoadable: this process has a group already.
         """
+        device = body.device
         # Of no types; some of its names are not exported.
         dist: Any = import_module("torch.distributed")
         if dist.is_initialized():
@@ -47,11 +55,28 @@ class Group:
             world_size=ranks,
             device_id=None if device.kind == "cpu" else device.torch_device,
         )
+        self._exchange: Exchange | None = None
+        if direct:
+            self._exchange = exchange.meet(dist, rank, ranks, body)
 
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum over the ranks of (T, hidden), in place."""
+    @property
+    def direct(self) -> bool:
+        """Whether sums of few rows go through each other's memory."""
+        return self._exchange is not None
+
+    def add_norm(
+        self,
+        ops: Ops,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+    ) -> torch.Tensor:
+        """See `Ranks`."""
+        if self._exchange is not None and len(x) <= self._exchange.layout.rows:
+            return self._exchange.add_norm(x, residual, weight, epsilon)
         self._library.all_reduce(x)
-        return x
+        return ops.add_norm(x, residual, weight, epsilon)
 
     def join(self, x: torch.Tensor) -> torch.Tensor:
         """The ranks' (T, columns) side by side."""
@@ -63,4 +88,5 @@ class Group:
 
     def close(self) -> None:
         """Leave the others, who leave too."""
+        self._exchange = None
         self._library.destroy_process_group()

@@ -127,7 +127,8 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     body = _body(source, part, weights, device)
     progress(0.8, f"waiting for {team.ranks - 1} other ranks")
     team.join()
-    model = ParallelModel(body, team, Group(team.meeting, 0, team.ranks, device))
+    group = Group(team.meeting, 0, team.ranks, body, direct=spec.peer_memory)
+    model = ParallelModel(body, team, group)
     progress(0.85, "trying the model")
     try:
         _try(model, Probe(module, _CPU, source.tolerance), spec)

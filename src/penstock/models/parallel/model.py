@@ -22,6 +22,7 @@ class ParallelModel(LeanModel):
     def __init__(self, body: Body, team: Team, group: Group) -> None:
         super().__init__(body, Leader(body, team))
         body.meet(group)
+        self.group = group
         self.team = team
 
     @property

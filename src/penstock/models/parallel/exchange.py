@@ -1,0 +1,151 @@
+"""The ranks' sums through each other's memory: a few microseconds where a library takes tens.
+
+What a decoder's ranks sum up after every product of a decode step is a few hundred KB; a call of
+the collectives' library costs more than the way of those bytes. So each rank writes its rows into
+the others' memory, and the kernel that does so also adds and norms them.
+"""
+
+# Triton has no types, and a CPU-only environment has no Triton.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from penstock.models import checkpoint
+
+if TYPE_CHECKING:
+    from penstock.models.devices.device import Device
+    from penstock.models.lean.body import Body
+
+logger = logging.getLogger(__name__)
+
+MOST_ROWS: Final = 256
+"""Rows that an inbox holds: beyond, the library's way is as fast."""
+
+_TURNS: Final = 2
+_FLAG_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a rank's memory is divided into: two inboxes of (ranks, rows, size), then their flags."""
+
+    ranks: int
+    rows: int
+    size: int
+    kind: torch.dtype
+
+    @property
+    def inbox_bytes(self) -> int:
+        """Of one inbox."""
+        return self.ranks * self.rows * self.size * self.kind.itemsize
+
+    @property
+    def flags_at(self) -> int:
+        """Where the flags begin, in bytes."""
+        return _TURNS * self.inbox_bytes
+
+    @property
+    def flags_bytes(self) -> int:
+        """Of one inbox's flags, (ranks, rows) int32."""
+        return self.ranks * self.rows * _FLAG_BYTES
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all."""
+        return self.flags_at + _TURNS * self.flags_bytes
+
+
+class Exchange:
+    """Sums of at most `layout.rows` rows. All ranks call it in the same order."""
+
+    def __init__(
+        self, rank: int, layout: Layout, bases: list[int], place: torch.device, *held: object
+    ) -> None:
+        """`bases` are the addresses of all ranks' memory, zeroed, as seen here; `held` keeps it."""
+        self.layout = layout
+        self._rank = rank
+        self._held = held
+        self._turn = 0
+
+        def at(offset: int) -> torch.Tensor:
+            addresses = [base + offset for base in bases]
+            return torch.tensor(addresses, dtype=torch.int64, device=place)
+
+        self._inboxes = [at(turn * layout.inbox_bytes) for turn in range(_TURNS)]
+        self._flags = [at(layout.flags_at + turn * layout.flags_bytes) for turn in range(_TURNS)]
+
+    def add_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """Add the ranks' sum of x, (T, size), to the residual stream, in place, and norm it."""
+        kernel: Any = import_module("penstock.models.lean.kernels.exchange")
+        out = torch.empty_like(x)
+        turn, self._turn = self._turn, 1 - self._turn
+        size = self.layout.size
+        kernel.exchange_norm_kernel[(len(x),)](
+            x,
+            residual,
+            weight,
+            out,
+            self._inboxes[turn],
+            self._flags[turn],
+            x.stride(0),
+            epsilon,
+            RANK=self._rank,
+            RANKS=self.layout.ranks,
+            ROWS=self.layout.rows,
+            SIZE=size,
+            WIDTH=1 << (size - 1).bit_length(),
+            num_warps=8,
+        )
+        return out
+
+
+def meet(dist: Any, rank: int, ranks: int, body: Body) -> Exchange | None:
+    """The exchange of a group's ranks, if all of them can have it; else None for all.
+
+    Every rank calls it, its group being there.
+    """
+    device = body.device
+    able = torch.ones((), dtype=torch.int32, device=device.torch_device)
+    if find_spec("triton") is None or not all(device.reaches(n - rank) for n in range(ranks)):
+        able.zero_()
+    if not _all(dist, able):
+        return None
+    layout = Layout(ranks, MOST_ROWS, body.shape.hidden_size, body.kind)
+    found: Exchange | None = None
+    try:
+        found = _shared(dist, rank, layout, device)
+    except Exception as error:  # noqa: BLE001 - a driver's refusal has a fallback
+        logger.warning("sums go by the library: %s", checkpoint.first_line(error))
+        able.zero_()
+    return found if _all(dist, able) else None
+
+
+def _all(dist: Any, able: torch.Tensor) -> bool:
+    """Whether every rank is able. Returns when all have come here."""
+    dist.all_reduce(able, op=dist.ReduceOp.MIN)
+    return bool(able.item())
+
+
+def _shared(dist: Any, rank: int, layout: Layout, device: Device) -> Exchange:
+    """By torch's symmetric memory: every rank's, mapped into every other."""
+    symmetric: Any = import_module("torch.distributed._symmetric_memory")
+    place = device.torch_device
+    memory = symmetric.empty(layout.total_bytes, dtype=torch.uint8, device=place)
+    memory.zero_()
+    device.synchronize()  # before another rank can write into it
+    handle = symmetric.rendezvous(memory, dist.group.WORLD)
+    bases = [
+        handle.get_buffer(other, (layout.total_bytes,), torch.uint8).data_ptr()
+        for other in range(layout.ranks)
+    ]
+    return Exchange(rank, layout, bases, place, memory, handle)
