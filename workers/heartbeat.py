@@ -25,6 +25,9 @@ logger = get_logger(__name__)
 
 RENEWALS_PER_LEASE = 4
 
+ASLEEP_S = 1.0
+"""A beat that is late by more: the process was stopped, or starved of its processor."""
+
 HUNG_FOR_LONG = 2
 """After so many times `hung_step_s` in one step, the process ends and a supervisor restarts it."""
 
@@ -67,6 +70,8 @@ class Heartbeat(threading.Thread):
         self._hung: set[str] = set()
         self._announced_s = float("-inf")
         self._away = False
+        self._beaten_s = time.monotonic()
+        self._awake_since_s = float("-inf")
 
     def close(self) -> None:
         """Stop beating."""
@@ -91,11 +96,15 @@ class Heartbeat(threading.Thread):
                 if self._away:
                     logger.warning("Redis answers again")
                 self._away = False
+            self._beaten_s = time.monotonic()
             if self._closing.wait(self._pause_s):
                 return
 
     def beat(self) -> None:
         """Watch the engines, renew leases, then (every `heartbeat_s`) announce and reap."""
+        now_s = time.monotonic()
+        if now_s - self._beaten_s > ASLEEP_S + self._pause_s:
+            self._awake_since_s = now_s
         healthy = [lane for lane in self._lanes.values() if self._is_healthy(lane)]
         # Writing tokens renews as well: what an engine at work holds is seldom due here.
         held = self._held.leased_before(time.monotonic() - self._pause_s)
@@ -104,7 +113,8 @@ class Heartbeat(threading.Thread):
         now_s = time.monotonic()
         if now_s - self._announced_s >= self._settings.heartbeat_s:
             self._announced_s = now_s
-            self._rest(self._announcer.announce(self._card()))
+            # An engine that hangs takes no job: each would be lost with its lease.
+            self._rest(self._announcer.announce(self._card()) or bool(self._hung))
             # After the renewal, so that leases which ran out while Redis was away are kept.
             for queue in self._lanes:
                 self._jobs.reap(queue)
@@ -127,20 +137,22 @@ class Heartbeat(threading.Thread):
         if failure is not None:
             self._broken(lane, f"its engine has died: {failure}")
             return False
-        stalled_s = lane.stalled_s()
-        limit_s = self._settings.hung_step_s
-        if stalled_s <= limit_s:
+        # A process that was stopped itself cannot say of its engine that it hangs.
+        stalled_s = min(lane.stalled_s(), time.monotonic() - self._awake_since_s)
+        if stalled_s <= lane.hung_after_s(self._settings.hung_step_s):
             if lane.queue in self._hung:
                 self._hung.discard(lane.queue)
+                self.announce_soon()
                 logger.warning("The engine of %s goes on again", lane.queue)
             return True
         if lane.queue not in self._hung:
             self._hung.add(lane.queue)
+            self.announce_soon()
             logger.error(
                 "The engine of %s has been in one step for %.0f s; its leases are not renewed",
                 lane.queue,
                 stalled_s,
             )
-        if stalled_s > limit_s * HUNG_FOR_LONG:
+        if stalled_s > self._settings.hung_step_s * HUNG_FOR_LONG:
             self._broken(lane, f"its engine has hung for {stalled_s:.0f} s")
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from penstock.engine.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
     from penstock.models.dialect import Reasoning
+
+
+LEAST_HUNG_S: Final = 5.0
+HUNG_TIMES: Final = 50
+"""A step hangs that takes so many times as long as the longest of the last hundreds."""
 
 
 class Engine(Protocol):
@@ -45,6 +50,10 @@ class Engine(Protocol):
 
     def last_step_s(self) -> float:
         """When (monotonic) it last finished a step or found nothing to do."""
+        ...
+
+    def usual_step_s(self) -> float | None:
+        """How long steps like the one under way take at most; None where that is unknown."""
         ...
 
     def busy(self) -> bool:
@@ -136,6 +145,16 @@ class Lane:
     def spare(self) -> int:
         """How many jobs of dead workers it holds beyond its slots."""
         return self.card.spare_slots
+
+    def hung_after_s(self, most_s: float) -> float:
+        """Seconds in one step after which the engine hangs: `most_s`, or less where that is sure.
+
+        On a GPU a kernel may be compiled at its first use, long after the start.
+        """
+        usual_s = self.engine.usual_step_s() if self.card.device == "cpu" else None
+        if usual_s is None:
+            return most_s
+        return min(most_s, max(LEAST_HUNG_S, HUNG_TIMES * usual_s))
 
     def stalled_s(self) -> float:
         """Seconds for which a busy engine has not finished a step.

@@ -94,7 +94,8 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
     hung_step_s: float = Field(default=60.0, gt=0)
-    """A step that takes longer stops the renewal of its leases."""
+    """A step that takes longer stops the renewal of its leases; so does, on a CPU, one that takes
+    50 times as long as the last ones (`workers.lane`)."""
     threads: int = Field(default=0, ge=0)
     """A worker's threads; 0 means one for each physical core that the process may use."""
     cores: str = ""

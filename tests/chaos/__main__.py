@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--most-tokens", type=int, default=250, help="of an answer")
+    parser.add_argument("--only", default="", help="faults of these kinds, comma-separated")
     parser.add_argument("--save", type=Path)
     chosen = parser.parse_args()
     plan = Plan(
@@ -33,6 +34,7 @@ def main() -> int:
         clients=chosen.clients,
         workers=chosen.workers,
         tokens=(20, chosen.most_tokens),
+        only=tuple(filter(None, chosen.only.split(","))),
     )
     with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as name:
         folder = Path(name)

@@ -11,7 +11,7 @@ import psutil
 import redis
 
 from tests.fixtures.jobs import wait_until
-from tests.fixtures.processes import Processes, Running, answers, card_of
+from tests.fixtures.processes import Processes, Running, answers, card_of, cards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +96,15 @@ class Fleet:
         except redis.RedisError:
             return []
         return [job for job, who in zip(ids, holders, strict=True) if who == card.id.encode()]
+
+    def ready_beside(self, worker: Running) -> frozenset[str]:
+        """Return the ids of the other workers that serve just now."""
+        pids = {one.pid for one in self.workers if one is not worker and one.exit_code() is None}
+        try:
+            found = cards(self.store.url)
+        except redis.RedisError:
+            return frozenset()
+        return frozenset(card.id for card in found if card.pid in pids and not card.draining)
 
     def settle(self) -> None:
         """Wait until the bells of dead workers are answered or taken back, as the reaper does."""

@@ -86,7 +86,8 @@ class Outcome:
     doubled: int = 0
     connections: int = 0
     last_id: int = -1
-    arrivals_s: list[float] = field(default_factory=list)
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    """When each chunk came, and its event's id."""
 
     @property
     def right(self) -> bool:
@@ -94,7 +95,7 @@ class Outcome:
 
     def take(self, event_id: int | None, choice: dict[str, Any]) -> None:
         """Add a chunk; one whose id is not above the last one's has been here before."""
-        self.arrivals_s.append(time.monotonic())
+        self.arrivals.append((time.monotonic(), -1 if event_id is None else event_id))
         if event_id is not None and event_id <= self.last_id:
             self.doubled += 1
         self.text += choice["text"]
@@ -103,8 +104,8 @@ class Outcome:
 
     def longest_pause_s(self) -> float:
         """Between two events that arrived one after the other."""
-        pairs = zip(self.arrivals_s, self.arrivals_s[1:], strict=False)
-        return max((later - earlier for earlier, later in pairs), default=0.0)
+        pairs = zip(self.arrivals, self.arrivals[1:], strict=False)
+        return max((later - earlier for (earlier, _), (later, _) in pairs), default=0.0)
 
 
 class ResumingClient:

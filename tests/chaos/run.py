@@ -40,6 +40,8 @@ class Plan:
     asks: int = 48
     tokens: tuple[int, int] = (20, 250)
     faults: int = 0
+    only: tuple[str, ...] = ()
+    """Kinds of faults; all where it is empty."""
 
 
 async def run(
@@ -75,7 +77,7 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
         client = ResumingClient(http, urls, rng)
         asks = await _references(client, draw_asks(plan.asks, plan.seed, plan.tokens))
         tell(f"{len(asks)} undisturbed texts")
-        faults = Faults(fleet, random.Random(plan.seed + 1))
+        faults = Faults(fleet, random.Random(plan.seed + 1), only=plan.only)
         injecting = asyncio.create_task(faults.run())
         memory = asyncio.create_task(_watch_memory(fleet))
         outcomes = await _load(plan, client, asks, faults, tell)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,18 @@ import redis
 from penstock.contract.events import Finished, Tokens
 from penstock.transport import journal, keys
 from tests.chaos.fleet import QUEUE
+from tests.chaos.recovery import ALONE, STAGES, recoveries, summary
 from tests.fixtures.redis import OWNED_BY_CELERY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.chaos.faults import Faults, Kill
+    from tests.chaos.faults import Faults
     from tests.chaos.load import Outcome
 
 MOST_RECOVERY_S = 4.0
-"""The 99th percentile of a killed worker's jobs, where nothing else was broken meanwhile."""
+"""The 99th percentile of a killed worker's jobs, where another worker was ready at that moment and
+nothing else was broken until the client read on; whoever has taken them up."""
 MOST_DRIFT = 0.1
 """Of resident memory, from a run's first third to its last."""
 
@@ -36,7 +37,8 @@ class Verdict:
     lost: int = 0
     doubled: int = 0
     wrong: int = 0
-    recovery_s: dict[str, float] = field(default_factory=dict)
+    recovery_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By what else was broken: jobs, and the stages of their way back in seconds after the kill."""
     longest_pause_s: float = 0.0
     memory_mib: dict[str, list[float]] = field(default_factory=dict)
     faults_found: list[str] = field(default_factory=list)
@@ -51,7 +53,6 @@ class Verdict:
             ("lost", self.lost),
             ("doubled", self.doubled),
             ("wrong", self.wrong),
-            *((f"recovery, {name}", round(value, 2)) for name, value in self.recovery_s.items()),
             ("longest pause s", round(self.longest_pause_s, 2)),
             *(
                 (f"memory of {kind} MiB, first and last third", sizes)
@@ -59,12 +60,25 @@ class Verdict:
             ),
         ]
         lines = [f"| {name} | {value} |" for name, value in rows]
-        return "\n".join(["| | |", "|---|---|", *lines, *(f"- {one}" for one in self.faults_found)])
+        found = [f"- {one}" for one in self.faults_found]
+        return "\n".join(["| | |", "|---|---|", *lines, "", *self._recovery_table(), *found])
+
+    def _recovery_table(self) -> list[str]:
+        stages = ("jobs", *(f"{stage} {at}" for stage in STAGES for at in ("p50", "p99")))
+        lines = [
+            f"| jobs of killed workers: s after the kill | {' | '.join(stages)} |",
+            "|---" * (len(stages) + 1) + "|",
+        ]
+        lines += [
+            f"| {name} | {' | '.join(str(row[stage]) for stage in stages)} |"
+            for name, row in self.recovery_s.items()
+        ]
+        return [*lines, ""] if self.recovery_s else []
 
     def shortfalls(self) -> list[str]:
         """Return which aims a long run has missed; a busy machine misses the first without a fault."""
         missed: list[str] = []
-        if self.recovery_s.get("p99", 0.0) >= MOST_RECOVERY_S:
+        if self.recovery_s.get(ALONE, {}).get("told p99", 0.0) >= MOST_RECOVERY_S:
             missed.append(f"jobs of a killed worker went on after {MOST_RECOVERY_S:g} s or more")
         for kind, (first, last) in self.memory_mib.items():
             if abs(last - first) > MOST_DRIFT * first:
@@ -73,26 +87,6 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def recoveries_s(
-    outcomes: Sequence[Outcome], kills: Sequence[Kill], begun_s: Sequence[float]
-) -> tuple[list[float], list[float]]:
-    """Return, for every job on a killed worker, how long its client waited for the next event.
-
-    First those where nothing else was broken meanwhile, then those among further faults.
-    """
-    by_id = {outcome.job_id: outcome for outcome in outcomes}
-    alone: list[float] = []
-    among: list[float] = []
-    for kill in kills:
-        for job_id in kill.job_ids:
-            outcome = by_id.get(job_id)
-            later = [at_s for at_s in outcome.arrivals_s if at_s > kill.at_s] if outcome else []
-            if later:
-                disturbed = any(kill.at_s < at_s < later[0] for at_s in begun_s)
-                (among if disturbed else alone).append(later[0] - kill.at_s)
-    return sorted(alone), sorted(among)
 
 
 def judge(outcomes: Sequence[Outcome], faults: Faults, store_url: str) -> Verdict:
@@ -118,14 +112,7 @@ def judge(outcomes: Sequence[Outcome], faults: Faults, store_url: str) -> Verdic
                 f"{outcome.job_id}: text differs from character {at} of {len(outcome.ask.text)}, "
                 f"temperature {outcome.ask.temperature}"
             )
-    alone, among = recoveries_s(outcomes, faults.kills, faults.begun_s)
-    for name, times in (("", alone), (" among further faults", among)):
-        if times:
-            verdict.recovery_s |= {
-                f"jobs{name}": len(times),
-                f"p50{name}": statistics.median(times),
-                f"p99{name}": times[int(0.99 * (len(times) - 1))],
-            }
+    verdict.recovery_s = summary(recoveries(outcomes, faults.kills, faults.begun_s))
     with redis.Redis.from_url(store_url, protocol=2) as client:
         for outcome in outcomes:
             verdict.faults_found += _journal_faults(client, outcome)

@@ -13,6 +13,7 @@ from penstock.transport.queue import ReapResult, Refusal
 from tests.unit.workers_fakes import Slips, held_job, make_lane
 from workers.heartbeat import HUNG_FOR_LONG, Heartbeat
 from workers.held import HeldJobs
+from workers.lane import LEAST_HUNG_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,6 +133,45 @@ def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
     hang(desk.lanes["a-cpu"], HUNG_S + 1)
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("b-cpu", {"two": 1})]
+    assert desk.broken == []
+
+
+def test_a_step_that_takes_many_times_what_steps_take_hangs_before_the_setting_says_so(desk: Desk):
+    desk.hold("one", "a-cpu")
+    desk.lanes["a-cpu"].engine.usual_s = 0.05
+    hang(desk.lanes["a-cpu"], LEAST_HUNG_S + 0.5)
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == []
+    assert desk.broken == []
+
+
+@pytest.mark.parametrize("usual_s", [None, 0.15])
+def test_a_slow_step_does_not_hang_where_steps_are_slow_or_unknown(
+    desk: Desk, usual_s: float | None
+):
+    desk.hold("one", "a-cpu")
+    desk.lanes["a-cpu"].engine.usual_s = usual_s
+    hang(desk.lanes["a-cpu"], LEAST_HUNG_S + 0.5)
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("a-cpu", {"one": 1})]
+
+
+def test_a_worker_with_a_hung_engine_rests_until_it_goes_on(desk: Desk):
+    desk.heartbeat.beat()
+    hang(desk.lanes["a-cpu"], HUNG_S + 1)
+    desk.heartbeat.beat()
+    hang(desk.lanes["a-cpu"], 0.0)
+    desk.heartbeat.beat()
+    assert desk.rests == [False, True, False]
+    assert desk.broken == []
+
+
+def test_after_a_stop_of_the_process_an_engine_has_its_time_again(desk: Desk):
+    desk.hold("one", "a-cpu")
+    hang(desk.lanes["a-cpu"], HUNG_S * 10)
+    desk.heartbeat._beaten_s = time.monotonic() - HUNG_S * 10
+    desk.heartbeat.beat()
+    assert desk.queue.renewed == [("a-cpu", {"one": 1})]
     assert desk.broken == []
 
 

@@ -41,6 +41,7 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.step_s = time.monotonic()
         self.is_busy = False
+        self.usual_s: float | None = None
 
     def start(self) -> None: ...
 
@@ -60,6 +61,9 @@ class FakeEngine:
 
     def busy(self) -> bool:
         return self.is_busy
+
+    def usual_step_s(self) -> float | None:
+        return self.usual_s
 
 
 class FakeTokenizer:

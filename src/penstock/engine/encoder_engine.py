@@ -95,6 +95,10 @@ class EncoderEngine:
         """Return the monotonic time at which the last batch, or idle tick, ended."""
         return self._runner.last_turn_s
 
+    def usual_step_s(self) -> float | None:
+        """Return None: a batch of texts may be of any length."""
+        return None
+
     def busy(self) -> bool:
         """Return whether any text is here, on its way in, or has its vector on its way out."""
         return bool(self._waiting) or self._runner.busy

@@ -24,6 +24,7 @@ from penstock.engine.sampler import Chosen, Sampler
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
 from penstock.engine.speculation import Speculation
+from penstock.engine.usual import UsualSteps
 from penstock.errors import EngineFailed, PenstockError, UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Engine:
             else None
         )
         self._meter = Meter()
+        self._usual = UsualSteps()
         self._sequences: dict[str, Sequence] = {}
         self._accepted = 0
         self._failures = 0
@@ -128,6 +130,10 @@ class Engine:
     def last_step_s(self) -> float:
         """Return the monotonic time at which the last step, or idle tick, ended."""
         return self._runner.last_turn_s
+
+    def usual_step_s(self) -> float | None:
+        """Return how long steps like the one under way take at most; None where that is unknown."""
+        return self._usual.longest_s(self._runner.last_turn_s)
 
     def busy(self) -> bool:
         """Return whether any sequence is here, on its way in, or has events on their way out."""
@@ -317,6 +323,7 @@ class Engine:
         if not prefilled:
             self._speculation.observe(decoded, step_s)
         self._meter.step(prefilled=prefilled, step_s=step_s)
+        self._usual.add(step_s)
 
     def _recover(self, step: Step, error: Exception, *, repeatable: bool = True) -> list[Event]:
         """Go on after a step that failed: with less if memory ran out, else without who did it.
