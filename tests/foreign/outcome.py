@@ -40,8 +40,9 @@ class Outcome:
         return outcome
 
     def _sort(self, case: ET.Element, reasons: dict[str, str]) -> None:
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
-        reason = reasons.get(name) or reasons.get(str(case.get("name")))
+        test, holder = str(case.get("name")), case.get("classname", "").rpartition(".")[2]
+        name = f"{holder}::{test}" if holder[:1].isupper() else test
+        reason = reasons.get(name) or reasons.get(test)
         skip = case.find("skipped")
         if skip is not None and skip.get("type") == "pytest.xfail":
             self.expected[name] = f"its own mark: {skip.get('message')}"

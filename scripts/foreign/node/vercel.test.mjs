@@ -34,6 +34,14 @@ for (const [name, model] of Object.entries(providers)) {
     assert.equal((await streamed.usage).outputTokens, whole.usage.outputTokens);
   });
 
+  test(`several turns: ${name}`, async () => {
+    const messages = [{ role: "user", content: "My name is Ada." }];
+    const asked = { model: model("demo"), temperature: 0, maxRetries: 0 };
+    const first = await generateText({ ...asked, messages });
+    messages.push(...first.response.messages, { role: "user", content: "What is my name?" });
+    assert.match((await generateText({ ...asked, messages })).text, /Ada/);
+  });
+
   test(`tools: ${name}`, async () => {
     for (const ask of [generateText, streamText]) {
       const cities = [];
