@@ -35,7 +35,7 @@ from penstock.models import kv_budget
 from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
 from penstock.models.lean.linear import Dense, Int4
-from penstock.models.lean.weights import LayerWeights, Weights
+from penstock.models.lean.weights import LayerWeights, Weights, widen_if_room
 from penstock.models.parallel import loading as parallel
 from penstock.models.spec import ModelSpec
 from penstock.models.transformers import assemble
@@ -348,19 +348,28 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     if options.profile:
         show(ours.profile(max(options.streams), vocab))
     result["ours_bf16"] = found
-    if options.gpus > 1:
-        model.allocate(0)
-        del module, assembled
-        name = f"ours_bf16_{options.gpus}_gpus"
-        result[name] = several(folder, device, options, found, direct=True)
-        if options.library:
-            by_library = several(folder, device, options, found, direct=False)
-            result[f"{name}_sums_by_library"] = by_library
-        shutil.rmtree(folder)
-        return result
     del module, assembled
     result["ours_sym_int4"] = four_bits(model, blocks // 2, options, found)
+    if options.gpus > 1:
+        model.allocate(0)
+        del model, ours  # the others' memory is measured without them
+        gc.collect()
+        torch.accelerator.empty_cache()
+        result |= together(folder, device, options, found)
+    shutil.rmtree(folder)
     return result
+
+
+def together(
+    folder: Path, device: Any, options: argparse.Namespace, alone: dict[str, Any]
+) -> dict[str, Any]:
+    """Several GPUs, in each way that was asked for."""
+    name = f"ours_bf16_{options.gpus}_gpus"
+    found = {name: several(folder, device, options, alone, direct=True)}
+    if options.library:
+        by_library = several(folder, device, options, alone, direct=False)
+        found[f"{name}_sums_by_library"] = by_library
+    return found
 
 
 def four_bits(
@@ -368,16 +377,22 @@ def four_bits(
 ) -> dict[str, Any]:
     """The same model in 4 bit, in the place of its weights."""
     model.allocate(0)
-    model.body.weights = in_four_bits(model.weights)
+    weights = model.body.weights = in_four_bits(model.weights)
     gc.collect()
     torch.accelerator.empty_cache()
+    packed_gb = round(weights.nbytes / 1e9, 2)
+    widen_if_room(weights, model.body.device, model.body.kind)
     model.allocate(blocks)
     model.capture()
     ours = Ours(model, blocks, max(options.streams))
-    small: dict[str, Any] = {"weights_gb": round(model.weights.nbytes / 1e9, 2)}
+    small: dict[str, Any] = {
+        "packed_gb": packed_gb,
+        "with_wide_copy_gb": round(weights.nbytes / 1e9, 2),
+    }
     for count in [one for one in options.streams if one <= 64]:
         whole, after = ours.median(count, model.vocab_size, options.rounds)
-        small[f"{count}"] = {"tokens_per_s": round(whole, 1)}
+        times = round(whole / wide[f"{count}"]["tokens_per_s"], 2)
+        small[f"{count}"] = {"tokens_per_s": round(whole, 1), "whole_times_bf16": times}
         if count == 1:
             small["1"]["decode_tokens_per_s"] = round(after, 1)
             small["1"]["times_bf16"] = round(after / wide["1"]["decode_tokens_per_s"], 2)

@@ -6,6 +6,7 @@ TRITON_INTERPRET=1 python -m pytest tests/integration/test_lean_kernels.py
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,6 +62,15 @@ def test_products_with_four_bits(place, ops, rows, columns, tokens):
     wanted = TorchOps().product(x, linear)
     found = ops.product(x, linear)
     assert found.shape == wanted.shape
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+@pytest.mark.parametrize("tokens", [1, 32, 40])
+def test_products_with_four_bits_and_their_wide_copy(place, ops, tokens):
+    linear = blocks_of(96, 192, place, biased=True)
+    x = torch.randn(tokens, 192, generator=torch.Generator().manual_seed(1)).to(place)
+    wanted = TorchOps().product(x, linear)
+    found = ops.product(x, replace(linear, wide=linear.widen(torch.float32)))
     assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 

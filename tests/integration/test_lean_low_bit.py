@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -12,8 +14,12 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import bigdl, checkpoint
 from penstock.models.devices import Cpu
 from penstock.models.lean import linear, low_bit
+from penstock.models.lean.weights import widen_if_room
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import q4_0
+
+if TYPE_CHECKING:
+    from penstock.models.devices.device import Device
 
 
 def spec_of(path, *, low_bit_folder: bool = False) -> ModelSpec:
@@ -46,6 +52,24 @@ def test_a_checkpoint_is_quantised_as_bigdl_does_it(tiny_llama):
     wanted = q4_0.dequantize(*q4_0.quantize(down))
     held = found.model.weights.layers[1].down
     assert torch.equal(held.widen(torch.float32), torch.as_tensor(wanted))
+
+
+@pytest.mark.parametrize(("free", "wide"), [(1, False), (1 << 40, True)])
+def test_a_gpu_with_room_holds_the_blocks_in_its_own_type_too(tiny_llama, free, wide):
+    weights = low_bit.load(spec_of(tiny_llama), Cpu(), quiet).model.weights
+    held = weights.layers[0].gate_up
+    before = weights.nbytes
+    gpu = cast("Device", SimpleNamespace(kind="cuda", free_bytes=lambda: free))
+    widen_if_room(weights, gpu, torch.float32)
+    found = weights.layers[0].gate_up
+    assert isinstance(found, linear.Int4)
+    assert found.packed is held.packed
+    if not wide:
+        assert found.wide is None
+        return
+    assert torch.equal(found.wide, held.widen(torch.float32))
+    assert weights.head.wide is not None
+    assert weights.nbytes > before + sum(8 * 4 * one.down.packed.numel() for one in weights.layers)
 
 
 def test_a_low_bit_folder_keeps_its_blocks(tiny_llama, tmp_path):

@@ -134,14 +134,35 @@ def _devices() -> Iterator[Finding]:
         names = [one.name for one in found if one.kind == device]
         if names:
             yield Finding(device, "ok", f"{', '.join(names)}: queues named <model>-{device}")
+            if len(names) > 1:
+                yield _together(device, len(names))
         else:
             yield Finding(device, "note", "none seen", _without(device))
 
 
+def _together(device: str, count: int) -> Finding:
+    """Whether several GPUs can hold one model together, and how their sums would go."""
+    gpu = _gpu(device)
+    library: Any = importlib.import_module("torch.distributed")
+    subject, queue = f"{device}, together", f"<model>-{device}.0-{count - 1}"
+    if not (library.is_available() and library.is_backend_available(gpu.collectives)):
+        why = f"this torch has no {gpu.collectives.upper()}: no model over several GPUs"
+        return Finding(subject, "note", why, f"one worker a GPU serves <model>-{device}.0 and on")
+    found = f"a model over all {count}: queue {queue}, or tensor_parallel in models.toml"
+    if all(gpu.reaches(away) for away in range(count)):
+        return Finding(subject, "ok", f"{found}; their sums go through each other's memory")
+    advice = "these GPUs do not reach each other's memory (NVLink, PCIe peer access): slower"
+    return Finding(subject, "ok", f"{found}; their sums go by {gpu.collectives.upper()}", advice)
+
+
+def _gpu(device: str) -> Any:
+    layer: Any = importlib.import_module("penstock.models.devices")
+    return layer.Xpu() if device == "xpu" else layer.Cuda()
+
+
 def _without(device: str) -> str:
     """What to do for queues of a device that torch does not see."""
-    layer: Any = importlib.import_module("penstock.models.devices")
-    gpu = layer.Xpu() if device == "xpu" else layer.Cuda()
+    gpu = _gpu(device)
     advice = f"for <model>-{device} queues: {gpu.advice()}"
     if device == "xpu" and machine.version_of("openvino"):
         advice += "; or backend = 'openvino' in models.toml, which needs the driver alone"

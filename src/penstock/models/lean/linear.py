@@ -34,17 +34,25 @@ class Int4:
     """bigdl-llm's sym_int4: values 0 to 15 with an offset of 8, 64 neighbours in a row a scale.
 
     `packed` is (rows, columns / 8) int32: nibble k of word w holds column 32 (w // 4) + 4 k + w % 4.
-    `scales` is (rows, columns / 64) fp16.
+    `scales` is (rows, columns / 64) fp16. `wide` (rows, columns), where there is room for it, is
+    what these stand for in the model's type: products of many rows are faster with it.
     """
 
     packed: torch.Tensor
     scales: torch.Tensor
     bias: torch.Tensor | None
+    wide: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of the weights."""
-        return self.packed.nbytes + self.scales.nbytes
+        wide = 0 if self.wide is None else self.wide.nbytes
+        return self.packed.nbytes + self.scales.nbytes + wide
+
+    @property
+    def elements(self) -> int:
+        """How many weights these are."""
+        return 8 * self.packed.numel()
 
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights that these stand for, (rows, columns), by torch alone."""

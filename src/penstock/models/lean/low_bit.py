@@ -106,6 +106,7 @@ def _build(
     ops = ops_for(device)
     adopted = all_weights.adopt(module, shape)
     weights = all_weights.quantized(adopted, device.torch_device, kind, progress)
+    all_weights.widen_if_room(weights, device, kind)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
     return LeanModel(Body(shape, weights, rotary, ops, device)), module
 

@@ -33,6 +33,9 @@ _MOST_SPLITS: Final = 32
 _FEW_TOKENS: Final = 128
 """Rows up to which int4 weights are multiplied as they are; beyond, they are widened first."""
 
+FEW_WITH_WIDE: Final = 32
+"""The same where the weights are at hand in the model's type too."""
+
 _MOST_TOKENS: Final = 64
 _TILES: Final = 528
 """Tiles of a product that keep a GPU busy: with fewer, its columns are cut."""
@@ -148,6 +151,8 @@ class TritonOps:
             return functional.linear(x, linear.weight, linear.bias)
         if len(x) == 1:
             return _int4_vector_product(x, linear)
+        if linear.wide is not None and len(x) > FEW_WITH_WIDE:
+            return functional.linear(x, linear.wide, linear.bias)
         if len(x) <= _FEW_TOKENS:
             return _int4_product(x, linear)
         return functional.linear(x, self._widened(linear, x.dtype), linear.bias)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from penstock.models.lean.linear import Dense, join, quantize
+from penstock.models.lean.linear import Dense, Int4, join, quantize
 from penstock.models.lean.ops import HeadNorms
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
+    from penstock.models.devices.device import Device
     from penstock.models.lean.linear import Linear
     from penstock.models.lean.shape import Shape
+
+
+_WIDE_SHARE: Final = 0.25
+"""Of a GPU's free memory, what 4-bit weights may take once more in the model's own type."""
 
 
 @dataclass(slots=True)
@@ -57,8 +62,11 @@ class Weights:
 
 
 def _tensors_of(linear: Linear) -> list[torch.Tensor]:
-    held = [linear.weight] if isinstance(linear, Dense) else [linear.packed, linear.scales]
-    return held if linear.bias is None else [*held, linear.bias]
+    if isinstance(linear, Dense):
+        held = [linear.weight, linear.bias]
+    else:
+        held = [linear.packed, linear.scales, linear.bias, linear.wide]
+    return [tensor for tensor in held if tensor is not None]
 
 
 def untie(module: Any) -> None:
@@ -134,3 +142,17 @@ def shrink(linear: Linear, device: torch.device, kind: torch.dtype) -> Linear:
     if not isinstance(small, Dense):
         linear.weight.copy_(small.widen(linear.weight.dtype))
     return small
+
+
+def widen_if_room(weights: Weights, device: Device, kind: torch.dtype) -> None:
+    """Hold 4-bit matrices of a GPU in `kind` too, where that leaves most memory to the KV cache."""
+    owners: list[tuple[Any, str]] = [(weights, "head")]
+    for layer in weights.layers:
+        owners += [(layer, name) for name in ("qkv", "out", "gate_up", "down")]
+    found = [(owner, name, getattr(owner, name)) for owner, name in owners]
+    small = [one for one in found if isinstance(one[2], Int4)]
+    needed = sum(linear.elements for _, _, linear in small) * kind.itemsize
+    if device.kind == "cpu" or needed > device.free_bytes() * _WIDE_SHARE:
+        return
+    for owner, name, linear in small:
+        setattr(owner, name, replace(linear, wide=linear.widen(kind)))

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS: Final = 256
-"""Rows that an inbox holds: beyond, the library's way is as fast."""
+_ROWS_OF_TWO: Final = 2304
+_ROWS: Final = 256
+"""Rows that an inbox holds. Of two ranks each sends what it must, whatever the way, and a step of
+prefill fits; with more, a row goes to all, and the library sends less of many rows."""
 
+_seen: list[bool] = []
 _TURNS: Final = 2
 _FLAG_BYTES: Final = 4
 
@@ -109,18 +112,27 @@ class Exchange:
         return out
 
 
+def most_rows(ranks: int) -> int:
+    """Rows that are summed up so, of a step that may have more."""
+    return _ROWS_OF_TWO if ranks == 2 else _ROWS  # noqa: PLR2004 - see there
+
+
 def meet(dist: Any, rank: int, ranks: int, body: Body) -> Exchange | None:
     """The exchange of a group's ranks, if all of them can have it; else None for all.
 
-    Every rank calls it, its group being there.
+    Every rank calls it, its group being there. A process can have one in its life: torch keeps what
+    a group meets by under the group's name, and the next one has the same.
     """
     device = body.device
+    first_time = not _seen
+    _seen.append(True)
     able = torch.ones((), dtype=torch.int32, device=device.torch_device)
-    if find_spec("triton") is None or not all(device.reaches(n - rank) for n in range(ranks)):
+    reached = all(device.reaches(other - rank) for other in range(ranks))
+    if not (reached and first_time) or find_spec("triton") is None:
         able.zero_()
     if not _all(dist, able):
         return None
-    layout = Layout(ranks, MOST_ROWS, body.shape.hidden_size, body.kind)
+    layout = Layout(ranks, most_rows(ranks), body.shape.hidden_size, body.kind)
     found: Exchange | None = None
     try:
         found = _shared(dist, rank, layout, device)

@@ -187,6 +187,7 @@ def _part(spec: ModelSpec, source: _Source, rank: int) -> Part:
 
 def _body(source: _Source, part: Part, weights: Weights, device: Device) -> Body:
     shape = part.shape
+    all_weights.widen_if_room(weights, device, source.kind)
     rotary = shapes.rotary_tables(source.module, shape, device.torch_device)
     try:
         return Body(shape, weights, rotary, ops_for(device), device)
