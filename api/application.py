@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -21,28 +23,29 @@ import penstock
 from api.chores import at_work
 from api.disconnect import CLIENT_GONE, ClientGone
 from api.draining import Drain, DrainGate
-from api.errors import CLIENT_CLOSED_REQUEST, http_response, openai_response
-from api.fastchat.errors import error_object
-from api.fastchat.route import error_response
+from api.errors import CLIENT_CLOSED_REQUEST, http_response
 from api.header_limit import bound_heads
-from api.lingering import LingeringResponse
 from api.middleware import RequestContext, record_of
 from api.openai.batch_driver import drive_forever
 from api.openai.documentation import openapi_of
 from api.openai.responses_shelf import sweep_forever
 from api.services import running
+from api.shapes import shaped
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases
-from penstock.errors import BadSettings, BodyTooLarge, PenstockError
+from penstock.errors import BadSettings, PenstockError
 from penstock.logs import configure_logging
 from penstock.telemetry import Telemetry
 from penstock.tracing import Tracing
+from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from penstock.settings import Settings
 
+
+logger = logging.getLogger("penstock.api")
 
 EXPOSED_HEADERS: Final = (
     "x-request-id",
@@ -86,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.drain = drain
-    app.add_middleware(DrainGate, drain=drain, refuse=_refusal)
+    app.add_middleware(DrainGate, drain=drain, refuse=shaped)
     app.add_middleware(RequestContext, telemetry=telemetry, tracing=tracing)
     if chosen.cors_origins:
         app.add_middleware(
@@ -98,6 +101,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.add_exception_handler(PenstockError, _penstock_error)
     app.add_exception_handler(HTTPException, _http_error)
+    for kind in (RedisError, ConnectionError, TimeoutError, RuntimeError):
+        app.add_exception_handler(kind, _unexpected)
     for gone in (ClientGone, ClientDisconnect):
         app.add_exception_handler(gone, _client_gone)
     app.include_router(api.openai.router)
@@ -110,17 +115,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _refusal(path: str, error: PenstockError) -> Response:
-    if path in api.fastchat.PATHS:
-        return error_response(path, error_object(error))
-    return openai_response(error)
-
-
 async def _penstock_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PenstockError)  # noqa: S101  Starlette's handlers take any exception
-    record_of(request).error_code = error.code
-    answer = openai_response(error)
-    return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+    return shaped(request, error)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Answer for what a handler let through: Redis's absence where it is that, else our fault.
+
+    :raises Exception: the error again, for the log and `internal_response`.
+    """
+    unavailable = as_unavailable(error)
+    if unavailable is None:
+        raise error
+    logger.warning("request %s: %s", record_of(request).request_id, unavailable)
+    return shaped(request, unavailable)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

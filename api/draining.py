@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 
 from penstock.errors import Draining
 
@@ -74,9 +75,9 @@ class DrainGate:
     """Sends clients on to another process once this one is about to end."""
 
     def __init__(
-        self, app: ASGIApp, drain: Drain, refuse: Callable[[str, PenstockError], Response]
+        self, app: ASGIApp, drain: Drain, refuse: Callable[[Request, PenstockError], Response]
     ) -> None:
-        """`refuse` gives the response to a path, in its protocol's shape."""
+        """`refuse` gives the response to a request, in its protocol's shape."""
         self._app = app
         self._drain = drain
         self._refuse = refuse
@@ -94,7 +95,7 @@ class DrainGate:
 
         if self._drain.closed and scope["path"] not in PROBES:
             error = Draining("This server is shutting down; ask again")
-            refusal = self._refuse(scope["path"], error)
+            refusal = self._refuse(Request(scope), error)
             await refusal(scope, receive, send_last)
         else:
             await self._app(scope, receive, send_last)

@@ -12,6 +12,7 @@ from api.disconnect import CLIENT_GONE, ClientGone, until_disconnect
 from api.errors import openai_error
 from api.middleware import SCOPE_KEY
 from penstock.errors import PenstockError
+from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -73,11 +74,12 @@ class FramedResponse(Response):
                         begun = True
                         await self._begin(send)
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
-        except PenstockError as error:
-            if not begun or self._last is None:
+        except Exception as error:
+            told = error if isinstance(error, PenstockError) else as_unavailable(error)
+            if not begun or self._last is None or told is None:
                 raise
-            record.error_code = error.code
-            body = self._last(error)
+            record.error_code = told.code
+            body = self._last(told)
             await send({"type": "http.response.body", "body": body, "more_body": True})
         if not begun:
             await self._begin(send)

@@ -10,3 +10,8 @@ router = APIRouter(
     dependencies=[Depends(authenticated)], tags=["anthropic"], route_class=AnthropicRoute
 )
 router.include_router(messages.router)
+
+PATHS = frozenset(
+    route.path for route in messages.router.routes if isinstance(route, AnthropicRoute)
+)
+"""Where errors have Anthropic's shape."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from api.middleware import RequestRecord
+
 REQUEST_ID_HEADER: Final = "request-id"
 
 TYPES: Final = {
@@ -43,6 +45,14 @@ def error_object(error: PenstockError, request_id: str) -> dict[str, Any]:
     return {"type": "error", "error": inner, "request_id": request_id}
 
 
+def anthropic_response(error: PenstockError, record: RequestRecord) -> Response:
+    """Return the response that makes Anthropic's SDK raise the right class."""
+    record.headers[REQUEST_ID_HEADER] = record.request_id
+    return json_response(
+        error_object(error, record.request_id), answer_of(error).status, response_headers(error)
+    )
+
+
 class AnthropicRoute(APIRoute):
     """Answers errors as Anthropic's SDK reads them."""
 
@@ -57,11 +67,7 @@ class AnthropicRoute(APIRoute):
                 return await handler(request)
             except PenstockError as error:
                 record.error_code = error.code
-                answer = json_response(
-                    error_object(error, record.request_id),
-                    answer_of(error).status,
-                    response_headers(error),
-                )
+                answer = anthropic_response(error, record)
                 return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
 
         return handle

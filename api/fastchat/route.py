@@ -27,6 +27,7 @@ from penstock.errors import (
     NotPermitted,
     PenstockError,
 )
+from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -68,7 +69,11 @@ class FastChatRoute(APIRoute):
                 return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
             except (HTTPException, ClientGone, ClientDisconnect):
                 raise
-            except Exception:
+            except Exception as error:
+                unavailable = as_unavailable(error)
+                if unavailable is not None:
+                    record.error_code = unavailable.code
+                    return error_response(self.path, error_object(unavailable))
                 logger.exception("request %s failed", record.request_id)
                 record.error_code = "internal_error"
                 return error_response(self.path, error_object(PenstockError("internal error")))

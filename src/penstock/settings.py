@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     # Worker
     slots: int = Field(default=0, ge=0)
     """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16 (64 on a GPU)."""
-    spare_slots: float = Field(default=0.5, ge=0, le=4)
-    """Share of its slots that a worker takes beyond them, for jobs whose worker has died or left."""
+    spare_slots: float = Field(default=1.0, ge=0, le=4)
+    """Share of its slots that a worker takes beyond them (64 at most), for jobs whose worker has
+    died or left."""
     kv_cache_bytes: int = Field(default=0, ge=0)
     """KV budget of a model; 0 means a share of the memory that is free after loading."""
     kv_cache_type: Literal["auto", "u8"] = "auto"

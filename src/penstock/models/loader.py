@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 16
 GPU_SLOTS = 64
+MOST_SPARE_SLOTS = 64
 CHUNK_TOKENS = 256
 GPU_CHUNK_TOKENS = 2048
 
@@ -113,7 +114,7 @@ def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:
     """Return the places for jobs of dead workers; none where each sequence has memory of its own."""
     if assembled.batching != "continuous":
         return 0
-    return math.ceil(slots * settings.spare_slots)
+    return min(math.ceil(slots * settings.spare_slots), MOST_SPARE_SLOTS)
 
 
 def _backend(spec: ModelSpec) -> Any:

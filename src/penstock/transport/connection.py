@@ -116,6 +116,19 @@ def _give_up(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"Redis does not answer: {error}")
 
 
+def as_unavailable(error: Exception) -> StoreUnavailable | None:
+    """Return what an error means that came from a call to Redis without patience; None for others.
+
+    Of the system's own errors only those of connections are taken for Redis's.
+    """
+    if isinstance(error, StoreUnavailable):
+        return error
+    of_redis = isinstance(error, RedisError | ConnectionError | TimeoutError | RuntimeError)
+    if of_redis and (is_passing(error) or _OUT_OF_MEMORY in str(error)):
+        return _give_up(error)
+    return None
+
+
 def _final(error: Exception) -> Exception:
     """Return what to raise for an error that waiting does not mend."""
     refused = isinstance(error, AuthenticationError | AuthorizationError)
