@@ -95,7 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=("demo", *SHAPES), default="demo")
-    parser.add_argument("--backend", choices=("transformers", "openvino", "bigdl"))
+    parser.add_argument("--backend", choices=("transformers", "openvino", "native", "bigdl"))
     parser.add_argument("--format")
     parser.add_argument("--loads", nargs="+", default=["repeats", "sampled"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16])

@@ -21,6 +21,7 @@ from transformers import (
 
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
+from penstock.models import footprint
 from penstock.models.native import library, loading, pages
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import conversion, matrices, q4_0
@@ -252,3 +253,15 @@ def test_a_library_that_is_not_there_or_too_old_a_cpu_is_one_line(
         loading.load(spec_of(llama, "int8"), lambda *_: None)
     assert "\n" not in str(refused.value)
     library.library.cache_clear()
+
+
+@pytest.mark.parametrize("form", [*FORMS, None])
+def test_the_footprint_told_beforehand_is_what_a_model_takes(
+    folder: Path, form: str | None
+) -> None:
+    spec = spec_of(folder, form)
+    told, assembled = footprint.measure(spec), loading.load(spec, lambda *_: None)
+    layout = assembled.model.kv_layout
+    assert told.weights_bytes == pytest.approx(assembled.weights_bytes, rel=0.05)
+    assert told.context_length == SIZES["max_position_embeddings"]
+    assert told.kv_bytes == layout.bytes_per_block * told.context_length // layout.block_size

@@ -393,3 +393,24 @@ def test_torch_keeps_one_thread_where_openvino_computes_and_the_rest_elsewhere(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_hidden_states_are_the_last_ones_after_the_norm(llama: Path) -> None:
+    """Two sequences in a step, the first with all its rows, the second with its last alone."""
+    texts = [tokens(40, 1), tokens(21, 2)]
+    model = load(spec_of(llama, "fp32"), quiet).model
+    model.allocate(16)
+    parts = (
+        SequenceSlice(0, texts[0], 0, [3, 1, 2], 0),
+        SequenceSlice(1, texts[1], 0, [0, 4], 20),
+    )
+    logits, hidden = model.forward_hidden(Batch(parts))
+
+    module = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        whole = [module(torch.tensor([ids]), output_hidden_states=True) for ids in texts]
+    wanted = torch.cat([whole[0].hidden_states[-1][0], whole[1].hidden_states[-1][0][-1:]])
+    assert hidden.shape == (41, SIZES["hidden_size"])
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden, wanted, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(logits, model.forward(Batch(parts)), atol=1e-4, rtol=1e-4)

@@ -239,6 +239,9 @@ def test_the_cache_of_keys_and_values_can_be_8_bit_in_openvino(settings):
     assert resolve("bigdl-own-cpu", everywhere).kv_cache_type is None
     with pytest.raises(BadSettings, match="only the openvino backend has it"):
         resolve("llama-cpu", settings)
+    write(settings, "[models.llama]\nbackend = 'native'\nkv_cache_type = 'u8'")
+    with pytest.raises(BadSettings, match="only the openvino backend has it.*held by native"):
+        resolve("llama-cpu", settings)
 
 
 def test_converted_weights_have_a_place_unless_they_may_take_none(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,11 @@ MODELS: dict[str, Any] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "qwen3-wide-heads": lambda: Qwen3ForCausalLM(Qwen3Config(**WIDE, head_dim=128)),
     "qwen3-very-wide-heads": lambda: Qwen3ForCausalLM(Qwen3Config(**WIDE, head_dim=256)),
+    "llama-several-blocks-of-columns": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **{**SIZES, "num_hidden_layers": 1, "hidden_size": 640, "intermediate_size": 1152}
+        )
+    ),
     "llama-tiny-heads": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=6)),
 }
 
@@ -237,7 +243,12 @@ def test_logits_are_those_of_transformers(name: str, group: int | None) -> None:
 
 
 def test_every_instruction_set_gives_the_same_bits(isa: Isa) -> None:
-    for name, group in (("llama", 64), ("qwen3-wide-heads", 32), ("llama-7-heads-of-80", None)):
+    for name, group in (
+        ("llama", 64),
+        ("qwen3-wide-heads", 32),
+        ("llama-7-heads-of-80", None),
+        ("llama-several-blocks-of-columns", 32),
+    ):
         ids = some_ids(40)
         step = [Sequence(ids, 0, len(ids), [1, 2])]
         torch.manual_seed(0)
@@ -247,7 +258,10 @@ def test_every_instruction_set_gives_the_same_bits(isa: Isa) -> None:
         assert np.array_equal(found, best)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral-window", "llama-7-heads-of-80"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "mistral-window", "llama-7-heads-of-80", "llama-several-blocks-of-columns"],
+)
 def test_neighbours_and_chunks_change_no_bit(isa: Isa, name: str) -> None:
     native = Native(MODELS[name](), 64, isa)
     texts = [some_ids(count, seed) for seed, count in enumerate((1100, 3, 33, 64))]
@@ -337,3 +351,19 @@ def test_what_cannot_be_is_refused_with_a_line() -> None:
             rows=np.array([], np.int32),
             cache=native.cache,
         )
+
+
+def test_phases_are_the_time_of_the_steps() -> None:
+    native = Native(MODELS["llama"](), 64)
+    assert not any(native.decoder.phases_s().values())
+    began = time.perf_counter()
+    native.step([Sequence(some_ids(200), 0, 200, list(range(10)))])
+    took = time.perf_counter() - began
+    phases = native.decoder.phases_s()
+    assert all(seconds > 0 for seconds in phases.values())
+    assert sum(phases.values()) < took
+
+
+def test_the_peak_is_told_for_what_the_cpu_has(isa: Isa) -> None:
+    assert library.peak_products_s(isa) > 1e9
+    assert library.peak_products_s(Isa.BEST) == 0  # it names no instruction set

@@ -23,6 +23,11 @@ LOW_BITS: Final = {
     "sym_int8": 66 * 8 / 64,
 }
 """Bits a weight of bigdl-llm's blocks of 64, their scales (and minima) included."""
+_OURS: Final = {"int4": 4 + 16 / 128, "int8": 8.0}
+"""Bits a weight of our own formats: INT4 with an fp16 scale for 128, INT8 with one for a row."""
+_OWN_KERNELS: Final = frozenset({"native", "openvino"})
+_U8_SHARE: Final = 0.59
+"""OpenVINO's keys and values in 8 bit to those in 16, scales included."""
 _WIDTHS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
 _PLAIN: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 _LONGEST_HEADER: Final = 100 * 1024 * 1024
@@ -55,14 +60,28 @@ def measure(spec: ModelSpec) -> Footprint:
     tensors = [tensor for file in files for tensor in _tensors(file)]
     config = read_config(spec.path)
     context = spec.context_length or _number(config, "max_position_embeddings", "n_positions")
-    wide = 2 if spec.format in {"bf16", "fp16"} else 4
     return Footprint(
         file_bytes=sum(file.stat().st_size for file in files),
         parameters=sum(_weights(spec, tensor) for tensor in tensors),
-        weights_bytes=math.ceil(sum(_bytes(spec, tensor) for tensor in tensors)),
+        weights_bytes=math.ceil(sum(_bytes(spec, one) for one in _held(spec, tensors))),
         context_length=context,
-        kv_bytes=context * kv_values_a_token(config) * wide,
+        kv_bytes=math.ceil(context * kv_values_a_token(config) * _kv_width(spec)),
     )
+
+
+def _held(spec: ModelSpec, tensors: list[_Tensor]) -> list[_Tensor]:
+    """The tensors as a backend holds them: our kernels have a head of their own where it is tied."""
+    embeddings = [one for one in tensors if one.name.endswith("embed_tokens.weight")]
+    if spec.backend not in _OWN_KERNELS or any(one.name == "lm_head.weight" for one in tensors):
+        return tensors
+    return tensors + [_Tensor("lm_head.weight", one.kind, one.shape) for one in embeddings]
+
+
+def _kv_width(spec: ModelSpec) -> float:
+    """Bytes of a key's or value's number in the cache of a spec's backend."""
+    if spec.backend in _OWN_KERNELS and spec.format != "fp32":
+        return 2 * _U8_SHARE if spec.kv_cache_type == "u8" else 2
+    return 2 if spec.format in {"bf16", "fp16"} or spec.device != "cpu" else 4
 
 
 def kv_values_a_token(config: dict[str, Any]) -> int:
@@ -115,10 +134,13 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
     stored = tensor.count * _WIDTHS.get(tensor.kind, 4)
     if spec.format in _PLAIN:
         return tensor.count * _PLAIN[spec.format]
-    if spec.format in LOW_BITS:
-        matrix = len(tensor.shape) == 2 and "embed" not in tensor.name  # noqa: PLR2004
-        return tensor.count * (LOW_BITS[spec.format] / 8 if matrix else 4)
-    return stored
+    form = spec.format or ("int8" if spec.backend in _OWN_KERNELS else "")
+    bits = (LOW_BITS | _OURS).get(form)
+    if bits is None:
+        return stored
+    if len(tensor.shape) == 2 and "embed" not in tensor.name:  # noqa: PLR2004
+        return tensor.count * bits / 8
+    return stored if spec.backend in _OWN_KERNELS else tensor.count * 4
 
 
 def _number(config: dict[str, Any], *names: str) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 1
+ABI = 2
 ALIGNMENT = 64
 """Bytes: where packed matrices and the KV cache begin."""
 
@@ -72,6 +72,19 @@ class Vector(enum.IntEnum):
     OUTPUT_BIAS = 6
     GATE_UP_BIAS = 7
     DOWN_BIAS = 8
+
+
+class Phase(enum.IntEnum):
+    """What a step's time goes into: five products, and what is between them."""
+
+    QKV = 0
+    OUTPUT = 1
+    GATE_UP = 2
+    DOWN = 3
+    HEAD = 4
+    ROTATION = 5
+    ATTENTION = 6
+    ROWS = 7
 
 
 class _Shape(ctypes.Structure):
@@ -179,6 +192,7 @@ def library() -> ctypes.CDLL:
     found.pn_last_error.restype = ctypes.c_char_p
     for name in ("pn_packed_bytes", "pn_cache_block_bytes"):
         getattr(found, name).restype = ctypes.c_int64
+    found.pn_peak.restype = ctypes.c_double
     return found
 
 
@@ -186,6 +200,11 @@ def best_isa() -> Isa | None:
     """The best instruction set that this CPU has; None where it has none of them."""
     found = int(library().pn_best_isa())
     return Isa(found) if found else None
+
+
+def peak_products_s(isa: Isa) -> float:
+    """What one thread can issue from registers alone, a second; 0 where this CPU lacks `isa`."""
+    return float(library().pn_peak(int(isa)))
 
 
 def packed_version() -> int:
@@ -277,6 +296,12 @@ class Decoder:
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self.close()
+
+    def phases_s(self) -> dict[Phase, float]:
+        """Seconds of all steps so far, by what they went into."""
+        seconds = np.zeros(len(Phase))
+        _check(library().pn_phases(self._model, _address(seconds)))
+        return {phase: float(seconds[phase]) for phase in Phase}
 
     def set_matrix(
         self, which: Which, layer: int, packing: Packing, packed: NDArray[np.uint8]

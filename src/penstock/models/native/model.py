@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.model import Batch
-    from penstock.models.native.library import Decoder
+    from penstock.models.native.library import Decoder, Phase
 
 BLOCK_SIZE = 16
 
@@ -57,6 +57,10 @@ class NativeModel:
         hidden = torch.empty((len(step.rows), self._decoder.shape.hidden))
         self._compute(step, logits.numpy(), hidden.numpy())
         return logits, hidden
+
+    def phases_s(self) -> dict[Phase, float]:
+        """Seconds of all steps so far, by what they went into."""
+        return self._decoder.phases_s()
 
     def copy_block(self, source: int, target: int) -> None:
         """See `penstock.engine.model.Model`."""

@@ -1,4 +1,5 @@
 /* The C interface: checks, and turns exceptions into codes. */
+#include <chrono>
 #include <new>
 #include <string>
 #include <system_error>
@@ -177,4 +178,30 @@ PENSTOCK_EXPORT int32_t pn_step(pn_model *model, const pn_step_input *step, void
     } catch (const std::bad_alloc &) {
         return fail(PN_NO_MEMORY, "no memory for a step of this size");
     }
+}
+
+PENSTOCK_EXPORT int32_t pn_phases(const pn_model *model, double *seconds) {
+    if (model == nullptr || seconds == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no model, or no place for the seconds");
+    for (int phase = 0; phase < PN_PHASES; phase++)
+        seconds[phase] = model->model.phase_s[phase];
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT double pn_peak(int32_t isa) {
+    if (!penstock::has_isa(isa))
+        return 0;
+    const penstock::Kernels &kernels = penstock::kernels_of(isa);
+    constexpr int64_t TIMES = 100000;
+    volatile int32_t kept = kernels.dots(TIMES); /* the clock rises first */
+    double best = 0;
+    for (int round = 0; round < 5; round++) {
+        const auto began = std::chrono::steady_clock::now();
+        kept = kernels.dots(TIMES);
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+        const double rate = double(TIMES * penstock::PEAK_PRODUCTS) / took.count();
+        best = rate > best ? rate : best;
+    }
+    static_cast<void>(kept);
+    return best;
 }

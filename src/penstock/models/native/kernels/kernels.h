@@ -121,7 +121,12 @@ struct Kernels {
     void (*attend)(const Attention &attention);
     /* Join what `attend` left of `splits` splits of `heads` heads; out: (heads, size). */
     void (*join)(const float *partials, int splits, int heads, int size, float *out);
+    /* Do nothing but `times` times PEAK_PRODUCTS products; returns what keeps them from being left
+     * out. */
+    int32_t (*dots)(int64_t times);
 };
+
+constexpr int64_t PEAK_PRODUCTS = 1536;
 
 extern const Kernels KERNELS_AVX2;
 extern const Kernels KERNELS_AVX_VNNI;

@@ -10,7 +10,7 @@
 namespace penstock {
 
 const Kernels KERNELS_AVX2 = {
-    avx2::norm, avx2::widen, avx2::quantise, avx2::product, avx2::heads, avx2::attend, avx2::join,
+    avx2::norm, avx2::widen, avx2::quantise, avx2::product, avx2::heads, avx2::attend, avx2::join, avx2::dots,
 };
 
 } // namespace penstock

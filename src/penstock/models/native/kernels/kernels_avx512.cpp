@@ -10,7 +10,7 @@
 namespace penstock {
 
 const Kernels KERNELS_AVX512 = {
-    avx512::norm, avx512::widen, avx512::quantise, avx512::product, avx512::heads, avx512::attend, avx512::join,
+    avx512::norm, avx512::widen, avx512::quantise, avx512::product, avx512::heads, avx512::attend, avx512::join, avx512::dots,
 };
 
 } // namespace penstock

@@ -10,7 +10,7 @@
 namespace penstock {
 
 const Kernels KERNELS_AVX_VNNI = {
-    avx_vnni::norm, avx_vnni::widen, avx_vnni::quantise, avx_vnni::product, avx_vnni::heads, avx_vnni::attend, avx_vnni::join,
+    avx_vnni::norm, avx_vnni::widen, avx_vnni::quantise, avx_vnni::product, avx_vnni::heads, avx_vnni::attend, avx_vnni::join, avx_vnni::dots,
 };
 
 } // namespace penstock

@@ -42,6 +42,7 @@ struct Model {
     const float *cosines = nullptr;
     const float *sines = nullptr;
     int positions = 0;
+    double phase_s[PN_PHASES] = {};
 
     /* A step's room; see step.cpp. */
     Buffer<float> hidden;

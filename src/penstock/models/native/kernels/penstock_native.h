@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 1
+#define PN_ABI 2
 
 /* Return codes. */
 enum {
@@ -86,6 +86,20 @@ enum {
 
 /* Element types of the embedding table. */
 enum { PN_F32 = 0, PN_F16 = 1, PN_BF16 = 2 };
+
+/* What a step's time goes into. ROWS: embeddings, norms, quantisation, joining of attention;
+ * ROTATION: of queries and keys, and their way into the cache. */
+enum {
+    PN_PHASE_QKV = 0,
+    PN_PHASE_OUTPUT = 1,
+    PN_PHASE_GATE_UP = 2,
+    PN_PHASE_DOWN = 3,
+    PN_PHASE_HEAD = 4,
+    PN_PHASE_ROTATION = 5,
+    PN_PHASE_ATTENTION = 6,
+    PN_PHASE_ROWS = 7,
+    PN_PHASES = 8
+};
 
 typedef struct pn_model pn_model;
 
@@ -177,6 +191,13 @@ int32_t pn_set_rotary(pn_model *model, const float *cosines, const float *sines,
  * unless it is NULL. `logits` may be NULL where R is 0, or where only hidden states are wanted. */
 int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache, int32_t blocks,
                 float *logits, float *hidden);
+
+/* Seconds of all steps so far, by phase: `seconds` (PN_PHASES). */
+int32_t pn_phases(const pn_model *model, double *seconds);
+
+/* Products of a weight and an activation that one thread can issue a second, from registers alone,
+ * with an instruction set that this CPU has; 0 where it lacks it. Takes some milliseconds. */
+double pn_peak(int32_t isa);
 
 #ifdef __cplusplus
 }

@@ -271,6 +271,23 @@ inline void panel_of(const Product &product, const uint8_t *packed, int row, int
     }
 }
 
+int32_t dots(int64_t times) {
+    constexpr int SUMS = 12; /* as many as hide the instruction's latency */
+    constexpr int ROUNDS = int(PEAK_PRODUCTS / (SUMS * LANES * QUADRUPLE));
+    Integers sums[SUMS];
+    for (int at = 0; at < SUMS; at++)
+        sums[at] = spread_integer(at);
+    const Integers weights = spread_integer(0x01020304);
+    for (; times > 0; times--)
+        for (int round = 0; round < ROUNDS; round++)
+#pragma GCC unroll 12
+            for (int at = 0; at < SUMS; at++)
+                sums[at] = dot_small(sums[at], weights, spread_integer(0x04030201));
+    for (int at = 1; at < SUMS; at++)
+        sums[0] = add_integers(sums[0], sums[at]);
+    return total(sums[0]);
+}
+
 void product(const Product &product, int panel, int panel_end, int row, int row_end) {
     const Matrix &matrix = *product.matrix;
     float sums[PRODUCT_ROWS * PANEL];

@@ -1,44 +1,23 @@
 #include "step.h"
 
+#include <chrono>
 #include <math.h>
 #include <string.h>
-#include <vector>
+
+#include "plan.h"
 
 namespace penstock {
 
 namespace {
 
-/* Tokens of a prompt whose attention is one piece of work: with their heads, some dozens of
- * queries share each read of the keys. */
-constexpr int QUERY_ITEMS = 64;
 /* Rows of a product that are one piece of work. */
-constexpr int ROWS_AT_ONCE = 96;
-
-/* A piece of attention: some tokens of a sequence, one head of keys and values, some splits. */
-struct Piece {
-    int sequence;
-    int first_token; /* within the step */
-    int tokens;
-    int first_split;
-    int last_split;
-    int64_t partials; /* where they begin for this token, or -1: all splits are in this piece */
-    bool wanted;      /* by the last layer: logits are asked of one of its tokens */
-};
-
-/* A token whose splits were computed apart. */
-struct Apart {
-    int token;
-    int splits;
-    int64_t partials;
-};
+constexpr int ROWS_AT_ONCE = PRODUCT_ROWS;
 
 class Step {
   public:
     Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden)
         : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input),
-          cache_(cache), logits_(logits), hidden_out_(hidden) {
-        plan_tokens();
-        plan_attention();
+          cache_(cache), logits_(logits), hidden_out_(hidden), plan_(model.shape, input) {
         make_room();
     }
 
@@ -48,13 +27,12 @@ class Step {
     }
 
   private:
-    void plan_tokens();
-    void plan_attention();
     void make_room();
     void work(int thread);
     void layer(int index, int thread);
     void attention(int index, int thread, bool wanted_only);
-    void rest(const Layer &layer, int rows, float *hidden);
+    void rest(const Layer &layer, int rows, float *hidden, int thread);
+    void lap(int thread, int phase);
     void embed(int token);
     void product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
                  const float *bias);
@@ -75,54 +53,9 @@ class Step {
     uint16_t *cache_;
     float *logits_;
     float *hidden_out_;
-    std::vector<int> sequence_; /* by token */
-    std::vector<int> position_;
-    std::vector<char> wanted_; /* by token: whether its logits are asked for */
-    std::vector<Piece> pieces_;
-    std::vector<Apart> apart_;
-    std::vector<int> apart_of_; /* by token: its index in `apart_`, or -1 */
-    int64_t partials_ = 0;
+    Plan plan_;
+    std::chrono::steady_clock::time_point lap_; /* thread 0's last one */
 };
-
-void Step::plan_tokens() {
-    sequence_.resize(size_t(input_.tokens));
-    position_.resize(size_t(input_.tokens));
-    wanted_.assign(size_t(input_.tokens), 0);
-    for (int row = 0; row < input_.rows; row++)
-        wanted_[size_t(input_.row_indices[row])] = 1;
-    for (int sequence = 0; sequence < input_.sequences; sequence++) {
-        const int begin = input_.subsequence_begins[sequence];
-        for (int token = begin; token < input_.subsequence_begins[sequence + 1]; token++) {
-            sequence_[size_t(token)] = sequence;
-            position_[size_t(token)] = input_.past_lens[sequence] + token - begin;
-        }
-    }
-}
-
-void Step::plan_attention() {
-    const int heads = shape_.heads / shape_.kv_heads;
-    const int at_once = heads >= QUERY_ITEMS ? 1 : QUERY_ITEMS / heads;
-    apart_of_.assign(size_t(input_.tokens), -1);
-    for (int sequence = 0; sequence < input_.sequences; sequence++) {
-        const int end = input_.subsequence_begins[sequence + 1];
-        for (int token = input_.subsequence_begins[sequence]; token < end; token += at_once) {
-            const int tokens = end - token < at_once ? end - token : at_once;
-            const int splits = position_[size_t(token + tokens - 1)] / SPLIT + 1;
-            bool wanted = false;
-            for (int at = token; at < token + tokens; at++)
-                wanted = wanted || wanted_[size_t(at)];
-            if (tokens > 1 || splits == 1) {
-                pieces_.push_back({sequence, token, tokens, 0, splits, -1, wanted});
-                continue;
-            }
-            apart_of_[size_t(token)] = int(apart_.size());
-            apart_.push_back({token, splits, partials_});
-            for (int split = 0; split < splits; split++)
-                pieces_.push_back({sequence, token, 1, split, split + 1, partials_, wanted});
-            partials_ += int64_t(splits) * shape_.heads * (shape_.head_size + 2);
-        }
-    }
-}
 
 void Step::make_room() {
     const int64_t tokens = input_.tokens;
@@ -146,7 +79,7 @@ void Step::make_room() {
     model_.heads.need(tokens * model_.head_rows());
     model_.attended.need(tokens * model_.attended_size());
     model_.gated.need(tokens * shape_.intermediate);
-    model_.partials.need(partials_);
+    model_.partials.need(plan_.partials);
     model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
     model_.quantised.need(rows * columns + 64);
     model_.scales.need(rows * groups);
@@ -154,6 +87,8 @@ void Step::make_room() {
 }
 
 void Step::work(int thread) {
+    if (thread == 0)
+        lap_ = std::chrono::steady_clock::now();
     each_row(input_.tokens, [&](int token) { embed(token); });
     for (int index = 0; index < shape_.layers; index++)
         layer(index, thread);
@@ -165,8 +100,19 @@ void Step::work(int thread) {
         kernels_.norm(from, model_.final_norm, shape_.hidden, shape_.norm_epsilon, last, row,
                       plain);
     });
+    lap(thread, PN_PHASE_ROWS);
     if (logits_ != nullptr)
         product(model_.head, input_.rows, Outlet::store, logits_, shape_.vocab, nullptr);
+    lap(thread, PN_PHASE_HEAD);
+}
+
+/* The time since the last lap went into a phase; one thread tells for all, as they meet. */
+void Step::lap(int thread, int phase) {
+    if (thread != 0)
+        return;
+    const auto now = std::chrono::steady_clock::now();
+    model_.phase_s[phase] += std::chrono::duration<double>(now - lap_).count();
+    lap_ = now;
 }
 
 void Step::layer(int index, int thread) {
@@ -176,14 +122,17 @@ void Step::layer(int index, int thread) {
         kernels_.norm(model_.hidden.get() + int64_t(row) * shape_.hidden, layer.input_norm,
                       shape_.hidden, shape_.norm_epsilon, in, row, nullptr);
     });
+    lap(thread, PN_PHASE_ROWS);
     product(layer.qkv, input_.tokens, Outlet::store, model_.heads.get(), model_.head_rows(),
             layer.qkv_bias);
+    lap(thread, PN_PHASE_QKV);
     /* Past the last keys and values only the tokens count whose logits are wanted. */
     const bool last = index + 1 == shape_.layers;
     attention(index, thread, last);
+    lap(thread, PN_PHASE_ATTENTION);
     if (!last) {
         each_row(input_.tokens, [&](int row) { quantise_attended(layer, row, row); });
-        rest(layer, input_.tokens, model_.hidden.get());
+        rest(layer, input_.tokens, model_.hidden.get(), thread);
         return;
     }
     each_row(input_.rows, [&](int row) {
@@ -193,25 +142,31 @@ void Step::layer(int index, int thread) {
                size_t(shape_.hidden) * sizeof(float));
         quantise_attended(layer, token, row);
     });
-    rest(layer, input_.rows, model_.last.get());
+    rest(layer, input_.rows, model_.last.get(), thread);
 }
 
 /* A layer past its attention, which is quantised: `rows` rows of `hidden`. */
-void Step::rest(const Layer &layer, int rows, float *hidden) {
+void Step::rest(const Layer &layer, int rows, float *hidden, int thread) {
+    lap(thread, PN_PHASE_ROWS);
     product(layer.output, rows, Outlet::add, hidden, shape_.hidden, layer.output_bias);
+    lap(thread, PN_PHASE_OUTPUT);
     const Quantised in = quantised(layer.gate_up);
     each_row(rows, [&](int row) {
         kernels_.norm(hidden + int64_t(row) * shape_.hidden, layer.attention_norm, shape_.hidden,
                       shape_.norm_epsilon, in, row, nullptr);
     });
+    lap(thread, PN_PHASE_ROWS);
     product(layer.gate_up, rows, Outlet::gated, model_.gated.get(), shape_.intermediate,
             layer.gate_up_bias);
+    lap(thread, PN_PHASE_GATE_UP);
     const Quantised inner = quantised(layer.down);
     each_row(rows, [&](int row) {
         kernels_.quantise(model_.gated.get() + int64_t(row) * shape_.intermediate,
                           shape_.intermediate, inner, row);
     });
+    lap(thread, PN_PHASE_ROWS);
     product(layer.down, rows, Outlet::add, hidden, shape_.hidden, layer.down_bias);
+    lap(thread, PN_PHASE_DOWN);
 }
 
 void Step::attention(int index, int thread, bool wanted_only) {
@@ -221,8 +176,8 @@ void Step::attention(int index, int thread, bool wanted_only) {
     const int size = shape_.head_size;
     const float scale = 1.0F / sqrtf(float(size));
     each_row(input_.tokens, [&](int token) {
-        const int position = position_[size_t(token)];
-        const int sequence = sequence_[size_t(token)];
+        const int position = plan_.position[size_t(token)];
+        const int sequence = plan_.sequence[size_t(token)];
         const int32_t *blocks =
             input_.block_indices + input_.block_indices_begins[sequence];
         const int64_t block = blocks[position / shape_.block_size];
@@ -233,13 +188,14 @@ void Step::attention(int index, int thread, bool wanted_only) {
                         cache + block * layout.block_stride, shape_.block_size,
                         position % shape_.block_size});
     });
+    lap(thread, PN_PHASE_ROTATION);
     const int heads = shape_.heads / shape_.kv_heads;
-    const int pieces = int(pieces_.size()) * shape_.kv_heads;
+    const int pieces = int(plan_.pieces.size()) * shape_.kv_heads;
     model_.team.phase(pieces, 1, [&](int begin, int end) {
         for (int at = begin; at < end; at++) {
             /* The longest first: a prompt's last tokens have most to look at. */
             const int reversed = pieces - 1 - at;
-            const Piece &piece = pieces_[size_t(reversed / shape_.kv_heads)];
+            const Piece &piece = plan_.pieces[size_t(reversed / shape_.kv_heads)];
             if (wanted_only && !piece.wanted)
                 continue;
             const int head = reversed % shape_.kv_heads;
@@ -249,7 +205,7 @@ void Step::attention(int index, int thread, bool wanted_only) {
                          int64_t(piece.first_token) * model_.head_rows() + first_head * size;
             of.query_stride = model_.head_rows();
             of.tokens = piece.tokens;
-            of.first_position = position_[size_t(piece.first_token)];
+            of.first_position = plan_.position[size_t(piece.first_token)];
             of.heads = heads;
             of.size = size;
             of.padded = layout.padded;
@@ -277,9 +233,9 @@ void Step::attention(int index, int thread, bool wanted_only) {
 /* A token's attention, as row `row` of the product that follows. */
 void Step::quantise_attended(const Layer &layer, int token, int row) {
     float *attended = model_.attended.get() + int64_t(token) * model_.attended_size();
-    const int index = apart_of_[size_t(token)];
+    const int index = plan_.apart_of[size_t(token)];
     if (index >= 0) {
-        const Apart &apart = apart_[size_t(index)];
+        const Apart &apart = plan_.apart[size_t(index)];
         kernels_.join(model_.partials.get() + apart.partials, apart.splits, shape_.heads,
                       shape_.head_size, attended);
     }
@@ -331,45 +287,6 @@ Quantised Step::quantised(const Matrix &matrix) const {
 }
 
 } // namespace
-
-const char *fault_of(const Model &model, const pn_step_input &input, int blocks) {
-    const pn_shape &shape = model.shape;
-    if (input.tokens < 1 || input.sequences < 1 || input.rows < 0)
-        return "a step has a token and a sequence at least";
-    if (input.token_ids == nullptr || input.past_lens == nullptr ||
-        input.subsequence_begins == nullptr || input.block_indices == nullptr ||
-        input.block_indices_begins == nullptr || (input.rows > 0 && input.row_indices == nullptr))
-        return "a step's array is missing";
-    for (int token = 0; token < input.tokens; token++)
-        if (input.token_ids[token] < 0 || input.token_ids[token] >= shape.vocab)
-            return "a token id is outside the vocabulary";
-    for (int row = 0; row < input.rows; row++)
-        if (input.row_indices[row] < (row ? input.row_indices[row - 1] + 1 : 0) ||
-            input.row_indices[row] >= input.tokens)
-            return "a row is outside the step, or not past the row before";
-    if (input.subsequence_begins[0] != 0 ||
-        input.subsequence_begins[input.sequences] != input.tokens ||
-        input.block_indices_begins[0] < 0)
-        return "the sequences do not add up to the step's tokens";
-    for (int sequence = 0; sequence < input.sequences; sequence++) {
-        const int64_t tokens =
-            int64_t(input.subsequence_begins[sequence + 1]) - input.subsequence_begins[sequence];
-        const int64_t count = int64_t(input.block_indices_begins[sequence + 1]) -
-                              input.block_indices_begins[sequence];
-        if (tokens < 0 || count < 0 || input.past_lens[sequence] < 0)
-            return "a sequence's begin or length is negative";
-        const int64_t length = input.past_lens[sequence] + tokens;
-        if (length > model.positions)
-            return "a position is past the rotary tables";
-        if (length > count * shape.block_size)
-            return "a sequence has fewer blocks than tokens need";
-        const int32_t *own = input.block_indices + input.block_indices_begins[sequence];
-        for (int64_t at = 0; at < count; at++)
-            if (own[at] < 0 || own[at] >= blocks)
-                return "a block is outside the cache";
-    }
-    return nullptr;
-}
 
 void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *logits,
              float *hidden) {

@@ -11,9 +11,11 @@ namespace penstock {
 
 namespace {
 
-/* Pauses before a thread sleeps: 40 to 140 cycles each, by CPU. Within a step the others come
- * within microseconds, unless the machine is shared; the next step comes when the caller likes. */
-constexpr int SPINS_WITHIN = 1000;
+/* Pauses before a thread sleeps: 40 to 140 cycles each, by CPU. Within a step the others come as
+ * soon as their last piece is done, some dozens of microseconds with many rows; who slept would be
+ * woken late. Much longer would burn, on a shared machine, the time that the others wait for. The
+ * next step comes when the caller likes. */
+constexpr int SPINS_WITHIN = 4000;
 constexpr int SPINS_BETWEEN = 400;
 
 void bind(int cpu) {

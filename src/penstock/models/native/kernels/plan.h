@@ -1,0 +1,46 @@
+/* What a step's tokens are, and how their attention is cut into pieces of work. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <vector>
+
+#include "penstock_native.h"
+
+namespace penstock {
+
+/* A piece of attention: some tokens of a sequence, one head of keys and values, some splits. */
+struct Piece {
+    int sequence;
+    int first_token; /* within the step */
+    int tokens;
+    int first_split;
+    int last_split;
+    int64_t partials; /* where they begin for this token, or -1: all splits are in this piece */
+    bool wanted;      /* by the last layer: logits are asked of one of its tokens */
+};
+
+/* A token whose splits were computed apart. */
+struct Apart {
+    int token;
+    int splits;
+    int64_t partials;
+};
+
+struct Plan {
+    Plan(const pn_shape &shape, const pn_step_input &input);
+
+    std::vector<int> sequence; /* by token */
+    std::vector<int> position;
+    std::vector<char> wanted; /* by token: whether its logits are asked for */
+    std::vector<Piece> pieces;
+    std::vector<Apart> apart;
+    std::vector<int> apart_of; /* by token: its index in `apart`, or -1 */
+    int64_t partials = 0;      /* floats */
+
+  private:
+    void number_tokens(const pn_step_input &input);
+    void cut(const pn_shape &shape, const pn_step_input &input);
+};
+
+} // namespace penstock
