@@ -67,8 +67,8 @@ class Stack:
 
 
 @contextmanager
-def running(**settings: str) -> Generator[Stack]:
-    """Start Redis (append-only, as in production) and one API process; end them afterwards.
+def running(api_processes: int = 1, **settings: str) -> Generator[Stack]:
+    """Start Redis (append-only, as in production) and the API; end them afterwards.
 
     `settings` are named like the variables: `PENSTOCK_SLOTS="64"`.
     """
@@ -83,6 +83,7 @@ def running(**settings: str) -> Generator[Stack]:
         **settings,
     }
     command = [sys.executable, "-m", "uvicorn", "api:app", "--port", str(api_port)]
+    command += ["--workers", str(api_processes)] if api_processes > 1 else []
     api = Child("api", [*command, "--log-level", "warning", "--no-access-log"], folder, environment)
     stack = Stack(redis_url, api_url, folder, environment, redis, api)
     try:

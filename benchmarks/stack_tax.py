@@ -200,7 +200,7 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
     engine, vocabulary = _open_engine(queue, slots, sleeper=sleeper)
     source = random.Random(0)
     try:
-        with processes.running(PENSTOCK_SLOTS=str(slots)) as stack:
+        with processes.running(options.api_processes, PENSTOCK_SLOTS=str(slots)) as stack:
             stack.start_worker(application, queue)
 
             def http(prompts: list[list[int]]) -> Outcome:
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--prompt-tokens", type=int, default=16)
     parser.add_argument("--spread-ms", type=float, default=0.0, help="between two arrivals")
+    parser.add_argument("--api-processes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
