@@ -18,7 +18,7 @@ from api.openai.as_chat import generation_of
 from api.openai.documentation import documented
 from api.openai.item_references import RESPONSE, resolved
 from api.openai.messages import chat_prompt
-from api.openai.responses_events import output_items
+from api.openai.responses_events import ResponseBuilder, output_items
 from api.openai.responses_input import blamed, chat_body, items_of
 from api.openai.responses_record import StoredResponse
 from api.openai.responses_schema import UNSUPPORTED, ResponseRequest
@@ -26,7 +26,7 @@ from api.openai.responses_shelf import Shelf
 from api.openai.responses_stream import live_frames, stored_frames
 from api.openai.schema import ChatRequest
 from api.openai.tokens import call
-from api.resumption import event_index
+from api.resumption import event_index, resumption_of
 from api.streaming import FramedResponse
 from penstock.clock import clock
 from penstock.contract.job import Generate
@@ -81,7 +81,10 @@ async def create_response(request: Request) -> Response:
         if asked.stream:
             frames = stored_frames(services, record, stored, after=-1)
             return FramedResponse(frames, headers=generation.headers)
-        return json_response(await shelf.shown(stored), headers=generation.headers)
+        # As it began, though it may run by now; what a repeated request finds, as it stands.
+        is_new = resumption_of(request) is None
+        begun = ResponseBuilder(stored).response() if is_new else await shelf.shown(stored)
+        return json_response(begun, headers=generation.headers)
     keeper = shelf.keeper(stored) if asked.stores else None
     if asked.stream:
         frames = live_frames(generation, stored, keeper, record)

@@ -8,9 +8,13 @@ import pytest
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.errors import EngineFailed
+from penstock.transport import keys
+from penstock.transport.keyring import KeyDesk
 from tests.fixtures.api import speak
 
 if TYPE_CHECKING:
+    import redis
+
     from penstock.contract.job import Job
     from tests.fixtures.api import ApiServer, Fleet, Script
     from tests.fixtures.browser import Browser
@@ -185,6 +189,25 @@ def test_only_models_that_generate_are_offered(fleet: Fleet, browser: Browser) -
     offered = [one.get_attribute("value") for one in browser.all("#model option")]
     assert "tiny" in offered
     assert "embedder" not in offered
+
+
+def test_a_key_is_offered_its_own_models(
+    fleet: Fleet, browser: Browser, redis_client: redis.Redis
+) -> None:
+    _, secret = KeyDesk(redis_client, 5.0).make("ann", models=("tiny",))
+    try:
+        server = fleet.api()
+        fleet.worker(name="other", queue="other-cpu", aliases=())
+        fleet.worker()
+        browser.open(server.url)
+        browser.one("#key-field").send_keys(f"{secret}\n")
+        browser.until(lambda: browser.one("#model").get_attribute("value") == "org/tiny")
+        offered = {one.get_attribute("value") for one in browser.all("#model option")}
+        assert offered == {"tiny", "org/tiny"}
+        send(browser, "hello")
+        assert "once upon a time" in answer(browser).text
+    finally:
+        redis_client.delete(keys.API_KEYS)
 
 
 def test_several_conversations_are_kept_and_deleted(fleet: Fleet, browser: Browser) -> None:

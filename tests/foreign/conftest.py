@@ -69,6 +69,14 @@ def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
         yield api.url
 
 
+@pytest.fixture(scope="module")
+def http(url: str, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """A client of /v1/ that sends the HEADERS of the test's module with each request."""
+    headers = request.module.HEADERS
+    with httpx.Client(base_url=f"{url}/v1/", headers=headers, timeout=60.0) as http:
+        yield http
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say suite by suite what passed, what failed as expected and why, and what else failed."""
     if not os.environ.get("PENSTOCK_TEST_FOREIGN"):

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from tests.foreign.conftest import CODER, DEMO, EMBEDDER, RANKER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import httpx
 
 BEFORE, AFTER = "def add(a, b):\n    ", "\n\nprint(add(1, 2))\n"
 QWEN = "<|fim_prefix|>{before}<|fim_suffix|>{after}<|fim_middle|>"
@@ -27,12 +26,6 @@ QWEN_STOPS = [
 EVERYWHERE = ["/src/", "#- coding: utf-8", "```"]
 """Stops that Continue adds for every model."""
 HEADERS = {"Authorization": "Bearer none", "api-key": "none"}
-
-
-@pytest.fixture(scope="module")
-def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{url}/v1/", headers=HEADERS, timeout=60.0) as http:
-        yield http
 
 
 def frames(response: httpx.Response) -> list[Any]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from tests.foreign.conftest import CODER, DEMO, EMBEDDER, RANKER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import httpx
 
 HEADERS = {
     "Content-Type": "application/json",
@@ -25,12 +24,6 @@ HEADERS = {
     "X-OpenWebUI-Chat-Id": "b7d1",
 }
 ASKED: Any = [{"role": "user", "content": "What is Penstock?"}]
-
-
-@pytest.fixture(scope="module")
-def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{url}/v1/", headers=HEADERS, timeout=60.0) as http:
-        yield http
 
 
 def stream(response: httpx.Response) -> list[Any]:

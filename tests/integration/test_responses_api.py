@@ -215,6 +215,7 @@ def test_a_background_stream_goes_on_at_another_api(fleet: Fleet, client: openai
 def test_cancelling(fleet: Fleet, client: openai.OpenAI) -> None:
     worker = fleet.worker(drone)
     running = client.responses.create(model="tiny", input="hello", background=True)
+    assert running.status == "queued"  # a free slot or none
     wait_until(lambda: client.responses.retrieve(running.id).status == "in_progress")
     cancelled = client.responses.cancel(running.id)
     assert cancelled.status == "cancelled"
