@@ -5,8 +5,10 @@ r"""What guessing tokens gains and costs: the engine alone, with and without, in
 
 Three loads: `repeats` is greedy text of a random model, which soon goes in circles (for the demo
 model: questions that quote); `sampled` is text of a random model at temperature 1, in which no guess
-is ever right, so that it shows the price; `questions` are the demo model's own skills. Printed are
-tokens/s without, with, their ratio, and the share of guessed tokens that were right.
+is ever right, so that it shows the price; `certain` lets one token alone come (by logit_bias), so that
+every guess is right: the most that there is to gain; `coin` lets two come at even odds; `questions`
+are the demo model's own skills. Printed are tokens/s without, with, their ratio, and the share of
+guessed tokens that were right.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ QUESTIONS = (
     "Say the words in reverse order: one two three four five",
 )
 
+BIASES = {"certain": {500: 100.0}, "coin": {500: 100.0, 501: 100.0}}
+
 
 def measure(
     loaded: LoadedModel, load: str, streams: int, tokens: int, *, guesses: int
@@ -73,8 +77,9 @@ def measure(
             prompt = [rng.randrange(3, 500) for _ in range(64)]
         sampling = Sampling(
             seed=job,
-            temperature=1.0 if load == "sampled" else 0.0,
+            temperature=1.0 if load in {"sampled", "coin"} else 0.0,
             max_tokens=tokens,
+            logit_bias=BIASES.get(load, {}),
             ignore_eos=load != "questions",
         )
         engine.submit(SequenceRequest(str(job), prompt, sampling, joins_prompt=False))
