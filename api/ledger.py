@@ -114,14 +114,15 @@ class Ledger:
             endpoint=self._record.path,
         )
         services, card = self._services, self._record.caller.card
+        await services.usage.add(row)
+        if card is None:
+            return
         try:
-            if card is not None:
-                used = prompt + completion_tokens
-                await services.limits.settle(card, used - self._estimate)
-                await services.quotas.settle(self._taken, used - self._estimate)
-            await usage_log.append(services.redis, row, services.settings)
+            used = prompt + completion_tokens
+            await services.limits.settle(card, used - self._estimate)
+            await services.quotas.settle(self._taken, used - self._estimate)
         except (PenstockError, RedisError, OSError) as error:
-            logger.warning("usage of %s is not in the log: %s", row, error)
+            logger.warning("%s is charged what was estimated: %s", self._record.request_id, error)
 
     def _prompt(self, first: int) -> tuple[int, int]:
         """Return the tokens of the prompt of job number `first`, and how many were cached.

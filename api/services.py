@@ -21,6 +21,7 @@ from penstock.transport.queue import JobQueue
 from penstock.transport.quotas import Quotas
 from penstock.transport.registry import Registry
 from penstock.transport.replies import Replies
+from penstock.transport.usage_log import UsageLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -85,6 +86,7 @@ class Services:
     keyring: Keyring
     limits: Limits
     quotas: Quotas
+    usage: UsageLog
     peers: Peers
     aliases: Aliases
     background: Background
@@ -119,10 +121,11 @@ class Services:
         """Flush every few seconds."""
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
-            try:
-                await self.flush_history()
-            except Exception:
-                logger.exception("history")
+            for flush in (self.flush_history, self.usage.flush):
+                try:
+                    await flush()
+                except Exception:
+                    logger.exception("figures of this process")
 
 
 @asynccontextmanager
@@ -141,6 +144,7 @@ async def running(
         keyring=Keyring(redis, settings),
         limits=Limits(redis, settings),
         quotas=Quotas(redis, settings),
+        usage=UsageLog(redis, settings),
         peers=Peers(redis, settings),
         aliases=aliases,
         background=Background(),
@@ -164,6 +168,7 @@ async def running(
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await services.flush_history()
+                await services.usage.flush()
         await membership.stop()
         await services.peers.stop()
         await services.registry.stop()

@@ -35,6 +35,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:<kind>:open` | zset | document that is not finished -> when it was opened; as they |
 | `penstock:lease:<name>` | string | who drives a batch; seconds, renewed by it |
 | `penstock:usage` | stream | what was generated for whom; `settings.usage_log_days` |
+| `{penstock:usage}:written:<process>` | string | number of its last row there; a day, renewed |
 | `penstock:fastchat:workers` | set | URLs of FastChat workers; twice their life |
 | `penstock:fastchat:worker:<hash>` | string | one's card; `settings.fastchat_worker_life_s` |
 | `penstock:fastchat:prober` | string | the API process that asks them for their status; seconds |
@@ -58,6 +59,14 @@ PEERS: Final = f"{PREFIX}:fastchat:workers"
 PEER_PROBER: Final = f"{PREFIX}:fastchat:prober"
 
 USAGE: Final = f"{PREFIX}:usage"
+
+
+def usage_written(process: str) -> str:
+    """Return the key that tells how far an API process has come in the usage log.
+
+    The braces put it into the log's slot.
+    """
+    return f"{{{USAGE}}}:written:{process}"
 
 
 def queue_prefix(queue: str) -> str:
