@@ -90,8 +90,8 @@ class Settings(BaseSettings):
     """
     target_step_ms: float = Field(default=200.0, ge=0)
     """How long a step with running streams in it may take for others' prompts; 0 fixes the chunk."""
-    speculation: Literal["auto", "on", "off"] = "off"
-    """Guessing tokens by prompt lookup; `auto`: where the backend computes several rows cheaply."""
+    speculation: Literal["auto", "on", "off"] = "auto"
+    """Guessing tokens by prompt lookup; `auto`: on the backends that were measured to gain by it."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
     hung_step_s: float = Field(default=60.0, gt=0)

@@ -57,7 +57,9 @@ def test_the_entry_goes_before_the_setting():
 @pytest.mark.parametrize(
     ("card", "wanted", "guesses"),
     [
-        ({}, "auto", True),
+        ({"backend": "native"}, "auto", True),
+        ({}, "auto", False),
+        ({}, "on", True),
         ({"device": "cuda"}, "auto", False),
         ({"device": "cuda"}, "on", True),
         ({"backend": "bigdl"}, "auto", False),
