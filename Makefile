@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
+# The tests start a hundred interpreters: what one has compiled, the next need not compile again.
+export PYTHONDONTWRITEBYTECODE :=
 JOBS ?= 4
 SOURCES := src workers api tests benchmarks scripts hatch_build.py
 # FastChat's library without its dependencies, and the tests that want it or its programs.

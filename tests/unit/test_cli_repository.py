@@ -63,15 +63,61 @@ def test_compose_names_only_settings_that_exist() -> None:
         assert used <= known
 
 
-@pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
-def test_dockerfiles_copy_what_is_not_ignored(name: str) -> None:
-    lines = (ROOT / "docker" / name).read_text().splitlines()
-    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
+def dockerfile(name: str) -> list[str]:
+    """Return a Dockerfile's instructions, a line each."""
+    text = (ROOT / "docker" / name).read_text().replace("\\\n", " ")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+DOCKERFILES = sorted(path.name for path in (ROOT / "docker").glob("Dockerfile.*"))
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_dockerfiles_copy_what_is_there_and_not_ignored(name: str) -> None:
+    copied = {
+        word for line in dockerfile(name) if line.startswith("COPY") for word in line.split()[1:-1]
+    }
     allowed = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
     }
-    assert copied <= allowed
-    assert all((ROOT / one).exists() for one in copied)
+    assert copied
+    for one in copied:
+        assert any(one == kept or one.startswith(f"{kept}/") for kept in allowed), one
+        assert (ROOT / one).exists(), one
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
+def test_dockerfiles_copy_what_the_wheel_is_made_of_before_they_install_it(name: str) -> None:
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = described["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", described["project"]["readme"], "hatch_build.py"}
+    needed |= {package.split("/")[0] for package in wheel["packages"]}
+    there: set[str] = set()
+    for line in dockerfile(name):
+        if line.startswith("COPY"):
+            there |= set(line.split()[1:-1])
+        if re.search(r"pip +install [^&]*\"?\.(\[|\"| |$)", line):
+            assert needed <= there, needed - there
+            return
+    pytest.fail("it never installs Penstock")
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
+def test_dockerfiles_set_settings_and_extras_that_exist(name: str) -> None:
+    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    known |= {"PENSTOCK_BUILD_NATIVE"}  # the build's own
+    text = "\n".join(dockerfile(name))
+    assert set(re.findall(rf"\b{PREFIX}[A-Z_]+(?==)", text)) <= known
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    asked = re.findall(r"ARG EXTRAS=(\S+)", text)
+    asked += [
+        service["build"]["args"]["EXTRAS"]
+        for service in compose()["services"].values()
+        if "EXTRAS" in service.get("build", {}).get("args", {})
+    ]
+    assert {extra for one in asked for extra in one.split(",")} <= set(extras)
 
 
 def test_the_api_tier_depends_on_no_model_library() -> None:
