@@ -40,6 +40,8 @@ class Plan:
     asks: int = 48
     tokens: tuple[int, int] = (20, 250)
     faults: int = 0
+    pause_s: tuple[float, float] = (0.0, 0.0)
+    """How long a client rests between two jobs."""
     only: tuple[str, ...] = ()
     """Kinds of faults; all where it is empty."""
 
@@ -124,6 +126,7 @@ async def _load(
         while not is_over():
             begun += 1
             outcomes.append(await client.ask(rng.choice(asks)))
+            await asyncio.sleep(rng.uniform(*plan.pause_s))
             if len(outcomes) % 100 == 0:
                 wrong = sum(not outcome.right for outcome in outcomes)
                 tell(f"{time.monotonic() - start_s:.0f} s: {len(outcomes)} jobs, {wrong} not right")

@@ -11,12 +11,24 @@ from tests.chaos.run import Plan, run
 if TYPE_CHECKING:
     from pathlib import Path
 
+FAULTS = 6
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)  # it hangs, or the machine is very busy
 async def test_no_answer_is_lost_under_faults(tmp_path: Path, models_dir: Path) -> None:
-    plan = Plan(seed=7, seconds=30, jobs=40, clients=8, workers=2, asks=12, tokens=(20, 150))
+    plan = Plan(
+        seed=7,
+        seconds=0,
+        jobs=40,
+        faults=FAULTS,
+        clients=8,
+        workers=2,
+        asks=12,
+        tokens=(20, 150),
+        pause_s=(0.1, 0.5),  # what the clients leave of the processor, processes start with
+    )
     verdict = await run(plan, tmp_path, models_dir)
     assert not verdict.faults_found, verdict.table()
-    assert sum(verdict.faults.values()) >= 5
+    assert sum(verdict.faults.values()) >= FAULTS
     assert (verdict.lost, verdict.doubled, verdict.wrong) == (0, 0, 0)

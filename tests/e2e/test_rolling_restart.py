@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLIENTS = 6
+PAUSE_S = (0.1, 0.5)
+"""Between two jobs of a client: the new processes start with what is left of the processor."""
 ENDED_S = 60.0
 
 
@@ -39,6 +41,7 @@ class Load:
         rng = random.Random(number)
         while not self._over:
             self.outcomes.append(await self._client.ask(rng.choice(self._asks)))
+            await asyncio.sleep(rng.uniform(*PAUSE_S))
 
     async def stop(self) -> None:
         self._over = True
