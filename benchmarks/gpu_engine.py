@@ -352,6 +352,7 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     result["ours_sym_int4"] = four_bits(model, blocks // 2, options, found)
     if options.gpus > 1:
         model.allocate(0)
+        torch.accelerator.empty_cache()
         del model, ours  # the others' memory is measured without them
         gc.collect()
         torch.accelerator.empty_cache()
@@ -377,6 +378,7 @@ def four_bits(
 ) -> dict[str, Any]:
     """The same model in 4 bit, in the place of its weights."""
     model.allocate(0)
+    torch.accelerator.empty_cache()  # else what comes next splits the cache's one large block
     weights = model.body.weights = in_four_bits(model.weights)
     gc.collect()
     torch.accelerator.empty_cache()

@@ -33,9 +33,7 @@ _MOST_SPLITS: Final = 32
 _FEW_TOKENS: Final = 128
 """Rows up to which int4 weights are multiplied as they are; beyond, they are widened first."""
 
-FEW_WITH_WIDE: Final = 32
-"""The same where the weights are at hand in the model's type too."""
-
+_LEAST_TOKENS: Final = 32
 _MOST_TOKENS: Final = 64
 _TILES: Final = 528
 """Tiles of a product that keep a GPU busy: with fewer, its columns are cut."""
@@ -151,7 +149,7 @@ class TritonOps:
             return functional.linear(x, linear.weight, linear.bias)
         if len(x) == 1:
             return _int4_vector_product(x, linear)
-        if linear.wide is not None and len(x) > FEW_WITH_WIDE:
+        if linear.wide is not None:
             return functional.linear(x, linear.wide, linear.bias)
         if len(x) <= _FEW_TOKENS:
             return _int4_product(x, linear)
@@ -303,7 +301,7 @@ def _int4_vector_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
 def _int4_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
     rows, words = linear.packed.shape
     count = len(x)
-    tokens = min(_MOST_TOKENS, max(16, triton.next_power_of_2(count)))
+    tokens = min(_MOST_TOKENS, max(_LEAST_TOKENS, triton.next_power_of_2(count)))
     # float32 has no room for the larger tiles, nor fast units for them.
     many = tokens > 32 and x.element_size() == 2  # noqa: PLR2004 - tokens, bytes
     how = INT4_MANY if many else INT4_FEW
