@@ -46,6 +46,10 @@ def test_the_defaults_keep_streams_running():
     assert chosen.prefix_caching
 
 
+def test_the_engine_runs_what_the_spare_places_hold_beside_the_slots():
+    assert options(card={"spare_slots": 2}).slots == 5
+
+
 def test_the_entry_goes_before_the_setting():
     assert options({"target_step_ms": 70}).target_step_ms == 70
     assert options({"target_step_ms": 70}, target_step_ms=30.0).target_step_ms == 30
