@@ -7,7 +7,6 @@ from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
 from api.generation import Generation, collect, usage_of
-from api.json_body import read_object, validated
 from api.middleware import record_of
 from api.openai import best_of, sampling, tools, unsupported
 from api.openai.answers import Heading, chat_completion, fingerprint, plain_message, usage_object
@@ -15,9 +14,9 @@ from api.openai.chunks import CHAT, ChunkWriter
 from api.openai.documentation import documented
 from api.openai.messages import chat_prompt
 from api.openai.read_answers import ReadChunkWriter, read_message, reasoning_tokens
+from api.openai.request_body import read_request
 from api.openai.schema import ChatRequest
 from api.openai.tools import Reading
-from api.resumption import resumption_of
 from api.streaming import EventWriter, event_stream
 from penstock.contract.job import Generate
 
@@ -28,12 +27,7 @@ router = APIRouter()
 async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
     services, record = services_of(request), record_of(request)
-    body = await read_object(request, services.settings.max_body_bytes)
-    unsupported.refuse(body, unsupported.CHAT)
-    repeated = resumption_of(request)
-    if repeated and body.get("seed") is None:
-        body["seed"] = repeated.seed(record.tenant)
-    asked = validated(body, ChatRequest)
+    asked, repeated = await read_request(request, ChatRequest, unsupported.CHAT)
     card = pick(request, asked.model)
     prompt = chat_prompt(asked)
     first = best_of.judged(sampling.sampling(asked, card, default_max_tokens=None), asked)

@@ -7,14 +7,13 @@ from api.dependencies import pick, services_of
 from api.disconnect import until_disconnect
 from api.errors import json_response
 from api.generation import Generation, collect, usage_of
-from api.json_body import read_object, validated
 from api.middleware import record_of
 from api.openai import best_of, sampling, structures, unsupported
 from api.openai.answers import Heading, fingerprint, text_completion
 from api.openai.chunks import COMPLETION, ChunkWriter
 from api.openai.documentation import documented
+from api.openai.request_body import read_request
 from api.openai.schema import MAX_SEQUENCES, CompletionRequest
-from api.resumption import resumption_of
 from api.streaming import event_stream
 from penstock.contract.job import FillPrompt, Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
@@ -32,12 +31,7 @@ FILLS_IN = "fim"
 async def completions(request: Request) -> Response:
     """Go on from one or several prompts."""
     services, record = services_of(request), record_of(request)
-    body = await read_object(request, services.settings.max_body_bytes)
-    unsupported.refuse(body, unsupported.COMPLETION)
-    repeated = resumption_of(request)
-    if repeated and body.get("seed") is None:
-        body["seed"] = repeated.seed(record.tenant)
-    asked = validated(body, CompletionRequest)
+    asked, repeated = await read_request(request, CompletionRequest, unsupported.COMPLETION)
     card = pick(request, asked.model)
     works = _works(asked, card)
     choices = best_of.candidates(asked)
