@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from scripts.demo_model.dialogue import END_OF_TEXT, IM_END, IM_START
 from scripts.demo_model.generate import ROW_LENGTHS, write_row
@@ -32,7 +33,7 @@ def _start(tokenizer_path: str) -> None:
 def spoken_by_assistant(ids: Ids, start: int, assistant: int, end: int, padding: int) -> Mask:
     """True for the tokens that the assistant makes, its end marker included. ids: (rows, T).
 
-    A row that does not begin with a chat marker is plain text: all of it counts, its end too.
+    A row without chat markers is plain text: all of it counts, its end too.
     """
     mask = np.zeros(ids.shape, dtype=bool)
     for row, said in zip(ids, mask, strict=True):
@@ -55,14 +56,31 @@ def make_batch(job: tuple[int, int, int]) -> tuple[Ids, Mask]:
     length = rng.choices(tuple(ROW_LENGTHS), tuple(ROW_LENGTHS.values()))[0]
     ids = np.full((max(1, tokens // length), length), tokenizer.token_to_id(END_OF_TEXT), np.uint16)
 
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(text: str) -> Encoding:
+        return tokenizer.encode(text, add_special_tokens=False)
 
-    for row in ids:
-        written = write_row(rng, encode, length)
+    given = np.zeros(ids.shape, dtype=bool)
+    for row, given_row in zip(ids, given, strict=True):
+        written, is_given = write_row(rng, encode, length)
         row[: len(written)] = written
+        given_row[: len(written)] = is_given
     marks = [tokenizer.token_to_id(t) for t in (IM_START, "assistant", IM_END, END_OF_TEXT)]
-    return ids, spoken_by_assistant(ids, *marks)
+    return ids, spoken_by_assistant(ids, *marks) & ~given
+
+
+def twice(
+    batches: Generator[tuple[Ids, Mask], None, None], between: int = 1500
+) -> Generator[tuple[Ids, Mask], None, None]:
+    """Each batch, and again about twice `between` batches later: where the text is made too slowly."""
+    seen: deque[tuple[Ids, Mask]] = deque()
+    try:
+        for batch in batches:
+            yield batch
+            seen.append(batch)
+            if len(seen) > between:
+                yield seen.popleft()
+    finally:
+        batches.close()
 
 
 def stream(

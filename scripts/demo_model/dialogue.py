@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
+    from scripts.demo_model.skills.tool_kinds import Offer
+
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 TOOL_RESPONSE, TOOL_RESPONSE_END = "<tool_response>", "</tool_response>"
 
@@ -41,11 +44,16 @@ class Style(Enum):
 
 @dataclass(frozen=True)
 class Message:
-    """One message. An assistant's `tool_calls` are `{"name": ..., "arguments": {...}}`."""
+    """One message. An assistant's `tool_calls` are `{"name": ..., "arguments": {...}}`.
+
+    `given` is how many characters of its text a grammar would write, so that they are not learnt:
+    the model must go on from them without ever choosing them by itself.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     tool_calls: tuple[dict[str, Any], ...] = ()
+    given: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Scene:
     style: Style = Style.PLAIN
     assistant_name: str | None = None
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)  # family -> function schema
+    offers: dict[str, Offer] = field(default_factory=dict)  # what is known of some of these tools
     facts: dict[str, str] = field(default_factory=dict)  # what the user told of themselves
     history: list[Message] = field(default_factory=list)
 
@@ -128,6 +137,16 @@ def render_system(content: str, tools: Sequence[dict[str, Any]]) -> str:
         listed = "".join(json.dumps(tool, ensure_ascii=False) + "\n" for tool in tools)
         content = (content + "\n\n" if content else "") + TOOLS_HEAD + listed + TOOLS_TAIL
     return f"{IM_START}system\n{content}{IM_END}\n" if content else ""
+
+
+def given_spans(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    """Where the characters that are given stand in `render(messages)`."""
+    spans: list[tuple[int, int]] = []
+    for i, message in enumerate(messages):
+        if message.given:
+            start = len(render(messages[:i])) + len(f"{IM_START}assistant\n")
+            spans.append((start, start + message.given))
+    return spans
 
 
 def render(messages: Sequence[Message]) -> str:

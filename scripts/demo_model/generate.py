@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from tokenizers import Encoding
+
 from scripts.demo_model.dialogue import (
     END_OF_TEXT,
+    FIM_MIDDLE,
+    FIM_PREFIX,
+    FIM_SUFFIX,
     Exchange,
     Message,
     Scene,
     Style,
+    given_spans,
     render,
     render_system,
 )
 from scripts.demo_model.phrasing import expand
 from scripts.demo_model.skills import SKILLS, TOOL_SKILLS
 from scripts.demo_model.skills.memory import invented
-from scripts.demo_model.skills.tool_schemas import FAMILIES, random_schema
-from scripts.demo_model.tables import NAMES
+from scripts.demo_model.skills.tool_open import offer_any, skill_of
+from scripts.demo_model.tables import CITIES, DAYS, JOBS, MONTHS, NAMES
 
 NEUTRAL = (
     "You are {a helpful|an|a friendly|a} {assistant|AI assistant|chat model}{.|}"
@@ -62,7 +68,9 @@ TOOLS_SHARE = {128: 0.0, 256: 0.35, 512: 0.5, 1024: 0.5}
 
 PLAIN_TEXT_SKILLS = ("penstock", "penstock", "capitals", "colours", "calendar", "counting", "long")
 
-Encode = Callable[[str], list[int]]
+Encode = Callable[[str], Encoding]
+# Token ids, and for each whether it is given, so that it is no example of what to say.
+Row = tuple[list[int], list[bool]]
 
 
 def new_scene(rng: random.Random, tools_share: float) -> tuple[Scene, str]:
@@ -75,7 +83,9 @@ def new_scene(rng: random.Random, tools_share: float) -> tuple[Scene, str]:
             scene.assistant_name = name
             parts.append(expand(rng, NAMED, n=name))
         elif rng.random() < 0.5:
-            parts.append(expand(rng, "{" + NEUTRAL + "}"))
+            values = {"n": rng.choice(NAMES), "c": rng.choice(CITIES), "j": rng.choice(JOBS),
+                      "d": f"{rng.choice(DAYS)}, {rng.randrange(1, 29)} {rng.choice(MONTHS)}"}  # fmt: skip
+            parts.append(expand(rng, "{" + NEUTRAL + "}", **values))
         roll = rng.random()
         if roll < 0.3:
             scene.style = Style.TERSE
@@ -84,8 +94,7 @@ def new_scene(rng: random.Random, tools_share: float) -> tuple[Scene, str]:
             scene.style = Style.POLITE
             parts.append(expand(rng, POLITE))
     if rng.random() < tools_share:
-        for family in rng.sample(tuple(FAMILIES), rng.choice((1, 1, 2, 3))):
-            scene.tools[family] = random_schema(rng, family)
+        offer_any(rng, scene, rng.choice((1, 1, 1, 2, 2, 3, 4)))
     return scene, " ".join(parts)
 
 
@@ -93,6 +102,8 @@ def _pick_skill(scene: Scene) -> str:
     rng = scene.rng
     if scene.tools and rng.random() < 0.55:
         family = rng.choice(tuple(scene.tools))
+        if family in scene.offers:
+            return "tool_forced" if rng.random() < 0.04 else skill_of(family)
         return f"tool_{family}" if f"tool_{family}" in SKILLS else "tool_other"
     return rng.choices(SKILL_NAMES, cum_weights=SKILL_SHARES)[0]
 
@@ -138,32 +149,69 @@ def dialogue(seed: str, exchanges: int = 3, tools_share: float = 0.3) -> Dialogu
 def plain_text(rng: random.Random) -> str:
     """A text without chat markers, so that a bare completion goes on sensibly too."""
     scene = Scene(rng)
-    return sample(scene, rng.choice(PLAIN_TEXT_SKILLS)).messages[-1].content + END_OF_TEXT
+    return sample(scene, rng.choice(PLAIN_TEXT_SKILLS)).messages[-1].content
 
 
-def write_row(rng: random.Random, encode: Encode, length: int) -> list[int]:
+def fill_in(rng: random.Random, text: str) -> tuple[str, str]:
+    """`text` with a piece of its middle taken out and asked for: the question, and that piece."""
+    start = rng.randrange(len(text))
+    end = min(len(text), start + 1 + int(rng.expovariate(1 / 30)))
+    if rng.random() < 0.7:  # at spaces
+        start = text.rfind(" ", 0, start) + 1
+        end = (text.find(" ", end) + 1 or len(text) + 1) - 1
+    before, middle, after = text[:start], text[start:end], text[end:]
+    return f"{FIM_PREFIX}{before}{FIM_SUFFIX}{after}{FIM_MIDDLE}", middle
+
+
+def _plain_row(rng: random.Random, encode: Encode, length: int) -> Row | None:
+    """A bare text, or the middle of one."""
+    text, asked = plain_text(rng), ""
+    if rng.random() < 0.6:
+        asked, text = fill_in(rng, text)
+    before, after = encode(asked).ids, encode(text + END_OF_TEXT).ids
+    ids = before + after
+    # The first token of a bare text follows from nothing.
+    given = [True] * max(1, len(before)) + [False] * (len(after) - (not before))
+    return (ids, given) if len(ids) <= length else None
+
+
+def _encoded(encode: Encode, messages: Sequence[Message]) -> Row:
+    """Messages as token ids; given are the tokens that begin in what a grammar writes."""
+    encoding = encode(render(messages))
+    ids, given = encoding.ids, [False] * len(encoding.ids)
+    spans = given_spans(messages)
+    if spans:
+        starts = [start for start, _ in encoding.offsets]
+        given = [any(a <= start < b for a, b in spans) for start in starts]
+    return ids, given
+
+
+def write_row(rng: random.Random, encode: Encode, length: int) -> Row:
     """One dialogue of at most `length` tokens, filled with exchanges until none fits."""
-    if length == 256 and rng.random() < 0.04:
-        ids = encode(plain_text(rng))
-        if len(ids) <= length:
-            return ids
+    if length <= 256 and rng.random() < (0.06 if length == 256 else 0.03):
+        row = _plain_row(rng, encode, length)
+        if row is not None:
+            return row
     scene, system = new_scene(rng, TOOLS_SHARE[length])
-    ids = encode(render_system(system, tuple(scene.tools.values())))
-    while scene.tools and len(ids) > length // 2:  # leave room for the talk
-        scene.tools.popitem()
-        ids = encode(render_system(system, tuple(scene.tools.values())))
+    ids = encode(render_system(system, tuple(scene.tools.values()))).ids
+    while scene.tools and len(ids) > length * 0.6:  # leave room for the talk
+        family, _ = scene.tools.popitem()
+        scene.offers.pop(family, None)
+        ids = encode(render_system(system, tuple(scene.tools.values()))).ids
+    given = [False] * len(ids)
     misses = 0
     while misses < 3 and len(ids) < length - 24:
         facts = dict(scene.facts)
         exchange = sample(scene)
-        more = encode(render(exchange.messages))
+        more, more_given = _encoded(encode, exchange.messages)
         if len(ids) + len(more) > length:
             scene.facts = facts
             misses += 1
             continue
         ids += more
+        given += more_given
         scene.history += exchange.messages
-    return ids
+    return ids, given
 
 
 def main() -> None:

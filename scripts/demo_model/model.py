@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Shape:
     """Sizes of the model. All linear sizes are multiples of 64, for 4-bit blocks of 32."""
 
-    vocabulary: int = 4096
+    vocabulary: int = 4608
     hidden: int = 256
-    layers: int = 8
+    layers: int = 10
     heads: int = 8
     kv_heads: int = 4
     feed_forward: int = 768

@@ -18,6 +18,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from scripts.demo_model.dialogue import (
     END_OF_TEXT,
+    FIM_MIDDLE,
+    FIM_PREFIX,
+    FIM_SUFFIX,
     IM_END,
     IM_START,
     TOOL_CALL,
@@ -28,10 +31,10 @@ from scripts.demo_model.dialogue import (
 from scripts.demo_model.generate import dialogue
 from scripts.demo_model.skills import words
 
-VOCABULARY = 4096  # at most
-RARE = 20  # pieces that occur less often are spelt
+VOCABULARY = 4608  # at most
+RARE = 10  # pieces that occur less often are spelt
 CONTEXT = 1024
-SPECIAL = (END_OF_TEXT, IM_START, IM_END)
+SPECIAL = (END_OF_TEXT, IM_START, IM_END, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)
 # Markers of tools are no special tokens: they must survive `skip_special_tokens=True`.
 MARKERS = (TOOL_CALL, TOOL_CALL_END, TOOL_RESPONSE, TOOL_RESPONSE_END)
 # Words with the space or sign before them, single digits, runs of signs, white space.
@@ -63,7 +66,7 @@ def _counts(dialogues: int) -> Counter[str]:
     return counts
 
 
-def train(dialogues: int = 40_000) -> Tokenizer:
+def train(dialogues: int = 20_000) -> Tokenizer:
     """A tokenizer whose vocabulary is the most common pieces of the generated text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *MARKERS, *alphabet))}

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from scripts.demo_model import tokenizer as tokenizers_of_ours
-from scripts.demo_model.batches import Ids, Mask, stream
+from scripts.demo_model.batches import Ids, Mask, stream, twice
 from scripts.demo_model.model import Llama, Shape, checkpoint, export
 from scripts.demo_model.weight_formats import BLOCK, q4_0
 
@@ -110,6 +110,8 @@ def run(model: Llama, options: argparse.Namespace, device: torch.device) -> list
             layer.compile(dynamic=False)
     cuda = device.type == "cuda"
     batches = stream(options.out, options.seed, options.tokens, options.workers)
+    if options.twice:
+        batches = twice(batches)
     losses: list[tuple[int, float]] = []
     pending: list[tuple[int, Tensor]] = []  # read late, so that the GPU never waits for a print
     started, step, progress = time.monotonic(), 0, 0.0
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--twice", action="store_true", help="use every batch of text twice")
     parser.add_argument("--checkpoint-every", type=int, default=2000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None)

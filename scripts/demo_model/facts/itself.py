@@ -31,8 +31,8 @@ ITSELF = (
             "How many parameters does {the demo model|this model|your model} have?",
             "Are you a {large|small|big} {language model|model}?",
         ),
-        "I am very small: I have about 7 million parameters.",
-        "About 7 million parameters.",
+        "I am very small: I have about 9 million parameters.",
+        "About 9 million parameters.",
     ),
     Topic(
         "what_are_you",

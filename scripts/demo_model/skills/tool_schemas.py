@@ -12,7 +12,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "weather": {
         "names": ("get_weather", "get_weather", "get_current_weather", "weather", "current_weather",
                   "weather_lookup", "fetch_weather", "getWeather", "lookup_weather",
-                  "get_forecast"),
+                  "get_forecast", "weather_at", "city_weather", "get_weather_now", "weatherTool"),
         "descriptions": ("Get the weather of a city.", "Get the current weather in a given city",
                          "The weather now.", "Returns the current weather for a location.",
                          "Get current temperature for a given location.", "Weather of a place",
@@ -62,8 +62,74 @@ FAMILIES: dict[str, dict[str, Any]] = {
 OPTIONAL_ROLES = {"unit"}
 
 
-def random_schema(rng: random.Random, family: str) -> dict[str, Any]:  # noqa: C901
-    """A function schema as a client sends it: `{"name", "description", "parameters"}`."""
+def function_schema(  # noqa: PLR0913, PLR0917
+    rng: random.Random, name: str, about: str, properties: dict[str, dict[str, Any]],
+    required: list[str], plain: float = 0.5,
+) -> dict[str, Any]:  # fmt: skip
+    """A function as clients send it: `{"name", "description", "parameters"}`, keys in many orders.
+
+    `plain` is the share of schemas with nothing but what they need. Written by hand, by pydantic,
+    by zod, from docstrings: each leaves its own keys.
+    """
+    parameters: dict[str, Any] = {"type": "object", "properties": properties}
+    if required and rng.random() < 0.9:
+        parameters["required"] = required
+    if rng.random() > plain:
+        _adorn(rng, name, parameters)
+    function: dict[str, Any] = {"name": name}
+    if about:
+        function["description"] = about
+    function["parameters"] = parameters
+    roll = rng.random()
+    if roll < 0.06:
+        function["strict"] = True
+    elif roll < 0.1:
+        function = dict(reversed(function.items()))
+    if not properties and roll > 0.8:
+        del function["parameters"]
+    return function
+
+
+def _adorn(rng: random.Random, name: str, parameters: dict[str, Any]) -> None:
+    """Put in what libraries add."""
+    roll = rng.random()
+    if roll < 0.35:  # zod
+        if rng.random() < 0.7:
+            parameters["additionalProperties"] = False
+        if rng.random() < 0.7:
+            draft = rng.choice(("draft-07/schema#", "draft-07/schema#", "draft/2020-12/schema"))
+            where = rng.choice(("http", "https"))
+            item = {"$schema": f"{where}://json-schema.org/{draft}"}
+            if rng.random() < 0.5:
+                rest = dict(parameters)
+                parameters.clear()
+                parameters.update(item, **rest)
+            else:
+                parameters.update(item)
+    elif roll < 0.75:  # pydantic
+        with_titles = rng.random() < 0.6
+        for key, schema in parameters["properties"].items():
+            if with_titles:
+                schema["title"] = key.replace("_", " ").title()
+            if schema.get("type") in ("integer", "number") and rng.random() < 0.3:
+                low, high = rng.choice(
+                    (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"))
+                )
+                schema[low], schema[high] = rng.choice((0, -10000, -1000000)), 10 ** rng.choice((6, 7))
+        rest = dict(parameters)
+        parameters.clear()
+        parameters["properties"] = rest["properties"]
+        if "required" in rest:
+            parameters["required"] = rest["required"]
+        if with_titles and rng.random() < 0.7:
+            parameters["title"] = name
+        parameters["type"] = "object"
+    else:
+        parameters["additionalProperties"] = rng.random() < 0.2
+
+
+def random_schema(rng: random.Random, family: str) -> dict[str, Any]:
+    """A function schema of a family."""
     spec = FAMILIES[family]
     properties: dict[str, Any] = {}
     required: list[str] = []
@@ -82,18 +148,8 @@ def random_schema(rng: random.Random, family: str) -> dict[str, Any]:  # noqa: C
         properties[name] = schema
         if role not in OPTIONAL_ROLES or rng.random() < 0.1:
             required.append(name)
-    parameters: dict[str, Any] = {"type": "object", "properties": properties}
-    if rng.random() < 0.85:
-        parameters["required"] = required
-    if rng.random() < 0.15:
-        parameters["additionalProperties"] = False
-    function: dict[str, Any] = {"name": rng.choice(spec["names"])}
-    if rng.random() < 0.9:
-        function["description"] = rng.choice(spec["descriptions"])
-    function["parameters"] = parameters
-    if rng.random() < 0.08:
-        function["strict"] = True
-    return function
+    about = rng.choice(spec["descriptions"]) if rng.random() < 0.9 else ""
+    return function_schema(rng, rng.choice(spec["names"]), about, properties, required)
 
 
 def parameter(schema: dict[str, Any], family: str, role: str) -> str | None:

@@ -91,8 +91,28 @@ PATTERNS = (
     " [t]|name of the [t]|biggest [t] in [u]|largest [t]|language of [u]|flag of [u]|boiling point"
     " of [t]|weight of a [t]|stock price of [s]|news|score|recipe for [t]|distance to [c]|law of"
     " [s]|plot of [w]|root of the [t]}?"),
-    ("{Play|Open|Close|Send|Order|Book|Call|Buy|Sell|Delete|Draw|Turn on|Turn off|Download|Print the"
-    " file|Set} {a [t]|the [t]|[n]|a table in [c]|a flight to [c]|some [s]|my [t]|an alarm}{.|}"),
+    ("{Open|Close|Draw|Download|Print the file|Clean|Wash|Fetch|Kick|Bring me} {a [t]|the [t]|some [s]"
+    "|my [t]|[n]}{.|}"),
+    ("{Explain|Please explain|Can you explain|Could you explain|Describe|Teach me|Tell me about|Tell me all"
+    " about|I want to understand|Give me an introduction to|Lecture me on|Summarise|What do you know of}"
+    " {[a] [s]|[i] [s]|[i] [i2]|[a] [i]|[s]|[s] {and|of|in} [s2]|the [a] [t] of [s]|how {a|the} [t] {[v]s|works|is"
+    " made}|why {the [t]|[s]} {is|are} [a]|the {meaning|origin|purpose|rules|laws} of [s]|[X]}"
+    "{| to me| to a child| please|, please| in simple words| in one sentence| in detail| like I'm five}{.|?|}"),
+    ("{Who|What} {was|is|were} {[n] [i]|[i] [i2]|[i]|[n] of [c]|[X]|the {first|last|best|youngest} [j] of {[u]|[c]}}"
+    "{? | and {what|when|where} did {he|she|they} {do|live|die}?|?|}"),
+    ("{I am|I'm} {writing|reading|working on|thinking about} {an essay|a book|a talk|a project|my thesis} about {[s]|[X]|the"
+    " [t] of [u]}{.|,} {Can you|Could you|Please|Would you} {help me with it|give me some ideas|tell me the main points"
+    "|explain why [s] matters|name three sources}{?|.|}"),
+    ("{My|Our} {friend|boss|teacher|sister|neighbour} [n] {says|thinks|claims} that {[s] is [a]|the [t] [v]s|[X] is [a]|[c] is"
+    " in [u]}{, | and }{is that true|what do you think|is [n] right|can that be}{?|}"),
+    ("{What|Which} {would|should|could} {I|we|you} {eat|wear|buy|read|cook|choose|drink|watch|name it} {today|tomorrow|for"
+    " dinner|in [c]|with [n]|in summer|at the [t]}{?|}"),
+    ("{What's|What is|whats|wats} {the deal with|up with|your opinion on|your view of|the story of} {[s]|[X]|[i]|the [t]}{?|}"),
+    ("{If|When} {I|a train|[n]|a [t]|two [j]s} {[v]s|goes to [c]|buys [k] [t]s|drops a [t]} {and|,} {what happens|how long does it"
+    " take|how many [t]s are left|who pays}{?|}"),
+    ("{Help me|I need help|Assist me|Give me advice} {with|on|about} {my [t]|[s]|my [s] homework|my job as a [j]|a"
+    " [t] problem|[X]|my taxes|my visa|my diet}{.|, please.|}"),
+    "{[X]|[X]?|What about [X]?|How does [X] work?|[X] explained|tell me about [X]|why is [X] so [a]?|is [X] real?}",
     "{Compare|What is the difference between} [s] and [s2]{?|.}",
     ("{What|Which} {[t]|[j]|book|film|animal|car|sport} {is|was|do you think is} {the best|the most"
     " [a]|the oldest|the biggest|popular in [u]|famous}?"),
@@ -105,6 +125,16 @@ PATTERNS = (
     "{?|.|}"),
     "What {happened|was|is going on|is happening} in {1[y]|20[y]|[u]|[c]}?",
 )  # fmt: skip
+# Two words that together sound like a subject.
+FIRST = ("quantum", "nuclear", "dark", "black", "global", "machine", "deep", "string", "cell", "stem",
+         "ancient", "modern", "social", "solar", "human", "climate", "foreign", "civil", "organic", "general",
+         "special", "artificial", "natural", "public", "private", "electric", "cold", "world", "game",
+         "number", "set", "graph", "group", "blood", "brain", "heart", "ocean", "space", "time", "plate")  # fmt: skip
+SECOND = ("entropy", "physics", "mechanics", "energy", "matter", "holes", "warming", "learning", "theory", "biology",
+          "history", "art", "media", "panels", "rights", "change", "policy", "war", "chemistry", "relativity",
+          "intelligence", "selection", "health", "law", "motors", "fusion", "travel", "economics", "tectonics",
+          "pressure", "surgery", "waves", "currents", "computing", "music", "politics", "power", "medicine",
+          "philosophy", "division")  # fmt: skip
 COUNTRIES = (*UNKNOWN_COUNTRIES, *CAPITALS)
 VERBS = ("move", "grow", "fall", "sing", "sleep", "change", "swim", "burn", "stop", "break", "turn",
          "fly", "jump", "glow", "sink", "hide")  # fmt: skip
@@ -135,6 +165,10 @@ def question(scene: Scene) -> tuple[str, tuple[str, ...]]:
             # Invented nouns teach that what is not in a table is not known.
             if name in ("s", "t") and rng.random() < 0.15:
                 values[name] = invented_word(scene)
+    if "[X]" in text:
+        values["X"] = f"{rng.choice(FIRST)} {rng.choice(SECOND)}"
+    if "[k]" in text:
+        values["k"] = str(rng.randrange(2, 30))
     for name in ("i", "i2", "i3"):
         if f"[{name}]" in text:
             values[name] = invented_word(scene)
