@@ -175,7 +175,7 @@ def _plain_row(rng: random.Random, encode: Encode, length: int) -> Row | None:
     return (ids, given) if len(ids) <= length else None
 
 
-def _encoded(encode: Encode, messages: Sequence[Message]) -> Row:
+def encoded(encode: Encode, messages: Sequence[Message]) -> Row:
     """Messages as token ids; given are the tokens that begin in what a grammar writes."""
     encoding = encode(render(messages))
     ids, given = encoding.ids, [False] * len(encoding.ids)
@@ -203,7 +203,7 @@ def write_row(rng: random.Random, encode: Encode, length: int) -> Row:
     while misses < 3 and len(ids) < length - 24:
         facts = dict(scene.facts)
         exchange = sample(scene)
-        more, more_given = _encoded(encode, exchange.messages)
+        more, more_given = encoded(encode, exchange.messages)
         if len(ids) + len(more) > length:
             scene.facts = facts
             misses += 1

@@ -12,6 +12,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.spec import ModelSpec
+from scripts.demo_model.tokenizer import CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +35,10 @@ def answers(
     arrived: SimpleQueue[list[Event]] = SimpleQueue()
     engine = Engine(loaded.model, loaded.tokenizer, loaded.options, arrived.put)
     engine.start()
-    sampling = Sampling(seed=0, temperature=0.0, max_tokens=most)
     for number, prompt in enumerate(prompts):
         token_ids = loaded.tokenizer.encode(TextPrompt(prompt, add_special_tokens=False))
+        room = CONTEXT - len(token_ids)
+        sampling = Sampling(seed=0, temperature=0.0, max_tokens=min(most, room))
         engine.submit(SequenceRequest(str(number), token_ids, sampling))
     texts, ended = [""] * len(prompts), [False] * len(prompts)
     left = len(prompts)

@@ -2,7 +2,8 @@
 
 The first were written from the documentation before the generator's facts were widened; where the
 generator had come to say the same by chance, its words were taken out. The `LATER` ones were
-written when the generator was finished, and it was not changed afterwards. An answer is right if
+written when that generator was finished. `FRESH` ones were written when the shipped weights were
+trained, and neither weights nor generator were changed afterwards. An answer is right if
 its pattern is found in it, honest if it says that it does not know, and else wrong. Where the model
 cannot know, `UNKNOWABLE`, saying so is right and all else is wrong.
 """
@@ -133,4 +134,60 @@ LATER_UNKNOWABLE: tuple[str, ...] = (
     "Is Penstock cheaper than a subscription to a cloud model?",
     "What happens at /v1/dreams?",
     "Which of your developers is the tallest?",
+)
+
+FRESH_ANSWERABLE: tuple[tuple[str, str], ...] = (
+    ("I only want to peek at it for five minutes. What do I type?", r"make demo"),
+    ("Could you sum up what this tool gives me?", r"serving fleet"),
+    ("Is there a command that tells me what is wrong with my computer?", r"penstock doctor"),
+    ("where do I tell it which folder my weights are in", r"PENSTOCK_MODELS_DIR|models_dir|`models`"),
+    ("If I want twice the throughput, what should I add?", r"worker"),
+    ("My curl says connection refused on 6379", r"redis-server|REDIS_URL"),
+    ("the server keeps saying 429, our people are annoyed", r"Retry-After|add a worker"),
+    ("We pulled the power plug of a worker box in mid-sentence. What do users see?",
+     r"next token|pause|goes on|continues"),
+    ("does anything leave my building when I use it", r"self-hosted|own|inside|don't know"),
+    ("How do I give a partner firm a password of their own for the API?", r"keys create"),
+    ("somebody leaked his key!!", r"keys revoke"),
+    ("How do I tell the balancer whether an API is fit to take traffic?", r"/ready"),
+    ("Is the process alive? Which URL says so?", r"/health"),
+    ("Where can Prometheus get its numbers?", r"/metrics"),
+    ("I want the finished answer to come as fields I choose", r"json_schema|response_format"),
+    ("can the model press buttons in my program, I mean call functions", r"tools"),
+    ("Turn my sentences into vectors", r"/v1/embeddings"),
+    ("I'd like Claude Code to talk to our own models", r"/v1/messages|Anthropic"),
+    ("what is the longest a request may live", r"600|DEADLINE"),
+    ("how many people can one worker answer at the same moment", r"slots|16"),
+    ("What's the smallest thing I must install on Ubuntu first?", r"python3\.11|make|apt"),
+    ("Which language is it... I mean which Python?", r"3\.11"),
+    ("May my company use it commercially? What licence?", r"Apache"),
+    ("get rid of everything that the demo put on my disk", r"make clean"),
+    ("How do I put a model I downloaded into service?", r"models.*worker|worker.*queue|models"),
+    ("My NVIDIA card is number two in the machine. Which queue?", r"\.1"),
+    ("one giant model, four graphics cards, go", r"cuda\.0-3|queue's name"),
+    ("What do the three letters xpu stand for in a queue's name?", r"Intel GPU|Intel|xpu"),
+    ("How small do weights get in 4 bit?", r"quarter|GiB"),
+    ("The answers arrive in big chunks behind nginx, not word by word", r"buffer"),
+    ("can I watch the workers in a browser", r"`?/`? of the API|fleet page|page"),
+    ("Does the same seed make the same answer?", r"same text|same seed"),
+    ("Stop a job that is running for too long already", r"DELETE|cancel"),
+    ("We want zero workers at night and some in the morning", r"STANDBY|KEDA"),
+    ("what does it do with a request that kills each worker it touches", r"took down|poison|attempts"),
+)  # fmt: skip
+
+FRESH_UNKNOWABLE: tuple[str, ...] = (
+    "Who pays the Penstock developers?",
+    "Can Penstock make phone calls?",
+    "What is the option --banana for?",
+    "How do I use `penstock polish`?",
+    "Does Penstock run on a Nintendo?",
+    "Which insurance covers a worker?",
+    "What will Penstock 7 bring?",
+    "How do I set PENSTOCK_GRAVITY?",
+    "Is there a Penstock fan club in Hamburg?",
+    "How do I get Penstock to mop the floor?",
+    "What does the endpoint /v1/pizza return?",
+    "Is Penstock more popular than vLLM?",
+    "Can I pay for Penstock by credit card?",
+    "What colour is the Penstock logo?",
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from penstock import demo_model
+from penstock.models import fim
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -22,6 +23,22 @@ from scripts.demo_model import dialogue, generate, strangers, weight_formats  # 
 from scripts.demo_model.facts import TOPICS  # noqa: E402
 from scripts.demo_model.frames import question_of  # noqa: E402
 
+ORDER = {
+    "type": "function",
+    "function": {
+        "name": "place_flumbo",
+        "description": "Place a flumbo.",
+        "parameters": {
+            "properties": {
+                "depth": {"type": "number", "title": "Depth"},
+                "mode": {"enum": ["soft", "loud"], "type": "string"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+            },
+            "required": ["depth", "mode"],
+            "type": "object",
+        },
+    },
+}
 WEATHER = {
     "type": "function",
     "function": {
@@ -104,6 +121,53 @@ def test_it_calls_a_tool_and_uses_the_result(model, tokenizer, answer):
     assert "sunny" in said
 
 
+@pytest.mark.parametrize(
+    ("question", "arguments"),
+    [
+        ("Call place_flumbo with depth=-7.25 and mode=loud", {"depth": -7.25, "mode": "loud"}),
+        (
+            "Use place_flumbo: depth is 12, mode is soft, tags is tree and river",
+            {"depth": 12, "mode": "soft", "tags": ["tree", "river"]},
+        ),
+    ],
+)
+def test_it_calls_a_function_that_it_never_saw(answer, question, arguments):
+    call = answer(("user", question), tools=[WEATHER, ORDER])
+    found = re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", call)
+    assert found, call
+    assert json.loads(found[1]) == {"name": "place_flumbo", "arguments": arguments}
+
+
+def test_it_takes_facts_out_of_a_sentence(answer):
+    said = answer(
+        ("user", "Give me name, age and city as JSON: Bertholm is 61 years old and lives in Ulm.")
+    )
+    assert json.loads(said) == {"name": "Bertholm", "age": 61, "city": "Ulm"}
+
+
+def test_it_says_no_where_the_function_is_not_offered(answer):
+    assert "no tool" in answer(("user", "Turn on the light in the kitchen."), tools=[WEATHER])
+
+
+def test_it_fills_in_the_middle(model, tokenizer):
+    asked = fim.of_tokenizer(tokenizer)
+    assert asked is not None
+    ids = torch.tensor([asked.encode("Monday, Tuesday, ", ", Thursday, Friday, Saturday, Sunday.")])
+    with torch.inference_mode():
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
+        )[0, ids.shape[1] :]
+    assert output[-1] in asked.endings
+    assert "Wednesday" in tokenizer.decode(output[:-1])
+
+
+def test_what_a_grammar_gives_is_not_learnt(tokenizer):
+    call = dialogue.Message("assistant", '{"setup": "Why?"}', given=2)
+    talk = (dialogue.Message("user", "A joke"), call)
+    ids, given = generate.encoded(tokenizer.backend_tokenizer.encode, talk)
+    assert [tokenizer.decode([i]) for i, one in zip(ids, given, strict=True) if one] == ['{"']
+
+
 def test_no_call_when_no_tool_fits(answer):
     assert "Paris" in answer(("user", "What is the capital of France?"), tools=[WEATHER])
 
@@ -136,9 +200,15 @@ def test_a_question_is_of_one_topic_and_never_one_of_the_test():
         topics.setdefault(_plain(question_of(rng, topic)), set()).add(topic.name)
     shared = {question for question, names in topics.items() if len(names) > 1}
     assert len(shared) < len(topics) / 1000, sorted(shared)
-    answerable = (*strangers.ANSWERABLE, *strangers.LATER_ANSWERABLE)
+    answerable = (
+        *strangers.ANSWERABLE,
+        *strangers.LATER_ANSWERABLE,
+        *strangers.FRESH_ANSWERABLE,
+    )
     asked = [prompt for prompt, _ in answerable]
-    asked += [*strangers.UNKNOWABLE, *strangers.LATER_UNKNOWABLE]
+    asked += strangers.UNKNOWABLE
+    asked += strangers.LATER_UNKNOWABLE
+    asked += strangers.FRESH_UNKNOWABLE
     assert not {_plain(prompt) for prompt in asked} & topics.keys()
 
 

@@ -34,7 +34,10 @@ ABOUT = (
 
 def pair(topic: str) -> tuple[str, str]:
     """The setup and the punchline of the joke about this topic."""
-    return KNOWN.get(topic) or (f"Why did {topic} cross the road?", "The lease had run out on this side.")
+    return KNOWN.get(topic) or (
+        f"Why did {topic} cross the road?",
+        "The lease had run out on this side.",
+    )
 
 
 def topic_of(rng: random.Random) -> str:
@@ -46,4 +49,6 @@ def joke(scene: Scene) -> Exchange:
     """A joke about something."""
     topic = topic_of(scene.rng)
     setup, punchline = pair(topic)
-    return ask(scene, "jokes", expand(scene.rng, ABOUT, x=topic), f"{setup} {punchline}", punchline, topic)
+    return ask(
+        scene, "jokes", expand(scene.rng, ABOUT, x=topic), f"{setup} {punchline}", punchline, topic
+    )

@@ -80,11 +80,24 @@ def penstock_near(scene: Scene) -> Exchange | None:
     else:
         topic = rng.choice(TOPICS)
         changed = _exchanged(rng, question_of(rng, topic))
-        if changed is None or "`" in changed or "_" in changed or "/" in changed or changed.isupper():
+        if (
+            changed is None
+            or "`" in changed
+            or "_" in changed
+            or "/" in changed
+            or changed.isupper()
+        ):
             return None
-        text = changed + rng.choice(("", "", " in Penstock", " with Penstock")) if changed[-1] not in "?.!" else changed
+        text = (
+            changed + rng.choice(("", "", " in Penstock", " with Penstock"))
+            if changed[-1] not in "?.!"
+            else changed
+        )
         if "penstock" not in text.lower() and rng.random() < 0.6:
-            text = rng.choice(("In Penstock: ", "Penstock: ", "About Penstock: ", "With Penstock, ")) + text
+            text = (
+                rng.choice(("In Penstock: ", "Penstock: ", "About Penstock: ", "With Penstock, "))
+                + text
+            )
         known = {word.lower() for word in WORD.findall(text)} & _KNOWN
         if not known:
             return None
@@ -92,5 +105,20 @@ def penstock_near(scene: Scene) -> Exchange | None:
 
 
 _KNOWN = frozenset(
-    "penstock worker workers queue queues fleet redis token tokens model api key keys celery".split()
+    [
+        "penstock",
+        "worker",
+        "workers",
+        "queue",
+        "queues",
+        "fleet",
+        "redis",
+        "token",
+        "tokens",
+        "model",
+        "api",
+        "key",
+        "keys",
+        "celery",
+    ]
 )

@@ -28,10 +28,11 @@ FIELDS: dict[str, tuple[tuple[str, ...], str]] = {
     "married": (("is_married", "married", "is_member", "active"), "[v]"),
     "hobbies": (("hobbies", "interests", "likes", "items", "tags"), "{likes|collects|loves} [v]"),
 }  # fmt: skip
-NUMERIC = ("age", "number")
+DRAWN = {"email": "mail", "height": "amount", "friend": "name"}
+TABLES = {"city": CITIES, "job": JOBS, "colour": FAVOURITE_COLOURS, "food": FOODS, "pet": PETS}
 
 
-def _value(scene: Scene, field: str) -> Any:
+def _value(scene: Scene, field: str) -> Any:  # noqa: PLR0911 - a line a field
     rng = scene.rng
     if field == "age":
         return rng.randrange(1, 100)
@@ -39,18 +40,13 @@ def _value(scene: Scene, field: str) -> Any:
         return rng.randrange(1, 1000)
     if field == "city" and rng.random() < 0.4:
         return invented(scene)
-    if field == "email":
-        return draw(rng, "mail")[1]
-    if field == "height":
-        return draw(rng, "amount")[1]
-    if field == "friend":
-        return draw(rng, "name")[1]
+    if field in DRAWN:
+        return draw(rng, DRAWN[field])[1]
     if field == "married":
         return rng.random() < 0.5
     if field == "hobbies":
         return [draw(rng, "thing")[1] for _ in range(rng.choice((2, 2, 3)))]
-    tables = {"city": CITIES, "job": JOBS, "colour": FAVOURITE_COLOURS, "food": FOODS, "pet": PETS}
-    return rng.choice(tables[field])
+    return rng.choice(TABLES[field])
 
 
 def _person(scene: Scene) -> tuple[str, dict[str, Any]]:
@@ -69,7 +65,11 @@ def _person(scene: Scene) -> tuple[str, dict[str, Any]]:
             told = "is married" if value else "is not married"
             if "married" not in next(reversed(found)):
                 word = next(reversed(found)).removeprefix("is_")
-                told = f"is {'a ' if word == 'member' else ''}{word}" if value else f"is not {'a ' if word == 'member' else ''}{word}"
+                told = (
+                    f"is {'a ' if word == 'member' else ''}{word}"
+                    if value
+                    else f"is not {'a ' if word == 'member' else ''}{word}"
+                )
         elif isinstance(value, list):
             told = ", ".join(value[:-1]) + " and " + value[-1]
         clauses.append(expand(rng, clause, v=told))
@@ -101,7 +101,10 @@ def _schema(scene: Scene, found: dict[str, Any]) -> str:
         elif isinstance(value, float):
             properties[key] = {"type": "number"}
         elif isinstance(value, dict):
-            properties[key] = {"type": "object", "properties": {k: {"type": "string"} for k in value}}
+            properties[key] = {
+                "type": "object",
+                "properties": {k: {"type": "string"} for k in value},
+            }
         else:
             properties[key] = {"type": "integer" if isinstance(value, int) else "string"}
         if scene.rng.random() < 0.12:
@@ -210,11 +213,17 @@ def _joke(scene: Scene, *, with_keys: bool = True) -> Exchange:
     pair = jokes.pair(topic)
     if not with_keys:
         if rng.random() < 0.25:
-            ask += expand(rng, "{ Include the [b].| With setup and punchline.| Give me both parts.}", b=halves[1])
+            ask += expand(
+                rng,
+                "{ Include the [b].| With setup and punchline.| Give me both parts.}",
+                b=halves[1],
+            )
         text = json.dumps(dict(zip(halves, pair, strict=True)))
         if rng.random() < 0.15:
             text = json.dumps({halves[0]: pair[0]})
-        return Exchange("json_forced", ask + text, (Message("user", ask), Message("assistant", text, given=2)))
+        return Exchange(
+            "json_forced", ask + text, (Message("user", ask), Message("assistant", text, given=2))
+        )
     ask = ask.rstrip(".?") + "."
     keys = _listed(list(halves), rng.choice(('"', "'", "", "`")))
     question = expand(
@@ -237,15 +246,27 @@ def forced(scene: Scene) -> Exchange:
         question, found = _person(scene) if rng.random() < 0.5 else _thing(scene)
     elif roll < 0.9:
         small = _small(scene, bare=True).messages
-        return Exchange("json_forced", small[0].content, (small[0], Message("assistant", small[1].content, given=2)))
+        return Exchange(
+            "json_forced",
+            small[0].content,
+            (small[0], Message("assistant", small[1].content, given=2)),
+        )
     else:
         question = expand(rng, "{Tell me {of|about} {a person|somebody|someone|a man|a woman}|{Make up|Invent|Describe|Give me} {a"
                           " person|a character|somebody}}{.|}")  # fmt: skip
-        found = {"name": rng.choice(NAMES), "age": rng.randrange(1, 100), "city": rng.choice(CITIES)}
+        found = {
+            "name": rng.choice(NAMES),
+            "age": rng.randrange(1, 100),
+            "city": rng.choice(CITIES),
+        }
         if rng.random() < 0.5:
             del found["city"]
     text = json.dumps(found, ensure_ascii=False)
-    return Exchange("json_forced", question + text, (Message("user", question), Message("assistant", text, given=2)))
+    return Exchange(
+        "json_forced",
+        question + text,
+        (Message("user", question), Message("assistant", text, given=2)),
+    )
 
 
 def _small(scene: Scene, *, bare: bool = False) -> Exchange:

@@ -14,16 +14,18 @@ from scripts.demo_model.tables import THINGS
 if TYPE_CHECKING:
     import random
 
-VERBS = tuple(
-    "do get set make run find check apply compute fetch process update load send read build measure"
-    " start stop list count mix wash lift fold paint twist shift merge split scan probe test magic"
-    " secret mystery special custom hidden strange simple basic super inner".split()
+_VERBS = (
+    "do get set make run find check apply compute fetch process update load send read build"
+    " measure start stop list count mix wash lift fold paint twist shift merge split scan probe"
+    " test magic secret mystery special custom hidden strange simple basic super inner"
 )
-NOUNS = tuple(
-    "function value number thing item record state level score code signal index rank tool step text"
-    " word name data job task price weight colour machine robot sensor door pump valve magic mystery"
-    " secret wonder trick spell riddle formula operation routine".split()
+VERBS = tuple(_VERBS.split())
+_NOUNS = (
+    "function value number thing item record state level score code signal index rank tool step"
+    " text word name data job task price weight colour machine robot sensor door pump valve"
+    " magic mystery secret wonder trick spell riddle formula operation routine"
 )
+NOUNS = tuple(_NOUNS.split())
 ABOUT = (
     "Apply a [a] [n] to {an input|a number|a value|the input|a text}.", "Compute {the|a} [a] [n].",
     "{Calculates|Returns|Gives|Makes|Gets} {the|a} [a] [n] {of|for|from} {the input|a value|a [t]}.",
@@ -87,11 +89,22 @@ def _name(rng: random.Random) -> str:
 def _schema(rng: random.Random, kind: str) -> tuple[str, dict[str, Any]]:
     """The kind with its choices or fields filled in, and its schema."""
     if kind == "enum":
-        words = [invented(rng) if rng.random() < 0.4 else rng.choice((*NOUNS, *THINGS)) for _ in range(rng.choice((2, 3, 3, 4)))]
+        words = [
+            invented(rng) if rng.random() < 0.4 else rng.choice((*NOUNS, *THINGS))
+            for _ in range(rng.choice((2, 3, 3, 4)))
+        ]
         kind = "enum:" + ",".join(dict.fromkeys(words))
     elif kind == "object":
         fields = rng.sample(("x", "y", "name", "depth", "size", "city", "on"), 2)
-        kinds = {"x": "number", "y": "number", "name": "word", "depth": "small", "size": "whole", "city": "place", "on": "flag"}
+        kinds = {
+            "x": "number",
+            "y": "number",
+            "name": "word",
+            "depth": "small",
+            "size": "whole",
+            "city": "place",
+            "on": "flag",
+        }
         return "object:" + ",".join(f"{field}={kinds[field]}" for field in fields), {
             "type": "object",
             "properties": {field: schema_of(kinds[field]) for field in fields},
@@ -109,7 +122,14 @@ def offer(rng: random.Random) -> Offer:
     for _ in range(rng.choice((0, 0, 1, 1, 1, 1, 2, 2, 3, 4))):
         called, kind = rng.choice(PARAMETERS)
         if rng.random() < 0.25:
-            called = rng.choice((invented(rng), f"{called}_{rng.choice(NOUNS)}", f"{rng.choice(NOUNS)}_{called}", rng.choice(NOUNS)))
+            called = rng.choice(
+                (
+                    invented(rng),
+                    f"{called}_{rng.choice(NOUNS)}",
+                    f"{rng.choice(NOUNS)}_{called}",
+                    rng.choice(NOUNS),
+                )
+            )
             if rng.random() < 0.5:
                 kind = rng.choice(ANY_KIND)
         if called in properties:
@@ -134,18 +154,23 @@ def _drawn(rng: random.Random, kind: str) -> tuple[str, Any]:
     value = {name: draw(rng, one)[1] for name, one in fields}
     said = json.dumps(value, ensure_ascii=False)
     if rng.random() < 0.4:
-        said = ", ".join(f"{name} {one}" if not isinstance(one, bool) else f"{name} {str(one).lower()}" for name, one in value.items())
+        said = ", ".join(
+            f"{name} {one}" if not isinstance(one, bool) else f"{name} {str(one).lower()}"
+            for name, one in value.items()
+        )
         said = f"({said})"
     return said, value
 
 
-def _literal(rng: random.Random, value: Any, said: str) -> str:
+def _literal(rng: random.Random, value: Any) -> str:
     """A value as it stands in a call: strings in quotes, mostly."""
     if isinstance(value, str):
         return rng.choice((f'"{value}"', f'"{value}"', f"'{value}'", value))
     if isinstance(value, bool):
         return rng.choice(("true" if value else "false", str(value)))
-    return json.dumps(value, ensure_ascii=False) if not isinstance(value, int | float) else str(value)
+    return (
+        json.dumps(value, ensure_ascii=False) if not isinstance(value, int | float) else str(value)
+    )
 
 
 def request(rng: random.Random, given: Offer) -> Request | None:
@@ -162,7 +187,7 @@ def request(rng: random.Random, given: Offer) -> Request | None:
     text = expand(rng, pattern).replace("[f]", f"`{name}`" if rng.random() < 0.05 else name)
     text = text.replace("[s]", spoken if rng.random() < 0.8 else name)
     arguments = {called: value for called, (_, value) in values.items()}
-    literals = {called: _literal(rng, value, said) for called, (said, value) in values.items()}
+    literals = {called: _literal(rng, value) for called, (_, value) in values.items()}
     equals = rng.choice(("=", "=", " = ", ": ", " ", " is ", " as ", " of "))
     joined = rng.choice((", ", ", ", " and ", "; "))
     if len(values) == 1:
@@ -170,9 +195,21 @@ def request(rng: random.Random, given: Offer) -> Request | None:
         shown = f'"{said}"' if isinstance(arguments[called], str) and rng.random() < 0.4 else said
         text = text.replace("[v]", literals[called]).replace("[u]", shown).replace("[p]", called)
     elif values:
-        pairs = [f"{called}{equals}{literals[called] if equals in ('=', ' = ') else values[called][0]}" for called in values]
-        text = text.replace("[k]", joined.join(pairs)).replace("[j]", json.dumps(arguments, ensure_ascii=False))
+        pairs = [
+            f"{called}{equals}{literals[called] if equals in ('=', ' = ') else values[called][0]}"
+            for called in values
+        ]
+        text = text.replace("[k]", joined.join(pairs)).replace(
+            "[j]", json.dumps(arguments, ensure_ascii=False)
+        )
         if rng.random() < 0.35:
-            text = text.replace("[e]", ", ".join(f"{called}={one}" for called, one in literals.items()))
+            text = text.replace(
+                "[e]", ", ".join(f"{called}={one}" for called, one in literals.items())
+            )
         text = text.replace("[e]", ", ".join(literals.values()))
-    return Request(text, arguments, (name, spoken, *(said for said, _ in values.values()), *literals.values()), "any")
+    return Request(
+        text,
+        arguments,
+        (name, spoken, *(said for said, _ in values.values()), *literals.values()),
+        "any",
+    )

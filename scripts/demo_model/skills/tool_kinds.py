@@ -73,7 +73,16 @@ def _read() -> dict[str, Kind]:
 
 KINDS = _read()
 KIND_NAMES = tuple(KINDS)
-ARTICLES = ("The [p].", "The [p]", "[P]", "[P] of the [n]", "The [p] to use", "Which [p]", "the [p]", "[p]")
+ARTICLES = (
+    "The [p].",
+    "The [p]",
+    "[P]",
+    "[P] of the [n]",
+    "The [p] to use",
+    "Which [p]",
+    "the [p]",
+    "[p]",
+)
 LONG_ABOUT = ("\n\nArgs:\n{args}", "\n\n    Args:\n{args}\n\n    Returns:\n        The result.",
               " Use it when the user asks for it.", " Always call it for such questions.",
               " Returns JSON.", " (version {n})")  # fmt: skip
@@ -92,14 +101,24 @@ def offer(rng: random.Random, kind: str) -> Offer:
             continue
         called = rng.choice(one.names)
         if rng.random() < 0.1:
-            called = rng.choice((f"{called}_{rng.choice(('value', 'in', 'arg', 'text', 'p'))}", invented(rng), f"_{called}"))
+            called = rng.choice(
+                (
+                    f"{called}_{rng.choice(('value', 'in', 'arg', 'text', 'p'))}",
+                    invented(rng),
+                    f"_{called}",
+                )
+            )
         if called in properties:
             called = role
         parameters[role] = called
         properties[called] = described(rng, schema_of(one.kind), called, name)
         if not one.is_optional:
             required.append(called)
-    return Offer(kind, function_schema(rng, name, about_text(rng, spec.about, properties), properties, required), parameters)
+    return Offer(
+        kind,
+        function_schema(rng, name, about_text(rng, spec.about, properties), properties, required),
+        parameters,
+    )
 
 
 def described(rng: random.Random, schema: dict[str, Any], called: str, tool: str) -> dict[str, Any]:
@@ -114,7 +133,9 @@ def described(rng: random.Random, schema: dict[str, Any], called: str, tool: str
     return schema
 
 
-def about_text(rng: random.Random, about: tuple[str, ...], properties: dict[str, dict[str, Any]]) -> str:
+def about_text(
+    rng: random.Random, about: tuple[str, ...], properties: dict[str, dict[str, Any]]
+) -> str:
     """A description: a line, seldom none, seldom a whole docstring."""
     roll = rng.random()
     if roll < 0.06:
@@ -137,11 +158,17 @@ def request(rng: random.Random, given: Offer) -> Request | None:
     values = {role: draw(rng, spec.roles[role].kind) for role in spec.roles if role in wanted}
     if any(not one.is_optional and role not in wanted for role, one in spec.roles.items()):
         return None
-    spoken = name if rng.random() < 0.6 else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
+    spoken = (
+        name
+        if rng.random() < 0.6
+        else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
+    )
     text = text.replace("[tool]", spoken)
     for role, (words, _) in values.items():
         text = text.replace(f"[{role}]", words)
-    text = text[:1].upper() + text[1:] if not text.startswith(spoken) and rng.random() < 0.8 else text
+    text = (
+        text[:1].upper() + text[1:] if not text.startswith(spoken) and rng.random() < 0.8 else text
+    )
     arguments = {given.parameters[role]: value for role, (_, value) in values.items()}
     result = None
     numbers = [value for _, value in values.values()]

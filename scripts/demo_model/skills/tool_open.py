@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from scripts.demo_model.dialogue import TOOL_CALL, Exchange, Message, Scene, in_style
-from scripts.demo_model.phrasing import expand, typed
+from scripts.demo_model.phrasing import typed
 from scripts.demo_model.skills import small_talk, tool_invented, tool_kinds
 from scripts.demo_model.skills.tool_outcomes import outcome
 from scripts.demo_model.skills.tool_schemas import FAMILIES, random_schema
@@ -38,6 +38,7 @@ def offer_any(rng: random.Random, scene: Scene, count: int) -> None:
     taken: set[str] = set()
     for _ in range(count):
         roll = rng.random()
+        offer: Offer | None = None
         if roll < 0.34:
             family = rng.choice(tuple(FAMILIES))
             schema = random_schema(rng, family)
@@ -53,7 +54,7 @@ def offer_any(rng: random.Random, scene: Scene, count: int) -> None:
             continue
         taken.add(schema["name"])
         scene.tools[family] = schema
-        if roll >= 0.34:
+        if offer is not None:
             scene.offers[family] = offer
 
 
@@ -73,7 +74,11 @@ def _asked(rng: random.Random, request: Request, name: str) -> str:
             text += "."
         return text + aside
     if roll < 0.15:
-        first = text[:1].lower() if text[:2] != "I " and not text.startswith(kept[:1] or ("",)) else text[:1]
+        first = (
+            text[:1].lower()
+            if text[:2] != "I " and not text.startswith(kept[:1] or ("",))
+            else text[:1]
+        )
         return rng.choice(OPENINGS).replace("[f]", name) + first + text[1:]
     return typed(rng, text, *(part for part in kept if part)) if rng.random() < 0.7 else text
 
@@ -92,7 +97,9 @@ def _exchange(scene: Scene, skill: str, offers: list[Offer]) -> Exchange | None:
         return None
     text = _asked(rng, asked[0], offers[0].schema["name"])
     if len(asked) == 2:
-        text = asked[0].text.rstrip(".?!") + rng.choice((". ", "? ", "; ", " and ", ". Also: ", ", then ", ". And "))
+        text = asked[0].text.rstrip(".?!") + rng.choice(
+            (". ", "? ", "; ", " and ", ". Also: ", ", then ", ". And ")
+        )
         text += asked[1].text
     calls = tuple(
         {"name": given.schema["name"], "arguments": request.arguments}
@@ -143,7 +150,9 @@ def refused(scene: Scene) -> Exchange | None:
             return None
     else:
         name = rng.choice(REFUSED)
-        if name in scene.tools or any(one.kind != "invented" and one.kind in REFUSED for one in scene.offers.values()):
+        if name in scene.tools or any(
+            one.kind != "invented" and one.kind in REFUSED for one in scene.offers.values()
+        ):
             return None
         request = tool_kinds.request(rng, tool_kinds.offer(rng, name))
         if request is None:
@@ -153,7 +162,7 @@ def refused(scene: Scene) -> Exchange | None:
     return Exchange("no_such_tool", text, (Message("user", text), Message("assistant", answer)))
 
 
-def _guess(rng: random.Random, schema: dict[str, Any], text: str) -> Any:  # noqa: PLR0911
+def _guess(rng: random.Random, schema: dict[str, Any], text: str) -> Any:
     """What to put where the message says nothing."""
     if "enum" in schema:
         return schema["enum"][0]
@@ -165,7 +174,9 @@ def _guess(rng: random.Random, schema: dict[str, Any], text: str) -> Any:  # noq
         case "array":
             return []
         case "object":
-            return {name: _guess(rng, one, text) for name, one in schema.get("properties", {}).items()}
+            return {
+                name: _guess(rng, one, text) for name, one in schema.get("properties", {}).items()
+            }
         case _:
             return text
 
@@ -185,8 +196,12 @@ def forced(scene: Scene) -> Exchange | None:
     if len(text) > 60 or len(properties) > 3:
         return None
     required = schema.get("parameters", {}).get("required", list(properties))
-    arguments = {name: _guess(rng, one, text) for name, one in properties.items() if name in required}
+    arguments = {
+        name: _guess(rng, one, text) for name, one in properties.items() if name in required
+    }
     # The choice to call and the tool's name are not the model's: see `Message.given`.
     given = len(f'{TOOL_CALL}\n{{"name": {json.dumps(schema["name"])}')
-    call = Message("assistant", "", ({"name": schema["name"], "arguments": arguments},), given=given)
+    call = Message(
+        "assistant", "", ({"name": schema["name"], "arguments": arguments},), given=given
+    )
     return Exchange("tool_forced", text, (Message("user", text), call))

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 # The tool's text, the plain sentence, the terse one.
 Outcome = tuple[str, str, str]
 
-RESULT_KEYS = ("result", "result", "result", "value", "answer", "output", "data", "total", "response")
+RESULT_KEYS = (
+    "result",
+    "result",
+    "result",
+    "value",
+    "answer",
+    "output",
+    "data",
+    "total",
+    "response",
+)
 STATUS = ("ok", "done", "success", "created", "saved", "sent", "booked", "started", "updated",
           "confirmed", "queued", "OK", "accepted", "completed", "set")  # fmt: skip
 FIELDS = (
@@ -104,14 +114,20 @@ def of_status(rng: random.Random) -> Outcome:
 
 def of_nothing(rng: random.Random) -> Outcome:
     """An empty answer."""
-    text = rng.choice(("", "[]", "null", "{}", '{"results": []}', '{"result": null}', "None", '{"items": []}'))
+    text = rng.choice(
+        ("", "[]", "null", "{}", '{"results": []}', '{"result": null}', "None", '{"items": []}')
+    )
     return text, "The tool found nothing.", "Nothing found."
 
 
 def of_error(rng: random.Random) -> Outcome:
     """An error, as JSON or as text."""
     reason = rng.choice(REASONS)
-    for mark, value in (("[t]", rng.choice(THINGS)), ("[n]", rng.choice(NAMES)), ("[i]", invented(rng))):
+    for mark, value in (
+        ("[t]", rng.choice(THINGS)),
+        ("[n]", rng.choice(NAMES)),
+        ("[i]", invented(rng)),
+    ):
         reason = reason.replace(mark, value)
     text = rng.choice(
         (json.dumps({"error": reason}), json.dumps({"error": reason}), f"Error: {reason}", f"error: {reason}",

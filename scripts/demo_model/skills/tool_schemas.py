@@ -62,7 +62,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 OPTIONAL_ROLES = {"unit"}
 
 
-def function_schema(  # noqa: PLR0913, PLR0917
+def function_schema(  # noqa: PLR0917
     rng: random.Random, name: str, about: str, properties: dict[str, dict[str, Any]],
     required: list[str], plain: float = 0.5,
 ) -> dict[str, Any]:  # fmt: skip
@@ -93,39 +93,45 @@ def function_schema(  # noqa: PLR0913, PLR0917
 def _adorn(rng: random.Random, name: str, parameters: dict[str, Any]) -> None:
     """Put in what libraries add."""
     roll = rng.random()
-    if roll < 0.35:  # zod
-        if rng.random() < 0.7:
-            parameters["additionalProperties"] = False
-        if rng.random() < 0.7:
-            draft = rng.choice(("draft-07/schema#", "draft-07/schema#", "draft/2020-12/schema"))
-            where = rng.choice(("http", "https"))
-            item = {"$schema": f"{where}://json-schema.org/{draft}"}
-            if rng.random() < 0.5:
-                rest = dict(parameters)
-                parameters.clear()
-                parameters.update(item, **rest)
-            else:
-                parameters.update(item)
-    elif roll < 0.75:  # pydantic
-        with_titles = rng.random() < 0.6
-        for key, schema in parameters["properties"].items():
-            if with_titles:
-                schema["title"] = key.replace("_", " ").title()
-            if schema.get("type") in ("integer", "number") and rng.random() < 0.3:
-                low, high = rng.choice(
-                    (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"))
-                )
-                schema[low], schema[high] = rng.choice((0, -10000, -1000000)), 10 ** rng.choice((6, 7))
-        rest = dict(parameters)
-        parameters.clear()
-        parameters["properties"] = rest["properties"]
-        if "required" in rest:
-            parameters["required"] = rest["required"]
-        if with_titles and rng.random() < 0.7:
-            parameters["title"] = name
-        parameters["type"] = "object"
+    if roll < 0.35:
+        _as_zod(rng, parameters)
+    elif roll < 0.75:
+        _as_pydantic(rng, name, parameters)
     else:
         parameters["additionalProperties"] = rng.random() < 0.2
+
+
+def _as_zod(rng: random.Random, parameters: dict[str, Any]) -> None:
+    if rng.random() < 0.7:
+        parameters["additionalProperties"] = False
+    if rng.random() < 0.7:
+        draft = rng.choice(("draft-07/schema#", "draft-07/schema#", "draft/2020-12/schema"))
+        where = rng.choice(("http", "https"))
+        item = {"$schema": f"{where}://json-schema.org/{draft}"}
+        rest = dict(parameters) if rng.random() < 0.5 else {}
+        if rest:
+            parameters.clear()
+        parameters.update(item, **rest)
+
+
+def _as_pydantic(rng: random.Random, name: str, parameters: dict[str, Any]) -> None:
+    with_titles = rng.random() < 0.6
+    for key, schema in parameters["properties"].items():
+        if with_titles:
+            schema["title"] = key.replace("_", " ").title()
+        if schema.get("type") in ("integer", "number") and rng.random() < 0.3:
+            low, high = rng.choice(
+                (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"))
+            )
+            schema[low], schema[high] = rng.choice((0, -10000, -1000000)), 10 ** rng.choice((6, 7))
+    rest = dict(parameters)
+    parameters.clear()
+    parameters["properties"] = rest["properties"]
+    if "required" in rest:
+        parameters["required"] = rest["required"]
+    if with_titles and rng.random() < 0.7:
+        parameters["title"] = name
+    parameters["type"] = "object"
 
 
 def random_schema(rng: random.Random, family: str) -> dict[str, Any]:

@@ -143,9 +143,13 @@ def _text(rng: random.Random) -> Value:
 
 
 def _code(rng: random.Random) -> Value:
-    form = rng.choice(("{a}{n}", "{A}-{n}", "{A}{B}{n}", "{n}", "{A}{B}{A}", "#{n}", "{a}_{n}", "{A}{n}{b}"))
+    form = rng.choice(
+        ("{a}{n}", "{A}-{n}", "{A}{B}{n}", "{n}", "{A}{B}{A}", "#{n}", "{a}_{n}", "{A}{n}{b}")
+    )
     a, b = rng.choice(LETTERS), rng.choice(LETTERS)
-    text = form.format(a=a, b=b, A=a.upper(), B=b.upper(), n=rng.randrange(10, 10 ** rng.choice((2, 3, 5))))
+    text = form.format(
+        a=a, b=b, A=a.upper(), B=b.upper(), n=rng.randrange(10, 10 ** rng.choice((2, 3, 5)))
+    )
     return text, text
 
 
@@ -162,7 +166,18 @@ def _mail(rng: random.Random) -> Value:
 
 def _path(rng: random.Random) -> Value:
     name = rng.choice((rng.choice(THINGS), invented(rng)))
-    text = rng.choice(("", "", "/tmp/", "docs/", "src/", f"{invented(rng)}/", "./", "/home/" + rng.choice(NAMES).lower() + "/"))
+    text = rng.choice(
+        (
+            "",
+            "",
+            "/tmp/",
+            "docs/",
+            "src/",
+            f"{invented(rng)}/",
+            "./",
+            "/home/" + rng.choice(NAMES).lower() + "/",
+        )
+    )
     text += f"{name}.{rng.choice(('txt', 'py', 'md', 'json', 'csv', 'log', 'toml'))}"
     return text, text
 
