@@ -313,7 +313,8 @@ class WorkerQueue:
     def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
         """Lease the fairest waiting job; None where none waits.
 
-        Jobs that a worker had before go first; with `only_returned` there are no others. The call carries a token of its own: repeated after a lost answer, it gets the same job.
+        Jobs that a worker had before go first; with `only_returned` there are no others. The call
+        carries a token of its own: repeated after a lost answer, it gets the same job.
 
         :raises StoreUnavailable: Redis stayed away.
         """
