@@ -85,6 +85,7 @@ def test_one_request_from_http_to_its_last_token(
     assert seen["decode"]["end_time"] == job["end_time"]
     assert http["start_time"] <= seen["queue wait"]["end_time"]
     assert http["end_time"] >= job["end_time"]  # the last byte
+    wait_until(lambda: "penstock.access" in api.output())  # written after the last byte
     check_logs(api.output(), worker.output(), answer)
     assert worker.stop() == 0
 

@@ -14,6 +14,7 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import DeviceNotFound, ModelNotLoadable
 from penstock.models import loader
 from penstock.models.devices import cpu
+from penstock.models.lean.model import LeanModel
 from penstock.models.spec import resolve
 from penstock.settings import Settings
 from tests.fixtures.models import randomise, write_model, write_tiny_llama
@@ -78,6 +79,10 @@ def test_a_loaded_model_decodes_and_its_card_is_true(settings, tiny_llama):
 def _header(file: Path) -> bytes:
     content = file.read_bytes()
     return content[8 : 8 + int.from_bytes(content[:8], "little")]
+
+
+def test_a_llama_is_decoded_lean(settings):
+    assert isinstance(load("tiny-llama-cpu", settings).model, LeanModel)
 
 
 def test_slots_come_from_the_setting_then_the_entry_then_the_command_line(settings, tmp_path):

@@ -169,10 +169,9 @@ def assemble(
         module.set_attn_implementation("eager")  # the only one that knows every model's extras
     probe = Probe(module, device, tolerance)
     probe.require_causal(str(spec.path))
-    model: LeanModel | PagedModel | GroupedModel | None = None
     batching = "continuous"
-    if place.kind != "cpu":
-        model = lean.attempt(module, place, context_length, probe)
+    model: LeanModel | PagedModel | GroupedModel | None
+    model = lean.attempt(module, place, context_length, probe)
     if model is None and can_page:
         model = _try_paged(module, device, context_length, probe)
     if model is None:

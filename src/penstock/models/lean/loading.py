@@ -12,7 +12,7 @@ from penstock.models import checkpoint
 from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
-from penstock.models.lean.model import LeanModel
+from penstock.models.lean.model import LeanModel, PipelinedLean
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.torch_ops import TorchOps
 
@@ -38,24 +38,32 @@ def ops_for(device: Device) -> Ops:
     return TritonOps()
 
 
-def build(module: Any, device: Device, context_length: int) -> LeanModel:
+def build(module: Any, device: Device, context_length: int) -> PipelinedLean:
     """The lean model of a module that is on its device already; they share their weights.
 
     :raises NotLean: the module is not of the family.
     """
+    return PipelinedLean(_body(module, device, context_length))
+
+
+def _body(module: Any, device: Device, context_length: int) -> Body:
     shape = shapes.read(module, context_length)
     ops = ops_for(device)
     weights = all_weights.adopt(module, shape)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return LeanModel(Body(shape, weights, rotary, ops, device))
+    return Body(shape, weights, rotary, ops, device)
 
 
 @torch.inference_mode()
 def attempt(module: Any, device: Device, context_length: int, probe: Probe) -> LeanModel | None:
-    """The lean model if it gives the module's own logits; None where it cannot be had."""
+    """The lean model if it gives the module's own logits; None where it cannot be had.
+
+    On a CPU, which is the host itself, there is nothing to pipeline.
+    """
     name = type(module).__name__
+    kind = LeanModel if device.kind == "cpu" else PipelinedLean
     try:
-        model = build(module, device, context_length)
+        model = kind(_body(module, device, context_length))
         error = probe.error_of(model)
     except NotLean as reason:
         logger.info("%s: not for the lean decoder: %s", name, reason)

@@ -15,7 +15,7 @@ from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
 from penstock.models.lean.linear import Int4, from_blocks
 from penstock.models.lean.loading import ops_for
-from penstock.models.lean.model import LeanModel
+from penstock.models.lean.model import PipelinedLean
 from penstock.models.lean.shape import NotLean
 from penstock.models.libraries import transformers
 from penstock.models.probe import Probe
@@ -100,7 +100,7 @@ def prepare(spec: ModelSpec, module: Any) -> Shape:
 @torch.inference_mode()
 def _build(
     spec: ModelSpec, module: Any, device: Device, kind: torch.dtype, progress: Progress
-) -> tuple[LeanModel, Any]:
+) -> tuple[PipelinedLean, Any]:
     """The model on its device, and the module, whose matrices are what the blocks stand for."""
     shape = prepare(spec, module)
     ops = ops_for(device)
@@ -108,7 +108,7 @@ def _build(
     weights = all_weights.quantized(adopted, device.torch_device, kind, progress)
     all_weights.widen_if_room(weights, device, kind)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return LeanModel(Body(shape, weights, rotary, ops, device)), module
+    return PipelinedLean(Body(shape, weights, rotary, ops, device)), module
 
 
 def _widened(spec: ModelSpec, config: Any) -> Any:

@@ -73,12 +73,6 @@ class LeanModel:
         assert hidden is not None  # noqa: S101 - it was asked for
         return logits, hidden
 
-    def launch(self, batch: Batch, draws: Sequence[Draw], sources: Sequence[int]) -> Flight:
-        """See `penstock.engine.lookahead.PipelinedModel`."""
-        packed = self._pack(batch)
-        packed.fields[4] = sources
-        return self._computer.launch(packed.fields, packed_draws(draws))
-
     def copy_block(self, source: int, target: int) -> None:
         """See `penstock.engine.model.Model`."""
         self._computer.copy_block(source, target)
@@ -89,3 +83,13 @@ class LeanModel:
 
     def _pack(self, batch: Batch) -> Packed:
         return steps.pack(batch, [self._tables.row_of(part) for part in batch.slices])
+
+
+class PipelinedLean(LeanModel):
+    """The same on a device beside the host, which can begin a step before the host knows the last."""
+
+    def launch(self, batch: Batch, draws: Sequence[Draw], sources: Sequence[int]) -> Flight:
+        """See `penstock.engine.lookahead.PipelinedModel`."""
+        packed = self._pack(batch)
+        packed.fields[4] = sources
+        return self._computer.launch(packed.fields, packed_draws(draws))

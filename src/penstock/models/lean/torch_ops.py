@@ -8,11 +8,12 @@ import torch
 from torch.nn import functional
 
 from penstock.models.lean.linear import Dense
+from penstock.models.lean.torch_attention import TorchAttention, norm
 from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from penstock.models.lean.linear import Linear
-    from penstock.models.lean.ops import AttentionLayer, LayerCache
+    from penstock.models.lean.ops import AttentionLayer
     from penstock.models.lean.step import Step
 
 
@@ -24,7 +25,10 @@ _WHOLE: Final = (1 << 31) - 1
 
 
 class TorchOps:
-    """See `penstock.models.lean.ops.Ops`."""
+    """See `penstock.models.lean.ops.Ops`; `rotate` and `attend` take steps without padding."""
+
+    def __init__(self) -> None:
+        self._attention = TorchAttention()
 
     def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
         """Note the step's blocks in its tables; (T, hidden), zero for padding."""
@@ -40,51 +44,22 @@ class TorchOps:
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
         """Root-mean-square norm of (T, hidden)."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-        return (wide * scale).to(x.dtype) * weight
+        return norm(x, weight, epsilon)
 
     def add_norm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
     ) -> torch.Tensor:
         """Add x to the residual stream, in place, and norm the sum."""
         residual += x
-        return self.norm(residual, weight, epsilon)
+        return norm(residual, weight, epsilon)
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries of (T, qkv_size) in place; turn keys; write both into the cache."""
-        shape, norms, cache = layer.shape, layer.norms, layer.cache
-        heads = qkv.view(len(qkv), -1, shape.head_size)
-        last = shape.heads + shape.kv_heads
-        query, key, value = heads[:, : shape.heads], heads[:, shape.heads : last], heads[:, last:]
-        if norms is not None:
-            query.copy_(self.norm(query, norms.query, shape.epsilon))
-            key.copy_(self.norm(key, norms.key, shape.epsilon))
-        positions = step.positions.clamp(min=0).long()
-        cosines, sines = layer.cosines[positions][:, None], layer.sines[positions][:, None]
-        query.copy_(_turned(query, cosines, sines))
-        real = (step.positions >= 0).nonzero()[:, 0]
-        positions = step.positions[real].long()
-        blocks = step.tables[step.rows[real].long(), positions // BLOCK_SIZE].long()
-        cache.keys[blocks, :, positions % BLOCK_SIZE] = _turned(key, cosines, sines)[real]
-        cache.values[blocks, :, positions % BLOCK_SIZE] = value[real]
+        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
+        self._attention.rotate(qkv, step, layer)
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
-        shape = layer.shape
-        query = qkv[:, : shape.heads * shape.head_size].view(len(qkv), shape.heads, -1)
-        out = torch.zeros_like(query)
-        parts = [(i, 1, int(step.positions[i]), int(step.rows[i])) for i in range(step.decodes)]
-        if step.chunks is not None:
-            parts += [(int(c[0]), int(c[1]), int(c[2]), int(c[3])) for c in step.chunks]
-        for first, count, start, row in parts:
-            if start < 0:
-                continue
-            end = start + count
-            blocks = step.tables[row, : -(-end // BLOCK_SIZE)].long()
-            rows = slice(first, first + count)
-            out[rows] = _attend_one(query[rows], blocks, layer.cache, end, layer.window)
-        return out.reshape(len(qkv), -1)
+        return self._attention.attend(qkv, step, layer)
 
     def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up of (T, 2 * size)."""
@@ -120,30 +95,3 @@ class TorchOps:
 def _share(whole: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     """A share of 31 bits of a whole number, by whole numbers alone."""
     return ((whole >> 29) * number >> 2) + ((whole & (1 << 29) - 1) * number >> 31)
-
-
-def _turned(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    first, second = x.float().chunk(2, dim=-1)
-    turned = (first * cosines - second * sines, second * cosines + first * sines)
-    return torch.cat(turned, dim=-1).to(x.dtype)
-
-
-def _attend_one(
-    query: torch.Tensor, blocks: torch.Tensor, cache: LayerCache, end: int, window: int
-) -> torch.Tensor:
-    """The last `count` of a sequence's `end` tokens: (count, heads, size) -> the same."""
-    keys = cache.keys[blocks].transpose(0, 1).flatten(1, 2)[:, :end]  # (kv_heads, end, size)
-    values = cache.values[blocks].transpose(0, 1).flatten(1, 2)[:, :end]
-    position = torch.arange(end - len(query), end, device=query.device)[:, None]
-    key_position = torch.arange(end, device=query.device)[None]
-    seen = key_position <= position
-    if window:
-        seen &= key_position > position - window
-    attended = functional.scaled_dot_product_attention(
-        query.transpose(0, 1)[None],
-        keys[None],
-        values[None],
-        attn_mask=seen[None, None],
-        enable_gqa=query.shape[1] != keys.shape[0],
-    )
-    return attended[0].transpose(0, 1)

@@ -9,6 +9,7 @@ import torch
 
 from penstock.models.lean.linear import Dense, Int4, join, quantize
 from penstock.models.lean.ops import HeadNorms
+from penstock.models.lean.shape import NotLean
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
@@ -77,7 +78,13 @@ def untie(module: Any) -> None:
 
 
 def adopt(module: Any, shape: Shape) -> Weights:
-    """The weights of a module, joined where they have one input; the module goes on with views."""
+    """The weights of a module, joined where they have one input; the module goes on with views.
+
+    :raises NotLean: its products are not plain ones (bigdl-llm's hold blocks).
+    """
+    for name, linear in module.named_modules():
+        if isinstance(linear, torch.nn.Linear) and type(linear) is not torch.nn.Linear:
+            raise NotLean(f"{name} is a {type(linear).__name__}")
     return Weights(
         embeddings=module.model.embed_tokens.weight.data,
         layers=[adopt_layer(layer, shape) for layer in module.model.layers],

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from penstock.errors import EngineFailed
-from penstock.models.lean.model import LeanModel
+from penstock.models.lean.model import PipelinedLean
 from penstock.models.parallel.leader import Leader
 from penstock.models.parallel.messages import Operation, message
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from penstock.models.parallel.team import Team
 
 
-class ParallelModel(LeanModel):
+class ParallelModel(PipelinedLean):
     """See `penstock.engine.model.Watched`."""
 
     def __init__(self, body: Body, team: Team, group: Group) -> None:
