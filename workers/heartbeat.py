@@ -101,7 +101,7 @@ class Heartbeat(threading.Thread):
                 return
 
     def beat(self) -> None:
-        """Watch the engines, renew leases, then (every `heartbeat_s`) announce and reap."""
+        """Watch the engines, renew leases, announce the worker (every `heartbeat_s`), and reap."""
         now_s = time.monotonic()
         if now_s - self._beaten_s > ASLEEP_S + self._pause_s:
             self._awake_since_s = now_s
@@ -115,9 +115,9 @@ class Heartbeat(threading.Thread):
             self._announced_s = now_s
             # An engine that hangs takes no job: each would be lost with its lease.
             self._rest(self._announcer.announce(self._card()) or bool(self._hung))
-            # After the renewal, so that leases which ran out while Redis was away are kept.
-            for queue in self._lanes:
-                self._jobs.reap(queue)
+        # After the renewal, so that leases which ran out while Redis was away are kept.
+        for queue in self._lanes:
+            self._jobs.reap(queue)
         for lane in healthy:
             self._look_for_returned(lane)
 

@@ -52,7 +52,7 @@ __all__ = [
     "WorkerQueue",
 ]
 
-REAP_PAUSE_MS: Final = 500
+REAP_PAUSE_MS: Final = 250
 """Redis itself refuses to reap a queue more often, however many processes ask."""
 REAP_MOST: Final = 64
 """Leases, deadlines and doorbells that one run of the reaper looks at: it holds Redis up."""
@@ -80,7 +80,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def _reap_arguments(settings: Settings) -> tuple[int, int, int]:
-    return (settings.max_attempts, min(REAP_PAUSE_MS, settings.lease_ms // 4), REAP_MOST)
+    return (settings.max_attempts, min(REAP_PAUSE_MS, settings.lease_ms // 8), REAP_MOST)
 
 
 def _reap_result(runs: Sequence[Sequence[int]]) -> ReapResult:
