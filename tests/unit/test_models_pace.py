@@ -61,7 +61,8 @@ def test_the_entry_goes_before_the_setting():
 @pytest.mark.parametrize(
     ("card", "wanted", "guesses"),
     [
-        ({"backend": "native"}, "auto", True),
+        ({"backend": "native", "parameters": 1_100_000_000}, "auto", True),
+        ({"backend": "native", "parameters": 9_000_000}, "auto", False),
         ({}, "auto", False),
         ({}, "on", True),
         ({"device": "cuda"}, "auto", False),
