@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE = 16
 
-_GROUP_BLOCKS = 16  # sequences up to this many blocks share a group: padding is cheap there
-_GROUP_GROWTH = 2
+GROUP_BLOCKS = 16
+"""Sequences of up to so many blocks decode in one group: padding the shorter costs little there."""
+
+GROUP_GROWTH = 2
+"""Beyond it, those do whose lengths differ by no more than this."""
 
 
 class MaskRule:
@@ -144,11 +147,11 @@ def _groups(slices: Sequence[SequenceSlice], device: torch.device) -> tuple[Deco
     for row, part in enumerate(slices):
         blocks = part.start // BLOCK_SIZE + 1
         if row == first:
-            limit = max(_GROUP_BLOCKS, blocks * _GROUP_GROWTH)
+            limit = max(GROUP_BLOCKS, blocks * GROUP_GROWTH)
         elif blocks > limit:
             groups.append(_group(slices[first:row], first, device))
             first = row
-            limit = blocks * _GROUP_GROWTH
+            limit = blocks * GROUP_GROWTH
     if slices:
         groups.append(_group(slices[first:], first, device))
     return tuple(groups)

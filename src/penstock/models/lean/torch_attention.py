@@ -6,22 +6,16 @@ What all layers of a step share is made once, and the sequences that decode atte
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn import functional
 
-from penstock.models.steps import BLOCK_SIZE
+from penstock.models.steps import BLOCK_SIZE, GROUP_BLOCKS, GROUP_GROWTH
 
 if TYPE_CHECKING:
     from penstock.models.lean.ops import AttentionLayer
     from penstock.models.lean.step import Step
-
-_NEAR_BLOCKS: Final = 16
-"""Sequences of up to so many blocks attend together: padding the shorter costs little there."""
-
-_GROWTH: Final = 2
-"""Beyond it, those do whose lengths differ by no more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +186,7 @@ def _near(positions: list[int]) -> list[list[int]]:
         blocks = positions[row] // BLOCK_SIZE + 1
         if not groups or blocks > limit:
             groups.append([])
-            limit = max(_NEAR_BLOCKS, blocks * _GROWTH)
+            limit = max(GROUP_BLOCKS, blocks * GROUP_GROWTH)
         groups[-1].append(row)
     return [sorted(group) for group in groups]
 
