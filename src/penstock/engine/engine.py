@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from penstock.contract.events import Event, Failed, Finished, PositionLogprobs, Tokens
+from penstock.contract.events import Event, Failed, Finished, Tokens
 from penstock.engine.budget import PrefillBudget
 from penstock.engine.detokenizer import DecodeCache, Tokenizer
 from penstock.engine.kv_cache import BlockPool
 from penstock.engine.lookahead import Lookahead, PipelinedModel
 from penstock.engine.meter import Meter
 from penstock.engine.model import Model, Watched, shows_hidden
-from penstock.engine.reading import forward, untold_scores
+from penstock.engine.reading import forward
 from penstock.engine.recovery import is_device_lost, is_out_of_memory, one_by_one
 from penstock.engine.runner import Runner
 from penstock.engine.sampler import Chosen, Sampler
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
 from penstock.engine.speculation import Speculation
+from penstock.engine.telling import finish, tell
 from penstock.engine.usual import UsualSteps
 from penstock.errors import EngineFailed, PenstockError, UnsupportedFeature
 
@@ -188,17 +188,7 @@ class Engine:
 
     def _present(self, step: Step) -> Step:
         """What of a step belongs to sequences that have not ended or been given up meanwhile."""
-        here = [self._sequences.get(s.request.job_id) is s for s in step.sequences]
-        if all(here):
-            return step
-        kept = list(compress(step.sequences, here))
-        return Step(
-            sequences=kept,
-            slices=list(compress(step.slices, here)),
-            sampled=kept,
-            drafts=[()] * len(kept),
-            decode_tokens=step.decode_tokens,
-        )
+        return step.of([self._sequences.get(s.request.job_id) is s for s in step.sequences])
 
     def _turn(self, commands: list[SequenceRequest | _Abort]) -> bool:
         """Take what has come, make a step, tell the events; return whether there is more to do."""
@@ -251,49 +241,14 @@ class Engine:
         return events
 
     def _tell(self, sequence: Sequence, draft: tuple[int, ...], chosen: Chosen, row: int) -> Tokens:
-        """Append the token of `row` and, while the draft was right, those of the rows after it.
-
-        Each token is drawn as it would have been without the draft, so the text is the same.
-        """
-        index = sequence.generated
-        text = sequence.request.echo_text if not index else ""
-        logprobs: list[PositionLogprobs] = []
-        said: list[int] = []
-        for place in range(row, row + 1 + len(draft)):
-            token_id = chosen.token_ids[place]
-            if token_id is None:  # the next step looks at it anew
-                break
-            if place in chosen.logprobs:
-                logprobs += (*untold_scores(sequence, self._sampler), chosen.logprobs[place])
-            text += sequence.append(token_id)
-            said.append(token_id)
-            if sequence.finish_reason is not None or (*said,) != draft[: len(said)]:
-                break
-        self._speculation.learn(sequence, said)
-        self._meter.told(tokens=len(said), drafted=len(draft))
-        return Tokens(
-            sequence.request.job_id,
-            index=index,
-            token_ids=tuple(said),
-            text=text,
-            logprobs=tuple(logprobs),
-            prompt_tokens=None if index else sequence.prompt_length,
-        )
+        said = tell(sequence, draft, chosen, row, self._sampler)
+        self._speculation.learn(sequence, list(said.token_ids))
+        self._meter.told(tokens=len(said.token_ids), drafted=len(draft))
+        return said
 
     def _finish(self, sequence: Sequence) -> Finished:
-        assert sequence.finish_reason is not None  # noqa: S101 - the callers have looked
         self._meter.finished()
-        text = sequence.answer.finish()
-        return Finished(
-            sequence.request.job_id,
-            index=sequence.generated,
-            reason=sequence.finish_reason,
-            usage=sequence.usage,
-            text=text if sequence.generated else sequence.request.echo_text + text,
-            stop=sequence.stop,
-            logprobs=untold_scores(sequence, self._sampler),
-            embedding="" if sequence.pooled is None else sequence.pooled.embedding(),
-        )
+        return finish(sequence, self._sampler)
 
     def _fail(self, sequence: Sequence, message: str) -> Failed:
         self._drop(sequence.request.job_id)

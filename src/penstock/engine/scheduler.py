@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass, field
+from itertools import compress
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -61,6 +62,19 @@ class Step:
             for choice in (sequence.choice.along(draft) if draft else (sequence.choice,))
         ]
 
+    def of(self, here: list[bool]) -> Step:
+        """Return the part of a step of single tokens that belongs to the sequences marked `here`."""
+        if all(here):
+            return self
+        kept = list(compress(self.sequences, here))
+        return Step(
+            sequences=kept,
+            slices=list(compress(self.slices, here)),
+            sampled=kept,
+            drafts=[()] * len(kept),
+            decode_tokens=self.decode_tokens,
+        )
+
     def add(
         self, sequence: Sequence, tokens: int, block_size: int, draft: tuple[int, ...] = ()
     ) -> None:
@@ -106,9 +120,9 @@ class Step:
 class Scheduler:
     """Waiting and running sequences, and the blocks they hold. The engine's thread owns it.
 
-    Sequences are served in the order of priority, then arrival. A running one that needs a block
-    when none is free takes those of the last in that order (recompute preemption), so the first
-    one always goes on and, as each fits into the cache alone, every one ends.
+    Sequences are served in their `order`. A running one that needs a block when none is free takes
+    those of the last in that order (recompute preemption), so the first one always goes on and, as
+    each fits into the cache alone, every one ends.
     """
 
     def __init__(self, pool: BlockPool, slots: int) -> None:
