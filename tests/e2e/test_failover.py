@@ -178,22 +178,26 @@ async def test_a_worker_in_a_hurry_hands_everything_over(
 class Reader(threading.Thread):
     """Asks for a streamed completion and gathers its text as it comes."""
 
-    def __init__(self, client: openai.OpenAI, sampling: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        client: openai.OpenAI,
+        sampling: dict[str, Any],
+        *,
+        model: str = "tiny-llama",
+        max_tokens: int = TOKENS,
+    ) -> None:
         super().__init__(daemon=True)
         self.pieces: list[str] = []
+        self.job_id = ""
         self._client = client
-        self._sampling = sampling
+        self._asked: dict[str, Any] = {"model": model, "max_tokens": max_tokens, **sampling}
         self.start()
 
     def run(self) -> None:
         for chunk in self._client.completions.create(
-            model="tiny-llama",
-            prompt=PROMPT,
-            stream=True,
-            max_tokens=TOKENS,
-            extra_body={"ignore_eos": True},
-            **self._sampling,
+            prompt=PROMPT, stream=True, extra_body={"ignore_eos": True}, **self._asked
         ):
+            self.job_id = chunk.id.removeprefix("cmpl-")
             self.pieces.extend(choice.text for choice in chunk.choices)
 
     def text(self) -> str:
