@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from api.openai.file_store import write_whole
+from api.openai.file_store import write_whole, writing
 from penstock.clock import clock
 from penstock.errors import UnknownObject
 from penstock.transport.keyring import KeyCard
@@ -80,11 +81,20 @@ class BatchStore:
         self._open = self._folder / "open"
 
     def add(self, batch: Batch) -> None:
-        """Store a new batch; from now on, some process drives it."""
-        self._open.mkdir(parents=True, exist_ok=True)
-        (self._folder / batch.id).mkdir()
-        self.save(batch)
-        (self._open / batch.id).touch()
+        """Store a new batch; from now on, some process drives it.
+
+        :raises StoreUnavailable: the disk takes no more; nothing is stored.
+        """
+        folder = self._folder / batch.id
+        with writing("batch"):
+            try:
+                self._open.mkdir(parents=True, exist_ok=True)
+                folder.mkdir()
+                self.save(batch)
+                (self._open / batch.id).touch()
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     def save(self, batch: Batch) -> None:
         """Store a batch as it stands."""

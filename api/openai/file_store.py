@@ -12,13 +12,13 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
 from penstock.clock import clock
-from penstock.errors import BodyTooLarge, UnknownObject
+from penstock.errors import BodyTooLarge, StoreUnavailable, UnknownObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,14 +45,29 @@ class FileCard(msgspec.Struct, frozen=True, omit_defaults=True):
 _decoder = msgspec.json.Decoder(FileCard)
 
 
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Say of a disk that is full or gone what a client can act on.
+
+    :raises StoreUnavailable:
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"The {what} cannot be stored: {error.strerror}") from error
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file so that it is there with all of its content, or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def new_id(seed: str = "") -> str:
@@ -83,9 +98,32 @@ class FileStore:
         """Store what `source` holds; our own output may be larger than what clients may send.
 
         :raises BodyTooLarge: it is over the limit; nothing is stored.
+        :raises StoreUnavailable: the disk takes no more; nothing is stored.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         file_id = file_id or new_id()
+        with writing("file"):
+            size = self._write(file_id, source, bounded=bounded)
+            now_s = int(clock.now_s())
+            card = FileCard(
+                id=file_id,
+                tenant=tenant,
+                filename=safe_name(filename),
+                purpose=purpose,
+                bytes=size,
+                created_s=now_s,
+                expires_s=None if expires_after_s is None else now_s + expires_after_s,
+            )
+            try:
+                write_whole(self._card_path(file_id), msgspec.json.encode(card))
+            except OSError:
+                if self._card(file_id) is None:  # else it was whole before, and is the same
+                    self.path(card).unlink(missing_ok=True)
+                raise
+        return card
+
+    def _write(self, file_id: str, source: IO[bytes], *, bounded: bool) -> int:
+        """Write a file's bytes, and return how many they are."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f".{file_id}.{secrets.token_hex(4)}"
         try:
             with temporary.open("wb") as target:
@@ -100,18 +138,7 @@ class FileStore:
             temporary.replace(self._folder / file_id)
         finally:
             temporary.unlink(missing_ok=True)
-        now_s = int(clock.now_s())
-        card = FileCard(
-            id=file_id,
-            tenant=tenant,
-            filename=safe_name(filename),
-            purpose=purpose,
-            bytes=size,
-            created_s=now_s,
-            expires_s=None if expires_after_s is None else now_s + expires_after_s,
-        )
-        write_whole(self._card_path(file_id), msgspec.json.encode(card))
-        return card
+        return size
 
     def own(self, file_id: str, tenant: str) -> FileCard:
         """Return the card of a file of the caller's own.

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from api.dependencies import services_of
 from api.errors import json_response
 from api.middleware import record_of
-from api.openai.file_store import FileStore
+from api.openai.file_store import FileStore, writing
 from penstock.errors import BodyTooLarge, InvalidParameter
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ async def _form(request: Request, most_bytes: int) -> FormData:
     """Return the body's form; its files are on disk, not in memory.
 
     :raises BodyTooLarge: by its Content-Length before a byte is read, else as soon as it passes.
+    :raises StoreUnavailable: the disk takes no more.
     """
     too_large = BodyTooLarge(f"The file is over the limit of {most_bytes} bytes", param="file")
     declared = request.headers.get("content-length", "")
@@ -128,7 +129,8 @@ async def _form(request: Request, most_bytes: int) -> FormData:
         return message
 
     try:
-        return await StarletteRequest(request.scope, receive).form(max_files=1, max_fields=20)
+        with writing("file"):  # a large one waits on the disk for its end
+            return await StarletteRequest(request.scope, receive).form(max_files=1, max_fields=20)
     except HTTPException as error:
         if seen > most_bytes:
             raise too_large from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -375,3 +377,37 @@ def test_keys(
         done = ended(second, start(second, request_line(0)))
         assert done.request_counts.completed == 1
     assert card.id not in {job.tenant for job in worker.jobs}
+
+
+class FullDisk:
+    """Lets so many writes through to the disk; then it is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room: int | None = None
+        self._genuine = os.fsync
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, file: int) -> None:
+        if self.room is not None:
+            if self.room <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.room -= 1
+        self._genuine(file)
+
+
+def test_a_full_disk_takes_nothing_and_keeps_nothing(
+    client: openai.OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    for disk.room in (0, 1):
+        with pytest.raises(openai.InternalServerError, match="No space left") as refused:
+            upload(client, request_line(0))
+        assert (refused.value.status_code, refused.value.code) == (503, "store_unavailable")
+        assert not list((tmp_path / "objects").iterdir())
+    disk.room = None
+    file_id = upload(client, request_line(0))
+    disk.room = 0
+    with pytest.raises(openai.InternalServerError, match="No space left"):
+        client.batches.create(input_file_id=file_id, endpoint=CHAT, completion_window="24h")
+    assert not list((tmp_path / "batches").glob("batch_*"))
+    assert not list((tmp_path / "batches" / "open").iterdir())
