@@ -172,6 +172,7 @@ class Replies:
         """Push a utility call to its queue's workers and wait for the reply.
 
         :raises NoWorker: nobody answered in time.
+        :raises StoreUnavailable: Redis stayed away, as in `follow`.
         :raises PenstockError: what the reply's error code names.
         """
         call = msgspec.structs.replace(call, reply=self.channel)
@@ -183,7 +184,10 @@ class Replies:
                 left_s = end_s - time.monotonic()
                 if left_s <= 0:
                     raise NoWorker(f"no worker of {call.queue} answered in {timeout_s:g} s")
-                await patiently_async(lambda: utility.push(self._redis, call, timeout_s), left_s)
+                patience_s = min(left_s, self._patience_s)
+                await patiently_async(
+                    lambda: utility.push(self._redis, call, timeout_s), patience_s
+                )
                 await asyncio.wait([future], timeout=min(CALL_AGAIN_S, left_s))
             reply = future.result()
         finally:
