@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -23,17 +24,17 @@ import penstock
 from api.chores import at_work
 from api.disconnect import CLIENT_GONE, ClientGone
 from api.draining import Drain, DrainGate
-from api.errors import CLIENT_CLOSED_REQUEST, http_response
+from api.errors import CLIENT_CLOSED_REQUEST
 from api.header_limit import bound_heads
 from api.middleware import RequestContext, record_of
 from api.openai.batch_driver import drive_forever
 from api.openai.documentation import openapi_of
 from api.openai.responses_shelf import sweep_forever
 from api.services import running
-from api.shapes import shaped
+from api.shapes import broken, refused, shaped
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases
-from penstock.errors import BadSettings, PenstockError
+from penstock.errors import BadSettings, InvalidParameter, PenstockError
 from penstock.logs import configure_logging
 from penstock.telemetry import Telemetry
 from penstock.tracing import Tracing
@@ -90,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.drain = drain
     app.add_middleware(DrainGate, drain=drain, refuse=shaped)
-    app.add_middleware(RequestContext, telemetry=telemetry, tracing=tracing)
+    app.add_middleware(RequestContext, telemetry=telemetry, broken=broken, tracing=tracing)
     if chosen.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -101,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.add_exception_handler(PenstockError, _penstock_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_query)
     for kind in (RedisError, ConnectionError, TimeoutError, RuntimeError):
         app.add_exception_handler(kind, _unexpected)
     for gone in (ClientGone, ClientDisconnect):
@@ -123,7 +125,7 @@ async def _penstock_error(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     """Answer for what a handler let through: Redis's absence where it is that, else our fault.
 
-    :raises Exception: the error again, for the log and `internal_response`.
+    :raises Exception: the error again, for the log and `api.shapes.broken`.
     """
     unavailable = as_unavailable(error)
     if unavailable is None:
@@ -134,7 +136,15 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  Starlette's handlers take any exception
-    return http_response(error, request)
+    return refused(request, error)
+
+
+async def _bad_query(request: Request, error: Exception) -> Response:
+    """Answer for what FastAPI itself reads, the query's parameters."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  as above
+    fault = error.errors()[0]
+    param = str(fault["loc"][-1])
+    return shaped(request, InvalidParameter(f"{param}: {fault['msg']}", param=param))
 
 
 async def _client_gone(request: Request, _error: Exception) -> Response:

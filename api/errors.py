@@ -19,9 +19,6 @@ from penstock import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.exceptions import HTTPException
-    from starlette.requests import Request
-
 logger = logging.getLogger("penstock.api")
 
 
@@ -123,17 +120,3 @@ def json_response(
 def openai_response(error: errors.PenstockError) -> Response:
     """Return the response that makes OpenAI's SDK raise the right class."""
     return json_response(openai_error(error), answer_of(error).status, response_headers(error))
-
-
-def http_response(error: HTTPException, request: Request) -> Response:
-    """Return the router's own errors (404, 405) in OpenAI's shape."""
-    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-    message = f"{error.detail}: {request.method} {request.url.path}"
-    body = openai_body(message, INVALID, param=None, code=code)
-    return json_response(body, error.status_code, error.headers)
-
-
-def internal_response() -> Response:
-    """Return the answer to an exception that nobody expected; its text stays in the log."""
-    body = openai_body("Internal error", SERVER, param=None, code="internal_error")
-    return json_response(body, 500)

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 
-from api.errors import CLIENT_CLOSED_REQUEST, internal_response
+from api.errors import CLIENT_CLOSED_REQUEST
 from api.keys import Caller
 from penstock.logs import about
 from penstock.redaction import redacted
 
 if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
+    from collections.abc import Callable
+
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from penstock.telemetry import Meter, Telemetry
@@ -30,6 +33,7 @@ access = logging.getLogger("penstock.access")
 logger = logging.getLogger("penstock.api")
 
 SCOPE_KEY: Final = "penstock.record"
+INTERNAL_ERROR: Final = "internal_error"
 DEADLINE_KEY: Final = "penstock.deadline_s"
 """Of a scope that the process itself has made, for a batch."""
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -113,9 +117,17 @@ def record_of(connection: HTTPConnection) -> RequestRecord:
 class RequestContext:
     """Gives every request a record and an id, and answers for what nobody caught."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        broken: Callable[[HTTPConnection], Response],
+        tracing: Tracing | None = None,
+    ) -> None:
+        """`broken` gives the response to such a request, in its protocol's shape."""
         self._app = app
         self._telemetry = telemetry
+        self._broken = broken
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,10 +159,11 @@ class RequestContext:
                 await self._app(scope, receive, send_with_id)
             except Exception:
                 logger.exception("request %s failed", request_id)
-                record.error_code = "internal_error"
+                record.error_code = INTERNAL_ERROR
                 if record.status:  # the stream has begun: cutting it is all that is left
                     raise
-                await internal_response()(scope, receive, send_with_id)
+                answer = self._broken(HTTPConnection(scope))
+                await answer(scope, receive, send_with_id)
             finally:
                 self._close(record, scope)
 

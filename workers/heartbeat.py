@@ -25,6 +25,8 @@ logger = get_logger(__name__)
 
 RENEWALS_PER_LEASE = 4
 
+SHORTEST_PAUSE_S = 0.01
+
 ASLEEP_S = 1.0
 """A beat that is late by more: the process was stopped, or starved of its processor."""
 
@@ -33,7 +35,7 @@ HUNG_FOR_LONG = 2
 
 
 class Heartbeat(threading.Thread):
-    """Beats every quarter of a lease; a beat that fails is tried again at the next.
+    """Beats every quarter of a lease or sooner; a beat that fails is tried again at the next.
 
     Leases are kept for jobs that wait for the preparer or the engine as well as for running ones.
     They are not kept for an engine that hangs or has died: its jobs go to another worker, and the
@@ -65,7 +67,7 @@ class Heartbeat(threading.Thread):
         self._broken = broken
         self._rest = rest
         self._look_for_returned = look_for_returned
-        self._pause_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._pause_s = self._next_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._closing = threading.Event()
         self._hung: set[str] = set()
         self._announced_s = float("-inf")
@@ -97,11 +99,15 @@ class Heartbeat(threading.Thread):
                     logger.warning("Redis answers again")
                 self._away = False
             self._beaten_s = time.monotonic()
-            if self._closing.wait(self._pause_s):
+            if self._closing.wait(self._next_s):
                 return
 
     def beat(self) -> None:
-        """Watch the engines, renew leases, announce the worker (every `heartbeat_s`), and reap."""
+        """Watch the engines, renew leases, announce the worker (every `heartbeat_s`), and reap.
+
+        The next beat comes as a lease ends, where one does before its time: its worker is dead.
+        """
+        self._next_s = self._pause_s
         now_s = time.monotonic()
         if now_s - self._beaten_s > ASLEEP_S + self._pause_s:
             self._awake_since_s = now_s
@@ -117,7 +123,9 @@ class Heartbeat(threading.Thread):
             self._rest(self._announcer.announce(self._card()) or bool(self._hung))
         # After the renewal, so that leases which ran out while Redis was away are kept.
         for queue in self._lanes:
-            self._jobs.reap(queue)
+            left_s = self._jobs.reap(queue).next_end_s
+            if left_s is not None:
+                self._next_s = max(min(self._next_s, left_s), SHORTEST_PAUSE_S)
         for lane in healthy:
             self._look_for_returned(lane)
 

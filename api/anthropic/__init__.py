@@ -1,5 +1,7 @@
 """Anthropic's Messages API, over the same jobs."""
 
+from typing import Final
+
 from fastapi import APIRouter, Depends
 
 from api.anthropic import messages
@@ -11,7 +13,9 @@ router = APIRouter(
 )
 router.include_router(messages.router)
 
-PATHS = frozenset(
-    route.path for route in messages.router.routes if isinstance(route, AnthropicRoute)
-)
-"""Where errors have Anthropic's shape."""
+PREFIX: Final = "/v1/messages"
+
+
+def speaks(path: str) -> bool:
+    """Whether errors at a path have Anthropic's shape."""
+    return path == PREFIX or path.startswith(f"{PREFIX}/")

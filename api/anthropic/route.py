@@ -26,6 +26,7 @@ TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
@@ -35,14 +36,17 @@ TYPES: Final = {
 
 def error_object(error: PenstockError, request_id: str) -> dict[str, Any]:
     """Return Anthropic's object of an error; `code` and `param` are ours."""
-    inner: dict[str, Any] = {
-        "type": TYPES.get(answer_of(error).status, "api_error"),
-        "message": error.message,
-        "code": error.code,
-    }
-    if error.param:
-        inner["param"] = error.param
-    return {"type": "error", "error": inner, "request_id": request_id}
+    status = answer_of(error).status
+    return error_body(status, error.message, request_id, code=error.code, param=error.param)
+
+
+def error_body(
+    status: int, message: str, request_id: str, *, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """Return Anthropic's object of what has this status."""
+    inner = {"type": TYPES.get(status, "api_error"), "message": message}
+    told = {name: text for name, text in (("code", code), ("param", param)) if text}
+    return {"type": "error", "error": {**inner, **told}, "request_id": request_id}
 
 
 def anthropic_response(error: PenstockError, record: RequestRecord) -> Response:

@@ -6,7 +6,7 @@ This process is a controller and, at the address that it hands out, a worker for
 from fastapi import APIRouter
 
 from api.fastchat import controller, worker
-from api.fastchat.route import FastChatRoute
+from api.fastchat.route import VOUCHED_PREFIX, FastChatRoute
 
 router = APIRouter(tags=["fastchat"], route_class=FastChatRoute)
 for part in (controller, worker):
@@ -19,4 +19,9 @@ PATHS = frozenset(
     for route in part.router.routes
     if isinstance(route, FastChatRoute)
 )
-"""Where errors have FastChat's shape."""
+"""Where FastChat's programs ask."""
+
+
+def speaks(path: str) -> bool:
+    """Whether errors at a path have FastChat's shape."""
+    return path in PATHS or path.startswith(VOUCHED_PREFIX)

@@ -19,7 +19,7 @@ from api.errors import json_response
 from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.json_body import read_json
 from api.lingering import LingeringResponse
-from api.middleware import record_of
+from api.middleware import INTERNAL_ERROR, record_of
 from penstock.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -40,6 +40,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 logger = logging.getLogger("penstock.api")
 
 STREAM_PATH: Final = "/worker_generate_stream"
+VOUCHED_PREFIX: Final = "/r/"
 END: Final = b"\0"
 """What ends each object of a stream."""
 
@@ -75,7 +76,7 @@ class FastChatRoute(APIRoute):
                     record.error_code = unavailable.code
                     return error_response(self.path, error_object(unavailable))
                 logger.exception("request %s failed", record.request_id)
-                record.error_code = "internal_error"
+                record.error_code = INTERNAL_ERROR
                 return error_response(self.path, error_object(PenstockError("internal error")))
 
         return handle

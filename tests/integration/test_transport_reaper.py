@@ -98,7 +98,7 @@ async def test_a_whole_rack_that_died_is_put_right_by_one_call(
 async def test_many_reapers_do_what_one_does(
     jobs: JobQueue, redis_client: redis.Redis, redis_settings: Settings
 ) -> None:
-    settings = redis_settings.model_copy(update={"lease_ms": 10_000})  # a run in 500 ms
+    settings = redis_settings.model_copy(update={"lease_ms": 10_000})  # a run in 250 ms
     workers = [WorkerQueue(redis_client, settings, f"w{number}") for number in range(5)]
     await jobs.submit(make_job())
     rung = 0
@@ -106,6 +106,20 @@ async def test_many_reapers_do_what_one_does(
         drop_bells(redis_client)
         rung += worker.reap(QUEUE).rung
     assert rung == 1
+
+
+async def test_a_lease_that_is_over_does_not_wait_for_the_next_run(
+    jobs: JobQueue, redis_client: redis.Redis, redis_settings: Settings
+) -> None:
+    settings = redis_settings.model_copy(update={"lease_ms": 10_000})  # a run in 250 ms
+    worker = WorkerQueue(redis_client, settings, "worker-1")
+    job = await start(jobs, worker)
+    left_s = worker.reap(QUEUE).next_end_s
+    assert left_s is not None
+    assert 5.0 < left_s <= 10.0
+    redis_client.zadd(keys.leases(QUEUE), {job.id: 1})
+    reaped = worker.reap(QUEUE)
+    assert (reaped.requeued, reaped.next_end_s) == (1, None)
 
 
 async def test_leases_that_ran_out_while_redis_was_away_get_one_more(

@@ -146,6 +146,22 @@ def test_prompts_are_served_in_the_order_of_arrival_and_priority():
     assert list(told.ends) == ["urgent", "a", "b", "c", "late"]
 
 
+def test_an_answer_that_another_worker_began_goes_before_new_ones_of_its_priority():
+    engine, _, told = engine_of(60, slots=1)
+    begun = greedy_text([1, 2, 3], 1, VOCAB)
+    told.start["begun"] = 1
+    engine._turn(
+        [
+            request("new", [1, 2, 3], 2),
+            request("urgent", [1, 2, 3], 2, priority=0),
+            request("begun", [1, 2, 3], 2, generated_token_ids=tuple(begun)),
+        ]
+    )
+    while engine._turn([]):
+        pass
+    assert list(told.ends) == ["urgent", "begun", "new"]
+
+
 def test_the_youngest_is_preempted_and_comes_back_with_the_same_text():
     engine, model, told = engine_of(8, slots=2, chunk=32)
     engine._turn([request("old", [1] * 8, 20), request("young", [2] * 8, 20)])

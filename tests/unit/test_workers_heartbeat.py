@@ -11,7 +11,7 @@ from penstock.contract.worker import WorkerCard
 from penstock.settings import Settings
 from penstock.transport.queue import ReapResult, Refusal
 from tests.unit.workers_fakes import Slips, held_job, make_lane
-from workers.heartbeat import HUNG_FOR_LONG, Heartbeat
+from workers.heartbeat import HUNG_FOR_LONG, SHORTEST_PAUSE_S, Heartbeat
 from workers.held import HeldJobs
 from workers.lane import LEAST_HUNG_S
 
@@ -28,6 +28,7 @@ class FakeQueue:
         self.renewed: list[tuple[str, dict[str, int]]] = []
         self.reaped: list[str] = []
         self.refusals: list[Refusal] = []
+        self.next_end_s: dict[str, float] = {}
 
     def renew(self, queue: str, held: Mapping[str, int]) -> list[Refusal]:
         self.renewed.append((queue, dict(held)))
@@ -35,7 +36,7 @@ class FakeQueue:
 
     def reap(self, queue: str) -> ReapResult:
         self.reaped.append(queue)
-        return ReapResult()
+        return ReapResult(next_end_s=self.next_end_s.get(queue))
 
 
 class FakeAnnouncer:
@@ -83,6 +84,19 @@ def desk() -> Desk:
 def hang(lane: Lane, for_s: float) -> None:
     lane.engine.is_busy = True
     lane.engine.step_s = time.monotonic() - for_s
+
+
+def test_the_next_beat_comes_as_a_lease_ends(desk: Desk):
+    quarter_s = Settings().lease_ms / 4000
+    for ends, next_s in (
+        ({}, quarter_s),
+        ({"a-cpu": 1.9, "b-cpu": 1.6}, quarter_s),  # those of the living
+        ({"a-cpu": 0.2, "b-cpu": 0.1}, 0.1),
+        ({"b-cpu": 0.0}, SHORTEST_PAUSE_S),
+    ):
+        desk.queue.next_end_s = ends
+        desk.heartbeat.beat()
+        assert desk.heartbeat._next_s == next_s
 
 
 def test_what_was_just_written_or_renewed_is_not_renewed_again(desk: Desk):

@@ -64,9 +64,10 @@ class Sequence:
     """The state of one request inside the engine; the engine's thread owns it.
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
-    `block_table`. `order` sorts sequences: by priority, then by arrival. `scores` are the log
-    probabilities of the prompt's tokens from its second on, as far as they are known; None where
-    nobody wants them. `pooled` is what its embedding is made of, None likewise.
+    `block_table`. `order` sorts sequences: by priority, then those before the others whose
+    clients have a part of the answer already (another worker had them), then by arrival. `scores`
+    are the log probabilities of the prompt's tokens from its second on, as far as they are known;
+    None where nobody wants them. `pooled` is what its embedding is made of, None likewise.
     """
 
     __slots__ = (
@@ -102,7 +103,7 @@ class Sequence:
         sampling, prompt = request.sampling, request.prompt_token_ids
         self.request = request
         self.key = key
-        self.order = (request.priority, key)
+        self.order = (request.priority, not request.generated_token_ids, key)
         self.token_ids = list(prompt)
         self.prompt_length = len(prompt)
         room = limits.context_length - len(prompt)

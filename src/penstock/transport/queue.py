@@ -53,7 +53,8 @@ __all__ = [
 ]
 
 REAP_PAUSE_MS: Final = 250
-"""Redis itself refuses to reap a queue more often, however many processes ask."""
+"""Redis itself refuses to reap a queue more often, however many processes ask, but for a lease that
+is over."""
 REAP_MOST: Final = 64
 """Leases, deadlines and doorbells that one run of the reaper looks at: it holds Redis up."""
 REAP_RUNS: Final = 32
@@ -84,8 +85,15 @@ def _reap_arguments(settings: Settings) -> tuple[int, int, int]:
 
 
 def _reap_result(runs: Sequence[Sequence[int]]) -> ReapResult:
-    requeued, poisoned, expired, rung = map(sum, zip(*runs, strict=True))
-    return ReapResult(requeued=requeued, poisoned=poisoned, expired=expired, rung=rung)
+    requeued, poisoned, expired, rung, _ = map(sum, zip(*runs, strict=True))
+    left_ms = runs[-1][4]
+    return ReapResult(
+        requeued=requeued,
+        poisoned=poisoned,
+        expired=expired,
+        rung=rung,
+        next_end_s=None if left_ms < 0 else left_ms / 1000,
+    )
 
 
 def _stopped_early(runs: Sequence[Sequence[int]]) -> bool:

@@ -90,9 +90,13 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class ReapResult(msgspec.Struct, frozen=True):
-    """What one call of the reaper put right."""
+    """What one call of the reaper put right, and in how many seconds the next lease ends.
+
+    `next_end_s` is None where nothing runs. Leases of the living are renewed long before.
+    """
 
     requeued: int = 0
     poisoned: int = 0
     expired: int = 0
     rung: int = 0
+    next_end_s: float | None = None

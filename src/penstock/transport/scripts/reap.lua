@@ -1,13 +1,22 @@
 -- ARGV: lost workers that make a job poison, least ms between two runs, most of each kind a run
--- Returns {requeued, poisoned, expired, rung}.
+-- Returns {requeued, poisoned, expired, rung, ms until the next lease ends (-1: nothing runs)}.
 local most_lost, pause_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local BLIND_MS = 2000
 local requeued, poisoned, expired, rung = 0, 0, 0, 0
 local last = number_at('reaped')
 local set_back = now < last
 
--- Every API and worker process reaps; together they need not do so more often than one would.
-if last > 0 and not set_back and now - last < pause_ms then return { 0, 0, 0, 0 } end
+local function next_end_ms()
+  local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+  return first[2] and math.max(tonumber(first[2]) - now, 0) or -1
+end
+
+-- Every API and worker process reaps; together they need not do so more often than one would,
+-- but for a lease that is over: somebody has come for it just now.
+if last > 0 and not set_back and now - last < pause_ms then
+  local left_ms = next_end_ms()
+  if left_ms ~= 0 then return { 0, 0, 0, 0, left_ms } end
+end
 go_on_when_full()
 
 local function reap_lease(id)
@@ -82,4 +91,4 @@ if last > 0 or redis.call('EXISTS', counters) == 1 then
   keep(counters, now + DAY_MS)
 end
 publish()
-return { requeued, poisoned, expired, rung }
+return { requeued, poisoned, expired, rung, next_end_ms() }
