@@ -1,8 +1,11 @@
-r"""Transformers' own module over our cache beside the lean decoder (fused QKV and gate/up), on a CPU.
+r"""Steps of models whose products torch computes, on a CPU: by whom attention is computed.
 
-    python -m benchmarks.lean_cpu --model 15m --dtype float32
+    python -m benchmarks.lean_cpu --model 15m --dtype float32 --contexts 128 2048
 
-Printed are milliseconds of a decode step after 128 tokens of context, in turns, and the ratio.
+Three contenders in turns: Transformers' own module over our cache ("plain"), the lean decoder with
+torch's attention over gathered keys and values ("torch"), and with the native library's over the
+blocks where they lie ("native"). Printed are milliseconds of a decode step by context and streams,
+of a prompt's chunk by what came before it, and their ratios.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import json
 import os
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -24,36 +28,80 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.models.attention import PagedAttention
 from penstock.models.devices.cpu import Cpu
 from penstock.models.lean import loading as lean
+from penstock.models.lean.native_attention import NativeAttention
+from penstock.models.lean.torch_ops import TorchOps
+from penstock.models.steps import BLOCK_SIZE
 from penstock.models.transformers import PagedModel
 
-PROMPT_TOKENS = 128
-CONTEXT = 1024
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILLED_TOKENS = 128
+ROOM_TOKENS = 64
 
 
-def contenders(folder: Path, dtype: torch.dtype, sequences: int) -> dict[str, Any]:
-    """Both, each with weights of its own and a cache for so many sequences."""
-    attention = PagedAttention()
-    attention.register()
-    modules = [
-        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
-        for _ in range(2)
-    ]
-    modules[0].set_attn_implementation(attention.name)
-    plain = PagedModel(modules[0], attention, torch.device("cpu"), CONTEXT)
-    models = {"plain": plain, "lean": lean.build(modules[1], Cpu(), CONTEXT)}
-    for model in models.values():
-        model.allocate(sequences * blocks_of(plain) + 1)
-    return models
+@dataclass(frozen=True)
+class Contenders:
+    """The models, with weights and a cache of their own; "torch" and "native" are one model."""
+
+    models: dict[str, Any]
+    ops: dict[str, TorchOps]
+
+    def allocate(self, sequences: int, tokens: int) -> None:
+        """A cache for so many sequences, all of it written, as memory never written is not read."""
+        blocks = sequences * blocks_of(tokens)
+        for model in {id(model): model for model in self.models.values()}.values():
+            model.max_sequences = sequences
+            model.allocate(blocks)
+            filled = FILLED_TOKENS // BLOCK_SIZE
+            model.forward(batch(1, FILLED_TOKENS, 0, FILLED_TOKENS))
+            model.release(0)
+            for block in range(filled, blocks):
+                model.copy_block(block % filled, block)
+
+    def time(self, batches: Callable[[int], Batch], rounds: int) -> dict[str, float]:
+        """Median milliseconds of each one's forward, in turns; the first round does not count."""
+        times: dict[str, list[float]] = {name: [] for name in self.models}
+        for number in range(rounds + 1):
+            for name, model in self.models.items():
+                if name in self.ops:
+                    model.body.ops = self.ops[name]
+                work = batches(number)
+                began = time.perf_counter()
+                model.forward(work)
+                times[name].append(time.perf_counter() - began)
+        return {
+            name: round(statistics.median(taken[1:]) * 1e3, 2) for name, taken in times.items()
+        }
 
 
-def blocks_of(model: Any) -> int:
-    """Blocks of a sequence, with room for its steps."""
-    return -(-(PROMPT_TOKENS + 64) // model.kv_layout.block_size)
+def contenders(folder: Path, dtype: torch.dtype, context: int, *, plain: bool) -> Contenders:
+    """Those that are wanted."""
+    models: dict[str, Any] = {}
+    if plain:
+        attention = PagedAttention()
+        attention.register()
+        module = _module(folder, dtype)
+        module.set_attn_implementation(attention.name)
+        models["plain"] = PagedModel(module, attention, torch.device("cpu"), context)
+    decoder = lean.build(_module(folder, dtype), Cpu(), context)
+    ops = {"torch": TorchOps(), "native": TorchOps(NativeAttention())}
+    return Contenders(models | dict.fromkeys(ops, decoder), ops)
 
 
-def batch(model: Any, sequences: int, start: int, count: int) -> Batch:
+def _module(folder: Path, dtype: torch.dtype) -> Any:
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def blocks_of(tokens: int) -> int:
+    """Blocks of a sequence of so many tokens, with room for its steps."""
+    return -(-(tokens + ROOM_TOKENS) // BLOCK_SIZE)
+
+
+def batch(sequences: int, tokens: int, start: int, count: int) -> Batch:
     """The next tokens of all sequences; logits of the last ones."""
-    blocks = blocks_of(model)
+    blocks = blocks_of(tokens)
     return Batch(
         tuple(
             SequenceSlice(
@@ -74,38 +122,52 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=SHAPES, default="15m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--streams", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 2048])
+    parser.add_argument("--chunk", type=int, default=512, help="tokens of a prompt in a step")
+    parser.add_argument("--before", type=int, nargs="*", default=[], help="tokens before a chunk")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     seen = conditions.observe()
     conditions.show(seen)
-    folder = write_model(chosen.cache, chosen.model)
-    models = contenders(folder, getattr(torch, chosen.dtype), max(chosen.streams))
+    longest = max(*chosen.contexts, *(before + chosen.chunk for before in chosen.before), 0)
+    found = contenders(
+        write_model(chosen.cache, chosen.model),
+        getattr(torch, chosen.dtype),
+        longest + ROOM_TOKENS,
+        plain=chosen.plain,
+    )
     rows: list[dict[str, Any]] = []
-    for streams in chosen.streams:
-        for model in models.values():
-            model.forward(batch(model, streams, 0, PROMPT_TOKENS))
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for step in range(chosen.rounds):
-            for name, model in models.items():
-                work = batch(model, streams, PROMPT_TOKENS + step, 1)
-                began = time.perf_counter()
-                model.forward(work)
-                times[name].append(time.perf_counter() - began)
-        took = {name: statistics.median(values) for name, values in times.items()}
-        row = {
-            "streams": streams,
-            "plain_ms": round(took["plain"] * 1e3, 2),
-            "lean_ms": round(took["lean"] * 1e3, 2),
-            "plain_to_lean": round(took["plain"] / took["lean"], 2),
+
+    def show(what: dict[str, Any], took: dict[str, float]) -> None:
+        ratios = {
+            f"{name}_to_native": round(took[name] / took["native"], 2)
+            for name in took
+            if name != "native"
         }
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+        rows.append(what | {f"{name}_ms": value for name, value in took.items()} | ratios)
+        print(json.dumps(rows[-1]), flush=True)
+
+    for context in chosen.contexts:
+        for streams in chosen.streams:
+            found.allocate(streams, context)
+            took = found.time(
+                lambda step, n=streams, c=context: batch(n, c, c + step, 1), chosen.rounds
+            )
+            show({"context": context, "streams": streams}, took)
+    for before in chosen.before:
+        tokens = before + chosen.chunk
+        found.allocate(1, tokens)
+        took = found.time(
+            lambda _, b=before, t=tokens: batch(1, t, b, chosen.chunk), max(3, chosen.rounds // 4)
+        )
+        show({"before": before, "chunk": chosen.chunk}, took)
     asked = {"model": chosen.model, "dtype": chosen.dtype, "rows": rows}
-    print(conditions.save(f"lean-cpu-{chosen.model}", seen, asked))
+    print(conditions.save(f"lean-cpu-{chosen.model}-{chosen.dtype}", seen, asked))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.native import library
-from penstock.models.native.library import Phase
+from penstock.models.native.decoder import Phase
 from penstock.models.spec import resolve
 from penstock.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The lean decoder's attention on a CPU, where lengths differ much: logits are the module's own."""
+"""The lean decoder's attention on a CPU, ours and torch's, where lengths differ much."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.models.devices import Cpu
 from penstock.models.lean import loading
+from penstock.models.lean.native_attention import NativeAttention
+from penstock.models.lean.torch_attention import TorchAttention
+from penstock.models.native import attention as native
 from penstock.models.steps import BLOCK_SIZE
 from tests.fixtures.lean import SHAPES, module_of
 
@@ -39,11 +42,21 @@ def wanted(module: Any, ends: list[int]) -> torch.Tensor:
     )
 
 
+@pytest.fixture(params=["native", "torch"])
+def attention(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(native, "is_available", lambda: False)
+    elif not native.is_available():
+        pytest.skip("no native library, or no kernels for this CPU")
+    return {"native": NativeAttention, "torch": TorchAttention}[request.param]
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral, sliding", "qwen2, sliding and full", "qwen3"])
-def test_sequences_of_all_lengths_in_one_step(name):
+def test_sequences_of_all_lengths_in_one_step(attention, name):
     assert name in SHAPES
     module = module_of(name)
     model = loading.build(module, Cpu(), CONTEXT)
+    assert isinstance(model.body.ops._attention, attention)
     model.allocate(len(LENGTHS) * CONTEXT // BLOCK_SIZE)
     for key, length in enumerate(LENGTHS):  # each in two chunks where it can be
         first = length // 3

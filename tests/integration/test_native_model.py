@@ -23,6 +23,7 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
 from penstock.models import footprint
 from penstock.models.native import library, loading, pages
+from penstock.models.native.matrix import packed_version
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import conversion, matrices, q4_0
 from tests.fixtures.models import randomise, write_model
@@ -169,7 +170,7 @@ def test_the_second_load_maps_what_the_first_packed(
     assert len({(one.parameters, one.weights_bytes) for one in found}) == 1
     assert [any("once" in what for what in whats) for whats in said] == [False, True, False]
     (file,) = tmp_path.glob("*.weights")
-    assert f"native{library.packed_version()}-{form}" in file.name
+    assert f"native{packed_version()}-{form}" in file.name
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -22,17 +22,9 @@ from transformers import (
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.native import library
-from penstock.models.native.library import (
-    Decoder,
-    Isa,
-    Kind,
-    Layout,
-    Packing,
-    Part,
-    Shape,
-    Vector,
-    Which,
-)
+from penstock.models.native.decoder import Decoder, Shape, Vector, Which, cache_block_bytes
+from penstock.models.native.library import Isa
+from penstock.models.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights import q4_0
 from tests.fixtures.models import randomise
 
@@ -117,7 +109,7 @@ class Native:
         self.decoder = Decoder(self.shape, threads, isa=isa)
         self._set_weights()
         blocks = 96
-        self.cache = aligned(blocks * library.cache_block_bytes(self.shape)).reshape(blocks, -1)
+        self.cache = aligned(blocks * cache_block_bytes(self.shape)).reshape(blocks, -1)
         self.cache[:] = 0xFF  # NaN in fp16: what was never written must not matter
 
     def _set_weights(self) -> None:
@@ -172,8 +164,8 @@ class Native:
         layout = Layout.PAIRED if which is Which.GATE_UP else Layout.STACKED
         rows = sum(len(part.values) for part in parts)
         packing = Packing(kind, layout, rows, columns, self.group or 64)
-        packed = aligned(library.packed_bytes(packing))
-        library.pack(packing, parts, packed)
+        packed = aligned(packed_bytes(packing))
+        pack(packing, parts, packed)
         self.decoder.set_matrix(which, layer, packing, packed)
 
     def step(self, sequences: list[Sequence], *, every: bool = True) -> Any:
@@ -219,18 +211,6 @@ def some_ids(count: int, seed: int = 0) -> list[int]:
 
 def error_of(found: Any, expected: Any) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-@pytest.fixture(params=[isa for isa in Isa if isa])
-def isa(request: pytest.FixtureRequest) -> Isa:
-    best = library.best_isa()
-    if best is None:
-        pytest.skip("this CPU has no AVX2")
-    try:
-        Native(MODELS["llama"](), 64, request.param)
-    except RuntimeError as lacking:
-        pytest.skip(str(lacking))
-    return request.param
 
 
 @pytest.mark.parametrize("group", [32, 64, 128, None])
@@ -337,10 +317,10 @@ def test_what_cannot_be_is_refused_with_a_line() -> None:
             Which.HEAD,
             0,
             packing := Packing(Kind.I4, Layout.STACKED, 32, 128, 64),
-            aligned(library.packed_bytes(packing)),
+            aligned(packed_bytes(packing)),
         )
     with pytest.raises(ValueError, match="whole groups"):
-        library.packed_bytes(Packing(Kind.I4, Layout.STACKED, 32, 100, 64))
+        packed_bytes(Packing(Kind.I4, Layout.STACKED, 32, 100, 64))
     with pytest.raises(RuntimeError, match="matrix"):
         Decoder(native.shape, 1).step(
             token_ids=np.array([1], np.int64),

@@ -139,22 +139,22 @@ def build_step(batch: Batch, device: torch.device) -> Step:
     )
 
 
-def _groups(slices: Sequence[SequenceSlice], device: torch.device) -> tuple[DecodeGroup, ...]:
-    """Cut decode slices, shortest first, where the next is too long to be padded to."""
-    groups: list[DecodeGroup] = []
-    first = 0
+def similar(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut ascending positions where the next is too far to pad the others to: (first, last) each."""
+    cuts: list[int] = []
     limit = 0
-    for row, part in enumerate(slices):
-        blocks = part.start // BLOCK_SIZE + 1
-        if row == first:
+    for row, position in enumerate(positions):
+        blocks = position // BLOCK_SIZE + 1
+        if not cuts or blocks > limit:
+            cuts.append(row)
             limit = max(GROUP_BLOCKS, blocks * GROUP_GROWTH)
-        elif blocks > limit:
-            groups.append(_group(slices[first:row], first, device))
-            first = row
-            limit = blocks * GROUP_GROWTH
-    if slices:
-        groups.append(_group(slices[first:], first, device))
-    return tuple(groups)
+    return list(zip(cuts, [*cuts[1:], len(positions)], strict=True))
+
+
+def _groups(slices: Sequence[SequenceSlice], device: torch.device) -> tuple[DecodeGroup, ...]:
+    """Decode slices, shortest first, in groups of similar length."""
+    cuts = similar([part.start for part in slices])
+    return tuple(_group(slices[first:last], first, device) for first, last in cuts)
 
 
 def _group(slices: Sequence[SequenceSlice], first: int, device: torch.device) -> DecodeGroup:

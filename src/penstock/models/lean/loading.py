@@ -13,24 +13,28 @@ from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
 from penstock.models.lean.model import LeanModel, PipelinedLean
+from penstock.models.lean.native_attention import NativeAttention
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.torch_ops import TorchOps
+from penstock.models.native import attention as native
 
 if TYPE_CHECKING:
     from penstock.models.devices.device import Device
     from penstock.models.lean.ops import Ops
+    from penstock.models.lean.shape import Shape
     from penstock.models.probe import Probe
 
 logger = logging.getLogger(__name__)
 
 
-def ops_for(device: Device) -> Ops:
-    """Triton's kernels on a GPU, torch's on a CPU.
+def ops_for(device: Device, shape: Shape) -> Ops:
+    """Triton's kernels on a GPU; on a CPU torch's, with our own attention where it can be had.
 
     :raises NotLean: the device has no Triton.
     """
     if device.kind == "cpu":
-        return TorchOps()
+        ours = native.is_available() and native.fits(shape.head_size)
+        return TorchOps(NativeAttention() if ours else None)
     if find_spec("triton") is None:
         raise NotLean("Triton is not installed")
     from penstock.models.lean.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
@@ -48,7 +52,7 @@ def build(module: Any, device: Device, context_length: int) -> PipelinedLean:
 
 def _body(module: Any, device: Device, context_length: int) -> Body:
     shape = shapes.read(module, context_length)
-    ops = ops_for(device)
+    ops = ops_for(device, shape)
     weights = all_weights.adopt(module, shape)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
     return Body(shape, weights, rotary, ops, device)

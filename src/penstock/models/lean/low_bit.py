@@ -103,7 +103,7 @@ def _build(
 ) -> tuple[PipelinedLean, Any]:
     """The model on its device, and the module, whose matrices are what the blocks stand for."""
     shape = prepare(spec, module)
-    ops = ops_for(device)
+    ops = ops_for(device, shape)
     adopted = all_weights.adopt(module, shape)
     weights = all_weights.quantized(adopted, device.torch_device, kind, progress)
     all_weights.widen_if_room(weights, device, kind)

@@ -44,6 +44,18 @@ class AttentionLayer:
     cache: LayerCache
 
 
+class Attention(Protocol):
+    """What `Ops` leaves to the attention of one model's steps."""
+
+    def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
+        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
+        ...
+
+    def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
+        """Attention of the step's queries over the cache, (T, heads * head_size)."""
+        ...
+
+
 class Ops(Protocol):
     """What a decoder layer computes beside its products."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.nn import functional
 
-from penstock.models.steps import BLOCK_SIZE, GROUP_BLOCKS, GROUP_GROWTH
+from penstock.models.steps import BLOCK_SIZE, similar
 
 if TYPE_CHECKING:
     from penstock.models.lean.ops import AttentionLayer
@@ -180,15 +180,9 @@ def _integers(rows: torch.Tensor) -> list[list[int]]:
 
 def _near(positions: list[int]) -> list[list[int]]:
     """Rows of one token each, in groups of similar length."""
-    groups: list[list[int]] = []
-    limit = 0
-    for row in sorted(range(len(positions)), key=positions.__getitem__):
-        blocks = positions[row] // BLOCK_SIZE + 1
-        if not groups or blocks > limit:
-            groups.append([])
-            limit = max(GROUP_BLOCKS, blocks * GROUP_GROWTH)
-        groups[-1].append(row)
-    return [sorted(group) for group in groups]
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    cuts = similar([positions[row] for row in order])
+    return [sorted(order[first:last]) for first, last in cuts]
 
 
 def _decodes(

@@ -13,7 +13,7 @@ from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from penstock.models.lean.linear import Linear
-    from penstock.models.lean.ops import AttentionLayer
+    from penstock.models.lean.ops import Attention, AttentionLayer
     from penstock.models.lean.step import Step
 
 
@@ -27,8 +27,8 @@ _WHOLE: Final = (1 << 31) - 1
 class TorchOps:
     """See `penstock.models.lean.ops.Ops`; `rotate` and `attend` take steps without padding."""
 
-    def __init__(self) -> None:
-        self._attention = TorchAttention()
+    def __init__(self, attention: Attention | None = None) -> None:
+        self._attention = attention or TorchAttention()
 
     def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
         """Note the step's blocks in its tables; (T, hidden), zero for padding."""

@@ -11,7 +11,9 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, cores
 from penstock.models import decoder as decoders
 from penstock.models.assembled import Assembled
+from penstock.models.native import decoder as native_decoder
 from penstock.models.native import library, packing, pages
+from penstock.models.native.matrix import packed_version
 from penstock.models.native.model import BLOCK_SIZE, NativeModel
 from penstock.models.weights import conversion
 from penstock.models.weights.converted import Converted
@@ -48,7 +50,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     cosines, sines = decoders.rotary_tables(spec.path, config, decoder, context_length)
     weights = _weights(spec, decoder, form, progress)
-    native = library.Decoder(
+    native = native_decoder.Decoder(
         shape_of(decoder), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())
     )
     native.set_rotary(cosines, sines)
@@ -92,9 +94,9 @@ def format_of(spec: ModelSpec) -> Format:
     )
 
 
-def shape_of(decoder: Decoder) -> library.Shape:
+def shape_of(decoder: Decoder) -> native_decoder.Shape:
     """A decoder's sizes in the library's words."""
-    return library.Shape(
+    return native_decoder.Shape(
         layers=decoder.layers,
         hidden=decoder.hidden_size,
         intermediate=decoder.intermediate_size,
@@ -120,7 +122,7 @@ def _weights(spec: ModelSpec, decoder: Decoder, form: Format, progress: Progress
         for _ in packing.vectors(decoder, converting):
             pass
 
-    name = f"native{library.packed_version()}-{form}"
+    name = f"native{packed_version()}-{form}"
     return conversion.of_model(spec, name, convert, progress) or Checkpoint(spec.path)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from penstock.engine.model import KVLayout
 from penstock.models import devices
-from penstock.models.native import library
+from penstock.models.native.decoder import cache_block_bytes
 from penstock.models.native.packing import aligned
 from penstock.models.paging import Step
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.model import Batch
-    from penstock.models.native.library import Decoder, Phase
+    from penstock.models.native.decoder import Decoder, Phase
 
 BLOCK_SIZE = 16
 
@@ -30,7 +30,7 @@ class NativeModel:
         self._decoder = decoder
         self.vocab_size = decoder.shape.vocab
         self.context_length = context_length
-        self.kv_layout = KVLayout(BLOCK_SIZE, library.cache_block_bytes(decoder.shape))
+        self.kv_layout = KVLayout(BLOCK_SIZE, cache_block_bytes(decoder.shape))
         self.shows_hidden = True
         self._cache = aligned(0).reshape(0, self.kv_layout.bytes_per_block)
         self._thread: int | None = None  # the engine's, once it is known

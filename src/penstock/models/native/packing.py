@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.native import library
-from penstock.models.native.library import Kind, Layout, Packing, Part, Vector, Which
+from penstock.models.native.decoder import Vector, Which
+from penstock.models.native.library import ALIGNMENT
+from penstock.models.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights.matrices import Packed
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
     kind, group = kinds[0]
     rows = sum(rows for _, rows in plan.parts)
     packing = Packing(kind, plan.layout, rows, plan.columns, group)
-    values = aligned(library.packed_bytes(packing))
+    values = aligned(packed_bytes(packing))
     parts = [Part(matrix.values, _scales(matrix)) for matrix in matrices]
-    library.pack(packing, parts, values)
+    pack(packing, parts, values)
     facts = {"kind": int(kind), "layout": int(plan.layout), "rows": rows}
     return Packed({**facts, "columns": plan.columns, "group": group}, values)
 
@@ -152,6 +153,6 @@ def vectors(
 
 def aligned(size: int) -> NDArray[np.uint8]:
     """Bytes, where the kernels want memory to begin; pages never written take none."""
-    raw = np.zeros(size + library.ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % library.ALIGNMENT
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]

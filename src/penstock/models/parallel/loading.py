@@ -190,7 +190,7 @@ def _body(source: _Source, part: Part, weights: Weights, device: Device) -> Body
     all_weights.widen_if_room(weights, device, source.kind)
     rotary = shapes.rotary_tables(source.module, shape, device.torch_device)
     try:
-        return Body(shape, weights, rotary, ops_for(device), device)
+        return Body(shape, weights, rotary, ops_for(device, shape), device)
     except NotLean as reason:
         raise ModelNotLoadable(f"several devices: {reason}") from reason
 

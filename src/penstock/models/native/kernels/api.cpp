@@ -5,12 +5,11 @@
 #include <system_error>
 
 #include "cpu.h"
+#include "failure.h"
 #include "model.h"
 #include "packing.h"
 #include "penstock_native.h"
 #include "step.h"
-
-#define PENSTOCK_EXPORT extern "C" __attribute__((visibility("default")))
 
 struct pn_model {
     penstock::Model model;
@@ -18,18 +17,8 @@ struct pn_model {
 
 namespace {
 
+using penstock::fail;
 using penstock::fault_of;
-
-/* Fixed room: telling of a lack of memory must not need any. */
-thread_local char last_error[256] = "";
-
-int32_t fail(int32_t code, const char *message) {
-    size_t at = 0;
-    for (; message[at] != '\0' && at + 1 < sizeof last_error; at++)
-        last_error[at] = message[at];
-    last_error[at] = '\0';
-    return code;
-}
 
 bool aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % 64 == 0; }
 
@@ -41,7 +30,7 @@ PENSTOCK_EXPORT int32_t pn_packed_version(void) { return penstock::PACKED_VERSIO
 
 PENSTOCK_EXPORT int32_t pn_best_isa(void) { return penstock::best_isa(); }
 
-PENSTOCK_EXPORT const char *pn_last_error(void) { return last_error; }
+PENSTOCK_EXPORT const char *pn_last_error(void) { return penstock::last_failure(); }
 
 PENSTOCK_EXPORT int64_t pn_packed_bytes(const pn_packing *packing) {
     if (packing == nullptr)

@@ -3,12 +3,10 @@
  * adds exactly nothing: so neither its neighbours nor chunks change its bits. */
 #pragma once
 
-#include "lanes.inl.h"
+#include "softmax.inl.h"
 
 namespace penstock {
 namespace PENSTOCK_VARIANT {
-
-constexpr float MASKED = -1e30F;
 
 /* The queries that are computed side by side, and the keys of a split that each sees. */
 struct Some {
@@ -45,109 +43,17 @@ inline void scores_of(const Attention &of, const Some &some, int position, float
             store(scores + q * SPLIT + part * LANES, sums[q][part]);
 }
 
-/* Scores to weights, in place; returns their maximum, and their sum. */
-inline float soften(float *scores, int begin, int end, int first, int last, float *sum) {
-    for (int at = first; at < begin; at++)
-        scores[at] = MASKED;
-    for (int at = end; at < last; at++)
-        scores[at] = MASKED;
-    Floats most[PER_WIDE];
-    Floats sums[PER_WIDE];
-    for (int part = 0; part < PER_WIDE; part++) {
-        most[part] = spread(MASKED);
-        sums[part] = zero();
-    }
-    for (int at = first; at < last; at += WIDE)
-        for (int part = 0; part < PER_WIDE; part++)
-            most[part] = max(most[part], load(scores + at + part * LANES));
-    float greatest_score = greatest(most[0]);
-    for (int part = 1; part < PER_WIDE; part++) {
-        const float other = greatest(most[part]);
-        greatest_score = other > greatest_score ? other : greatest_score;
-    }
-    const Floats top = spread(greatest_score);
-    for (int at = first; at < last; at += WIDE)
-        for (int part = 0; part < PER_WIDE; part++) {
-            float *place = scores + at + part * LANES;
-            const Floats weight = exponential_of_negative(sub(load(place), top));
-            store(place, weight);
-            sums[part] = add(sums[part], weight);
-        }
-    *sum = sum_wide(sums);
-    return greatest_score;
-}
-
-/* Weighted sums of values, WIDTHS sixteens of them, for COUNT queries. */
-template <int COUNT, int WIDTHS>
-inline void weigh(const Attention &of, int split_begin, int begin, int end, int offset,
-                  const float *weights, float *out) {
-    constexpr int VECTORS = WIDTHS * PER_WIDE;
-    Floats sums[COUNT][VECTORS];
-    for (int q = 0; q < COUNT; q++)
-        for (int vector = 0; vector < VECTORS; vector++)
-            sums[q][vector] = zero();
-    for (int position = begin; position < end;) {
-        const int slot = position % of.block_size;
-        const int rest = of.block_size - slot;
-        const int count = end - position < rest ? end - position : rest;
-        const uint16_t *values =
-            keys_at(of, position) + of.values_offset + int64_t(slot) * of.padded + offset;
-        const float *weight = weights + position - split_begin;
-        for (int at = 0; at < count; at++) {
-#pragma GCC unroll 8
-            for (int vector = 0; vector < VECTORS; vector++) {
-                const Floats value = load_half(values + int64_t(at) * of.padded + vector * LANES);
-#pragma GCC unroll 8
-                for (int q = 0; q < COUNT; q++)
-                    sums[q][vector] = fma(spread(weight[q * SPLIT + at]), value, sums[q][vector]);
-            }
-        }
-        position += count;
-    }
-    for (int q = 0; q < COUNT; q++)
-        for (int vector = 0; vector < VECTORS; vector++)
-            store(out + q * MAX_HEAD_SIZE + offset + vector * LANES, sums[q][vector]);
-}
-
-template <int COUNT>
-void weigh_all(const Attention &of, int split_begin, int begin, int end, const float *weights,
-               float *out) {
-    /* As many sums as the registers hold. */
-    constexpr int WIDTHS = COUNT > 4 ? 2 : (LANES == WIDE ? 4 : (COUNT > 2 ? 1 : 2));
-    int offset = 0;
-    for (; offset + WIDTHS * WIDE <= of.padded; offset += WIDTHS * WIDE)
-        weigh<COUNT, WIDTHS>(of, split_begin, begin, end, offset, weights, out);
-    for (; offset < of.padded; offset += WIDE)
-        weigh<COUNT, 1>(of, split_begin, begin, end, offset, weights, out);
-}
-
-/* The state of a query: the maximum of its scores so far, the sum of its weights, weighted values.
- * `maximum` MASKED: it has seen no key. */
-inline void join_one(float *maximum, float *sum, float *values, float other_maximum,
-                     float other_sum, const float *other, int size) {
-    if (other_maximum <= MASKED)
-        return;
-    if (*maximum <= MASKED) {
-        *maximum = other_maximum;
-        *sum = other_sum;
-        for (int at = 0; at < size; at++)
-            values[at] = other[at];
-        return;
-    }
-    const float top = *maximum > other_maximum ? *maximum : other_maximum;
-    const float mine = exponential_of_negative(*maximum - top);
-    const float theirs = exponential_of_negative(other_maximum - top);
-    *maximum = top;
-    *sum = *sum * mine + other_sum * theirs;
-    for (int at = 0; at < size; at++)
-        values[at] = values[at] * mine + other[at] * theirs;
-}
-
 /* COUNT queries from the `item`-th on; items go by token, then by head. */
 template <int COUNT> void attend_some(const Attention &of, int item) {
     float *scores = of.scratch;
     float *fresh = scores + QUERIES * SPLIT;
     float *joined = fresh + QUERIES * MAX_HEAD_SIZE;
+    const Values<Half> values{reinterpret_cast<const Half *>(of.cache + of.values_offset),
+                              of.blocks,
+                              of.block_size,
+                              of.padded,
+                              of.block_stride,
+                              of.padded};
     float maxima[COUNT];
     float sums[COUNT];
     Some some;
@@ -188,7 +94,7 @@ template <int COUNT> void attend_some(const Attention &of, int item) {
             fresh_maxima[q] = soften(scores + q * SPLIT, begin - start, end - start, first - start,
                                      last - start, &fresh_sums[q]);
         }
-        weigh_all<COUNT>(of, start, some.first, some.last, scores, fresh);
+        weigh_all<COUNT>(values, start, some.first, some.last, scores, fresh);
         for (int q = 0; q < COUNT; q++)
             join_one(&maxima[q], &sums[q], joined + q * MAX_HEAD_SIZE, fresh_maxima[q],
                      fresh_sums[q], fresh + q * MAX_HEAD_SIZE, of.padded);
@@ -222,22 +128,6 @@ void attend(const Attention &of) {
         attend_some<2>(of, item);
     for (; item < items; item++)
         attend_some<1>(of, item);
-}
-
-void join(const float *partials, int splits, int heads, int size, float *out) {
-    const int64_t one = size + 2;
-    for (int head = 0; head < heads; head++) {
-        float maximum = MASKED;
-        float sum = 0.0F;
-        float *values = out + int64_t(head) * size;
-        for (int split = 0; split < splits; split++) {
-            const float *other = partials + (int64_t(split) * heads + head) * one;
-            join_one(&maximum, &sum, values, other[0], other[1], other + 2, size);
-        }
-        const float inverse = 1.0F / sum;
-        for (int at = 0; at < size; at++)
-            values[at] = values[at] * inverse;
-    }
 }
 
 } // namespace PENSTOCK_VARIANT

@@ -2,21 +2,13 @@
 
 namespace penstock {
 
-const char *fault_of(const Model &model, const pn_step_input &input, int blocks) {
-    const pn_shape &shape = model.shape;
-    if (input.tokens < 1 || input.sequences < 1 || input.rows < 0)
+const char *fault_of_sequences(const pn_step_input &input, int block_size, int64_t blocks,
+                               int64_t positions) {
+    if (input.tokens < 1 || input.sequences < 1)
         return "a step has a token and a sequence at least";
-    if (input.token_ids == nullptr || input.past_lens == nullptr ||
-        input.subsequence_begins == nullptr || input.block_indices == nullptr ||
-        input.block_indices_begins == nullptr || (input.rows > 0 && input.row_indices == nullptr))
+    if (input.past_lens == nullptr || input.subsequence_begins == nullptr ||
+        input.block_indices == nullptr || input.block_indices_begins == nullptr)
         return "a step's array is missing";
-    for (int token = 0; token < input.tokens; token++)
-        if (input.token_ids[token] < 0 || input.token_ids[token] >= shape.vocab)
-            return "a token id is outside the vocabulary";
-    for (int row = 0; row < input.rows; row++)
-        if (input.row_indices[row] < (row ? input.row_indices[row - 1] + 1 : 0) ||
-            input.row_indices[row] >= input.tokens)
-            return "a row is outside the step, or not past the row before";
     if (input.subsequence_begins[0] != 0 ||
         input.subsequence_begins[input.sequences] != input.tokens ||
         input.block_indices_begins[0] < 0)
@@ -29,15 +21,34 @@ const char *fault_of(const Model &model, const pn_step_input &input, int blocks)
         if (tokens < 0 || count < 0 || input.past_lens[sequence] < 0)
             return "a sequence's begin or length is negative";
         const int64_t length = input.past_lens[sequence] + tokens;
-        if (length > model.positions)
+        if (length > positions)
             return "a position is past the rotary tables";
-        if (length > count * shape.block_size)
+        if (length > count * block_size)
             return "a sequence has fewer blocks than tokens need";
         const int32_t *own = input.block_indices + input.block_indices_begins[sequence];
         for (int64_t at = 0; at < count; at++)
             if (own[at] < 0 || own[at] >= blocks)
                 return "a block is outside the cache";
     }
+    return nullptr;
+}
+
+const char *fault_of(const Model &model, const pn_step_input &input, int blocks) {
+    const pn_shape &shape = model.shape;
+    if (const char *fault =
+            fault_of_sequences(input, shape.block_size, blocks, model.positions))
+        return fault;
+    if (input.rows < 0)
+        return "a step's rows are fewer than none";
+    if (input.token_ids == nullptr || (input.rows > 0 && input.row_indices == nullptr))
+        return "a step's array is missing";
+    for (int token = 0; token < input.tokens; token++)
+        if (input.token_ids[token] < 0 || input.token_ids[token] >= shape.vocab)
+            return "a token id is outside the vocabulary";
+    for (int row = 0; row < input.rows; row++)
+        if (input.row_indices[row] < (row ? input.row_indices[row - 1] + 1 : 0) ||
+            input.row_indices[row] >= input.tokens)
+            return "a row is outside the step, or not past the row before";
     return nullptr;
 }
 

@@ -104,9 +104,59 @@ struct Attention {
     float *scratch;         /* ATTENTION_SCRATCH floats */
 };
 
+/* One token's queries, keys and values as torch holds them, side by side, after their product.
+ * Elements, here and below: PN_F32, PN_F16 or PN_BF16; strides count them. */
+struct TorchHeads {
+    void *row;
+    int element;
+    int heads;
+    int kv_heads;
+    int size;               /* a multiple of 16 */
+    const void *query_norm; /* or null */
+    const void *key_norm;
+    float epsilon;
+    const float *cosines; /* of the token's position, size / 2 */
+    const float *sines;
+    void *keys; /* the token's place in the cache, its first head */
+    void *values;
+    int64_t head_stride; /* from head to head, in the cache */
+};
+
+/* The same piece of work as `Attention`, over a cache that torch keeps: a token's key, or value, of
+ * a head is `size` elements in a row. */
+struct TorchAttention {
+    const void *queries; /* the first token's, the first of these heads */
+    int64_t token_stride;
+    int64_t head_stride;
+    int element;
+    int tokens;
+    int first_position;
+    int heads;
+    int size;         /* a multiple of 16 */
+    float scale;      /* of the queries */
+    const void *keys; /* block 0, this head */
+    const void *values;
+    int64_t block_stride;
+    int64_t slot_stride; /* from token to token within a block */
+    const int32_t *blocks;
+    int block_size;      /* a multiple of 16 */
+    int window;
+    int first_split;
+    int last_split;
+    void *out;           /* finished: heads side by side, `out_stride` from token to token */
+    int64_t out_stride;
+    float *partials;     /* else, as in `Attention` */
+    float *scratch;      /* `torch_scratch` floats */
+};
+
 constexpr int QUERIES = 8; /* that an attention computes side by side */
 constexpr int MAX_HEAD_SIZE = 512;
 constexpr int ATTENTION_SCRATCH = QUERIES * (SPLIT + MAX_HEAD_SIZE * 2 + 16);
+
+constexpr int64_t torch_scratch(int items, int size) {
+    return int64_t(items) * (2 * size + 2) + QUERIES * (SPLIT + MAX_HEAD_SIZE) +
+           int64_t(SPLIT) * size;
+}
 
 struct Kernels {
     /* x / rms(x) * weight, quantised as row `row` of `out`; also as it is to `plain` unless null. */
@@ -124,6 +174,10 @@ struct Kernels {
     /* Do nothing but `times` times PEAK_PRODUCTS products; returns what keeps them from being left
      * out. */
     int32_t (*dots)(int64_t times);
+    void (*torch_heads)(const TorchHeads &heads);
+    void (*attend_torch)(const TorchAttention &attention);
+    /* fp32 to elements, as torch rounds; `size` is a multiple of 8. */
+    void (*narrow)(const float *from, int size, int element, void *to);
 };
 
 constexpr int64_t PEAK_PRODUCTS = 1536;

@@ -6,11 +6,22 @@
 #include "attention.inl.h"
 #include "products.inl.h"
 #include "rows.inl.h"
+#include "torch_attention.inl.h"
 
 namespace penstock {
 
 const Kernels KERNELS_AVX2 = {
-    avx2::norm, avx2::widen, avx2::quantise, avx2::product, avx2::heads, avx2::attend, avx2::join, avx2::dots,
+    avx2::norm,
+    avx2::widen,
+    avx2::quantise,
+    avx2::product,
+    avx2::heads,
+    avx2::attend,
+    avx2::join,
+    avx2::dots,
+    avx2::torch_heads,
+    avx2::attend_torch,
+    avx2::narrow,
 };
 
 } // namespace penstock

@@ -6,11 +6,22 @@
 #include "attention.inl.h"
 #include "products.inl.h"
 #include "rows.inl.h"
+#include "torch_attention.inl.h"
 
 namespace penstock {
 
 const Kernels KERNELS_AVX512 = {
-    avx512::norm, avx512::widen, avx512::quantise, avx512::product, avx512::heads, avx512::attend, avx512::join, avx512::dots,
+    avx512::norm,
+    avx512::widen,
+    avx512::quantise,
+    avx512::product,
+    avx512::heads,
+    avx512::attend,
+    avx512::join,
+    avx512::dots,
+    avx512::torch_heads,
+    avx512::attend_torch,
+    avx512::narrow,
 };
 
 } // namespace penstock

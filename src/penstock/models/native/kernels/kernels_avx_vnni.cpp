@@ -6,11 +6,22 @@
 #include "attention.inl.h"
 #include "products.inl.h"
 #include "rows.inl.h"
+#include "torch_attention.inl.h"
 
 namespace penstock {
 
 const Kernels KERNELS_AVX_VNNI = {
-    avx_vnni::norm, avx_vnni::widen, avx_vnni::quantise, avx_vnni::product, avx_vnni::heads, avx_vnni::attend, avx_vnni::join, avx_vnni::dots,
+    avx_vnni::norm,
+    avx_vnni::widen,
+    avx_vnni::quantise,
+    avx_vnni::product,
+    avx_vnni::heads,
+    avx_vnni::attend,
+    avx_vnni::join,
+    avx_vnni::dots,
+    avx_vnni::torch_heads,
+    avx_vnni::attend_torch,
+    avx_vnni::narrow,
 };
 
 } // namespace penstock

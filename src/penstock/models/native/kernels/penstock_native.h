@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 2
+#define PN_ABI 3
 
 /* Return codes. */
 enum {
@@ -84,7 +84,7 @@ enum {
     PN_DOWN_BIAS = 8       /* hidden; optional */
 };
 
-/* Element types of the embedding table. */
+/* Element types: of the embedding table, and of a cache that torch keeps. */
 enum { PN_F32 = 0, PN_F16 = 1, PN_BF16 = 2 };
 
 /* What a step's time goes into. ROWS: embeddings, norms, quantisation, joining of attention;
@@ -198,6 +198,64 @@ int32_t pn_phases(const pn_model *model, double *seconds);
 /* Products of a weight and an activation that one thread can issue a second, from registers alone,
  * with an instruction set that this CPU has; 0 where it lacks it. Takes some milliseconds. */
 double pn_peak(int32_t isa);
+
+/* Attention alone, over a KV cache that torch keeps, for models whose products torch computes: fp32
+ * inside, the same bits whatever else is in the step and however a prompt was cut. One is one
+ * caller's at a time. */
+typedef struct pn_attention pn_attention;
+
+/* Runs `work(context)` on up to `threads` threads, the caller's among them, and returns when all are
+ * done: `GOMP_parallel` of the OpenMP that torch computes with, whose threads wait for work anyway. */
+typedef void (*pn_parallel)(void (*work)(void *context), void *context, unsigned threads,
+                            unsigned flags);
+
+/* One layer's cache. The key of token `slot` of a block is `head_size` elements in a row at
+ * `keys` + block * block_stride + head * head_stride + slot * slot_stride; values likewise. */
+typedef struct {
+    void *keys;
+    void *values;
+    int64_t block_stride; /* in elements */
+    int64_t head_stride;
+    int64_t slot_stride;
+    int32_t element; /* PN_F32, PN_F16 or PN_BF16; queries and results have the same */
+    int32_t blocks;
+    int32_t block_size; /* a multiple of 16 */
+    int32_t heads;
+    int32_t kv_heads;  /* divides heads */
+    int32_t head_size; /* a multiple of 16, up to 512 */
+    int32_t window;    /* keys that a query sees at most; 0: all */
+    float scale;       /* of the queries */
+} pn_torch_cache;
+
+/* How queries and keys are turned on their way. */
+typedef struct {
+    const void *query_norm; /* (head_size) elements, or NULL */
+    const void *key_norm;
+    const float *cosines; /* (positions, head_size / 2) */
+    const float *sines;
+    int32_t positions;
+    float epsilon;
+} pn_rotation;
+
+/* `parallel` may be NULL: the caller's thread computes alone. */
+int32_t pn_attention_create(int32_t isa, pn_parallel parallel, pn_attention **attention);
+
+void pn_attention_destroy(pn_attention *attention);
+
+/* What the next calls compute: a step's sequences. Its token_ids, rows and row_indices are not read;
+ * the arrays are copied. */
+int32_t pn_attention_begin(pn_attention *attention, const pn_step_input *step, int32_t block_size);
+
+/* Norm and turn queries and keys of `qkv` (N, heads + 2 kv_heads, head_size) in place, and write
+ * keys and values into the cache. */
+int32_t pn_attention_rotate(pn_attention *attention, const pn_torch_cache *cache,
+                            const pn_rotation *rotation, void *qkv, int32_t threads);
+
+/* Attend: the query of a token's head is at `queries` + token * token_stride + head * head_stride;
+ * results go to `out` (N, heads, head_size). */
+int32_t pn_attention_attend(pn_attention *attention, const pn_torch_cache *cache,
+                            const void *queries, int64_t token_stride, int64_t head_stride,
+                            void *out, int32_t threads);
 
 #ifdef __cplusplus
 }

@@ -49,6 +49,10 @@ inline Floats power_of_two(Floats whole) {
 inline Floats load_half(const uint16_t *from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
 }
+inline Floats load_brain(const uint16_t *from) {
+    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(some), 16));
+}
 inline void store_half(uint16_t *to, Floats x) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to),
                      _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -51,6 +51,10 @@ inline Floats power_of_two(Floats whole) {
 inline Floats load_half(const uint16_t *from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
 }
+inline Floats load_brain(const uint16_t *from) {
+    const __m256i some = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(some), 16));
+}
 inline void store_half(uint16_t *to, Floats x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
