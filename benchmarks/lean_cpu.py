@@ -2,10 +2,10 @@ r"""Steps of models whose products torch computes, on a CPU: by whom attention i
 
     python -m benchmarks.lean_cpu --model 15m --dtype float32 --contexts 128 2048
 
-Three contenders in turns: Transformers' own module over our cache ("plain"), the lean decoder with
-torch's attention over gathered keys and values ("torch"), and with the native library's over the
-blocks where they lie ("native"). Printed are milliseconds of a decode step by context and streams,
-of a prompt's chunk by what came before it, and their ratios.
+Contenders in turns: Transformers' own module over our cache, and the lean decoder, each with torch's
+attention over gathered keys and values, and with the native library's over the blocks where they
+lie. Printed are milliseconds of a decode step by context and streams, and of a prompt's chunk by
+what came before it; ratios are torch's time to the native library's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from penstock.models.devices.cpu import Cpu
 from penstock.models.lean import loading as lean
 from penstock.models.lean.native_attention import NativeAttention
 from penstock.models.lean.torch_ops import TorchOps
+from penstock.models.native.paged import NativePaged
 from penstock.models.steps import BLOCK_SIZE
 from penstock.models.transformers import PagedModel
 
@@ -41,16 +43,23 @@ ROOM_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Contenders:
-    """The models, with weights and a cache of their own; "torch" and "native" are one model."""
+class Contender:
+    """One way to compute a step; `prepare` gives a model that several share its attention."""
 
-    models: dict[str, Any]
-    ops: dict[str, TorchOps]
+    model: Any
+    prepare: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """By name."""
+
+    all: dict[str, Contender]
 
     def allocate(self, sequences: int, tokens: int) -> None:
         """A cache for so many sequences, all of it written, as memory never written is not read."""
         blocks = sequences * blocks_of(tokens)
-        for model in {id(model): model for model in self.models.values()}.values():
+        for model in {id(one.model): one.model for one in self.all.values()}.values():
             model.max_sequences = sequences
             model.allocate(blocks)
             filled = FILLED_TOKENS // BLOCK_SIZE
@@ -61,32 +70,33 @@ class Contenders:
 
     def time(self, batches: Callable[[int], Batch], rounds: int) -> dict[str, float]:
         """Median milliseconds of each one's forward, in turns; the first round does not count."""
-        times: dict[str, list[float]] = {name: [] for name in self.models}
+        times: dict[str, list[float]] = {name: [] for name in self.all}
         for number in range(rounds + 1):
-            for name, model in self.models.items():
-                if name in self.ops:
-                    model.body.ops = self.ops[name]
+            for name, contender in self.all.items():
+                contender.prepare()
                 work = batches(number)
                 began = time.perf_counter()
-                model.forward(work)
+                contender.model.forward(work)
                 times[name].append(time.perf_counter() - began)
-        return {
-            name: round(statistics.median(taken[1:]) * 1e3, 2) for name, taken in times.items()
-        }
+        return {name: round(statistics.median(taken[1:]) * 1e3, 2) for name, taken in times.items()}
 
 
-def contenders(folder: Path, dtype: torch.dtype, context: int, *, plain: bool) -> Contenders:
-    """Those that are wanted."""
-    models: dict[str, Any] = {}
-    if plain:
+def contenders(folder: Path, dtype: torch.dtype, context: int, *, module: bool) -> Contenders:
+    """The lean decoder's, and the module's if they are wanted."""
+    found: dict[str, Contender] = {}
+    if module:
         attention = PagedAttention()
         attention.register()
-        module = _module(folder, dtype)
-        module.set_attn_implementation(attention.name)
-        models["plain"] = PagedModel(module, attention, torch.device("cpu"), context)
+        plain = _module(folder, dtype)
+        plain.set_attn_implementation(attention.name)
+        paged = PagedModel(plain, attention, torch.device("cpu"), context)
+        for name, ours in (("torch", None), ("native", NativePaged())):
+            prepare = partial(setattr, attention, "native", ours)
+            found[f"module_{name}"] = Contender(paged, prepare)
     decoder = lean.build(_module(folder, dtype), Cpu(), context)
-    ops = {"torch": TorchOps(), "native": TorchOps(NativeAttention())}
-    return Contenders(models | dict.fromkeys(ops, decoder), ops)
+    for name, ops in (("torch", TorchOps()), ("native", TorchOps(NativeAttention()))):
+        found[f"lean_{name}"] = Contender(decoder, partial(setattr, decoder.body, "ops", ops))
+    return Contenders(found)
 
 
 def _module(folder: Path, dtype: torch.dtype) -> Any:
@@ -127,7 +137,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a prompt in a step")
     parser.add_argument("--before", type=int, nargs="*", default=[], help="tokens before a chunk")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--module", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
     chosen = parser.parse_args()
@@ -135,19 +145,20 @@ def main() -> None:
     seen = conditions.observe()
     conditions.show(seen)
     longest = max(*chosen.contexts, *(before + chosen.chunk for before in chosen.before), 0)
+    chosen.cache.mkdir(parents=True, exist_ok=True)
     found = contenders(
         write_model(chosen.cache, chosen.model),
         getattr(torch, chosen.dtype),
         longest + ROOM_TOKENS,
-        plain=chosen.plain,
+        module=chosen.module,
     )
     rows: list[dict[str, Any]] = []
 
     def show(what: dict[str, Any], took: dict[str, float]) -> None:
         ratios = {
-            f"{name}_to_native": round(took[name] / took["native"], 2)
-            for name in took
-            if name != "native"
+            f"{who}_torch_to_native": round(took[f"{who}_torch"] / took[f"{who}_native"], 2)
+            for who in ("module", "lean")
+            if f"{who}_torch" in took
         }
         rows.append(what | {f"{name}_ms": value for name, value in took.items()} | ratios)
         print(json.dumps(rows[-1]), flush=True)

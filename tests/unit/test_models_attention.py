@@ -79,8 +79,13 @@ def build(name: str):
     return randomise(module, seed=3, std=0.15)
 
 
-def paged(module) -> PagedModel:
+def paged(module, *, ours: bool = True) -> PagedModel:
+    """With attention by the native library where it is there and can, or by torch alone."""
     attention = PagedAttention()
+    if not ours:
+        attention.native = None
+    elif attention.native is None:
+        pytest.skip("no native library, or no kernels for this CPU")
     attention.register()
     module.set_attn_implementation(attention.name)
     return PagedModel(module, attention, torch.device("cpu"), CONTEXT)
@@ -153,10 +158,11 @@ def drive(model, runs, *, seed=0, longest_chunk=40) -> None:
         step(model, [(run, run.take(n)) for run, n in zip(chosen, counts, strict=True)])
 
 
+@pytest.mark.parametrize("ours", [True, False], ids=["native", "torch"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_any_schedule_gives_the_logits_of_one_plain_forward(name):
+def test_any_schedule_gives_the_logits_of_one_plain_forward(name, ours):
     module = build(name)
-    model = paged(module)
+    model = paged(module, ours=ours)
     runs = draw([1, 15, 16, 17, 50, 90], seed=1)
     drive(model, runs, seed=2)
     for run in runs:
@@ -165,9 +171,9 @@ def test_any_schedule_gives_the_logits_of_one_plain_forward(name):
         )
 
 
-@pytest.fixture(scope="module")
-def llama():
-    return paged(build("gqa"))
+@pytest.fixture(scope="module", params=[True, False], ids=["native", "torch"])
+def llama(request):
+    return paged(build("gqa"), ours=request.param)
 
 
 def test_sequences_of_very_different_length_decode_together(llama):

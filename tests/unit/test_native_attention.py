@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from torch.nn import functional
 
 from penstock.models.native import attention
 from penstock.models.native.attention import Attention, Layer, Rotation
-from penstock.models.native.library import Isa
+
+if TYPE_CHECKING:
+    from penstock.models.native.library import Isa
 
 if not attention.is_available():
     pytest.skip("no native library, or no kernels for this CPU", allow_module_level=True)
@@ -161,7 +164,9 @@ def test_neighbours_chunks_and_threads_change_no_bit(isa: Isa) -> None:
                     for key, end in enumerate(lengths)
                     if done[key] < end and chance.random() < 0.8
                 ]
-                for part, found in zip(parts, store.attend(ours, parts), strict=True) if parts else ():
+                for part, found in (
+                    zip(parts, store.attend(ours, parts), strict=True) if parts else ()
+                ):
                     wanted = alone[part.key][part.start : part.start + part.count]
                     assert torch.equal(found, wanted)
                     done[part.key] += part.count
@@ -211,9 +216,7 @@ def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> No
 
     shape = Shape(1, 0, 0, heads, kv_heads, size, 0, 300, 1e-6, normed, (0,))
     cache = LayerCache(*(torch.zeros_like(one) for one in (store.layer.keys, store.layer.values)))
-    layer = AttentionLayer(
-        shape, cosines, sines, HeadNorms(*norms) if normed else None, 0, cache
-    )
+    layer = AttentionLayer(shape, cosines, sines, HeadNorms(*norms) if normed else None, 0, cache)
     tables = torch.zeros((3, 20), dtype=torch.int32)
     for row, table in enumerate(store.tables):
         tables[row, : len(table)] = torch.tensor(table)

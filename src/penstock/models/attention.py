@@ -61,7 +61,7 @@ class PagedAttention:
         self._layers: dict[int, LayerCache] = {}
         self._step: Step | None = None
         self._workspace: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-        self._native = NativePaged() if native.is_available() else None
+        self.native = NativePaged() if native.is_available() else None
         causal = transformers_module("masking_utils").causal_mask_function
         self._causal_function: Callable[..., Any] = causal
 
@@ -145,9 +145,11 @@ class PagedAttention:
         layer.keys.index_copy_(0, step.write_slots, key[0].transpose(0, 1))
         layer.values.index_copy_(0, step.write_slots, value[0].transpose(0, 1))
         rule = step.causal if attention_mask is None else attention_mask
-        if self._native is not None:
+        if self.native is not None:
             options = _options(kwargs, 0)
-            out = self._native.attend(step, query, layer.keys, layer.values, rule, options)
+            out = self.native.attend(
+                step, query, layer.keys, layer.values, rule=rule, options=options
+            )
             if out is not None:
                 return out, None
         parts = [self._decode(group, layer, query, rule, kwargs) for group in step.decodes]

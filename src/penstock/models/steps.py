@@ -8,6 +8,7 @@ prefill chunks, one after the other.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -148,7 +149,7 @@ def similar(positions: Sequence[int]) -> list[tuple[int, int]]:
         if not cuts or blocks > limit:
             cuts.append(row)
             limit = max(GROUP_BLOCKS, blocks * GROUP_GROWTH)
-    return list(zip(cuts, [*cuts[1:], len(positions)], strict=True))
+    return list(pairwise([*cuts, len(positions)]))
 
 
 def _groups(slices: Sequence[SequenceSlice], device: torch.device) -> tuple[DecodeGroup, ...]:

@@ -182,7 +182,9 @@ class Decoder:
         """:raises ValueError: it is not as long as the shape says."""
         values = np.ascontiguousarray(values, np.float32).reshape(-1)
         check(
-            self._library.pn_set_vector(self._model, int(which), layer, pointer(values), values.size)
+            self._library.pn_set_vector(
+                self._model, int(which), layer, pointer(values), values.size
+            )
         )
         self._kept["vector", which, layer] = values
 

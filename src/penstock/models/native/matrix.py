@@ -94,7 +94,9 @@ def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> 
         entry.rows = len(values)
         entry.values, entry.scales = values.ctypes.data, scales.ctypes.data
     check(
-        library().pn_pack(ctypes.byref(native_packing(packing)), entries, len(parts), pointer(packed))
+        library().pn_pack(
+            ctypes.byref(native_packing(packing)), entries, len(parts), pointer(packed)
+        )
     )
 
 

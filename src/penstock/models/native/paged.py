@@ -30,6 +30,7 @@ class NativePaged:
         query: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
+        *,
         rule: MaskRule,
         options: dict[str, Any],
     ) -> torch.Tensor | None:

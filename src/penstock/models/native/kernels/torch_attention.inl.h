@@ -13,6 +13,8 @@ namespace PENSTOCK_VARIANT {
 /* Sixteens of keys that few queries score together: one's sums alone would wait for each other. */
 constexpr int TOGETHER = 4;
 
+constexpr int AHEAD = 2; /* sixteens of keys that memory is asked for in time */
+
 /* One piece's scratch. `items` are its queries, by token, then by head. */
 struct Room {
     float *queries; /* (items, size), scaled; of those side by side, by dimension */
@@ -41,6 +43,12 @@ inline Span span_of(const TorchAttention &of, int item, int start) {
     return {hidden > start ? hidden : start, seen < start + SPLIT ? seen : start + SPLIT};
 }
 
+/* Where the keys end that the piece computes with. */
+inline int end_of(const TorchAttention &of) {
+    const int seen = of.first_position + of.tokens;
+    return seen < of.last_split * SPLIT ? seen : of.last_split * SPLIT;
+}
+
 /* What any of `count` queries sees, in whole sixteens of keys. */
 inline Span whole_span_of(const TorchAttention &of, int item, int count, int start) {
     Span all{start + SPLIT, start};
@@ -54,12 +62,31 @@ inline Span whole_span_of(const TorchAttention &of, int item, int count, int sta
     return {all.first / WIDE * WIDE, (all.last + WIDE - 1) / WIDE * WIDE};
 }
 
-/* Sixteen keys from `position` on, by dimension. */
+inline int64_t place_of(const TorchAttention &of, int position) {
+    return of.blocks[position / of.block_size] * of.block_stride +
+           position % of.block_size * of.slot_stride;
+}
+
+/* Ask memory for a row of a head, as no row lies where the hardware would look for it. */
+template <typename Element> inline void fetch(const Element *row, int size) {
+    constexpr int LINE = 64 / int(sizeof(Element));
+    for (int at = 0; at < size; at += LINE)
+        _mm_prefetch(reinterpret_cast<const char *>(row + at), _MM_HINT_T0);
+}
+
+/* Sixteen keys from `position` on, by dimension. Their values come on the way, and the keys of those
+ * after them, of which the last is before `end`. */
 template <typename Element>
-inline void turn_keys(const TorchAttention &of, int position, float *turned) {
-    const Element *keys = static_cast<const Element *>(of.keys) +
-                          of.blocks[position / of.block_size] * of.block_stride +
-                          position % of.block_size * of.slot_stride;
+inline void turn_keys(const TorchAttention &of, int position, int end, float *turned) {
+    const int64_t place = place_of(of, position);
+    const Element *keys = static_cast<const Element *>(of.keys) + place;
+    const Element *values = static_cast<const Element *>(of.values) + place;
+    const int next = position + AHEAD * WIDE < end ? position + AHEAD * WIDE : position;
+    const Element *later = static_cast<const Element *>(of.keys) + place_of(of, next);
+    for (int row = 0; row < WIDE; row++) {
+        fetch(later + row * of.slot_stride, of.size);
+        fetch(values + row * of.slot_stride, of.size);
+    }
     for (int half = 0; half < WIDE; half += EIGHT)
         for (int at = 0; at < of.size; at += EIGHT) {
             __m256 rows[EIGHT];
@@ -120,12 +147,13 @@ void attend_together(const TorchAttention &of, const Room &room, int item, int s
         return;
     const float *queries = room.queries + item * of.size;
     float *scores = room.scores;
+    const int end = end_of(of);
     for (int position = whole.first; position < whole.last; position += TOGETHER * WIDE) {
         const int rest = (whole.last - position) / WIDE;
         const int tiles = rest < TOGETHER ? rest : TOGETHER;
         float *keys = turned ? room.turned + (position - start) * of.size : room.turned;
         for (int tile = 0; !turned && tile < tiles; tile++)
-            turn_keys<Element>(of, position + tile * WIDE, keys + tile * WIDE * of.size);
+            turn_keys<Element>(of, position + tile * WIDE, end, keys + tile * WIDE * of.size);
         score_all<COUNT>(queries, keys, tiles, of.size, scores + position - start);
     }
     float maxima[COUNT];
@@ -221,8 +249,9 @@ template <typename Element> void attend_elements(const TorchAttention &of) {
     for (int split = of.first_split; split < of.last_split; split++) {
         const int start = split * SPLIT;
         const Span whole = whole_span_of(of, 0, items, start);
+        const int end = end_of(of);
         for (int position = whole.first; turned && position < whole.last; position += WIDE)
-            turn_keys<Element>(of, position, room.turned + (position - start) * of.size);
+            turn_keys<Element>(of, position, end, room.turned + (position - start) * of.size);
         each_together(items, [&](auto count, int item) {
             attend_together<Element, decltype(count)::value>(of, room, item, start, turned);
         });
