@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -236,6 +238,29 @@ def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> No
                 torch.testing.assert_close(
                     mine[place], theirs[place], rtol=0, atol=4 * error, equal_nan=True
                 )
+
+
+def test_it_computes_by_torchs_own_threads() -> None:
+    store = Store([2000], heads=8)
+    counts: list[int] = []
+
+    def count() -> None:
+        counts.append(len(list(Path("/proc/self/task").iterdir())))
+
+    def work() -> None:  # OpenMP's threads belong to the one that asks for them
+        torch.set_num_threads(3)
+        count()
+        store.attend(Attention(), [Part(0, 1900, 100)])
+        count()
+        torch.ones(1 << 22).exp_()
+        count()
+
+    before = torch.get_num_threads()
+    asking = threading.Thread(target=work)
+    asking.start()
+    asking.join()
+    torch.set_num_threads(before)
+    assert counts == [counts[0], counts[0] + 2, counts[0] + 2]
 
 
 def test_what_cannot_be_is_refused_with_a_line() -> None:
