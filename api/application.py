@@ -30,6 +30,7 @@ from api.middleware import RequestContext, record_of
 from api.openai.batch_driver import drive_forever
 from api.openai.documentation import openapi_of
 from api.openai.responses_shelf import sweep_forever
+from api.orphans import account_forever
 from api.services import running
 from api.shapes import broken, refused, shaped
 from penstock import settings as penstock_settings
@@ -79,7 +80,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with running(chosen, telemetry, aliases) as services:
             app.state.services = services
-            async with at_work(sweep_forever(services), drive_forever(app, services)):
+            async with at_work(
+                sweep_forever(services), drive_forever(app, services), account_forever(services)
+            ):
                 with drain.watching():
                     yield
 

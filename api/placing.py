@@ -141,14 +141,22 @@ class Placing:
         if not self._open or submission is None:
             return
         background = self._services.background
+        left = background.spawn(self._leave_open(submission))
         if self._resumption:
             grace_s = self._services.settings.resume_grace_s
-            background.spawn_later(grace_s, lambda: self._cancel_open(submission))
+            background.spawn_later(grace_s, lambda: self._cancel_open(left))
         else:
-            background.spawn(self._cancel_open(submission))
+            background.spawn(self._cancel_open(left))
 
-    async def _cancel_open(self, submission: asyncio.Task[None]) -> None:
+    async def _leave_open(self, submission: asyncio.Task[None]) -> None:
         await asyncio.wait({submission})
+        for job in self.jobs:
+            if job.id in self._open:
+                with suppress(PenstockError):  # Redis is away; then a row too much may be written
+                    await self._services.unheard.leave(job)
+
+    async def _cancel_open(self, left: asyncio.Task[None]) -> None:
+        await asyncio.wait({left})
         if self._resumption:
             await self._until_nothing_hindered_the_client()
         for job_id in self._open:

@@ -21,6 +21,7 @@ from penstock.transport.queue import JobQueue
 from penstock.transport.quotas import Quotas
 from penstock.transport.registry import Registry
 from penstock.transport.replies import Replies
+from penstock.transport.unheard import UnheardJobs
 from penstock.transport.usage_log import UsageLog
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Services:
     limits: Limits
     quotas: Quotas
     usage: UsageLog
+    unheard: UnheardJobs
     peers: Peers
     aliases: Aliases
     background: Background
@@ -145,6 +147,7 @@ async def running(
         limits=Limits(redis, settings),
         quotas=Quotas(redis, settings),
         usage=UsageLog(redis, settings),
+        unheard=UnheardJobs(redis, settings),
         peers=Peers(redis, settings),
         aliases=aliases,
         background=Background(),

@@ -56,7 +56,21 @@ async def test_an_ended_job_shrinks_to_the_journals_time(
     worker.append(QUEUE, [Row(job.id, 1, finished(job.id, 1))])
     assert redis_client.ttl(keys.job(QUEUE, job.id)) <= 600
     assert redis_client.ttl(keys.journal(QUEUE, job.id)) <= 600
+    # Nobody has heard of its end: what was asked is kept as long, for whoever accounts for it.
+    assert redis_client.hget(keys.job(QUEUE, job.id), "job") is not None
+    assert 0 < redis_client.ttl(keys.unheard(QUEUE)) <= 600
+
+
+async def test_an_ended_job_that_was_heard_is_rid_of_what_was_asked(
+    jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    with redis_client.pubsub() as listener:
+        listener.subscribe("penstock:reply:heard")
+        assert listener.get_message(timeout=5)
+        job = await start(jobs, worker, reply="penstock:reply:heard")
+        worker.append(QUEUE, [Row(job.id, 1, finished(job.id, 0))])
     assert redis_client.hget(keys.job(QUEUE, job.id), "job") is None
+    assert not redis_client.exists(keys.unheard(QUEUE))
 
 
 async def test_every_key_of_a_waiting_job_expires_without_any_process(

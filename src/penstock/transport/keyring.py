@@ -157,6 +157,14 @@ class Keyring:
         self._cached[field] = (time.monotonic(), card)
         return card
 
+    async def names(self) -> dict[str, str]:
+        """Return the name of each key by its id.
+
+        :raises StoreUnavailable:
+        """
+        found = await self._ask(lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
+        return {card.id: card.name for card in map(_decoder.decode, found.values())}
+
     async def is_used(self) -> bool:
         """Whether any key was ever seen: from then on, this process asks for one.
 

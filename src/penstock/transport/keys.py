@@ -19,6 +19,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:{q}:returned` | zset | waiting job that a worker had -> its turn; gone when none waits |
 | `penstock:{q}:leases` | zset | job -> lease end; gone when nothing runs |
 | `penstock:{q}:deadlines` | zset | job -> deadline; gone when no job is open |
+| `penstock:{q}:unheard` | zset | ended job that no API process heard of -> when; as the last one's journal |
 | `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |
 | `penstock:{q}:utility` | list | small calls; seconds |
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
@@ -92,6 +93,11 @@ def arrivals(queue: str) -> str:
 def leases(queue: str) -> str:
     """Return the key of a queue's running jobs, by the end of their lease."""
     return f"{queue_prefix(queue)}leases"
+
+
+def unheard(queue: str) -> str:
+    """Return the key of a queue's ended jobs that no API process has accounted for."""
+    return f"{queue_prefix(queue)}unheard"
 
 
 def counters(queue: str) -> str:

@@ -26,6 +26,8 @@ NAMES: Final = (
     "cancel",
     "depth",
     "redirect",
+    "unheard",
+    "leave",
 )
 
 

@@ -69,7 +69,12 @@ _encoder = msgspec.json.Encoder()
 
 def now() -> str:
     """Return the time as a row tells it."""
-    seconds, milliseconds = divmod(clock.now_ms(), 1000)
+    return told(clock.now_ms())
+
+
+def told(unix_ms: int) -> str:
+    """Return a time as a row tells it."""
+    seconds, milliseconds = divmod(unix_ms, 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
 
 

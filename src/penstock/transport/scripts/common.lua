@@ -15,6 +15,7 @@ local leases = prefix .. 'leases'
 local deadlines = prefix .. 'deadlines'
 local returned = prefix .. 'returned'
 local counters = prefix .. 'counters'
+local unheard = prefix .. 'unheard'
 
 local function job_key(id) return prefix .. 'job:' .. id end
 local function journal_key(id) return prefix .. 'journal:' .. id end
@@ -53,20 +54,32 @@ end
 
 -- Live events, gathered by channel and published once a channel at the script's end.
 local said = {}
+local ended = {}
 local channels = {}
 local function say(channel, event)
   local events = said[channel]
   if not events then
     events = {}
     said[channel] = events
+    ended[channel] = {}
     channels[#channels + 1] = channel
   end
   events[#events + 1] = event
 end
 
+-- Where nobody hears of a job's end, the process that would account for it may be dead: what was
+-- asked is kept for another one to do so (`unheard.lua`), unless it was left on purpose.
 local function publish()
   for _, channel in ipairs(channels) do
-    redis.call('PUBLISH', channel, '[' .. table.concat(said[channel], ',') .. ']')
+    local heard = redis.call('PUBLISH', channel, '[' .. table.concat(said[channel], ',') .. ']')
+    for _, id in ipairs(ended[channel]) do
+      if heard > 0 or redis.call('HEXISTS', job_key(id), 'left') == 1 then
+        redis.call('HDEL', job_key(id), 'job')
+      else
+        redis.call('ZADD', unheard, now, id)
+        keep(unheard, now + journal_ms)
+      end
+    end
   end
 end
 
@@ -197,11 +210,11 @@ local function finish(job, status, event)
   redis.call('ZREM', leases, job.id)
   redis.call('ZREM', deadlines, job.id)
   redis.call('HSET', key, 'state', status)
-  redis.call('HDEL', key, 'job')
   redis.call('XADD', journal, '1-' .. string.format('%d', job.next), 'e', event)
   redis.call('PEXPIRE', key, journal_ms)
   redis.call('PEXPIRE', journal, journal_ms)
   say(job.reply, event)
+  table.insert(ended[job.reply], job.id)
   count_finish()
 end
 

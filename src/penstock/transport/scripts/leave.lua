@@ -1,0 +1,6 @@
+-- ARGV: id, reply
+-- Returns 1, or 0 where there is no such job, or its events go to another process by now.
+go_on_when_full()
+if redis.call('HGET', job_key(ARGV[3]), 'reply') ~= ARGV[4] then return 0 end
+redis.call('HSET', job_key(ARGV[3]), 'left', 1)
+return 1
