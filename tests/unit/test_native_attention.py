@@ -19,6 +19,8 @@ from penstock.models.native.attention import Attention, Layer, Rotation
 if TYPE_CHECKING:
     from penstock.models.native.library import Isa
 
+pytestmark = pytest.mark.timeout(300)  # the first one compiles: see `avx_vnni_by_evex`
+
 if not attention.is_available():
     pytest.skip("no native library, or no kernels for this CPU", allow_module_level=True)
 

@@ -28,6 +28,8 @@ from penstock.models.native.matrix import Kind, Layout, Packing, Part, pack, pac
 from penstock.models.weights import q4_0
 from tests.fixtures.models import randomise
 
+pytestmark = pytest.mark.timeout(300)  # the first one compiles: see `avx_vnni_by_evex`
+
 try:
     library.library()
 except ModelNotLoadable as missing:
