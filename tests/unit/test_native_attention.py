@@ -269,7 +269,7 @@ def test_what_cannot_be_is_refused_with_a_line() -> None:
     store = Store([40])
     ours = Attention()
     queries = store.queries[0]
-    with pytest.raises(ValueError, match="no step was begun"):
+    with pytest.raises(ValueError, match="for 0 tokens"):
         ours.attend(queries, store.layer)
     with pytest.raises(ValueError, match="fewer blocks"):
         store.begin(ours, [Part(0, 48, 1)])
@@ -277,15 +277,27 @@ def test_what_cannot_be_is_refused_with_a_line() -> None:
     layer = store.layer
     for changed, message in (
         (Layer(layer.keys[:1], layer.values[:1], 4, 0, 1.0), "outside the cache"),
-        (Layer(layer.keys, layer.values, 3, 0, 1.0), "do not divide"),
-        (Layer(layer.keys[..., :24], layer.values[..., :24], 4, 0, 1.0), "multiple of 16"),
+        (Layer(layer.keys, layer.values[:, :1].expand(-1, 2, -1, -1), 4, 0, 1.0), "strides"),
+        (Layer(layer.keys.double(), layer.values, 4, 0, 1.0), "queries of"),
         (Layer(layer.keys[:, :, :8], layer.values[:, :, :8], 4, 0, 1.0), "another size"),
     ):
         with pytest.raises(ValueError, match=message):
             ours.attend(queries, changed)
+    for few in (queries[:39], queries[:, :3], queries[..., :16]):
+        with pytest.raises(ValueError, match="for 40 tokens"):
+            ours.attend(few, layer)
+    narrow = Layer(layer.keys[..., :24], layer.values[..., :24], 4, 0, 1.0)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        ours.attend(queries[..., :24], narrow)
+    with pytest.raises(ValueError, match="do not divide"):
+        ours.attend(queries[:, :3], Layer(layer.keys, layer.values, 3, 0, 1.0))
     short = Rotation(torch.zeros(39, 16), torch.zeros(39, 16))
     with pytest.raises(ValueError, match="past the rotary tables"):
         ours.rotate(torch.zeros(40, 8, 32), layer, short)
+    with pytest.raises(ValueError, match="40 tokens of 8 heads"):
+        ours.rotate(torch.zeros(39, 8, 32), layer, short)
+    with pytest.raises(ValueError, match="rotary tables"):
+        ours.rotate(torch.zeros(40, 8, 32), layer, Rotation(torch.zeros(40, 8), torch.zeros(40, 8)))
     assert not attention.fits(24)
     assert attention.fits(512)
     assert not attention.fits(528)

@@ -107,6 +107,7 @@ class Attention:
         """
         self._library = library()
         self._attention = ctypes.c_void_p()
+        self._tokens = 0
         check(
             self._library.pn_attention_create(
                 int(isa), ctypes.c_void_p(_parallel()), ctypes.byref(self._attention)
@@ -143,12 +144,19 @@ class Attention:
             None,
         )
         check(self._library.pn_attention_begin(self._attention, ctypes.byref(step), block_size))
+        self._tokens = step.tokens
 
     def rotate(self, qkv: torch.Tensor, layer: Layer, rotation: Rotation) -> None:
         """Norm and turn queries and keys of (T, heads + 2 kv_heads, size) in place; fill the cache.
 
-        :raises ValueError: a position is past the tables, or a block outside the cache.
+        :raises ValueError: a position is past the tables, a block outside the cache, or a tensor of
+            another size, type or layout.
         """
+        heads = layer.heads + 2 * layer.keys.shape[1]
+        size = layer.keys.shape[3]
+        if qkv.numel() != self._tokens * heads * size or not qkv.is_contiguous():
+            raise ValueError(f"{tuple(qkv.shape)} for {self._tokens} tokens of {heads} heads")
+        _check_rotation(rotation, size, layer.keys.dtype)
         turning = _Rotation(
             _address(rotation.query_norm),
             _address(rotation.key_norm),
@@ -170,9 +178,13 @@ class Attention:
     def attend(self, queries: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Attend with (T, heads, size), of any strides but the last -> the same, contiguous.
 
-        :raises ValueError: a block is outside the cache.
+        :raises ValueError: a block is outside the cache, or a tensor of another size, type or layout.
         :raises MemoryError: no room for the step.
         """
+        if queries.shape != (self._tokens, layer.heads, layer.keys.shape[3]):
+            raise ValueError(f"queries {tuple(queries.shape)} for {self._tokens} tokens")
+        if queries.dtype != layer.keys.dtype or queries.stride(2) != 1:
+            raise ValueError(f"queries of {queries.dtype}, or not dense")
         out = torch.empty(queries.shape, dtype=queries.dtype)
         token_stride, head_stride, _ = queries.stride()
         check(
@@ -190,12 +202,14 @@ class Attention:
 
 
 def _cache_of(layer: Layer) -> _Cache:
-    keys = layer.keys
+    keys, values = layer.keys, layer.values
+    if values.stride() != keys.stride() or values.dtype != keys.dtype or keys.stride(3) != 1:
+        raise ValueError("keys and values of different types or strides")
     blocks, kv_heads, block_size, head_size = keys.shape
     block, head, slot, _ = keys.stride()
     return _Cache(
         keys.data_ptr(),
-        layer.values.data_ptr(),
+        values.data_ptr(),
         block,
         head,
         slot,
@@ -208,6 +222,17 @@ def _cache_of(layer: Layer) -> _Cache:
         layer.window,
         layer.scale,
     )
+
+
+def _check_rotation(rotation: Rotation, size: int, dtype: torch.dtype) -> None:
+    for table in (rotation.cosines, rotation.sines):
+        if table.dtype != torch.float32 or table.shape[1:] != (size // 2,):
+            raise ValueError(f"rotary tables {tuple(table.shape)} of {table.dtype}")
+        if not table.is_contiguous():
+            raise ValueError("rotary tables in pieces")
+    for norm in (rotation.query_norm, rotation.key_norm):
+        if norm is not None and (norm.dtype != dtype or norm.shape != (size,)):
+            raise ValueError(f"a norm {tuple(norm.shape)} of {norm.dtype}")
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:
