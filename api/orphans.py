@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penstock.api")
 
+SHORTEST_WAIT_S: Final = 1.0
+"""A living process may lose its connection for a moment."""
 LONGEST_PAUSE_S: Final = 10.0
 
 
 async def account_forever(services: Services) -> None:
     """Account for such jobs of every queue, once their clients have had the time to come back."""
     settings = services.settings
+    wait_s = max(settings.resume_grace_s, SHORTEST_WAIT_S)
     while settings.usage_log_rows:
-        await asyncio.sleep(min(settings.resume_grace_s, LONGEST_PAUSE_S))
+        await asyncio.sleep(min(wait_s, LONGEST_PAUSE_S))
         try:
             for served in services.registry.known():
-                await _account(services, served.card.queue)
+                await _account(services, served.card.queue, wait_s)
         except PenstockError as error:  # Redis is away; the registry has said so
             logger.debug("usage of dead processes: %s", error)
         except Exception:
             logger.exception("usage of dead processes")
 
 
-async def _account(services: Services, queue: str) -> None:
-    found = await services.unheard.take(queue, services.settings.resume_grace_s)
+async def _account(services: Services, queue: str, least_age_s: float) -> None:
+    found = await services.unheard.take(queue, least_age_s)
     names = await services.keyring.names() if found else {}
     for one in found:
         await services.usage.add(_row(one, names.get(one.job.tenant, "")))

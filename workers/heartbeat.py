@@ -27,6 +27,11 @@ RENEWALS_PER_LEASE = 4
 
 SHORTEST_PAUSE_S = 0.01
 
+HURRIED_PAUSE_S = 0.1
+HURRY_S = 1.5
+"""Beats are so much closer for so long after a lease ended: its jobs look for places, and a slot
+that is free now and taken a moment later is not seen at one look."""
+
 ASLEEP_S = 1.0
 """A beat that is late by more: the process was stopped, or starved of its processor."""
 
@@ -73,7 +78,7 @@ class Heartbeat(threading.Thread):
         self._announced_s = float("-inf")
         self._away = False
         self._beaten_s = time.monotonic()
-        self._awake_since_s = float("-inf")
+        self._awake_since_s = self._hurried_until_s = float("-inf")
 
     def close(self) -> None:
         """Stop beating."""
@@ -105,7 +110,8 @@ class Heartbeat(threading.Thread):
     def beat(self) -> None:
         """Watch the engines, renew leases, announce the worker (every `heartbeat_s`), and reap.
 
-        The next beat comes as a lease ends, where one does before its time: its worker is dead.
+        The next beat comes as a lease ends, where one does before its time: its worker is dead. Some
+        more follow closely.
         """
         self._next_s = self._pause_s
         now_s = time.monotonic()
@@ -122,12 +128,19 @@ class Heartbeat(threading.Thread):
             # An engine that hangs takes no job: each would be lost with its lease.
             self._rest(self._announcer.announce(self._card()) or bool(self._hung))
         # After the renewal, so that leases which ran out while Redis was away are kept.
-        for queue in self._lanes:
-            left_s = self._jobs.reap(queue).next_end_s
-            if left_s is not None:
-                self._next_s = max(min(self._next_s, left_s), SHORTEST_PAUSE_S)
+        ends_s = [self._jobs.reap(queue).next_end_s for queue in self._lanes]
         for lane in healthy:
             self._look_for_returned(lane)
+        self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
+
+    def _until_next(self, ends_s: list[float]) -> float:
+        """Return how long to wait, where the next leases of the lanes end in so many seconds."""
+        now_s = time.monotonic()
+        left_s = min(ends_s, default=self._pause_s)
+        if left_s < self._pause_s:
+            self._hurried_until_s = now_s + left_s + HURRY_S
+        pause_s = HURRIED_PAUSE_S if now_s < self._hurried_until_s else self._pause_s
+        return max(min(pause_s, left_s, self._pause_s), SHORTEST_PAUSE_S)
 
     def _renew(self, lane: Lane, held: list[Held]) -> None:
         if not held:

@@ -11,7 +11,13 @@ from penstock.contract.worker import WorkerCard
 from penstock.settings import Settings
 from penstock.transport.queue import ReapResult, Refusal
 from tests.unit.workers_fakes import Slips, held_job, make_lane
-from workers.heartbeat import HUNG_FOR_LONG, SHORTEST_PAUSE_S, Heartbeat
+from workers.heartbeat import (
+    HUNG_FOR_LONG,
+    HURRIED_PAUSE_S,
+    HURRY_S,
+    SHORTEST_PAUSE_S,
+    Heartbeat,
+)
 from workers.held import HeldJobs
 from workers.lane import LEAST_HUNG_S
 
@@ -86,17 +92,21 @@ def hang(lane: Lane, for_s: float) -> None:
     lane.engine.step_s = time.monotonic() - for_s
 
 
-def test_the_next_beat_comes_as_a_lease_ends(desk: Desk):
+def test_the_next_beat_comes_as_a_lease_ends_and_some_more_right_after(desk: Desk):
     quarter_s = Settings().lease_ms / 4000
     for ends, next_s in (
         ({}, quarter_s),
         ({"a-cpu": 1.9, "b-cpu": 1.6}, quarter_s),  # those of the living
-        ({"a-cpu": 0.2, "b-cpu": 0.1}, 0.1),
+        ({"a-cpu": 0.2, "b-cpu": 0.07}, 0.07),
         ({"b-cpu": 0.0}, SHORTEST_PAUSE_S),
+        ({"a-cpu": 1.9}, HURRIED_PAUSE_S),
     ):
         desk.queue.next_end_s = ends
         desk.heartbeat.beat()
         assert desk.heartbeat._next_s == next_s
+    desk.heartbeat._hurried_until_s -= HURRY_S
+    desk.heartbeat.beat()
+    assert desk.heartbeat._next_s == quarter_s
 
 
 def test_what_was_just_written_or_renewed_is_not_renewed_again(desk: Desk):
