@@ -99,8 +99,12 @@ class SleepingEngine:
     def stop(self, timeout_s: float) -> None:
         """Need no thread."""
 
-    def submit(self, request: SequenceRequest) -> None:
-        """Take a job, and note how long its way here was."""
+    def submit(self, *requests: SequenceRequest) -> None:
+        """Take jobs, and note how long each one's way here was."""
+        for request in requests:
+            self._take(request)
+
+    def _take(self, request: SequenceRequest) -> None:
         tenant, high, low = request.prompt_token_ids
         latency_ms = time.monotonic() * 1e3 - ((high << 30) + low) / 1e3
         with self._tally.lock:

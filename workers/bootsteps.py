@@ -68,6 +68,7 @@ class Serving(bootsteps.StartStopStep):
                 on_broken=_request_stop,
                 on_drain=parent.pool.wake,
                 on_rest=parent.pool.rest_changed,
+                on_consume=parent.pool.consume,
             )
             logger.info(
                 "Worker %s serves %s", self._station.worker_id, ", ".join(self._station.lanes)

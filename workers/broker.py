@@ -10,7 +10,7 @@ from kombu.transport.redis import Channel, SentinelChannel, SentinelTransport, T
 
 
 class Steady:
-    """Says that a lost connection is lost.
+    """Says that a lost connection is lost, and leaves out queues that are not to be consumed now.
 
     When Redis goes away, kombu closes its channels twice. The second time, or where a doorbell is
     acked in between, there is nothing left to connect with, which is an AttributeError in kombu,
@@ -18,6 +18,20 @@ class Steady:
     """
 
     connection: Any
+    paused: frozenset[str] = frozenset()
+
+    @property
+    def active_queues(self) -> list[str]:
+        """Queues whose messages are taken just now."""
+        return [queue for queue in super().active_queues if queue not in self.paused]  # type: ignore[misc]
+
+    def pause(self, queues: frozenset[str]) -> None:
+        """Take no message of these queues but one that is on the way already.
+
+        Cancelling their consumers would do so too, but taking them up again asks Redis several times.
+        """
+        self.paused = queues
+        self._update_queue_cycle()  # type: ignore[attr-defined]
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:

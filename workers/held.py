@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -21,21 +22,25 @@ class Outcome(Enum):
 
     ENDED = "its job ended here, or is somebody else's by now"
     EMPTY = "no job was waiting"
+    FULL = "no slot was free; the bell is for others"
     PUT_BACK = "it was not looked at; the bell has to ring again"
+
+
+def _nobody(_outcome: Outcome) -> None:
+    """Tell nobody: the station has looked by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A slot reserved for one job of `queue`.
+    """Why a queue is looked into: a bell has rung, or the station looks by itself.
 
-    `done` is called exactly once, from any thread, and `claimed` before it where there is a job. A
-    ticket without a bell takes one from the queue's list first, which is how a lane goes on that
-    Celery does not consume for just now. With `only_returned` it needs no bell, and takes nothing
-    but a job that another worker had.
+    Where there is a job, `claimed` is called, and `done` when it has ended; where there is none,
+    `done` at once. From any thread; `done` of a bell exactly once. With `only_returned` nothing is
+    taken but a job that another worker had, into a spare place.
     """
 
     queue: str
-    done: Callable[[Outcome], None]
+    done: Callable[[Outcome], None] = _nobody
     has_bell: bool = True
     only_returned: bool = False
     claimed: Callable[[], None] = lambda: None
@@ -52,6 +57,11 @@ class Held:
     claimed_ns: int = field(default_factory=clock.now_ns)
 
     @property
+    def takes_slot(self) -> bool:
+        """Whether it has a slot, not a spare place."""
+        return not self.ticket.only_returned
+
+    @property
     def attempt(self) -> str:
         """The name that the engine knows it by.
 
@@ -62,12 +72,16 @@ class Held:
 
 
 class HeldJobs:
-    """All held jobs by attempt. Shared by the preparer, publisher and heartbeat threads."""
+    """All held jobs by attempt. Shared by the preparer, publisher and heartbeat threads.
+
+    It is the account of slots as well: the preparer alone claims, so that what it finds free stays so.
+    """
 
     def __init__(self) -> None:
         self._by_attempt: dict[str, Held] = {}
         self._by_job: dict[str, str] = {}
         self._leased_s: dict[str, float] = {}
+        self._taken: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     def add(self, held: Held) -> None:
@@ -76,6 +90,12 @@ class HeldJobs:
             self._by_attempt[held.attempt] = held
             self._by_job[held.claim.job.id] = held.attempt
             self._leased_s[held.attempt] = float("-inf")  # the claim's answer may have been slow
+            self._taken[held.lane.queue] += held.takes_slot
+
+    def taken(self, queue: str) -> int:
+        """Return how many slots of a queue have a job; spare places are none."""
+        with self._changed:
+            return self._taken[queue]
 
     def of_job(self, job_id: str) -> Held | None:
         """Return the attempt at a job that is held."""
@@ -104,6 +124,7 @@ class HeldJobs:
             held = self._by_attempt.pop(attempt, None)
             if held is not None:
                 del self._leased_s[attempt]
+                self._taken[held.lane.queue] -= held.takes_slot
                 if self._by_job.get(held.claim.job.id) == attempt:
                     del self._by_job[held.claim.job.id]
                 self._changed.notify_all()

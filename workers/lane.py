@@ -38,8 +38,8 @@ class Engine(Protocol):
     def stop(self, timeout_s: float) -> None:
         """End the thread after its step; TimeoutError when that takes longer."""
 
-    def submit(self, request: SequenceRequest) -> None:
-        """Queue a sequence; any thread."""
+    def submit(self, *requests: SequenceRequest) -> None:
+        """Queue sequences, all for the same step; any thread."""
 
     def abort(self, job_ids: Iterable[str]) -> None:
         """Forget sequences before the next step; any thread."""

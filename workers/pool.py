@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from enum import Enum
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from workers.held import Outcome, Ticket
 from workers.tasks import DOORBELL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from workers.station import Station
 
@@ -30,14 +30,21 @@ REOPEN_S = 1.0
 """Pause before a queue is consumed again after its bells had to be put back."""
 
 
+class Why(Enum):
+    """Why a queue is not consumed."""
+
+    ALONE = "the station looks by itself"
+    RESTING = "the station claims nothing for now"
+    PUT_BACK = "a bell had to be put back a moment ago"
+
+
 class EnginePool(BasePool):
     """Hands doorbells to the station and tells Celery when their jobs have ended.
 
-    Celery's prefetch count is the sum of all slots, so a worker of one queue stops reserving
-    bells when its engine is full. With several queues, one full queue could reserve the others'
-    share: a queue that is full is *paused* (not consumed), and while it is, each slot that becomes
-    free takes a bell from the queue's list by itself; when the list is empty, Celery consumes it
-    again. Bells that come in spite of it (Celery reconnects) are put back.
+    A bell takes no slot: the station claims as many jobs as it has slots free, whatever rang. While
+    it looks for jobs by itself (a queue is full, or jobs come in a burst), the queue is *paused*:
+    Celery does not consume it. A bell that comes in spite of it to a full queue is put back. What
+    bells Celery holds is bounded by its prefetch count, the sum of all slots.
 
     Every attribute belongs to the main thread, which runs Celery's event loop; other threads
     only call `_post` and `wake`.
@@ -52,8 +59,7 @@ class EnginePool(BasePool):
         self._station: Station | None = None
         self._worker: Any = None
         self._hub: Any = None
-        self._taken: dict[str, int] = {}
-        self._paused: set[str] = set()
+        self._paused: dict[str, set[Why]] = {}
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._side = ThreadPoolExecutor(1, thread_name_prefix="side-task")
 
@@ -63,17 +69,12 @@ class EnginePool(BasePool):
         """Serve this station's lanes; called before the pool starts."""
         self._station = station
         self._worker = worker
-        self._taken = dict.fromkeys(station.lanes, 0)
         self.limit = station.slots
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Take the event loop; Celery calls this anew for each connection, then consumes."""
         self._hub = loop
-        for queue in tuple(self._paused):
-            if self._is_full(queue):
-                self._pause(queue)
-            else:
-                self._paused.discard(queue)
+        self._tell_broker()
 
     def on_apply(  # noqa: PLR0917 - Celery's signature
         self,
@@ -85,19 +86,16 @@ class EnginePool(BasePool):
         error_callback: Any = None,
         **_: Any,
     ) -> None:
-        """Start a task: a doorbell takes a slot; anything else runs in the side thread."""
+        """Start a task: a doorbell is for the station; anything else runs in the side thread."""
         if args[0] != DOORBELL:
             self._run_aside(target, args, kwargs, callback, accept_callback)
             return
         if accept_callback:
             accept_callback(os.getpid(), time.monotonic())
         queue: str = args[2]["delivery_info"]["routing_key"]
-        if self._station is None or self._is_full(queue):
+        if self._station is None or self._station.resting or queue not in self._station.lanes:
             self._put_back(queue, error_callback)
             return
-        self._taken[queue] += 1
-        if len(self._taken) > 1 and self._is_full(queue):
-            self._pause(queue)
         ended = partial(self._bell_ended, queue, callback, error_callback, time.monotonic())
         self._station.take(Ticket(queue, partial(self._post, ended)))
 
@@ -147,6 +145,10 @@ class EnginePool(BasePool):
         """Claim nothing while the station rests, go on when it does; any thread may call this."""
         self._post(self._follow_rest)
 
+    def consume(self, queue: str, wanted: bool) -> None:
+        """Have Celery consume a queue, or not for now; any thread may call this."""
+        self._post(self._resume if wanted else self._pause, queue, Why.ALONE)
+
     def pump(self) -> None:
         """Run what other threads left for this one; for use when the event loop has ended."""
         while True:
@@ -159,7 +161,7 @@ class EnginePool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         return {
             **super()._get_info(),
-            "taken": dict(self._taken),
+            "taken": self._station.taken() if self._station else {},
             "paused": sorted(self._paused),
         }
 
@@ -173,86 +175,50 @@ class EnginePool(BasePool):
     def _bell_ended(
         self, queue: str, callback: Any, error_callback: Any, taken_s: float, outcome: Outcome
     ) -> None:
+        if outcome is Outcome.FULL:  # it is paused by now
+            error_callback(_einfo(Reject("no free slot", requeue=True)))
+            return
         if outcome is Outcome.PUT_BACK:
-            self._taken[queue] -= 1
             self._put_back(queue, error_callback)
             return
-        # Request.on_success: acknowledges, and tells Flower how long the slot was taken.
+        # Request.on_success: acknowledges, and tells Flower how long the job took.
         callback((0, outcome.name, time.monotonic() - taken_s))
-        self._slot_freed(queue)
 
-    def _slot_freed(self, queue: str) -> None:
-        """Let a paused queue go on with its next bell, else give the slot back."""
-        if queue in self._paused and self._station is not None and self._may_claim():
-            ended = partial(self._own_bell_ended, queue)
-            self._station.take(Ticket(queue, partial(self._post, ended), has_bell=False))
-        else:
-            self._taken[queue] -= 1
-
-    def _own_bell_ended(self, queue: str, outcome: Outcome) -> None:
-        if outcome is Outcome.ENDED:
-            self._slot_freed(queue)
-            return
-        self._taken[queue] -= 1
-        if outcome is Outcome.EMPTY:
-            self._resume(queue)
-        else:
-            self._resume_later(queue)
-
-    # Bells
-
-    def _may_claim(self) -> bool:
-        station = self._station
-        return station is not None and not station.draining and not station.resting
+    # Which queues are consumed
 
     def _follow_rest(self) -> None:
-        if self._station is not None and self._station.resting:
-            for queue in self._taken:
-                self._pause(queue)
-        else:
-            for queue in tuple(self._paused):
-                if not self._is_full(queue):
-                    self._resume(queue)
-
-    def _is_full(self, queue: str) -> bool:
-        """Return whether no further job may be claimed; a queue without a lane is always full."""
-        if self._station is None or queue not in self._taken or self._station.resting:
-            return True
-        return self._taken[queue] >= self._station.lanes[queue].slots
+        resting = self._station is not None and self._station.resting
+        for queue in self._lanes():
+            (self._pause if resting else self._resume)(queue, Why.RESTING)
 
     def _put_back(self, queue: str, error_callback: Any) -> None:
         """Leave a bell to others, and do not take it again at once."""
-        self._pause(queue)
-        if queue in self._taken:
-            # A full queue goes on when a slot becomes free, any other after a while.
-            if not self._is_full(queue):
-                self._resume_later(queue)
-        else:
+        self._pause(queue, Why.PUT_BACK)
+        if queue not in self._lanes():
             logger.error("Queue %s is not served here: name it with -Q at the start", queue)
-        error_callback(_einfo(Reject("no free slot", requeue=True)))
+        elif self._hub is not None and self._station and not self._station.draining:
+            self._hub.call_later(REOPEN_S, self._resume, queue, Why.PUT_BACK)
+        error_callback(_einfo(Reject("not looked at", requeue=True)))
 
-    def _pause(self, queue: str) -> None:
-        self._paused.add(queue)
+    def _pause(self, queue: str, why: Why) -> None:
+        self._paused.setdefault(queue, set()).add(why)
+        self._tell_broker()
+
+    def _resume(self, queue: str, why: Why) -> None:
+        reasons = self._paused.get(queue, set())
+        reasons.discard(why)
+        if not reasons:
+            self._paused.pop(queue, None)
+        self._tell_broker()
+
+    def _tell_broker(self) -> None:
+        """Say which queues are paused; when the connection is lost, the next one is told anew."""
         consumer = self._task_consumer()
         if consumer is not None:
-            with suppress(*self._worker.consumer.connection_errors):
-                consumer.cancel_by_queue(queue)
+            consumer.channel.pause(frozenset(self._paused))
 
-    def _resume_later(self, queue: str) -> None:
-        if self._hub is not None and self._may_claim():
-            self._hub.call_later(REOPEN_S, self._resume, queue)
-
-    def _resume(self, queue: str) -> None:
-        if queue not in self._paused or not self._may_claim():
-            return
-        self._paused.discard(queue)
-        consumer = self._task_consumer()
-        if consumer is None or consumer.consuming_from(queue):
-            return
-        # When the connection is lost, Celery makes a new one and consumes every queue again.
-        with suppress(*self._worker.consumer.connection_errors):
-            consumer.add_queue(self._worker.app.amqp.queues[queue])
-            consumer.consume()
+    def _lanes(self) -> Collection[str]:
+        return () if self._station is None else self._station.lanes
 
     def _task_consumer(self) -> Any:
         consumer = getattr(self._worker, "consumer", None)

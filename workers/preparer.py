@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from celery.utils.log import get_logger
@@ -18,9 +19,10 @@ from penstock.models.dialect import Reasoning
 from penstock.transport import journal
 from penstock.transport.connection import patiently
 from workers.held import Held, Outcome, Ticket
+from workers.intake import MOST_AT_ONCE, Intake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
 
@@ -35,10 +37,15 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-class Preparer(threading.Thread):
-    """Takes tickets in order, one job at a time, so that no request has a thread of its own.
+GATHER_S: Final = 0.003
+"""Jobs of one claim go to the engine together as far as they are prepared within so long."""
 
-    `on_closed` is called in its thread, last. A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
+
+class Preparer(threading.Thread):
+    """Claims jobs for free slots and prepares them, so that no request has a thread of its own.
+
+    `on_closed` is called in its thread, last; `on_consume` is told whether Celery shall consume a
+    queue. A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
     """
 
     def __init__(
@@ -60,88 +67,149 @@ class Preparer(threading.Thread):
         self._patience_s = settings.redis_patience_s
         self._publish = publish
         self._lose = lose
-        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._intakes = {
+            queue: Intake(lane, held, self._consume, is_only=len(lanes) == 1)
+            for queue, lane in lanes.items()
+        }
+        self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._freed: set[str] = set()
         self._closing = False
+        self.resting = False
+        """Whether nothing is claimed for now."""
         self.on_closed: Callable[[], None] = lambda: None
+        self.on_consume: Callable[[str, bool], None] = lambda _queue, _wanted: None
 
     def put(self, ticket: Ticket) -> None:
         """Queue a ticket; never blocks."""
-        self._tickets.put(ticket)
+        self._inbox.put(ticket)
+
+    def freed(self, queue: str) -> None:
+        """Look into a queue that Celery does not consume: a slot is free. Any thread."""
+        if self._intakes[queue].alone and queue not in self._freed:
+            self._freed.add(queue)
+            self._inbox.put(Ticket(queue, has_bell=False))
 
     def close(self) -> None:
         """Claim nothing more; tickets that were not looked at are put back."""
         self._closing = True
-        self._tickets.put(None)
+        self._inbox.put(None)
 
     def run(self) -> None:
-        """Look at tickets until closed."""
-        while (ticket := self._tickets.get()) is not None:
-            if self._closing:
+        """Look into queues until closed."""
+        while (ticket := self._next()) is not None:
+            self._freed.discard(
+                ticket.queue
+            )  # first: what becomes free from now on is another look
+            self._intakes[ticket.queue].due_s = None
+            if self._closing or self.resting:
                 ticket.done(Outcome.PUT_BACK)
                 continue
             try:
-                self._look_at(ticket)
+                self._look_for(ticket)
             except StoreUnavailable as error:
                 logger.warning("No job claimed from %s: %s", ticket.queue, error)
-                ticket.done(Outcome.PUT_BACK)
+                self._give_up(ticket, Outcome.PUT_BACK)
             except Exception:
                 logger.exception("No job claimed from %s", ticket.queue)
-                ticket.done(Outcome.EMPTY)
+                self._give_up(ticket, Outcome.EMPTY)
         self.on_closed()
 
-    def _look_at(self, ticket: Ticket) -> None:
-        claim = self._claim(ticket)
-        if claim is None:
+    def _next(self) -> Ticket | None:
+        """Wait for a ticket, or until a look is due."""
+        due = {i.due_s: queue for queue, i in self._intakes.items() if i.due_s is not None}
+        if not due:
+            return self._inbox.get()
+        first_s = min(due)
+        try:
+            return self._inbox.get(timeout=max(0.0, first_s - time.monotonic()))
+        except Empty:
+            return Ticket(due[first_s], has_bell=False)
+
+    def _look_for(self, ticket: Ticket) -> None:
+        """Claim what a ticket's queue has for us, and take it up."""
+        if ticket.only_returned:
+            claim = self._jobs.claim(ticket.queue, only_returned=True)
+            if claim is None:
+                ticket.done(Outcome.EMPTY)
+            else:
+                ticket.claimed()
+                self._take_up([self._hold(claim, ticket)])
+            return
+        intake = self._intakes[ticket.queue]
+        free = intake.free
+        if free <= 0:
+            ticket.done(Outcome.FULL)
+            return
+        found = self._jobs.claim_many(
+            ticket.queue,
+            min(free, MOST_AT_ONCE),
+            least=int(ticket.has_bell),
+            held=intake.lane.slots - free,
+        )
+        if not found.claims:
             ticket.done(Outcome.EMPTY)
+            intake.found_none(found.waiting)
             return
         ticket.claimed()
-        job = claim.job
-        with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
-            self._take_up(claim, ticket)
+        others = Ticket(ticket.queue, has_bell=False, rung_ns=ticket.rung_ns)
+        # All are held, and so their leases renewed, before the first is prepared.
+        held = [
+            self._hold(claim, others if place else ticket)
+            for place, claim in enumerate(found.claims)
+        ]
+        intake.claimed(len(held), found.waiting)
+        self._take_up(held)
 
-    def _take_up(self, claim: Claim, ticket: Ticket) -> None:
-        job = claim.job
-        logger.info(
-            "Job %s of request %s, attempt %d, from token %d",
-            job.id, job.request_id or "-", claim.attempt, claim.next_index,
-        )  # fmt: skip
+    def _consume(self, queue: str, wanted: bool) -> None:
+        self.on_consume(queue, wanted)
+
+    def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:
+        ticket.done(outcome)
+        if not ticket.only_returned:
+            self._intakes[ticket.queue].let_go()
+
+    def _hold(self, claim: Claim, ticket: Ticket) -> Held:
         # An older attempt is lost by now. It goes first: where Redis has forgotten its claim, the
         # new one has the same epoch, and so the same name.
-        older = self._held.of_job(job.id)
+        older = self._held.of_job(claim.job.id)
         if older is not None:
             self._lose(older)
         held = Held(claim, self._lanes[ticket.queue], ticket)
         self._held.add(held)
-        try:
-            request = self._prepare(held)
-        except (BadRequest, EngineFailed) as error:
-            self._fail(held, error)
-        except (StoreUnavailable, MemoryError) as error:
-            # Its lease runs out, and whoever has Redis and memory by then takes it up.
-            logger.warning("Job %s is let go: %s", claim.job.id, error)
-            self._lose(held)
-        except Exception as error:
-            logger.exception("Job %s could not be prepared", claim.job.id)
-            self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
-        else:
-            held.lane.engine.submit(request)
+        return held
 
-    def _claim(self, ticket: Ticket) -> Claim | None:
-        """Claim the fairest job; None when there is none.
+    def _take_up(self, held: Sequence[Held]) -> None:
+        """Prepare jobs and hand them to their engine, together unless that takes long."""
+        engine = held[0].lane.engine
+        ready: list[SequenceRequest] = []
+        began_s = time.monotonic()
+        for one in held:
+            request = self._prepared(one)
+            if request is not None:
+                ready.append(request)
+            if time.monotonic() - began_s > GATHER_S or one is held[-1]:
+                # Without those that were lost meanwhile.
+                engine.submit(*(r for r in ready if self._held.get(r.job_id) is not None))
+                ready.clear()
+        for one in held:  # now that nobody waits for it
+            _tell(one.claim)
 
-        Without a bell of its own, the ticket takes bells off the list (where the API's scripts
-        push them and Celery would pop them) until one of them stands for a job.
-        """
-        if ticket.only_returned:
-            return self._jobs.claim(ticket.queue, only_returned=True)
-        while True:
-            if not ticket.has_bell and not patiently(
-                lambda: self._store.rpop(ticket.queue), self._patience_s
-            ):
-                return None
-            claim = self._jobs.claim(ticket.queue)
-            if claim is not None or ticket.has_bell:
-                return claim
+    def _prepared(self, held: Held) -> SequenceRequest | None:
+        """Return what the engine is asked; None for a job that has failed, or is let go."""
+        job = held.claim.job
+        with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+            try:
+                return self._prepare(held)
+            except (BadRequest, EngineFailed) as error:
+                self._fail(held, error)
+            except (StoreUnavailable, MemoryError) as error:
+                # Its lease runs out, and whoever has Redis and memory by then takes it up.
+                logger.warning("Job %s is let go: %s", job.id, error)
+                self._lose(held)
+            except Exception as error:
+                logger.exception("Job %s could not be prepared", job.id)
+                self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
+            return None
 
     def _prepare(self, held: Held) -> SequenceRequest:
         """Make the engine's request, with the tokens that an earlier attempt left."""
@@ -199,6 +267,16 @@ class Preparer(threading.Thread):
                 )
             ]
         )
+
+
+def _tell(claim: Claim) -> None:
+    """Note a claim in the log."""
+    job = claim.job
+    with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+        logger.info(
+            "Job %s of request %s, attempt %d, from token %d",
+            job.id, job.request_id or "-", claim.attempt, claim.next_index,
+        )  # fmt: skip
 
 
 def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:

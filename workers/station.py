@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -143,15 +144,21 @@ class Station:
         on_broken: Callable[[], None],
         on_drain: Callable[[], None],
         on_rest: Callable[[], None] = lambda: None,
+        on_consume: Callable[[str, bool], None] = lambda _queue, _wanted: None,
     ) -> None:
         """Start engines and threads.
 
         `on_broken` is called once an engine is beyond help, `on_drain` when no more is claimed,
-        `on_rest` when `resting` has changed; each in a thread of the station.
+        `on_rest` when `resting` has changed, `on_consume` when a queue's bells shall not be taken
+        for now, or shall again; each in a thread of the station.
         """
         self._on_broken = on_broken
         self._on_rest = on_rest
         self._preparer.on_closed = on_drain
+        self._preparer.on_consume = on_consume
+        # What was loaded stays: a collection that looked through it would hold up every stream.
+        gc.collect()
+        gc.freeze()
         for lane in self.lanes.values():
             lane.engine.start()
         for thread in (self._publisher, self._preparer, self._desk, self._heartbeat):
@@ -168,8 +175,12 @@ class Station:
         return self._resting
 
     def take(self, ticket: Ticket) -> None:
-        """Look for a job for a free slot; answers through `ticket.done`, and never blocks."""
+        """Look for jobs for the free slots; answers through `ticket.done`, and never blocks."""
         self._preparer.put(ticket)
+
+    def taken(self) -> dict[str, int]:
+        """Return how many slots of each queue have a job."""
+        return {queue: self._held.taken(queue) for queue in self.lanes}
 
     def lose(self, held: Held) -> None:
         """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
@@ -178,7 +189,7 @@ class Station:
                 if watcher is not None:
                     watcher.drop(held)
             held.lane.engine.abort([held.attempt])
-            held.ticket.done(Outcome.ENDED)
+            self._let_go(held)
 
     def begin_drain(self) -> None:
         """Claim nothing more and say so in the registry; running jobs go on. Cheap, repeatable."""
@@ -219,7 +230,7 @@ class Station:
         try:
             for held in left:
                 self._jobs.release(held.lane.queue, held.claim.job.id, held.claim.epoch)
-            self._announcer.withdraw(self.worker_id)
+            self._announcer.withdraw(self.worker_id, self.lanes)
         except (redis.RedisError, PenstockError) as error:
             logger.warning("%d jobs are left to their leases: %s", len(left), error)
         else:
@@ -241,22 +252,28 @@ class Station:
 
     def _end(self, held: Held) -> None:
         if self._held.pop(held.attempt) is not None:
-            held.ticket.done(Outcome.ENDED)
+            self._let_go(held)
+
+    def _let_go(self, held: Held) -> None:
+        held.ticket.done(Outcome.ENDED)
+        self._preparer.freed(held.lane.queue)
 
     def _look_for_returned(self, lane: Lane) -> None:
-        """Take up what a dead worker held, where no slot is free; Celery fills those that are."""
+        """Take up what a dead worker held, where no slot is free; those that are get it anyway."""
         if self._draining or self._resting:
             return
-        if sum(held.lane is lane for held in self._held.all()) >= lane.slots:
+        if self._held.taken(lane.queue) >= lane.slots:
             self._spare.look(lane.queue)
 
     def _rest(self, wanted: bool) -> None:
         if wanted == self._resting:
             return
-        self._resting = wanted
+        self._resting = self._preparer.resting = wanted
         logger.warning("Worker %s %s", self.worker_id, "rests" if wanted else "goes on")
         self._heartbeat.announce_soon()
         self._on_rest()
+        for queue in self.lanes:
+            self._preparer.freed(queue)
 
     def _break(self, lane: Lane, why: str) -> None:
         if lane.queue in self._broken:

@@ -104,10 +104,9 @@ class World:
 
     def claim(self, number: int) -> None:
         worker = WORKERS[number]
-        found = self.scripts.run("claim", QUEUE, worker, uuid.uuid4().hex, 60_000)
-        if found:
-            self.client.rpop(QUEUE)
-            self.holds[number] = (found[1], found[2])
+        _, *found = self.scripts.run("claim", QUEUE, worker, uuid.uuid4().hex, 60_000, 0, 1, 1, 0)
+        for _, epoch, index in found:  # its bell goes with it
+            self.holds[number] = (epoch, index)
 
     def write(self, number: int) -> None:
         if (held := self.holds[number]) and held[1] < MOST_TOKENS:

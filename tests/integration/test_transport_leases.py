@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.contract.events import Failed
 from penstock.transport import keys
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 
+def claim(scripts: Scripts, token: str) -> list[Any]:
+    """Claim one job under a token of the test's choice."""
+    _, found = scripts.run("claim", QUEUE, "w", token, 10_000, 0, 1, 1, 0)
+    return found
+
+
 async def test_a_repeated_claim_gives_the_same_job(
     jobs: JobQueue, redis_client: redis.Redis, redis_settings: Settings
 ) -> None:
     for _ in range(2):
         await jobs.submit(make_job())
     scripts = Scripts(redis_client, redis_settings)
-    first = scripts.run("claim", QUEUE, "w", "token-1", 10_000)
-    assert scripts.run("claim", QUEUE, "w", "token-1", 10_000) == first
-    other = scripts.run("claim", QUEUE, "w", "token-2", 10_000)
+    first = claim(scripts, "token-1")
+    assert claim(scripts, "token-1") == first
+    other = claim(scripts, "token-2")
     assert other[0] != first[0]
     assert other[1] == first[1] == 1
 
@@ -41,9 +47,9 @@ async def test_a_repeated_claim_of_a_job_that_was_reaped_takes_it_anew(
 ) -> None:
     await jobs.submit(make_job())
     scripts = Scripts(redis_client, redis_settings)
-    assert scripts.run("claim", QUEUE, "w", "token-1", 10_000)[1] == 1
+    assert claim(scripts, "token-1")[1] == 1
     lose(worker)
-    assert scripts.run("claim", QUEUE, "w", "token-1", 10_000)[1] == 2
+    assert claim(scripts, "token-1")[1] == 2
 
 
 async def test_a_lost_workers_job_goes_on_at_its_next_token(

@@ -23,7 +23,14 @@ from penstock.contract.events import Failed, Finished, Tokens
 from penstock.errors import QueueFull
 from penstock.transport import journal, keys
 from penstock.transport.connection import connect, connect_async
-from penstock.transport.queue import TERMINAL_STATUSES, JobQueue, JobStatus, Row, WorkerQueue
+from penstock.transport.queue import (
+    TERMINAL_STATUSES,
+    Claim,
+    JobQueue,
+    JobStatus,
+    Row,
+    WorkerQueue,
+)
 from tests.fixtures.jobs import QUEUE, finished, make_job
 
 if TYPE_CHECKING:
@@ -132,6 +139,32 @@ class Machine(RuleBasedStateMachine):
             assert not full
             self.lives[job.id] = Life(len(self.lives), tenant, priority)
 
+    @rule(
+        number=st.integers(0, WORKERS - 1),
+        most=st.integers(1, 4),
+        least=st.integers(0, 1),
+        live=st.integers(0, WORKERS),
+    )
+    def claim_many(self, number: int, most: int, least: int, live: int) -> None:
+        """Several in one call, as single claims would give them, up to the worker's share."""
+        held, bells = len(self.held[number]), self.redis.llen(QUEUE)
+        on_time = [job for job in self.open_jobs(JobStatus.WAITING) if not self.lives[job].late]
+        share = min(most, max(least, -(-len(self.open_jobs()) // max(live, 1)) - held))
+        for name in range(live):
+            self.redis.zadd(keys.workers_of(QUEUE), {f"w{name}": "+inf"})
+        found = self.workers[number].claim_many(QUEUE, most, least=least, held=held)
+        self.redis.delete(keys.workers_of(QUEUE))
+        assert len(found.claims) == min(max(share, 0), len(on_time))
+        for claim in found.claims:
+            self.take(number, claim)
+        self.end_late_ones()
+        if len(found.claims) < share:
+            assert not self.open_jobs(JobStatus.WAITING)
+        assert found.waiting == len(self.open_jobs(JobStatus.WAITING))
+        # Bells that nobody needs are taken back, one a job, and no other.
+        left = self.redis.llen(QUEUE)
+        assert min(bells, found.waiting) <= left <= max(found.waiting, bells - len(found.claims))
+
     @rule(number=st.integers(0, WORKERS - 1), only_returned=st.booleans())
     def claim(self, number: int, only_returned: bool) -> None:
         claim = self.workers[number].claim(QUEUE, only_returned=only_returned)
@@ -145,6 +178,16 @@ class Machine(RuleBasedStateMachine):
             for life in waiting:
                 life.status = JobStatus.EXPIRED
             return
+        self.take(number, claim, only_returned=only_returned)
+        self.end_late_ones()
+
+    def take(self, number: int, claim: Claim, *, only_returned: bool = False) -> None:
+        """Check that it was this job's turn, and hold it."""
+        waiting = [
+            life
+            for job_id in self.open_jobs(JobStatus.WAITING)
+            if (life := self.lives[job_id]).returned or not only_returned
+        ]
         life = self.lives[claim.job.id]
         assert life.status is JobStatus.WAITING
         assert not life.late
@@ -160,7 +203,10 @@ class Machine(RuleBasedStateMachine):
         assert life.order == min(one.order for one in line)
         life.status, life.epoch, life.returned = JobStatus.RUNNING, claim.epoch, False
         self.held[number][claim.job.id] = (claim.epoch, claim.next_index)
-        for job_id in self.open_jobs(JobStatus.WAITING):  # late ones on the way are ended
+
+    def end_late_ones(self) -> None:
+        """Those that a claim met on its way have ended."""
+        for job_id in self.open_jobs(JobStatus.WAITING):
             if self.lives[job_id].late:
                 self.lives[job_id].status = self.runner.run(self.api.state(job_id)).status
 

@@ -131,7 +131,7 @@ async def test_a_dead_worker_is_gone_within_five_heartbeats_and_the_model_after_
 async def test_a_withdrawn_worker_is_gone_at_once(registry: Registry, announcer: Announcer) -> None:
     announcer.announce(worker("w1"))
     announcer.announce(worker("w2"))
-    announcer.withdraw("w1")
+    announcer.withdraw("w1", ["demo-cpu"])
     await registry.refresh()
     assert [one.id for one in registry.workers()] == ["w2"]
 

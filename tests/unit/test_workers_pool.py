@@ -15,20 +15,12 @@ from workers.pool import REOPEN_S, EnginePool
 from workers.tasks import DOORBELL
 
 
-class FakeConsumer:
-    def __init__(self, queues: list[str]) -> None:
-        self.queues = set(queues)
+class FakeChannel:
+    def __init__(self) -> None:
+        self.paused: frozenset[str] = frozenset()
 
-    def cancel_by_queue(self, queue: str) -> None:
-        self.queues.discard(queue)
-
-    def consuming_from(self, queue: str) -> bool:
-        return queue in self.queues
-
-    def add_queue(self, queue: str) -> None:
-        self.queues.add(queue)
-
-    def consume(self) -> None: ...
+    def pause(self, queues: frozenset[str]) -> None:
+        self.paused = queues
 
 
 class FakeHub:
@@ -53,12 +45,15 @@ class FakeStation:
     def take(self, ticket: Ticket) -> None:
         self.tickets.append(ticket)
 
+    def taken(self) -> dict[str, int]:
+        return dict.fromkeys(self.lanes, 0)
+
 
 class Desk:
     def __init__(self, **slots: int) -> None:
         queues = {f"{name}-cpu": count for name, count in slots.items()}
         self.station = FakeStation(queues)
-        self.consumer = FakeConsumer(list(queues))
+        self.channel = FakeChannel()
         self.hub = FakeHub()
         self.acked: list[str] = []
         self.rejected: list[str] = []
@@ -66,8 +61,7 @@ class Desk:
         self.pool.attach(
             self.station,
             SimpleNamespace(
-                consumer=SimpleNamespace(task_consumer=self.consumer, connection_errors=(OSError,)),
-                app=SimpleNamespace(amqp=SimpleNamespace(queues={q: q for q in queues})),
+                consumer=SimpleNamespace(task_consumer=SimpleNamespace(channel=self.channel))
             ),
         )
         self.pool.register_with_event_loop(self.hub)
@@ -98,7 +92,7 @@ def test_a_bell_is_acked_when_its_job_has_ended_and_not_before():
     assert desk.acked == ["a-cpu"]
 
 
-def test_a_bell_without_a_job_is_acked_at_once_and_its_slot_is_free():
+def test_a_bell_without_a_job_is_acked_at_once():
     desk = Desk(a=1)
     for index in range(3):
         desk.ring("a-cpu")
@@ -111,46 +105,29 @@ def test_the_pool_is_as_large_as_all_slots():
     assert Desk(a=2, b=3).pool.num_processes == 5
 
 
-def test_a_full_queue_among_several_is_paused_and_the_others_are_not():
-    desk = Desk(a=2, b=2)
-    desk.ring("a-cpu")
-    assert desk.consumer.queues == {"a-cpu", "b-cpu"}
-    desk.ring("a-cpu")
-    assert desk.consumer.queues == {"b-cpu"}
-    desk.ring("b-cpu")
+def test_every_bell_is_for_the_station_which_alone_knows_what_is_free():
+    desk = Desk(a=1)
+    for _ in range(3):
+        desk.ring("a-cpu")
     assert len(desk.station.tickets) == 3
-
-
-def test_a_paused_queue_goes_on_by_itself_until_its_bells_run_out():
-    desk = Desk(a=1, b=1)
-    desk.ring("a-cpu")
-    desk.end(0, Outcome.ENDED)
-    own = desk.station.tickets[1]
-    assert not own.has_bell
-    assert "a-cpu" not in desk.consumer.queues
-    own.done(Outcome.ENDED)
-    desk.end(2, Outcome.EMPTY)
-    assert desk.consumer.queues == {"a-cpu", "b-cpu"}
-    desk.ring("a-cpu")
-    assert len(desk.station.tickets) == 4
     assert desk.rejected == []
 
 
-def test_a_worker_of_one_queue_leaves_backpressure_to_celerys_prefetch_count():
+def test_a_bell_for_a_full_lane_goes_back_at_once_and_delays_nothing():
     desk = Desk(a=1)
     desk.ring("a-cpu")
-    assert desk.consumer.queues == {"a-cpu"}
+    desk.end(0, Outcome.FULL)
+    assert (desk.acked, desk.rejected) == ([], ["a-cpu"])
+    assert desk.channel.paused == frozenset()
+    assert desk.hub.timers == []
 
 
-def test_a_bell_too_many_is_put_back_and_the_queue_paused():
-    desk = Desk(a=1)
-    desk.ring("a-cpu")
-    desk.ring("a-cpu")
-    assert desk.rejected == ["a-cpu"]
-    assert desk.consumer.queues == set()
-    desk.end(0, Outcome.ENDED)
-    desk.end(1, Outcome.EMPTY)
-    assert desk.consumer.queues == {"a-cpu"}
+def test_a_queue_that_the_station_looks_into_itself_is_not_consumed():
+    desk = Desk(a=1, b=1)
+    desk.pool.consume("a-cpu", False)
+    assert desk.channel.paused == {"a-cpu"}
+    desk.pool.consume("a-cpu", True)
+    assert desk.channel.paused == frozenset()
 
 
 def test_a_bell_that_could_not_be_looked_at_is_put_back_and_rests_for_a_while():
@@ -158,11 +135,33 @@ def test_a_bell_that_could_not_be_looked_at_is_put_back_and_rests_for_a_while():
     desk.ring("a-cpu")
     desk.end(0, Outcome.PUT_BACK)
     assert (desk.acked, desk.rejected) == ([], ["a-cpu"])
-    assert desk.consumer.queues == set()
+    assert desk.channel.paused == {"a-cpu"}
     ((delay_s, function, args),) = desk.hub.timers
     assert delay_s == REOPEN_S
     function(*args)
-    assert desk.consumer.queues == {"a-cpu"}
+    assert desk.channel.paused == frozenset()
+
+
+def test_a_queue_is_consumed_when_no_reason_against_it_is_left():
+    desk = Desk(a=1)
+    desk.pool.consume("a-cpu", False)
+    desk.station.resting = True
+    desk.pool.rest_changed()
+    desk.station.resting = False
+    desk.pool.rest_changed()
+    assert desk.channel.paused == {"a-cpu"}
+    desk.pool.consume("a-cpu", True)
+    assert desk.channel.paused == frozenset()
+
+
+def test_a_resting_worker_consumes_nothing_and_puts_back_what_comes():
+    desk = Desk(a=1, b=1)
+    desk.station.resting = True
+    desk.pool.rest_changed()
+    assert desk.channel.paused == {"a-cpu", "b-cpu"}
+    desk.ring("a-cpu")
+    assert desk.rejected == ["a-cpu"]
+    assert desk.station.tickets == []
 
 
 def test_a_bell_of_a_queue_that_is_not_served_is_put_back():
@@ -172,21 +171,21 @@ def test_a_bell_of_a_queue_that_is_not_served_is_put_back():
     assert desk.station.tickets == []
 
 
-def test_a_draining_worker_takes_no_bell_of_its_own():
-    desk = Desk(a=1, b=1)
-    desk.ring("a-cpu")
+def test_a_draining_worker_does_not_consume_again_what_it_put_back():
+    desk = Desk(a=1)
     desk.station.draining = True
-    desk.end(0, Outcome.ENDED)
-    assert len(desk.station.tickets) == 1
-    assert "a-cpu" not in desk.consumer.queues
-
-
-def test_after_a_reconnect_full_queues_are_paused_again():
-    desk = Desk(a=1, b=1)
     desk.ring("a-cpu")
-    desk.consumer.queues = {"a-cpu", "b-cpu"}
+    desk.end(0, Outcome.PUT_BACK)
+    assert desk.hub.timers == []
+    assert desk.channel.paused == {"a-cpu"}
+
+
+def test_after_a_reconnect_the_new_channel_hears_what_is_paused():
+    desk = Desk(a=1, b=1)
+    desk.pool.consume("a-cpu", False)
+    desk.channel.paused = frozenset()
     desk.pool.register_with_event_loop(desk.hub)
-    assert desk.consumer.queues == {"b-cpu"}
+    assert desk.channel.paused == {"a-cpu"}
 
 
 def test_other_tasks_run_in_a_side_thread():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import fakeredis
@@ -14,9 +15,10 @@ from penstock.contract.job import FillPrompt, PairPrompt
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
 from penstock.transport import keys
-from penstock.transport.queue import Claim
+from penstock.transport.queue import Claim, Claims
 from tests.unit.workers_fakes import FakeEngine, Slips, make_job, make_lane
 from workers.held import HeldJobs, Outcome, Ticket
+from workers.intake import BURST_S
 from workers.preparer import Preparer
 
 if TYPE_CHECKING:
@@ -26,16 +28,24 @@ QUEUE = "a-cpu"
 
 
 class FakeQueue:
+    """Gives claims in turn, and remembers how many were asked for."""
+
     def __init__(self) -> None:
         self.claims: deque[Claim | Exception] = deque()
+        self.asked: list[tuple[int, int, int]] = []
 
-    def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
-        if not self.claims:
-            return None
-        claim = self.claims.popleft()
-        if isinstance(claim, Exception):
-            raise claim
-        return claim
+    def claim(self, queue: str, *, only_returned: bool) -> Claim | None:
+        return next(iter(self.claim_many(queue, 1, least=1, held=0).claims), None)
+
+    def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
+        self.asked.append((most, least, held))
+        taken: list[Claim] = []
+        while self.claims and len(taken) < most:
+            claim = self.claims.popleft()
+            if isinstance(claim, Exception):
+                raise claim
+            taken.append(claim)
+        return Claims(tuple(taken), len(self.claims))
 
 
 class Desk:
@@ -45,7 +55,8 @@ class Desk:
         self.store = fakeredis.FakeRedis()
         self.queue = FakeQueue()
         self.held = HeldJobs()
-        self.lane = make_lane(QUEUE)
+        self.lane = make_lane(QUEUE, slots=4)
+        self.consumed: list[bool] = []
         self.published: list[Event] = []
         self.lost: list[str] = []
         self.preparer = Preparer(
@@ -57,6 +68,7 @@ class Desk:
             publish=self.published.extend,
             lose=self.lose,
         )
+        self.preparer.on_consume = lambda _queue, wanted: self.consumed.append(wanted)
 
     @property
     def engine(self) -> FakeEngine:
@@ -67,12 +79,24 @@ class Desk:
         self.lost.append(held.attempt)
         self.held.pop(held.attempt)
 
-    def look_at(self, *, has_bell: bool = True) -> list[Outcome]:
+    def look_at(self, *, bells: int = 1) -> list[Outcome]:
         slips = Slips()
-        self.preparer.put(Ticket(QUEUE, slips, has_bell=has_bell))
-        self.preparer._tickets.put(None)
-        self.preparer.run()
+        for _ in range(bells):
+            self.preparer.put(Ticket(QUEUE, slips))
+        self.run()
         return slips.outcomes
+
+    def run(self) -> None:
+        """Have it do what there is to do now."""
+        self.preparer._inbox.put(None)
+        self.preparer.run()
+
+    def end(self, attempt: str) -> None:
+        """End a job, as the station does."""
+        held = self.held.pop(attempt)
+        assert held
+        held.ticket.done(Outcome.ENDED)
+        self.preparer.freed(QUEUE)
 
     def offer(self, job_id: str, *, epoch: int = 1, next_index: int = 0, **options) -> None:
         job = make_job(job_id, QUEUE, **options)
@@ -200,18 +224,100 @@ def test_an_older_attempt_at_the_same_job_is_lost(desk: Desk):
     assert desk.held.get("one:2") is not None
 
 
-def test_a_ticket_without_a_bell_takes_bells_until_one_stands_for_a_job(desk: Desk):
-    desk.store.lpush(QUEUE, "stale", "good", "later")
-    claims = iter([None, Claim(make_job("one", QUEUE), epoch=1, next_index=0, attempt=1)])
-    desk.queue.claim = lambda queue: next(claims)
-    assert desk.look_at(has_bell=False) == []
-    assert desk.store.lrange(QUEUE, 0, -1) == [b"later"]
+def test_one_bell_brings_as_many_jobs_as_there_are_slots(desk: Desk):
+    for number in range(6):
+        desk.offer(f"j{number}")
+    assert desk.look_at() == []
+    assert desk.queue.asked == [(4, 1, 0)]
+    assert [one.job_id for one in desk.engine.submitted] == ["j0:1", "j1:1", "j2:1", "j3:1"]
+    assert desk.held.taken(QUEUE) == 4
 
 
-def test_a_ticket_without_a_bell_ends_with_the_list(desk: Desk):
-    desk.offer("one")
-    assert desk.look_at(has_bell=False) == [Outcome.EMPTY]
+def test_a_bell_for_a_full_lane_is_for_others(desk: Desk):
+    for number in range(5):
+        desk.offer(f"j{number}")
+    assert desk.look_at(bells=2) == [Outcome.FULL]
     assert len(desk.queue.claims) == 1
+
+
+def test_a_full_lane_is_not_consumed_until_a_look_finds_nothing(desk: Desk):
+    for number in range(5):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    assert desk.consumed == [False]
+    desk.end("j1:1")
+    desk.run()
+    assert desk.engine.submitted[-1].job_id == "j4:1"
+    assert desk.queue.asked[-1] == (1, 0, 3)
+    desk.end("j2:1")
+    Timer(10 * BURST_S, desk.preparer._inbox.put, (None,)).start()
+    desk.preparer.run()  # it looks again while it is a burst, then no more
+    assert desk.consumed == [False, True]
+    assert desk.held.taken(QUEUE) == 3
+
+
+def test_slots_that_become_free_together_call_for_one_look(desk: Desk):
+    for number in range(7):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    for number in range(3):
+        desk.end(f"j{number}:1")
+    desk.run()
+    assert [most for most, _, _ in desk.queue.asked] == [4, 3]
+    assert desk.held.taken(QUEUE) == 4
+
+
+def test_the_first_jobs_end_ends_its_bell_and_the_others_have_none(desk: Desk):
+    slips = Slips()
+    for number in range(2):
+        desk.offer(f"j{number}")
+    desk.preparer.put(Ticket(QUEUE, slips))
+    desk.run()
+    desk.end("j1:1")
+    assert slips.outcomes == []
+    desk.end("j0:1")
+    assert slips.outcomes == [Outcome.ENDED]
+
+
+def test_a_spare_place_takes_no_slot(desk: Desk):
+    desk.offer("back", epoch=2)
+    claimed: list[bool] = []
+    desk.preparer.put(
+        Ticket(QUEUE, only_returned=True, has_bell=False, claimed=lambda: claimed.append(True))
+    )
+    desk.run()
+    assert claimed == [True]
+    assert desk.held.taken(QUEUE) == 0
+    assert len(desk.engine.submitted) == 1
+
+
+def test_a_resting_preparer_puts_bells_back_and_looks_when_it_goes_on(desk: Desk):
+    for number in range(5):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    desk.preparer.resting = True
+    desk.end("j0:1")
+    assert desk.look_at() == [Outcome.PUT_BACK]
+    assert len(desk.engine.submitted) == 4
+    desk.preparer.resting = False
+    desk.preparer.freed(QUEUE)
+    desk.run()
+    assert len(desk.engine.submitted) == 5
+
+
+def test_a_job_that_is_lost_before_it_is_handed_over_is_not(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(2):
+        desk.offer(f"j{number}")
+
+    def encode(prompt: object) -> list[int]:
+        desk.held.pop("j0:1")
+        return [1]
+
+    monkeypatch.setattr(desk.lane.tokenizer, "encode", encode)
+    desk.look_at()
+    assert [one.job_id for one in desk.engine.submitted] == ["j1:1"]
 
 
 def test_a_closed_preparer_puts_every_bell_back(desk: Desk):

@@ -47,8 +47,8 @@ class FakeEngine:
 
     def stop(self, timeout_s: float) -> None: ...
 
-    def submit(self, request: SequenceRequest) -> None:
-        self.submitted.append(request)
+    def submit(self, *requests: SequenceRequest) -> None:
+        self.submitted += requests
 
     def abort(self, job_ids: Iterable[str]) -> None:
         self.aborted += job_ids

@@ -78,9 +78,9 @@ class EncoderEngine:
         """
         self._runner.stop(timeout_s)
 
-    def submit(self, request: SequenceRequest) -> None:
-        """Take a request; what is wrong with it comes as a `Failed` event."""
-        self._runner.post(request)
+    def submit(self, *requests: SequenceRequest) -> None:
+        """Take requests together; what is wrong with one comes as a `Failed` event."""
+        self._runner.post(*requests)
 
     def abort(self, job_ids: Iterable[str]) -> None:
         """Give up these jobs, whether they are here or not; no event tells of it."""

@@ -104,12 +104,12 @@ class Engine:
         """
         self._runner.stop(timeout_s)
 
-    def submit(self, request: SequenceRequest) -> None:
-        """Take a request; what is wrong with it comes as a `Failed` event.
+    def submit(self, *requests: SequenceRequest) -> None:
+        """Take requests, all before the same step; what is wrong with one comes as a `Failed` event.
 
         A request of a job that is here already takes its place.
         """
-        self._runner.post(request)
+        self._runner.post(*requests)
 
     def abort(self, job_ids: Iterable[str]) -> None:
         """Give up these jobs, whether they are here or not; their slots are free at the next step.

@@ -54,10 +54,10 @@ class Runner(Generic[Command]):
         if self._thread.is_alive():
             raise TimeoutError(f"{self._thread.name} did not end within {timeout_s} s")
 
-    def post(self, command: Command) -> None:
-        """Hand a command to the next turn."""
+    def post(self, *commands: Command) -> None:
+        """Hand commands to the next turn, all to the same one."""
         with self._changed:
-            self._inbox.append(command)
+            self._inbox.extend(commands)
             self._changed.notify()
 
     @property

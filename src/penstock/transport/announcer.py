@@ -11,6 +11,8 @@ from penstock.clock import clock
 from penstock.transport import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import redis
 
     from penstock.contract.worker import WorkerCard
@@ -52,6 +54,7 @@ class Announcer:
         pipeline.zadd(keys.WORKERS, {card.id: now_ms + self._life_ms})
         pipeline.pexpire(keys.WORKERS, self._life_ms)
         for model in card.models:
+            self._claims_from(pipeline, model.queue, card, now_ms)
             pipeline.set(keys.model(model.queue), _encoder.encode(model), ex=MODEL_LIFE_S)
             pipeline.zadd(keys.MODELS, {model.queue: now_ms})
         pipeline.zremrangebyscore(keys.MODELS, "-inf", now_ms - MODEL_LIFE_S * 1000)
@@ -59,7 +62,17 @@ class Announcer:
         pipeline.expire(keys.drain(card.id), DRAIN_LIFE_S)  # 1 only where the key is there
         return bool(pipeline.execute()[-1])
 
-    def withdraw(self, worker_id: str) -> None:
+    def _claims_from(self, pipeline: Any, queue: str, card: WorkerCard, now_ms: int) -> None:
+        """Stand among those that share a queue's jobs, or leave them while nothing is claimed."""
+        key = keys.workers_of(queue)
+        pipeline.zremrangebyscore(key, "-inf", now_ms)
+        if card.draining:
+            pipeline.zrem(key, card.id)
+        else:
+            pipeline.zadd(key, {card.id: now_ms + self._life_ms})
+            pipeline.pexpire(key, self._life_ms)
+
+    def withdraw(self, worker_id: str, queues: Iterable[str]) -> None:
         """Tell that this worker goes; without it, its silence tells soon.
 
         :raises redis.exceptions.RedisError: Redis is away.
@@ -67,4 +80,6 @@ class Announcer:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.delete(keys.worker(worker_id), keys.drain(worker_id))
         pipeline.zrem(keys.WORKERS, worker_id)
+        for queue in queues:
+            pipeline.zrem(keys.workers_of(queue), worker_id)
         pipeline.execute()

@@ -11,7 +11,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `<queue>` | list | doorbells, Celery's; drained by workers, kept as long as jobs wait by scripts |
 | `penstock:{q}:job:<id>` | hash | until its deadline plus the journal's time; once ended, that time |
 | `penstock:{q}:journal:<id>` | stream | as its job |
-| `penstock:{q}:claim:<token>` | string | a claim's job, so that it can be repeated; seconds |
+| `penstock:{q}:claim:<token>` | list | a claim's jobs, so that it can be repeated; seconds |
 | `penstock:{q}:tenants:<priority>` | zset | tenant -> virtual time; gone when no job waits |
 | `penstock:{q}:waiting:<priority>:<tenant>` | zset | job -> order; gone when empty |
 | `penstock:{q}:served:<priority>` | zset | tenant that left ahead of the others -> virtual time; a day |
@@ -21,6 +21,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:{q}:deadlines` | zset | job -> deadline; gone when no job is open |
 | `penstock:{q}:unheard` | zset | ended job that no API process heard of -> when; as the last one's journal |
 | `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |
+| `penstock:{q}:workers` | zset | worker that claims here -> end of its announcement; as the last |
 | `penstock:{q}:utility` | list | small calls; seconds |
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
 | `penstock:workers` | zset | worker -> end of its announcement; as the last of them |
@@ -103,6 +104,11 @@ def unheard(queue: str) -> str:
 def counters(queue: str) -> str:
     """Return the key of a queue's numbers, among them the weight of what waits."""
     return f"{queue_prefix(queue)}counters"
+
+
+def workers_of(queue: str) -> str:
+    """Return the key of the live workers that claim from a queue, for their shares."""
+    return f"{queue_prefix(queue)}workers"
 
 
 def utility(queue: str) -> str:

@@ -22,6 +22,7 @@ from penstock.transport.connection import patiently, patiently_async
 from penstock.transport.records import (
     TERMINAL_STATUSES,
     Claim,
+    Claims,
     JobState,
     JobStatus,
     QueueDepth,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TERMINAL_STATUSES",
     "Claim",
+    "Claims",
     "JobQueue",
     "JobState",
     "JobStatus",
@@ -170,7 +172,7 @@ class JobQueue:
         """
         settings = self._settings
         answer = await self._patiently(
-            lambda: self._scripts.run(
+            lambda: self._scripts.run_together(
                 "submit",
                 job.queue,
                 job.id,
@@ -192,7 +194,9 @@ class JobQueue:
             )
         # The worker is at it already: where the job is to be found delays nobody.
         life_ms = await self._life_ms(job)
-        await self._patiently(lambda: self._redis.set(keys.locate(job.id), job.queue, px=life_ms))
+        await self._patiently(
+            lambda: self._scripts.together.run("SET", keys.locate(job.id), job.queue, "PX", life_ms)
+        )
         return answer[0] == 1
 
     async def place(self, job: Job) -> str:
@@ -321,21 +325,46 @@ class WorkerQueue:
     def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
         """Lease the fairest waiting job; None where none waits.
 
-        Jobs that a worker had before go first; with `only_returned` there are no others. The call
-        carries a token of its own: repeated after a lost answer, it gets the same job.
+        Jobs that a worker had before go first; with `only_returned` there are no others.
 
         :raises StoreUnavailable: Redis stayed away.
         """
+        found = self._claim(queue, only_returned=only_returned, most=1, least=1, held=0)
+        return found.claims[0] if found.claims else None
+
+    def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
+        """Lease up to `most` waiting jobs, in the order in which `claim` would give them.
+
+        Of a queue that several workers serve, this one, which holds `held` jobs, takes no more than
+        makes its share of all that wait and run; but `least`, where so many wait. Bells that no
+        waiting job needs any more are taken back.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        return self._claim(queue, only_returned=False, most=most, least=least, held=held)
+
+    def _claim(
+        self, queue: str, *, only_returned: bool, most: int, least: int, held: int
+    ) -> Claims:
+        """Claim. The call carries a token: repeated after a lost answer, it gets the same jobs."""
         token_ms = int(self._settings.redis_patience_s * 2000) + self._settings.lease_ms
-        answer = self._run(
-            "claim", queue, self._worker_id, uuid.uuid4().hex, token_ms, int(only_returned)
+        token = uuid.uuid4().hex
+        waiting, *found = self._run(
+            "claim",
+            queue,
+            self._worker_id,
+            token,
+            token_ms,
+            int(only_returned),
+            most,
+            least,
+            held,
         )
-        if answer is None:
-            return None
-        payload, epoch, next_index = answer
-        return Claim(
-            job=_job_decoder.decode(payload), epoch=epoch, next_index=next_index, attempt=epoch
+        claims = tuple(
+            Claim(job=_job_decoder.decode(payload), epoch=epoch, next_index=index, attempt=epoch)
+            for payload, epoch, index in found
         )
+        return Claims(claims, waiting)
 
     def append(self, queue: str, rows: Sequence[Row]) -> list[Refusal]:
         """Write one step's events, publish them, and renew the leases of their jobs.

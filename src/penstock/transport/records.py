@@ -71,6 +71,13 @@ class Claim(msgspec.Struct, frozen=True):
     attempt: int
 
 
+class Claims(msgspec.Struct, frozen=True):
+    """What one call has claimed, in the order of turns, and how many jobs still wait."""
+
+    claims: tuple[Claim, ...]
+    waiting: int
+
+
 class Row(msgspec.Struct, frozen=True):
     """One event to write, under the epoch of the claim that it belongs to."""
 

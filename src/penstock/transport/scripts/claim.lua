@@ -1,26 +1,41 @@
--- ARGV: worker, claim's token, the token's time in ms, '1' for none but returned jobs
--- Returns {job, epoch, next index}, or nil where nothing waits. The token makes a repeated call
--- (the answer was lost with a connection) give the same job under the same epoch.
+-- ARGV: worker, claim's token, the token's time in ms, '1' for none but returned jobs, most jobs,
+-- least jobs (where so many wait), jobs that the worker holds already
+-- Returns {jobs that still wait, {job, epoch, next index}, ...} in the order of their turns. The token
+-- makes a repeated call (the answer was lost with a connection) give the same jobs and epochs.
 local worker, token, token_ms = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local only_returned = ARGV[6] == '1'
+local most, least, held = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local token_key = prefix .. 'claim:' .. token
 
 go_on_when_full()
 
-local function answer(id)
-  local f = redis.call('HMGET', job_key(id), 'job', 'epoch', 'next')
-  return { f[1], tonumber(f[2]), tonumber(f[3]) }
+local function answer(ids)
+  local found = { redis.call('ZCARD', arrivals) }
+  for i, id in ipairs(ids) do
+    local f = redis.call('HMGET', job_key(id), 'job', 'epoch', 'next')
+    found[i + 1] = { f[1], tonumber(f[2]), tonumber(f[3]) }
+  end
+  return found
 end
 
 local function claimed_before()
-  local id = redis.call('GET', token_key)
-  if not id then return nil end
-  local f = redis.call('HMGET', job_key(id), 'state', 'claim')
-  if f[1] == 'running' and f[2] == token then
-    redis.call('ZADD', leases, now + lease_ms, id)
-    return id
+  local ids = {}
+  for _, id in ipairs(redis.call('LRANGE', token_key, 0, -1)) do
+    local f = redis.call('HMGET', job_key(id), 'state', 'claim')
+    if f[1] == 'running' and f[2] == token then
+      redis.call('ZADD', leases, now + lease_ms, id)
+      ids[#ids + 1] = id
+    end
   end
-  return nil
+  return ids
+end
+
+-- How many jobs to claim: what makes the worker's share of all that waits and runs, so that the first
+-- of several idle workers to look does not take all.
+local function share()
+  local workers = math.max(redis.call('ZCOUNT', live_workers, '(' .. now, '+inf'), 1)
+  local jobs = redis.call('ZCARD', arrivals) + redis.call('ZCARD', leases)
+  return math.min(most, math.max(least, math.ceil(jobs / workers) - held))
 end
 
 -- The first job of this priority or a better one that a worker had before; nil where none waits.
@@ -64,27 +79,33 @@ local function lease(job)
   redis.call('HSET', job_key(job.id), 'state', 'running', 'worker', worker, 'claim', token)
   redis.call('ZADD', leases, now + lease_ms, job.id)
   keep(leases, kept_until(job.deadline))
-  redis.call('SET', token_key, job.id, 'PX', token_ms)
 end
-
-local again = claimed_before()
-if again then return answer(again) end
 
 local function next_job(priority)
   return pop_returned(priority) or (not only_returned and pop(priority) or nil)
 end
 
+local claimed = claimed_before()
+if #claimed > 0 then return answer(claimed) end
+
+local wanted = share()
 for priority = 0, 9 do
-  local job = next_job(priority)
-  while job do
+  while #claimed < wanted do
+    local job = next_job(priority)
+    if not job then break end
     if job.deadline > now then
       lease(job)
-      publish()
-      return answer(job.id)
+      claimed[#claimed + 1] = job.id
+    else
+      fail_expired(job)
     end
-    fail_expired(job)
-    job = next_job(priority)
   end
 end
+if #claimed > 0 then
+  redis.call('DEL', token_key)
+  redis.call('RPUSH', token_key, unpack(claimed))
+  redis.call('PEXPIRE', token_key, token_ms)
+  mute(#claimed)
+end
 publish()
-return false
+return answer(claimed)

@@ -16,6 +16,7 @@ local deadlines = prefix .. 'deadlines'
 local returned = prefix .. 'returned'
 local counters = prefix .. 'counters'
 local unheard = prefix .. 'unheard'
+local live_workers = prefix .. 'workers'
 
 local function job_key(id) return prefix .. 'job:' .. id end
 local function journal_key(id) return prefix .. 'journal:' .. id end

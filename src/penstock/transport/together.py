@@ -1,0 +1,60 @@
+"""Commands of many requests in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+
+class Together:
+    """Sends what callers ask for while an earlier round trip is under way in one pipeline.
+
+    For an API process a round trip costs more than what it asks for, and requests that arrive in the
+    same instant can share it. Owned by one event loop; commands keep their order.
+    """
+
+    def __init__(self, redis: redis.asyncio.Redis) -> None:
+        self._redis = cast("Any", redis)
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def run(self, *command: Any) -> Any:
+        """Return a command's answer.
+
+        :raises RedisError, OSError, RuntimeError: as the client would; the command may have run.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, answer))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send(), name="penstock-together")
+        return await answer
+
+    async def _send(self) -> None:
+        batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                answers = await self._ask([command for command, _ in batch])
+                for (_, waiter), answer in zip(batch, answers, strict=True):
+                    if waiter.done():  # its caller has been cancelled
+                        continue
+                    if isinstance(answer, Exception):
+                        waiter.set_exception(answer)
+                    else:
+                        waiter.set_result(answer)
+        finally:
+            self._sender = None
+            for _, waiter in (*batch, *self._waiting):  # none, unless the loop is being closed
+                waiter.cancel()
+
+    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            return await pipeline.execute(raise_on_error=False)
+        except Exception as error:  # noqa: BLE001 - each caller knows what to do about it
+            return [error] * len(commands)
