@@ -37,6 +37,8 @@ INTERNAL_ERROR: Final = "internal_error"
 DEADLINE_KEY: Final = "penstock.deadline_s"
 """Of a scope that the process itself has made, for a batch."""
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+PLAIN_VALUE: Final = re.compile(r"[!#-<>-~]+")
+"""A value of the log that needs no quotes: printable ASCII without spaces, `"` and `=`."""
 QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
 """Asked for every few seconds; they go to the log's debug level."""
 
@@ -105,8 +107,7 @@ class RequestRecord:
 
 
 def _quoted(value: str) -> str:
-    plain = value.isascii() and value.isprintable() and not any(c in ' "=' for c in value)
-    return value if plain and value else ascii(value)
+    return value if PLAIN_VALUE.fullmatch(value) else ascii(value)
 
 
 def record_of(connection: HTTPConnection) -> RequestRecord:

@@ -18,3 +18,10 @@ from api.openai import (
 router = APIRouter(dependencies=[Depends(authenticated)], tags=["openai"])
 for part in (models, chat, completions, embeddings, rerank, responses, tokens, files, batches):
     router.include_router(part.router)
+
+EXPEDITED = {
+    "/v1/chat/completions": chat.chat_completions,
+    "/v1/completions": completions.completions,
+    "/v1/embeddings": embeddings.embeddings,
+}
+"""What models are asked through, time after time, by path."""

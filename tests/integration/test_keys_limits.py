@@ -248,6 +248,21 @@ async def test_a_known_key_outlives_a_short_absence(
     await client.aclose()
 
 
+async def test_requests_that_come_together_ask_for_a_key_once(
+    redis_settings: Settings, desk: KeyDesk, redis_client: redis.Redis
+) -> None:
+    _, secret = desk.make("ann")
+    async with connect_async(redis_settings) as client:
+        ring = Keyring(client, redis_settings)
+        redis_client.config_resetstat()
+        cards = await asyncio.gather(*(ring.find(secret) for _ in range(20)))
+        used = await asyncio.gather(*(ring.is_used() for _ in range(20)))
+    calls = redis_client.info("commandstats")
+    assert {card and card.name for card in cards} == {"ann"}
+    assert all(used)
+    assert [calls[f"cmdstat_{name}"]["calls"] for name in ("hget", "hlen")] == [1, 1]
+
+
 def usage_rows(settings: Settings, *arguments: str) -> list[dict[str, str]]:
     from typer.testing import CliRunner
 

@@ -5,6 +5,7 @@ Keys are 256 random bits, so that a plain SHA-256 of one tells nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -129,6 +130,7 @@ class Keyring:
         self._cached: dict[str, tuple[float, KeyCard | None]] = {}
         self._is_used: bool | None = None
         self._used_read_s = -FRESH_S
+        self._asking: dict[str, asyncio.Future[Any]] = {}
 
     async def find(self, secret: str) -> KeyCard | None:
         """Return the card of a key; None for one that nobody made, or that has expired.
@@ -146,7 +148,9 @@ class Keyring:
             return card
         usable = now_s - read_s < self._patience_s
         try:
-            found = await self._ask(lambda: self._redis.hget(keys.API_KEYS, field), wait=not usable)
+            found = await self._ask(
+                field, lambda: self._redis.hget(keys.API_KEYS, field), wait=not usable
+            )
         except StoreUnavailable:
             if usable:
                 return card
@@ -162,7 +166,7 @@ class Keyring:
 
         :raises StoreUnavailable:
         """
-        found = await self._ask(lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
+        found = await self._ask("names", lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
         return {card.id: card.name for card in map(_decoder.decode, found.values())}
 
     async def is_used(self) -> bool:
@@ -175,7 +179,7 @@ class Keyring:
         unknown = self._is_used is None
         try:
             self._is_used = bool(
-                await self._ask(lambda: self._redis.hlen(keys.API_KEYS), wait=unknown)
+                await self._ask("number", lambda: self._redis.hlen(keys.API_KEYS), wait=unknown)
             )
             self._used_read_s = time.monotonic()
         except StoreUnavailable:
@@ -183,6 +187,20 @@ class Keyring:
                 raise
         return bool(self._is_used)
 
-    async def _ask(self, call: Callable[[], Awaitable[Any]], *, wait: bool) -> Any:
-        """Ask Redis; what is known already is not worth waiting for."""
-        return await patiently_async(call, self._patience_s if wait else 0.0)
+    async def _ask(self, what: str, call: Callable[[], Awaitable[Any]], *, wait: bool) -> Any:
+        """Ask Redis; what is known already is not worth waiting for.
+
+        Requests that arrive together share one answer.
+        """
+        asking = self._asking.get(what)
+        if asking is None:
+            patience_s = self._patience_s if wait else 0.0
+            asking = asyncio.ensure_future(patiently_async(call, patience_s))
+            self._asking[what] = asking
+            asking.add_done_callback(lambda done: self._answered(what, done))
+        return await asyncio.shield(asking)
+
+    def _answered(self, what: str, done: asyncio.Future[Any]) -> None:
+        del self._asking[what]
+        if not done.cancelled():
+            done.exception()  # asyncio complains of one that nobody is left to look at
