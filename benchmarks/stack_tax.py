@@ -138,7 +138,9 @@ def _sampling(tokens: int) -> Sampling:
     return Sampling(seed=0, temperature=0.0, max_tokens=tokens, ignore_eos=True)
 
 
-def _prompts(source: random.Random, count: int, length: int, vocabulary: int) -> list[list[int]]:
+def draw_prompts(
+    source: random.Random, count: int, length: int, vocabulary: int
+) -> list[list[int]]:
     """Draw prompts that share no prefix, so that no cache helps either side."""
     low, high = min(_FIRST_ID, vocabulary - 1), vocabulary - 1
     return [[source.randint(low, high) for _ in range(length)] for _ in range(count)]
@@ -209,7 +211,7 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
                 return asyncio.run(asked)
 
             def draw(count: int) -> list[list[int]]:
-                return _prompts(source, count, options.prompt_tokens, vocabulary)
+                return draw_prompts(source, count, options.prompt_tokens, vocabulary)
 
             return [compare(engine, http, draw, options, count) for count in options.streams]
     finally:
