@@ -19,6 +19,12 @@ def test_a_copy_holds_the_same_bytes_where_large_pages_begin(size: int) -> None:
     assert copy.ctypes.data % (2 << 20) == 0
 
 
+def test_more_than_there_is_is_a_memory_error() -> None:
+    for size in (1 << 62, 1 << 70):
+        with pytest.raises(MemoryError, match="no room"):
+            pages.zeros(size)
+
+
 @pytest.mark.skipif(not pages.available(), reason="this kernel gives no large pages")
 def test_the_kernel_may_give_a_copy_large_pages() -> None:
     copy = pages.copied(np.zeros(8 << 20, np.uint8))

@@ -9,6 +9,7 @@ import torch
 
 from penstock.engine.model import KVLayout
 from penstock.models import devices
+from penstock.models.native import pages
 from penstock.models.native.decoder import cache_block_bytes
 from penstock.models.native.packing import aligned
 from penstock.models.paging import Step
@@ -41,7 +42,8 @@ class NativeModel:
         :raises MemoryError: the machine has not enough memory.
         """
         size = self.kv_layout.bytes_per_block
-        self._cache = aligned(blocks * size).reshape(blocks, size)
+        taken = pages.zeros if pages.available() else aligned
+        self._cache = taken(blocks * size).reshape(blocks, size)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""

@@ -1,6 +1,6 @@
-"""Weights in large pages.
+"""Weights, and the KV cache, in large pages.
 
-One token reads all weights once, from memory. In pages of 4 KiB, as a mapped file has them, that
+One token reads all weights once, and its context, from memory. In pages of 4 KiB, as a mapped file has them, that
 waits for the page tables: on a virtual machine two threads read 35 GB/s so, 51 in pages of 2 MiB.
 """
 
@@ -27,20 +27,28 @@ def available(kernel: Path = _KERNEL) -> bool:
         return False
 
 
-def copied(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A private copy in large pages, as many as fit whole; it begins at a multiple of 2 MiB.
+def zeros(size: int) -> NDArray[np.uint8]:
+    """Bytes in large pages, from a multiple of 2 MiB on; pages never written take no memory.
 
     :raises MemoryError: there is no room.
     """
     try:
         # Shared memory, which is mmap's default, has large pages on few systems only.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        memory = mmap.mmap(-1, packed.nbytes + _LARGE, flags=private)
-    except OSError as error:
-        raise MemoryError(f"no room for {packed.nbytes} bytes of weights") from error
+        memory = mmap.mmap(-1, size + _LARGE, flags=private)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no room for {size} bytes") from error
     memory.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(memory, np.uint8)
     start = -whole.ctypes.data % _LARGE
-    copy = whole[start : start + packed.nbytes]
+    return whole[start : start + size]
+
+
+def copied(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A private copy in large pages.
+
+    :raises MemoryError: there is no room.
+    """
+    copy = zeros(packed.nbytes)
     copy[:] = packed.reshape(-1)
     return copy
