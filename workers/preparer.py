@@ -97,10 +97,10 @@ class Preparer(threading.Thread):
     def run(self) -> None:
         """Look into queues until closed."""
         while (ticket := self._next()) is not None:
-            self._freed.discard(
-                ticket.queue
-            )  # first: what becomes free from now on is another look
-            self._intakes[ticket.queue].due_s = None
+            if not ticket.only_returned:
+                # Before the look: what becomes free from now on asks for another.
+                self._freed.discard(ticket.queue)
+                self._intakes[ticket.queue].due_s = None
             if self._closing or self.resting:
                 ticket.done(Outcome.PUT_BACK)
                 continue

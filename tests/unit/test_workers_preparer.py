@@ -291,6 +291,18 @@ def test_a_spare_place_takes_no_slot(desk: Desk):
     assert len(desk.engine.submitted) == 1
 
 
+def test_a_look_for_returned_jobs_puts_off_no_other(desk: Desk):
+    for number in range(2):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    intake = desk.preparer._intakes[QUEUE]
+    due_s = intake.due_s
+    assert due_s is not None
+    desk.preparer.put(Ticket(QUEUE, only_returned=True, has_bell=False))
+    desk.run()
+    assert intake.due_s == due_s
+
+
 def test_a_resting_preparer_puts_bells_back_and_looks_when_it_goes_on(desk: Desk):
     for number in range(5):
         desk.offer(f"j{number}")
