@@ -6,7 +6,7 @@
 
 Everything is measured in one run, on one machine: the copy bandwidth, and with it the most tokens a
 second that one stream can get, as every token reads every weight; Transformers' `generate` and its
-continuous batching; our engine, the requests in it at once; the same weights in 4 bit.
+continuous batching; our engine, the requests in it at once; the same weights in FP8 and in 4 bit.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models import kv_budget
 from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
-from penstock.models.lean.linear import Dense, Int4
-from penstock.models.lean.weights import LayerWeights, Weights, widen_if_room
+from penstock.models.lean.holding import FP8
+from penstock.models.lean.linear import Dense, Fp8, Int4
+from penstock.models.lean.weights import LayerWeights, Weights, quantized, widen_if_room
 from penstock.models.parallel import loading as parallel
 from penstock.models.spec import ModelSpec
 from penstock.models.transformers import assemble
@@ -247,7 +248,7 @@ def in_four_bits(weights: Weights) -> Weights:
     """Random sym_int4 blocks in the place of every matrix."""
 
     def small(linear: Any) -> Int4:
-        assert isinstance(linear, Dense)
+        assert isinstance(linear, Dense | Fp8)
         rows, columns = linear.weight.shape
         place = linear.weight.device
         packed = torch.randint(
@@ -349,6 +350,8 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
         show(ours.profile(max(options.streams), vocab))
     result["ours_bf16"] = found
     del module, assembled
+    if device.lacks_fp8() is None:
+        result["ours_fp8"] = eight_bits(model, blocks, options, found)
     result["ours_sym_int4"] = four_bits(model, blocks // 2, options, found)
     if options.gpus > 1:
         model.allocate(0)
@@ -377,28 +380,69 @@ def four_bits(
     model: Any, blocks: int, options: argparse.Namespace, wide: dict[str, Any]
 ) -> dict[str, Any]:
     """The same model in 4 bit, in the place of its weights."""
-    model.allocate(0)
-    torch.accelerator.empty_cache()  # else what comes next splits the cache's one large block
-    weights = model.body.weights = in_four_bits(model.weights)
-    gc.collect()
-    torch.accelerator.empty_cache()
+    replace_weights(model, in_four_bits(model.weights))
+    weights = model.weights
     packed_gb = round(weights.nbytes / 1e9, 2)
     widen_if_room(weights, model.body.device, model.body.kind)
-    model.allocate(blocks)
-    model.capture()
-    ours = Ours(model, blocks, max(options.streams))
     small: dict[str, Any] = {
         "packed_gb": packed_gb,
         "with_wide_copy_gb": round(weights.nbytes / 1e9, 2),
     }
-    for count in [one for one in options.streams if one <= 64]:
+    small |= beside(model, blocks, options, wide, [one for one in options.streams if one <= 64])
+    show(small)
+    return small
+
+
+def eight_bits(
+    model: Any, blocks: int, options: argparse.Namespace, wide: dict[str, Any]
+) -> dict[str, Any]:
+    """The same model in FP8, in the place of its weights."""
+    body = model.body
+    place, kind = body.device.torch_device, body.kind
+    with torch.inference_mode():
+        weights = quantized(model.weights, place, kind, FP8, lambda *_: None)
+    replace_weights(model, weights)
+    small: dict[str, Any] = {"gb": round(weights.nbytes / 1e9, 2)}
+    small |= beside(model, blocks, options, wide, options.streams)
+    found = Ours(model, blocks, max(options.streams)).prefill(model.vocab_size, options.rounds)
+    small["prefill_tokens_per_s"] = round(found)
+    small["prefill_times_bf16"] = round(found / wide["prefill_tokens_per_s"], 2)
+    if options.profile:
+        ours = Ours(model, blocks, max(options.streams))
+        show(ours.profile(1, model.vocab_size))
+        show(ours.profile(64, model.vocab_size))
+    show(small)
+    return small
+
+
+def replace_weights(model: Any, weights: Weights) -> None:
+    """Give a model other weights; the old ones' memory, and that of its cache, is free then."""
+    model.allocate(0)
+    torch.accelerator.empty_cache()  # else what comes next splits the cache's one large block
+    model.body.weights = weights
+    gc.collect()
+    torch.accelerator.empty_cache()
+
+
+def beside(
+    model: Any,
+    blocks: int,
+    options: argparse.Namespace,
+    wide: dict[str, Any],
+    counts: list[int],
+) -> dict[str, Any]:
+    """Some streams of a model in a smaller format, and how many times bf16's figures these are."""
+    model.allocate(blocks)
+    model.capture()
+    ours = Ours(model, blocks, max(options.streams))
+    small: dict[str, Any] = {}
+    for count in counts:
         whole, after = ours.median(count, model.vocab_size, options.rounds)
         times = round(whole / wide[f"{count}"]["tokens_per_s"], 2)
         small[f"{count}"] = {"tokens_per_s": round(whole, 1), "whole_times_bf16": times}
         if count == 1:
             small["1"]["decode_tokens_per_s"] = round(after, 1)
             small["1"]["times_bf16"] = round(after / wide["1"]["decode_tokens_per_s"], 2)
-    show(small)
     return small
 
 

@@ -56,6 +56,19 @@ def test_a_llama_runs_lean(device, models_dir, bigdl):
         assert said == whole[0, len(PROMPT) :].tolist()
 
 
+def test_a_llama_in_fp8_says_alone_what_it_says_among_others(device, models_dir, tmp_path):
+    if (lack := device.lacks_fp8()) is not None:
+        pytest.skip(lack)
+    file = tmp_path / "models.toml"
+    file.write_text(f"[models.m]\npath = '{models_dir / 'tiny-llama'}'\nformat = 'fp8'\n")
+    settings = Settings(models_dir=models_dir, models_file=file)
+    spec = resolve(f"m-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=5, progress=lambda *_: None)
+    assert loaded.card.format == "fp8"
+    assert isinstance(loaded.model, LeanModel)
+    assert len(answer(loaded)) == NEW
+
+
 def test_other_architectures_run_by_transformers(device, tmp_path):
     config = transformers.Gemma2Config(
         vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,

@@ -17,7 +17,8 @@ from penstock.contract.job import Sampling
 from penstock.engine.filters import draw_filtered
 from penstock.engine.lookahead import Draw
 from penstock.models.lean.choosing import packed_draws
-from penstock.models.lean.linear import Int4
+from penstock.models.lean import fp8
+from penstock.models.lean.linear import Dense, Fp8, Int4
 from penstock.models.lean.torch_ops import TorchOps
 from tests.fixtures.lean import gpu
 
@@ -72,6 +73,55 @@ def test_products_with_four_bits_and_their_wide_copy(place, ops, tokens):
     wanted = TorchOps().product(x, linear)
     found = ops.product(x, replace(linear, wide=linear.widen(torch.float32)))
     assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+@pytest.mark.parametrize("rows", [96, 208])
+@pytest.mark.parametrize("columns", [192, 2048, 4112])
+def test_one_row_with_fp8(place, ops, rows, columns):
+    generator = torch.Generator().manual_seed(rows)
+    bias = torch.randn(rows, generator=generator) if rows == 96 else None
+    dense = Dense(torch.randn(rows, columns, generator=generator), bias)
+    linear = fp8.hold(dense, place, torch.float32)
+    assert isinstance(linear, Fp8)
+    x = torch.randn(1, columns, generator=generator).to(place)
+    wanted = TorchOps().product(x, linear)
+    assert (ops.product(x, linear) - wanted).norm() < 1e-5 * wanted.norm()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_rows_are_rounded_to_fp8_as_torch_does_it(place, kind):
+    from penstock.models.lean.fp8_products import round_rows
+
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(9, 1000, generator=generator) * torch.logspace(-6, 3, 9)[:, None]
+    x[4] = 0
+    x[6, 7] = float("nan")
+    x = x.to(place, kind)
+    values, scales = round_rows(x)
+    wanted, wanted_scales = fp8.round_rows(x)
+    good = [row for row in range(9) if row != 6]
+    assert torch.equal(values[good].float(), wanted[good].float())
+    assert torch.equal(scales[good], wanted_scales[good])
+    assert values[6, 7].isnan()
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 16, 33, 300])
+@pytest.mark.parametrize("biased", [False, True])
+def test_many_rows_with_fp8_are_as_one_alone(place, ops, tokens, biased):
+    device = gpu()
+    if device is None or device.lacks_fp8() is not None:
+        pytest.skip("products of many rows are the GPU library's")
+    generator = torch.Generator().manual_seed(tokens)
+    bias = torch.randn(208, generator=generator) if biased else None
+    dense = Dense(torch.randn(208, 512, generator=generator), bias)
+    linear = fp8.hold(dense, place, torch.bfloat16)
+    assert isinstance(linear, Fp8)
+    x = torch.randn(tokens, 512, generator=generator).to(place, torch.bfloat16)
+    wanted = TorchOps().product(x, linear).float()
+    found = ops.product(x, linear).float()
+    assert (found - wanted).norm() < 4e-3 * wanted.norm()
+    alone = torch.cat([ops.product(x[row : row + 1], linear) for row in range(tokens)]).float()
+    assert (found - alone).norm() < 4e-3 * wanted.norm()
 
 
 def test_choosing_with_filters(place, ops):

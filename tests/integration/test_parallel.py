@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,9 +118,9 @@ def test_blocks_of_four_bits_are_divided_as_they_are(folders):
 def test_a_model_that_cannot_be_divided_is_refused():
     shape = shapes.read(module_of("qwen2"), 64)
     with pytest.raises(NotLean, match="rows have no whole blocks of 64 for 2 ranks"):
-        Part(shape, 0, 2).check(blocks=True)
+        Part(shape, 0, 2).check(block=64)
     with pytest.raises(NotLean, match="4 heads and an MLP of 96 are not divisible by 5"):
-        Part(shape, 0, 5).check(blocks=False)
+        Part(shape, 0, 5).check()
 
 
 @pytest.mark.gpu
@@ -136,3 +137,17 @@ def test_two_gpus_say_what_one_says(folders, backend):
         wanted = texts(lean_of(module, device))
     with closing(loading.load(spec, quiet).model) as model:
         assert texts(model) == wanted
+
+
+@pytest.mark.gpu
+def test_two_gpus_hold_a_model_in_fp8(folders):
+    """Each rounds its own part of a row, so that the text need not be one GPU's; the logits are tried."""
+    device = gpu()
+    if device is None or torch.accelerator.device_count() < 2:
+        pytest.skip("torch sees no two GPUs here")
+    if (lack := device.lacks_fp8()) is not None:
+        pytest.skip(lack)
+    spec = replace(spec_of(folders["blocks"], device=device.kind), format="fp8")
+    with closing(loading.load(spec, quiet).model) as model:
+        assert model.weights.layers[0].down.weight.dtype == torch.float8_e4m3fn
+        assert [len(text) for text in texts(model)] == [NEW] * len(PROMPTS)

@@ -6,6 +6,13 @@ import pytest
 import torch
 
 from penstock.cli import doctor, machine
+from penstock.models import devices
+
+
+@pytest.fixture(autouse=True)
+def fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (devices.Cuda, devices.Xpu):
+        monkeypatch.setattr(kind, "lacks_fp8", lambda self: "an old one has no FP8")
 
 
 @pytest.fixture
@@ -44,6 +51,17 @@ def test_a_torch_without_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -
     found = said(set(), monkeypatch, reach=True)
     assert found.mark == "note"
     assert "no NCCL" in found.found
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("lack", [None, "an old one has no FP8"])
+def test_fp8_is_told(monkeypatch: pytest.MonkeyPatch, lack: str | None) -> None:
+    monkeypatch.setattr(devices.Cuda, "lacks_fp8", lambda self: lack)
+    monkeypatch.setattr("torch.distributed.is_backend_available", lambda name: False)
+    (found,) = [one for one in doctor._devices() if one.subject == "cuda, FP8"]
+    assert (found.mark, found.found) == (
+        ("note", lack) if lack else ("ok", "format = 'fp8' in models.toml is served here")
+    )
 
 
 def test_one_gpu_needs_no_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,30 @@ def test_work_is_warmed_up_captured_and_replayed(library: FakeXpu):
     assert library.captured == ["replayed"]
 
 
+def test_fp8_is_what_a_small_product_shows(library: FakeXpu, monkeypatch: pytest.MonkeyPatch):
+    device = Xpu(1)
+    monkeypatch.setattr(library, "synchronize", lambda place: None)
+    device.torch_device = torch.device("cpu")  # where the small product is really computed
+    monkeypatch.setattr(torch, "_scaled_mm", lambda *given, **how: given[0])
+    assert device.lacks_fp8() is None
+
+    def refuse(*given: Any, **how: Any) -> None:
+        raise RuntimeError("not implemented for 'XPU'\nmore")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    lack = device.lacks_fp8()
+    assert lack is not None
+    assert "multiplies no FP8 on Intel(R) Arc(TM) A770, 16 GiB: not implemented for 'XPU'" in lack
+
+
+def test_gpus_before_ada_have_no_fp8(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 6))
+    monkeypatch.setattr(Cuda, "describe", lambda self: "NVIDIA RTX A6000, 48 GiB")
+    assert Cuda().lacks_fp8() == (
+        "NVIDIA RTX A6000, 48 GiB has no FP8: NVIDIA GPUs from compute capability 8.9 on have"
+    )
+
+
 @pytest.mark.parametrize("device", [Xpu(), Cuda()])
 def test_a_missing_gpu_is_told_with_a_way_out(device: Any):
     if device.missing() is None:
@@ -120,5 +144,6 @@ def test_a_missing_gpu_is_told_with_a_way_out(device: Any):
 def test_a_cpu_is_always_there():
     assert Cpu().missing() is None
     assert not Cpu().captures
+    assert Cpu().lacks_fp8() == "a CPU multiplies no FP8"
     with pytest.raises(NotImplementedError):
         Cpu().capture(lambda: None)

@@ -294,6 +294,12 @@ def test_the_4_bit_twin_inherits_the_entry_but_not_its_names(settings):
     assert resolve("seven-cpu", settings).format == "bf16"
 
 
+def test_fp8_is_a_format_of_the_transformers_backend(settings):
+    write(settings, "[models.llama]\nformat = 'fp8'")
+    spec = resolve("llama-cuda", settings)
+    assert (spec.backend, spec.format) == ("transformers", "fp8")
+
+
 def test_a_chat_template_may_be_a_file_or_the_text_itself(settings):
     (settings.models_file.parent / "v.jinja").write_text("{{ messages }}")
     write(
@@ -318,6 +324,7 @@ def test_a_chat_template_may_be_a_file_or_the_text_itself(settings):
         ("[models.llama]\nbackend = 'vllm'", r"\[models.llama\]: backend: "),
         ("[models.llama]\nformat = 'int3'", r"\[models.llama\]: format = 'int3'"),
         ("[models.llama]\nbackend = 'bigdl'\nformat = 'bf16'", "bigdl holds sym_int4"),
+        ("[models.llama]\nbackend = 'bigdl'\nformat = 'fp8'", "bigdl holds sym_int4"),
         ("[models.llama]\nbackend = 'bigdl'\ndtype = 'bf16'", "dtype: bigdl-llm computes in fp32"),
         ("[models.llama]\nformat = 'bf16'\ndtype = 'fp32'", "dtype = 'fp32' and format = 'bf16'"),
         ("[models.llama]\ngeneration_defaults = {temp = 1}", "generation_defaults.temp: unknown"),

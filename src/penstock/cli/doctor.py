@@ -134,10 +134,19 @@ def _devices() -> Iterator[Finding]:
         names = [one.name for one in found if one.kind == device]
         if names:
             yield Finding(device, "ok", f"{', '.join(names)}: queues named <model>-{device}")
+            yield _fp8(device)
             if len(names) > 1:
                 yield _together(device, len(names))
         else:
             yield Finding(device, "note", "none seen", _without(device))
+
+
+def _fp8(device: str) -> Finding:
+    """Whether the first GPU of a kind multiplies FP8."""
+    lack: str | None = _gpu(device).lacks_fp8()
+    if lack is None:
+        return Finding(f"{device}, FP8", "ok", "format = 'fp8' in models.toml is served here")
+    return Finding(f"{device}, FP8", "note", lack, "bf16 and sym_int4 are served")
 
 
 def _together(device: str, count: int) -> Finding:

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.models.spec import read_config
+from penstock.models.spec import FP8_FORMAT, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,6 +134,8 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
     stored = tensor.count * _WIDTHS.get(tensor.kind, 4)
     if spec.format in _PLAIN:
         return tensor.count * _PLAIN[spec.format]
+    if spec.format == FP8_FORMAT:
+        return _in_fp8(tensor)
     form = spec.format or ("int8" if spec.backend in _OWN_KERNELS else "")
     bits = (LOW_BITS | _OURS).get(form)
     if bits is None:
@@ -141,6 +143,12 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
     if len(tensor.shape) == 2 and "embed" not in tensor.name:  # noqa: PLR2004
         return tensor.count * bits / 8
     return stored if spec.backend in _OWN_KERNELS else tensor.count * 4
+
+
+def _in_fp8(tensor: _Tensor) -> int:
+    """A layer's matrix in FP8 with a scale a row; the rest in bf16."""
+    inside = len(tensor.shape) == 2 and ".layers." in tensor.name  # noqa: PLR2004
+    return tensor.count + 4 * tensor.shape[0] if inside else 2 * tensor.count
 
 
 def _number(config: dict[str, Any], *names: str) -> int:

@@ -3,7 +3,7 @@
 ```toml
 [models.bigdl-7b]
 path = "/srv/models/vicuna-7b"     # by default <models dir>/<name>; relative to this file
-format = "sym_int4"                # bf16 fp16 fp32, or one of bigdl-llm's
+format = "sym_int4"                # bf16 fp16 fp32, fp8 (GPUs), or one of bigdl-llm's
 backend = "bigdl"                  # transformers, bigdl, openvino, native
 dtype = "bf16"                     # transformers: what to compute in
 context_length = 4096
@@ -35,7 +35,7 @@ import msgspec
 from penstock.errors import BadSettings
 
 BIGDL_FORMATS = ("sym_int4", "asym_int4", "sym_int5", "asym_int5", "sym_int8")
-TRANSFORMERS_FORMATS = ("bf16", "fp16", "fp32")
+TRANSFORMERS_FORMATS = ("bf16", "fp16", "fp32", "fp8")
 
 _GENERATION_KEYS = frozenset(
     (

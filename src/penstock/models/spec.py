@@ -29,6 +29,7 @@ MODULES_FILE = "modules.json"
 DEMO_NAME = "demo"
 BIGDL_PREFIX = "bigdl-"
 DEFAULT_LOW_BIT = "sym_int4"
+FP8_FORMAT = "fp8"
 
 _QUEUE = re.compile(
     r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)"

@@ -19,7 +19,9 @@ from penstock.models.assembled import Assembled
 from penstock.models.attention import NotPageable, PagedAttention
 from penstock.models.grouped import GroupedModel, Replay
 from penstock.models.lean import loading as lean
+from penstock.models.lean import low_bit
 from penstock.models.probe import Probe
+from penstock.models.spec import FP8_FORMAT
 from penstock.models.steps import BLOCK_SIZE, build_step
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
 
     :raises ModelNotLoadable: with one line that says why.
     """
+    if spec.format == FP8_FORMAT:
+        return low_bit.load(spec, devices.device_of(spec), progress)
     config = checkpoint.load_config(spec)
     dtype = choose_dtype(spec, config)
     progress(0.05, f"reading {spec.path} as {NAMES[dtype]}")
@@ -236,7 +240,15 @@ def _supports_interface(module: Any) -> bool:
 
 
 def choose_dtype(spec: ModelSpec, config: Any) -> torch.dtype:
-    """What to compute in: the spec's, or the checkpoint's where the device is fast at it."""
+    """What to compute in: the spec's, or the checkpoint's where the device is fast at it.
+
+    :raises ModelNotLoadable: the spec asks for FP8, which only the lean decoder has.
+    """
+    if spec.format == FP8_FORMAT:
+        raise ModelNotLoadable(
+            f"queue {spec.queue!r}: format = 'fp8' is for models that generate text; "
+            f"serve this one with format = 'bf16'"
+        )
     if spec.format is not None:
         return DTYPES[spec.format]
     stored = checkpoint.dtype(spec, config)

@@ -88,6 +88,19 @@ class Accelerator:
         """Make this the calling thread's device: kernels are launched on that."""
         self.library.set_device(self.index)
 
+    def lacks_fp8(self) -> str | None:
+        """Why a small product of FP8 with scales of rows fails; None where it does not."""
+        place = self.torch_device
+        try:
+            values = torch.ones((16, 16), device=place).to(torch.float8_e4m3fn)
+            scales = torch.ones((16, 1), device=place)
+            torch._scaled_mm(values, values.t(), scales, scales.t(), out_dtype=torch.bfloat16)  # noqa: SLF001 - its public face came with torch 2.10
+            self.synchronize()
+        except (RuntimeError, AttributeError) as error:
+            why = str(error).splitlines()[0]
+            return f"torch {torch.__version__} multiplies no FP8 on {self.describe()}: {why}"
+        return None
+
     def reaches(self, away: int) -> bool:
         """Not known of GPUs in general."""
         del away

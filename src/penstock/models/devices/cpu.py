@@ -45,6 +45,10 @@ class Cpu:
     def enter(self) -> None:
         """There is but one."""
 
+    def lacks_fp8(self) -> str | None:
+        """CPUs have no units for it."""
+        return "a CPU multiplies no FP8"
+
     def reaches(self, away: int) -> bool:
         """Ranks on a CPU have no kernels that could."""
         del away

@@ -9,6 +9,7 @@ import torch
 from penstock.models.devices.accelerator import Accelerator
 
 _BF16_SINCE = (8, 0)
+_FP8_SINCE = (8, 9)
 
 
 class Cuda(Accelerator):
@@ -33,6 +34,12 @@ class Cuda(Accelerator):
         if self.built():
             return "is the driver there (nvidia-smi), and is the device handed to the container?"
         return "pip install torch from download.pytorch.org/whl/cu130 (its CUDA build)"
+
+    def lacks_fp8(self) -> str | None:
+        """Ada and Hopper were the first to have it."""
+        if torch.cuda.get_device_capability(self.index) < _FP8_SINCE:
+            return f"{self.describe()} has no FP8: NVIDIA GPUs from compute capability 8.9 on have"
+        return super().lacks_fp8()
 
     def reaches(self, away: int) -> bool:
         """Whether its kernels can write into the memory of the one `away` places after it."""

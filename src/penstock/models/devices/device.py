@@ -46,6 +46,10 @@ class Device(Protocol):
         """Make this the calling thread's device: kernels are launched on that."""
         ...
 
+    def lacks_fp8(self) -> str | None:
+        """Why it cannot multiply FP8 with scales of rows; None where it can."""
+        ...
+
     def reaches(self, away: int) -> bool:
         """Whether its kernels can write into the memory of the one `away` places after it."""
         ...

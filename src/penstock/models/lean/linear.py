@@ -63,12 +63,32 @@ class Int4:
         return (centred * self.scales.float()[:, :, None]).view(rows, 8 * words).to(dtype)
 
 
-Linear: TypeAlias = Dense | Int4
+@dataclass(frozen=True, slots=True)
+class Fp8:
+    """weight (rows, columns) in e4m3 and scales (rows,) float32, one a row; see `lean.fp8`."""
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights."""
+        return self.weight.nbytes + self.scales.nbytes
+
+    def widen(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights that these stand for, (rows, columns)."""
+        return (self.weight.float() * self.scales[:, None]).to(dtype)
+
+
+Linear: TypeAlias = Dense | Int4 | Fp8
 
 
 def join(layers: Sequence[Any]) -> Dense:
     """Several `nn.Linear` with one input as one; they become views of it, so nothing is held twice."""
-    first = layers[0]
+    if len(layers) == 1:
+        (only,) = layers
+        return Dense(only.weight.data, None if only.bias is None else only.bias.data)
     weight = torch.cat([layer.weight.data for layer in layers])
     bias = None
     if any(layer.bias is not None for layer in layers):
@@ -78,7 +98,7 @@ def join(layers: Sequence[Any]) -> Dense:
         rows = layer.weight.shape[0]
         layer.weight.data = weight[start : start + rows]
         start += rows
-    return Dense(weight, bias) if len(layers) > 1 else Dense(first.weight.data, bias)
+    return Dense(weight, bias)
 
 
 def _bias(layer: Any) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""bigdl-llm's sym_int4 on a GPU: the same blocks, by the lean decoder's own kernels."""
+"""bigdl-llm's sym_int4 and FP8 on a GPU, by the lean decoder's own kernels."""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,9 +11,11 @@ import torch
 from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, rope
 from penstock.models.assembled import Assembled
+from penstock.models.lean import fp8
 from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
+from penstock.models.lean.holding import FP8, SYM_INT4, holding_of
 from penstock.models.lean.linear import Int4, from_blocks
 from penstock.models.lean.loading import ops_for
 from penstock.models.lean.model import PipelinedLean
@@ -25,6 +28,7 @@ from penstock.models.weights.matrices import Checkpoint
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
     from penstock.models.devices.device import Device
+    from penstock.models.lean.holding import Holding
     from penstock.models.lean.shape import Shape
     from penstock.models.spec import ModelSpec
 
@@ -32,58 +36,66 @@ _TOLERANCE = 0.1
 
 
 def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
-    """Load a checkpoint, quantised as bigdl-llm does it, or a folder that `save_low_bit` wrote.
+    """Load a checkpoint, quantised as it is read, or a folder that `save_low_bit` wrote.
 
-    Quantising and the reference of the probe run on the CPU, so that the device holds nothing but
-    the blocks.
+    The reference of the probe runs on the CPU, so that the device holds nothing but the weights.
 
     :raises ModelNotLoadable: with one line that says why.
     """
-    module, stored = read(spec, progress)
-    kind = device.compute_dtype(stored, 0)
+    source = read(spec, device, progress)
+    module = source.module
     try:
-        model, module = _build(spec, module, device, kind, progress)
+        model = _build(spec, source, device, progress)
     except NotLean as reason:
+        held, other = source.holding.format, "on cpu, or with format = 'bf16'"
         raise ModelNotLoadable(
-            f"queue {spec.queue!r}: no 4-bit weights on {spec.device} for this model ({reason}); "
-            f"serve it on cpu, or with backend = 'transformers'"
+            f"queue {spec.queue!r}: no {held} on {spec.device} for this model ({reason}); "
+            f"serve it {other if source.holding is SYM_INT4 else other.removeprefix('on cpu, or ')}"
         ) from reason
     progress(0.85, "trying the model")
     error = Probe(module, torch.device("cpu"), _TOLERANCE).error_of(model)
     if not error <= _TOLERANCE:
-        raise ModelNotLoadable(f"{spec.path}: its logits in 4 bit are wrong by {error:.2g}")
+        raise ModelNotLoadable(
+            f"{spec.path}: its logits in {source.holding.format} are wrong by {error:.2g}"
+        )
     return Assembled(
         model=model,
         backend=spec.backend,
-        format=DEFAULT_LOW_BIT,
+        format=source.holding.format,
         architecture=type(module).__name__,
         parameters=checkpoint.parameters(module),
         weights_bytes=model.weights.nbytes,
     )
 
 
-def read(spec: ModelSpec, progress: Progress) -> tuple[Any, torch.dtype]:
-    """The module on the CPU, its weights not quantised yet, and the type that they were stored in.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module on the CPU, its weights not quantised yet. `kind` is what to compute in."""
+
+    module: Any
+    holding: Holding
+    kind: torch.dtype
+
+
+def read(spec: ModelSpec, device: Device, progress: Progress) -> Source:
+    """Read what is to be quantised.
 
     :raises ModelNotLoadable: with one line that says why.
     """
-    if (spec.format or DEFAULT_LOW_BIT) != DEFAULT_LOW_BIT:
-        raise ModelNotLoadable(
-            f"queue {spec.queue!r}: format = {spec.format!r}: a GPU holds {DEFAULT_LOW_BIT}; "
-            f"serve the model on cpu, or with another format"
-        )
+    holding = holding_of(spec, device)
+    assert holding is not None  # noqa: S101 - the caller has seen that it is no plain type
     config = checkpoint.load_config(spec)
     progress(0.05, f"reading {spec.path}")
     if spec.low_bit_folder:
-        module = _widened(spec, config)
-        stored = torch.bfloat16
-    else:
-        stored = checkpoint.dtype(spec, config)
-        module = checkpoint.load_module(spec, config, stored)
-    return module, stored
+        return Source(_widened(spec, config), holding, device.compute_dtype(torch.bfloat16, 0))
+    if holding is FP8:  # matrix units give its products in bf16
+        return Source(checkpoint.load_module(spec, config, torch.bfloat16), holding, torch.bfloat16)
+    stored = checkpoint.dtype(spec, config)
+    module = checkpoint.load_module(spec, config, stored)
+    return Source(module, holding, device.compute_dtype(stored, 0))
 
 
-def prepare(spec: ModelSpec, module: Any) -> Shape:
+def prepare(spec: ModelSpec, module: Any, holding: Holding) -> Shape:
     """Ready a module on the CPU for `weights.quantized`.
 
     :raises NotLean: the module is not of the family.
@@ -92,23 +104,27 @@ def prepare(spec: ModelSpec, module: Any) -> Shape:
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
     shape = shapes.read(module, context_length)
-    all_weights.untie(module)
+    if holding.head:
+        all_weights.untie(module)
     module.set_attn_implementation("eager")
     return shape
 
 
 @torch.inference_mode()
 def _build(
-    spec: ModelSpec, module: Any, device: Device, kind: torch.dtype, progress: Progress
-) -> tuple[PipelinedLean, Any]:
-    """The model on its device, and the module, whose matrices are what the blocks stand for."""
-    shape = prepare(spec, module)
+    spec: ModelSpec, source: Source, device: Device, progress: Progress
+) -> PipelinedLean:
+    """The model on its device; the module then has the matrices that the model's stand for."""
+    module, kind, holding = source.module, source.kind, source.holding
+    shape = prepare(spec, module, holding)
     ops = ops_for(device, shape)
     adopted = all_weights.adopt(module, shape)
-    weights = all_weights.quantized(adopted, device.torch_device, kind, progress)
+    weights = all_weights.quantized(adopted, device.torch_device, kind, holding, progress)
+    if holding is FP8:
+        fp8.round_inputs(module, weights)
     all_weights.widen_if_room(weights, device, kind)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return PipelinedLean(Body(shape, weights, rotary, ops, device)), module
+    return PipelinedLean(Body(shape, weights, rotary, ops, device))
 
 
 def _widened(spec: ModelSpec, config: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn import functional
 
-from penstock.models.lean.linear import Dense
+from penstock.models.lean import fp8
+from penstock.models.lean.linear import Dense, Fp8
 from penstock.models.lean.torch_attention import TorchAttention, norm
 from penstock.models.steps import BLOCK_SIZE
 
@@ -68,6 +69,8 @@ class TorchOps:
 
     def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""
+        if isinstance(linear, Fp8):
+            return fp8.product(x, linear)
         weight = linear.weight if isinstance(linear, Dense) else linear.widen(x.dtype)
         return functional.linear(x, weight, linear.bias)
 

@@ -12,8 +12,10 @@ import torch
 import triton
 from torch.nn import functional
 
+from penstock.models.lean import fp8_products, int4_products
+from penstock.models.lean.int4_products import precision
 from penstock.models.lean.kernels import choose, decode, norm, prefill, products, rotary
-from penstock.models.lean.linear import Dense
+from penstock.models.lean.linear import Dense, Fp8
 from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -30,15 +32,6 @@ _PROGRAMS: Final = 512
 """Programs that keep a GPU busy: with fewer sequences their keys are split."""
 
 _MOST_SPLITS: Final = 32
-_FEW_TOKENS: Final = 128
-"""Rows up to which int4 weights are multiplied as they are; beyond, they are widened first."""
-
-_LEAST_TOKENS: Final = 32
-_MOST_TOKENS: Final = 64
-_TILES: Final = 528
-"""Tiles of a product that keep a GPU busy: with fewer, its columns are cut."""
-
-_MOST_PARTS: Final = 8
 
 
 class TritonOps:
@@ -147,12 +140,14 @@ class TritonOps:
             if len(x) == 1 and x.element_size() == 2:  # noqa: PLR2004 - bytes
                 return _vector_product(x, linear)
             return functional.linear(x, linear.weight, linear.bias)
+        if isinstance(linear, Fp8):
+            return fp8_products.product(x, linear)
         if len(x) == 1:
-            return _int4_vector_product(x, linear)
+            return int4_products.vector_product(x, linear)
         if linear.wide is not None:
             return functional.linear(x, linear.wide, linear.bias)
-        if len(x) <= _FEW_TOKENS:
-            return _int4_product(x, linear)
+        if len(x) <= int4_products.FEW_TOKENS:
+            return int4_products.product(x, linear)
         return functional.linear(x, self._widened(linear, x.dtype), linear.bias)
 
     def choose(self, logits: torch.Tensor, draws: torch.Tensor, chosen: torch.Tensor) -> None:
@@ -211,7 +206,7 @@ def _decode(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
             KV_HEADS=shape.kv_heads,
             GROUP=group,
             PADDED=max(16, triton.next_power_of_2(group)),
-            PRECISION=_precision(qkv),
+            PRECISION=precision(qkv),
             **(GROUPED if qkv.element_size() == 2 else GROUPED_WIDE),  # noqa: PLR2004 - bytes
         )
     if splits > 1:
@@ -251,7 +246,7 @@ def _prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Te
         BLOCK=BLOCK_SIZE,
         QUERIES=queries,
         TILE=64 if half else 32,
-        PRECISION=_precision(qkv),
+        PRECISION=precision(qkv),
         num_warps=8 if queries == 128 and shape.head_size >= 128 else 4,  # noqa: PLR2004
         num_stages=2 if half else 1,
     )
@@ -281,72 +276,8 @@ def _vector_product(x: torch.Tensor, linear: Dense) -> torch.Tensor:
     return out
 
 
-def _int4_vector_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
-    rows, words = linear.packed.shape
-    out = x.new_empty((1, rows))
-    products.int4_vector_product_kernel[(triton.cdiv(rows, 4),)](
-        x,
-        linear.packed,
-        linear.scales,
-        x if linear.bias is None else linear.bias,
-        out,
-        COLUMNS=8 * words,
-        ROWS=rows,
-        BIASED=linear.bias is not None,
-        **INT4_VECTOR,
-    )
-    return out
-
-
-def _int4_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
-    rows, words = linear.packed.shape
-    count = len(x)
-    tokens = min(_MOST_TOKENS, max(_LEAST_TOKENS, triton.next_power_of_2(count)))
-    # float32 has no room for the larger tiles, nor fast units for them.
-    many = tokens > 32 and x.element_size() == 2  # noqa: PLR2004 - tokens, bytes
-    how = INT4_MANY if many else INT4_FEW
-    tiles = triton.cdiv(rows, how["BLOCK_ROWS"]) * triton.cdiv(count, tokens)
-    splits = int4_splits(tiles, words // how["WORDS"])
-    sorted_by_nibbles = x.view(count, -1, 8, 4).transpose(1, 2).contiguous()
-    if splits > 1:
-        out = torch.empty((splits, count, rows), dtype=torch.float32, device=x.device)
-    else:
-        out = x.new_empty((count, rows))
-    products.int4_product_kernel[
-        (triton.cdiv(rows, how["BLOCK_ROWS"]), triton.cdiv(count, tokens), splits)
-    ](
-        sorted_by_nibbles,
-        linear.packed,
-        linear.scales,
-        x if linear.bias is None else linear.bias,
-        out,
-        count,
-        COLUMNS=8 * words,
-        ROWS=rows,
-        TOKENS=tokens,
-        SPLITS=splits,
-        BIASED=linear.bias is not None,
-        PRECISION=_precision(x),
-        **how,
-    )
-    return out.sum(0).to(x.dtype) if splits > 1 else out
-
-
-def int4_splits(tiles: int, most: int) -> int:
-    """Into how many parts the columns are cut, so that a product of few rows fills the device."""
-    splits = 1
-    while tiles * splits * 2 <= _TILES and splits * 2 <= min(most, _MOST_PARTS):
-        splits *= 2
-    return splits
-
-
 def _scale(shape: Shape) -> float:
     return shape.head_size**-0.5 * _LOG2_E
-
-
-def _precision(x: torch.Tensor) -> str:
-    """How the matrix units take float32: as it is, not shortened to tf32."""
-    return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 # Found by trying on an H100; every one is right on any device.
@@ -354,6 +285,3 @@ ALONE: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
 VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 2048, "num_warps": 8, "num_stages": 4}
-INT4_VECTOR: dict[str, Any] = {"PIECES": 128, "num_warps": 2, "num_stages": 1}
-INT4_FEW: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 32, "num_warps": 4, "num_stages": 2}
-INT4_MANY: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 64, "num_warps": 4, "num_stages": 2}

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from penstock.models.lean.linear import Dense, Int4, join, quantize
+from penstock.models.lean.linear import Dense, Fp8, Int4, join
 from penstock.models.lean.ops import HeadNorms
 from penstock.models.lean.shape import NotLean
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
     from penstock.models.devices.device import Device
+    from penstock.models.lean.holding import Holding
     from penstock.models.lean.linear import Linear
     from penstock.models.lean.shape import Shape
 
@@ -65,6 +66,8 @@ class Weights:
 def _tensors_of(linear: Linear) -> list[torch.Tensor]:
     if isinstance(linear, Dense):
         held = [linear.weight, linear.bias]
+    elif isinstance(linear, Fp8):
+        held = [linear.weight, linear.scales, linear.bias]
     else:
         held = [linear.packed, linear.scales, linear.bias, linear.wide]
     return [tensor for tensor in held if tensor is not None]
@@ -110,30 +113,49 @@ def adopt_layer(layer: Any, shape: Shape) -> LayerWeights:
 
 
 def quantized(
-    weights: Weights, device: torch.device, kind: torch.dtype, progress: Progress
+    weights: Weights,
+    device: torch.device,
+    kind: torch.dtype,
+    holding: Holding,
+    progress: Progress,
 ) -> Weights:
-    """The same on `device` with every matrix in bigdl-llm's sym_int4, the rest in `kind`.
+    """The same on `device` with the layers' matrices in a format, the rest in `kind`.
 
-    The embeddings stay as they are. The dense matrices are overwritten with what the blocks stand
-    for, rounded to their type: what a module computes with them is then the blocks' reference.
+    The embeddings stay as they are, and in some formats the head. The dense matrices are
+    overwritten with what the new ones stand for, rounded to their type: what a module computes with
+    them is then the reference.
     """
     layers: list[LayerWeights] = []
     for done, layer in enumerate(weights.layers):
-        progress(0.3 + 0.5 * done / len(weights.layers), "quantising to sym_int4")
-        layers.append(quantized_layer(layer, device, kind))
-    head = shrink(weights.head, device, kind)
+        progress(0.3 + 0.5 * done / len(weights.layers), f"quantising to {holding.format}")
+        layers.append(quantized_layer(layer, device, kind, holding))
     embeddings, norm = weights.embeddings.to(device, kind), weights.norm.to(device, kind)
-    return Weights(embeddings, layers, norm, head)
+    head = weights.head
+    if isinstance(head, Dense) and head.weight.data_ptr() == weights.embeddings.data_ptr():
+        return Weights(embeddings, layers, norm, Dense(embeddings, None))
+    return Weights(embeddings, layers, norm, quantized_head(head, device, kind, holding))
 
 
-def quantized_layer(layer: LayerWeights, device: torch.device, kind: torch.dtype) -> LayerWeights:
+def quantized_head(
+    head: Linear, device: torch.device, kind: torch.dtype, holding: Holding
+) -> Linear:
+    """The head, as `quantized` makes it."""
+    if holding.head or not isinstance(head, Dense):
+        return shrink(head, device, kind, holding)
+    bias = None if head.bias is None else head.bias.to(device, kind)
+    return Dense(head.weight.to(device, kind), bias)
+
+
+def quantized_layer(
+    layer: LayerWeights, device: torch.device, kind: torch.dtype, holding: Holding
+) -> LayerWeights:
     """One layer, as `quantized` makes it."""
     norms = layer.head_norms
     return LayerWeights(
-        qkv=shrink(layer.qkv, device, kind),
-        out=shrink(layer.out, device, kind),
-        gate_up=shrink(layer.gate_up, device, kind),
-        down=shrink(layer.down, device, kind),
+        qkv=shrink(layer.qkv, device, kind, holding),
+        out=shrink(layer.out, device, kind, holding),
+        gate_up=shrink(layer.gate_up, device, kind, holding),
+        down=shrink(layer.down, device, kind, holding),
         norm=layer.norm.to(device, kind),
         second_norm=layer.second_norm.to(device, kind),
         head_norms=None
@@ -142,10 +164,10 @@ def quantized_layer(layer: LayerWeights, device: torch.device, kind: torch.dtype
     )
 
 
-def shrink(linear: Linear, device: torch.device, kind: torch.dtype) -> Linear:
+def shrink(linear: Linear, device: torch.device, kind: torch.dtype, holding: Holding) -> Linear:
     """One matrix, as `quantized` makes it."""
     assert isinstance(linear, Dense)  # noqa: S101 - `adopt` makes no other
-    small = quantize(linear, device, kind)
+    small = holding.hold(linear, device, kind)
     if not isinstance(small, Dense):
         linear.weight.copy_(small.widen(linear.weight.dtype))
     return small

@@ -11,10 +11,11 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices, rope
 from penstock.models import transformers as dense
 from penstock.models.assembled import Assembled
-from penstock.models.lean import low_bit
+from penstock.models.lean import fp8, low_bit
 from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
+from penstock.models.lean.holding import FP8, holding_of
 from penstock.models.lean.loading import ops_for
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.weights import Weights
@@ -23,11 +24,11 @@ from penstock.models.parallel.model import ParallelModel
 from penstock.models.parallel.part import Part
 from penstock.models.parallel.team import Team
 from penstock.models.probe import Probe
-from penstock.models.spec import DEFAULT_LOW_BIT
 
 if TYPE_CHECKING:
     from penstock.models.assembled import Progress
     from penstock.models.devices.device import Device
+    from penstock.models.lean.holding import Holding
     from penstock.models.lean.shape import Shape
     from penstock.models.parallel.team import Order
     from penstock.models.spec import ModelSpec
@@ -38,20 +39,20 @@ _EXACT, _ROUNDED = 1e-3, 0.1  # relative errors of logits that count as equal
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A module on the CPU. `kind` is what to compute in; `blocks`: as sym_int4."""
+    """A module on the CPU. `kind` is what to compute in; `holding` None: its matrices too."""
 
     module: Any
     shape: Shape
     kind: torch.dtype
-    blocks: bool
+    holding: Holding | None
 
     @property
     def format(self) -> str:
-        return DEFAULT_LOW_BIT if self.blocks else dense.NAMES[self.kind]
+        return self.holding.format if self.holding else dense.NAMES[self.kind]
 
     @property
     def tolerance(self) -> float:
-        exact = self.kind == torch.float32 and not self.blocks
+        exact = self.kind == torch.float32 and self.holding is None
         return _EXACT if exact else _ROUNDED
 
 
@@ -83,26 +84,24 @@ def load_part(order: Order) -> Body:
     device = devices.device_of(spec, order.rank)
     source = _read(spec, device, _untold)
     part = _part(spec, source, order.rank)
-    place, module = device.torch_device, source.module
-
-    def held(linear: Any) -> Any:
-        return all_weights.shrink(linear, place, source.kind) if source.blocks else linear
-
+    place, module, kind, holding = device.torch_device, source.module, source.kind, source.holding
     layers: list[all_weights.LayerWeights] = []
     for layer in module.model.layers:
         whole = all_weights.adopt_layer(layer, source.shape)
-        if source.blocks:
-            own = all_weights.quantized_layer(part.layer(whole, _CPU), place, source.kind)
-        else:
+        if holding is None:
             own = part.layer(whole, place)
+        elif holding.of_whole_rows:
+            own = part.layer(all_weights.quantized_layer(whole, place, kind, holding), place)
+        else:
+            own = all_weights.quantized_layer(part.layer(whole, _CPU), place, kind, holding)
         layers.append(own)
         layer.to("meta")  # so that a rank holds no more of the whole than it must
-    head = all_weights.join([module.lm_head])
+    head = part.head(all_weights.join([module.lm_head]), _CPU if holding else place)
     weights = Weights(
-        module.model.embed_tokens.weight.data.to(place, source.kind),
+        module.model.embed_tokens.weight.data.to(place, kind),
         layers,
-        module.model.norm.weight.data.to(place, source.kind),
-        held(part.head(head, _CPU if source.blocks else place)),
+        module.model.norm.weight.data.to(place, kind),
+        head if holding is None else all_weights.quantized_head(head, place, kind, holding),
     )
     return _body(source, part, weights, device)
 
@@ -115,8 +114,10 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     module = source.module
     part = _part(spec, source, 0)
     adopted = all_weights.adopt(module, source.shape)
-    if source.blocks:
-        adopted = all_weights.quantized(adopted, _CPU, source.kind, progress)
+    if source.holding:
+        adopted = all_weights.quantized(adopted, _CPU, source.kind, source.holding, progress)
+        if source.holding is FP8:
+            fp8.round_inputs(module, adopted)
     place = device.torch_device
     weights = Weights(
         adopted.embeddings.to(place),
@@ -158,10 +159,10 @@ def _try(model: ParallelModel, probe: Probe, spec: ModelSpec) -> None:
 def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
     """:raises ModelNotLoadable: with one line that says why."""
     try:
-        if spec.backend == "bigdl":
-            module, stored = low_bit.read(spec, progress)
-            kind = device.compute_dtype(stored, 0)
-            return _Source(module, low_bit.prepare(spec, module), kind, blocks=True)
+        if holding_of(spec, device) is not None:
+            read = low_bit.read(spec, device, progress)
+            shape = low_bit.prepare(spec, read.module, read.holding)
+            return _Source(read.module, shape, read.kind, read.holding)
         config = checkpoint.load_config(spec)
         kind = dense.choose_dtype(spec, config)
         module = checkpoint.load_module(spec, config, kind)
@@ -172,14 +173,14 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
         module.set_attn_implementation("eager")
     except NotLean as reason:
         raise _not_for_several(spec, reason) from reason
-    return _Source(module, shape, kind, blocks=False)
+    return _Source(module, shape, kind, None)
 
 
 def _part(spec: ModelSpec, source: _Source, rank: int) -> Part:
     """:raises ModelNotLoadable: the model cannot be divided so."""
     part = Part(source.shape, rank, spec.tensor_parallel)
     try:
-        part.check(blocks=source.blocks)
+        part.check(source.holding.block if source.holding else 1)
     except NotLean as reason:
         raise _not_for_several(spec, reason) from reason
     return part

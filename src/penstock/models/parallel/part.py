@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from penstock.models.lean.linear import Dense, Int4
+from penstock.models.lean.linear import Dense, Fp8, Int4
 from penstock.models.lean.ops import HeadNorms
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.weights import LayerWeights
@@ -35,8 +35,8 @@ class Part:
     rank: int
     ranks: int
 
-    def check(self, *, blocks: bool) -> None:
-        """Whether the shape can be divided; `blocks`: with rows of whole sym_int4 blocks.
+    def check(self, block: int = 1) -> None:
+        """Whether the shape can be divided, its columns by whole blocks of so many.
 
         :raises NotLean: it cannot.
         """
@@ -48,11 +48,9 @@ class Part:
             )
         if shape.kv_heads % ranks and ranks % shape.kv_heads:
             raise NotLean(f"{shape.kv_heads} key heads cannot be divided among {ranks}")
-        if blocks and (
-            shape.intermediate_size // ranks % q4_0.BLOCK
-            or shape.heads // ranks * shape.head_size % q4_0.BLOCK
-        ):
-            raise NotLean(f"its rows have no whole blocks of {q4_0.BLOCK} for {ranks} ranks")
+        columns = (shape.intermediate_size // ranks, shape.heads // ranks * shape.head_size)
+        if any(count % block for count in columns):
+            raise NotLean(f"its rows have no whole blocks of {block} for {ranks} ranks")
 
     @property
     def shape(self) -> Shape:
@@ -112,6 +110,9 @@ class Part:
         bias = linear.bias.to(place) if linear.bias is not None and not self.rank else None
         if isinstance(linear, Dense):
             return Dense(_own(linear.weight[:, first : first + count], place), bias)
+        if isinstance(linear, Fp8):
+            own = _own(linear.weight[:, first : first + count], place)
+            return Fp8(own, _own(linear.scales, place), bias)
         words, scales = slice(first // 8, (first + count) // 8), _scales(first, count)
         return Int4(
             _own(linear.packed[:, words], place), _own(linear.scales[:, scales], place), bias
@@ -129,10 +130,15 @@ def _rows(linear: Linear, wanted: Sequence[tuple[int, int]], place: torch.device
     bias = None if linear.bias is None else of(linear.bias)
     if isinstance(linear, Dense):
         return Dense(of(linear.weight), bias)
+    if isinstance(linear, Fp8):
+        weight = of(linear.weight.view(torch.uint8)).view(linear.weight.dtype)
+        return Fp8(weight, of(linear.scales), bias)
     return Int4(of(linear.packed), of(linear.scales), bias)
 
 
 def _padded(linear: Linear, rows: int) -> Linear:
+    assert not isinstance(linear, Fp8)  # noqa: S101 - no format in FP8 has the head
+
     def of(tensor: torch.Tensor) -> torch.Tensor:
         missing = rows - len(tensor)
         return functional.pad(tensor, (0,) * (2 * tensor.dim() - 1) + (missing,))

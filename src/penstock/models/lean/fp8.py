@@ -1,0 +1,77 @@
+"""FP8: matrices in e4m3 with a scale a row, met by activations in e4m3 with a scale a token.
+
+A token's scale is that of its own row, whatever else is in a batch: it is rounded alike alone and
+among others. Embeddings, norms and the head stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from penstock.models.lean.linear import Dense, Fp8
+
+if TYPE_CHECKING:
+    from penstock.models.lean.linear import Linear
+    from penstock.models.lean.weights import Weights
+
+E4M3: Final = torch.float8_e4m3fn
+LARGEST: Final = 448.0
+"""Of e4m3: what a row's largest value becomes."""
+
+LEAST: Final = 1e-30
+"""A row's largest value is taken for no less, so that a row of zeros has a scale."""
+
+ALIGNED: Final = 16
+"""Matrix units take rows and columns by so many."""
+
+
+def round_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, columns) in e4m3, and the scales (rows,) float32 that give x back."""
+    wide = x.float()
+    peaks = wide.abs().amax(dim=1).clamp(min=LEAST)
+    return (wide * (LARGEST / peaks)[:, None]).to(E4M3), peaks / LARGEST
+
+
+def hold(dense: Dense, device: torch.device, kind: torch.dtype) -> Linear:
+    """A matrix on `device` in FP8; one that the matrix units do not take is held in `kind`."""
+    rows, columns = dense.weight.shape
+    bias = None if dense.bias is None else dense.bias.to(device, kind)
+    weight = dense.weight.to(device)
+    if rows % ALIGNED or columns % ALIGNED:
+        return Dense(weight.to(kind), bias)
+    return Fp8(*round_rows(weight), bias)
+
+
+def product(x: torch.Tensor, linear: Fp8) -> torch.Tensor:
+    """(T, columns) times a matrix -> (T, rows), by torch's float32: the reference."""
+    values, scales = round_rows(x)
+    summed = torch.nn.functional.linear(values.float(), linear.weight.float())
+    out = summed * scales[:, None] * linear.scales
+    return (out if linear.bias is None else out + linear.bias.float()).to(x.dtype)
+
+
+def round_inputs(module: Any, weights: Weights) -> None:
+    """Have a module of Transformers round what its products are given, where these are in FP8.
+
+    With weights that the matrices stand for, what it computes is then the matrices' reference.
+    """
+    for layer, held in zip(module.model.layers, weights.layers, strict=True):
+        attention, mlp = layer.self_attn, layer.mlp
+        for linear, parts in (
+            (held.qkv, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (held.out, (attention.o_proj,)),
+            (held.gate_up, (mlp.gate_proj, mlp.up_proj)),
+            (held.down, (mlp.down_proj,)),
+        ):
+            for part in parts if isinstance(linear, Fp8) else ():
+                part.register_forward_pre_hook(_rounded)
+
+
+def _rounded(module: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """The input of a product as e4m3 has it."""
+    del module
+    (x,) = given
+    values, scales = round_rows(x.flatten(0, -2))
+    return ((values.float() * scales[:, None]).to(x.dtype).view_as(x),)
