@@ -87,7 +87,9 @@ def test_a_checkpoint_is_held_in_fp8(tiny_llama):
     assert (found.backend, found.format, found.batching) == ("transformers", "fp8", "continuous")
     weights: Any = found.model.weights
     module = checkpoint.load_module(spec, checkpoint.load_config(spec), torch.bfloat16)
-    wanted = fp8.hold(Dense(module.model.layers[1].mlp.down_proj.weight.data, None), CPU, torch.bfloat16)
+    wanted = fp8.hold(
+        Dense(module.model.layers[1].mlp.down_proj.weight.data, None), CPU, torch.bfloat16
+    )
     assert isinstance(wanted, Fp8)
     held = weights.layers[1].down
     assert torch.equal(held.weight.view(torch.uint8), wanted.weight.view(torch.uint8))

@@ -111,9 +111,7 @@ def prepare(spec: ModelSpec, module: Any, holding: Holding) -> Shape:
 
 
 @torch.inference_mode()
-def _build(
-    spec: ModelSpec, source: Source, device: Device, progress: Progress
-) -> PipelinedLean:
+def _build(spec: ModelSpec, source: Source, device: Device, progress: Progress) -> PipelinedLean:
     """The model on its device; the module then has the matrices that the model's stand for."""
     module, kind, holding = source.module, source.kind, source.holding
     shape = prepare(spec, module, holding)

@@ -15,11 +15,11 @@ from torch.nn import functional
 from penstock.models.lean import fp8_products, int4_products
 from penstock.models.lean.int4_products import precision
 from penstock.models.lean.kernels import choose, decode, norm, prefill, products, rotary
-from penstock.models.lean.linear import Dense, Fp8
+from penstock.models.lean.linear import Dense, Fp8, Int4
 from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from penstock.models.lean.linear import Int4, Linear
+    from penstock.models.lean.linear import Linear
     from penstock.models.lean.ops import AttentionLayer
     from penstock.models.lean.shape import Shape
     from penstock.models.lean.step import Step
@@ -136,12 +136,15 @@ class TritonOps:
 
     def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""
-        if isinstance(linear, Dense):
-            if len(x) == 1 and x.element_size() == 2:  # noqa: PLR2004 - bytes
-                return _vector_product(x, linear)
-            return functional.linear(x, linear.weight, linear.bias)
         if isinstance(linear, Fp8):
             return fp8_products.product(x, linear)
+        if isinstance(linear, Int4):
+            return self._int4_product(x, linear)
+        if len(x) == 1 and x.element_size() == 2:  # noqa: PLR2004 - bytes
+            return _vector_product(x, linear)
+        return functional.linear(x, linear.weight, linear.bias)
+
+    def _int4_product(self, x: torch.Tensor, linear: Int4) -> torch.Tensor:
         if len(x) == 1:
             return int4_products.vector_product(x, linear)
         if linear.wide is not None:
