@@ -399,6 +399,8 @@ def eight_bits(
     """The same model in FP8, in the place of its weights."""
     body = model.body
     place, kind = body.device.torch_device, body.kind
+    model.allocate(0)
+    torch.accelerator.empty_cache()
     with torch.inference_mode():
         weights = quantized(model.weights, place, kind, FP8, lambda *_: None)
     replace_weights(model, weights)

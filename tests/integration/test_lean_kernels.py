@@ -86,15 +86,17 @@ def activations(place: torch.device, rows: int, columns: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("rows", [96, 208])
 @pytest.mark.parametrize("columns", [192, 2048, 4112])
-def test_one_row_with_fp8(place, ops, rows, columns):
+@pytest.mark.parametrize("tokens", [1, 3, 16])
+def test_few_rows_with_fp8(place, ops, rows, columns, tokens):
     generator = torch.Generator().manual_seed(rows)
     bias = torch.randn(rows, generator=generator) if rows == 96 else None
     dense = Dense(torch.randn(rows, columns, generator=generator), bias)
     linear = fp8.hold(dense, place, torch.float32)
     assert isinstance(linear, Fp8)
-    x = activations(place, 1, columns)
-    wanted = TorchOps().product(x, linear)
-    assert (ops.product(x, linear) - wanted).norm() < 1e-5 * wanted.norm()
+    x = activations(place, tokens, columns)
+    wanted, found = TorchOps().product(x, linear), ops.product(x, linear)
+    size = wanted.norm(dim=1)  # each row by itself: they differ by powers of ten
+    assert ((found - wanted).norm(dim=1) < 1e-3 * size).all()  # units sum up in fewer bits
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -112,7 +114,7 @@ def test_rows_are_rounded_to_fp8_as_torch_does_it(place, kind):
     assert place.type == "cpu" or values[6, 7].isnan()  # the interpreter knows none
 
 
-@pytest.mark.parametrize("tokens", [2, 3, 16, 33, 300])
+@pytest.mark.parametrize("tokens", [2, 16, 17, 64, 300])
 @pytest.mark.parametrize("biased", [False, True])
 def test_many_rows_with_fp8_are_as_one_alone(place, ops, tokens, biased):
     device = gpu()
@@ -126,9 +128,9 @@ def test_many_rows_with_fp8_are_as_one_alone(place, ops, tokens, biased):
     x = torch.randn(tokens, 512, generator=generator).to(place, torch.bfloat16)
     wanted = TorchOps().product(x, linear).float()
     found = ops.product(x, linear).float()
-    assert (found - wanted).norm() < 4e-3 * wanted.norm()
+    assert (found - wanted).norm() < 1e-2 * wanted.norm()
     alone = torch.cat([ops.product(x[row : row + 1], linear) for row in range(tokens)]).float()
-    assert (found - alone).norm() < 4e-3 * wanted.norm()
+    assert (found - alone).norm() < 1e-2 * wanted.norm()
 
 
 def test_choosing_with_filters(place, ops):

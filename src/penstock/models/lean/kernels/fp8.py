@@ -1,10 +1,9 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""FP8: activations rounded to e4m3 with a scale a row, and the product of one row.
+"""FP8: activations rounded to e4m3 with a scale a row, and products of few rows.
 
-Both kernels here round alike, and as `penstock.models.lean.fp8` does: products of many rows are the
-vendor's library's.
+Products of many rows are the vendor's library's.
 """
 
 from __future__ import annotations
@@ -32,63 +31,48 @@ def round_rows_kernel(
 
 
 @triton.jit
-def vector_product_kernel(
-    x_ptr,
+def product_kernel(
+    values_ptr,
+    x_scales_ptr,
     weight_ptr,
     scales_ptr,
     bias_ptr,
     out_ptr,
+    count,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BIASED: tl.constexpr,
 ):
-    """Out (ROWS) = weight (ROWS, COLUMNS) in e4m3 @ x (COLUMNS), rounded first; four rows a program.
+    """Out (count, ROWS) = values (count, COLUMNS) @ weight (ROWS, COLUMNS) transposed, and scaled.
 
-    Each program finds x's largest value anew: x is small and near, a kernel before this one is not.
-    The four rows are written out, not a dimension of the tile: x then has the layout of a row.
+    The matrix units take e4m3 as it is: no conversions, of which a GPU has time for fewer than it
+    reads weights. A program has a few rows for all tokens, so that each weight is read once.
     """
-    row = tl.program_id(0).to(tl.int64) * 4
-    row_a = tl.minimum(row, ROWS - 1)  # those past the end are the last row again
-    row_b = tl.minimum(row + 1, ROWS - 1)
-    row_c = tl.minimum(row + 2, ROWS - 1)
-    row_d = tl.minimum(row + 3, ROWS - 1)
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows_inside = rows < ROWS
+    token = tl.arange(0, TOKENS)
+    tokens_inside = token < count
     offsets = tl.arange(0, BLOCK_COLUMNS)
-    peaks = tl.full((BLOCK_COLUMNS,), LEAST, tl.float32)
-    for start in range(0, COLUMNS, BLOCK_COLUMNS):
-        x = tl.load(x_ptr + start + offsets, mask=start + offsets < COLUMNS, other=0.0)
-        peaks = tl.maximum(peaks, tl.abs(x.to(tl.float32)))
-    peak = tl.max(peaks, 0)
-    inverse = tl.div_rn(LARGEST, peak)
-    part_a = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    part_b = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    part_c = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    part_d = tl.zeros((BLOCK_COLUMNS,), tl.float32)
+    at = weight_ptr + rows.to(tl.int64)[:, None] * COLUMNS + offsets[None, :]
+    values_at = values_ptr + token[None, :] * COLUMNS + offsets[:, None]
+    summed = tl.zeros((BLOCK_ROWS, TOKENS), tl.float32)
     for start in range(0, COLUMNS, BLOCK_COLUMNS):
         inside = start + offsets < COLUMNS
-        at = weight_ptr + start + offsets
-        weight_a = tl.load(at + row_a * COLUMNS, mask=inside, other=0.0)
-        weight_b = tl.load(at + row_b * COLUMNS, mask=inside, other=0.0)
-        weight_c = tl.load(at + row_c * COLUMNS, mask=inside, other=0.0)
-        weight_d = tl.load(at + row_d * COLUMNS, mask=inside, other=0.0)
-        x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-        x = (x * inverse).to(tl.float8e4nv).to(tl.float32)
-        part_a += weight_a.to(tl.float32) * x
-        part_b += weight_b.to(tl.float32) * x
-        part_c += weight_c.to(tl.float32) * x
-        part_d += weight_d.to(tl.float32) * x
-    scale = tl.div_rn(peak, LARGEST)
-    out_a = tl.sum(part_a, 0) * scale * tl.load(scales_ptr + row_a)
-    out_b = tl.sum(part_b, 0) * scale * tl.load(scales_ptr + row_b)
-    out_c = tl.sum(part_c, 0) * scale * tl.load(scales_ptr + row_c)
-    out_d = tl.sum(part_d, 0) * scale * tl.load(scales_ptr + row_d)
+        weight = tl.load(at + start, mask=rows_inside[:, None] & inside[None, :], other=0.0)
+        values = tl.load(
+            values_at + start, mask=inside[:, None] & tokens_inside[None, :], other=0.0
+        )
+        summed = tl.dot(weight, values, summed)
+    scale = tl.load(scales_ptr + rows, mask=rows_inside, other=0.0)
+    x_scale = tl.load(x_scales_ptr + token, mask=tokens_inside, other=0.0)
+    out = summed * x_scale[None, :] * scale[:, None]
     if BIASED:
-        out_a += tl.load(bias_ptr + row_a).to(tl.float32)
-        out_b += tl.load(bias_ptr + row_b).to(tl.float32)
-        out_c += tl.load(bias_ptr + row_c).to(tl.float32)
-        out_d += tl.load(bias_ptr + row_d).to(tl.float32)
-    kind = out_ptr.dtype.element_ty
-    tl.store(out_ptr + row_a, out_a.to(kind))
-    tl.store(out_ptr + row_b, out_b.to(kind))
-    tl.store(out_ptr + row_c, out_c.to(kind))
-    tl.store(out_ptr + row_d, out_d.to(kind))
+        out += tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)[:, None]
+    tl.store(
+        out_ptr + token[None, :] * ROWS + rows[:, None],
+        out.to(out_ptr.dtype.element_ty),
+        mask=rows_inside[:, None] & tokens_inside[None, :],
+    )
