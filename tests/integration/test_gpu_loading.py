@@ -10,7 +10,7 @@ from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
-from penstock.models.lean.model import LeanModel
+from penstock.models.lean.model import LeanModel, PipelinedLean
 from penstock.models.spec import resolve
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
@@ -83,3 +83,34 @@ def test_other_architectures_run_by_transformers(device, tmp_path):
     assert not isinstance(loaded.model, LeanModel)
     assert loaded.card.batching == "continuous"
     assert len(answer(loaded)) == NEW
+
+
+def test_spare_places_are_in_the_graphs(device, models_dir):
+    """Answers of dead workers go on beside full slots, each where it was, by graphs and a step ahead."""
+    settings = Settings(models_dir=models_dir, spare_slots=1.0)
+    spec = resolve(f"tiny-llama-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert isinstance(loaded.model, PipelinedLean)
+    assert (loaded.card.slots, loaded.card.spare_slots, loaded.options.slots) == (3, 3, 6)
+    module = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
+    prompts = [[token + job for token in PROMPT] for job in range(6)]
+    wanted: list[list[int]] = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        whole = module.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        wanted.append(whole[0, len(prompt) :].tolist())
+    told = Transcript()
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, told)
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=NEW, ignore_eos=True)
+    known = [answer[:5] if job >= 3 else [] for job, answer in enumerate(wanted)]
+    told.start.update({str(job): len(tokens) for job, tokens in enumerate(known)})
+    engine._turn(
+        [
+            SequenceRequest(str(job), prompt, sampling, generated_token_ids=known[job])
+            for job, prompt in enumerate(prompts)
+        ]
+    )
+    while len(told.ends) < len(prompts):
+        engine._turn([])
+    for job, answer in enumerate(wanted):
+        assert [*known[job], *told.tokens[str(job)]] == answer
