@@ -71,6 +71,12 @@ class Probe:
         model.allocate(0)
         return self._distance(got.cpu(), self._wanted)
 
+    def drift(self) -> float:
+        """Relative error of what the module gives now, having been changed since."""
+        return self._distance(
+            torch.cat((self._plain(self._long), self._plain(self._short))), self._wanted
+        )
+
     @torch.inference_mode()
     def _plain(self, token_ids: list[int]) -> torch.Tensor:
         """(tokens, vocab) float32 on the CPU."""

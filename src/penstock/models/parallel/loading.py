@@ -11,7 +11,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, devices, rope
 from penstock.models import transformers as dense
 from penstock.models.assembled import Assembled
-from penstock.models.lean import fp8, low_bit
+from penstock.models.lean import low_bit
 from penstock.models.lean import shape as shapes
 from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
@@ -116,8 +116,6 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     adopted = all_weights.adopt(module, source.shape)
     if source.holding:
         adopted = all_weights.quantized(adopted, _CPU, source.kind, source.holding, progress)
-        if source.holding is FP8:
-            fp8.round_inputs(module, adopted)
     place = device.torch_device
     weights = Weights(
         adopted.embeddings.to(place),
@@ -132,7 +130,11 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     model = ParallelModel(body, team, group)
     progress(0.85, "trying the model")
     try:
-        _try(model, Probe(module, _CPU, source.tolerance), spec)
+        if source.holding is FP8:
+            probe = low_bit.probe_of(module, adopted, source.holding)
+        else:
+            probe = Probe(module, _CPU, source.tolerance)
+        _try(model, probe, spec)
     except BaseException:
         model.close()
         raise
