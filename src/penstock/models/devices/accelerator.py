@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
@@ -90,11 +90,11 @@ class Accelerator:
 
     def lacks_fp8(self) -> str | None:
         """Why a small product of FP8 with scales of rows fails; None where it does not."""
-        place = self.torch_device
+        place, library = self.torch_device, cast("Any", torch)
         try:
             values = torch.ones((16, 16), device=place).to(torch.float8_e4m3fn)
             scales = torch.ones((16, 1), device=place)
-            torch._scaled_mm(values, values.t(), scales, scales.t(), out_dtype=torch.bfloat16)  # noqa: SLF001 - its public face came with torch 2.10
+            library._scaled_mm(values, values.t(), scales, scales.t(), out_dtype=torch.bfloat16)  # noqa: SLF001 - its public face came with torch 2.10
             self.synchronize()
         except (RuntimeError, AttributeError) as error:
             why = str(error).splitlines()[0]

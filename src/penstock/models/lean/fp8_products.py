@@ -27,8 +27,8 @@ def product(x: torch.Tensor, linear: Fp8) -> torch.Tensor:
     values, scales = round_rows(x)
     if len(x) <= FEW_TOKENS:
         return few_product(values, scales, linear, x.dtype)
-    # Its public face came with torch 2.10.
-    return torch._scaled_mm(  # noqa: SLF001
+    library: Any = torch  # the public face of this came with torch 2.10
+    return library._scaled_mm(  # noqa: SLF001
         values,
         linear.weight.t(),
         scales[:, None],
