@@ -131,7 +131,7 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     progress(0.85, "trying the model")
     try:
         if source.holding is FP8:
-            probe = low_bit.probe_of(module, adopted, source.holding)
+            probe = low_bit.probe_of(module, adopted, FP8)
         else:
             probe = Probe(module, _CPU, source.tolerance)
         _try(model, probe, spec)
