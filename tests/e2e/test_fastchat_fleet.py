@@ -145,7 +145,7 @@ def gone_within_seconds(client: httpx.Client, worker: Running) -> None:
     def listed() -> list[str]:
         return client.post("/list_models").json()["models"]
 
-    assert listed() == [MODEL]
+    wait_until(lambda: listed() == [MODEL], 5.0)  # it has only just begun to serve
     worker.kill()
     wait_until(lambda: listed() == [], 5.0)
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == []

@@ -6,7 +6,6 @@ import pytest
 
 from tests.unit.test_workers_heartbeat import Desk as HeartbeatDesk
 from tests.unit.test_workers_pool import Desk
-from workers.held import Outcome
 
 
 def tell(desk: Desk, *, rest: bool) -> None:
@@ -17,11 +16,10 @@ def tell(desk: Desk, *, rest: bool) -> None:
 @pytest.mark.parametrize("slots", [{"a": 2}, {"a": 2, "b": 1}])
 def test_a_resting_worker_consumes_nothing_and_then_again(slots: dict[str, int]):
     desk = Desk(**slots)
-    queues = set(desk.consumer.queues)
     tell(desk, rest=True)
-    assert desk.consumer.queues == set()
+    assert desk.channel.paused == set(desk.station.lanes)
     tell(desk, rest=False)
-    assert desk.consumer.queues == queues
+    assert desk.channel.paused == frozenset()
 
 
 def test_a_bell_that_comes_to_a_resting_worker_is_put_back_for_others():
@@ -32,28 +30,13 @@ def test_a_bell_that_comes_to_a_resting_worker_is_put_back_for_others():
     assert desk.station.tickets == []
 
 
-def test_a_slot_that_becomes_free_takes_no_bell_of_its_own_while_resting():
+def test_a_queue_that_the_station_looks_into_itself_is_not_consumed_when_the_rest_ends():
     desk = Desk(a=1, b=1)
-    desk.ring("a-cpu")
-    assert "a-cpu" not in desk.consumer.queues  # full
+    desk.pool.consume("a-cpu", False)
     tell(desk, rest=True)
-    desk.station.tickets[0].done(Outcome.ENDED)
-    assert len(desk.station.tickets) == 1
+    assert desk.channel.paused == {"a-cpu", "b-cpu"}
     tell(desk, rest=False)
-    assert desk.consumer.queues == {"a-cpu", "b-cpu"}
-    desk.ring("a-cpu")
-    assert len(desk.station.tickets) == 2
-
-
-def test_a_full_queue_goes_on_when_a_slot_is_free_not_when_the_rest_ends():
-    desk = Desk(a=1, b=1)
-    desk.ring("a-cpu")
-    tell(desk, rest=True)
-    tell(desk, rest=False)
-    assert desk.consumer.queues == {"b-cpu"}
-    desk.station.tickets[0].done(Outcome.ENDED)
-    desk.station.tickets[1].done(Outcome.EMPTY)
-    assert desk.consumer.queues == {"a-cpu", "b-cpu"}
+    assert desk.channel.paused == {"a-cpu"}
 
 
 def test_the_heartbeat_hands_the_operators_wish_on():
