@@ -14,7 +14,8 @@ from penstock.contract.events import Event, Failed, Finished, FinishReason, Toke
 from penstock.contract.utility import UtilityReply
 from penstock.errors import StoreUnavailable
 from penstock.transport import connection, keys, scripting
-from penstock.transport.queue import Row, _retry_after_s, _row_arguments
+from penstock.transport.queue import Row, _retry_after_s
+from penstock.transport.worker_queue import _row_arguments
 
 
 @pytest.mark.parametrize(
