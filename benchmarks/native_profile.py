@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks import conditions
+from benchmarks import conditions, engines
 from benchmarks.cpu_engine import SHAPES, write_model
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Sampling
@@ -67,12 +67,7 @@ def steps(
         prompt_ids = [rng.randrange(3, 500) for _ in range(prompt)]
         engine.submit(SequenceRequest(str(job), prompt_ids, sampling))
     told.append((time.perf_counter(), streams, model.phases_s()))
-    engine.start()
-    while ended < streams:
-        if engine.failure is not None:
-            raise engine.failure
-        time.sleep(0.01)
-    engine.stop()
+    engines.run(engine, lambda: ended == streams)
     first = 1 if tokens == 1 else 2  # the first step computes the prompts
     pairs = list(zip(told[first - 1 :], told[first:], strict=False))
     wall_s = [after[0] - before[0] for before, after in pairs]

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import conditions
+from benchmarks import conditions, engines
 from benchmarks.cpu_engine import SHAPES, write_model
 from penstock.contract.events import Finished
 from penstock.contract.job import ChatPrompt, Sampling
@@ -83,12 +83,7 @@ def measure(
             ignore_eos=load != "questions",
         )
         engine.submit(SequenceRequest(str(job), prompt, sampling, joins_prompt=False))
-    engine.start()
-    while ended < streams:
-        if engine.failure is not None:
-            raise engine.failure
-        time.sleep(0.01)
-    engine.stop()
+    engines.run(engine, lambda: ended == streams)
     figures = engine.load()
     rate = (figures.generated_tokens_total - streams) / (times_s[-1] - times_s[0])
     drafted = figures.drafted_tokens_total
