@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import redis
+from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, SentinelChannel, SentinelTransport, Transport
+
+logger = get_logger(__name__)
 
 
 class Steady:
@@ -32,6 +35,13 @@ class Steady:
         """
         self.paused = queues
         self._update_queue_cycle()  # type: ignore[attr-defined]
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Put a bell back; one that a lost connection holds goes back when that is made anew."""
+        try:
+            super().basic_reject(delivery_tag, requeue)  # type: ignore[misc]
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            logger.warning("A doorbell goes back when Redis answers again: %s", error)
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:

@@ -41,6 +41,21 @@ def test_a_channel_that_was_closed_has_lost_its_connection(kind: Any) -> None:
         channel._connparams()
 
 
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.TimeoutError("slow")])
+def test_a_bell_that_cannot_be_put_back_now_is_no_fault(
+    error: redis.RedisError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reject(_tag: str, *, requeue: bool) -> None:
+        assert requeue
+        raise error
+
+    channel: Any = SteadyChannel.__new__(SteadyChannel)
+    monkeypatch.setattr(SteadyChannel, "qos", SimpleNamespace(reject=reject))
+    with caplog.at_level("WARNING"):
+        channel.basic_reject("tag", requeue=True)
+    assert str(error) in caplog.text
+
+
 async def test_no_connection_introduces_itself() -> None:
     broker.install()
     settings = Settings()
