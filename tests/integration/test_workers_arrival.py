@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 from penstock.contract.events import Finished
 from penstock.transport import keys
 from tests.fixtures.jobs import wait_until, wait_until_async
-from tests.fixtures.processes import ROOT
+from tests.fixtures.processes import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,19 +27,8 @@ LONG = 400
 
 def pool_of(redis_url: str) -> dict[str, Any]:
     """What the only worker's pool says of itself to remote control."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers", "inspect", "stats", "-j", "-t", "10"],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
-            "PENSTOCK_REDIS_URL": redis_url,
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = inspect(redis_url, "stats", "-j", "-t", "10")
+    done.check_returncode()
     (stats,) = json.loads(done.stdout.splitlines()[-1]).values()
     return stats["pool"]
 

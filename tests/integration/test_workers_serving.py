@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +13,7 @@ from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.contract.utility import Detokenize, Render, Tokenize
 from penstock.errors import InvalidParameter
 from tests.fixtures.jobs import wait_until, wait_until_async
-from tests.fixtures.processes import ROOT, card_of
+from tests.fixtures.processes import card_of, inspect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,24 +160,8 @@ async def test_remote_control_sees_the_worker(
 ):
     processes.start_worker(QUEUE, redis_url, models_dir)
 
-    def inspect(what: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "workers", "inspect", what, "-t", "5"],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
-                "PENSTOCK_REDIS_URL": redis_url,
-            },
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        return done.stdout
-
-    assert wait_until(lambda: "pong" in inspect("ping"), 30.0)
-    assert "workers.pool:EnginePool" in inspect("stats")
+    assert wait_until(lambda: "pong" in inspect(redis_url, "ping", "-t", "5").stdout, 30.0)
+    assert "workers.pool:EnginePool" in inspect(redis_url, "stats", "-t", "5").stdout
 
 
 async def test_an_engine_that_hangs_ends_the_process(
