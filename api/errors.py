@@ -68,6 +68,7 @@ TABLE: Final[Mapping[type[errors.PenstockError], Answer]] = {
     errors.PenstockError: Answer(500, SERVER),
 }
 
+INTERNAL_ERROR: Final = errors.PenstockError.code
 CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's status for a client that went away; it is only ever logged."""
 
@@ -78,6 +79,11 @@ def answer_of(error: errors.PenstockError) -> Answer:
         if kind in TABLE:
             return TABLE[kind]
     raise TypeError(f"{type(error).__name__} is no PenstockError")
+
+
+def internal_error() -> errors.PenstockError:
+    """Return what a client hears of an exception that nobody expected; its text is for the log."""
+    return errors.PenstockError("Internal error")
 
 
 def openai_body(message: str, kind: str, *, param: str | None, code: str | None) -> dict[str, Any]:

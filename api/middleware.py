@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 
-from api.errors import CLIENT_CLOSED_REQUEST
+from api.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR
 from api.keys import Caller
 from penstock.logs import about
 from penstock.redaction import redacted
@@ -33,7 +33,6 @@ access = logging.getLogger("penstock.access")
 logger = logging.getLogger("penstock.api")
 
 SCOPE_KEY: Final = "penstock.record"
-INTERNAL_ERROR: Final = "internal_error"
 DEADLINE_KEY: Final = "penstock.deadline_s"
 """Of a scope that the process itself has made, for a batch."""
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -161,7 +160,7 @@ class RequestContext:
             except Exception:
                 logger.exception("request %s failed", request_id)
                 record.error_code = INTERNAL_ERROR
-                if record.status:  # the stream has begun: cutting it is all that is left
+                if record.status:  # what has begun can only be cut; a `FramedResponse` ends itself
                     raise
                 answer = self._broken(HTTPConnection(scope))
                 await answer(scope, receive, send_with_id)

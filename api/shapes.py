@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Final
 import api.anthropic
 import api.fastchat
 from api.anthropic.route import REQUEST_ID_HEADER, anthropic_response, error_body
-from api.errors import INVALID, SERVER, json_response, openai_body, openai_response
+from api.errors import INVALID, internal_error, json_response, openai_body, openai_response
 from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.fastchat.route import error_response
 from api.lingering import LingeringResponse
-from api.middleware import INTERNAL_ERROR, record_of
-from penstock.errors import BodyTooLarge, InvalidParameter, PenstockError
+from api.middleware import record_of
+from penstock.errors import BodyTooLarge, InvalidParameter
 
 if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
     from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
+
+    from penstock.errors import PenstockError
 
 CODES: Final = {404: "unknown_url", 405: "method_not_allowed"}
 
@@ -55,11 +57,4 @@ def refused(request: Request, error: HTTPException) -> Response:
 
 def broken(connection: HTTPConnection) -> Response:
     """Return the answer to an exception that nobody expected; its text stays in the log."""
-    record, path, message = record_of(connection), connection.url.path, "Internal error"
-    if api.fastchat.speaks(path):
-        return error_response(path, error_object(PenstockError(message)))
-    if api.anthropic.speaks(path):
-        record.headers[REQUEST_ID_HEADER] = record.request_id
-        body = error_body(500, message, record.request_id, code=INTERNAL_ERROR)
-        return json_response(body, 500)
-    return json_response(openai_body(message, SERVER, param=None, code=INTERNAL_ERROR), 500)
+    return shaped(connection, internal_error())

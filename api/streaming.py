@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -9,19 +10,21 @@ import msgspec
 from starlette.responses import Response
 
 from api.disconnect import CLIENT_GONE, ClientGone, until_disconnect
-from api.errors import openai_error
+from api.errors import internal_error, openai_error
 from api.middleware import SCOPE_KEY
 from penstock.errors import PenstockError
 from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
     from api.generation import Generation
     from api.middleware import RequestRecord
     from penstock.contract.events import Finished, Tokens
+
+logger = logging.getLogger("penstock.api")
 
 KEEPALIVE: Final = b": keep-alive\n"
 """A comment. No blank line: OpenAI's SDK takes one after an `id:` for an event without data."""
@@ -36,16 +39,16 @@ class FramedResponse(Response):
     """Writes what `frames` yields, and closes it when the client goes.
 
     The status waits for the first frame: an error that comes before it is raised to the
-    application's error handlers and gets its true status; `last` makes a frame of a later one,
-    which ends the stream. Whoever makes `frames` yields a keep-alive in time, so that the first one
-    is no long wait.
+    application's error handlers and gets its true status; `last` makes the frames of a later one,
+    which end the stream, whether the error was expected or not. Whoever makes `frames` yields a
+    keep-alive in time, so that the first one is no long wait.
     """
 
     def __init__(
         self,
         frames: AsyncGenerator[bytes, None],
         *,
-        last: Callable[[PenstockError], bytes] | None = None,
+        last: Callable[[PenstockError], Awaitable[bytes]],
         media_type: str | None = "text/event-stream",
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -58,7 +61,7 @@ class FramedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the frames end or the client goes.
 
-        :raises PenstockError: before the first frame.
+        :raises Exception: before the first frame, or from `last`.
         """
         try:
             await until_disconnect(receive, self._write(send, scope[SCOPE_KEY]))
@@ -75,11 +78,9 @@ class FramedResponse(Response):
                         await self._begin(send)
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
         except Exception as error:
-            told = error if isinstance(error, PenstockError) else as_unavailable(error)
-            if not begun or self._last is None or told is None:
+            if not begun:
                 raise
-            record.error_code = told.code
-            body = self._last(told)
+            body = await self._last(_told(error, record))
             await send({"type": "http.response.body", "body": body, "more_body": True})
         if not begun:
             await self._begin(send)
@@ -88,6 +89,16 @@ class FramedResponse(Response):
     async def _begin(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
+
+
+def _told(error: Exception, record: RequestRecord) -> PenstockError:
+    """Return what a client may know of an error in mid-stream; what it may not goes to the log."""
+    told = error if isinstance(error, PenstockError) else as_unavailable(error)
+    if told is None:
+        logger.error("request %s failed in mid-stream", record.request_id, exc_info=error)
+        told = internal_error()
+    record.error_code = told.code
+    return told
 
 
 class EventWriter(Protocol):
@@ -102,7 +113,7 @@ class EventWriter(Protocol):
         ...
 
 
-def error_frame(error: PenstockError) -> bytes:
+async def error_frame(error: PenstockError) -> bytes:
     """Return the event that ends a stream which has begun and cannot be finished."""
     return b"data: " + msgspec.json.encode(openai_error(error)) + b"\n\n"
 

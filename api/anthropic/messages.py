@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -57,7 +58,7 @@ async def create_message(request: Request) -> Response:
     if asked.stream:
         return FramedResponse(
             _frames(generation, writer),
-            last=lambda error: _error_frame(error, record.request_id),
+            last=partial(_error_frame, record.request_id),
             headers=generation.headers,
         )
     message = await until_disconnect(request.receive, _collect(generation, writer))
@@ -108,7 +109,7 @@ async def _frames(generation: Generation, writer: MessageWriter) -> AsyncGenerat
                 yield written
 
 
-def _error_frame(error: PenstockError, request_id: str) -> bytes:
+async def _error_frame(request_id: str, error: PenstockError) -> bytes:
     """Return the event that ends a stream which has begun and cannot be finished."""
     body = error_object(error, request_id)
     return frame("error", error=body["error"], request_id=request_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,16 +13,13 @@ from api.generation import collect, usage_of
 from api.openai.best_of import likelihood
 from api.openai.logprobs import CompletionLogprobs
 from penstock.contract.events import Tokens, Usage
-from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from api.generation import Generation
-    from api.middleware import RequestRecord
     from penstock.contract.events import Finished
-
-logger = logging.getLogger("penstock.api")
+    from penstock.errors import PenstockError
 
 KEEPALIVE: Final = END
 """An empty object is skipped by all of FastChat's clients, and keeps their time-outs away."""
@@ -88,26 +84,24 @@ def frame(content: dict[str, Any]) -> bytes:
     return msgspec.json.encode(content) + END
 
 
-async def stream_frames(
-    generation: Generation, record: RequestRecord
-) -> AsyncGenerator[bytes, None]:
-    """Yield the frames of an answer; an error is the last one."""
+async def error_frame(error: PenstockError) -> bytes:
+    """Return the object that ends a stream which has begun and cannot be finished."""
+    return frame(error_object(error))
+
+
+async def stream_frames(generation: Generation) -> AsyncGenerator[bytes, None]:
+    """Yield the frames of an answer.
+
+    :raises PenstockError: as `Generation.events`.
+    """
     answer = Cumulative()
-    try:
-        async with aclosing(generation.events()) as events:
-            async for item in events:
-                if item is None:
-                    yield KEEPALIVE
-                elif answer.take(item[1]):
-                    yield frame(answer.object(ended=False))
-        yield frame(answer.object(ended=True))
-    except PenstockError as error:
-        record.error_code = error.code
-        yield frame(error_object(error))
-    except Exception:
-        logger.exception("request %s failed", record.request_id)
-        record.error_code = "internal_error"
-        yield frame(error_object(PenstockError("internal error")))
+    async with aclosing(generation.events()) as events:
+        async for item in events:
+            if item is None:
+                yield KEEPALIVE
+            elif answer.take(item[1]):
+                yield frame(answer.object(ended=False))
+    yield frame(answer.object(ended=True))
 
 
 async def whole(generation: Generation, *, with_logprobs: bool) -> dict[str, Any]:

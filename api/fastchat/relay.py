@@ -18,7 +18,6 @@ from penstock.errors import (
     DeadlineExceeded,
     EngineFailed,
     NoWorker,
-    PenstockError,
     UnknownModel,
     UnsupportedFeature,
 )
@@ -157,7 +156,10 @@ async def _ticking(
 async def frames(
     peers: Peers, model: str, body: object, tick_s: float
 ) -> AsyncGenerator[bytes, None]:
-    """Yield a model's stream as its worker tells it, with our keep-alives and errors."""
+    """Yield a model's stream as its worker tells it, with our keep-alives.
+
+    :raises PenstockError: as `objects`.
+    """
     said = False
     try:
         async with aclosing(objects(peers, model, body, tick_s)) as found:
@@ -166,8 +168,8 @@ async def frames(
                 yield END if one is None else one + END
         if not said:
             raise EngineFailed("the worker said nothing")
-    except (PenstockError, Refusal) as error:
-        yield msgspec.json.encode(error_object(error)) + END
+    except Refusal as refusal:  # its code is more than its class
+        yield msgspec.json.encode(error_object(refusal)) + END
 
 
 class _Cumulative(msgspec.Struct):

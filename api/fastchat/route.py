@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -10,16 +9,14 @@ import msgspec
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.dependencies import authenticated, services_of
-from api.disconnect import ClientGone
 from api.errors import json_response
 from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.json_body import read_json
 from api.lingering import LingeringResponse
-from api.middleware import INTERNAL_ERROR, record_of
+from api.middleware import record_of
 from penstock.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -27,7 +24,6 @@ from penstock.errors import (
     NotPermitted,
     PenstockError,
 )
-from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 Schema = TypeVar("Schema", bound=BaseModel)
-
-logger = logging.getLogger("penstock.api")
 
 STREAM_PATH: Final = "/worker_generate_stream"
 VOUCHED_PREFIX: Final = "/r/"
@@ -68,16 +62,6 @@ class FastChatRoute(APIRoute):
                 record.error_code = error.code
                 answer = error_response(self.path, error_object(error))
                 return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
-            except (HTTPException, ClientGone, ClientDisconnect):
-                raise
-            except Exception as error:
-                unavailable = as_unavailable(error)
-                if unavailable is not None:
-                    record.error_code = unavailable.code
-                    return error_response(self.path, error_object(unavailable))
-                logger.exception("request %s failed", record.request_id)
-                record.error_code = INTERNAL_ERROR
-                return error_response(self.path, error_object(PenstockError("internal error")))
 
         return handle
 

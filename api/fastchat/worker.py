@@ -14,7 +14,7 @@ from api.embedding import as_base64, embed
 from api.errors import json_response
 from api.fastchat.call import Call
 from api.fastchat.envelope import conversation
-from api.fastchat.frames import stream_frames, whole
+from api.fastchat.frames import error_frame, stream_frames, whole
 from api.fastchat.membership import fleet_status
 from api.fastchat.route import STREAM_PATH, FastChatRoute
 from api.fastchat.schema import (
@@ -55,12 +55,13 @@ async def worker_generate_stream(request: Request) -> Response:
     """Stream an answer; an error is the stream's last object."""
     call = await Call.of(request, GenerationRequest)
     if call.is_elsewhere:
-        return FramedResponse(call.relayed(), media_type=None)
+        return FramedResponse(call.relayed(), last=error_frame, media_type=None)
     if call.asked.best_of > 1:
         raise InvalidParameter("best_of: more than 1 cannot be streamed", param="best_of")
     generation = await _generation(call, works_of(call.asked, call.card))
-    frames = stream_frames(generation, record_of(request))
-    return FramedResponse(frames, media_type=None, headers=generation.headers)
+    return FramedResponse(
+        stream_frames(generation), last=error_frame, media_type=None, headers=generation.headers
+    )
 
 
 @router.post("/worker_generate")

@@ -23,11 +23,10 @@ from api.openai.responses_input import blamed, chat_body, items_of
 from api.openai.responses_record import StoredResponse
 from api.openai.responses_schema import UNSUPPORTED, ResponseRequest
 from api.openai.responses_shelf import Shelf
-from api.openai.responses_stream import live_frames, stored_frames
+from api.openai.responses_stream import live_stream, stored_stream
 from api.openai.schema import ChatRequest
 from api.openai.tokens import call
 from api.resumption import event_index, resumption_of
-from api.streaming import FramedResponse
 from penstock.clock import clock
 from penstock.contract.job import Generate
 from penstock.contract.utility import Tokenize
@@ -79,16 +78,14 @@ async def create_response(request: Request) -> Response:
     if asked.background:
         await shelf.leave_running(stored, generation)
         if asked.stream:
-            frames = stored_frames(services, record, stored, after=-1)
-            return FramedResponse(frames, headers=generation.headers)
+            return await stored_stream(services, stored, headers=generation.headers)
         # As it began, though it may run by now; what a repeated request finds, as it stands.
         is_new = resumption_of(request) is None
         begun = ResponseBuilder(stored).response() if is_new else await shelf.shown(stored)
         return json_response(begun, headers=generation.headers)
     keeper = shelf.keeper(stored) if asked.stores else None
     if asked.stream:
-        frames = live_frames(generation, stored, keeper, record)
-        return FramedResponse(frames, headers=generation.headers)
+        return live_stream(generation, stored, keeper)
     whole = shelf.collect(generation, stored, keeper)
     return json_response(await until_disconnect(request.receive, whole), headers=generation.headers)
 
@@ -114,12 +111,12 @@ async def retrieve_response(
     starting_after: str | None = None,
 ) -> Response:
     """Show a response as it stands, or stream its events after `starting_after`."""
-    services, record = services_of(request), record_of(request)
+    services = services_of(request)
     shelf = Shelf(services)
-    stored = await shelf.own(response_id, record.tenant)
+    stored = await shelf.own(response_id, record_of(request).tenant)
     if stream in ("true", "1", "True"):
         after = event_index(starting_after, "starting_after")
-        return FramedResponse(stored_frames(services, record, stored, after=after))
+        return await stored_stream(services, stored, after=after)
     return json_response(await shelf.shown(stored))
 
 

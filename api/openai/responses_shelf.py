@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from api.errors import INTERNAL_ERROR
 from api.openai.responses_events import ResponseBuilder, finished
 from api.openai.responses_record import Ending, Piece, Pieces, StoredResponse
 from penstock.clock import clock
@@ -258,7 +259,7 @@ class Keeper:
         self._stored = stored
 
     async def close(self, ending: Ending) -> None:
-        """Keep the ending; a Redis that is away leaves it to `Shelf.sweep`."""
+        """Keep the ending, where it is the answer's own and Redis is there; else `Shelf.sweep` does."""
         if ending.status == "failed" and ending.error_code in _PASSING_CODES:
             return
         try:
@@ -267,7 +268,8 @@ class Keeper:
             logger.warning("response %s is not kept yet: %s", self._stored.id, error)
 
 
-_PASSING_CODES: Final = frozenset({"store_unavailable", "no_worker", "draining"})
+_PASSING_CODES: Final = frozenset({"store_unavailable", "no_worker", "draining", INTERNAL_ERROR})
+"""Failures of the stream, not of the answer: its job tells how that ends."""
 
 
 def _ending(stored: StoredResponse, events: Sequence[Event]) -> Ending:

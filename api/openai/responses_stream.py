@@ -9,15 +9,14 @@ from api.openai.chunks import encode
 from api.openai.responses_events import ResponseBuilder, finished
 from api.openai.responses_record import Pieces
 from api.openai.responses_shelf import Shelf, ending_of, failure
-from api.streaming import KEEPALIVE
+from api.streaming import KEEPALIVE, FramedResponse
 from penstock.contract.events import Failed, Finished, Tokens
 from penstock.errors import PenstockError, UnknownJob, from_code
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from api.generation import Generation
-    from api.middleware import RequestRecord
     from api.openai.responses_record import Ending, StoredResponse
     from api.openai.responses_shelf import Keeper
     from api.services import Services
@@ -70,17 +69,16 @@ async def _nothing(_ending: Ending) -> None:
     """Keep nothing."""
 
 
-async def live_frames(
-    generation: Generation,
-    stored: StoredResponse,
-    keeper: Keeper | None,
-    record: RequestRecord,
-) -> AsyncGenerator[bytes, None]:
-    """Yield the frames of a response that its client waits for; leaving early cancels it.
-
-    :raises PenstockError: before the first frame only; later errors are a `response.failed`.
-    """
+def live_stream(
+    generation: Generation, stored: StoredResponse, keeper: Keeper | None
+) -> FramedResponse:
+    """Stream a response that its client waits for; leaving early cancels it."""
     writer = _Writer(stored, keeper.close if keeper else _nothing)
+    frames = _live_frames(generation, writer)
+    return FramedResponse(frames, last=writer.failed, headers=generation.headers)
+
+
+async def _live_frames(generation: Generation, writer: _Writer) -> AsyncGenerator[bytes, None]:
     begun = False
     try:
         async with aclosing(generation.events()) as events:
@@ -91,23 +89,32 @@ async def live_frames(
                 if written := KEEPALIVE if item is None else await writer.event(item[1]):
                     yield written
     except PenstockError as error:
-        last = await writer.failed(error)
-        if not begun:
-            raise
-        record.error_code = error.code
-        yield last
+        if not begun:  # nobody will ask for the last frames, but it has ended
+            await writer.failed(error)
+        raise
 
 
-async def stored_frames(
-    services: Services, record: RequestRecord, stored: StoredResponse, *, after: int
-) -> AsyncGenerator[bytes, None]:
-    """Yield the frames after sequence number `after`; watching does not own the response."""
+async def stored_stream(
+    services: Services,
+    stored: StoredResponse,
+    *,
+    after: int = -1,
+    headers: Mapping[str, str] | None = None,
+) -> FramedResponse:
+    """Stream a response after sequence number `after`; watching does not own it."""
     shelf = Shelf(services)
     stored = await shelf.settled(stored)
+    writer = _Writer(stored, shelf.keeper(stored).close, after)
+    frames = _stored_frames(services, shelf, stored, writer, after)
+    return FramedResponse(frames, last=writer.failed, headers=headers)
+
+
+async def _stored_frames(
+    services: Services, shelf: Shelf, stored: StoredResponse, writer: _Writer, after: int
+) -> AsyncGenerator[bytes, None]:
     if stored.ending is not None:
         yield frame(finished(stored, stored.ending)[1], after)
         return
-    writer = _Writer(stored, shelf.keeper(stored).close, after)
     yield writer.begin() or KEEPALIVE
     try:
         async with aclosing(_followed(services, shelf, stored)) as events:
@@ -119,9 +126,6 @@ async def stored_frames(
         again = await shelf.settled(await shelf.own(stored.id, stored.tenant))
         ending = again.ending or failure(UnknownJob("The answer was lost"), ())
         yield frame(finished(again, ending)[1], max(after, writer.builder.last_sequence))
-    except PenstockError as error:
-        record.error_code = error.code
-        yield await writer.failed(error)
 
 
 async def _followed(

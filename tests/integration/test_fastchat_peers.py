@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from api.fastchat import relay
 from api.fastchat.peers import checked_url
 from penstock.errors import NotPermitted
 from penstock.transport import keys
@@ -279,6 +280,27 @@ def test_openais_routes_reach_it(fleet: Fleet, theirs: Callable[[], TheirWorker]
         worker.broken = '{"text": "it broke", "error_code": 50002}'
         with pytest.raises(openai.InternalServerError, match="it broke"):
             client.completions.create(model="theirs", prompt="hello")
+
+
+def test_what_nobody_expected_ends_a_relayed_stream(
+    fleet: Fleet, theirs: Callable[[], TheirWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, worker = fleet.api(fastchat_worker_hosts=HERE), theirs()
+    worker.pause_s = 0.05
+    join(server, worker)
+    split = relay._split
+
+    async def broken(*args: Any) -> AsyncIterator[bytes]:
+        async for one in split(*args):
+            yield one
+            raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(relay, "_split", broken)
+    content = post(server, "/worker_generate_stream", ASK).content
+    first, last = objects(content)
+    assert first["text"] == "one "
+    assert last["error_code"] == 50001
+    assert b"secret" not in content
 
 
 def test_a_chat_needs_fastchats_library(fleet: Fleet, theirs: Callable[[], TheirWorker]) -> None:
