@@ -7,7 +7,8 @@ one to three other exchanges. An answer counts only if all its text is exactly t
 `int4` is q4_0 in blocks of 32, `int4-64` in blocks of 64. `bigdl` is bigdl-llm's own sym_int4 (on a
 CPU the same blocks of 64), where that is installed; it needs `--batch 1`, since bigdl-llm's
 `generate` goes wrong on padded batches. `openvino:int4` and the like, BACKEND:FORMAT, are what a
-worker serves: that backend in the batching engine, `--batch` prompts at once, on the CPU.
+worker serves: that backend in the batching engine, `--batch` prompts at once, on `--device`.
+`transformers:fp8` on a CPU is computed by the reference of the GPU's kernels.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ def main() -> None:
             prompts = [case.prompt for case in cases]
             said = served.answers(
                 options.model, backend, held_as, prompts,
-                slots=options.batch, most=LONGEST_ANSWER,
+                device=options.device, slots=options.batch, most=LONGEST_ANSWER,
             )  # fmt: skip
         else:
             device = "cpu" if name == "bigdl" else options.device

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from unittest import mock
 
 from penstock import settings
 from penstock.contract.events import Failed, Finished, FinishReason
@@ -11,6 +12,7 @@ from penstock.contract.job import Sampling, TextPrompt
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
+from penstock.models.devices import Cpu
 from penstock.models.spec import ModelSpec
 from scripts.demo_model.tokenizer import CONTEXT
 
@@ -22,14 +24,25 @@ if TYPE_CHECKING:
 
 
 def answers(
-    folder: Path, backend: str, format_name: str, prompts: Sequence[str], *, slots: int, most: int
+    folder: Path,
+    backend: str,
+    format_name: str,
+    prompts: Sequence[str],
+    *,
+    device: Literal["cpu", "cuda"],
+    slots: int,
+    most: int,
 ) -> list[tuple[str, bool]]:
-    """Greedy answers of at most `most` tokens, and whether each ended by itself."""
+    """Greedy answers of at most `most` tokens, and whether each ended by itself.
+
+    FP8, which workers serve on GPUs alone, is computed on a CPU by the reference of its kernels.
+    """
     spec = ModelSpec(
-        name="demo", queue="demo-cpu", device="cpu", device_index=None, path=folder,
+        name="demo", queue=f"demo-{device}", device=device, device_index=None, path=folder,
         backend=backend, format=format_name,
     )  # fmt: skip
-    loaded = loader.load(spec, settings.load(), slots=slots, progress=lambda _share, _what: None)
+    with mock.patch.object(Cpu, "lacks_fp8", return_value=None):
+        loaded = loader.load(spec, settings.load(), slots=slots, progress=_untold)
     if not isinstance(loaded, loader.LoadedModel):
         raise SystemExit(f"{folder} holds no model that generates text")
     arrived: SimpleQueue[list[Event]] = SimpleQueue()
@@ -53,3 +66,7 @@ def answers(
                 left -= 1
     engine.stop()
     return list(zip(texts, ended, strict=True))
+
+
+def _untold(share: float, what: str) -> None:
+    del share, what

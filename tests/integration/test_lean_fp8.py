@@ -12,7 +12,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import checkpoint, footprint, loader
 from penstock.models.devices import Cpu
 from penstock.models.lean import fp8, low_bit
-from penstock.models.lean.linear import Dense, Fp8
+from penstock.models.lean.linear import Dense, Fp8, Linear
 from penstock.models.lean.torch_ops import TorchOps
 from penstock.models.parallel.part import Part
 from penstock.models.spec import ModelSpec, resolve
@@ -121,6 +121,45 @@ def test_a_wrong_product_does_not_pass_the_probe(tiny_llama, monkeypatch):
     monkeypatch.setattr(fp8, "product", without_scales)
     with pytest.raises(ModelNotLoadable, match="its logits in fp8 are wrong by"):
         low_bit.load(spec_of(tiny_llama), WithFp8(), quiet)
+
+
+class OneWrongScale(TorchOps):
+    """One row of every matrix by a tenth too large: the logits of the whole hardly show it."""
+
+    def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+        out = super().product(x, linear)
+        if isinstance(linear, Fp8):
+            out[:, 5] *= 1.1
+        return out
+
+
+def test_one_wrong_scale_of_a_matrix_is_found(tiny_llama, monkeypatch):
+    spec = spec_of(tiny_llama)
+    with monkeypatch.context() as patch:
+        patch.setattr(low_bit, "check_products", lambda *_: None)
+        patch.setattr(low_bit, "ops_for", lambda *_: OneWrongScale())
+        low_bit.load(spec, WithFp8(), quiet)  # the probe lets it pass
+    monkeypatch.setattr(low_bit, "ops_for", lambda *_: OneWrongScale())
+    with pytest.raises(ModelNotLoadable, match=r"multiplies FP8 wrongly, by 0\.1"):
+        low_bit.load(spec, WithFp8(), quiet)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_products_that_are_no_numbers_are_found(tiny_llama, monkeypatch, wrong):
+    class Broken(TorchOps):
+        def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+            return super().product(x, linear) * wrong
+
+    monkeypatch.setattr(low_bit, "ops_for", lambda *_: Broken())
+    with pytest.raises(ModelNotLoadable, match="multiplies FP8 wrongly"):
+        low_bit.load(spec_of(tiny_llama), WithFp8(), quiet)
+
+
+def test_matrices_of_zeros_are_no_error(tiny_llama):
+    model: Any = low_bit.load(spec_of(tiny_llama), WithFp8(), quiet).model
+    with torch.inference_mode():
+        model.weights.layers[0].qkv.weight.zero_()
+    assert fp8.product_error(TorchOps(), model.weights, torch.bfloat16) == 0
 
 
 def test_parts_of_a_matrix_have_its_values_and_scales(tiny_llama):

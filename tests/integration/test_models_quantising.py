@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,6 +84,21 @@ def test_more_bits_are_nearer_to_the_model(shelf: Path):
     assert reports["sym_int4"]["bytes_after"] < reports["sym_int8"]["bytes_after"]
 
 
+def test_fp8_is_measured_and_not_written(shelf: Path):
+    """Between 8 bits with a scale a block and 4: three bits of a value, of activations as well."""
+    before = sorted(shelf.iterdir())
+    report = quantised("--format", "fp8")
+    assert sorted(shelf.iterdir()) == before
+    quality = report["quality"]
+    others = {name: quantised("--format", name)["quality"] for name in ("sym_int8", "sym_int4")}
+    errors = {name: one["logit_error"] for name, one in others.items()}
+    assert errors["sym_int8"] < quality["logit_error"] < errors["sym_int4"]
+    assert quality["agreement"] >= others["sym_int4"]["agreement"]
+    held = footprint.measure(replace(spec.resolve("tiny-cpu", Settings()), format="fp8"))
+    assert report["bytes_after"] == pytest.approx(held.weights_bytes, rel=0.02)
+    assert 'format = "fp8"' in run("quantize", "tiny", "--format", "fp8")
+
+
 def test_a_text_of_ones_own_and_none(shelf: Path, tmp_path: Path):
     text = tmp_path / "text.txt"
     text.write_text("a few words of my own")
@@ -97,6 +113,9 @@ def test_a_text_of_ones_own_and_none(shelf: Path, tmp_path: Path):
         (("tiny", "--text", "/no/such/file"), "--text"),
         (("tiny", "TINY"), "there already"),
         (("tiny-low",), "in low bit already"),
+        (("tiny-low", "--format", "fp8"), "in low bit already"),
+        (("tiny", "new", "--format", "fp8"), "measured, not written"),
+        (("tiny", "--no-report", "--format", "fp8"), "measured, not written"),
     ],
 )
 def test_what_cannot_be_written(shelf: Path, arguments: tuple[str, ...], said: str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -46,7 +47,11 @@ def quantize(
         Path | None, typer.Argument(help="The new folder; by default beside the models.")
     ] = None,
     format_name: Annotated[
-        str, typer.Option("--format", help=", ".join(sorted(BIGDL_FORMATS)))
+        str,
+        typer.Option(
+            "--format",
+            help=f"{', '.join(sorted(BIGDL_FORMATS))}; or {spec.FP8_FORMAT}, which is only measured.",
+        ),
     ] = spec.DEFAULT_LOW_BIT,
     text: Annotated[
         Path | None, typer.Option(help="What the quality is measured on; in the model's language.")
@@ -57,9 +62,15 @@ def quantize(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Write a model in low bit, as bigdl-llm's save_low_bit does, and measure what that costs."""
-    if format_name not in BIGDL_FORMATS:
-        known = ", ".join(sorted(BIGDL_FORMATS))
-        raise BadSettings(f"--format: {format_name!r} is none of {known}")
+    formats = (*sorted(BIGDL_FORMATS), spec.FP8_FORMAT)
+    if format_name not in formats:
+        raise BadSettings(f"--format: {format_name!r} is none of {', '.join(formats)}")
+    on_load = format_name == spec.FP8_FORMAT
+    if on_load and (target or not report):
+        raise BadSettings(
+            "--format fp8 is measured, not written: workers make it as they load a model; "
+            "give neither a new folder nor --no-report"
+        )
     settings = running.settings()
     source = _source(model, settings)
     folder = target or settings.models_dir / f"{source.name}-{format_name}"
@@ -70,17 +81,23 @@ def quantize(
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("opening", total=1.0)
-        done = quantising.quantise(
-            source,
-            folder,
-            format_name,
-            sample,
-            lambda share, what: bar.update(task, completed=share, description=escape(what)),
-        )
+
+        def progress(share: float, what: str) -> None:
+            bar.update(task, completed=share, description=escape(what))
+
+        if on_load:
+            done = quantising.try_fp8(source, sample, progress)
+        else:
+            done = quantising.quantise(source, folder, format_name, sample, progress)
     if as_json:
-        out.print_json((folder / quantising.REPORT_FILE).read_text(encoding="utf-8"))
+        out.print_json(msgspec.json.encode(done).decode())
         return
     out.print(_table(done))
+    if on_load:
+        note("nothing was written; a GPU that has FP8 serves it with, in models.toml:")
+        entry = f'[models.{source.name}]\nformat = "{format_name}"'
+        out.print(entry, markup=False, soft_wrap=True)
+        return
     note(f"{escape(str(folder))}: serve it with")
     out.print(f"celery -A workers worker -Q {folder.name}-cpu", markup=False, soft_wrap=True)
 
@@ -114,7 +131,10 @@ def _table(report: Report) -> Table:
         ("format", report.format),
         ("weights", f"{report.parameters / _MEGA:,.1f} M"),
         ("size before", f"{report.bytes_before / _MEGA:,.1f} MB"),
-        ("size after", f"{report.bytes_after / _MEGA:,.1f} MB"),
+        (
+            "size in memory" if report.format == spec.FP8_FORMAT else "size after",
+            f"{report.bytes_after / _MEGA:,.1f} MB",
+        ),
         ("bits a weight", f"{report.bits_a_weight:.2f}"),
     ):
         table.add_row(name, value)

@@ -12,6 +12,10 @@ import torch
 from penstock.contract.job import TextPrompt
 from penstock.errors import BadSettings, ModelNotLoadable
 from penstock.models import bigdl, checkpoint, tokenizer
+from penstock.models.lean import fp8, low_bit
+from penstock.models.lean import weights as all_weights
+from penstock.models.lean.holding import FP8
+from penstock.models.lean.shape import NotLean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +47,10 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What was written. `bits_a_weight` counts the whole file, embeddings and norms too."""
+    """What was written, or of FP8 what a worker will hold.
+
+    `bits_a_weight` counts all of it, embeddings and norms too.
+    """
 
     format: str
     parameters: int
@@ -66,8 +73,7 @@ def quantise(
     """
     if target.exists():
         raise BadSettings(f"{target} is there already")
-    if spec.low_bit_folder:
-        raise BadSettings(f"{spec.path} is in low bit already ({spec.format})")
+    _refuse_low_bit(spec)
     quantiser = bigdl.Quantiser(bigdl.import_library(), format_name)
     config = checkpoint.load_config(spec)
     stored = checkpoint.dtype(spec, config)
@@ -102,6 +108,48 @@ def quantise(
     part.rename(target)
     progress(1.0, "done")
     return report
+
+
+@torch.inference_mode()
+def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
+    """Tell what FP8 costs a model, by its rounding done on the CPU; nothing is written.
+
+    Workers make FP8 from the checkpoint as they load it. Measuring needs memory for the model in
+    fp32 and a quarter more.
+
+    :raises BadSettings: the model is in low bit.
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    _refuse_low_bit(spec)
+    config = checkpoint.load_config(spec)
+    progress(0.0, f"reading {spec.path}")
+    module = checkpoint.load_module(spec, config, torch.float32)
+    parameters = checkpoint.parameters(module)
+    windows = _windows(spec, module, text)
+    progress(0.1, "computing in fp32")
+    before = _logits(module, windows)
+    try:
+        adopted = all_weights.adopt(module, low_bit.prepare(spec, module, FP8))
+    except NotLean as reason:
+        raise ModelNotLoadable(f"{spec.path}: no fp8 for this model ({reason})") from reason
+    held = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
+    fp8.round_inputs(module, held)
+    progress(0.8, "computing in fp8")
+    quality = _compare(before, _logits(module, windows), windows)
+    progress(1.0, "done")
+    return Report(
+        format=FP8.format,
+        parameters=parameters,
+        bytes_before=checkpoint.file_bytes(spec),
+        bytes_after=held.nbytes,
+        bits_a_weight=8 * held.nbytes / parameters,
+        quality=quality,
+    )
+
+
+def _refuse_low_bit(spec: ModelSpec) -> None:
+    if spec.low_bit_folder:
+        raise BadSettings(f"{spec.path} is in low bit already ({spec.format})")
 
 
 def _is_weights(file: Path) -> bool:

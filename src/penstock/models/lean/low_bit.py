@@ -26,6 +26,8 @@ from penstock.models.spec import DEFAULT_LOW_BIT
 from penstock.models.weights.matrices import Checkpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from penstock.models.assembled import Progress
     from penstock.models.devices.device import Device
     from penstock.models.lean.holding import Holding
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 0.1
 _ROUNDINGS = 2.0  # times what the module loses by rounding
+_UNITS = 0.05  # of a row's outputs: matrix units sum up in fewer bits, and bf16 rounds
 
 
 def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
@@ -103,13 +106,27 @@ def probe_of(module: Any, weights: Weights, holding: Holding) -> Probe:
 
     Activations in FP8 are rounded so coarsely that two right ways to compute a deep model end up
     with other roundings, as far apart as these are from no rounding. So the model must give the
-    unrounded logits about as well as the module does once its inputs are rounded.
+    unrounded logits about as well as the module does once its inputs are rounded: a coarse bound,
+    beside which `check_products` holds each product to a tight one.
     """
     probe = Probe(module, torch.device("cpu"), _TOLERANCE)
     if holding is FP8:
         fp8.round_inputs(module, weights)
         probe.tolerance += _ROUNDINGS * probe.drift()
     return probe
+
+
+def check_products(body: Body, where: Path) -> None:
+    """Make sure that a device multiplies the matrices that it holds in FP8 as the reference does.
+
+    :raises ModelNotLoadable: it does not.
+    """
+    body.device.enter()
+    error = fp8.product_error(body.ops, body.weights, body.kind)
+    if not error <= _UNITS:
+        raise ModelNotLoadable(
+            f"{where}: {body.device.describe()} multiplies FP8 wrongly, by {error:.2g}"
+        )
 
 
 def prepare(spec: ModelSpec, module: Any, holding: Holding) -> Shape:
@@ -137,7 +154,9 @@ def _build(spec: ModelSpec, source: Source, device: Device, progress: Progress) 
     weights = all_weights.quantized(adopted, device.torch_device, kind, holding, progress)
     all_weights.widen_if_room(weights, device, kind)
     rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return PipelinedLean(Body(shape, weights, rotary, ops, device))
+    body = Body(shape, weights, rotary, ops, device)
+    check_products(body, spec.path)
+    return PipelinedLean(body)
 
 
 def _widened(spec: ModelSpec, config: Any) -> Any:

@@ -103,7 +103,7 @@ def load_part(order: Order) -> Body:
         module.model.norm.weight.data.to(place, kind),
         head if holding is None else all_weights.quantized_head(head, place, kind, holding),
     )
-    return _body(source, part, weights, device)
+    return _body(spec, source, part, weights, device)
 
 
 @torch.inference_mode()
@@ -123,7 +123,7 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
         adopted.norm.to(place),
         part.head(adopted.head, place),
     )
-    body = _body(source, part, weights, device)
+    body = _body(spec, source, part, weights, device)
     progress(0.8, f"waiting for {team.ranks - 1} other ranks")
     team.join()
     group = Group(team.meeting, 0, team.ranks, body, direct=spec.peer_memory)
@@ -188,14 +188,17 @@ def _part(spec: ModelSpec, source: _Source, rank: int) -> Part:
     return part
 
 
-def _body(source: _Source, part: Part, weights: Weights, device: Device) -> Body:
+def _body(spec: ModelSpec, source: _Source, part: Part, weights: Weights, device: Device) -> Body:
+    """:raises ModelNotLoadable: the device lacks what it takes, or multiplies wrongly."""
     shape = part.shape
     all_weights.widen_if_room(weights, device, source.kind)
     rotary = shapes.rotary_tables(source.module, shape, device.torch_device)
     try:
-        return Body(shape, weights, rotary, ops_for(device, shape), device)
+        body = Body(shape, weights, rotary, ops_for(device, shape), device)
     except NotLean as reason:
         raise ModelNotLoadable(f"several devices: {reason}") from reason
+    low_bit.check_products(body, spec.path)
+    return body
 
 
 def _not_for_several(spec: ModelSpec, reason: NotLean) -> ModelNotLoadable:
