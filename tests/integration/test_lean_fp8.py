@@ -124,12 +124,12 @@ def test_a_wrong_product_does_not_pass_the_probe(tiny_llama, monkeypatch):
 
 
 class OneWrongScale(TorchOps):
-    """One row of every matrix by a tenth too large: the logits of the whole hardly show it."""
+    """One row of every matrix by a quarter too large: the logits of the whole hardly show it."""
 
     def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         out = super().product(x, linear)
         if isinstance(linear, Fp8):
-            out[:, 5] *= 1.1
+            out[:, 5] *= 1.25
         return out
 
 
@@ -140,7 +140,7 @@ def test_one_wrong_scale_of_a_matrix_is_found(tiny_llama, monkeypatch):
         patch.setattr(low_bit, "ops_for", lambda *_: OneWrongScale())
         low_bit.load(spec, WithFp8(), quiet)  # the probe lets it pass
     monkeypatch.setattr(low_bit, "ops_for", lambda *_: OneWrongScale())
-    with pytest.raises(ModelNotLoadable, match=r"multiplies FP8 wrongly, by 0\.1"):
+    with pytest.raises(ModelNotLoadable, match=r"multiplies FP8 wrongly, by 0\.2"):
         low_bit.load(spec, WithFp8(), quiet)
 
 

@@ -88,6 +88,7 @@ def test_two_ranks_say_what_one_says_until_one_is_killed(folders):
         assert model.weights.layers[0].down.weight.shape[1] == COMMON["intermediate_size"] // 2
         assert texts(model) == wanted
         assert texts(model, temperature=0.8) == drawn
+        assert model.team.meeting.stat().st_nlink == 0  # in no folder, whoever is killed
 
         told = Transcript()
         engine = Engine(model, WordTokenizer([]), EngineOptions(SLOTS, BLOCKS), told)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Final
@@ -30,7 +28,7 @@ _GRACE_S: Final = 30.0
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a rank is started with."""
+    """What a rank is started with. `meeting` is the path of a file that the ranks alone have."""
 
     spec: ModelSpec
     rank: int
@@ -41,7 +39,7 @@ class Order(msgspec.Struct, frozen=True):
 class _Rank:
     """One process: its line, and a pipe whose end tells it that rank 0 has gone."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, meeting: int) -> None:
         self.rank = order.rank
         self.line, theirs = socket.socketpair()
         alive, self.lifeline = os.pipe()
@@ -49,7 +47,7 @@ class _Rank:
         try:
             self.process = subprocess.Popen(
                 [*command, str(theirs.fileno()), str(alive)],
-                pass_fds=(theirs.fileno(), alive),
+                pass_fds=(theirs.fileno(), alive, meeting),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the worker, which ends it in its own time
             )
@@ -74,14 +72,17 @@ class Team:
     def __init__(self, spec: ModelSpec, threads: int) -> None:
         """Start them: they begin to load."""
         self.ranks = spec.tensor_parallel
-        self._folder = tempfile.TemporaryDirectory(prefix="penstock-ranks-")
-        self.meeting = Path(self._folder.name) / "meeting"
+        # In no folder, so that nothing is left however the processes end. It stays open as long as
+        # they do: torch looks into the file by its path until the last store of it is let go.
+        meeting = os.memfd_create("penstock-ranks")
+        self.meeting = Path(f"/proc/self/fd/{meeting}")
         self._failure: EngineFailed | None = None
         self._dead = threading.Event()  # `failure` is known
         self._at_ease = threading.Event()  # closed, or somebody looks at `failure`
         self._closed = False
         self._rest = [
-            _Rank(Order(spec, rank, threads, self.meeting)) for rank in range(1, self.ranks)
+            _Rank(Order(spec, rank, threads, self.meeting), meeting)
+            for rank in range(1, self.ranks)
         ]
         for rank in self._rest:
             name = f"penstock-rank-{rank.rank}"
@@ -144,8 +145,6 @@ class Team:
         self._at_ease.set()
         for rank in self._rest:
             rank.close()
-        with contextlib.suppress(OSError):
-            self._folder.cleanup()
 
     def lost(self, otherwise: str) -> EngineFailed:
         """Which rank it was that something broke on, once its watcher knows, or else `otherwise`.
