@@ -6,7 +6,7 @@ second run costs a moment. A marker beside it says that pip is at work: a run th
 that the earlier install was cut off, and starts over (pip's cache keeps the downloads).
 
 pip's own configuration is honoured (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL,
-where set, is one more index for torch alone. PENSTOCK_BUILD_NATIVE says by which compiler the
+where set, is one more index for torch alone, and of no account once torch is there. PENSTOCK_BUILD_NATIVE says by which compiler the
 native kernels are made (see build.py beside them).
 """
 
@@ -39,9 +39,6 @@ STATE = ROOT / ".penstock"
 LOG = STATE / "logs" / "setup.log"
 
 KERNELS = ROOT / "src/penstock/models/native/kernels"
-VARIABLES = ("TORCH_INDEX_URL", "PENSTOCK_BUILD_NATIVE")
-"""What else changes the result."""
-
 TESTED_PYTHON = (3, 11)
 MINIMUM_PIP = "pip>=25.1"  # the first that knows dependency groups
 GIB = 1024**3
@@ -71,7 +68,7 @@ class Plan:
         text = (ROOT / "pyproject.toml").read_bytes()
         worker = tomllib.loads(text.decode())["project"]["optional-dependencies"]["worker"]
         torch = next(line for line in worker if line.startswith("torch=="))
-        basis = json.dumps([sys.version, str(ROOT), *map(os.environ.get, VARIABLES)])
+        basis = json.dumps([sys.version, str(ROOT), os.environ.get("PENSTOCK_BUILD_NATIVE")])
         text += b"".join(file.read_bytes() for file in native_sources())
         return cls(profile, torch, hashlib.sha256(text + basis.encode()).hexdigest())
 

@@ -171,13 +171,14 @@ def test_a_finished_setup_is_known_by_its_stamp(bootstrap: Any) -> None:
     assert bootstrap.Plan.make("demo").done()
 
 
-def test_a_changed_pyproject_or_index_is_set_up_again(
-    bootstrap: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_set_up_again(bootstrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     finish(bootstrap, "demo")
     monkeypatch.setenv("TORCH_INDEX_URL", "https://example.org/cpu")
+    assert bootstrap.Plan.make("demo").done(), "torch is there: its index is not asked again"
+    monkeypatch.setenv("PENSTOCK_BUILD_NATIVE", "off")
     assert not bootstrap.Plan.make("demo").done()
-    monkeypatch.delenv("TORCH_INDEX_URL")
+    monkeypatch.delenv("PENSTOCK_BUILD_NATIVE")
+    assert bootstrap.Plan.make("demo").done()
     with (bootstrap.ROOT / "pyproject.toml").open("a") as file:
         file.write("\n# changed\n")
     assert not bootstrap.Plan.make("demo").done()

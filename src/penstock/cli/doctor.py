@@ -127,7 +127,12 @@ def _devices() -> Iterator[Finding]:
     try:
         found = machine.accelerators()
     except ImportError as error:
-        yield Finding("devices", "missing", f"torch does not load: {error}", "make clean-all demo")
+        if machine.version_of("torch") is None:
+            advice = "the API and the command line run without"
+            yield Finding("devices", "missing", "not seen without torch", advice)
+        else:
+            broken = f"torch does not load: {error}"
+            yield Finding("devices", "missing", broken, "make clean-all demo")
         return
     yield Finding("cpu", "ok", "queues named <model>-cpu are served here")
     for device in ("xpu", "cuda"):
@@ -207,7 +212,7 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in findings:
-        advice = f"\n[dim]{one.advice}[/]" if one.advice else ""
+        advice = f"\n[dim]{escape(one.advice)}[/]" if one.advice else ""
         found = escape(one.found)
         table.add_row(f"[{_STYLES[one.mark]}]{one.mark}[/]", one.subject, found + advice)
     return table

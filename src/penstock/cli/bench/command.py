@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import Annotated
 
@@ -115,7 +116,10 @@ def _first_model(address: str, key: str) -> str:
         )
         answer.raise_for_status()
     except httpx.HTTPStatusError as error:
-        raise NotAuthenticated(f"{address}/v1/models: {error.response.status_code}") from error
+        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            wanted = f"{address} asks for a key: --api-key, or OPENAI_API_KEY"
+            raise NotAuthenticated(wanted) from error
+        raise StartupError(f"{address}/v1/models: {error.response.status_code}") from error
     except httpx.HTTPError as error:
         raise StartupError(f"no API answers at {address}; start one with penstock up") from error
     names = [

@@ -2,6 +2,7 @@
 
 The library is opened at the first use; ctypes lets other threads run while it computes. What it has
 is in `matrix` (packed weights), `decoder` (whole models) and `attention` (over torch's cache).
+Imports no numpy: where the API alone is installed, the command line asks here what the CPU has.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from penstock.errors import ModelNotLoadable
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
@@ -88,7 +88,7 @@ def peak_products_s(isa: Isa) -> float:
 def address_of(array: NDArray[Any], kind: type[np.generic]) -> int:
     """:raises ValueError: it is of another type, or in pieces."""
     if array.dtype != kind or not array.flags.c_contiguous:
-        raise ValueError(f"{array.dtype} instead of {np.dtype(kind)}, or not contiguous")
+        raise ValueError(f"{array.dtype} instead of {kind.__name__}, or not contiguous")
     return array.ctypes.data
 
 
