@@ -94,9 +94,7 @@ def test_the_api_is_there() -> None:
     assert (done.returncode, done.stdout) == (0, "Penstock\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["", "up", "status"]
-)
+@pytest.mark.parametrize("command", ["", "up", "status"])
 def test_the_command_line_is_there(command: str) -> None:
     done = penstock(*filter(None, [command]), "--help")
     assert done.returncode == 0, done.stderr
