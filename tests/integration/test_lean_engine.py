@@ -16,10 +16,12 @@ import transformers
 
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
+from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
+from penstock.models.steps import BLOCK_SIZE
 from tests.fixtures.engine import Transcript, WordTokenizer
-from tests.fixtures.lean import SHAPES, gpu, lean_of, module_of
+from tests.fixtures.lean import CONTEXT, SHAPES, gpu, lean_of, module_of
 
 EOS = 7
 LONGEST = 24
@@ -125,3 +127,32 @@ def test_greedy_answers_are_those_of_generate_on_the_gpu(name: str):
     case.module.to("cpu")
     for job, answer in enumerate(case.answers):
         assert tokens_of(told, job) == answer
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPES)
+def test_captured_steps_of_chunks_and_single_tokens_are_as_others(name: str):
+    """A step of every size, from pieces of chunks and single tokens, by its graph and without."""
+    device = gpu()
+    if device is None:
+        pytest.skip("torch sees no GPU here")
+    model = lean_of(module_of(name), device)
+    model.max_sequences = SLOTS
+    rng = random.Random(name)
+    model.allocate(SLOTS * CONTEXT // BLOCK_SIZE)
+    for longest in (3, 17, 60, 150):
+        parts: list[list[SequenceSlice]] = [[], []]
+        for key in range(SLOTS):
+            table = list(range(key * CONTEXT // BLOCK_SIZE, (key + 1) * CONTEXT // BLOCK_SIZE))
+            split = rng.randint(1, longest)
+            ids = [rng.randrange(256) for _ in range(split + (1 if key % 2 else longest - 2))]
+            begin, end = ids[:split], ids[split:]
+            parts[0].append(SequenceSlice(key, begin, 0, table, 0))
+            parts[1].append(SequenceSlice(key, end, split, table, 0))
+        batches = [Batch(one) for one in parts]
+        wanted = [model.forward(batch).clone() for batch in batches]
+        model.capture()
+        found = [model.forward(batch).clone() for batch in batches]
+        model.allocate(SLOTS * CONTEXT // BLOCK_SIZE)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from penstock.models.lean import chunk_graphs
 from penstock.models.lean import step as steps
 from penstock.models.lean.choosing import Choosing
 from penstock.models.lean.graphs import DecodeGraphs
@@ -68,8 +69,8 @@ class Computer(Protocol):
 class Body:
     """See `Computer`. `shape` is that of its own part: its heads, its columns of the MLP.
 
-    Steps of one token a sequence are replayed as graphs where the device has them; others are run
-    kernel by kernel.
+    Steps are replayed as graphs where the device has them; those of very many tokens are run kernel
+    by kernel.
     """
 
     def __init__(
@@ -125,12 +126,18 @@ class Body:
             self._graphs = DecodeGraphs(
                 self.device, self._logits, self._tables, self._chosen, shape.vocab_size
             )
+            most = (chunk_graphs.MOST_TOKENS, shape.hidden_size)
+            hidden = torch.zeros(most, dtype=self.kind, device=place)
+            self._chunk_graphs = chunk_graphs.ChunkGraphs(
+                self.device, self._hidden, self._tables, self._chosen, hidden
+            )
 
     def capture(self) -> None:
         """See `Computer`."""
         self.device.enter()
-        if self._graphs is not None:
+        if self._graphs is not None and self._chunk_graphs is not None:
             with torch.inference_mode():
+                self._chunk_graphs.capture()
                 self._graphs.capture()
 
     @torch.inference_mode()
@@ -146,8 +153,9 @@ class Body:
         self.device.enter()
         if not hidden and packed.logit_rows is None and packed.decodes:
             return self._decoded(packed.fields), None
-        states = self._wanted(packed, self._hidden(self._send(packed)))
-        return self._head(states), states.float() if hidden else None
+        states = self._wanted(packed, self._states(packed))
+        logits = self._head(states)
+        return logits, states.to(torch.float32, copy=True) if hidden else None
 
     @torch.inference_mode()
     def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
@@ -183,6 +191,7 @@ class Body:
         self._chosen = torch.empty(0, dtype=torch.int32)
         self._choosing: Choosing | None = None
         self._graphs: DecodeGraphs | None = None
+        self._chunk_graphs: chunk_graphs.ChunkGraphs | None = None
 
     def _decoded(self, fields: NDArray[np.int32]) -> torch.Tensor:
         """Logits (n, vocab) float32 of a step of one token a sequence."""
@@ -190,6 +199,11 @@ class Body:
             return self._graphs.run(fields)
         packed = steps.Packed(fields, fields.shape[1], (), None)
         return self._head(self._hidden(self._send(packed)))
+
+    def _states(self, packed: Packed) -> torch.Tensor:
+        """Last hidden states (T, hidden) of a step; those of a graph are valid until the next."""
+        replayed = None if self._chunk_graphs is None else self._chunk_graphs.run(packed)
+        return self._hidden(self._send(packed)) if replayed is None else replayed
 
     def _send(self, packed: Packed) -> Step:
         """Copy a step to the device in one piece."""

@@ -41,9 +41,11 @@ class Chunk:
 class Step:
     """One step on the device.
 
-    `fields` is (FIELDS, T) int32, and `chosen` (rows,) int32 what the last step chose; the first `decodes` tokens are one a
-    sequence, the others belong to `chunks`, (C, 4) int32, the longest of which has
-    `longest_chunk` tokens. `tables` (rows, blocks) int32 are the sequences' block tables.
+    `fields` is (FIELDS, T) int32, and `chosen` (rows,) int32 what the last step chose; the first
+    `decodes` tokens are one a sequence, the others belong to `chunks`, (C, 4) int32, the longest of
+    which has `longest_chunk` tokens. `tables` (rows, blocks) int32 are the sequences' block tables.
+    Where only some of the first `decodes` are so, `singles` (decodes,) int32 has the positions of
+    these, and `PADDING` for the others.
     """
 
     fields: torch.Tensor
@@ -52,6 +54,7 @@ class Step:
     decodes: int
     chunks: torch.Tensor | None = None
     longest_chunk: int = 0
+    singles: torch.Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -62,6 +65,11 @@ class Step:
     def positions(self) -> torch.Tensor:
         """(T,); below 0 for padding."""
         return self.fields[1]
+
+    @property
+    def decode_positions(self) -> torch.Tensor:
+        """Of at least the first `decodes` rows; below 0 for what is no sequence's only token."""
+        return self.positions if self.singles is None else self.singles
 
     @property
     def rows(self) -> torch.Tensor:

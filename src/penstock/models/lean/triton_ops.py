@@ -183,7 +183,7 @@ def _decode(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
         size = (count, shape.heads, splits)
         partial = torch.empty((*size, shape.head_size), dtype=torch.float32, device=out.device)
         weight = torch.empty((*size, 2), dtype=torch.float32, device=out.device)
-    tensors = (qkv, cache.keys, cache.values, step.positions, step.rows, step.tables)
+    tensors = (qkv, cache.keys, cache.values, step.decode_positions, step.rows, step.tables)
     strides = (qkv.stride(0), out.stride(0), step.tables.stride(0))
     common = {
         "WINDOW": window,

@@ -84,7 +84,7 @@ def _least_bound(
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def choose_kernel(
     logits_ptr, draws_ptr, chosen_ptr, count, VOCAB: tl.constexpr, WIDTH: tl.constexpr
 ):

@@ -55,7 +55,7 @@ def _keep(
         tl.store(weight_ptr + slot * 2 + 1, total, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions_ptr", "rows_ptr"])
 def decode_kernel(
     query_ptr,
     keys_ptr,
@@ -139,7 +139,7 @@ def decode_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions_ptr", "rows_ptr"])
 def decode_alone_kernel(
     query_ptr,
     keys_ptr,

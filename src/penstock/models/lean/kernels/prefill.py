@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["chunks_ptr"])
 def prefill_kernel(
     query_ptr,
     keys_ptr,

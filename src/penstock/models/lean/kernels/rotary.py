@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def place_kernel(
     fields_ptr,
     chosen_ptr,
@@ -53,7 +53,7 @@ def _normed(first, second, weight_ptr, offsets, epsilon, HALF: tl.constexpr):
     return first * scale[:, None] * low[None, :], second * scale[:, None] * high[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions_ptr", "rows_ptr"])
 def rotate_kernel(
     qkv_ptr,
     cosines_ptr,
