@@ -35,6 +35,7 @@ from api.openai.responses_shelf import sweep_forever
 from api.orphans import account_forever
 from api.services import running
 from api.shapes import broken, refused, shaped
+from api.turnstile import Turnstile
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases
 from penstock.errors import BadSettings, InvalidParameter, PenstockError
@@ -109,6 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )
+    app.add_middleware(Turnstile)
     app.add_exception_handler(PenstockError, _penstock_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_query)

@@ -188,6 +188,7 @@ class Generation:
                         meter.tokens(position, event)
                         yield position, self._shown(event)
                         continue
+                    await asyncio.sleep(0)  # of what came with it, others' tokens go out first
                     self._placing.ended(event.job_id)
                     if isinstance(event, Failed):
                         raise self._error(event)

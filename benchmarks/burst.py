@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> list[Burst]:
                 served: list[Outcome] = []
                 spent = [0.0] * len(seen)
                 for turn in range(options.rounds + 2):
-                    prompts = draw_prompts(source, count, 16, sleeping.VOCABULARY)
+                    prompts = draw_prompts(source, count, (16, 16), sleeping.VOCABULARY)
                     one = engine.run(prompts, TOKENS, 0.0)
                     before = [cpu_s(child) for child in seen]
                     two = asyncio.run(through_http(stack.api_url, model, prompts, TOKENS, 0.0))

@@ -4,6 +4,7 @@
     python -m benchmarks.stack_tax --step-ms 20          a model that sleeps 20 ms a step
     python -m benchmarks.stack_tax --queue my-7b-cpu --streams 1 8 32 --save
     python -m benchmarks.stack_tax --step-ms 20 --spread-ms 50      one stream after the other
+    python -m benchmarks.stack_tax --queue my-7b-cuda --streams 64 --prompt-tokens 32 256
 
 Both sides get the same prompts (token ids), the same number of tokens, and take turns in one run.
 The client, the API, Redis and the worker share this machine's cores; the engine alone has them all.
@@ -139,11 +140,13 @@ def _sampling(tokens: int) -> Sampling:
 
 
 def draw_prompts(
-    source: random.Random, count: int, length: int, vocabulary: int
+    source: random.Random, count: int, lengths: tuple[int, int], vocabulary: int
 ) -> list[list[int]]:
     """Draw prompts that share no prefix, so that no cache helps either side."""
     low, high = min(_FIRST_ID, vocabulary - 1), vocabulary - 1
-    return [[source.randint(low, high) for _ in range(length)] for _ in range(count)]
+    return [
+        [source.randint(low, high) for _ in range(source.randint(*lengths))] for _ in range(count)
+    ]
 
 
 def _median_ttft(outcomes: list[Outcome]) -> float:
@@ -211,7 +214,8 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
                 return asyncio.run(asked)
 
             def draw(count: int) -> list[list[int]]:
-                return draw_prompts(source, count, options.prompt_tokens, vocabulary)
+                shortest, longest = options.prompt_tokens[0], options.prompt_tokens[-1]
+                return draw_prompts(source, count, (shortest, longest), vocabulary)
 
             return [compare(engine, http, draw, options, count) for count in options.streams]
     finally:
@@ -224,7 +228,13 @@ def main() -> None:
     parser.add_argument("--step-ms", type=int, help="a sleeping model in place of --queue's")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
-    parser.add_argument("--prompt-tokens", type=int, default=16)
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        nargs="+",
+        default=[16],
+        help="so many, or from the least to the most",
+    )
     parser.add_argument("--spread-ms", type=float, default=0.0, help="between two arrivals")
     parser.add_argument("--api-processes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
