@@ -31,7 +31,7 @@ MOST_TOKENS: Final = 1024
 PIECE: Final = 128
 """Tokens of a chunk that attention takes as one: a graph has room for so many, of any chunks."""
 
-_STRIDES: Final = ((0, 16), (32, 32), (256, 64), (512, 128))
+_STRIDES: Final = ((0, 16), (32, 32), (256, 64))
 """From how many tokens on, in which strides the token counts lie that are captured."""
 
 
