@@ -73,6 +73,7 @@ class Preparer(threading.Thread):
         }
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._freed: set[str] = set()
+        self._in_hand: list[Held] = []  # what the look under way has claimed
         self._closing = False
         self.resting = False
         """Whether nothing is claimed for now."""
@@ -110,8 +111,9 @@ class Preparer(threading.Thread):
                 logger.warning("No job claimed from %s: %s", ticket.queue, error)
                 self._give_up(ticket, Outcome.PUT_BACK)
             except Exception:
-                logger.exception("No job claimed from %s", ticket.queue)
+                logger.exception("Nothing is taken up from %s", ticket.queue)
                 self._give_up(ticket, Outcome.EMPTY)
+            self._in_hand.clear()
         self.on_closed()
 
     def _next(self) -> Ticket | None:
@@ -164,7 +166,11 @@ class Preparer(threading.Thread):
         self.on_consume(queue, wanted)
 
     def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:
-        ticket.done(outcome)
+        """End a look that failed. What it holds is let go: leases run out, and others have the jobs."""
+        for held in self._in_hand:
+            self._lose(held)
+        if all(held.ticket is not ticket for held in self._in_hand):
+            ticket.done(outcome)
         if not ticket.only_returned:
             self._intakes[ticket.queue].let_go()
 
@@ -176,6 +182,7 @@ class Preparer(threading.Thread):
             self._lose(older)
         held = Held(claim, self._lanes[ticket.queue], ticket)
         self._held.add(held)
+        self._in_hand.append(held)
         return held
 
     def _take_up(self, held: Sequence[Held]) -> None:

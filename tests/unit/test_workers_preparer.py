@@ -76,8 +76,10 @@ class Desk:
         return self.lane.engine
 
     def lose(self, held: Held) -> None:
+        """Lose a job, as the station does."""
         self.lost.append(held.attempt)
-        self.held.pop(held.attempt)
+        if self.held.pop(held.attempt) is not None:
+            held.ticket.done(Outcome.ENDED)
 
     def look_at(self, *, bells: int = 1) -> list[Outcome]:
         slips = Slips()
@@ -330,6 +332,40 @@ def test_a_job_that_is_lost_before_it_is_handed_over_is_not(
     monkeypatch.setattr(desk.lane.tokenizer, "encode", encode)
     desk.look_at()
     assert [one.job_id for one in desk.engine.submitted] == ["j1:1"]
+
+
+@pytest.mark.parametrize("only_returned", [False, True], ids=["bell", "spare place"])
+def test_what_an_engine_does_not_take_is_let_go_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, only_returned: bool
+):
+    def explode(*requests: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(desk.engine, "submit", explode)
+    slips = Slips()
+    for number in range(2):
+        desk.offer(f"j{number}")
+    desk.preparer.put(Ticket(QUEUE, slips, only_returned=only_returned))
+    desk.run()
+    taken = ["j0:1"] if only_returned else ["j0:1", "j1:1"]
+    assert (slips.outcomes, desk.lost, len(desk.held)) == ([Outcome.ENDED], taken, 0)
+    monkeypatch.undo()
+    if only_returned:
+        return
+    desk.offer("next")
+    desk.look_at()
+    assert desk.engine.submitted[-1].job_id == "next:1"
+
+
+def test_a_claim_that_cannot_be_held_ends_its_bell_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    def explode(held: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(desk.held, "add", explode)
+    desk.offer("one")
+    assert desk.look_at() == [Outcome.EMPTY]
 
 
 def test_a_closed_preparer_puts_every_bell_back(desk: Desk):
