@@ -67,13 +67,14 @@ async def history(request: Request, minutes: str = "60") -> Response:
     count = _minutes(minutes)
     services = services_of(request)
     await services.flush_history()
-    now, rows = await _answered(Overview(services.redis).history(count))
+    now_s, rows = await _answered(Overview(services.redis).history(count))
     queues = sorted({queue for row in rows for queue in row})
     empty = QueueMinute()
     fields = QueueMinute.__struct_fields__
     return json_response(
         {
-            "minutes": [(now - count + 1 + index) * 60 for index in range(count)],
+            "now_s": now_s,
+            "minutes": [(now_s // 60 - count + 1 + index) * 60 for index in range(count)],
             "queues": {
                 queue: {
                     field: [getattr(row.get(queue, empty), field) for row in rows]

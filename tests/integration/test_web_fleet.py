@@ -83,6 +83,7 @@ def test_the_history_adds_up_what_all_processes_measured(fleet: Fleet) -> None:
         look(other, "/admin/fleet/history")  # its own figures are flushed by looking
         seen = look(one, "/admin/fleet/history?minutes=5")
         assert len(seen["minutes"]) == 5
+        assert 0 <= seen["now_s"] - seen["minutes"][-1] < 60
         assert seen["queues"][QUEUE] == seen["queues"][""]
         return seen["queues"][""]
 

@@ -1,13 +1,12 @@
 // The last hour in three plots. uPlot is fetched when they are first shown.
 import { read } from "./api.js";
 import { html, useEffect, useRef, useState } from "./dom.js";
-import { fleet } from "./fleet-view.js";
 import { duration, rate } from "./format.js";
-import { useWatched } from "./state.js";
 
 const ASK_MS = 10_000;
 const HEIGHT = 190;
 const SHORTEST = 10;
+const YOUNG_S = 15; // API processes tell their counts every 5 s
 const SHARES = [["50", "median"], ["95", "95 %"], ["99", "99 %"]];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -42,15 +41,15 @@ function begin({ tokens, prompt_tokens: prompts }) {
 
 export function Charts() {
   const history = useHistory();
-  const { view } = useWatched(fleet);
   const [chosen, choose] = useState("");
   const names = Object.keys(history?.queues ?? {}).filter(Boolean);
   const rows = history?.queues[chosen] ?? history?.queues[""];
   const from = rows ? begin(history.queues[""]) : 0;
   const minutes = history?.minutes.slice(from);
-  // The present minute is not over: its rate is of the seconds that have passed.
-  const passed = view ? Math.max((view.now_ms / 1000) % 60, 5) : 60;
-  const perSecond = (counts) => counts.map((n, index) => n / (index === counts.length - 1 ? passed : 60)).slice(from);
+  // The present minute is not over: its rate is of the seconds that had passed when it was counted.
+  const passed = rows ? history.now_s - history.minutes.at(-1) : 0;
+  const present = (n) => (passed < YOUNG_S ? null : n / passed);
+  const perSecond = (counts) => [...counts.slice(from, -1).map((n) => n / 60), present(counts.at(-1))];
   const latency = (kind) => SHARES.map(([share, title]) => ({ title, values: rows[`${kind}_p${share}`].slice(from) }));
   return html`<section aria-labelledby="hour">
     <div class="heading">

@@ -144,7 +144,7 @@ class Overview:
         await pipeline.execute()
 
     async def history(self, minutes: int) -> tuple[int, list[dict[str, QueueMinute]]]:
-        """Return the present minute (Unix time in minutes) and the last ones, by queue.
+        """Return the time (Unix, in seconds, by Redis's clock) and the last minutes, by queue.
 
         The list ends with the present minute, which is not over; the queue "" is all of them.
 
@@ -155,7 +155,7 @@ class Overview:
         pipeline = self._redis.pipeline(transaction=False)
         for minute in range(now - minutes + 1, now + 1):
             pipeline.hgetall(keys.history(minute))
-        return now, [_minute(fields) for fields in await pipeline.execute()]
+        return int(seconds), [_minute(fields) for fields in await pipeline.execute()]
 
 
 def _open_job(queue: str, job_id: str, row: Sequence[bytes | None], now_s: float) -> OpenJob:
