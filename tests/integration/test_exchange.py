@@ -32,7 +32,7 @@ def given(turn: int, rank: int) -> torch.Tensor:
 def wanted(turn: int) -> tuple[torch.Tensor, torch.Tensor]:
     residual = given(turn, RANKS)
     summed = sum((given(turn, rank) for rank in range(RANKS)), torch.zeros(()))
-    return TorchOps().add_norm(summed, residual, weight(), EPSILON), residual
+    return TorchOps().add_norm(summed, residual, weight(), EPSILON, None), residual
 
 
 def weight() -> torch.Tensor:

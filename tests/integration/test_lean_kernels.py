@@ -16,9 +16,11 @@ import torch
 from penstock.contract.job import Sampling
 from penstock.engine.filters import draw_filtered
 from penstock.engine.lookahead import Draw
+from penstock.models.devices import Cpu
 from penstock.models.lean import fp8
 from penstock.models.lean.choosing import packed_draws
 from penstock.models.lean.linear import Dense, Fp8, Int4
+from penstock.models.lean.overlap import overlap_of
 from penstock.models.lean.torch_ops import TorchOps
 from tests.fixtures.lean import gpu
 
@@ -36,10 +38,15 @@ def place() -> torch.device:
 
 
 @pytest.fixture(scope="module")
-def ops(place) -> Any:
+def overlap(place) -> dict[str, Any]:
+    return overlap_of(gpu() or Cpu())
+
+
+@pytest.fixture(scope="module")
+def ops(overlap) -> Any:
     from penstock.models.lean.triton_ops import TritonOps
 
-    return TritonOps()
+    return TritonOps(overlap)
 
 
 def blocks_of(rows: int, columns: int, place: torch.device, *, biased: bool) -> Int4:
@@ -100,18 +107,43 @@ def test_few_rows_with_fp8(place, ops, rows, columns, tokens):
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_rows_are_rounded_to_fp8_as_torch_does_it(place, kind):
+def test_rows_are_rounded_to_fp8_as_torch_does_it(place, overlap, kind):
     from penstock.models.lean.fp8_products import round_rows
 
     x = activations(place, 9, 1000).to(kind)
     x[4] = 0
     x[6, 7] = float("nan")
-    values, scales = round_rows(x)
+    rounded = round_rows(x, overlap)
+    values, scales = rounded.values, rounded.scales
     wanted, wanted_scales = fp8.round_rows(x)
     good = [row for row in range(9) if row != 6]
     assert torch.equal(values[good].float(), wanted[good].float())
     assert torch.allclose(scales[good], wanted_scales[good], rtol=1e-6, atol=0)
     assert place.type == "cpu" or values[6, 7].isnan()  # the interpreter knows none
+
+
+@pytest.mark.parametrize("held", ["sym_int4", "fp8"])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_norms_and_gates_give_what_a_product_takes(place, ops, held, tokens):
+    """In the form of the next matrix at once, or as they are and then brought into it."""
+    size = 192
+    if held == "fp8":
+        dense = Dense(torch.randn(96, size, generator=torch.Generator().manual_seed(2)), None)
+        linear: Any = fp8.hold(dense, place, torch.float32)
+    else:
+        linear = blocks_of(96, size, place, biased=False)
+    x = activations(place, tokens, size)
+    residual = activations(place, tokens + 1, size)[:tokens].contiguous()
+    gate_up = activations(place, tokens, 2 * size)
+    weight = torch.linspace(0.5, 1.5, size, device=place)
+    for of in (
+        lambda into: ops.norm(x, weight, 1e-5, into),
+        lambda into: ops.add_norm(x, residual.clone(), weight, 1e-5, into),
+        lambda into: ops.gated(gate_up, into),
+    ):
+        plain = of(Dense(weight, None))
+        assert isinstance(plain, torch.Tensor)
+        assert torch.equal(ops.product(of(linear), linear), ops.product(plain, linear))
 
 
 @pytest.mark.parametrize("tokens", [2, 16, 17, 64, 300])

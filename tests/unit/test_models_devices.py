@@ -12,6 +12,7 @@ import torch
 from penstock.errors import DeviceNotFound
 from penstock.models import devices
 from penstock.models.devices import Cpu, Cuda, Xpu
+from penstock.models.lean.overlap import overlap_of
 from penstock.models.spec import ModelSpec
 
 GIB = 1 << 30
@@ -131,6 +132,17 @@ def test_gpus_before_ada_have_no_fp8(monkeypatch: pytest.MonkeyPatch):
     assert Cuda().lacks_fp8() == (
         "NVIDIA RTX A6000, 48 GiB has no FP8: NVIDIA GPUs from compute capability 8.9 on have"
     )
+
+
+def test_kernels_overlap_from_hopper_on_and_of_one_rank(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 9))
+    assert not Cuda().overlaps
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    assert overlap_of(Cuda()) == {"OVERLAPS": True, "launch_pdl": True}
+    apart = {"OVERLAPS": False}
+    assert overlap_of(Cuda(), 2) == apart
+    assert overlap_of(Xpu()) == apart, "nothing of NVIDIA's is named to other compilers"
+    assert overlap_of(Cpu()) == apart
 
 
 @pytest.mark.parametrize("device", [Xpu(), Cuda()])

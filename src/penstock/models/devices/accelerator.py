@@ -36,6 +36,11 @@ class Accelerator:
         """Whether work can be captured as a graph and replayed."""
         return hasattr(self.library, self.graph_class)
 
+    @property
+    def overlaps(self) -> bool:
+        """Not known of GPUs in general."""
+        return False
+
     graph_class: str
     graph_options: ClassVar[dict[str, Any]] = {}
 

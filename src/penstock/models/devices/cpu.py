@@ -21,6 +21,7 @@ class Cpu:
     kind = "cpu"
     collectives = "gloo"
     captures = False
+    overlaps = False
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")

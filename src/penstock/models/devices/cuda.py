@@ -10,6 +10,7 @@ from penstock.models.devices.accelerator import Accelerator
 
 _BF16_SINCE = (8, 0)
 _FP8_SINCE = (8, 9)
+_OVERLAP_SINCE = (9, 0)
 
 
 class Cuda(Accelerator):
@@ -34,6 +35,11 @@ class Cuda(Accelerator):
         if self.built():
             return "is the driver there (nvidia-smi), and is the device handed to the container?"
         return "pip install torch from download.pytorch.org/whl/cu130 (its CUDA build)"
+
+    @property
+    def overlaps(self) -> bool:
+        """Programmatic dependent launch came with Hopper."""
+        return torch.cuda.get_device_capability(self.index) >= _OVERLAP_SINCE
 
     def lacks_fp8(self) -> str | None:
         """Ada and Hopper were the first to have it."""

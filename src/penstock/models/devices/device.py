@@ -26,6 +26,11 @@ class Device(Protocol):
         """Whether work can be captured as a graph and replayed."""
         ...
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a kernel may begin before the one it follows has ended, and wait for it."""
+        ...
+
     def missing(self) -> str | None:
         """What is missing for this device, in words to act on; None where it is there."""
         ...

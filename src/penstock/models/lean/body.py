@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from penstock.engine.lookahead import Flight
     from penstock.models.devices.device import Device
     from penstock.models.lean.linear import Linear
-    from penstock.models.lean.ops import Ops
+    from penstock.models.lean.ops import Activations, Ops
     from penstock.models.lean.ranks import Ranks
     from penstock.models.lean.shape import Shape
     from penstock.models.lean.step import Packed, Step
@@ -259,22 +259,32 @@ class Body:
         """Last hidden states, (T, hidden), in the model's type."""
         ops, layers, epsilon = self.ops, self.weights.layers, self.shape.epsilon
         residual = ops.embed(step, self.weights.embeddings)
-        x = ops.norm(residual, layers[0].norm, epsilon)
+        x = ops.norm(residual, layers[0].norm, epsilon, layers[0].qkv)
         for index, layer in enumerate(layers):
             attention = self._layers[index]
             qkv = ops.product(x, layer.qkv)
             ops.rotate(qkv, step, attention)
             attended = ops.attend(qkv, step, attention)
-            x = self._added(attended, layer.out, residual, layer.second_norm)
-            gated = ops.gated(ops.product(x, layer.gate_up))
-            last = index + 1 == len(layers)
-            after = self.weights.norm if last else layers[index + 1].norm
-            x = self._added(gated, layer.down, residual, after)
+            x = self._added(attended, layer.out, residual, layer.second_norm, layer.gate_up)
+            gated = ops.gated(ops.product(x, layer.gate_up), layer.down)
+            if index + 1 < len(layers):
+                after = layers[index + 1]
+                x = self._added(gated, layer.down, residual, after.norm, after.qkv)
+            else:
+                x = self._added(gated, layer.down, residual, self.weights.norm, None)
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - nothing says what it goes into
         return x
 
     def _added(
-        self, x: torch.Tensor, linear: Linear, residual: torch.Tensor, norm: torch.Tensor
-    ) -> torch.Tensor:
+        self,
+        x: Activations,
+        linear: Linear,
+        residual: torch.Tensor,
+        norm: torch.Tensor,
+        into: Linear | None,
+    ) -> Activations:
         """A product that goes into the residual stream, and the norm of the sum."""
         product = self.ops.product(x, linear)
-        return self._ranks.add_norm(self.ops, product, residual, norm, self.shape.epsilon)
+        return self._ranks.add_norm(
+            self.ops, product, residual, norm, self.shape.epsilon, into=into
+        )

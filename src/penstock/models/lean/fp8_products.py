@@ -11,6 +11,7 @@ import triton
 
 from penstock.models.lean.fp8 import E4M3
 from penstock.models.lean.kernels import fp8
+from penstock.models.lean.ops import Rounded
 
 if TYPE_CHECKING:
     from penstock.models.lean.linear import Fp8
@@ -22,52 +23,56 @@ _LEAST_TOKENS: Final = 16
 """Of a tile of the matrix units."""
 
 
-def product(x: torch.Tensor, linear: Fp8) -> torch.Tensor:
-    """(T, columns) times a matrix -> (T, rows), x rounded to e4m3 with a scale a row."""
-    values, scales = round_rows(x)
-    if len(x) <= FEW_TOKENS:
-        return few_product(values, scales, linear, x.dtype)
-    library: Any = torch  # the public face of this came with torch 2.10
-    return library._scaled_mm(  # noqa: SLF001
-        values,
-        linear.weight.t(),
-        scales[:, None],
-        linear.scales[None],
-        bias=linear.bias,
-        out_dtype=x.dtype,
-        use_fast_accum=True,
-    )
-
-
-def round_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `penstock.models.lean.fp8.round_rows`."""
-    count, columns = x.shape
+def room(count: int, columns: int, x: torch.Tensor) -> Rounded:
+    """For (count, columns) of x's type and device, rounded."""
     values = torch.empty((count, columns), dtype=E4M3, device=x.device)
     scales = torch.empty(count, dtype=torch.float32, device=x.device)
+    return Rounded(values, scales, x.dtype)
+
+
+def round_rows(x: torch.Tensor, overlap: dict[str, Any]) -> Rounded:
+    """(T, columns) in e4m3 with a scale a row: see `penstock.models.lean.fp8.round_rows`."""
+    count, columns = x.shape
+    out = room(count, columns, x)
     fp8.round_rows_kernel[(count,)](
         x,
-        values,
-        scales,
+        out.values,
+        out.scales,
         x.stride(0),
         COLUMNS=columns,
         WIDTH=triton.next_power_of_2(columns),
         num_warps=16 if columns > _LONG else 8,
+        **overlap,
     )
-    return values, scales
+    return out
 
 
-def few_product(
-    values: torch.Tensor, scales: torch.Tensor, linear: Fp8, kind: torch.dtype
-) -> torch.Tensor:
-    """A few rounded rows times a matrix, (T, rows), in `kind`."""
-    (rows, columns), count = linear.weight.shape, len(values)
-    out = torch.empty((count, rows), dtype=kind, device=values.device)
+def product(x: Rounded, linear: Fp8, overlap: dict[str, Any]) -> torch.Tensor:
+    """(T, columns) times a matrix -> (T, rows)."""
+    if len(x.values) <= FEW_TOKENS:
+        return few_product(x, linear, overlap)
+    library: Any = torch  # the public face of this came with torch 2.10
+    return library._scaled_mm(  # noqa: SLF001
+        x.values,
+        linear.weight.t(),
+        x.scales[:, None],
+        linear.scales[None],
+        bias=linear.bias,
+        out_dtype=x.kind,
+        use_fast_accum=True,
+    )
+
+
+def few_product(x: Rounded, linear: Fp8, overlap: dict[str, Any]) -> torch.Tensor:
+    """A few rows times a matrix, (T, rows)."""
+    (rows, columns), count = linear.weight.shape, len(x.values)
+    out = torch.empty((count, rows), dtype=x.kind, device=x.values.device)
     fp8.product_kernel[(triton.cdiv(rows, FEW["BLOCK_ROWS"]),)](
-        values,
-        scales,
+        x.values,
+        x.scales,
         linear.weight,
         linear.scales,
-        scales if linear.bias is None else linear.bias,
+        x.scales if linear.bias is None else linear.bias,
         out,
         count,
         COLUMNS=columns,
@@ -75,6 +80,7 @@ def few_product(
         TOKENS=max(_LEAST_TOKENS, triton.next_power_of_2(count)),
         BIASED=linear.bias is not None,
         **FEW,
+        **overlap,
     )
     return out
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import triton
 
-from penstock.models.lean.kernels import products
+from penstock.models.lean.kernels import int4_vector, products
+from penstock.models.lean.ops import Sorted
 
 if TYPE_CHECKING:
     from penstock.models.lean.linear import Int4
@@ -25,21 +26,42 @@ _TILES: Final = 528
 
 _MOST_PARTS: Final = 8
 
+_SORTED_TOGETHER: Final = 1024
+"""Columns of a row that one program sorts."""
 
-def vector_product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
+
+def room(columns: int, x: torch.Tensor) -> Sorted:
+    """For one row of x's type and device, sorted."""
+    values = torch.empty((8, columns // 8), dtype=torch.float32, device=x.device)
+    return Sorted(values, x.dtype)
+
+
+def sort(x: torch.Tensor, overlap: dict[str, Any]) -> Sorted:
+    """One row, (1, columns), as `vector_product` takes it."""
+    columns = x.shape[1]
+    out = room(columns, x)
+    int4_vector.int4_sort_kernel[(triton.cdiv(columns, _SORTED_TOGETHER),)](
+        x, out.values, COLUMNS=columns, WIDTH=_SORTED_TOGETHER, num_warps=4, **overlap
+    )
+    return out
+
+
+def vector_product(x: Sorted, linear: Int4, overlap: dict[str, Any]) -> torch.Tensor:
     """One row times a matrix, (1, rows)."""
     rows, words = linear.packed.shape
-    out = x.new_empty((1, rows))
-    products.int4_vector_product_kernel[(triton.cdiv(rows, 4),)](
-        x,
+    out = torch.empty((1, rows), dtype=x.kind, device=x.values.device)
+    int4_vector.int4_vector_kernel[(triton.cdiv(rows, 4),)](
+        x.values,
         linear.packed,
         linear.scales,
-        x if linear.bias is None else linear.bias,
+        x.values if linear.bias is None else linear.bias,
         out,
+        products.MAGIC.value,
         COLUMNS=8 * words,
         ROWS=rows,
         BIASED=linear.bias is not None,
         **VECTOR,
+        **overlap,
     )
     return out
 
@@ -54,7 +76,7 @@ def product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
     how = MANY if many else FEW
     tiles = triton.cdiv(rows, how["BLOCK_ROWS"]) * triton.cdiv(count, tokens)
     splits = splits_for(tiles, words // how["WORDS"])
-    sorted_by_nibbles = x.view(count, -1, 8, 4).transpose(1, 2).contiguous()
+    sorted_by_nibbles = x.view(count, -1, 2, 8, 4).permute(0, 4, 2, 1, 3).contiguous()
     if splits > 1:
         out = torch.empty((splits, count, rows), dtype=torch.float32, device=x.device)
     else:
@@ -92,7 +114,7 @@ def precision(x: torch.Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
-# Found by trying on an H100; every one is right on any device.
-VECTOR: dict[str, Any] = {"PIECES": 128, "num_warps": 2, "num_stages": 1}
+# Found by trying on an H100, VECTOR on an H200; every one is right on any device.
+VECTOR: dict[str, Any] = {"PIECES": 64, "num_warps": 1, "num_stages": 1}
 FEW: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 32, "num_warps": 4, "num_stages": 2}
 MANY: dict[str, Any] = {"BLOCK_ROWS": 64, "WORDS": 64, "num_warps": 4, "num_stages": 2}

@@ -33,7 +33,8 @@ class Dense:
 class Int4:
     """bigdl-llm's sym_int4: values 0 to 15 with an offset of 8, 64 neighbours in a row a scale.
 
-    `packed` is (rows, columns / 8) int32: nibble k of word w holds column 32 (w // 4) + 4 k + w % 4.
+    `packed` is (rows, columns / 8) int32. A block of 64 columns is 32 bytes, as in bigdl-llm's own:
+    their low nibbles are the first 32 columns, the high ones the others.
     `scales` is (rows, columns / 64) fp16. `wide` (rows, columns), where there is room for it, is
     what these stand for in the model's type: products of many rows are faster with it.
     """
@@ -57,9 +58,9 @@ class Int4:
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights that these stand for, (rows, columns), by torch alone."""
         rows, words = self.packed.shape
-        shifts = torch.arange(0, 32, 4, device=self.packed.device, dtype=torch.int32)
-        nibbles = (self.packed.view(rows, -1, 1, 4) >> shifts[:, None]) & 15
-        centred = (nibbles - 8).view(rows, -1, q4_0.BLOCK).float()
+        pairs = self.packed.view(torch.uint8).view(rows, -1, 1, q4_0.BLOCK // 2)
+        nibbles = torch.cat((pairs & 15, pairs >> 4), dim=2)
+        centred = nibbles.view(rows, -1, q4_0.BLOCK).float() - 8
         return (centred * self.scales.float()[:, :, None]).view(rows, 8 * words).to(dtype)
 
 
@@ -122,16 +123,13 @@ def from_blocks(blocks: torch.Tensor, rows: int, columns: int) -> tuple[torch.Te
     """(packed, scales) of `Int4`, value for value, from bigdl-llm's blocks (bytes,) uint8."""
     shaped = blocks.reshape(rows, columns // q4_0.BLOCK, q4_0.BLOCK_BYTES).numpy()
     scales = np.ascontiguousarray(shaped[:, :, :2]).view(np.float16)[:, :, 0]
-    nibbles = shaped[:, :, 2:]
-    values = np.concatenate((nibbles & 15, nibbles >> 4), axis=2)
-    return _pack(values.reshape(rows, columns).astype(np.uint8)), torch.as_tensor(scales.copy())
+    packed = np.ascontiguousarray(shaped[:, :, 2:]).reshape(rows, columns // 2)
+    return torch.as_tensor(packed.view(np.int32)), torch.as_tensor(scales.copy())
 
 
 def _pack(values: NDArray[np.uint8]) -> torch.Tensor:
     """Values 0 to 15, (rows, columns), as `Int4.packed`."""
     rows, columns = values.shape
-    nibbles = values.reshape(rows, columns // 32, 8, 4).astype(np.uint32)
-    words = np.zeros((rows, columns // 32, 4), np.uint32)
-    for k in range(8):
-        words |= nibbles[:, :, k] << np.uint32(4 * k)
-    return torch.as_tensor(words.reshape(rows, columns // 8).view(np.int32))
+    halves = values.reshape(rows, columns // q4_0.BLOCK, 2, q4_0.BLOCK // 2)
+    packed = halves[:, :, 0] | (halves[:, :, 1] << 4)
+    return torch.as_tensor(packed.reshape(rows, columns // 2).view(np.int32))

@@ -14,6 +14,7 @@ from penstock.models.lean import weights as all_weights
 from penstock.models.lean.body import Body
 from penstock.models.lean.model import LeanModel, PipelinedLean
 from penstock.models.lean.native_attention import NativeAttention
+from penstock.models.lean.overlap import overlap_of
 from penstock.models.lean.shape import NotLean
 from penstock.models.lean.torch_ops import TorchOps
 from penstock.models.native import attention as native
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def ops_for(device: Device, shape: Shape) -> Ops:
+def ops_for(device: Device, shape: Shape, ranks: int = 1) -> Ops:
     """Triton's kernels on a GPU; on a CPU torch's, with our own attention where it can be had.
 
     :raises NotLean: the device has no Triton.
@@ -39,7 +40,7 @@ def ops_for(device: Device, shape: Shape) -> Ops:
         raise NotLean("Triton is not installed")
     from penstock.models.lean.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
 
-    return TritonOps()
+    return TritonOps(overlap_of(device, ranks))
 
 
 def build(module: Any, device: Device, context_length: int) -> PipelinedLean:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 if TYPE_CHECKING:
     import torch
@@ -11,6 +11,32 @@ if TYPE_CHECKING:
     from penstock.models.lean.linear import Linear
     from penstock.models.lean.shape import Shape
     from penstock.models.lean.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """(T, columns) in e4m3, and the scales (T,) float32: what FP8 meets.
+
+    `kind` is the type that products are in.
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    kind: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """One token's (1, columns) by the nibbles of int4 that it meets: see `kernels.int4_vector`.
+
+    `values` is (8, columns / 8) float32; `kind` is the type that products are in.
+    """
+
+    values: torch.Tensor
+    kind: torch.dtype
+
+
+Activations: TypeAlias = Union["torch.Tensor", Rounded, Sorted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +83,30 @@ class Attention(Protocol):
 
 
 class Ops(Protocol):
-    """What a decoder layer computes beside its products."""
+    """What a decoder layer computes beside its products.
+
+    What is meant for a product may come in the form that its matrix takes.
+    """
 
     def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
         """Note the step's blocks in its tables; (T, hidden), zero for padding."""
         ...
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """Root-mean-square norm of (T, hidden)."""
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, into: Linear | None
+    ) -> Activations:
+        """Root-mean-square norm of (T, hidden), for a product with `into`."""
         ...
 
     def add_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
-        """Add x to the residual stream, in place, and norm the sum."""
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+        into: Linear | None,
+    ) -> Activations:
+        """Add x to the residual stream, in place, and norm the sum, for a product with `into`."""
         ...
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
@@ -81,11 +117,11 @@ class Ops(Protocol):
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
         ...
 
-    def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """silu(gate) * up of (T, 2 * size)."""
+    def gated(self, gate_up: torch.Tensor, into: Linear) -> Activations:
+        """silu(gate) * up of (T, 2 * size), for a product with `into`."""
         ...
 
-    def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+    def product(self, x: Activations, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""
         ...
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from penstock.models.lean.ops import Ops
+    from penstock.models.lean.linear import Linear
+    from penstock.models.lean.ops import Activations, Ops
 
 
 class Ranks(Protocol):
@@ -20,10 +21,12 @@ class Ranks(Protocol):
         residual: torch.Tensor,
         weight: torch.Tensor,
         epsilon: float,
-    ) -> torch.Tensor:
+        *,
+        into: Linear | None,
+    ) -> Activations:
         """Add the ranks' sum of x, (T, hidden), to the residual stream, in place, and norm it.
 
-        x may be overwritten.
+        As `Ops.add_norm` does it for a product with `into`. x may be overwritten.
         """
         ...
 
@@ -46,9 +49,11 @@ class Alone:
         residual: torch.Tensor,
         weight: torch.Tensor,
         epsilon: float,
-    ) -> torch.Tensor:
+        *,
+        into: Linear | None,
+    ) -> Activations:
         """Its own."""
-        return ops.add_norm(x, residual, weight, epsilon)
+        return ops.add_norm(x, residual, weight, epsilon, into)
 
     def join(self, x: torch.Tensor) -> torch.Tensor:
         """Its own."""

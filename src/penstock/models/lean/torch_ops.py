@@ -14,7 +14,7 @@ from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from penstock.models.lean.linear import Linear
-    from penstock.models.lean.ops import Attention, AttentionLayer
+    from penstock.models.lean.ops import Activations, Attention, AttentionLayer
     from penstock.models.lean.step import Step
 
 
@@ -43,14 +43,23 @@ class TorchOps:
         embedded[real] = embeddings[token_ids]
         return embedded
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, into: Linear | None
+    ) -> torch.Tensor:
         """Root-mean-square norm of (T, hidden)."""
+        del into
         return norm(x, weight, epsilon)
 
     def add_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+        into: Linear | None,
     ) -> torch.Tensor:
         """Add x to the residual stream, in place, and norm the sum."""
+        del into
         residual += x
         return norm(residual, weight, epsilon)
 
@@ -62,13 +71,15 @@ class TorchOps:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
         return self._attention.attend(qkv, step, layer)
 
-    def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def gated(self, gate_up: torch.Tensor, into: Linear) -> torch.Tensor:
         """silu(gate) * up of (T, 2 * size)."""
+        del into
         gate, up = gate_up.chunk(2, dim=1)
         return functional.silu(gate) * up
 
-    def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+    def product(self, x: Activations, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - no other form is made here
         if isinstance(linear, Fp8):
             return fp8.product(x, linear)
         weight = linear.weight if isinstance(linear, Dense) else linear.widen(x.dtype)

@@ -13,14 +13,16 @@ import triton
 from torch.nn import functional
 
 from penstock.models.lean import fp8_products, int4_products
+from penstock.models.lean.forms import form, pointers, room_for
 from penstock.models.lean.int4_products import precision
 from penstock.models.lean.kernels import choose, decode, norm, prefill, products, rotary
 from penstock.models.lean.linear import Dense, Fp8, Int4
+from penstock.models.lean.ops import Rounded, Sorted
 from penstock.models.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from penstock.models.lean.linear import Linear
-    from penstock.models.lean.ops import AttentionLayer
+    from penstock.models.lean.ops import Activations, AttentionLayer
     from penstock.models.lean.shape import Shape
     from penstock.models.lean.step import Step
 
@@ -37,7 +39,9 @@ _MOST_SPLITS: Final = 32
 class TritonOps:
     """See `penstock.models.lean.ops.Ops`."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: dict[str, Any]) -> None:
+        """`overlap` is of `penstock.models.lean.overlap`."""
+        self._overlap = overlap
         self._wide: torch.Tensor | None = None
 
     def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
@@ -56,35 +60,50 @@ class TritonOps:
             SIZE=size,
             WIDTH=triton.next_power_of_2(size),
             num_warps=8,
+            **self._overlap,
         )
         return out
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, into: Linear | None
+    ) -> Activations:
         """Root-mean-square norm of (T, hidden)."""
-        return self._norm(x, None, weight, epsilon)
+        return self._norm(x, None, weight, epsilon, into)
 
     def add_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+        into: Linear | None,
+    ) -> Activations:
         """Add x to the residual stream, in place, and norm the sum."""
-        return self._norm(x, residual, weight, epsilon)
+        return self._norm(x, residual, weight, epsilon, into)
 
     def _norm(
-        self, x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor,
+        epsilon: float,
+        into: Linear | None,
+    ) -> Activations:
         count, size = x.shape
-        out = torch.empty_like(x)
+        out = room_for(x, size, into)
         norm.rms_norm_kernel[(count,)](
             x,
             residual if residual is not None else x,
             weight,
-            out,
+            *pointers(out),
             x.stride(0),
             epsilon,
             SIZE=size,
             WIDTH=triton.next_power_of_2(size),
             ADDS=residual is not None,
+            INTO=form(out),
             num_warps=8,
+            **self._overlap,
         )
         return out
 
@@ -113,40 +132,55 @@ class TritonOps:
             NORMS=norms is not None,
             TOGETHER=_TOGETHER,
             num_warps=4,
+            **self._overlap,
         )
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
         out = qkv.new_empty((len(qkv), layer.shape.heads * layer.shape.head_size))
         if step.decodes:
-            _decode(qkv, step, layer, out)
+            _decode(qkv, step, layer, out, self._overlap)
         if step.chunks is not None:
             _prefill(qkv, step, layer, out)
         return out
 
-    def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def gated(self, gate_up: torch.Tensor, into: Linear) -> Activations:
         """silu(gate) * up of (T, 2 * size)."""
         count, size = gate_up.shape[0], gate_up.shape[1] // 2
-        out = gate_up.new_empty((count, size))
-        width = 1024
+        out = room_for(gate_up, size, into)
+        whole = isinstance(out, Rounded)
+        width = triton.next_power_of_2(size) if whole else 1024
         norm.silu_product_kernel[(count, triton.cdiv(size, width))](
-            gate_up, out, SIZE=size, WIDTH=width, num_warps=4
+            gate_up,
+            *pointers(out),
+            SIZE=size,
+            WIDTH=width,
+            INTO=form(out),
+            num_warps=16 if whole else 4,
+            **self._overlap,
         )
         return out
 
-    def product(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+    def product(self, x: Activations, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""
         if isinstance(linear, Fp8):
-            return fp8_products.product(x, linear)
+            if isinstance(x, torch.Tensor):
+                x = fp8_products.round_rows(x, self._overlap)
+            assert isinstance(x, Rounded)  # noqa: S101 - `into` was this matrix
+            return fp8_products.product(x, linear, self._overlap)
         if isinstance(linear, Int4):
             return self._int4_product(x, linear)
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - such a matrix takes no other
         if len(x) == 1 and x.element_size() == 2:  # noqa: PLR2004 - bytes
-            return _vector_product(x, linear)
+            return _vector_product(x, linear, self._overlap)
         return functional.linear(x, linear.weight, linear.bias)
 
-    def _int4_product(self, x: torch.Tensor, linear: Int4) -> torch.Tensor:
-        if len(x) == 1:
-            return int4_products.vector_product(x, linear)
+    def _int4_product(self, x: Activations, linear: Int4) -> torch.Tensor:
+        if isinstance(x, torch.Tensor) and len(x) == 1:
+            x = int4_products.sort(x, self._overlap)
+        if isinstance(x, Sorted):
+            return int4_products.vector_product(x, linear, self._overlap)
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - `into` was this matrix
         if linear.wide is not None:
             return functional.linear(x, linear.wide, linear.bias)
         if len(x) <= int4_products.FEW_TOKENS:
@@ -174,7 +208,13 @@ class TritonOps:
         return out
 
 
-def _decode(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
+def _decode(
+    qkv: torch.Tensor,
+    step: Step,
+    layer: AttentionLayer,
+    out: torch.Tensor,
+    overlap: dict[str, Any],
+) -> None:
     shape, window, cache = layer.shape, layer.window, layer.cache
     count, group = step.decodes, shape.heads // shape.kv_heads
     splits = splits_for(count * shape.kv_heads, window or shape.context_length)
@@ -191,6 +231,7 @@ def _decode(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
         "HEAD_SIZE": shape.head_size,
         "BLOCK": BLOCK_SIZE,
         "SPLITS": splits,
+        **overlap,
     }
     grid = (count, shape.kv_heads, splits)
     if group == 1:
@@ -222,6 +263,7 @@ def _decode(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
             HEAD_SIZE=shape.head_size,
             SPLITS=splits,
             num_warps=2,
+            **overlap,
         )
 
 
@@ -263,7 +305,7 @@ def splits_for(programs: int, longest: int) -> int:
     return splits
 
 
-def _vector_product(x: torch.Tensor, linear: Dense) -> torch.Tensor:
+def _vector_product(x: torch.Tensor, linear: Dense, overlap: dict[str, Any]) -> torch.Tensor:
     rows, columns = linear.weight.shape
     out = x.new_empty((1, rows))
     products.vector_product_kernel[(triton.cdiv(rows, VECTOR["BLOCK_ROWS"]),)](
@@ -275,6 +317,7 @@ def _vector_product(x: torch.Tensor, linear: Dense) -> torch.Tensor:
         ROWS=rows,
         BIASED=linear.bias is not None,
         **VECTOR,
+        **overlap,
     )
     return out
 
@@ -283,8 +326,8 @@ def _scale(shape: Shape) -> float:
     return shape.head_size**-0.5 * _LOG2_E
 
 
-# Found by trying on an H100; every one is right on any device.
+# Found by trying on an H100, VECTOR on an H200; every one is right on any device.
 ALONE: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
-VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 2048, "num_warps": 8, "num_stages": 4}
+VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 1024, "num_warps": 4, "num_stages": 1}

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from penstock.models.lean.body import Body
-    from penstock.models.lean.ops import Ops
+    from penstock.models.lean.linear import Linear
+    from penstock.models.lean.ops import Activations, Ops
     from penstock.models.parallel.exchange import Exchange
 
 _LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -71,12 +72,14 @@ class Group:
         residual: torch.Tensor,
         weight: torch.Tensor,
         epsilon: float,
-    ) -> torch.Tensor:
+        *,
+        into: Linear | None,
+    ) -> Activations:
         """See `Ranks`."""
         if self._exchange is not None and len(x) <= self._exchange.layout.rows:
             return self._exchange.add_norm(x, residual, weight, epsilon)
         self._library.all_reduce(x)
-        return ops.add_norm(x, residual, weight, epsilon)
+        return ops.add_norm(x, residual, weight, epsilon, into)
 
     def join(self, x: torch.Tensor) -> torch.Tensor:
         """The ranks' (T, columns) side by side."""

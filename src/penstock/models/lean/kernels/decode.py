@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from penstock.models.lean.kernels.overlap import follow
+
 
 @triton.jit
 def _part_of(length, split, WINDOW: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr):
@@ -80,6 +82,7 @@ def decode_kernel(
     TILE: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """One part of one sequence's keys, for the GROUP query heads that share a KV head.
 
@@ -94,6 +97,7 @@ def decode_kernel(
     length = tl.load(positions_ptr + sequence) + 1
     row = tl.load(rows_ptr + sequence).to(tl.int64)
     begin, end = _part_of(length, split, WINDOW, SPLITS, TILE)
+    follow(OVERLAPS)
     group = tl.arange(0, PADDED)
     offsets = tl.arange(0, HEAD_SIZE)
     head = kv_head * GROUP + group
@@ -160,6 +164,7 @@ def decode_alone_kernel(
     BLOCK: tl.constexpr,
     TILE: tl.constexpr,
     SPLITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """As `decode_kernel` where every query head has a KV head of its own: no matrix to multiply.
 
@@ -172,6 +177,7 @@ def decode_alone_kernel(
     length = tl.load(positions_ptr + sequence) + 1
     row = tl.load(rows_ptr + sequence).to(tl.int64)
     begin, end = _part_of(length, split, WINDOW, SPLITS, TILE)
+    follow(OVERLAPS)
     offsets = tl.arange(0, HEAD_SIZE)
     query_place = sequence * query_stride + head * HEAD_SIZE + offsets
     query = tl.load(query_ptr + query_place).to(tl.float32) * scale_log2
@@ -228,6 +234,7 @@ def combine_kernel(
     HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     SPLITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Put the splits of one sequence's head together."""
     sequence = tl.program_id(0).to(tl.int64)
@@ -235,6 +242,7 @@ def combine_kernel(
     splits = tl.arange(0, SPLITS)
     offsets = tl.arange(0, HEAD_SIZE)
     slot = (sequence * HEADS + head) * SPLITS + splits
+    follow(OVERLAPS)
     peaks = tl.load(weight_ptr + slot * 2)
     totals = tl.load(weight_ptr + slot * 2 + 1)
     peak = tl.max(peaks, 0)

@@ -11,23 +11,38 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from penstock.models.lean.kernels.overlap import follow
+
 LARGEST: tl.constexpr = tl.constexpr(448.0)
 LEAST: tl.constexpr = tl.constexpr(1e-30)
 
 
 @triton.jit
+def store_rounded(x, row, columns, values_ptr, scales_ptr, COLUMNS: tl.constexpr):
+    """A row, float32, as e4m3 into values (rows, COLUMNS), and its scale into scales (rows,)."""
+    peak = tl.maximum(tl.max(tl.abs(x), 0), LEAST)
+    values = (x * tl.div_rn(LARGEST, peak)).to(tl.float8e4nv)
+    tl.store(values_ptr + row * COLUMNS + columns, values, mask=columns < COLUMNS)
+    tl.store(scales_ptr + row, tl.div_rn(peak, LARGEST))
+
+
+@triton.jit
 def round_rows_kernel(
-    x_ptr, values_ptr, scales_ptr, x_stride, COLUMNS: tl.constexpr, WIDTH: tl.constexpr
+    x_ptr,
+    values_ptr,
+    scales_ptr,
+    x_stride,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Values (rows, COLUMNS) in e4m3 and scales (rows,) of x, one row a program."""
+    follow(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < COLUMNS
     x = tl.load(x_ptr + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    peak = tl.maximum(tl.max(tl.abs(x), 0), LEAST)
-    values = (x * tl.div_rn(LARGEST, peak)).to(tl.float8e4nv)
-    tl.store(values_ptr + row * COLUMNS + columns, values, mask=inside)
-    tl.store(scales_ptr + row, tl.div_rn(peak, LARGEST))
+    store_rounded(x, row, columns, values_ptr, scales_ptr, COLUMNS)
 
 
 @triton.jit
@@ -45,12 +60,14 @@ def product_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BIASED: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Out (count, ROWS) = values (count, COLUMNS) @ weight (ROWS, COLUMNS) transposed, and scaled.
 
     The matrix units take e4m3 as it is: no conversions, of which a GPU has time for fewer than it
     reads weights. A program has a few rows for all tokens, so that each weight is read once.
     """
+    follow(OVERLAPS)
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     rows_inside = rows < ROWS
     token = tl.arange(0, TOKENS)

@@ -4,14 +4,19 @@
 """Products of few rows with a weight matrix, which read the weights once and near the bandwidth.
 
 `int4` weights have an offset of 8, and 64 neighbours in a row share one fp16 scale. They are packed
-eight to a 32-bit word: nibble k of word w holds column 32 (w // 4) + 4 k + w % 4, so that the k-th
-nibbles of four neighbouring words meet four neighbouring inputs.
+eight to a 32-bit word: byte j of word w has, of 64 columns that share a scale, number 4 (w % 8) + j
+in its low nibble, and number 32 + 4 (w % 8) + j in its high one.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from penstock.models.lean.kernels.overlap import follow
+
+MAGIC: tl.constexpr = tl.constexpr(0x4B000000)
+"""The exponent of 2**23 as a float has it."""
 
 HIGH: tl.constexpr = tl.constexpr(5)
 """Nibbles from this one on lie beyond a float's mantissa: their words are shifted first."""
@@ -28,20 +33,23 @@ def vector_product_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BIASED: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Out (ROWS) = weight (ROWS, COLUMNS) @ x (COLUMNS)."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     rows_inside = rows < ROWS
     offsets = tl.arange(0, BLOCK_COLUMNS)
-    weights = weight_ptr + rows.to(tl.int64)[:, None] * COLUMNS + offsets[None, :]
+    at = weight_ptr + rows.to(tl.int64)[:, None] * COLUMNS + offsets[None, :]
+    inside = offsets < COLUMNS
+    weight = tl.load(at, mask=rows_inside[:, None] & inside[None, :], other=0.0)
+    follow(OVERLAPS)
     summed = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     for start in range(0, COLUMNS, BLOCK_COLUMNS):
-        inside = start + offsets < COLUMNS
         x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-        weight = tl.load(
-            weights + start, mask=rows_inside[:, None] & inside[None, :], other=0.0
-        ).to(tl.float32)
-        summed += weight * x[None, :]
+        summed += weight.to(tl.float32) * x[None, :]
+        after = start + BLOCK_COLUMNS
+        inside = after + offsets < COLUMNS
+        weight = tl.load(at + after, mask=rows_inside[:, None] & inside[None, :], other=0.0)
     out = tl.sum(summed, 1)
     if BIASED:
         out += tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)
@@ -49,7 +57,7 @@ def vector_product_kernel(
 
 
 @triton.jit
-def _weights_of(words, K: tl.constexpr):
+def weights_of(words, K: tl.constexpr, magic=MAGIC):
     """The K-th nibbles of some words as float32 numbers: (value - 8) * 2**shift, exactly.
 
     The bits of a nibble, under the exponent of 2**23, are a float as they stand: no conversion,
@@ -57,8 +65,8 @@ def _weights_of(words, K: tl.constexpr):
     """
     shift: tl.constexpr = 4 * K if K < HIGH else 4 * K - 12
     bits = words if K < HIGH else words >> 12
-    magic = (bits & (15 << shift)) | 0x4B000000
-    return magic.to(tl.float32, bitcast=True) - (8388608.0 + 8.0 * (1 << shift))
+    number = (bits & (15 << shift)) | magic
+    return number.to(tl.float32, bitcast=True) - (8388608.0 + 8.0 * (1 << shift))
 
 
 @triton.jit
@@ -66,79 +74,6 @@ def _unscaled(x, K: tl.constexpr):
     """X with the shift of the K-th nibble taken out."""
     shift: tl.constexpr = 4 * K if K < HIGH else 4 * K - 12
     return x * (1.0 / (1 << shift))
-
-
-@triton.jit
-def _dot_of(part, scale):
-    """The sum of (pieces, 4) float32 parts, each piece under its scale."""
-    return tl.sum(tl.sum(part, 1) * scale.to(tl.float32), 0)
-
-
-@triton.jit
-def int4_vector_product_kernel(
-    x_ptr,
-    packed_ptr,
-    scales_ptr,
-    bias_ptr,
-    out_ptr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-    PIECES: tl.constexpr,
-    BIASED: tl.constexpr,
-):
-    """Out (ROWS) = int4 weight (ROWS, COLUMNS) @ x (COLUMNS), four rows a program.
-
-    PIECES pieces of 32 columns at a time; a piece is four words, half of those that share a scale.
-    The four rows are written out, not a dimension of the tile: x then has the layout of the words,
-    and nothing has to change places between threads.
-    """
-    row = tl.program_id(0).to(tl.int64) * 4
-    row_a = tl.minimum(row, ROWS - 1)  # those past the end are the last row again
-    row_b = tl.minimum(row + 1, ROWS - 1)
-    row_c = tl.minimum(row + 2, ROWS - 1)
-    row_d = tl.minimum(row + 3, ROWS - 1)
-    piece = tl.arange(0, PIECES)
-    word = tl.arange(0, 4)
-    at = packed_ptr + piece[:, None] * 4 + word[None, :]
-    scales_at = scales_ptr + piece // 2
-    x_at = x_ptr + piece[:, None] * 32 + word[None, :]
-    out_a, out_b, out_c, out_d = 0.0, 0.0, 0.0, 0.0
-    for start in range(0, COLUMNS // 32, PIECES):
-        inside = start + piece < COLUMNS // 32
-        some = inside[:, None]
-        words_a = tl.load(at + row_a * (COLUMNS // 8) + start * 4, mask=some, other=0)
-        words_b = tl.load(at + row_b * (COLUMNS // 8) + start * 4, mask=some, other=0)
-        words_c = tl.load(at + row_c * (COLUMNS // 8) + start * 4, mask=some, other=0)
-        words_d = tl.load(at + row_d * (COLUMNS // 8) + start * 4, mask=some, other=0)
-        scale_a = tl.load(scales_at + row_a * (COLUMNS // 64) + start // 2, mask=inside, other=0.0)
-        scale_b = tl.load(scales_at + row_b * (COLUMNS // 64) + start // 2, mask=inside, other=0.0)
-        scale_c = tl.load(scales_at + row_c * (COLUMNS // 64) + start // 2, mask=inside, other=0.0)
-        scale_d = tl.load(scales_at + row_d * (COLUMNS // 64) + start // 2, mask=inside, other=0.0)
-        part_a = tl.zeros((PIECES, 4), tl.float32)
-        part_b = tl.zeros((PIECES, 4), tl.float32)
-        part_c = tl.zeros((PIECES, 4), tl.float32)
-        part_d = tl.zeros((PIECES, 4), tl.float32)
-        for k in tl.static_range(8):
-            x = tl.load(x_at + start * 32 + 4 * k, mask=some, other=0.0)
-            x = _unscaled(x.to(tl.float32), k)
-            part_a += _weights_of(words_a, k) * x
-            part_b += _weights_of(words_b, k) * x
-            part_c += _weights_of(words_c, k) * x
-            part_d += _weights_of(words_d, k) * x
-        out_a += _dot_of(part_a, scale_a)
-        out_b += _dot_of(part_b, scale_b)
-        out_c += _dot_of(part_c, scale_c)
-        out_d += _dot_of(part_d, scale_d)
-    if BIASED:
-        out_a += tl.load(bias_ptr + row_a).to(tl.float32)
-        out_b += tl.load(bias_ptr + row_b).to(tl.float32)
-        out_c += tl.load(bias_ptr + row_c).to(tl.float32)
-        out_d += tl.load(bias_ptr + row_d).to(tl.float32)
-    kind = out_ptr.dtype.element_ty
-    tl.store(out_ptr + row_a, out_a.to(kind))
-    tl.store(out_ptr + row_b, out_b.to(kind))
-    tl.store(out_ptr + row_c, out_c.to(kind))
-    tl.store(out_ptr + row_d, out_d.to(kind))
 
 
 @triton.jit
@@ -186,7 +121,7 @@ def int4_product_kernel(
                 mask=inside[:, None] & tokens_inside[None, :],
                 other=0.0,
             )
-            weights = (_weights_of(words, k) * _unscaled(scale, k)).to(kind)
+            weights = (weights_of(words, k) * _unscaled(scale, k)).to(kind)
             summed = tl.dot(weights, x, summed, input_precision=PRECISION)
     if BIASED:
         bias = tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)
@@ -208,8 +143,8 @@ def int4_widen_kernel(packed_ptr, scales_ptr, out_ptr, COLUMNS: tl.constexpr, WO
     inside = word < COLUMNS // 8
     words = tl.load(packed_ptr + row * (COLUMNS // 8) + word, mask=inside, other=0)
     scale = tl.load(scales_ptr + row * (COLUMNS // 64) + word // 8, mask=inside, other=0.0)
-    column = word // 4 * 32 + word % 4
+    column = word // 8 * 64 + word % 8 * 4
     for k in tl.static_range(8):
-        weights = _weights_of(words, k) * _unscaled(scale.to(tl.float32), k)
-        place = out_ptr + row * COLUMNS + column + 4 * k
+        weights = weights_of(words, k) * _unscaled(scale.to(tl.float32), k)
+        place = out_ptr + row * COLUMNS + column + k % 2 * 32 + k // 2
         tl.store(place, weights.to(out_ptr.dtype.element_ty), mask=inside)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from penstock.models.lean.kernels.overlap import follow
+
 
 @triton.jit(do_not_specialize=["count"])
 def place_kernel(
@@ -21,6 +23,7 @@ def place_kernel(
     BLOCK: tl.constexpr,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Begin a step: look a token's embedding up, and note its block in its row of the tables.
 
@@ -28,6 +31,7 @@ def place_kernel(
     that holds the token id instead, or -1. A position below 0 is padding: its embedding is zero,
     and nothing is noted. A token that could not be chosen (-1) counts as 0.
     """
+    follow(OVERLAPS)
     token = tl.program_id(0)
     position = tl.load(fields_ptr + count + token)
     row = tl.load(fields_ptr + 2 * count + token).to(tl.int64)
@@ -74,6 +78,7 @@ def rotate_kernel(
     BLOCK: tl.constexpr,
     NORMS: tl.constexpr,
     TOGETHER: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """A few heads of one token: queries turn in place, keys and values go into the cache.
 
@@ -81,9 +86,17 @@ def rotate_kernel(
     """
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions_ptr + token)
-    if position >= 0:
+    row = tl.load(rows_ptr + token).to(tl.int64)
+    offsets = tl.arange(0, HALF)
+    real = position >= 0
+    angle = position.to(tl.int64) * HALF + offsets
+    cosine = tl.load(cosines_ptr + angle, mask=real, other=0.0)[None, :]
+    sine = tl.load(sines_ptr + angle, mask=real, other=0.0)[None, :]
+    block_at = tables_ptr + row * table_stride + position // BLOCK
+    block = tl.load(block_at, mask=real, other=0).to(tl.int64)
+    follow(OVERLAPS)
+    if real:
         head = tl.program_id(1) * TOGETHER + tl.arange(0, TOGETHER)
-        offsets = tl.arange(0, HALF)
         is_query = head < HEADS
         is_key = (head >= HEADS) & (head < HEADS + KV_HEADS)
         is_value = (head >= HEADS + KV_HEADS) & (head < HEADS + 2 * KV_HEADS)
@@ -98,16 +111,11 @@ def rotate_kernel(
             of_key = _normed(first, second, key_norm_ptr, offsets, epsilon, HALF)
             first = tl.where(is_query[:, None], of_query[0], of_key[0])
             second = tl.where(is_query[:, None], of_query[1], of_key[1])
-        angle = position.to(tl.int64) * HALF + offsets
-        cosine = tl.load(cosines_ptr + angle)[None, :]
-        sine = tl.load(sines_ptr + angle)[None, :]
         kind = qkv_ptr.dtype.element_ty
         turned_first = (first * cosine - second * sine).to(kind)
         turned_second = (second * cosine + first * sine).to(kind)
         tl.store(start, turned_first, mask=is_query[:, None])
         tl.store(start + HALF, turned_second, mask=is_query[:, None])
-        row = tl.load(rows_ptr + token).to(tl.int64)
-        block = tl.load(tables_ptr + row * table_stride + position // BLOCK).to(tl.int64)
         within = position % BLOCK
         key_head = head - HEADS
         key_place = ((block * KV_HEADS + key_head) * BLOCK + within) * (2 * HALF)
