@@ -42,7 +42,9 @@ class TritonOps:
     def __init__(self, overlap: dict[str, Any]) -> None:
         """`overlap` is of `penstock.models.lean.overlap`."""
         self._overlap = overlap
-        self._wide: torch.Tensor | None = None
+        self._wide: list[torch.Tensor] = []
+        """Buffers for widened weights, each larger than the one before, which captured graphs may
+        still use."""
 
     def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
         """Note the step's blocks in its tables; (T, hidden), zero for padding."""
@@ -198,9 +200,9 @@ class TritonOps:
         """The weights in a buffer that the next matrix overwrites."""
         rows, words = linear.packed.shape
         wanted = rows * words * 8
-        if self._wide is None or self._wide.numel() < wanted or self._wide.dtype != dtype:
-            self._wide = torch.empty(wanted, dtype=dtype, device=linear.packed.device)
-        out = self._wide[:wanted].view(rows, 8 * words)
+        if not self._wide or self._wide[-1].numel() < wanted:
+            self._wide.append(torch.empty(wanted, dtype=dtype, device=linear.packed.device))
+        out = self._wide[-1][:wanted].view(rows, 8 * words)
         width = 512
         products.int4_widen_kernel[(rows, triton.cdiv(words, width))](
             linear.packed, linear.scales, out, COLUMNS=8 * words, WORDS=width, num_warps=4
