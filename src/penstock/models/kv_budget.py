@@ -114,7 +114,11 @@ def _budget(model: Model, device: Device, slots: int, step_tokens: int) -> int:
     peak = device.peak_bytes(lambda: _largest_step(model, slots, step_tokens))
     model.allocate(0)
     sampling = _SAMPLER_ROWS * slots * model.vocab_size * torch.float32.itemsize
-    free = model.free_bytes() if isinstance(model, Warmable) else device.free_bytes()
+    if isinstance(model, Warmable):
+        free = model.free_bytes()
+        peak *= 2  # captured steps have memory of their own
+    else:
+        free = device.free_bytes()
     return int(free * GPU_SHARE) - peak - sampling - _GRAPHS_BYTES
 
 
