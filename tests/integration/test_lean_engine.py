@@ -19,6 +19,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
+from penstock.models.devices import Cpu
 from penstock.models.steps import BLOCK_SIZE
 from tests.fixtures.engine import Transcript, WordTokenizer
 from tests.fixtures.lean import CONTEXT, SHAPES, gpu, lean_of, module_of
@@ -110,6 +111,28 @@ def test_drawn_answers_do_not_depend_on_who_chooses(filters: dict[str, Any]):
     behind = serve(model, asked)
     for job, _ in prompts:
         assert tokens_of(ahead, job) == tokens_of(behind, job)
+
+
+class Uncapturing(Cpu):
+    """A device that has graphs by name, whose driver refuses them."""
+
+    captures = True
+
+    def capture(self, work: Any) -> Any:
+        """Refuse."""
+        raise RuntimeError("graphs are not supported\nby this driver")
+
+
+def test_steps_that_cannot_be_captured_are_run_otherwise(caplog: pytest.LogCaptureFixture):
+    case = case_of("llama")
+    model = lean_of(case.module, Uncapturing())
+    model.max_sequences = SLOTS
+    model.allocate(BLOCKS)
+    model.capture()
+    assert "steps are not captured as graphs: graphs are not supported" in caplog.text
+    told = serve(model, [ask(job, prompt) for job, prompt in enumerate(case.prompts)])
+    for job, answer in enumerate(case.answers):
+        assert tokens_of(told, job) == answer
 
 
 @pytest.mark.gpu

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from penstock.models import checkpoint
 from penstock.models.lean import chunk_graphs
 from penstock.models.lean import step as steps
 from penstock.models.lean.choosing import Choosing
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from penstock.models.lean.weights import Weights
 
 
+logger = logging.getLogger(__name__)
+
+
 class Computer(Protocol):
     """What a lean model drives: one device's body, or those of several together."""
 
@@ -42,7 +47,10 @@ class Computer(Protocol):
         ...
 
     def capture(self) -> None:
-        """Capture the decode graphs now, so that no request waits for them."""
+        """Capture the steps' graphs now, so that no request waits for them.
+
+        :raises torch.OutOfMemoryError: a device has not enough memory.
+        """
         ...
 
     def note(self, row: int, blocks: Sequence[int]) -> None:
@@ -135,10 +143,17 @@ class Body:
     def capture(self) -> None:
         """See `Computer`."""
         self.device.enter()
-        if self._graphs is not None and self._chunk_graphs is not None:
+        if self._graphs is None or self._chunk_graphs is None:
+            return
+        try:
             with torch.inference_mode():
                 self._chunk_graphs.capture()
                 self._graphs.capture()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a driver's fault has a fallback
+            logger.warning("steps are not captured as graphs: %s", checkpoint.first_line(error))
+            self._graphs = self._chunk_graphs = None
 
     @torch.inference_mode()
     def note(self, row: int, blocks: Sequence[int]) -> None:
