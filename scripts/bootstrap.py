@@ -6,8 +6,8 @@ second run costs a moment. A marker beside it says that pip is at work: a run th
 that the earlier install was cut off, and starts over (pip's cache keeps the downloads).
 
 pip's own configuration is honoured (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL,
-where set, is one more index for torch alone, and of no account once torch is there. PENSTOCK_BUILD_NATIVE says by which compiler the
-native kernels are made (see build.py beside them).
+where set, is one more index for torch alone, and of no account once torch is there.
+PENSTOCK_BUILD_NATIVE says by which compiler the native kernels are made (see build.py beside them).
 """
 
 from __future__ import annotations
