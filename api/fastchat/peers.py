@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import time
 import uuid
 from collections import Counter
 from contextlib import suppress
@@ -40,6 +41,8 @@ STATUS_S: Final = 5.0
 """How long a worker may take to tell its status, as FastChat's controller has it."""
 MISSED_PROBES: Final = 3
 """A worker that is silent this often in a row is taken for dead; one that refuses, at once."""
+BEGINNING_S: Final = 5.0
+"""FastChat's workers join before they listen: one that refuses as it joins has so long to begin."""
 UNKNOWN_CONTEXT: Final = 2_048
 """FastChat's own guess where a worker does not tell."""
 ANYWHERE: Final = ("*", "0.0.0.0/0", "::/0")
@@ -112,6 +115,8 @@ class Peers:
         self._cards: tuple[PeerCard, ...] = ()
         self._sent: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
+        self._unheard: dict[str, float] = {}
+        """When those joined that did not listen yet, on the monotonic clock."""
         self._process = uuid.uuid4().hex
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -209,6 +214,9 @@ class Peers:
         try:
             told = await self.call(card, "/model_details", {"model": model})
             return int(told["context_length"])
+        except httpx.ConnectError:
+            self._unheard[card.url] = time.monotonic()
+            return UNKNOWN_CONTEXT
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return UNKNOWN_CONTEXT
 
@@ -229,17 +237,23 @@ class Peers:
                 await self.lost(card.url)
         else:
             self._missed.pop(card.url, None)
+            self._unheard.pop(card.url, None)
             told = msgspec.structs.asdict(status)
             told["models"] = told.pop("model_names")
             await self.book.renew(msgspec.structs.replace(card, **told))
 
-    async def lost(self, url: str) -> None:
-        """Forget a worker that does not answer."""
+    async def lost(self, url: str) -> bool:
+        """Forget a worker that does not answer; False where it has only just joined, and may yet."""
+        joined_s = self._unheard.get(url)
+        if joined_s is not None and time.monotonic() - joined_s < BEGINNING_S:
+            return False
+        self._unheard.pop(url, None)
         logger.warning("FastChat worker %s does not answer and is dropped", url)
         self._missed.pop(url, None)
         self._cards = tuple(card for card in self._cards if card.url != url)
         with suppress(RedisError, OSError):
             await self.book.drop(url)
+        return True
 
     def names(self, *, multimodal: bool | None = None) -> list[str]:
         """Return the models that live workers serve, sorted."""

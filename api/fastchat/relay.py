@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.transport.peers import PeerCard
 
 CONNECT_S: Final = 3.0
+AGAIN_S: Final = 0.1
 REASONS: Final = {"length": FinishReason.LENGTH}
 """FastChat ends for any other reason with `stop`."""
 WHOLE_OBJECT_BYTES: Final = 32 * 1024 * 1024
@@ -51,7 +52,7 @@ async def post(peers: Peers, path: str, model: str, body: object, timeout_s: flo
             answer.raise_for_status()
             return answer.json()
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            await peers.lost(peer.url)
+            await _passed_over(peers, peer, tried)
         except httpx.TimeoutException as error:
             raise _too_slow(peer) from error
         except (httpx.HTTPError, ValueError) as error:
@@ -67,6 +68,13 @@ def _pick(peers: Peers, model: str, tried: set[str]) -> PeerCard:
         raise
     tried.add(peer.url)
     return peer
+
+
+async def _passed_over(peers: Peers, peer: PeerCard, tried: set[str]) -> None:
+    """Forget a worker that refuses the connection, or let one that has just joined be tried again."""
+    if not await peers.lost(peer.url):
+        tried.discard(peer.url)
+        await asyncio.sleep(AGAIN_S)
 
 
 def _too_slow(peer: PeerCard) -> Refusal:
@@ -99,7 +107,7 @@ async def objects(
                 async for one in found:
                     yield one
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            await peers.lost(peer.url)
+            await _passed_over(peers, peer, tried)
         except httpx.TimeoutException as error:
             raise _too_slow(peer) from error
         except httpx.HTTPError as error:

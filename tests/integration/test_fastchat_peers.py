@@ -16,12 +16,13 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from api.fastchat import relay
+from api.fastchat import peers, relay
 from api.fastchat.peers import checked_url
 from penstock.errors import NotPermitted
 from penstock.transport import keys
 from penstock.transport.connection import connect
 from tests.fixtures.processes import wait_until
+from tests.fixtures.redis import find_free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -37,7 +38,7 @@ ASK: Any = {"model": "theirs", "prompt": "hello", "echo": False}
 class TheirWorker:
     """A program that speaks as FastChat's worker does, and notes what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.status: dict[str, Any] = {"model_names": ["theirs"], "speed": 1, "queue_length": 0}
         self.pause_s = 0.0
@@ -50,7 +51,7 @@ class TheirWorker:
         )  # fmt: skip
         routes = [Route(f"/{path}", self.answer, methods=["POST"]) for path in paths]
         routes.append(Route("/worker_generate_stream", self.stream, methods=["POST"]))
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(Starlette(routes=routes), log_config=None)
         self._server = uvicorn.Server(config)
@@ -347,6 +348,27 @@ def test_a_dead_one_leaves_and_another_answers(
     assert [one["error_code"] for one in objects(shown)] == [40301]
     beat = {"worker_name": first.url, "queue_length": 0}
     assert post(server, "/receive_heart_beat", beat).json() == {"exist": False}
+
+
+@pytest.mark.parametrize("path", ["/worker_generate", "/worker_generate_stream"])
+def test_one_that_joins_before_it_listens_is_waited_for(
+    fleet: Fleet, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FastChat's workers do so."""
+    server = fleet.api(fastchat_worker_hosts=HERE)
+    port = find_free_port()
+    body = {"worker_name": f"http://127.0.0.1:{port}", "check_heart_beat": True}
+    status = {"model_names": ["theirs"], "speed": 1, "queue_length": 0}
+    assert post(server, "/register_worker", {**body, "worker_status": status}).json() is None
+    late: list[TheirWorker] = []
+    listens = threading.Timer(0.5, lambda: late.append(TheirWorker(port)))
+    listens.start()
+    assert objects(post(server, path, ASK).content)[-1]["text"] == "one two three"
+    listens.join()
+    late[0].stop()
+    monkeypatch.setattr(peers, "BEGINNING_S", 0.3)
+    assert objects(post(server, path, ASK).content)[-1]["error_code"] == 50005
+    assert models(server) == []
 
 
 def test_one_that_nobody_asks_leaves_too(fleet: Fleet, theirs: Callable[[], TheirWorker]) -> None:
