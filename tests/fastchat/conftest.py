@@ -109,7 +109,7 @@ def write_talkative_llama(path: Path, *, context_length: int = 4096) -> None:
     """
     import safetensors.torch
 
-    write_tiny_llama(path, hidden_size=128, layers=6, context_length=context_length)
+    write_tiny_llama(path, hidden_size=128, layers=16, context_length=context_length)
     weights = safetensors.torch.load_file(path / "model.safetensors")
     weights["lm_head.weight"][:3] = 0.0  # the special tokens, ends among them
     config = json.loads((path / "config.json").read_text())

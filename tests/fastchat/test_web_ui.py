@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,15 @@ def idle(fastchat: FastChat) -> bool:
     return httpx.post(f"{fastchat.api.url}/worker_get_status").json()["queue_length"] == 0
 
 
+def clients_gone(fastchat: FastChat) -> float:
+    """Return how many answers the API has given up because nobody read them any more."""
+    said = httpx.get(f"{fastchat.api.url}/metrics").text
+    found = re.search(
+        r'^penstock_request_errors_total{code="client_gone"} (\S+)$', said, re.MULTILINE
+    )
+    return float(found[1]) if found else 0.0
+
+
 def test_a_conversation(page: WebUI) -> None:
     assert page.chosen_model() == MODEL
     assert page.models() == [MODEL]
@@ -75,9 +85,11 @@ def test_a_person_who_closes_the_page_frees_the_slot(
 ) -> None:
     page.limit(2048)
     page.send("Tell me everything.")
-    page.growing()
     wait_until(lambda: not idle(fastchat))
+    page.growing()
+    before = clients_gone(fastchat)
     browser.open("about:blank")
+    wait_until(lambda: clients_gone(fastchat) == before + 1, 60.0)
     wait_until(lambda: idle(fastchat), 60.0)
 
 
