@@ -30,7 +30,7 @@ demo: setup ## install, start Redis, a worker and the API, and ask the demo mode
 	@$(BIN)/penstock up $(ARGS)
 
 test: setup-dev ## install and run the tests (JOBS=4 at once)
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 12 $(ARGS)
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
 	@scripts/fastchat/setup.sh api webui
