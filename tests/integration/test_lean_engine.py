@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -24,10 +24,21 @@ from penstock.models.steps import BLOCK_SIZE
 from tests.fixtures.engine import Transcript, WordTokenizer
 from tests.fixtures.lean import CONTEXT, SHAPES, gpu, lean_of, module_of
 
+if TYPE_CHECKING:
+    from penstock.models.devices.device import Device
+
 EOS = 7
 LONGEST = 24
 BLOCKS = 12
 SLOTS = 4
+
+
+@pytest.fixture
+def device() -> Device:
+    found = gpu()
+    if found is None:
+        pytest.skip("torch sees no GPU here")
+    return found
 
 
 @dataclass(frozen=True)
@@ -137,10 +148,7 @@ def test_steps_that_cannot_be_captured_are_run_otherwise(caplog: pytest.LogCaptu
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SHAPES)
-def test_greedy_answers_are_those_of_generate_on_the_gpu(name: str):
-    device = gpu()
-    if device is None:
-        pytest.skip("torch sees no GPU here")
+def test_greedy_answers_are_those_of_generate_on_the_gpu(name: str, device: Device):
     case = case_of(name)
     model = lean_of(case.module, device)
     model.max_sequences = SLOTS
@@ -154,11 +162,8 @@ def test_greedy_answers_are_those_of_generate_on_the_gpu(name: str):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SHAPES)
-def test_captured_steps_of_chunks_and_single_tokens_are_as_others(name: str):
+def test_captured_steps_of_chunks_and_single_tokens_are_as_others(name: str, device: Device):
     """A step of every size, from pieces of chunks and single tokens, by its graph and without."""
-    device = gpu()
-    if device is None:
-        pytest.skip("torch sees no GPU here")
     model = lean_of(module_of(name), device)
     model.max_sequences = SLOTS
     rng = random.Random(name)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from penstock.models import checkpoint
-from penstock.models.lean import chunk_graphs
 from penstock.models.lean import step as steps
 from penstock.models.lean.choosing import Choosing
+from penstock.models.lean.chunk_graphs import ChunkGraphs
 from penstock.models.lean.graphs import DecodeGraphs
 from penstock.models.lean.ops import AttentionLayer, LayerCache
 from penstock.models.lean.ranks import ALONE
@@ -134,10 +134,13 @@ class Body:
             self._graphs = DecodeGraphs(
                 self.device, self._logits, self._tables, self._chosen, shape.vocab_size
             )
-            most = (chunk_graphs.MOST_TOKENS, shape.hidden_size)
-            hidden = torch.zeros(most, dtype=self.kind, device=place)
-            self._chunk_graphs = chunk_graphs.ChunkGraphs(
-                self.device, self._hidden, self._tables, self._chosen, hidden
+            self._chunk_graphs = ChunkGraphs(
+                self.device,
+                self._hidden,
+                self._tables,
+                self._chosen,
+                hidden_size=shape.hidden_size,
+                kind=self.kind,
             )
 
     def capture(self) -> None:
@@ -206,7 +209,7 @@ class Body:
         self._chosen = torch.empty(0, dtype=torch.int32)
         self._choosing: Choosing | None = None
         self._graphs: DecodeGraphs | None = None
-        self._chunk_graphs: chunk_graphs.ChunkGraphs | None = None
+        self._chunk_graphs: ChunkGraphs | None = None
 
     def _decoded(self, fields: NDArray[np.int32]) -> torch.Tensor:
         """Logits (n, vocab) float32 of a step of one token a sequence."""

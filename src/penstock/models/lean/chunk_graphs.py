@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from penstock.models.lean.stages import Stages
-from penstock.models.lean.step import FIELDS, PADDING, Step
+from penstock.models.lean.step import FIELDS, PADDING, Step, write_padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,16 +57,11 @@ def pieces(chunks: tuple[Chunk, ...]) -> Iterator[tuple[int, int, int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Graph:
-    sent: torch.Tensor
-    """What the graph reads: fields (FIELDS, size), positions of single tokens (singles,), pieces
-    (n, 4), int32, one after the other."""
-    replay: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where what a graph reads lies in one buffer of int32."""
+    """What a graph reads, one after the other in one buffer of int32.
+
+    Fields (FIELDS, size), positions of single tokens (singles,), and pieces (pieces, 4).
+    """
 
     size: int
     singles: int
@@ -78,12 +73,18 @@ class _Layout:
 
     @property
     def pieces_at(self) -> int:
-        # Kernels are compiled anew for a pointer that is not a multiple of 16 bytes.
-        return -(-(self.singles_at + self.singles) // 4) * 4
+        return self.singles_at + self.singles
 
     @property
     def total(self) -> int:
         return self.pieces_at + 4 * self.pieces
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    layout: _Layout
+    sent: torch.Tensor  # (layout.total,) int32 on the device
+    replay: Callable[[], None]
 
 
 class ChunkGraphs:
@@ -99,15 +100,19 @@ class ChunkGraphs:
         compute: Callable[[Step], torch.Tensor],
         tables: torch.Tensor,
         chosen: torch.Tensor,
-        hidden: torch.Tensor,
+        *,
+        hidden_size: int,
+        kind: torch.dtype,
     ) -> None:
-        """`compute` gives the hidden states of a step; `hidden` (tokens, size) is where they go."""
-        self.sizes = tuple(size for size in buckets(MOST_TOKENS) if size <= len(hidden))
+        """`compute` gives the last hidden states of a step, (T, hidden_size) of `kind`."""
+        self.sizes = buckets(MOST_TOKENS)
         self._device = device
         self._compute = compute
         self._tables = tables
         self._chosen = chosen
-        self._hidden = hidden
+        # One buffer of results for all: they are read before the next step.
+        size = (MOST_TOKENS, hidden_size)
+        self._hidden = torch.zeros(size, dtype=kind, device=device.torch_device)
         self._graphs: dict[int, _Graph] = {}
         self._stages = Stages(self._layout(self.sizes[-1]).total)
 
@@ -123,9 +128,8 @@ class ChunkGraphs:
         graph = self._graphs.get(self.sizes[place]) if place < len(self.sizes) else None
         if graph is None:
             return None
-        layout = self._layout(self.sizes[place])
-        stage = self._stages.next(layout.total)
-        _write(stage.numpy(), layout, packed)
+        stage = self._stages.next(graph.layout.total)
+        _write(stage.numpy(), graph.layout, packed)
         graph.sent.copy_(stage, non_blocking=True)
         self._stages.sent(self._device)
         graph.replay()
@@ -152,16 +156,13 @@ class ChunkGraphs:
             singles=singles,
         )
         hidden = self._hidden[:size]
-        return _Graph(sent, self._device.capture(lambda: hidden.copy_(self._compute(step))))
+        replay = self._device.capture(lambda: hidden.copy_(self._compute(step)))
+        return _Graph(layout, sent, replay)
 
 
 def _write(written: NDArray[np.int32], layout: _Layout, packed: Packed) -> None:
     """Lay a step out as its graph reads it."""
-    count = packed.fields.shape[1]
-    fields = written[: layout.singles_at].reshape(FIELDS, layout.size)
-    fields[:, :count] = packed.fields
-    fields[:, count:] = 0
-    fields[1, count:] = PADDING
+    write_padded(packed.fields, written[: layout.singles_at].reshape(FIELDS, layout.size))
     rest = written[layout.singles_at :]
     rest[:] = 0
     rest[: layout.singles] = PADDING

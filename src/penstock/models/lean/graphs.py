@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from penstock.models.lean.stages import Stages
-from penstock.models.lean.step import FIELDS, PADDING, Step
+from penstock.models.lean.step import FIELDS, PADDING, Step, write_padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,11 +78,7 @@ class DecodeGraphs:
         size = self.sizes[bisect_left(self.sizes, count)]
         graph = self._graphs.get(size) or self._capture(size)
         stage = self._stages.next(FIELDS * size).view(FIELDS, size)
-        written = stage.numpy()
-        written[:, :count] = fields
-        if count < size:
-            written[:, count:] = 0
-            written[1, count:] = PADDING
+        write_padded(fields, stage.numpy())
         graph.fields.copy_(stage, non_blocking=True)
         self._stages.sent(self._device)
         graph.replay()

@@ -88,6 +88,14 @@ class Packed:
     """Rows of the step whose logits are wanted; None where these are all, in order."""
 
 
+def write_padded(fields: NDArray[np.int32], into: NDArray[np.int32]) -> None:
+    """Write fields (FIELDS, n) into (FIELDS, size); the tokens after them are padding."""
+    count = fields.shape[1]
+    into[:, :count] = fields
+    into[:, count:] = 0
+    into[1, count:] = PADDING
+
+
 def pack(batch: Batch, table_rows: Sequence[int]) -> Packed:
     """Lay a batch out: sequences of one token first, then the others one after another."""
     slices = batch.slices

@@ -1,4 +1,4 @@
-"""What a captured step with chunks of prompts reads. What the kernels make of it is a GPU's test."""
+"""What a captured step reads. What the kernels make of it is a GPU's test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.models.devices import Cpu
 from penstock.models.lean.chunk_graphs import MOST_TOKENS, PIECE, ChunkGraphs, buckets, pieces
+from penstock.models.lean.graphs import DecodeGraphs
 from penstock.models.lean.step import PADDING, Chunk, pack
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Reader:
 def graphs_of(reader: Reader) -> ChunkGraphs:
     tables = torch.zeros((SEQUENCES, 200), dtype=torch.int32)
     chosen = torch.zeros(SEQUENCES, dtype=torch.int32)
-    graphs = ChunkGraphs(Capturing(), reader, tables, chosen, torch.zeros((MOST_TOKENS, 1)))
+    graphs = ChunkGraphs(Capturing(), reader, tables, chosen, hidden_size=1, kind=torch.float32)
     graphs.capture()
     return graphs
 
@@ -118,5 +119,21 @@ def test_a_step_that_is_too_large_or_was_not_captured_is_run_otherwise():
     graphs = graphs_of(reader)
     assert graphs.run(pack(Batch([part(0, [1] * (MOST_TOKENS + 1), 0)]), [0])) is None
     tables, chosen = torch.zeros((2, 9), dtype=torch.int32), torch.zeros(2, dtype=torch.int32)
-    fresh = ChunkGraphs(Capturing(), reader, tables, chosen, torch.zeros((MOST_TOKENS, 1)))
+    fresh = ChunkGraphs(Capturing(), reader, tables, chosen, hidden_size=1, kind=torch.float32)
     assert fresh.run(pack(Batch([part(0, [1, 2], 0)]), [0])) is None
+
+
+def test_decoded_rows_between_two_sizes_are_padded():
+    tables, chosen = torch.zeros((20, 9), dtype=torch.int32), torch.zeros(20, dtype=torch.int32)
+    seen: list[list[int]] = []
+
+    def compute(step: Step) -> torch.Tensor:
+        seen.append(step.positions.tolist())
+        return step.fields[0].float()[:, None]
+
+    graphs = DecodeGraphs(Capturing(), compute, tables, chosen, 1)
+    graphs.capture()
+    for count in (12, 9):
+        packed = pack(Batch([part(key, [key + 30], key) for key in range(count)]), range(count))
+        assert graphs.run(packed.fields)[:, 0].tolist() == list(range(30, 30 + count))
+        assert seen[-1] == [*range(count), *[PADDING] * (16 - count)]
