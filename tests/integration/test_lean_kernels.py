@@ -73,6 +73,22 @@ def test_products_with_four_bits(place, ops, rows, columns, tokens):
     assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 
+@pytest.mark.parametrize("size", [(96, 192), (204, 512), (40, 11008)])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mean", [0, 4])
+def test_one_row_of_16_bits_with_four_bits(place, ops, size, kind, mean):
+    """Such a sum holds more than its weights for a while: that may not show in its type."""
+    linear = blocks_of(*size, place, biased=False)
+    x = torch.randn(1, size[1], generator=torch.Generator().manual_seed(1)) + mean
+    x = x.to(place, kind)
+    wanted = TorchOps().product(x.double(), linear)
+    found = ops.product(x, linear)
+    assert found.dtype == kind
+    rounding = (wanted.to(kind) - wanted).norm()
+    cut = place.type == "cpu" and kind == torch.bfloat16  # the interpreter rounds down
+    assert (found - wanted).norm() < (2.5 if cut else 1.1) * rounding + 1e-4 * wanted.norm()
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 40])
 def test_products_with_four_bits_and_their_wide_copy(place, ops, tokens):
     linear = blocks_of(96, 192, place, biased=True)

@@ -29,7 +29,7 @@ class Rounded:
 class Sorted:
     """One token's (1, columns) by the nibbles of int4 that it meets: see `kernels.int4_vector`.
 
-    `values` is (8, columns / 8) float32; `kind` is the type that products are in.
+    `values` is (9, columns / 8) float32; `kind` is the type that products are in.
     """
 
     values: torch.Tensor

@@ -20,16 +20,25 @@ SORTED: tl.constexpr = tl.constexpr(2)
 
 @triton.jit
 def _store(
-    x, kind: tl.constexpr, row, columns, out_ptr, scales_ptr, SIZE: tl.constexpr, INTO: tl.constexpr
+    x,
+    kind: tl.constexpr,
+    row,
+    first,
+    out_ptr,
+    scales_ptr,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    INTO: tl.constexpr,
 ):
-    """Store what a row, float32, has in `kind`, as INTO says."""
+    """Store what a row, float32, has in `kind` from column `first` on, as INTO says."""
     x = x.to(kind)
+    columns = first + tl.arange(0, WIDTH)
     if INTO == PLAIN:
         tl.store(out_ptr + row * SIZE + columns, x, mask=columns < SIZE)
     elif INTO == ROUNDED:
         store_rounded(x.to(tl.float32), row, columns, out_ptr, scales_ptr, SIZE)
     else:
-        store_sorted(x.to(tl.float32), columns, out_ptr, SIZE)
+        store_sorted(x.to(tl.float32), first, out_ptr, SIZE, WIDTH)
 
 
 @triton.jit
@@ -63,7 +72,7 @@ def rms_norm_kernel(
         x = x.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / SIZE + epsilon)
     normed = (x * scale).to(kind).to(tl.float32)
-    _store(normed * weight, kind, row, columns, out_ptr, scales_ptr, SIZE, INTO)
+    _store(normed * weight, kind, row, 0, out_ptr, scales_ptr, SIZE, WIDTH, INTO)
 
 
 @triton.jit
@@ -79,11 +88,12 @@ def silu_product_kernel(
     """Out = silu(gate) * up; a row of gate_up is [gate, up]. For ROUNDED, WIDTH is a whole row."""
     follow(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    first = tl.program_id(1) * WIDTH
+    columns = first + tl.arange(0, WIDTH)
     inside = columns < SIZE
     gate = tl.load(gate_up_ptr + row * 2 * SIZE + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up_ptr + row * 2 * SIZE + SIZE + columns, mask=inside, other=0.0)
     kind = gate_up_ptr.dtype.element_ty
     active = (gate / (1.0 + tl.exp(-gate))).to(kind)
     product = active.to(tl.float32) * up.to(tl.float32)
-    _store(product, kind, row, columns, out_ptr, scales_ptr, SIZE, INTO)
+    _store(product, kind, row, first, out_ptr, scales_ptr, SIZE, WIDTH, INTO)

@@ -57,23 +57,22 @@ def vector_product_kernel(
 
 
 @triton.jit
-def weights_of(words, K: tl.constexpr, magic=MAGIC):
-    """The K-th nibbles of some words as float32 numbers: (value - 8) * 2**shift, exactly.
+def number_of(bits, PLACE: tl.constexpr, magic):
+    """The nibble at bit PLACE as a float32 number: value + 2**(23 - PLACE).
 
-    The bits of a nibble, under the exponent of 2**23, are a float as they stand: no conversion,
-    which GPUs do at a quarter of the rate of other operations or slower. Returns the shift too.
+    The bits of a nibble, under the exponent that makes its lowest one a unit, are a float as they
+    stand: no conversion, which GPUs do at a quarter of the rate of other operations or slower.
     """
-    shift: tl.constexpr = 4 * K if K < HIGH else 4 * K - 12
-    bits = words if K < HIGH else words >> 12
-    number = (bits & (15 << shift)) | magic
-    return number.to(tl.float32, bitcast=True) - (8388608.0 + 8.0 * (1 << shift))
+    number = (bits & (15 << PLACE)) | (magic - (PLACE << 23))
+    return number.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _unscaled(x, K: tl.constexpr):
-    """X with the shift of the K-th nibble taken out."""
-    shift: tl.constexpr = 4 * K if K < HIGH else 4 * K - 12
-    return x * (1.0 / (1 << shift))
+def weights_of(words, K: tl.constexpr, magic=MAGIC):
+    """The K-th nibbles of some words as float32 numbers: value - 8, exactly."""
+    place: tl.constexpr = 4 * K if K < HIGH else 4 * K - 12
+    bits = words if K < HIGH else words >> 12
+    return number_of(bits, place, magic) - ((1 << (23 - place)) + 8.0)
 
 
 @triton.jit
@@ -121,7 +120,7 @@ def int4_product_kernel(
                 mask=inside[:, None] & tokens_inside[None, :],
                 other=0.0,
             )
-            weights = (weights_of(words, k) * _unscaled(scale, k)).to(kind)
+            weights = (weights_of(words, k) * scale).to(kind)
             summed = tl.dot(weights, x, summed, input_precision=PRECISION)
     if BIASED:
         bias = tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)
@@ -143,8 +142,9 @@ def int4_widen_kernel(packed_ptr, scales_ptr, out_ptr, COLUMNS: tl.constexpr, WO
     inside = word < COLUMNS // 8
     words = tl.load(packed_ptr + row * (COLUMNS // 8) + word, mask=inside, other=0)
     scale = tl.load(scales_ptr + row * (COLUMNS // 64) + word // 8, mask=inside, other=0.0)
+    scale = scale.to(tl.float32)
     column = word // 8 * 64 + word % 8 * 4
     for k in tl.static_range(8):
-        weights = weights_of(words, k) * _unscaled(scale.to(tl.float32), k)
+        weights = weights_of(words, k) * scale
         place = out_ptr + row * COLUMNS + column + k % 2 * 32 + k // 2
         tl.store(place, weights.to(out_ptr.dtype.element_ty), mask=inside)
