@@ -13,54 +13,65 @@ from typing import Any
 import pytest
 import torch
 
+from penstock.models.devices import Cpu
+from penstock.models.lean.overlap import overlap_of
 from penstock.models.lean.torch_ops import TorchOps
 from penstock.models.parallel.exchange import Exchange, Layout
 
 RANKS, SIZE = 2, 48
-LAYOUT = Layout(RANKS, 4, SIZE, torch.float32)
-COUNTS = [3, 1, 4, 4, 2, 3, 1, 1]  # rows of one sum after another
+COUNTS = [3, 1, 4, 4, 2, 3, 1, 1]  # rows of one sum after another; one and two are few
+KINDS = [torch.float32, torch.bfloat16, torch.float16]
+OVERLAP = overlap_of(Cpu())
 EPSILON = 1e-5
 
 pytestmark = pytest.mark.gpu
 
 
-def given(turn: int, rank: int) -> torch.Tensor:
+def layout_of(kind: torch.dtype) -> Layout:
+    return Layout(RANKS, 4, SIZE, kind, few=2)
+
+
+def given(turn: int, rank: int, kind: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(10 * turn + rank)
-    return torch.randn(COUNTS[turn], SIZE, generator=generator)
+    return torch.randn(COUNTS[turn], SIZE, generator=generator).to(kind)
 
 
-def wanted(turn: int) -> tuple[torch.Tensor, torch.Tensor]:
-    residual = given(turn, RANKS)
-    summed = sum((given(turn, rank) for rank in range(RANKS)), torch.zeros(()))
-    return TorchOps().add_norm(summed, residual, weight(), EPSILON, None), residual
+def wanted(turn: int, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """In float32, of what the ranks have."""
+    residual = given(turn, RANKS, kind).float()
+    summed = sum((given(turn, rank, kind).float() for rank in range(RANKS)), torch.zeros(()))
+    return TorchOps().add_norm(summed, residual, weight(kind).float(), EPSILON, None), residual
 
 
-def weight() -> torch.Tensor:
-    return torch.linspace(0.5, 1.5, SIZE)
+def weight(kind: torch.dtype) -> torch.Tensor:
+    return torch.linspace(0.5, 1.5, SIZE).to(kind)
 
 
-def follow(rank: int, memories: list[torch.Tensor], answers: Any) -> None:
+def follow(rank: int, kind: torch.dtype, memories: list[torch.Tensor], answers: Any) -> None:
     bases = [memory.data_ptr() for memory in memories]
-    exchange = Exchange(rank, LAYOUT, bases, torch.device("cpu"), memories)
+    place = torch.device("cpu")
+    exchange = Exchange(rank, layout_of(kind), bases, place, OVERLAP, memories)
     said = []
     for turn in range(len(COUNTS)):
-        residual = given(turn, RANKS)
-        found = exchange.add_norm(given(turn, rank), residual, weight(), EPSILON)
+        residual = given(turn, RANKS, kind)
+        found = exchange.add_norm(given(turn, rank, kind), residual, weight(kind), EPSILON)
         said.append((found.tolist(), residual.tolist()))
     answers.put((rank, said))
 
 
 @pytest.mark.timeout(180)
-def test_two_ranks_sum_up_what_both_have():
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_sum_up_what_both_have(kind):
     if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
         pytest.skip("Triton's interpreter is not on")
     context = multiprocessing.get_context("spawn")
+    layout = layout_of(kind)
     memories = [
-        torch.zeros(LAYOUT.total_bytes, dtype=torch.uint8).share_memory_() for _ in range(RANKS)
+        torch.zeros(layout.total_bytes, dtype=torch.uint8).share_memory_() for _ in range(RANKS)
     ]
     answers = context.Queue()
     ranks = [
-        context.Process(target=follow, args=(rank, memories, answers), daemon=True)
+        context.Process(target=follow, args=(rank, kind, memories, answers), daemon=True)
         for rank in range(RANKS)
     ]
     for process in ranks:
@@ -69,9 +80,12 @@ def test_two_ranks_sum_up_what_both_have():
     for process in ranks:
         process.join(30)
     assert said[0] == said[1], "the ranks have the same bits"
+    close = (
+        {"rtol": 1.3e-6, "atol": 1e-5} if kind == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    )
     for turn, (found, residual) in enumerate(said[0]):
-        normed, kept = wanted(turn)
-        torch.testing.assert_close(torch.tensor(found), normed)
-        torch.testing.assert_close(torch.tensor(residual), kept)
+        normed, kept = wanted(turn, kind)
+        torch.testing.assert_close(torch.tensor(found), normed, **close)
+        torch.testing.assert_close(torch.tensor(residual), kept, **close)
     for memory in memories:
-        assert not memory[LAYOUT.flags_at :].any(), "all flags are down again"
+        assert not memory[layout.marked_at :].any(), "all marks and flags are down again"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def ops_for(device: Device, shape: Shape, ranks: int = 1) -> Ops:
+def ops_for(device: Device, shape: Shape) -> Ops:
     """Triton's kernels on a GPU; on a CPU torch's, with our own attention where it can be had.
 
     :raises NotLean: the device has no Triton.
@@ -40,7 +40,7 @@ def ops_for(device: Device, shape: Shape, ranks: int = 1) -> Ops:
         raise NotLean("Triton is not installed")
     from penstock.models.lean.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
 
-    return TritonOps(overlap_of(device, ranks))
+    return TritonOps(overlap_of(device))
 
 
 def build(module: Any, device: Device, context_length: int) -> PipelinedLean:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from penstock.models import checkpoint
+from penstock.models.lean.overlap import overlap_of
 
 if TYPE_CHECKING:
     from penstock.models.devices.device import Device
@@ -31,19 +32,29 @@ _ROWS: Final = 256
 """Rows that an inbox holds. Of two ranks each sends what it must, whatever the way, and a step of
 prefill fits; with more, a row goes to all, and the library sends less of many rows."""
 
+FEW_ROWS: Final = 128
+"""Rows up to which each word goes with a mark; beyond, that costs more than a flag's way."""
+
 _seen: list[bool] = []
 _TURNS: Final = 2
 _FLAG_BYTES: Final = 4
+_MARKED: Final = 2
+"""Times the bytes of a word without its mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a rank's memory is divided into: two inboxes of (ranks, rows, size), then their flags."""
+    """What a rank's memory is divided into.
+
+    Two inboxes of (ranks, rows, size), two of (ranks, few, size) with marks, the flags of the first
+    two. All but these must be a multiple of eight bytes.
+    """
 
     ranks: int
     rows: int
     size: int
     kind: torch.dtype
+    few: int = FEW_ROWS
 
     @property
     def inbox_bytes(self) -> int:
@@ -51,9 +62,19 @@ class Layout:
         return self.ranks * self.rows * self.size * self.kind.itemsize
 
     @property
+    def marked_at(self) -> int:
+        """Where the inboxes with marks begin, in bytes."""
+        return _TURNS * self.inbox_bytes
+
+    @property
+    def marked_bytes(self) -> int:
+        """Of one inbox with marks."""
+        return _MARKED * self.ranks * self.few * self.size * self.kind.itemsize
+
+    @property
     def flags_at(self) -> int:
         """Where the flags begin, in bytes."""
-        return _TURNS * self.inbox_bytes
+        return self.marked_at + _TURNS * self.marked_bytes
 
     @property
     def flags_bytes(self) -> int:
@@ -70,44 +91,58 @@ class Exchange:
     """Sums of at most `layout.rows` rows. All ranks call it in the same order."""
 
     def __init__(
-        self, rank: int, layout: Layout, bases: list[int], place: torch.device, *held: object
+        self,
+        rank: int,
+        layout: Layout,
+        bases: list[int],
+        place: torch.device,
+        overlap: dict[str, Any],
+        *held: object,
     ) -> None:
-        """`bases` are the addresses of all ranks' memory, zeroed, as seen here; `held` keeps it."""
+        """`bases` are the addresses of all ranks' memory, zeroed, as seen here; `held` keeps it.
+
+        `overlap` is of `penstock.models.lean.overlap`.
+        """
         self.layout = layout
         self._rank = rank
+        self._overlap = overlap
         self._held = held
-        self._turn = 0
+        self._turns = {True: 0, False: 0}
 
         def at(offset: int) -> torch.Tensor:
             addresses = [base + offset for base in bases]
             return torch.tensor(addresses, dtype=torch.int64, device=place)
 
         self._inboxes = [at(turn * layout.inbox_bytes) for turn in range(_TURNS)]
+        self._marked = [at(layout.marked_at + turn * layout.marked_bytes) for turn in range(_TURNS)]
         self._flags = [at(layout.flags_at + turn * layout.flags_bytes) for turn in range(_TURNS)]
 
     def add_norm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
     ) -> torch.Tensor:
         """Add the ranks' sum of x, (T, size), to the residual stream, in place, and norm it."""
-        kernel: Any = import_module("penstock.models.lean.kernels.exchange")
+        kernels: Any = import_module("penstock.models.lean.kernels.exchange")
         out = torch.empty_like(x)
-        turn, self._turn = self._turn, 1 - self._turn
-        size = self.layout.size
-        kernel.exchange_norm_kernel[(len(x),)](
+        layout = self.layout
+        few = len(x) <= layout.few
+        turn, self._turns[few] = self._turns[few], 1 - self._turns[few]
+        kernel = kernels.exchange_norm_few_kernel if few else kernels.exchange_norm_kernel
+        boxes = (self._marked[turn],) if few else (self._inboxes[turn], self._flags[turn])
+        kernel[(len(x),)](
             x,
             residual,
             weight,
             out,
-            self._inboxes[turn],
-            self._flags[turn],
+            *boxes,
             x.stride(0),
             epsilon,
             RANK=self._rank,
-            RANKS=self.layout.ranks,
-            ROWS=self.layout.rows,
-            SIZE=size,
-            WIDTH=1 << (size - 1).bit_length(),
+            RANKS=layout.ranks,
+            ROWS=layout.few if few else layout.rows,
+            SIZE=layout.size,
+            WIDTH=1 << (layout.size - 1).bit_length(),
             num_warps=8,
+            **self._overlap,
         )
         return out
 
@@ -160,4 +195,4 @@ def _shared(dist: Any, rank: int, layout: Layout, device: Device) -> Exchange:
         handle.get_buffer(other, (layout.total_bytes,), torch.uint8).data_ptr()
         for other in range(layout.ranks)
     ]
-    return Exchange(rank, layout, bases, place, memory, handle)
+    return Exchange(rank, layout, bases, place, overlap_of(device), memory, handle)

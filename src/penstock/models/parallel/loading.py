@@ -194,7 +194,7 @@ def _body(spec: ModelSpec, source: _Source, part: Part, weights: Weights, device
     all_weights.widen_if_room(weights, device, source.kind)
     rotary = shapes.rotary_tables(source.module, shape, device.torch_device)
     try:
-        body = Body(shape, weights, rotary, ops_for(device, shape, part.ranks), device)
+        body = Body(shape, weights, rotary, ops_for(device, shape), device)
     except NotLean as reason:
         raise ModelNotLoadable(f"several devices: {reason}") from reason
     low_bit.check_products(body, spec.path)
