@@ -14,8 +14,11 @@ FASTCHAT_TESTS := tests/fastchat tests/unit/test_fastchat_templates.py \
 	tests/integration/test_fastchat_peers.py::test_a_chat_needs_fastchats_library \
 	tests/integration/test_fastchat_model_worker.py::test_a_conversation_template_by_name
 
+# Triton for machines whose torch has none, as torch 2.13 for GPUs has it.
+TRITON := $(CURDIR)/.venv-kernels/triton-3.7.1
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test test-kernels test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -31,6 +34,18 @@ demo: setup ## install, start Redis, a worker and the API, and ask the demo mode
 
 test: setup-dev ## install and run the tests (JOBS=4 at once)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 12 $(ARGS)
+
+test-kernels: setup-dev $(TRITON) ## run the GPU kernels by Triton's interpreter and compile them for NVIDIA's: no GPU, 200 MB
+	@TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \
+		tests/integration/test_lean_kernels.py tests/integration/test_exchange.py $(ARGS)
+	@PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \
+		tests/integration/test_kernels_compile.py $(ARGS)
+
+$(TRITON): | setup-dev
+	@rm -rf $@.part && mkdir -p $(dir $@)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--only-binary=:all: --target $@.part $(subst -,==,$(notdir $@))
+	@mv $@.part $@
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
 	@scripts/fastchat/setup.sh api webui

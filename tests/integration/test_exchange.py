@@ -1,6 +1,6 @@
-"""The ranks' sums through each other's memory: two processes, by Triton's interpreter.
+"""The ranks' sums through each other's memory: a process each, by Triton's interpreter.
 
-TRITON_INTERPRET=1 python -m pytest tests/integration/test_exchange.py
+`make test-kernels` turns it on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from penstock.models.lean.overlap import overlap_of
 from penstock.models.lean.torch_ops import TorchOps
 from penstock.models.parallel.exchange import Exchange, Layout
 
-RANKS, SIZE = 2, 48
+SIZE = 48
+STREAM = 9
+"""Rank, of a seed, that stands for the residual stream."""
 COUNTS = [3, 1, 4, 4, 2, 3, 1, 1]  # rows of one sum after another; one and two are few
 KINDS = [torch.float32, torch.bfloat16, torch.float16]
 OVERLAP = overlap_of(Cpu())
@@ -27,8 +29,8 @@ EPSILON = 1e-5
 pytestmark = pytest.mark.gpu
 
 
-def layout_of(kind: torch.dtype) -> Layout:
-    return Layout(RANKS, 4, SIZE, kind, few=2)
+def layout_of(ranks: int, kind: torch.dtype) -> Layout:
+    return Layout(ranks, 4, SIZE, kind, few=2)
 
 
 def given(turn: int, rank: int, kind: torch.dtype) -> torch.Tensor:
@@ -36,10 +38,10 @@ def given(turn: int, rank: int, kind: torch.dtype) -> torch.Tensor:
     return torch.randn(COUNTS[turn], SIZE, generator=generator).to(kind)
 
 
-def wanted(turn: int, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def wanted(turn: int, ranks: int, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """In float32, of what the ranks have."""
-    residual = given(turn, RANKS, kind).float()
-    summed = sum((given(turn, rank, kind).float() for rank in range(RANKS)), torch.zeros(()))
+    residual = given(turn, STREAM, kind).float()
+    summed = sum((given(turn, rank, kind).float() for rank in range(ranks)), torch.zeros(()))
     return TorchOps().add_norm(summed, residual, weight(kind).float(), EPSILON, None), residual
 
 
@@ -50,10 +52,10 @@ def weight(kind: torch.dtype) -> torch.Tensor:
 def follow(rank: int, kind: torch.dtype, memories: list[torch.Tensor], answers: Any) -> None:
     bases = [memory.data_ptr() for memory in memories]
     place = torch.device("cpu")
-    exchange = Exchange(rank, layout_of(kind), bases, place, OVERLAP, memories)
+    exchange = Exchange(rank, layout_of(len(memories), kind), bases, place, OVERLAP, memories)
     said = []
     for turn in range(len(COUNTS)):
-        residual = given(turn, RANKS, kind)
+        residual = given(turn, STREAM, kind)
         found = exchange.add_norm(given(turn, rank, kind), residual, weight(kind), EPSILON)
         said.append((found.tolist(), residual.tolist()))
     answers.put((rank, said))
@@ -61,30 +63,31 @@ def follow(rank: int, kind: torch.dtype, memories: list[torch.Tensor], answers: 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_sum_up_what_both_have(kind):
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_sum_up_what_all_have(count, kind):
     if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
         pytest.skip("Triton's interpreter is not on")
     context = multiprocessing.get_context("spawn")
-    layout = layout_of(kind)
+    layout = layout_of(count, kind)
     memories = [
-        torch.zeros(layout.total_bytes, dtype=torch.uint8).share_memory_() for _ in range(RANKS)
+        torch.zeros(layout.total_bytes, dtype=torch.uint8).share_memory_() for _ in range(count)
     ]
     answers = context.Queue()
     ranks = [
         context.Process(target=follow, args=(rank, kind, memories, answers), daemon=True)
-        for rank in range(RANKS)
+        for rank in range(count)
     ]
     for process in ranks:
         process.start()
     said = dict(answers.get(timeout=120) for _ in ranks)
     for process in ranks:
         process.join(30)
-    assert said[0] == said[1], "the ranks have the same bits"
+    assert all(said[rank] == said[0] for rank in range(count)), "the ranks have the same bits"
     close = (
         {"rtol": 1.3e-6, "atol": 1e-5} if kind == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     )
     for turn, (found, residual) in enumerate(said[0]):
-        normed, kept = wanted(turn, kind)
+        normed, kept = wanted(turn, count, kind)
         torch.testing.assert_close(torch.tensor(found), normed, **close)
         torch.testing.assert_close(torch.tensor(residual), kept, **close)
     for memory in memories:

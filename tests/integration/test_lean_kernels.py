@@ -1,6 +1,6 @@
 """The Triton kernels beside torch's operations: on a GPU, or by Triton's interpreter where that is on.
 
-TRITON_INTERPRET=1 python -m pytest tests/integration/test_lean_kernels.py
+`make test-kernels` has the latter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from penstock.models.lean.overlap import overlap_of
 from penstock.models.lean.torch_ops import TorchOps
 from tests.fixtures.lean import gpu
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
+]
 
 
 @pytest.fixture(scope="module")

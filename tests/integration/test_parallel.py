@@ -106,6 +106,16 @@ def test_two_ranks_say_what_one_says_until_one_is_killed(folders):
 
 
 @pytest.mark.timeout(300)
+def test_four_ranks_say_what_one_says(folders):
+    wanted = texts(lean_of(module_of("qwen2")))
+    spec = replace(spec_of(folders["qwen2"]), tensor_parallel=4)
+    with closing(loading.load(spec, quiet).model) as model:
+        assert len(model.team.pids) == 3
+        assert model.weights.layers[0].down.weight.shape[1] == COMMON["intermediate_size"] // 4
+        assert texts(model) == wanted
+
+
+@pytest.mark.timeout(300)
 def test_blocks_of_four_bits_are_divided_as_they_are(folders):
     one = low_bit.load(spec_of(folders["blocks"], "bigdl"), Cpu(), quiet).model
     with closing(loading.load(spec_of(folders["blocks"], "bigdl"), quiet).model) as model:
