@@ -46,24 +46,23 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_tiers_end_last_started_first(tmp_path: Path) -> None:
+def test_tiers_end_last_started_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     supervisor = Supervisor(said.append)
     first, second = Child("first", SLEEPER, tmp_path), Child("second", SLEEPER, tmp_path)
     started(supervisor, first)
     started(supervisor, second)
-    ended: list[str] = []
+    asked: list[tuple[str, list[str]]] = []
+    send = Child.send
 
-    def watch() -> bool:
-        ended.extend(
-            one.name for one in (first, second) if one.name not in ended and not one.running()
-        )
-        return False
+    def noted(child: Child, number: int) -> None:
+        asked.append((child.name, [one.name for one in (first, second) if one.running()]))
+        send(child, number)
 
-    supervisor.stop_all(hurry=watch)
+    monkeypatch.setattr(Child, "send", noted)
+    supervisor.stop_all(hurry=never)
+    assert asked == [("second", ["first", "second"]), ("first", ["first"])]
     assert not first.running()
-    assert not second.running()
-    assert ended[0] == "second"
     assert said == []
 
 
