@@ -19,10 +19,11 @@ import uuid
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
+from api.errors import internal_error
 from api.ledger import Ledger, prompt_tokens
 from api.placing import FASTCHAT, Placing
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
@@ -35,6 +36,7 @@ from penstock.errors import (
     UnsupportedFeature,
     from_code,
 )
+from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -191,7 +193,7 @@ class Generation:
                     await asyncio.sleep(0)  # of what came with it, others' tokens go out first
                     self._placing.ended(event.job_id)
                     if isinstance(event, Failed):
-                        raise self._error(event)
+                        self._fail(event)
                     meter.finished(event)
                     self._ledger.finished(position, event.usage)
                     yield position, event
@@ -199,8 +201,9 @@ class Generation:
         except UnknownJob as error:
             self._ledger.outcome = StoreUnavailable.code
             raise StoreUnavailable("The job was lost: Redis has been emptied") from error
-        except PenstockError as error:
-            self._ledger.outcome = error.code
+        except Exception as error:
+            told = error if isinstance(error, PenstockError) else as_unavailable(error)
+            self._ledger.outcome = (told or internal_error()).code
             raise
         finally:
             self._placing.forget()
@@ -221,13 +224,13 @@ class Generation:
         )
         return msgspec.structs.replace(event, logprobs=shown)
 
-    def _error(self, event: Failed) -> PenstockError:
+    def _fail(self, event: Failed) -> NoReturn:
         error = from_code(event.code, event.message)
         if isinstance(error, BadRequest):  # what the worker finds at fault is the prompt
             names = {"prompt": self._prompt_param, "messages": self._prompt_param}
             names.update(self.fault_params)
             error.param = names.get(event.param, event.param) or self._prompt_param
-        return error
+        raise error
 
     async def _one(self, tick_s: float) -> AsyncGenerator[tuple[int, Event] | None, None]:
         async with aclosing(self._follow(self.jobs[0], tick_s)) as events:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
+from api.disconnect import CLIENT_GONE
 from api.keys import admit
 from penstock.contract.job import (
     ChatPrompt,
@@ -34,6 +35,9 @@ logger = logging.getLogger("penstock.api")
 
 BYTES_A_TOKEN: Final = 4
 """An estimate for limits, the queue's bound and fair shares; the worker counts for real."""
+
+LEFT: Final = "cancelled"
+"""How a generation ended that nobody finished: the client, an operator, or a fault of ours left it."""
 
 
 def prompt_tokens(prompt: Prompt) -> int:
@@ -62,7 +66,7 @@ class Ledger:
         jobs: Sequence[Job],
         choices: int,
     ) -> None:
-        self.outcome = "cancelled"
+        self.outcome = LEFT
         self._services = services
         self._record = record
         self._card = card
@@ -104,7 +108,7 @@ class Ledger:
             key_name=self._record.caller.key_name,
             model=self._card.name,
             queue=self._card.queue,
-            outcome=self.outcome,
+            outcome=self._ended_as(),
             prompt_tokens=prompt,
             cached_tokens=sum(cached for _, cached in prompts),
             completion_tokens=completion_tokens,
@@ -123,6 +127,11 @@ class Ledger:
             await services.quotas.settle(self._taken, used - self._estimate)
         except (PenstockError, RedisError, OSError) as error:
             logger.warning("%s is charged what was estimated: %s", self._record.request_id, error)
+
+    def _ended_as(self) -> str:
+        """Return the outcome; of what was left because writing it failed, that error's code."""
+        told = self._record.error_code
+        return told if self.outcome == LEFT and told not in {"", CLIENT_GONE} else self.outcome
 
     def _prompt(self, first: int) -> tuple[int, int]:
         """Return the tokens of the prompt of job number `first`, and how many were cached.

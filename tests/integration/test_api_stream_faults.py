@@ -20,6 +20,7 @@ from api.fastchat.frames import Cumulative
 from api.openai.chunks import ChunkWriter
 from api.openai.read_answers import ReadChunkWriter
 from api.openai.responses_events import ResponseBuilder
+from penstock.transport import keys, usage_log
 from tests.fixtures.api import drone, speak
 from tests.fixtures.jobs import wait_until
 
@@ -136,6 +137,7 @@ STREAMS = [
 def test_the_stream_ends_in_its_own_words(
     fleet: Fleet,
     http: httpx.Client,
+    redis_client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -167,6 +169,9 @@ def test_the_stream_ends_in_its_own_words(
         assert told == []
     counted = f'penstock_request_errors_total{{code="{code}"}} 1.0'
     wait_until(lambda: counted in http.get("/metrics").text)
+    wait_until(lambda: redis_client.xlen(keys.USAGE) == 1)
+    [row] = usage_log.read(redis_client, 0, 5.0)
+    assert (row.outcome, row.answers) == (code, 0)
 
 
 def test_openais_sdk_raises_an_error_of_the_api(

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from penstock import settings as penstock_settings
+from penstock.cli.application import app
 from penstock.contract.events import Tokens
 from penstock.transport import keys
 from penstock.transport.connection import connect_async
@@ -263,23 +266,24 @@ async def test_requests_that_come_together_ask_for_a_key_once(
     assert [calls[f"cmdstat_{name}"]["calls"] for name in ("hget", "hlen")] == [1, 1]
 
 
+def command(settings: Settings, *arguments: str) -> Any:
+    """Run `penstock` in this process, which has other settings."""
+    penstock_settings.load.cache_clear()
+    try:
+        return CliRunner().invoke(
+            app, arguments, env={"PENSTOCK_REDIS_URL": str(settings.redis_url)}
+        )
+    finally:
+        penstock_settings.load.cache_clear()
+
+
 def usage_rows(settings: Settings, *arguments: str) -> list[dict[str, str]]:
-    from typer.testing import CliRunner
-
-    from penstock.cli.application import app
-
-    url = str(settings.redis_url)
-    done = CliRunner().invoke(app, ["usage", *arguments], env={"PENSTOCK_REDIS_URL": url})
+    done = command(settings, "usage", *arguments)
     assert done.exit_code == 0, done.output
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
 
-def test_the_usage_log(
-    fleet: Fleet, desk: KeyDesk, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from penstock import settings as penstock_settings
-
-    penstock_settings.load.cache_clear()
+def test_the_usage_log(fleet: Fleet, desk: KeyDesk, redis_client: redis.Redis) -> None:
     card, secret = desk.make("ann")
     _, other = desk.make("=bob")
     server = fleet.api()
@@ -319,7 +323,6 @@ def test_the_usage_log(
     totals = {row["key_name"]: row for row in usage_rows(fleet.settings, "--total")}
     assert totals["'=bob"]["requests"] == "2"
     assert totals["ann"]["completion_tokens"] == "8"
-    penstock_settings.load.cache_clear()
 
 
 def test_the_usage_log_may_be_off(fleet: Fleet, redis_client: redis.Redis) -> None:
@@ -352,23 +355,10 @@ def test_cors(fleet: Fleet) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
-def made(settings: Settings, *arguments: str) -> Any:
-    from typer.testing import CliRunner
-
-    from penstock.cli.application import app
-
-    return CliRunner().invoke(
-        app, ["keys", *arguments], env={"PENSTOCK_REDIS_URL": str(settings.redis_url)}
-    )
-
-
 def test_the_command(redis_settings: Settings, desk: KeyDesk) -> None:
-    from penstock import settings as penstock_settings
-
-    penstock_settings.load.cache_clear()
-    done = made(
-        redis_settings, "create", "ann", "--requests-per-minute", "5", "--model", "a", "--model",
-        "b", "--expires", "2d", "--priority", "3",
+    done = command(
+        redis_settings, "keys", "create", "ann", "--requests-per-minute", "5", "--model", "a",
+        "--model", "b", "--expires", "2d", "--priority", "3",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     secret = done.stdout.strip()
@@ -378,17 +368,16 @@ def test_the_command(redis_settings: Settings, desk: KeyDesk) -> None:
     assert card.priority == 3
     assert card.expires_s is not None
     assert 172_000 < card.expires_s - time.time() <= 172_800
-    listed = json.loads(made(redis_settings, "list", "--json").stdout)
+    listed = json.loads(command(redis_settings, "keys", "list", "--json").stdout)
     assert listed[0]["id"] == card.id
     assert secret not in json.dumps(listed)
-    table = made(redis_settings, "list").stdout
+    table = command(redis_settings, "keys", "list").stdout
     assert card.id in table.replace("\n", "") or "key-" in table
-    assert made(redis_settings, "revoke", "nobody").exit_code == 1
-    assert made(redis_settings, "revoke", "ann").exit_code == 0
+    assert command(redis_settings, "keys", "revoke", "nobody").exit_code == 1
+    assert command(redis_settings, "keys", "revoke", "ann").exit_code == 0
     assert desk.cards() == ()
-    as_json = json.loads(made(redis_settings, "create", "bob", "--json").stdout)
+    as_json = json.loads(command(redis_settings, "keys", "create", "bob", "--json").stdout)
     assert as_json["key"].startswith("sk-penstock-")
-    penstock_settings.load.cache_clear()
 
 
 def test_card_fields_have_defaults(desk: KeyDesk) -> None:
@@ -419,7 +408,7 @@ def test_a_quota_is_used_up_by_what_was_really_used(
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert 0 < int(caught.value.response.headers["retry-after"]) <= 86_400
         assert redis_client.get(day) == b"21"  # what is refused takes nothing
-        listed = json.loads(made(fleet.settings, "list", "--json").stdout)
+        listed = json.loads(command(fleet.settings, "keys", "list", "--json").stdout)
         assert listed[0]["used_tokens"] == {"day": 21, "month": 21}
         other = sdk(server, desk.make("bob")[1])
         ask(other)  # has no quota
