@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 DEMO_QUEUE = "bigdl-demo-cpu"
 _TEXT = re.compile(rb'"text":"[^"]')
+_LONGEST_S = 600.0
 _FIRST_ID = 10
 """Special tokens sit below; a prompt of them would be an odd one."""
 
@@ -85,7 +86,8 @@ class InProcess:
             time.sleep(max(0.0, began_s + place * spread_s - time.perf_counter()))
             submitted_s[name] = time.perf_counter() if spread_s else began_s
             self._engine.submit(SequenceRequest(name, prompt, _sampling(tokens)))
-        self._done.wait()
+        if not self._done.wait(_LONGEST_S):
+            raise SystemExit(f"the engine was not done after {_LONGEST_S:.0f} s")
         if self._failure:
             raise SystemExit(f"the engine failed: {self._failure}")
         rate = tokens * len(prompts) / (self._last_s - began_s)
@@ -125,8 +127,14 @@ async def through_http(
         return await open_stream(f"{url}/v1/completions", {**body, "prompt": prompt}, _TEXT)
 
     began_ns = time.monotonic_ns()
-    streams = await asyncio.gather(*map(ask, range(len(prompts)), prompts))
-    await asyncio.gather(*(stream.ended.wait() for stream in streams))
+    try:
+        async with asyncio.timeout(_LONGEST_S):
+            streams = await asyncio.gather(*map(ask, range(len(prompts)), prompts))
+            await asyncio.gather(*(stream.ended.wait() for stream in streams))
+    except TimeoutError:
+        raise SystemExit(
+            f"streams had no end after {_LONGEST_S:.0f} s: does the worker run?"
+        ) from None
     for stream in streams:
         if stream.error or not stream.matches:
             raise SystemExit(f"a stream failed: {stream.error or 'it brought no text'}")
