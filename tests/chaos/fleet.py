@@ -112,7 +112,14 @@ class Fleet:
             redis.Redis.from_url(self.store.url, protocol=2) as client,
             contextlib.suppress(AssertionError),  # they are counted among what is left, then
         ):
-            wait_until(lambda: not client.llen(QUEUE), SETTLE_S)
+
+            def answered() -> bool:
+                try:
+                    return not client.llen(QUEUE)
+                except redis.RedisError:  # it was started anew a moment ago
+                    return False
+
+            wait_until(answered, SETTLE_S)
 
     def memory_mib(self) -> dict[str, list[float]]:
         """Return the resident sizes of processes that are a minute old or older."""
