@@ -59,6 +59,8 @@ async def test_a_killed_workers_job_does_not_wait_for_a_slot(
         processes.start_worker(QUEUE, redis_url, models_dir, options=("-c", "1"), wait=False)
         for _ in range(2)
     ]
+    for worker in both:  # or the first answer ends before the second begins
+        worker.wait_until(lambda worker=worker: card_of(redis_url, worker.pid))
     jobs = [await submitter.submit(QUEUE, max_tokens=1800) for _ in both]
     for job_id in jobs:
         await submitter.until_tokens(QUEUE, job_id, 10)
