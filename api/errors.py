@@ -15,6 +15,7 @@ import msgspec
 from starlette.responses import Response
 
 from penstock import errors
+from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +80,11 @@ def answer_of(error: errors.PenstockError) -> Answer:
         if kind in TABLE:
             return TABLE[kind]
     raise TypeError(f"{type(error).__name__} is no PenstockError")
+
+
+def known(error: Exception) -> errors.PenstockError | None:
+    """Return what an exception means to a client; None if it is one that nobody expected."""
+    return error if isinstance(error, errors.PenstockError) else as_unavailable(error)
 
 
 def internal_error() -> errors.PenstockError:

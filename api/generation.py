@@ -23,20 +23,18 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-from api.errors import internal_error
+from api.errors import internal_error, known
 from api.ledger import Ledger, prompt_tokens
 from api.placing import FASTCHAT, Placing
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.job import Generate, Job
 from penstock.errors import (
     BadRequest,
-    PenstockError,
     StoreUnavailable,
     UnknownJob,
     UnsupportedFeature,
     from_code,
 )
-from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -202,8 +200,7 @@ class Generation:
             self._ledger.outcome = StoreUnavailable.code
             raise StoreUnavailable("The job was lost: Redis has been emptied") from error
         except Exception as error:
-            told = error if isinstance(error, PenstockError) else as_unavailable(error)
-            self._ledger.outcome = (told or internal_error()).code
+            self._ledger.outcome = (known(error) or internal_error()).code
             raise
         finally:
             self._placing.forget()

@@ -10,10 +10,8 @@ import msgspec
 from starlette.responses import Response
 
 from api.disconnect import CLIENT_GONE, ClientGone, until_disconnect
-from api.errors import internal_error, openai_error
+from api.errors import internal_error, known, openai_error
 from api.middleware import SCOPE_KEY
-from penstock.errors import PenstockError
-from penstock.transport.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from api.generation import Generation
     from api.middleware import RequestRecord
     from penstock.contract.events import Finished, Tokens
+    from penstock.errors import PenstockError
 
 logger = logging.getLogger("penstock.api")
 
@@ -93,7 +92,7 @@ class FramedResponse(Response):
 
 def _told(error: Exception, record: RequestRecord) -> PenstockError:
     """Return what a client may know of an error in mid-stream; what it may not goes to the log."""
-    told = error if isinstance(error, PenstockError) else as_unavailable(error)
+    told = known(error)
     if told is None:
         logger.error("request %s failed in mid-stream", record.request_id, exc_info=error)
         told = internal_error()
