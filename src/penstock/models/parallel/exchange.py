@@ -32,7 +32,7 @@ _ROWS: Final = 256
 """Rows that an inbox holds. Of two ranks each sends what it must, whatever the way, and a step of
 prefill fits; with more, a row goes to all, and the library sends less of many rows."""
 
-FEW_ROWS: Final = 128
+_FEW_ROWS: Final = 128
 """Rows up to which each word goes with a mark; beyond, that costs more than a flag's way."""
 
 _seen: list[bool] = []
@@ -54,7 +54,7 @@ class Layout:
     rows: int
     size: int
     kind: torch.dtype
-    few: int = FEW_ROWS
+    few: int = _FEW_ROWS
 
     @property
     def inbox_bytes(self) -> int:
@@ -107,7 +107,7 @@ class Exchange:
         self._rank = rank
         self._overlap = overlap
         self._held = held
-        self._turns = {True: 0, False: 0}
+        self._turn = 0
 
         def at(offset: int) -> torch.Tensor:
             addresses = [base + offset for base in bases]
@@ -125,7 +125,7 @@ class Exchange:
         out = torch.empty_like(x)
         layout = self.layout
         few = len(x) <= layout.few
-        turn, self._turns[few] = self._turns[few], 1 - self._turns[few]
+        turn, self._turn = self._turn, 1 - self._turn
         kernel = kernels.exchange_norm_few_kernel if few else kernels.exchange_norm_kernel
         boxes = (self._marked[turn],) if few else (self._inboxes[turn], self._flags[turn])
         kernel[(len(x),)](
