@@ -17,8 +17,16 @@ FASTCHAT_TESTS := tests/fastchat tests/unit/test_fastchat_templates.py \
 # Triton for machines whose torch has none, as torch 2.13 for GPUs has it.
 TRITON := $(CURDIR)/.venv-kernels/triton-3.7.1
 
+# What a new release of Transformers may break, and what comes with one.
+NEWEST := $(CURDIR)/.venv-newest
+NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerate
+MODEL_TESTS = $(wildcard tests/unit/test_models_*.py tests/integration/test_models_*.py \
+	tests/unit/models/test_*.py tests/integration/models/test_*.py) \
+	$(wildcard tests/integration/test_encoders.py tests/integration/test_engine_oracle.py \
+	tests/integration/test_native_model.py tests/integration/test_lean_engine.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-kernels test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test test-kernels test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -46,6 +54,12 @@ $(TRITON): | setup-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--only-binary=:all: --target $@.part $(subst -,==,$(notdir $@))
 	@mv $@.part $@
+
+test-newest: setup-dev ## run the tests of models against the newest Transformers: 100 MB (docs/adr/0013)
+	@rm -rf $(NEWEST) && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--only-binary=:all: --upgrade --target $(NEWEST) $(NEWEST_PACKAGES)
+	@PENSTOCK_TEST_NEWEST=1 PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest --numprocesses $(JOBS) \
+		$(MODEL_TESTS) $(ARGS)
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
 	@scripts/fastchat/setup.sh api webui

@@ -40,6 +40,7 @@ LOG = STATE / "logs" / "setup.log"
 
 KERNELS = ROOT / "src/penstock/models/native/kernels"
 TESTED_PYTHON = (3, 11)
+TESTED = ROOT / "scripts/tested.txt"
 MINIMUM_PIP = "pip>=25.1"  # the first that knows dependency groups
 GIB = 1024**3
 NEEDED_BYTES = 3 * GIB
@@ -69,7 +70,7 @@ class Plan:
         worker = tomllib.loads(text.decode())["project"]["optional-dependencies"]["worker"]
         torch = next(line for line in worker if line.startswith("torch=="))
         basis = json.dumps([sys.version, str(ROOT), os.environ.get("PENSTOCK_BUILD_NATIVE")])
-        text += b"".join(file.read_bytes() for file in native_sources())
+        text += b"".join(file.read_bytes() for file in [TESTED, *native_sources()])
         return cls(profile, torch, hashlib.sha256(text + basis.encode()).hexdigest())
 
     def done(self) -> bool:
@@ -230,7 +231,7 @@ def install(plan: Plan) -> None:
     say(f"[3/4] {plan.torch}")
     install_torch(plan.torch)
     say(f"[4/4] Penstock and its libraries ({plan.profile})")
-    pip_install(*PROFILES[plan.profile])
+    pip_install("--constraint", str(TESTED), *PROFILES[plan.profile])
     STAMP.write_text(json.dumps({"key": plan.key, "profile": plan.profile}))
 
 

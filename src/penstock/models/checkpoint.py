@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.libraries import transformers, transformers_module
+from penstock.models.libraries import missing_parts, transformers, transformers_module
 from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ def load_config(spec: ModelSpec) -> Any:
     check_folder(spec)
     raw = read_config(spec.path)
     library = transformers()
+    if missing_parts():
+        raise ModelNotLoadable(
+            f"Transformers {library.__version__} lacks {', '.join(missing_parts())}, which Penstock "
+            f"needs: install a release that its pyproject.toml allows"
+        )
     known = (
         raw.get("model_type")
         in transformers_module("models.auto.configuration_auto").CONFIG_MAPPING

@@ -92,13 +92,12 @@ class GroupedModel:
         return state
 
     def _first_kwargs(self) -> dict[str, Any]:
+        """A new sequence's state, as `generate` prepares it; some modules make their own cache."""
         supports = getattr(self.module, "_supports_default_dynamic_cache", lambda: False)
         if not supports():
             return {"use_cache": True}
-        return {
-            "use_cache": True,
-            "past_key_values": transformers().DynamicCache(config=self.module.config),
-        }
+        config = self.module.config.get_text_config(decoder=True)
+        return {"use_cache": True, "cache": transformers().DynamicCache(config=config)}
 
     def _extend(self, state: _State, tokens: list[int]) -> torch.Tensor:
         """Compute the next tokens of a sequence -> (tokens, vocab)."""

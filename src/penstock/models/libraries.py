@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from functools import cache
+from typing import Any, Final
+
+PRIVATE_PARTS: Final = {
+    "generation.utils:GenerationMixin._supports_default_dynamic_cache": "who makes the cache",
+    "generation.utils:GenerationMixin._update_model_kwargs_for_generation": "the cache, step to step",
+    "generation.utils:GenerationMixin.prepare_inputs_for_generation": "what a step is given",
+    "cache_utils:DynamicCache": "the cache of one sequence",
+    "masking_utils:AttentionMaskInterface.register": "our mask function",
+    "masking_utils:causal_mask_function": "which rule is plain causal",
+    "modeling_rope_utils:ROPE_INIT_FUNCTIONS": "rotary frequencies that grow with the context",
+    "modeling_utils:AttentionInterface.register": "our attention function",
+    "modeling_utils:PreTrainedModel._can_set_attn_implementation": "who takes our attention",
+    "modeling_utils:PreTrainedModel.set_attn_implementation": "giving it to a module",
+    "models.auto.configuration_auto:CONFIG_MAPPING": "known model types",
+    "models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING": "which of them generate text",
+    "models.auto.modeling_auto:MODEL_FOR_TEXT_ENCODING_MAPPING": "encoders of encoder-decoders",
+    "utils.logging:disable_progress_bar": "a quiet load",
+}
+"""What we use of Transformers beyond its documented interface, and for what.
+
+`module:attribute`. A release may move any of it (docs/adr/0013); a test fails if one is not there,
+and if the code uses one that is not listed.
+"""
 
 
 def transformers() -> Any:
@@ -14,3 +37,20 @@ def transformers() -> Any:
 def transformers_module(name: str) -> Any:
     """A module of it: `masking_utils`, `modeling_rope_utils`, ..."""
     return importlib.import_module(f"transformers.{name}")
+
+
+@cache
+def missing_parts() -> tuple[str, ...]:
+    """Those of `PRIVATE_PARTS` that the installed release does not have."""
+    return tuple(name for name in PRIVATE_PARTS if not _exists(name))
+
+
+def _exists(name: str) -> bool:
+    module_name, _, path = name.partition(":")
+    try:
+        part = transformers_module(module_name)
+        for attribute in path.split("."):
+            part = getattr(part, attribute)
+    except (ImportError, AttributeError):
+        return False
+    return True
