@@ -10,9 +10,9 @@ JOBS ?= 4
 SOURCES := src workers api tests benchmarks scripts hatch_build.py
 # FastChat's library without its dependencies, and the tests that want it or its programs.
 FSCHAT := $(CURDIR)/.venv-fastchat-api/fschat-0.2.36
-FASTCHAT_TESTS := tests/fastchat tests/unit/test_fastchat_templates.py \
-	tests/integration/test_fastchat_peers.py::test_a_chat_needs_fastchats_library \
-	tests/integration/test_fastchat_model_worker.py::test_a_conversation_template_by_name
+FASTCHAT_TESTS := tests/fastchat tests/unit/models/test_fastchat_templates.py \
+	tests/integration/api/fastchat/test_fastchat_peers.py::test_a_chat_needs_fastchats_library \
+	tests/integration/cli/test_fastchat_model_worker.py::test_a_conversation_template_by_name
 
 # Triton for machines whose torch has none, as torch 2.13 for GPUs has it.
 TRITON := $(CURDIR)/.venv-kernels/triton-3.7.1
@@ -22,8 +22,8 @@ NEWEST := $(CURDIR)/.venv-newest
 NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerate
 MODEL_TESTS = $(wildcard tests/unit/test_models_*.py tests/integration/test_models_*.py \
 	tests/unit/models/test_*.py tests/integration/models/test_*.py) \
-	$(wildcard tests/integration/test_encoders.py tests/integration/test_engine_oracle.py \
-	tests/integration/test_native_model.py tests/integration/test_lean_engine.py)
+	$(wildcard tests/integration/models/test_encoders.py tests/integration/engine/test_oracle.py \
+	tests/integration/models/native/test_native_model.py tests/integration/models/lean/test_lean_engine.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-kernels test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
@@ -45,9 +45,9 @@ test: setup-dev ## install and run the tests (JOBS=4 at once)
 
 test-kernels: setup-dev $(TRITON) ## run the GPU kernels by Triton's interpreter and compile them for NVIDIA's: no GPU, 200 MB
 	@TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \
-		tests/integration/test_lean_kernels.py tests/integration/test_exchange.py $(ARGS)
+		tests/integration/models/lean/test_lean_kernels.py tests/integration/models/lean/test_exchange.py $(ARGS)
 	@PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \
-		tests/integration/test_kernels_compile.py $(ARGS)
+		tests/integration/models/lean/test_kernels_compile.py $(ARGS)
 
 $(TRITON): | setup-dev
 	@rm -rf $@.part && mkdir -p $(dir $@)
@@ -84,7 +84,7 @@ chaos: setup-dev ## lose processes and Redis under load, check every answer (MIN
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(ARGS)
 
 fuzz: setup-dev ## input that no client should send, and random lives of jobs, much of it (EXAMPLES=200)
-	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz tests/integration/test_transport_machine.py --timeout 7200 $(ARGS)
+	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz tests/integration/transport/test_machine.py --timeout 7200 $(ARGS)
 
 check: setup-dev ## linters, types, import rules, compose.yaml
 	$(BIN)/ruff check $(SOURCES)

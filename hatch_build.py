@@ -9,7 +9,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILD = Path(__file__).parent / "src/penstock/models/native/kernels/build.py"
+BUILD = Path(__file__).parent / "src/penstock/models/backends/native/kernels/build.py"
 
 
 def _builder() -> Any:

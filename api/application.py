@@ -22,27 +22,27 @@ import api.fastchat
 import api.openai
 import api.web
 import penstock
-from api.chores import at_work
-from api.disconnect import CLIENT_GONE, ClientGone
-from api.draining import Drain, DrainGate
-from api.errors import CLIENT_CLOSED_REQUEST
+from api.access.orphaned_usage import account_forever
+from api.error_bodies import broken, refused, shaped
 from api.express import expedite
-from api.header_limit import bound_heads
-from api.middleware import RequestContext, record_of
-from api.openai.batch_driver import drive_forever
+from api.http.background import at_work
+from api.http.disconnect import CLIENT_GONE, ClientGone
+from api.http.draining import Drain, DrainGate
+from api.http.errors import CLIENT_CLOSED_REQUEST
+from api.http.header_limit import bound_heads
+from api.http.middleware import RequestContext, record_of
+from api.http.start_limiter import Turnstile
+from api.openai.batches.driver import drive_forever
 from api.openai.documentation import openapi_of
-from api.openai.responses_shelf import sweep_forever
-from api.orphans import account_forever
+from api.openai.responses.store import sweep_forever
 from api.services import running
-from api.shapes import broken, refused, shaped
-from api.turnstile import Turnstile
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases
 from penstock.errors import BadSettings, InvalidParameter, PenstockError
-from penstock.logs import configure_logging
-from penstock.telemetry import Telemetry
-from penstock.tracing import Tracing
-from penstock.transport.connection import as_unavailable
+from penstock.observability.logs import configure_logging
+from penstock.observability.telemetry import Telemetry
+from penstock.observability.tracing import Tracing
+from penstock.transport.store.connection import as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -137,7 +137,7 @@ async def _penstock_error(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     """Answer for what a handler let through: Redis's absence where it is that, else our fault.
 
-    :raises Exception: the error again, for the log and `api.shapes.broken`.
+    :raises Exception: the error again, for the log and `api.error_bodies.broken`.
     """
     unavailable = as_unavailable(error)
     if unavailable is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Match, Route
 
-from api.dependencies import authenticated
+from api.access.dependencies import authenticated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from api.dependencies import CALLER_KEY
-from api.middleware import DEADLINE_KEY
+from api.access.dependencies import CALLER_KEY
+from api.http.middleware import DEADLINE_KEY
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
 
-    from api.keys import Caller
+    from api.access.keys import Caller
 
 
 @dataclass

@@ -13,16 +13,16 @@ from redis.exceptions import RedisError
 from api.fastchat.membership import Membership
 from api.fastchat.peers import Peers
 from penstock.errors import PenstockError
-from penstock.transport.connection import connect_async
-from penstock.transport.keyring import Keyring
-from penstock.transport.limits import Limits
-from penstock.transport.overview import Overview
-from penstock.transport.queue import JobQueue
-from penstock.transport.quotas import Quotas
-from penstock.transport.registry import Registry
-from penstock.transport.replies import Replies
-from penstock.transport.unheard import UnheardJobs
-from penstock.transport.usage_log import UsageLog
+from penstock.transport.accounts.keyring import Keyring
+from penstock.transport.accounts.limits import Limits
+from penstock.transport.accounts.quotas import Quotas
+from penstock.transport.accounts.usage_log import UsageLog
+from penstock.transport.fleet.overview import Overview
+from penstock.transport.fleet.registry import Registry
+from penstock.transport.jobs.queue import JobQueue
+from penstock.transport.jobs.unclaimed_endings import UnheardJobs
+from penstock.transport.replies.replies import Replies
+from penstock.transport.store.connection import connect_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from penstock.aliases import Aliases
+    from penstock.observability.telemetry import Telemetry
     from penstock.settings import Settings
-    from penstock.telemetry import Telemetry
 
 logger = logging.getLogger("penstock.api")
 

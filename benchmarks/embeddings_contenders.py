@@ -30,7 +30,7 @@ class Ours:
         from penstock.contract.events import Event, Failed, Finished
         from penstock.engine.encoder_engine import EncoderEngine
         from penstock.models import devices
-        from penstock.models.encoders import loading
+        from penstock.models.backends.encoders import loading
         from penstock.models.spec import ModelSpec
         from penstock.settings import Settings
 

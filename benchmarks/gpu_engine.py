@@ -31,15 +31,15 @@ from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
-from penstock.models import kv_budget
+from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
+from penstock.models.backends.lean.products.weight_formats import FP8
+from penstock.models.backends.lean.weights import LayerWeights, Weights, quantized, widen_if_room
+from penstock.models.backends.tensor_parallel import loading as parallel
+from penstock.models.backends.transformers.model import assemble
 from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
-from penstock.models.lean.holding import FP8
-from penstock.models.lean.linear import Dense, Fp8, Int4
-from penstock.models.lean.weights import LayerWeights, Weights, quantized, widen_if_room
-from penstock.models.parallel import loading as parallel
+from penstock.models.loading import kv_budget
 from penstock.models.spec import ModelSpec
-from penstock.models.transformers import assemble
 
 if TYPE_CHECKING:
     from penstock.contract.events import Event

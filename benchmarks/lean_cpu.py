@@ -26,14 +26,14 @@ from transformers import AutoModelForCausalLM
 from benchmarks import conditions
 from benchmarks.cpu_engine import SHAPES, write_model
 from penstock.engine.model import Batch, SequenceSlice
-from penstock.models.attention import PagedAttention
+from penstock.models.backends.lean import loading as lean
+from penstock.models.backends.lean.operations.native_attention import NativeAttention
+from penstock.models.backends.lean.operations.torch_ops import TorchOps
+from penstock.models.backends.native.paged import NativePaged
+from penstock.models.backends.steps import BLOCK_SIZE
+from penstock.models.backends.transformers.attention import PagedAttention
+from penstock.models.backends.transformers.model import PagedModel
 from penstock.models.devices.cpu import Cpu
-from penstock.models.lean import loading as lean
-from penstock.models.lean.native_attention import NativeAttention
-from penstock.models.lean.torch_ops import TorchOps
-from penstock.models.native.paged import NativePaged
-from penstock.models.steps import BLOCK_SIZE
-from penstock.models.transformers import PagedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,15 +26,15 @@ from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
-from penstock.models.native import library
-from penstock.models.native.decoder import Phase
+from penstock.models.backends.native import library
+from penstock.models.backends.native.decoder import Phase
 from penstock.models.spec import resolve
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
     from penstock.contract.events import Event
+    from penstock.models.backends.native.model import NativeModel
     from penstock.models.loader import LoadedModel
-    from penstock.models.native.model import NativeModel
 
 PRODUCTS = (Phase.QKV, Phase.OUTPUT, Phase.GATE_UP, Phase.DOWN, Phase.HEAD)
 

@@ -21,13 +21,13 @@ from benchmarks.sleeping import card_of
 from penstock import settings
 from penstock.contract.events import Tokens
 from penstock.contract.worker import WorkerCard
-from penstock.transport.announcer import Announcer
-from penstock.transport.connection import connect
-from penstock.transport.queue import Row, WorkerQueue
+from penstock.transport.fleet.announcer import Announcer
+from penstock.transport.jobs.queue import Row, WorkerQueue
+from penstock.transport.store.connection import connect
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
-    from penstock.transport.queue import Claim
+    from penstock.transport.jobs.queue import Claim
 
 MODEL = "relay"
 QUEUE = "relay-cpu"

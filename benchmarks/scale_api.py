@@ -13,8 +13,8 @@ from api.application import create_app
 from benchmarks.scale_store import Watch
 from benchmarks.sleeping import card_of
 from penstock.contract.worker import WorkerCard, WorkerLoad
-from penstock.transport.announcer import Announcer
-from penstock.transport.connection import connect
+from penstock.transport.fleet.announcer import Announcer
+from penstock.transport.store.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

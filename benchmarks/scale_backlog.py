@@ -12,15 +12,15 @@ from benchmarks.scale_growth import QUEUE, fleet
 from benchmarks.scale_store import Clerk, Watch, at, jain
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.transport import keys
-from penstock.transport.connection import connect
-from penstock.transport.overview import Overview
-from penstock.transport.queue import Row, WorkerQueue
+from penstock.transport.fleet.overview import Overview
+from penstock.transport.jobs.queue import Row, WorkerQueue
+from penstock.transport.store.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from benchmarks.scale_store import Store
-    from penstock.transport.queue import Claim
+    from penstock.transport.jobs.queue import Claim
 
 TENANTS = 100
 """The first of them has nine tenths of the backlog."""

@@ -24,11 +24,11 @@ from benchmarks.sleeping import WordTokenizer, card_of
 from penstock import settings
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.contract.worker import WorkerLoad
-from penstock.transport.connection import connect
-from workers.application import configuration
-from workers.lane import Lane, Sink
-from workers.pool import EnginePool
-from workers.station import Station, new_worker_id
+from penstock.transport.store.connection import connect
+from workers.delivery.application import configuration
+from workers.delivery.pool import EnginePool
+from workers.serving.served_queue import Lane, Sink
+from workers.serving.worker import Station, new_worker_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

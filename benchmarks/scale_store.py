@@ -19,8 +19,8 @@ from penstock.cli.fleet import redis_server
 from penstock.cli.fleet.supervisor import Supervisor
 from penstock.contract.job import Generate, Job, Sampling, TokenPrompt
 from penstock.settings import Settings
-from penstock.transport.connection import connect_async
-from penstock.transport.queue import JobQueue
+from penstock.transport.jobs.queue import JobQueue
+from penstock.transport.store.connection import connect_async
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -17,7 +17,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.model import Batch, KVLayout
 from penstock.engine.options import EngineOptions
 from penstock.errors import UnsupportedFeature
-from penstock.models.dialect import Reasoning
+from penstock.models.text.dialect import Reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from penstock.contract.events import Event
     from penstock.contract.job import ChatPrompt, Prompt
     from penstock.contract.structure import Structure
-    from penstock.engine.constraint import Constraint
+    from penstock.engine.sampling.constraint import Constraint
 
 VOCABULARY = 1_000
 ANSWER_TOKEN = 7

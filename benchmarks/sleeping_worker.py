@@ -11,11 +11,11 @@ from celery import signals
 
 from benchmarks.sleeping import WordTokenizer, card_of, make_engine
 from penstock import settings
-from penstock.transport.connection import connect
-from workers.application import app, steps
-from workers.bootsteps import Serving
-from workers.lane import Lane, Sink
-from workers.station import Station, new_worker_id
+from penstock.transport.store.connection import connect
+from workers.delivery.application import app, steps
+from workers.delivery.bootsteps import Serving
+from workers.serving.served_queue import Lane, Sink
+from workers.serving.worker import Station, new_worker_id
 
 __all__ = ["app"]
 
@@ -49,5 +49,5 @@ class SleepingServing(Serving):
         parent.pool.attach(self._station, parent)
 
 
-steps["worker"].discard("workers.bootsteps:Serving")
+steps["worker"].discard("workers.delivery.bootsteps:Serving")
 steps["worker"].add("benchmarks.sleeping_worker:SleepingServing")

@@ -38,7 +38,7 @@ MARKER = VENV / "penstock-setup.unfinished"
 STATE = ROOT / ".penstock"
 LOG = STATE / "logs" / "setup.log"
 
-KERNELS = ROOT / "src/penstock/models/native/kernels"
+KERNELS = ROOT / "src/penstock/models/backends/native/kernels"
 TESTED_PYTHON = (3, 11)
 TESTED = ROOT / "scripts/tested.txt"
 MINIMUM_PIP = "pip>=25.1"  # the first that knows dependency groups

@@ -1,5 +1,5 @@
 """The worker edge: `celery -A workers worker -Q <model>-<device>`."""
 
-from workers.application import app
+from workers.delivery.application import app
 
 __all__ = ["app"]

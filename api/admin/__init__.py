@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Depends
 
+from api.access.dependencies import administrator, authenticated
 from api.admin import fleet, jobs, probes
-from api.dependencies import administrator, authenticated
 
 router = APIRouter()
 router.include_router(probes.router, tags=["operations"])

@@ -9,19 +9,19 @@ from fastapi import APIRouter, HTTPException, Request
 from redis.exceptions import RedisError
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.dependencies import services_of
-from api.errors import json_response
+from api.access.dependencies import services_of
+from api.http.errors import json_response
 from penstock.errors import InvalidParameter, StoreUnavailable
-from penstock.transport.overview import Overview, QueueMinute
+from penstock.transport.fleet.overview import Overview, QueueMinute
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from typing import TypeVar
 
     from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
-    from penstock.transport.overview import OpenJob
-    from penstock.transport.records import QueueDepth
-    from penstock.transport.registry import Served
+    from penstock.transport.fleet.overview import OpenJob
+    from penstock.transport.fleet.registry import Served
+    from penstock.transport.jobs.records import QueueDepth
 
     Answer = TypeVar("Answer")
 

@@ -12,15 +12,15 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.dependencies import services_of
-from api.errors import json_response
-from api.middleware import record_of
-from api.resumption import EVENT_HEADER, event_index
+from api.access.dependencies import services_of
+from api.access.resumption import EVENT_HEADER, event_index
+from api.http.errors import json_response
+from api.http.middleware import record_of
+from api.http.streaming import KEEPALIVE, FramedResponse, error_frame
 from api.services import Services
-from api.streaming import KEEPALIVE, FramedResponse, error_frame
 from penstock.contract.events import Event, Failed, Finished
 from penstock.errors import UnknownJob
-from penstock.transport.records import JobState
+from penstock.transport.jobs.records import JobState
 
 router = APIRouter(tags=["jobs"])
 

@@ -7,15 +7,15 @@ from redis.exceptions import RedisError
 from starlette.responses import Response
 
 import penstock
-from api.dependencies import services_of
-from api.errors import json_response
+from api.access.dependencies import services_of
+from api.http.errors import json_response
 from api.services import Services
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
-from penstock.fleet_metrics import FleetView
-from penstock.telemetry import CONTENT_TYPE
-from penstock.transport.overview import Overview
-from penstock.transport.records import QueueDepth
+from penstock.observability.fleet_metrics import FleetView
+from penstock.observability.telemetry import CONTENT_TYPE
+from penstock.transport.fleet.overview import Overview
+from penstock.transport.jobs.records import QueueDepth
 
 router = APIRouter()
 

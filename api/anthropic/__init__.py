@@ -4,9 +4,9 @@ from typing import Final
 
 from fastapi import APIRouter, Depends
 
+from api.access.dependencies import authenticated
 from api.anthropic import messages
 from api.anthropic.route import AnthropicRoute
-from api.dependencies import authenticated
 
 router = APIRouter(
     dependencies=[Depends(authenticated)], tags=["anthropic"], route_class=AnthropicRoute

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from api.openai.chunks import encode
+from api.openai.chat.chunks import encode
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 from penstock.contract.events import FinishReason, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.openai.tools import Reading
+    from api.openai.chat.tools import Reading
     from api.parsing.deltas import Delta
     from penstock.contract.events import Finished, Usage
 

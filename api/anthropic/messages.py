@@ -10,31 +10,32 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
+from api.access.dependencies import pick, services_of
+from api.anthropic.as_chat import blamed, chat_body
 from api.anthropic.blocks import MessageWriter, frame
-from api.anthropic.chat import blamed, chat_body
 from api.anthropic.route import AnthropicRoute, error_object
 from api.anthropic.schema import UNSUPPORTED, CountTokensRequest, MessagesRequest
-from api.dependencies import pick, services_of
-from api.disconnect import until_disconnect
-from api.errors import json_response
-from api.json_body import read_object, validated
-from api.middleware import record_of
-from api.openai import sampling, tools, unsupported
-from api.openai.as_chat import generation_of
+from api.http.disconnect import until_disconnect
+from api.http.errors import json_response
+from api.http.json_body import read_object, validated
+from api.http.middleware import record_of
+from api.http.streaming import FramedResponse
+from api.openai import unsupported
+from api.openai.chat import sampling, tools
+from api.openai.chat.as_chat import generation_of
+from api.openai.chat.messages import chat_prompt
 from api.openai.documentation import documented
-from api.openai.messages import chat_prompt
 from api.openai.schema import ChatRequest
 from api.openai.tokens import call
-from api.streaming import FramedResponse
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Generate
-from penstock.contract.utility import Tokenize
+from penstock.contract.tokenizer_calls import Tokenize
 from penstock.errors import BadRequest, PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from api.generation import Generation
+    from api.jobs.generation import Generation
     from penstock.contract.worker import ModelCard
 
 router = APIRouter(route_class=AnthropicRoute)

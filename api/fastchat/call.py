@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from api.dependencies import pick, services_of
-from api.disconnect import until_disconnect
-from api.errors import json_response
+from api.access.dependencies import pick, services_of
 from api.fastchat import relay
 from api.fastchat.route import read
 from api.fastchat.schema import OptionalModelName
-from api.generation import FASTCHAT
+from api.http.disconnect import until_disconnect
+from api.http.errors import json_response
+from api.jobs.generation import FASTCHAT
 from penstock.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Call(Generic[Asked]):
         """Read a request and choose who answers; without a name, the only model that there is.
 
         :raises Refusal: the body is not `schema`.
-        :raises UnknownModel, NoWorker, StoreUnavailable, NotPermitted: as `api.routing.route`.
+        :raises UnknownModel, NoWorker, StoreUnavailable, NotPermitted: as `api.jobs.routing.route`.
         """
         asked = await read(request, schema)
         return cls(request, asked, pick(request, asked.model or _only_model(request)))

@@ -6,15 +6,15 @@ from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.catalogue import catalogue
-from api.dependencies import services_of
-from api.errors import json_response
+from api.access.dependencies import services_of
 from api.fastchat.peers import Status as PeerStatus
 from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
-from api.generation import CAPABILITY, FASTCHAT
-from api.middleware import record_of
-from api.routing import look_up
+from api.http.errors import json_response
+from api.http.middleware import record_of
+from api.jobs.catalogue import catalogue
+from api.jobs.generation import CAPABILITY, FASTCHAT
+from api.jobs.routing import look_up
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 
 router = APIRouter(route_class=FastChatRoute)

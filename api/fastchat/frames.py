@@ -9,15 +9,15 @@ import msgspec
 
 from api.fastchat.errors import error_object
 from api.fastchat.route import END
-from api.generation import collect, usage_of
-from api.openai.best_of import likelihood
-from api.openai.logprobs import CompletionLogprobs
+from api.jobs.generation import collect, usage_of
+from api.openai.chat.best_of import likelihood
+from api.openai.chat.logprobs import CompletionLogprobs
 from penstock.contract.events import Tokens, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from api.generation import Generation
+    from api.jobs.generation import Generation
     from penstock.contract.events import Finished
     from penstock.errors import PenstockError
 

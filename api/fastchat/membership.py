@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from api.catalogue import catalogue
-from api.keys import Caller
+from api.access.keys import Caller
+from api.jobs.catalogue import catalogue
 
 if TYPE_CHECKING:
     from api.services import Services

@@ -19,10 +19,10 @@ from redis.exceptions import RedisError
 
 from api.fastchat import relay
 from api.fastchat.relay import CONNECT_S
-from api.placing import FASTCHAT
+from api.jobs.placement import FASTCHAT
 from penstock.contract.worker import ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
-from penstock.transport.peers import PROBE_S, PeerBook, PeerCard
+from penstock.transport.fleet.fastchat_workers import PROBE_S, PeerBook, PeerCard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from api.fastchat.peers import Peers
     from penstock.contract.job import Generate, Job, Sampling
-    from penstock.transport.peers import PeerCard
+    from penstock.transport.fleet.fastchat_workers import PeerCard
 
 CONNECT_S: Final = 3.0
 AGAIN_S: Final = 0.1

@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api.dependencies import authenticated, services_of
-from api.errors import json_response
+from api.access.dependencies import authenticated, services_of
 from api.fastchat.errors import ErrorCode, Refusal, error_object
-from api.json_body import read_json
-from api.lingering import LingeringResponse
-from api.middleware import record_of
+from api.http.errors import json_response
+from api.http.json_body import read_json
+from api.http.middleware import record_of
+from api.http.unread_body import LingeringResponse
 from penstock.errors import (
     BodyTooLarge,
     InvalidParameter,

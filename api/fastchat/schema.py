@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from api.fastchat import default_template
 from api.fastchat.envelope import opened
-from api.openai.sampling import SEED_BITS, SEED_MASK, TINY_TOP_P, of_choice
+from api.openai.chat.sampling import SEED_BITS, SEED_MASK, TINY_TOP_P, of_choice
 from api.openai.schema import MAX_BEST_OF
 from penstock.contract.job import ChatPrompt, Generate, Sampling, TextPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature

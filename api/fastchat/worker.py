@@ -9,9 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.dependencies import services_of
-from api.embedding import as_base64, embed
-from api.errors import json_response
+from api.access.dependencies import services_of
 from api.fastchat.call import Call
 from api.fastchat.envelope import conversation
 from api.fastchat.frames import error_frame, stream_frames, whole
@@ -25,10 +23,12 @@ from api.fastchat.schema import (
     prompt_of,
     works_of,
 )
-from api.generation import Generation
-from api.middleware import record_of
-from api.streaming import FramedResponse
-from penstock.contract.utility import Tokenize, UtilityCall
+from api.http.errors import json_response
+from api.http.middleware import record_of
+from api.http.streaming import FramedResponse
+from api.jobs.embedding import as_base64, embed
+from api.jobs.generation import Generation
+from penstock.contract.tokenizer_calls import Tokenize, UtilityCall
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:

@@ -2,18 +2,13 @@
 
 from fastapi import APIRouter, Depends
 
-from api.dependencies import authenticated
-from api.openai import (
-    batches,
-    chat,
-    completions,
-    embeddings,
-    files,
-    models,
-    rerank,
-    responses,
-    tokens,
-)
+from api.access.dependencies import authenticated
+from api.openai import embeddings, models, rerank, tokens
+from api.openai.batches import files
+from api.openai.batches import routes as batches
+from api.openai.chat import completions
+from api.openai.chat import routes as chat
+from api.openai.responses import routes as responses
 
 router = APIRouter(dependencies=[Depends(authenticated)], tags=["openai"])
 for part in (models, chat, completions, embeddings, rerank, responses, tokens, files, batches):

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.dependencies import pick, services_of
-from api.disconnect import until_disconnect
-from api.embedding import Wish, as_base64, embed
-from api.errors import json_response
-from api.json_body import read_json
-from api.middleware import record_of
+from api.access.dependencies import pick, services_of
+from api.http.disconnect import until_disconnect
+from api.http.errors import json_response
+from api.http.json_body import read_json
+from api.http.middleware import record_of
+from api.jobs.embedding import Wish, as_base64, embed
 from api.openai.documentation import documented
 from api.openai.schema import Fields, Prompts, Truncate
 from penstock.contract.job import WHOLE

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.catalogue import catalogue
-from api.dependencies import services_of
-from api.errors import json_response
-from api.middleware import record_of
-from api.routing import look_up
+from api.access.dependencies import services_of
+from api.http.errors import json_response
+from api.http.middleware import record_of
+from api.jobs.catalogue import catalogue
+from api.jobs.routing import look_up
 
 if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from api.openai.structure_schema import (
+from api.openai.chat.structure_schema import (
     MAX_TOOLS,
     Choices,
     JsonSchema,

@@ -12,20 +12,20 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.dependencies import pick, services_of
-from api.errors import json_response
-from api.json_body import read_json, read_object, validated
+from api.access.dependencies import pick, services_of
+from api.http.errors import json_response
+from api.http.json_body import read_json, read_object, validated
 from api.openai import unsupported
+from api.openai.chat.messages import chat_prompt
 from api.openai.documentation import documented
-from api.openai.messages import chat_prompt
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
 from penstock.contract.job import TextPrompt
-from penstock.contract.utility import Detokenize, Render, Tokenize, UtilityCall
+from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, UtilityCall
 from penstock.errors import BadRequest, InvalidParameter
 
 if TYPE_CHECKING:
     from penstock.contract.job import ChatPrompt, Prompt
-    from penstock.contract.utility import UtilityReply
+    from penstock.contract.tokenizer_calls import UtilityReply
     from penstock.contract.worker import ModelCard
 
 router = APIRouter()

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Depends
 
-from api.dependencies import authenticated
+from api.access.dependencies import authenticated
 from api.web import pages, requests
 
 router = APIRouter()

@@ -9,10 +9,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.dependencies import services_of
-from api.errors import json_response
-from api.middleware import record_of
-from api.resumption import Resumption
+from api.access.dependencies import services_of
+from api.access.resumption import Resumption
+from api.http.errors import json_response
+from api.http.middleware import record_of
 
 router = APIRouter(tags=["jobs"])
 

@@ -1,4 +1,4 @@
-"""The error tree. It knows no HTTP; `api.errors` maps each leaf to a protocol's shape and status.
+"""The error tree. It knows no HTTP; `api.http.errors` maps each leaf to a protocol's shape and status.
 
 PenstockError
 |-- BadRequest               the request can never succeed as it stands

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock.errors import BadSettings
-from penstock.redaction import redacted
+from penstock.observability.redaction import redacted
 
 PREFIX = "PENSTOCK_"
 
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=30.0, ge=0)
     hung_step_s: float = Field(default=60.0, gt=0)
     """A step that takes longer stops the renewal of its leases; so does, on a CPU, one that takes
-    50 times as long as the last ones (`workers.lane`)."""
+    50 times as long as the last ones (`workers.serving.served_queue`)."""
     threads: int = Field(default=0, ge=0)
     """A worker's threads; 0 means one for each physical core that the process may use."""
     cores: str = ""

@@ -10,7 +10,7 @@ import pytest
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.errors import EngineFailed
 from penstock.transport import keys
-from penstock.transport.keyring import KeyDesk
+from penstock.transport.accounts.keyring import KeyDesk
 from tests.fixtures.api import speak
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from penstock.contract.events import Finished, Tokens
-from penstock.transport import journal, keys
+from penstock.transport import keys
+from penstock.transport.jobs import journal
 from tests.chaos.fleet import QUEUE
 from tests.chaos.recovery import ALONE, STAGES, recoveries, summary
 from tests.fixtures.redis import OWNED_BY_CELERY

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from penstock.transport.connection import connect
-from penstock.transport.keyring import KeyDesk
+from penstock.transport.accounts.keyring import KeyDesk
 from penstock.transport.keys import API_KEYS
+from penstock.transport.store.connection import connect
 from tests.fixtures.clocks import HOUR_S, WallClock
 from tests.fixtures.jobs import wait_until
 from tests.fixtures.processes import cards

@@ -16,7 +16,7 @@ from tests.fixtures.processes import card_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from penstock.transport.queue import JobState
+    from penstock.transport.jobs.queue import JobState
     from tests.fixtures.processes import Processes
     from tests.fixtures.submitting import Submitter
 

@@ -52,7 +52,7 @@ def test_it_shows_the_worker_its_pool_and_its_bells(
         seen = wait_until(lambda: flower.get("/api/workers", params={"refresh": "1"}).json())
         (name,) = seen
         pool = seen[name]["stats"]["pool"]
-        assert pool["implementation"] == "workers.pool:EnginePool"
+        assert pool["implementation"] == "workers.delivery.pool:EnginePool"
         assert pool["max-concurrency"] == 3
         assert pool["taken"] == {QUEUE: 0}
         assert [queue["name"] for queue in seen[name]["active_queues"]] == [QUEUE]

@@ -11,8 +11,8 @@ import pytest
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.errors import BadSettings, EngineFailed
+from penstock.observability.tracing import Tracing
 from penstock.settings import Settings
-from penstock.tracing import Tracing
 from tests.fixtures.jobs import make_job, wait_until
 from tests.fixtures.processes import answers
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from penstock.models.native.kernels import build as native
+from penstock.models.backends.native.kernels import build as native
 from tests.fixtures.processes import ROOT, answers, card_of
 from tests.fixtures.redis import find_free_port
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from penstock.contract.utility import Detokenize, Tokenize, UtilityReply
-from penstock.transport import utility
-from penstock.transport.connection import connect
+from penstock.contract.tokenizer_calls import Detokenize, Tokenize, UtilityReply
+from penstock.transport.replies import tokenizer_calls
+from penstock.transport.store.connection import connect
 from tests.fixtures.api import QUEUE, ScriptedWorker, model_card, speak
 from tests.fixtures.jobs import wait_until
 
@@ -51,7 +51,7 @@ def answer_calls(settings: Settings, stop: threading.Event) -> None:
     """Answer every utility call somehow."""
     with connect(settings) as client:
         while not stop.is_set():
-            call = utility.take(client, [QUEUE], 0.2)
+            call = tokenizer_calls.take(client, [QUEUE], 0.2)
             if call is None:
                 continue
             match call.call:
@@ -61,7 +61,7 @@ def answer_calls(settings: Settings, stop: threading.Event) -> None:
                     reply = UtilityReply(call.id, text="x", texts=("x",))
                 case _:
                     reply = UtilityReply(call.id, text="x")
-            utility.answer(client, call.reply, reply)
+            tokenizer_calls.answer(client, call.reply, reply)
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import msgspec
 
 from penstock.contract.worker import WorkerCard, WorkerLoad
 from penstock.transport import keys
-from penstock.transport.connection import connect_async, patiently_async
-from penstock.transport.queue import JobQueue, QueueDepth
-from penstock.transport.registry import Registry
+from penstock.transport.fleet.registry import Registry
+from penstock.transport.jobs.queue import JobQueue, QueueDepth
+from penstock.transport.store.connection import connect_async, patiently_async
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
-    from penstock.transport.registry import Served
+    from penstock.transport.fleet.registry import Served
 
 
 class QueueView(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ from penstock.cli import machine, running
 from penstock.cli.console import out
 from penstock.cli.fleet import redis_server
 from penstock.errors import ModelNotLoadable, StartupError
-from penstock.models import spec, suitability
+from penstock.models import spec
+from penstock.models.backends import suitability
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

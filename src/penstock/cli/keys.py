@@ -15,15 +15,15 @@ from rich.table import Table
 from penstock.cli import running
 from penstock.cli.console import note, out
 from penstock.errors import BadSettings, InvalidParameter
-from penstock.transport import quotas, usage_log
-from penstock.transport.connection import connect
-from penstock.transport.keyring import KeyDesk
-from penstock.transport.usage_log import UsageRow
+from penstock.transport.accounts import quotas, usage_log
+from penstock.transport.accounts.keyring import KeyDesk
+from penstock.transport.accounts.usage_log import UsageRow
+from penstock.transport.store.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from penstock.transport.keyring import KeyCard
+    from penstock.transport.accounts.keyring import KeyCard
 
 PATIENCE_S: Final = 3.0
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -13,7 +13,8 @@ from penstock.cli import census, machine, running
 from penstock.cli.console import note, out
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
-from penstock.models import footprint, spec
+from penstock.models import spec
+from penstock.models.catalogue import footprint
 
 if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec

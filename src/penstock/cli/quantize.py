@@ -15,10 +15,10 @@ from penstock.cli import running
 from penstock.cli.console import err, note, out
 from penstock.errors import BadSettings
 from penstock.models import spec
-from penstock.models.models_file import BIGDL_FORMATS
+from penstock.models.catalogue.models_file import BIGDL_FORMATS
 
 if TYPE_CHECKING:
-    from penstock.models.quantising import Report
+    from penstock.models.quantise import Report
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
 
@@ -76,7 +76,7 @@ def quantize(
     folder = target or settings.models_dir / f"{source.name}-{format_name}"
     sample = _sample(text) if report else ""
     # It brings torch.
-    from penstock.models import quantising  # noqa: PLC0415
+    from penstock.models import quantise  # noqa: PLC0415
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
@@ -86,9 +86,9 @@ def quantize(
             bar.update(task, completed=share, description=escape(what))
 
         if on_load:
-            done = quantising.try_fp8(source, sample, progress)
+            done = quantise.try_fp8(source, sample, progress)
         else:
-            done = quantising.quantise(source, folder, format_name, sample, progress)
+            done = quantise.quantise(source, folder, format_name, sample, progress)
     if as_json:
         out.print_json(msgspec.json.encode(done).decode())
         return

@@ -11,11 +11,11 @@ import torch
 
 from penstock.contract.events import Event, Failed, Finished, FinishReason, Usage
 from penstock.engine.encoder import Encoder, EncoderInput
-from penstock.engine.meter import Meter
+from penstock.engine.pacing.meter import Meter
 from penstock.engine.pooling import encoded
-from penstock.engine.readout import flags
 from penstock.engine.recovery import is_device_lost, is_out_of_memory
 from penstock.engine.runner import Runner
+from penstock.engine.sampling.tensor_lists import flags
 from penstock.errors import (
     ContextOverflow,
     EngineFailed,

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from penstock.contract.events import Event, Failed, Finished, Tokens
-from penstock.engine.budget import PrefillBudget
-from penstock.engine.detokenizer import DecodeCache, Tokenizer
+from penstock.engine.drafting.speculation import Speculation
+from penstock.engine.events import finish, tell
 from penstock.engine.kv_cache import BlockPool
-from penstock.engine.lookahead import Lookahead, PipelinedModel
-from penstock.engine.meter import Meter
 from penstock.engine.model import Model, Watched, shows_hidden
-from penstock.engine.reading import forward
+from penstock.engine.pacing.meter import Meter
+from penstock.engine.pacing.prefill_budget import PrefillBudget
+from penstock.engine.pacing.step_watch import UsualSteps
+from penstock.engine.pipelining import Lookahead, PipelinedModel
+from penstock.engine.prompt_readout import forward
 from penstock.engine.recovery import is_device_lost, is_out_of_memory, one_by_one
 from penstock.engine.runner import Runner
-from penstock.engine.sampler import Chosen, Sampler
+from penstock.engine.sampling.sampler import Chosen, Sampler
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
-from penstock.engine.speculation import Speculation
-from penstock.engine.telling import finish, tell
-from penstock.engine.usual import UsualSteps
+from penstock.engine.text.detokenizer import DecodeCache, Tokenizer
 from penstock.errors import EngineFailed, PenstockError, UnsupportedFeature
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from penstock.engine.kv_cache import BlockPool
-    from penstock.engine.sampler import Choice
+    from penstock.engine.sampling.sampler import Choice
     from penstock.engine.sequence import Sequence
 
 _order: Final = attrgetter("order")

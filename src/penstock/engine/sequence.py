@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from penstock.contract.events import FinishReason, PositionLogprobs, Usage
-from penstock.engine.answer import Answer
-from penstock.engine.edits import LogitsEdits
 from penstock.engine.pooling import Pooled
-from penstock.engine.sampler import Choice
+from penstock.engine.sampling.logits_edits import LogitsEdits
+from penstock.engine.sampling.sampler import Choice
+from penstock.engine.text.answer import Answer
 from penstock.errors import ContextOverflow, InvalidParameter
 
 if TYPE_CHECKING:
     import collections.abc
 
     from penstock.contract.job import Sampling
-    from penstock.engine.constraint import Constraint
-    from penstock.engine.detokenizer import DecodeCache
+    from penstock.engine.sampling.constraint import Constraint
+    from penstock.engine.text.detokenizer import DecodeCache
 
 _CONTEXT_TOKENS: Final = 6
 """Tokens of the prompt that the answer's first tokens are decoded after."""

@@ -14,16 +14,18 @@ from penstock.clock import clock
 from penstock.contract.worker import ModelCard
 from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
-from penstock.models import checkpoint, devices, kv_budget, pace, tokenizer
+from penstock.models import devices
+from penstock.models.loading import checkpoint, engine_options, kv_budget
 from penstock.models.spec import read_config
+from penstock.models.text import tokenizer
 from penstock.models.without_compiler import without_compiler
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
     from penstock.engine.options import EngineOptions
-    from penstock.models.assembled import Assembled, Progress
+    from penstock.models.loading.assembled import Assembled, Progress
     from penstock.models.spec import ModelSpec
-    from penstock.models.tokenizer import Tokenizer
+    from penstock.models.text.tokenizer import Tokenizer
     from penstock.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -35,10 +37,10 @@ CHUNK_TOKENS = 256
 GPU_CHUNK_TOKENS = 2048
 
 _BACKENDS = {
-    "transformers": "penstock.models.transformers",
-    "bigdl": "penstock.models.bigdl",
-    "openvino": "penstock.models.openvino",
-    "native": "penstock.models.native.loading",
+    "transformers": "penstock.models.backends.transformers.model",
+    "bigdl": "penstock.models.backends.bigdl",
+    "openvino": "penstock.models.backends.openvino",
+    "native": "penstock.models.backends.native.loading",
 }
 _GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -106,7 +108,7 @@ def load(
     card = msgspec.structs.replace(
         _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
     )
-    options = pace.engine_options(spec, settings, card, blocks, chunk_tokens=chunk)
+    options = engine_options.engine_options(spec, settings, card, blocks, chunk_tokens=chunk)
     return LoadedModel(assembled.model, words, card, options)
 
 
@@ -120,7 +122,7 @@ def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:
 def _backend(spec: ModelSpec) -> Any:
     try:
         if spec.tensor_parallel > 1:
-            return importlib.import_module("penstock.models.parallel.loading")
+            return importlib.import_module("penstock.models.backends.tensor_parallel.loading")
         return importlib.import_module(_BACKENDS[spec.backend])
     except ImportError as error:
         raise ModelNotLoadable(

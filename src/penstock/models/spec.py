@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from penstock.errors import BadSettings, ModelNotFound
-from penstock.models import suitability
-from penstock.models.models_file import BIGDL_FORMATS, TRANSFORMERS_FORMATS, Entry, read_models_file
+from penstock.models.backends import suitability
+from penstock.models.catalogue.models_file import (
+    BIGDL_FORMATS,
+    TRANSFORMERS_FORMATS,
+    Entry,
+    read_models_file,
+)
 
 if TYPE_CHECKING:
     from penstock.settings import Settings

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import BadSettings, ModelNotFound
-from penstock.models import conversations, spec
+from penstock.models import spec
+from penstock.models.text import fastchat_templates
 from penstock.serving.flags import DTYPES, IGNORED, REFUSED, given
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _entry(arguments: argparse.Namespace, name: str, path: Path, aliases: list[s
     if arguments.speculative:
         fields["speculation"] = "on"
     if arguments.conv_template:
-        template = conversations.jinja(arguments.conv_template)
+        template = fastchat_templates.jinja(arguments.conv_template)
         fields["chat_template"] = template.jinja
         if template.stop:
             fields["generation_defaults"] = {"stop": list(template.stop)}

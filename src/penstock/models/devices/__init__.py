@@ -55,7 +55,7 @@ def _check_openvino(spec: ModelSpec) -> None:
     """OpenVINO drives Intel GPUs itself, without torch."""
     if spec.device == "cuda":
         raise DeviceNotFound(f"queue {spec.queue!r}: OpenVINO does not run on NVIDIA GPUs")
-    runtime: Any = importlib.import_module("penstock.models.openvino.runtime_library")
+    runtime: Any = importlib.import_module("penstock.models.backends.openvino.runtime_library")
     names: list[str] = [
         name for name in runtime.openvino().Core().available_devices if name.startswith("GPU")
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psutil
 import torch
 
-from penstock.models import cores
+from penstock.models.devices import cpu_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def has_amx() -> bool:
 
 def set_threads(threads: int) -> int:
     """Use `threads` cores in torch, 0 for all that the process may use; returns how many."""
-    count = threads or cores.usable()
+    count = threads or cpu_cores.usable()
     torch.set_num_threads(count)
     return count
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from penstock.models.assembled import Progress
+    from penstock.models.loading.assembled import Progress
     from penstock.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)

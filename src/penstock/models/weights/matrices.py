@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from penstock.errors import ModelNotLoadable
-from penstock.models import checkpoint
+from penstock.models.loading import checkpoint
 from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:

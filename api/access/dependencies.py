@@ -1,0 +1,71 @@
+"""What route handlers take from their request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
+
+from api.access.keys import given_key, identify
+from api.access.resumption import KEY_HEADER
+from api.http.middleware import record_of
+from api.jobs.routing import FALLBACK_HEADER, MODEL_HEADER, fallbacks_of, route
+from penstock.errors import NotPermitted
+
+if TYPE_CHECKING:
+    from api.access.keys import Caller
+    from api.services import Services
+    from penstock.contract.worker import ModelCard
+
+CALLER_KEY: Final = "penstock.caller"
+"""Of an ASGI scope, which no client can write."""
+
+
+def services_of(request: Request) -> Services:
+    """Return the process's services."""
+    return cast("Services", request.app.state.services)
+
+
+async def authenticated(request: Request) -> None:
+    """Let only known callers pass; a router's dependency.
+
+    A call that the process makes itself, for a batch, brings its caller along.
+
+    :raises NotAuthenticated, StoreUnavailable: see `api.access.keys.identify`.
+    """
+    record = record_of(request)
+    caller: Caller | None = request.scope.get(CALLER_KEY)
+    if caller is None:
+        headers = request.headers
+        given = given_key(headers.get("authorization", ""), headers.get("x-api-key", ""))
+        caller = await identify(services_of(request), given)
+    record.caller, record.tenant = caller, caller.tenant
+
+
+async def administrator(request: Request) -> None:
+    """Let only those pass who may operate the fleet; a router's dependency.
+
+    :raises NotPermitted: a key without that right.
+    :raises NotAuthenticated, StoreUnavailable: see `api.access.keys.identify`.
+    """
+    await authenticated(request)
+    if not record_of(request).caller.is_admin:
+        raise NotPermitted("This API key may not operate the fleet")
+
+
+def pick(request: Request, model: str) -> ModelCard:
+    """Return the queue that serves `model` best just now, and note the model in the record.
+
+    :raises PenstockError: as `api.jobs.routing.route`.
+    """
+    record, headers = record_of(request), request.headers
+    card = route(
+        services_of(request),
+        record.caller,
+        model,
+        fallbacks_of(headers.get(FALLBACK_HEADER, "")),
+        seed=headers.get(KEY_HEADER),  # a request that is repeated goes where it went
+    )
+    record.model = card.name
+    record.headers[MODEL_HEADER] = card.name
+    return card

@@ -1,0 +1,121 @@
+"""From the name that a client asks for to the queue that serves it best.
+
+An alias of the aliases file stands for models by weight; a model is served by several queues, of
+which the one with the shortest expected wait is taken. Where none can take the request just now,
+a fallback may, if the alias or the client names one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from api.jobs.placement import FASTCHAT
+from penstock.errors import InvalidParameter, NoWorker, UnknownModel
+
+if TYPE_CHECKING:
+    from api.access.keys import Caller
+    from api.services import Services
+    from penstock.contract.worker import ModelCard
+    from penstock.errors import PenstockError
+
+FALLBACK_HEADER: Final = "x-penstock-fallback"
+MODEL_HEADER: Final = "x-penstock-model"
+"""Of an answer: the model that was taken."""
+MOST_FALLBACKS: Final = 8
+
+
+def fallbacks_of(header: str) -> tuple[str, ...]:
+    """Return the models that a request's header names.
+
+    :raises InvalidParameter: they are too many.
+    """
+    names = tuple(name.strip() for name in header.split(",") if name.strip())
+    if len(names) > MOST_FALLBACKS:
+        raise InvalidParameter(
+            f"{FALLBACK_HEADER}: over {MOST_FALLBACKS} models", param=FALLBACK_HEADER
+        )
+    return names
+
+
+def route(
+    services: Services,
+    caller: Caller,
+    asked: str,
+    fallbacks: tuple[str, ...] = (),
+    *,
+    seed: str | None = None,
+) -> ModelCard:
+    """Return the card of the queue that a request goes to; the same seed draws the same version.
+
+    A model whose queues are full, or whose workers have just gone, is passed over where another
+    name is left that has room.
+
+    :raises UnknownModel, NoWorker, StoreUnavailable: as the registry does, of the name asked for.
+    :raises NotPermitted: it is none of the key's models.
+    """
+    first: PenstockError | None = None
+    crowded: ModelCard | None = None
+    for name, public in _names(services, asked, fallbacks, seed):
+        try:
+            card = _pick(services, name)
+        except (UnknownModel, NoWorker) as error:
+            first = first or error
+            continue
+        caller.check_model(public, card)
+        if card.backend == FASTCHAT or services.registry.has_room(card):
+            return card
+        crowded = crowded or card
+    if crowded is not None:
+        return crowded
+    assert first is not None  # noqa: S101  there is one name at least
+    raise _unserved(asked, first)
+
+
+def look_up(services: Services, asked: str) -> ModelCard:
+    """Return the card of what a name stands for, the heaviest model of an alias; nothing is chosen.
+
+    :raises UnknownModel, NoWorker, StoreUnavailable: as `route`.
+    """
+    alias = services.aliases.get(asked)
+    first: PenstockError | None = None
+    for name in alias.heaviest_first if alias else (asked,):
+        try:
+            return services.registry.resolve(name)[0].card
+        except (UnknownModel, NoWorker) as error:
+            first = first or error
+            card = services.peers.card(name)
+            if card is not None:
+                return card
+    assert first is not None  # noqa: S101  there is one name at least
+    raise _unserved(asked, first)
+
+
+def _names(
+    services: Services, asked: str, fallbacks: tuple[str, ...], seed: str | None
+) -> list[tuple[str, str]]:
+    """Return the names to try, each with the one that the key must be allowed to use."""
+    alias = services.aliases.get(asked)
+    own = [(name, asked) for name in alias.order(seed)] if alias else [(asked, asked)]
+    out = [(name, asked) for name in alias.fallback] if alias else []
+    for fallback in fallbacks:
+        other = services.aliases.get(fallback)
+        names = other.order(seed) if other else (fallback,)
+        out += [(name, fallback) for name in names]
+    return own + out
+
+
+def _pick(services: Services, name: str) -> ModelCard:
+    try:
+        return services.registry.pick(name)
+    except (UnknownModel, NoWorker):
+        card = services.peers.card(name)  # a FastChat worker's, where there are any
+        if card is None:
+            raise
+        return card
+
+
+def _unserved(asked: str, error: PenstockError) -> PenstockError:
+    if isinstance(error, UnknownModel):  # an alias's model: the client has asked for the alias
+        error = UnknownModel(f"the model {asked!r} does not exist")
+    error.param = "model"
+    return error

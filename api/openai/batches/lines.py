@@ -1,0 +1,121 @@
+"""The lines of a batch: what is read, and what is written."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from api.openai.batches.store import Batch, Row
+
+MOST_LINES: Final = 50_000
+MOST_ERRORS: Final = 100
+MODEL_ENDPOINTS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+)
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One request. `number` counts from 0."""
+
+    number: int
+    custom_id: str
+    body: dict[str, Any]
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, numbered from 0."""
+    number = 0
+    with path.open("rb") as file:
+        for raw in file:
+            if raw.strip():
+                yield number, raw
+                number += 1
+
+
+def parse(number: int, raw: bytes, endpoint: str) -> Line:
+    """Return a line.
+
+    :raises ValueError: it is not a request to this endpoint; the message says why.
+    """
+    try:
+        found: Any = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004  one kind of error for a bad line
+    custom_id, body = found.get("custom_id"), found.get("body")
+    if not isinstance(custom_id, str) or not custom_id:
+        raise ValueError("custom_id: a string is needed")
+    if found.get("method") != "POST":
+        raise ValueError("method: must be POST")
+    if found.get("url") != endpoint:
+        raise ValueError(f"url: must be the batch's endpoint, {endpoint}")
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+        raise ValueError("body: an object with a model is needed")  # noqa: TRY004  as above
+    if body.get("stream") or body.get("background"):
+        raise ValueError("body: stream and background are not for batches")
+    return Line(number, custom_id, body)
+
+
+def faults(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
+    """Return the number of lines, and what is wrong with them, as OpenAI tells it."""
+    found: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    total = 0
+
+    def add(code: str, message: str, line: int | None) -> None:
+        if len(found) < MOST_ERRORS:
+            found.append({"code": code, "message": message, "line": line, "param": None})
+
+    for number, raw in lines(path):
+        total += 1
+        try:
+            line = parse(number, raw, endpoint)
+        except ValueError as error:
+            add("invalid_request", str(error), number + 1)
+            continue
+        if line.custom_id in seen:
+            add("duplicate_custom_id", f"custom_id {line.custom_id!r} is there twice", number + 1)
+        seen.add(line.custom_id)
+    if not total:
+        add("empty_file", "The input file has no line", None)
+    if total > MOST_LINES:
+        add("too_many_lines", f"The input file has {total} lines, more than {MOST_LINES}", None)
+    return total, found
+
+
+def output_line(batch: Batch, row: Row) -> bytes:
+    """Return a line of the output file or the error file."""
+    response = {"status_code": row.status, "request_id": row.request_id, "body": row.body}
+    written = {
+        "id": _request_id(batch, row.line),
+        "custom_id": row.custom_id,
+        "response": response,
+        "error": None,
+    }
+    return msgspec.json.encode(written) + b"\n"
+
+
+def expired_line(batch: Batch, line: Line) -> bytes:
+    """Return the error of a line that the batch had no time for."""
+    error = {"code": "batch_expired", "message": "The batch expired before this line was run."}
+    written = {
+        "id": _request_id(batch, line.number),
+        "custom_id": line.custom_id,
+        "response": None,
+        "error": error,
+    }
+    return msgspec.json.encode(written) + b"\n"
+
+
+def _request_id(batch: Batch, line: int) -> str:
+    return "batch_req_" + hashlib.sha256(f"{batch.id}\0{line}".encode()).hexdigest()[:32]

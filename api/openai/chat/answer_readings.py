@@ -1,0 +1,174 @@
+"""A chat's answers whose text is read: reasoning and tool calls told apart from content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from api.http.streaming import DONE
+from api.jobs.generation import usage_of
+from api.openai.chat.answers import usage_object
+from api.openai.chat.chunks import encode
+from api.openai.chat.logprobs import ChatLogprobs
+from api.parsing.deltas import CallArguments, CallBegin, Content, Delta, Message, Thought
+from penstock.contract.events import FinishReason, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from api.jobs.generation import Answer
+    from api.openai.chat.answers import Heading
+    from api.openai.chat.tools import Reading
+    from penstock.contract.events import Finished, Usage
+
+TOOL_CALLS: Final = "tool_calls"
+OBJECT: Final = "chat.completion.chunk"
+OPENING: Final = {"role": "assistant", "content": ""}
+
+
+def finish_reason(reason: FinishReason, calls: int) -> str:
+    """Return OpenAI's reason: calls that are whole are one of their own."""
+    return TOOL_CALLS if calls and reason is FinishReason.STOP else reason.value
+
+
+def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[str, Any], str]:
+    """Return a whole answer's message and its finish reason."""
+    parser, message = reading.parser(), Message()
+    for delta in (*parser.push(answer.text), *parser.finish()):
+        message.add(delta)
+    shown: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if message.calls and not message.content else message.content,
+        "refusal": None,
+    }
+    if message.thought and reading.show_reasoning:
+        shown["reasoning_content"] = message.thought
+    if message.calls:
+        shown["tool_calls"] = [
+            {
+                "id": reading.call_id(job_id, index),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for index, call in enumerate(message.calls)
+        ]
+    return shown, finish_reason(answer.reason, len(message.calls))
+
+
+def reasoning_tokens(reading: Reading, answers: Sequence[Answer]) -> int:
+    """Return how many of the answers' tokens were reasoning."""
+    if not reading.reasoning:
+        return 0
+    total = 0
+    for answer in answers:
+        parser = reading.parser()
+        for text, tokens in zip(answer.texts, answer.counts, strict=True):
+            parser.push(text, tokens)
+        total += parser.reasoning_tokens
+    return total
+
+
+def _choice(
+    position: int, delta: Mapping[str, Any], logprobs: Any = None, reason: str | None = None
+) -> dict[str, Any]:
+    return {"index": position, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+class ReadChunkWriter:
+    """Writes a stream of chat chunks; see `api.openai.chat.chunks.ChunkWriter` for plain text.
+
+    An event makes one chunk at most, so that its id stands for all of it. The parsers have to see
+    a job's events from its first on; `after` says up to which the client has them already.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        heading: Heading,
+        job_ids: Sequence[str],
+        *,
+        include_usage: bool,
+        after: int = -1,
+    ) -> None:
+        self._reading = reading
+        self._heading = heading
+        self._job_ids = job_ids
+        self._include_usage = include_usage
+        self._after = after
+        self._parsers = [reading.parser() for _ in job_ids]
+        self._opened = [False] * len(job_ids)
+        self._usages: list[Usage | None] = [None] * len(job_ids)
+        self._logprobs = ChatLogprobs()
+
+    def event(self, position: int, event: Tokens | Finished) -> bytes:
+        """Return the frame of one event; nothing where it has completed no text."""
+        parser = self._parsers[position]
+        tokens = len(event.token_ids) if isinstance(event, Tokens) else 0
+        deltas = parser.push(event.text, tokens)
+        reason = logprobs = None
+        if isinstance(event, Tokens):
+            if event.logprobs:
+                logprobs = self._logprobs(event.logprobs)
+        else:
+            self._usages[position] = event.usage
+            deltas = [*deltas, *parser.finish()]
+            reason = finish_reason(event.reason, parser.calls)
+        delta = self._delta(position, deltas)
+        is_first = not self._opened[position]
+        before = self._open(position) if is_first else b""
+        if event.index <= self._after:
+            return b""
+        if is_first:
+            delta = {**OPENING, **delta}
+        elif not delta and logprobs is None and reason is None:
+            return b""
+        name = b"id: %d\n" % event.index if len(self._job_ids) == 1 else b""
+        return before + name + self._chunk([_choice(position, delta, logprobs, reason)])
+
+    def _open(self, position: int) -> bytes:
+        """Mark a choice as opened, and open those before it.
+
+        OpenAI's SDK breaks where a stream's first chunk is not choice 0's.
+        """
+        unopened = [lower for lower in range(position) if not self._opened[lower]]
+        self._opened[: position + 1] = [True] * (position + 1)
+        return b"".join(self._chunk([_choice(lower, OPENING)]) for lower in unopened)
+
+    def end(self) -> bytes:
+        """Return the usage, where it was asked for, and the end mark."""
+        if not self._include_usage:
+            return DONE
+        usages = [usage for usage in self._usages if usage]
+        thought = sum(parser.reasoning_tokens for parser in self._parsers)
+        total = usage_object(usage_of(usages, len(self._job_ids)), thought)
+        return self._chunk([], total) + DONE
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
+        chunk = {**self._heading.object(OBJECT), "choices": choices}
+        if self._include_usage:
+            chunk["usage"] = usage
+        return b"data: " + encode(chunk) + b"\n\n"
+
+    def _delta(self, position: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+        """Return OpenAI's delta of some of ours."""
+        shown: dict[str, Any] = {}
+        calls: dict[int, dict[str, Any]] = {}
+        for delta in deltas:
+            match delta:
+                case Content(text):
+                    shown["content"] = shown.get("content", "") + text
+                case Thought(text):
+                    if self._reading.show_reasoning:
+                        shown["reasoning_content"] = shown.get("reasoning_content", "") + text
+                case CallBegin(index, name):
+                    calls[index] = {
+                        "index": index,
+                        "id": self._reading.call_id(self._job_ids[position], index),
+                        "type": "function",
+                        "function": {"name": name, "arguments": ""},
+                    }
+                case CallArguments(index, text):
+                    call = calls.setdefault(index, {"index": index, "function": {"arguments": ""}})
+                    call["function"]["arguments"] += text
+        if calls:
+            shown["tool_calls"] = list(calls.values())
+        return shown

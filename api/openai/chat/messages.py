@@ -1,0 +1,93 @@
+"""OpenAI's messages -> the messages that the worker's chat template sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from api.openai.chat.tools import rendered_tools
+from penstock.contract.job import ChatPrompt
+from penstock.errors import InvalidParameter, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from api.openai.schema import ChatRequest, ContentPart, Message
+
+TEMPLATE_ROLES: Final = {"developer": "system"}
+"""OpenAI's newer roles, in the words that open models' templates know."""
+
+PART_SEPARATOR: Final = "\n"
+"""Between the text parts of one message; templates take one string."""
+
+
+def chat_prompt(asked: ChatRequest) -> ChatPrompt:
+    """Return the prompt for the worker to render.
+
+    :raises UnsupportedFeature: an image, a message of the old functions.
+    :raises InvalidParameter: a message without content.
+    """
+    template_kwargs = dict(asked.chat_template_kwargs or {})
+    if asked.reasoning_effort is not None:
+        template_kwargs.setdefault("reasoning_effort", asked.reasoning_effort)
+    messages = tuple(
+        _template_message(message, f"messages[{position}]")
+        for position, message in enumerate(asked.messages)
+    )
+    continues = bool(asked.continue_final_message)
+    generates = asked.add_generation_prompt
+    return ChatPrompt(
+        messages=messages,
+        tools=rendered_tools(asked),
+        add_generation_prompt=not continues if generates is None else generates,
+        continue_final_message=continues,
+        template_kwargs=template_kwargs,
+    )
+
+
+def _template_message(message: Message, where: str) -> dict[str, Any]:
+    if message.role == "function":
+        raise UnsupportedFeature(
+            f"{where}: messages of role {message.role!r} are not supported by this server",
+            param=f"{where}.role",
+        )
+    if message.function_call:
+        raise UnsupportedFeature(
+            f"{where}: function_call is not supported by this server: use tool_calls",
+            param=f"{where}.function_call",
+        )
+    rendered: dict[str, Any] = {
+        "role": TEMPLATE_ROLES.get(message.role, message.role),
+        "content": _text(message, where),
+    }
+    if message.name is not None:
+        rendered["name"] = message.name
+    if message.reasoning_content is not None:
+        rendered["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        rendered["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
+    return rendered
+
+
+def _text(message: Message, where: str) -> str:
+    content = message.content
+    if content is None:
+        if message.role == "assistant":
+            return message.refusal or ""
+        raise InvalidParameter(f"{where}.content: Field required", param=f"{where}.content")
+    if isinstance(content, str):
+        return content
+    return PART_SEPARATOR.join(
+        _part_text(part, f"{where}.content[{position}]") for position, part in enumerate(content)
+    )
+
+
+def _part_text(part: ContentPart, where: str) -> str:
+    text = {"text": part.text, "refusal": part.refusal}.get(part.type)
+    if text is not None:
+        return text
+    if part.type in ("text", "refusal"):
+        raise InvalidParameter(f"{where}.{part.type}: Field required", param=f"{where}.{part.type}")
+    raise UnsupportedFeature(
+        f"{where}: content of type {part.type[:40]!r} is not supported: this model takes text only",
+        param=where,
+    )

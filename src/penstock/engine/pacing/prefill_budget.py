@@ -1,0 +1,71 @@
+"""How many prompt tokens a step may compute beside the running sequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.engine.pacing.step_cost import StepCost
+
+if TYPE_CHECKING:
+    from penstock.engine.options import EngineOptions
+
+_FADE: Final = 0.9
+"""Short, as a token costs more the longer the context before it."""
+
+_FIRST: Final = 64
+"""Tokens of a chunk before any step was measured."""
+
+_ALONE: Final = 4
+"""How much longer a step may take when no running stream waits for it."""
+
+
+class PrefillBudget:
+    """The prefill chunk: a fixed figure, or what keeps a step under a target time.
+
+    With a target, it learns what a step costs and what each token adds, and gives the chunk that
+    fits. Prompts get half of a step's time at least, however many sequences decode: those who wait
+    for their first token would else wait for all that run.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._target_s = None if options.target_step_ms is None else options.target_step_ms / 1e3
+        self._ceiling = options.prefill_chunk_tokens
+        self._cost = StepCost(_FADE)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `shrink` can lower the budget no more."""
+        return self._ceiling == 1
+
+    def tokens(self, *, decoding: int) -> int:
+        """Return the budget of the next step, in which so many running streams get a token."""
+        if self._target_s is None:
+            return self._ceiling
+        cost = self._cost.read()
+        if cost is None:
+            return min(self._ceiling, _FIRST)
+        step_s, token_s = cost
+        decode_s = step_s + token_s * decoding
+        if decoding:
+            spare_s = max(self._target_s - decode_s, decode_s)
+        else:
+            spare_s = self._target_s * _ALONE - step_s
+        fitting = int(spare_s / max(token_s, 1e-9))
+        least, most = self._options.min_chunk_tokens, self._options.max_chunk_tokens
+        if self._ceiling < self._options.prefill_chunk_tokens:  # memory ran out: no more than that
+            least, most = min(least, self._ceiling), self._ceiling
+        return max(least, min(fitting, most))
+
+    def observe(self, *, tokens: int, step_s: float) -> None:
+        """Learn from a step that has computed so many tokens."""
+        if self._target_s is not None:
+            self._cost.observe(tokens, step_s)
+
+    def shrink(self) -> None:
+        """Halve the chunk: the device ran out of memory."""
+        self._ceiling = max(1, self._ceiling // 2)
+
+    def recover(self) -> None:
+        """Double it again, up to the fixed figure."""
+        self._ceiling = min(self._options.prefill_chunk_tokens, self._ceiling * 2)

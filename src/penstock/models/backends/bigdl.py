@@ -1,0 +1,249 @@
+"""The `bigdl` backend: bigdl-llm's low-bit linear layers inside a Transformers module.
+
+bigdl-llm holds the weights and multiplies by them; loading, attention and stepping are ours. Its
+own loaders are not used: they patch forwards for Transformers of 2023, and read pickles.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from penstock.errors import ModelNotLoadable
+from penstock.models import devices
+from penstock.models.backends.lean.products import low_bit
+from penstock.models.backends.transformers.model import assemble
+from penstock.models.loading import checkpoint
+from penstock.models.loading.libraries import transformers
+from penstock.models.spec import DEFAULT_LOW_BIT
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from penstock.models.loading.assembled import Assembled, Progress
+    from penstock.models.spec import ModelSpec
+
+BLOCK = 64  # every format's rows are whole blocks of this many weights
+_TOLERANCE = 0.1  # its kernels round activations, and differently for many rows than for few
+
+
+def load(spec: ModelSpec, progress: Progress) -> Assembled:
+    """Load a checkpoint and hold it in low bit, or a folder that `save_low_bit` wrote.
+
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    if spec.device != "cpu":
+        return low_bit.load(spec, devices.device_of(spec), progress)
+    library = import_library()
+    quantiser = Quantiser(library, spec.format or DEFAULT_LOW_BIT)
+    config = checkpoint.load_config(spec)
+    if spec.low_bit_folder:
+        progress(0.05, f"reading {spec.path} as {quantiser.format}")
+        module, parameters = _load_low_bit(spec, config, quantiser)
+    else:
+        progress(0.05, f"reading {spec.path}")
+        module = checkpoint.load_module(spec, config, checkpoint.dtype(spec, config))
+        parameters = checkpoint.parameters(module)
+        quantiser.convert(module, progress)
+    return assemble(
+        spec,
+        module,
+        format_name=quantiser.format,
+        parameters=parameters,
+        tolerance=_TOLERANCE,
+        progress=progress,
+    )
+
+
+class Quantiser:
+    """Replaces linear layers by bigdl-llm's `LowBitLinear` of one format."""
+
+    def __init__(self, library: Any, format_name: str) -> None:
+        self.format = format_name
+        self._library = library
+        self._qtype: int = library.ggml_tensor_qtype[format_name]
+        self.parameter_class: Any = library.FP4Params
+
+    def convert(self, module: Any, progress: Progress) -> None:
+        """Quantise a loaded module in place, layer by layer; the rest becomes fp32."""
+        found = list(linear_layers(module))
+        for done, (parent, name, layer) in enumerate(found):
+            progress(0.3 + 0.5 * done / len(found), f"quantising to {self.format}")
+            weight = layer.weight.data.float().contiguous()
+            packed = self._library.ggml_convert_qtype(weight, self._qtype, device="cpu")
+            setattr(parent, name, self._layer(layer, packed))
+        module.to(torch.float32)
+
+    def adopt(self, module: Any, state: dict[str, torch.Tensor]) -> int:
+        """Give an empty (meta) module the packed weights of `state`, taking them out of it.
+
+        Returns how many weights the packed layers stand for.
+        """
+        count = 0
+        for parent, name, layer in list(linear_layers(module)):
+            key = _key_of(module, parent, name)
+            packed = state.get(key)
+            if packed is None or packed.dtype != torch.uint8:
+                continue
+            del state[key]
+            setattr(parent, name, self._layer(layer, packed))
+            count += layer.in_features * layer.out_features
+        return count
+
+    def _layer(self, layer: Any, packed: torch.Tensor) -> nn.Module:
+        """A LowBitLinear in place of `layer` with `packed` (bytes,) uint8 as its weights.
+
+        :raises ValueError: the bytes are not those of such a layer in this format.
+        """
+        expected = self._library.ggml_convert_qtype(
+            torch.empty((1, layer.in_features)), self._qtype, device="cpu", convert_shape_only=True
+        ).numel()
+        if packed.numel() != expected * layer.out_features:
+            raise ValueError(
+                f"a layer of {layer.out_features} x {layer.in_features} weights in {self.format} "
+                f"takes {expected * layer.out_features} bytes, not {packed.numel()}"
+            )
+        shape = (layer.out_features, layer.in_features)
+        with torch.device("meta"):
+            low_bit = self._library.LowBitLinear(
+                layer.in_features, layer.out_features, self._qtype, layer.bias is not None
+            )
+        low_bit._parameters["weight"] = self._library.FP4Params(  # noqa: SLF001 - as bigdl-llm does
+            data=packed, requires_grad=False, quantized=True, _shape=shape, qtype=self._qtype
+        )
+        if layer.bias is not None:
+            low_bit.bias = nn.Parameter(layer.bias.data, requires_grad=False)
+        return low_bit
+
+
+def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name, layer) of every linear layer whose rows are whole blocks."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear) and child.in_features % BLOCK == 0:
+                yield parent, name, child
+
+
+def _key_of(module: Any, parent: nn.Module, name: str) -> str:
+    prefix = next(path for path, part in module.named_modules() if part is parent)
+    return f"{prefix}.{name}.weight" if prefix else f"{name}.weight"
+
+
+def _load_low_bit(spec: ModelSpec, config: Any, quantiser: Quantiser) -> tuple[Any, int]:
+    """(module, weights that it stands for) of a folder that `save_low_bit` wrote.
+
+    :raises ModelNotLoadable: weights are missing or do not fit.
+    """
+    empty = importlib.import_module("accelerate").init_empty_weights
+    try:
+        with empty(include_buffers=False):
+            module = transformers().AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+            )
+        state = _read_state(spec, quantiser)
+        packed = quantiser.adopt(module, state)
+        rest = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()
+        }
+        module.load_state_dict(rest, strict=False, assign=True)
+        module.tie_weights()
+    except ModelNotLoadable:
+        raise
+    except Exception as error:
+        raise ModelNotLoadable(f"{spec.path}: {checkpoint.first_line(error)}") from error
+    missing = [name for name, weight in module.named_parameters() if weight.is_meta]
+    if missing:
+        raise ModelNotLoadable(
+            f"{spec.path}: {len(missing)} weights are missing: {', '.join(missing[:3])}"
+        )
+    others = sum(weight.numel() for weight in module.parameters() if weight.dtype != torch.uint8)
+    return module, packed + others
+
+
+def _read_state(spec: ModelSpec, quantiser: Quantiser) -> dict[str, torch.Tensor]:
+    """All tensors of the folder's files.
+
+    bigdl-llm of 2023 wrote `pytorch_model.bin`; it is read by torch's restricted unpickler, which
+    builds tensors and runs no code.
+    """
+    state: dict[str, torch.Tensor] = {}
+    files = sorted(spec.path.glob("*.safetensors"))
+    if files:
+        load_file = importlib.import_module("safetensors.torch").load_file
+        for file in files:
+            state.update(load_file(file))
+        return state
+    files = sorted(spec.path.glob("pytorch_model*.bin"))
+    if not files:
+        raise ModelNotLoadable(f"{spec.path}: there are no weights (*.safetensors, *.bin)")
+    with torch.serialization.safe_globals([quantiser.parameter_class]):
+        for file in files:
+            state.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+    return {name: tensor.detach().as_subclass(torch.Tensor) for name, tensor in state.items()}
+
+
+def save_low_bit(
+    module: Any, path: Any, format_name: str, *, rest: torch.dtype = torch.float32
+) -> None:
+    """Write a quantised module as bigdl-llm's `save_low_bit` does, in safetensors.
+
+    `rest` is what the weights that are not in low bit are written in.
+    """
+    module.config.dtype = rest
+    module.config.update({"bigdl_transformers_low_bit": format_name, "tie_word_embeddings": False})
+    state = {
+        name: _written(tensor.detach().as_subclass(torch.Tensor), rest)
+        for name, tensor in module.state_dict().items()
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    module.config.save_pretrained(path)
+    module.generation_config.save_pretrained(path)
+    save_file = importlib.import_module("safetensors.torch").save_file
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    keys = json.dumps({"all_checkpoint_keys": list(state)})
+    (path / "load_keys.json").write_text(keys, encoding="utf-8")
+
+
+def _written(tensor: torch.Tensor, rest: torch.dtype) -> torch.Tensor:
+    return (tensor.to(rest) if tensor.is_floating_point() else tensor).contiguous()
+
+
+def import_library() -> Any:
+    """bigdl-llm's module of low-bit layers.
+
+    It sets up the root logger as it is imported and prints at times; both are kept from us. It
+    takes every CPU with AVX-VNNI for one with AMX; it is told what is so.
+
+    :raises ModelNotLoadable: it is not installed, or does not load here.
+    """
+    name = "bigdl.llm.transformers.low_bit_linear"
+    try:
+        with _quiet_logging():
+            library: Any = importlib.import_module(name)
+    except Exception as error:
+        raise ModelNotLoadable(
+            f"bigdl-llm cannot be imported: {checkpoint.first_line(error)}; install "
+            f"penstock[worker] on Linux x86-64, or set backend = 'transformers' for the model"
+        ) from error
+    library.IS_SPR = devices.has_amx()
+    return library
+
+
+@contextmanager
+def _quiet_logging() -> Generator[None]:
+    root = logging.getLogger()
+    handlers, level, hook = list(root.handlers), root.level, sys.excepthook
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.excepthook = hook

@@ -1,0 +1,5 @@
+"""Encoders: embedding models and cross-encoders, whole texts in padded batches."""
+
+from penstock.models.backends.encoders.loading import LoadedEncoder, load
+
+__all__ = ["LoadedEncoder", "load"]

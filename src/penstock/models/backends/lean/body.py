@@ -1,0 +1,308 @@
+"""One device's part of a lean decoder: weights, cache, graphs, and the steps it is given."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from penstock.models.backends.lean.graphs import step_rows as steps
+from penstock.models.backends.lean.graphs.chunk_graphs import ChunkGraphs
+from penstock.models.backends.lean.graphs.decode_graphs import DecodeGraphs
+from penstock.models.backends.lean.graphs.pinned_buffers import Stages
+from penstock.models.backends.lean.operations.ops import AttentionLayer, LayerCache
+from penstock.models.backends.lean.operations.token_choice import Choosing
+from penstock.models.backends.lean.ranks import ALONE
+from penstock.models.backends.steps import BLOCK_SIZE
+from penstock.models.loading import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from penstock.engine.pipelining import Flight
+    from penstock.models.backends.lean.graphs.step_rows import Packed, Step
+    from penstock.models.backends.lean.operations.ops import Activations, Ops
+    from penstock.models.backends.lean.products.linear import Linear
+    from penstock.models.backends.lean.ranks import Ranks
+    from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.lean.weights import Weights
+    from penstock.models.devices.device import Device
+
+
+logger = logging.getLogger(__name__)
+
+
+class Computer(Protocol):
+    """What a lean model drives: one device's body, or those of several together."""
+
+    def allocate(self, blocks: int, sequences: int) -> None:
+        """Make room for `blocks` blocks of KV cache and for `sequences` that run at once.
+
+        :raises MemoryError: a device has not enough memory.
+        """
+        ...
+
+    def capture(self) -> None:
+        """Capture the steps' graphs now, so that no request waits for them.
+
+        :raises torch.OutOfMemoryError: a device has not enough memory.
+        """
+        ...
+
+    def note(self, row: int, blocks: Sequence[int]) -> None:
+        """Write a sequence's block table into its row."""
+        ...
+
+    def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits (rows, vocab) float32 of what is wanted, and hidden states if they are."""
+        ...
+
+    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+        """Begin a step of one token a sequence; see `choosing.packed_draws`."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block's keys and values."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Memory that can still be taken on every device."""
+        ...
+
+
+class Body:
+    """See `Computer`. `shape` is that of its own part: its heads, its columns of the MLP.
+
+    Steps are replayed as graphs where the device has them; those of very many tokens are run kernel
+    by kernel.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        weights: Weights,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        ops: Ops,
+        device: Device,
+    ) -> None:
+        self.shape = shape
+        self.weights = weights
+        self.ops = ops
+        self.device = device
+        self.kind = weights.norm.dtype
+        self.block_bytes = (
+            2 * shape.layers * shape.kv_heads * BLOCK_SIZE * shape.head_size * self.kind.itemsize
+        )
+        self._ranks: Ranks = ALONE
+        self._rotary = rotary
+        self._stages = Stages(1 << 12)
+        self._forget()
+
+    def meet(self, ranks: Ranks) -> None:
+        """From now on compute with the others of the same model."""
+        self._ranks = ranks
+
+    def allocate(self, blocks: int, sequences: int) -> None:
+        """See `Computer`."""
+        self.device.enter()
+        self._forget()
+        shape, place = self.shape, self.device.torch_device
+        size = (shape.layers, 2, blocks, shape.kv_heads, BLOCK_SIZE, shape.head_size)
+        try:
+            self._cache = torch.zeros(size, dtype=self.kind, device=place)
+        except RuntimeError as error:
+            wanted = blocks * self.block_bytes
+            raise MemoryError(f"no memory for {wanted / 2**20:.0f} MiB of KV cache") from error
+        cosines, sines = self._rotary
+        self._layers = [
+            AttentionLayer(
+                shape, cosines, sines, weights.head_norms, window, LayerCache(cache[0], cache[1])
+            )
+            for weights, window, cache in zip(
+                self.weights.layers, shape.windows, self._cache, strict=True
+            )
+        ]
+        longest = max(1, -(-shape.context_length // BLOCK_SIZE))
+        self._tables = torch.zeros((sequences, longest), dtype=torch.int32, device=place)
+        self._chosen = torch.zeros(sequences, dtype=torch.int32, device=place)
+        self._choosing = Choosing(self.ops, self._chosen, self.device)
+        if blocks and self.device.captures:
+            self._graphs = DecodeGraphs(
+                self.device, self._logits, self._tables, self._chosen, shape.vocab_size
+            )
+            self._chunk_graphs = ChunkGraphs(
+                self.device,
+                self._hidden,
+                self._tables,
+                self._chosen,
+                hidden_size=shape.hidden_size,
+                kind=self.kind,
+            )
+
+    def capture(self) -> None:
+        """See `Computer`."""
+        self.device.enter()
+        if self._graphs is None or self._chunk_graphs is None:
+            return
+        try:
+            with torch.inference_mode():
+                self._chunk_graphs.capture()
+                self._graphs.capture()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a driver's fault has a fallback
+            logger.warning("steps are not captured as graphs: %s", checkpoint.first_line(error))
+            self._graphs = self._chunk_graphs = None
+
+    @torch.inference_mode()
+    def note(self, row: int, blocks: Sequence[int]) -> None:
+        """See `Computer`."""
+        self.device.enter()
+        sent = torch.tensor(blocks, dtype=torch.int32)
+        self._tables[row, : len(sent)] = sent.to(self._tables.device)
+
+    @torch.inference_mode()
+    def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Computer`."""
+        self.device.enter()
+        if not hidden and packed.logit_rows is None and packed.decodes:
+            return self._decoded(packed.fields), None
+        states = self._wanted(packed, self._states(packed))
+        logits = self._head(states)
+        return logits, states.to(torch.float32, copy=True) if hidden else None
+
+    @torch.inference_mode()
+    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+        """See `Computer`."""
+        self.device.enter()
+        assert self._choosing is not None  # noqa: S101 - `allocate` comes first
+        return self._choosing.begin(self._decoded(fields), draws)
+
+    @torch.inference_mode()
+    def copy_block(self, source: int, target: int) -> None:
+        """See `Computer`."""
+        self.device.enter()
+        self._cache[:, :, target] = self._cache[:, :, source]
+
+    def free_bytes(self) -> int:
+        """See `Computer`."""
+        return self.device.free_bytes()
+
+    def leave(self) -> None:
+        """Let go of cache and graphs, and of the other ranks.
+
+        A communicator is not destroyed while there are graphs that captured it.
+        """
+        self._forget()
+        self.device.free_bytes()
+        self._ranks.close()
+        self._ranks = ALONE
+
+    def _forget(self) -> None:
+        self._cache = torch.empty(0)
+        self._layers: list[AttentionLayer] = []
+        self._tables = torch.empty(0, dtype=torch.int32)
+        self._chosen = torch.empty(0, dtype=torch.int32)
+        self._choosing: Choosing | None = None
+        self._graphs: DecodeGraphs | None = None
+        self._chunk_graphs: ChunkGraphs | None = None
+
+    def _decoded(self, fields: NDArray[np.int32]) -> torch.Tensor:
+        """Logits (n, vocab) float32 of a step of one token a sequence."""
+        if self._graphs is not None:
+            return self._graphs.run(fields)
+        packed = steps.Packed(fields, fields.shape[1], (), None)
+        return self._head(self._hidden(self._send(packed)))
+
+    def _states(self, packed: Packed) -> torch.Tensor:
+        """Last hidden states (T, hidden) of a step; those of a graph are valid until the next."""
+        replayed = None if self._chunk_graphs is None else self._chunk_graphs.run(packed)
+        return self._hidden(self._send(packed)) if replayed is None else replayed
+
+    def _send(self, packed: Packed) -> Step:
+        """Copy a step to the device in one piece."""
+        _, total = packed.fields.shape
+        chunks = packed.chunks
+        count = packed.fields.size + 4 * len(chunks)
+        stage = self._stages.next(count)
+        written = stage.numpy()
+        written[: packed.fields.size] = packed.fields.reshape(-1)
+        written[packed.fields.size :] = [
+            value
+            for chunk in chunks
+            for value in (chunk.first, chunk.count, chunk.start, chunk.row)
+        ]
+        sent = stage.to(self.device.torch_device, non_blocking=True, copy=True)
+        self._stages.sent(self.device)
+        fields = sent[: packed.fields.size].view(steps.FIELDS, total)
+        return steps.Step(
+            fields,
+            self._chosen,
+            self._tables,
+            packed.decodes,
+            sent[packed.fields.size :].view(-1, 4) if chunks else None,
+            max((chunk.count for chunk in chunks), default=0),
+        )
+
+    def _wanted(self, packed: Packed, hidden: torch.Tensor) -> torch.Tensor:
+        """The rows whose logits the engine asked for."""
+        rows = packed.logit_rows
+        if rows is None:
+            return hidden
+        first = rows[0] if rows else 0
+        if rows == list(range(first, first + len(rows))):
+            return hidden[first : first + len(rows)]
+        wanted = torch.tensor(rows, dtype=torch.int64)
+        return hidden.index_select(0, wanted.to(self.device.torch_device))
+
+    def _logits(self, step: Step) -> torch.Tensor:
+        """(T, vocab) of every row of a step, in the model's type."""
+        return self._product_with_head(self._hidden(step))
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, hidden) -> logits (rows, vocab) float32."""
+        if not len(hidden):
+            return hidden.new_zeros((0, self.shape.vocab_size), dtype=torch.float32)
+        return self._product_with_head(hidden).float()
+
+    def _product_with_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self._ranks.join(self.ops.product(hidden, self.weights.head))
+        return logits[:, : self.shape.vocab_size]
+
+    def _hidden(self, step: Step) -> torch.Tensor:
+        """Last hidden states, (T, hidden), in the model's type."""
+        ops, layers, epsilon = self.ops, self.weights.layers, self.shape.epsilon
+        residual = ops.embed(step, self.weights.embeddings)
+        x = ops.norm(residual, layers[0].norm, epsilon, layers[0].qkv)
+        for index, layer in enumerate(layers):
+            attention = self._layers[index]
+            qkv = ops.product(x, layer.qkv)
+            ops.rotate(qkv, step, attention)
+            attended = ops.attend(qkv, step, attention)
+            x = self._added(attended, layer.out, residual, layer.second_norm, layer.gate_up)
+            gated = ops.gated(ops.product(x, layer.gate_up), layer.down)
+            if index + 1 < len(layers):
+                after = layers[index + 1]
+                x = self._added(gated, layer.down, residual, after.norm, after.qkv)
+            else:
+                x = self._added(gated, layer.down, residual, self.weights.norm, None)
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - nothing says what it goes into
+        return x
+
+    def _added(
+        self,
+        x: Activations,
+        linear: Linear,
+        residual: torch.Tensor,
+        norm: torch.Tensor,
+        into: Linear | None,
+    ) -> Activations:
+        """A product that goes into the residual stream, and the norm of the sum."""
+        product = self.ops.product(x, linear)
+        return self._ranks.add_norm(
+            self.ops, product, residual, norm, self.shape.epsilon, into=into
+        )

@@ -1,0 +1,146 @@
+"""One engine step as the few integers a token that the device is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock.models.backends.steps import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from penstock.engine.model import Batch, SequenceSlice
+
+PADDING = -1
+"""Position of a row that stands for no token."""
+
+FIELDS = 5
+"""Integers a token: its id, its position, its sequence's row of the tables, its block, and the row
+of the last step whose chosen token takes the place of its id, or `KNOWN`."""
+
+KNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows `first .. first + count - 1` of a step: positions `start ..` of one sequence."""
+
+    first: int
+    count: int
+    start: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step on the device.
+
+    `fields` is (FIELDS, T) int32, and `chosen` (rows,) int32 what the last step chose; the first
+    `decodes` tokens are one a sequence, the others belong to `chunks`, (C, 4) int32, the longest of
+    which has `longest_chunk` tokens. `tables` (rows, blocks) int32 are the sequences' block tables.
+    Where only some of the first `decodes` are so, `singles` (decodes,) int32 has the positions of
+    these, and `PADDING` for the others.
+    """
+
+    fields: torch.Tensor
+    chosen: torch.Tensor
+    tables: torch.Tensor
+    decodes: int
+    chunks: torch.Tensor | None = None
+    longest_chunk: int = 0
+    singles: torch.Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Tokens of the step, T."""
+        return self.fields.shape[1]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """(T,); below 0 for padding."""
+        return self.fields[1]
+
+    @property
+    def decode_positions(self) -> torch.Tensor:
+        """Of at least the first `decodes` rows; below 0 for what is no sequence's only token."""
+        return self.positions if self.singles is None else self.singles
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """(T,), each token's row of the tables."""
+        return self.fields[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A step on the host: `fields` (FIELDS, T) int32, and which rows are wanted."""
+
+    fields: NDArray[np.int32]
+    decodes: int
+    chunks: tuple[Chunk, ...]
+    logit_rows: list[int] | None
+    """Rows of the step whose logits are wanted; None where these are all, in order."""
+
+
+def write_padded(fields: NDArray[np.int32], into: NDArray[np.int32]) -> None:
+    """Write fields (FIELDS, n) into (FIELDS, size); the tokens after them are padding."""
+    count = fields.shape[1]
+    into[:, :count] = fields
+    into[:, count:] = 0
+    into[1, count:] = PADDING
+
+
+def pack(batch: Batch, table_rows: Sequence[int]) -> Packed:
+    """Lay a batch out: sequences of one token first, then the others one after another."""
+    slices = batch.slices
+    if all(len(part.token_ids) == 1 and part.logits_from == 0 for part in slices):
+        return _pack_decodes(slices, table_rows)
+    singles = [index for index, part in enumerate(slices) if len(part.token_ids) == 1]
+    longer = [index for index, part in enumerate(slices) if len(part.token_ids) > 1]
+    total = sum(len(part.token_ids) for part in slices)
+    fields = np.empty((FIELDS, total), np.int32)
+    first_of: dict[int, int] = {}
+    chunks: list[Chunk] = []
+    first = 0
+    for index in (*singles, *longer):
+        part = slices[index]
+        count = len(part.token_ids)
+        where = slice(first, first + count)
+        positions = np.arange(part.start, part.start + count, dtype=np.int32)
+        fields[0, where] = part.token_ids
+        fields[1, where] = positions
+        fields[2, where] = table_rows[index]
+        table = np.asarray(part.block_table, np.int32)
+        fields[3, where] = table[positions // BLOCK_SIZE]
+        fields[4, where] = KNOWN
+        first_of[index] = first
+        if count > 1:
+            chunks.append(Chunk(first, count, part.start, table_rows[index]))
+        first += count
+    rows = [
+        first_of[index] + offset
+        for index, part in enumerate(slices)
+        for offset in range(part.logits_from, len(part.token_ids))
+    ]
+    return Packed(fields, len(singles), tuple(chunks), rows)
+
+
+def _pack_decodes(slices: Sequence[SequenceSlice], table_rows: Sequence[int]) -> Packed:
+    """The common case, kept quick: one token a sequence, all logits wanted."""
+    fields = np.array(
+        [
+            [part.token_ids[0] for part in slices],
+            [part.start for part in slices],
+            table_rows,
+            [part.block_table[part.start // BLOCK_SIZE] for part in slices],
+            [KNOWN] * len(slices),
+        ],
+        np.int32,
+    ).reshape(FIELDS, len(slices))
+    return Packed(fields, len(slices), (), None)

@@ -1,0 +1,118 @@
+# Triton has no types, and a CPU-only environment has no Triton.
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+"""One row times a matrix in int4, near what a GPU can unpack.
+
+The row comes sorted by the nibbles that it meets, (9, COLUMNS / 8) float32: a load of it then is
+of neighbours. A nibble becomes a number by the bits above it, as its value plus a power of two;
+where that is small, what it adds to a word's sum is not taken from each weight, but once from the
+sum: that is the ninth row, the same for all the rows of a matrix. It costs a sum about 3e-5 of its
+size, so that a model in float32 goes without.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from penstock.models.backends.lean.kernels.overlap import follow
+from penstock.models.backends.lean.kernels.products import HIGH, number_of, weights_of
+
+LEFT: tl.constexpr = tl.constexpr(3)
+"""Nibbles below this one are taken from words shifted left by 8; from HIGH on, right by 12."""
+
+PRECISE: tl.constexpr = tl.constexpr(12)
+"""A nibble taken at this bit or a higher one has at most 2**11 too much: float32 bears that."""
+
+
+@triton.jit
+def _numbers_of(words, K: tl.constexpr, magic, EXACT: tl.constexpr):
+    """The K-th nibbles: value - 8, or what the ninth row makes of that: value + 2**(23 - place)."""
+    place: tl.constexpr = 4 * K + 8 if K < LEFT else 4 * K if K < HIGH else 4 * K - 12
+    if EXACT or place < PRECISE:
+        numbers = weights_of(words, K, magic)
+    else:
+        bits = words << 8 if K < LEFT else words if K < HIGH else words >> 12
+        numbers = number_of(bits, place, magic)
+    return numbers
+
+
+@triton.jit
+def store_sorted(x, first, out_ptr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+    """A row's WIDTH columns from `first` on, float32, by nibbles; see above."""
+    columns = first + tl.arange(0, WIDTH)
+    nibble = columns % 4 * 2 + columns % 64 // 32
+    word = columns // 64 * 8 + columns % 32 // 4
+    tl.store(out_ptr + nibble * (COLUMNS // 8) + word, x, mask=columns < COLUMNS)
+    shift = tl.where(nibble < LEFT, -8, tl.where(nibble < HIGH, 0, 12))
+    place = 4 * nibble - shift
+    excess = tl.where(place < PRECISE, 0, (1 << (23 - place)) + 8).to(tl.float32)
+    summed = tl.sum(tl.sum(tl.reshape(x * excess, (WIDTH // 64, 2, 8, 4)), 3), 1)
+    words = first // 8 + tl.arange(0, WIDTH // 64)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    tl.store(out_ptr + COLUMNS + words, -summed, mask=words < COLUMNS // 8)
+
+
+@triton.jit
+def int4_sort_kernel(
+    x_ptr, out_ptr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, OVERLAPS: tl.constexpr
+):
+    """Sort a row (COLUMNS): see `store_sorted`."""
+    first = tl.program_id(0) * WIDTH
+    columns = first + tl.arange(0, WIDTH)
+    follow(OVERLAPS)
+    x = tl.load(x_ptr + columns, mask=columns < COLUMNS, other=0.0).to(tl.float32)
+    store_sorted(x, first, out_ptr, COLUMNS, WIDTH)
+
+
+@triton.jit
+def int4_vector_kernel(
+    x_ptr,
+    packed_ptr,
+    scales_ptr,
+    bias_ptr,
+    out_ptr,
+    magic,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    PIECES: tl.constexpr,
+    BIASED: tl.constexpr,
+    EXACT: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+):
+    """Out (ROWS) = int4 weight (ROWS, COLUMNS) @ x (COLUMNS, sorted), TOGETHER rows a program.
+
+    PIECES pieces of 32 columns at a time; a piece is four words, half of those that share a scale.
+    With a thread a piece every thread has the same words of all the rows, and what these meet:
+    nothing has to change places between threads. `magic` is MAGIC, but no constant: an instruction
+    takes one of these, and the masks of the nibbles are.
+    """
+    row = tl.program_id(0).to(tl.int64) * TOGETHER + tl.arange(0, TOGETHER)
+    row = tl.minimum(row, ROWS - 1)  # those past the end are the last row again
+    piece = tl.arange(0, PIECES)
+    places = piece[:, None] * 4 + tl.arange(0, 4)[None, :]
+    at = packed_ptr + row[None, :, None] * (COLUMNS // 8) + places[:, None, :]
+    scales_at = scales_ptr + row[None, :, None] * (COLUMNS // 64) + (piece // 2)[:, None, None]
+    here = piece < COLUMNS // 32
+    words = tl.load(at, mask=here[:, None, None], other=0)
+    scale = tl.load(scales_at, mask=here[:, None, None], other=0.0)
+    summed = tl.zeros((PIECES, TOGETHER, 1), tl.float32)
+    follow(OVERLAPS)
+    for start in range(0, COLUMNS // 32, PIECES):
+        after = start + PIECES
+        there = after + piece < COLUMNS // 32
+        next_words = tl.load(at + after * 4, mask=there[:, None, None], other=0)
+        next_scale = tl.load(scales_at + after // 2, mask=there[:, None, None], other=0.0)
+        x_at = x_ptr + start * 4 + places
+        part = tl.zeros((PIECES, TOGETHER, 4), tl.float32)
+        if not EXACT:
+            part += tl.load(x_at + COLUMNS, mask=here[:, None], other=0.0)[:, None, :]
+        for k in tl.static_range(8):
+            x = tl.load(x_at + k * (COLUMNS // 8), mask=here[:, None], other=0.0)
+            part += _numbers_of(words, k, magic, EXACT) * x[:, None, :]
+        summed += tl.sum(part, 2, keep_dims=True) * scale.to(tl.float32)
+        words, scale, here = next_words, next_scale, there
+    out = tl.sum(tl.sum(summed, 2), 0)
+    if BIASED:
+        out += tl.load(bias_ptr + row).to(tl.float32)
+    tl.store(out_ptr + row, out.to(out_ptr.dtype.element_ty))

@@ -1,0 +1,82 @@
+"""From a module of Transformers to a lean model, where the module is of the family."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.models.backends.lean import shape as shapes
+from penstock.models.backends.lean import weights as all_weights
+from penstock.models.backends.lean.body import Body
+from penstock.models.backends.lean.model import LeanModel, PipelinedLean
+from penstock.models.backends.lean.operations.native_attention import NativeAttention
+from penstock.models.backends.lean.operations.overlap import overlap_of
+from penstock.models.backends.lean.operations.torch_ops import TorchOps
+from penstock.models.backends.lean.shape import NotLean
+from penstock.models.backends.native import attention as native
+from penstock.models.loading import checkpoint
+
+if TYPE_CHECKING:
+    from penstock.models.backends.lean.operations.ops import Ops
+    from penstock.models.backends.lean.shape import Shape
+    from penstock.models.devices.device import Device
+    from penstock.models.loading.probe import Probe
+
+logger = logging.getLogger(__name__)
+
+
+def ops_for(device: Device, shape: Shape) -> Ops:
+    """Triton's kernels on a GPU; on a CPU torch's, with our own attention where it can be had.
+
+    :raises NotLean: the device has no Triton.
+    """
+    if device.kind == "cpu":
+        ours = native.is_available() and native.fits(shape.head_size)
+        return TorchOps(NativeAttention() if ours else None)
+    if find_spec("triton") is None:
+        raise NotLean("Triton is not installed")
+    from penstock.models.backends.lean.operations.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
+
+    return TritonOps(overlap_of(device))
+
+
+def build(module: Any, device: Device, context_length: int) -> PipelinedLean:
+    """The lean model of a module that is on its device already; they share their weights.
+
+    :raises NotLean: the module is not of the family.
+    """
+    return PipelinedLean(_body(module, device, context_length))
+
+
+def _body(module: Any, device: Device, context_length: int) -> Body:
+    shape = shapes.read(module, context_length)
+    ops = ops_for(device, shape)
+    weights = all_weights.adopt(module, shape)
+    rotary = shapes.rotary_tables(module, shape, device.torch_device)
+    return Body(shape, weights, rotary, ops, device)
+
+
+@torch.inference_mode()
+def attempt(module: Any, device: Device, context_length: int, probe: Probe) -> LeanModel | None:
+    """The lean model if it gives the module's own logits; None where it cannot be had.
+
+    On a CPU, which is the host itself, there is nothing to pipeline.
+    """
+    name = type(module).__name__
+    kind = LeanModel if device.kind == "cpu" else PipelinedLean
+    try:
+        model = kind(_body(module, device, context_length))
+        error = probe.error_of(model)
+    except NotLean as reason:
+        logger.info("%s: not for the lean decoder: %s", name, reason)
+        return None
+    except Exception as failure:  # noqa: BLE001 - a driver's or compiler's fault has a fallback
+        logger.warning("%s: no lean decoder: %s", name, checkpoint.first_line(failure))
+        return None
+    if error > probe.tolerance:
+        logger.warning("%s: no lean decoder: logits differ by %.2g", name, error)
+        return None
+    return model

@@ -1,0 +1,95 @@
+"""The lean decoder as a model of the engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.engine.model import KVLayout
+from penstock.models.backends.lean.graphs import step_rows as steps
+from penstock.models.backends.lean.graphs.block_tables import BlockTables
+from penstock.models.backends.lean.operations.token_choice import packed_draws
+from penstock.models.backends.steps import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from penstock.engine.model import Batch
+    from penstock.engine.pipelining import Draw, Flight
+    from penstock.models.backends.lean.body import Body, Computer
+    from penstock.models.backends.lean.graphs.step_rows import Packed
+    from penstock.models.backends.lean.weights import Weights
+
+DEFAULT_SEQUENCES: Final = 16
+
+
+class LeanModel:
+    """A Llama-like decoder over a paged KV cache. Only the engine's thread calls it.
+
+    `computer` is the body itself, or what has it compute together with those of other devices.
+    """
+
+    shows_hidden = True
+
+    def __init__(self, body: Body, computer: Computer | None = None) -> None:
+        self.body = body
+        self.vocab_size = body.shape.vocab_size
+        self.context_length = body.shape.context_length
+        self.max_sequences = DEFAULT_SEQUENCES
+        self.kv_layout = KVLayout(BLOCK_SIZE, body.block_bytes)
+        self._computer: Computer = computer or body
+        self._tables = BlockTables(0, self._computer.note)
+
+    @property
+    def weights(self) -> Weights:
+        """What this process's device holds of the weights."""
+        return self.body.weights
+
+    def allocate(self, blocks: int) -> None:
+        """See `penstock.engine.model.Model`.
+
+        :raises MemoryError: a device has not enough memory.
+        """
+        self._computer.allocate(blocks, self.max_sequences)
+        self._tables = BlockTables(self.max_sequences, self._computer.note)
+
+    def capture(self) -> None:
+        """Capture the decode graphs now, so that no request waits for them."""
+        self._computer.capture()
+
+    def free_bytes(self) -> int:
+        """Memory that can still be taken on each device of the model."""
+        return self._computer.free_bytes()
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `penstock.engine.model.Model`: (rows, vocab) float32."""
+        logits, _ = self._computer.compute(self._pack(batch), hidden=False)
+        return logits
+
+    def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `penstock.engine.model.HiddenModel`: (rows, vocab) and (rows, hidden), float32."""
+        logits, hidden = self._computer.compute(self._pack(batch), hidden=True)
+        assert hidden is not None  # noqa: S101 - it was asked for
+        return logits, hidden
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `penstock.engine.model.Model`."""
+        self._computer.copy_block(source, target)
+
+    def release(self, key: int) -> None:
+        """Give a sequence's row of the tables back."""
+        self._tables.release(key)
+
+    def _pack(self, batch: Batch) -> Packed:
+        return steps.pack(batch, [self._tables.row_of(part) for part in batch.slices])
+
+
+class PipelinedLean(LeanModel):
+    """The same on a device beside the host, which can begin a step before the host knows the last."""
+
+    def launch(self, batch: Batch, draws: Sequence[Draw], sources: Sequence[int]) -> Flight:
+        """See `penstock.engine.pipelining.PipelinedModel`."""
+        packed = self._pack(batch)
+        packed.fields[4] = sources
+        return self._computer.launch(packed.fields, packed_draws(draws))

@@ -1,0 +1,74 @@
+"""The lean decoder's attention by the native library, over the blocks of the cache where they lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock.models.backends.native import attention as native
+from penstock.models.backends.steps import BLOCK_SIZE
+
+if TYPE_CHECKING:
+    import torch
+
+    from penstock.models.backends.lean.graphs.step_rows import Step
+    from penstock.models.backends.lean.operations.ops import AttentionLayer
+
+
+class NativeAttention:
+    """See `penstock.models.backends.lean.operations.ops.Attention`."""
+
+    def __init__(self) -> None:
+        self._attention = native.Attention()
+        self._step: Step | None = None
+
+    def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
+        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
+        self._begin(step)
+        norms = layer.norms
+        rotation = native.Rotation(
+            layer.cosines,
+            layer.sines,
+            None if norms is None else norms.query,
+            None if norms is None else norms.key,
+            layer.shape.epsilon,
+        )
+        self._attention.rotate(qkv, _layer(layer), rotation)
+
+    def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
+        """Attention of the step's queries over the cache, (T, heads * head_size)."""
+        self._begin(step)
+        shape = layer.shape
+        queries = qkv.view(len(qkv), -1, shape.head_size)[:, : shape.heads]
+        return self._attention.attend(queries, _layer(layer)).view(len(qkv), -1)
+
+    def _begin(self, step: Step) -> None:
+        """Tell the library of a step's sequences, once for all layers."""
+        if step is self._step:
+            return
+        fields, decodes = step.fields.numpy(), step.decodes
+        starts, owners = fields[1, :decodes], fields[2, :decodes]
+        firsts = np.arange(decodes, dtype=np.int32)
+        if step.chunks is not None:
+            chunks = step.chunks.numpy()
+            firsts = np.concatenate((firsts, chunks[:, 0]))
+            starts = np.concatenate((starts, chunks[:, 2]))
+            owners = np.concatenate((owners, chunks[:, 3]))
+        begins = np.append(firsts, np.int32(step.count))
+        longest = int((starts + np.diff(begins)).max())
+        width = -(-longest // BLOCK_SIZE)
+        tables = step.tables.numpy()[owners, :width]
+        self._attention.begin(
+            past_lens=np.ascontiguousarray(starts),
+            subsequence_begins=begins,
+            block_indices=np.ascontiguousarray(tables).reshape(-1),
+            block_indices_begins=np.arange(len(owners) + 1, dtype=np.int32) * np.int32(width),
+            block_size=BLOCK_SIZE,
+        )
+        self._step = step
+
+
+def _layer(layer: AttentionLayer) -> native.Layer:
+    cache, shape = layer.cache, layer.shape
+    return native.Layer(cache.keys, cache.values, shape.heads, layer.window, shape.head_size**-0.5)

@@ -1,0 +1,289 @@
+"""A decoder in the native library: its weights, its threads, its steps."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.models.backends.native.library import (
+    Isa,
+    StepInput,
+    address_of,
+    check,
+    last_error,
+    library,
+    pointer,
+)
+from penstock.models.backends.native.matrix import native_packing, packed_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from penstock.models.backends.native.matrix import Packing
+
+
+class Which(enum.IntEnum):
+    """A matrix's place in a layer; `HEAD` belongs to none."""
+
+    QKV = 0
+    OUTPUT = 1
+    GATE_UP = 2
+    DOWN = 3
+    HEAD = 4
+
+
+class Vector(enum.IntEnum):
+    """A vector's place in a layer; `FINAL_NORM` belongs to none."""
+
+    INPUT_NORM = 0
+    ATTENTION_NORM = 1
+    FINAL_NORM = 2
+    QUERY_NORM = 3
+    KEY_NORM = 4
+    QKV_BIAS = 5
+    OUTPUT_BIAS = 6
+    GATE_UP_BIAS = 7
+    DOWN_BIAS = 8
+
+
+class Phase(enum.IntEnum):
+    """What a step's time goes into: five products, and what is between them."""
+
+    QKV = 0
+    OUTPUT = 1
+    GATE_UP = 2
+    DOWN = 3
+    HEAD = 4
+    ROTATION = 5
+    ATTENTION = 6
+    ROWS = 7
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "layers",
+                "hidden",
+                "intermediate",
+                "heads",
+                "kv_heads",
+                "head_size",
+                "vocab",
+                "block_size",
+                "qk_norm",
+            )
+        ),
+        ("norm_epsilon", ctypes.c_float),
+        ("sliding_windows", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model's sizes, in elements. `sliding_windows` is one entry a layer, 0 for full attention."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocab: int
+    block_size: int
+    qk_norm: bool
+    norm_epsilon: float
+    sliding_windows: tuple[int, ...]
+
+
+def cache_block_bytes(shape: Shape) -> int:
+    """Bytes of one block of the KV cache, all layers.
+
+    :raises ValueError: the shape makes no sense.
+    """
+    native, _windows = _shape(shape)
+    found = int(library().pn_cache_block_bytes(ctypes.byref(native)))
+    if found < 0:
+        raise ValueError(last_error())
+    return found
+
+
+class Decoder:
+    """A model in the library. It keeps the arrays that the library points into."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        threads: int,
+        *,
+        cpus: Sequence[int] | None = None,
+        isa: Isa = Isa.BEST,
+    ) -> None:
+        """`cpus` has one entry a thread; the first is the caller's, which binds itself.
+
+        :raises ValueError: the shape makes no sense.
+        :raises RuntimeError: this CPU lacks `isa`.
+        """
+        self.shape = shape
+        self._library = library()
+        self._kept: dict[Any, NDArray[Any]] = {}
+        self._model = ctypes.c_void_p()
+        native, _windows = _shape(shape)
+        if cpus is not None and len(cpus) != threads:
+            raise ValueError(f"{len(cpus)} CPUs for {threads} threads")
+        bound = None if cpus is None else np.array(cpus, np.int32)
+        check(
+            self._library.pn_create(
+                ctypes.byref(native),
+                int(isa),
+                threads,
+                None if bound is None else pointer(bound),
+                ctypes.byref(self._model),
+            )
+        )
+
+    def close(self) -> None:
+        """Stop its threads and forget it; twice is once."""
+        model, self._model = self._model, ctypes.c_void_p()
+        if model:
+            self._library.pn_destroy(model)
+        self._kept.clear()
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None):
+            self.close()
+
+    def phases_s(self) -> dict[Phase, float]:
+        """Seconds of all steps so far, by what they went into."""
+        seconds = np.zeros(len(Phase))
+        check(self._library.pn_phases(self._model, pointer(seconds)))
+        return {phase: float(seconds[phase]) for phase in Phase}
+
+    def set_matrix(
+        self, which: Which, layer: int, packing: Packing, packed: NDArray[np.uint8]
+    ) -> None:
+        """:raises ValueError: it is not what the shape says, or not at a multiple of 64 bytes."""
+        if packed.nbytes != packed_bytes(packing):
+            raise ValueError(f"{packed.nbytes} bytes for a matrix of {packed_bytes(packing)}")
+        packing_of = ctypes.byref(native_packing(packing))
+        check(
+            self._library.pn_set_matrix(self._model, int(which), layer, packing_of, pointer(packed))
+        )
+        self._kept[which, layer] = packed
+
+    def set_vector(self, which: Vector, layer: int, values: NDArray[np.float32]) -> None:
+        """:raises ValueError: it is not as long as the shape says."""
+        values = np.ascontiguousarray(values, np.float32).reshape(-1)
+        check(
+            self._library.pn_set_vector(
+                self._model, int(which), layer, pointer(values), values.size
+            )
+        )
+        self._kept["vector", which, layer] = values
+
+    def set_embeddings(self, table: NDArray[Any]) -> None:
+        """(vocab, hidden); 16-bit integers are bf16.
+
+        :raises ValueError: another shape, or another type.
+        """
+        if table.shape != (self.shape.vocab, self.shape.hidden):
+            raise ValueError(f"embeddings {table.shape}: not the shape's")
+        element = {"float32": 0, "float16": 1, "int16": 2, "uint16": 2}.get(table.dtype.name)
+        if element is None:
+            raise ValueError(f"embeddings of {table.dtype}")
+        table = np.ascontiguousarray(table)
+        check(self._library.pn_set_embeddings(self._model, element, pointer(table)))
+        self._kept["embeddings"] = table
+
+    def set_rotary(self, cosines: NDArray[np.float32], sines: NDArray[np.float32]) -> None:
+        """(positions, head_size) each, as `decoder.rotary_tables` gives them.
+
+        :raises ValueError: another shape.
+        """
+        if cosines.shape != sines.shape or cosines.shape[1:] != (self.shape.head_size,):
+            raise ValueError(f"rotary tables {cosines.shape}, {sines.shape}: not the shape's")
+        tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
+        check(
+            self._library.pn_set_rotary(
+                self._model, pointer(tables[0]), pointer(tables[1]), len(cosines)
+            )
+        )
+        self._kept["cosines"], self._kept["sines"] = tables
+
+    def step(
+        self,
+        *,
+        token_ids: NDArray[np.int64],
+        past_lens: NDArray[np.int32],
+        subsequence_begins: NDArray[np.int32],
+        block_indices: NDArray[np.int32],
+        block_indices_begins: NDArray[np.int32],
+        rows: NDArray[np.int32],
+        cache: NDArray[np.uint8],
+        hidden: NDArray[np.float32] | None = None,
+        logits: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Compute a step; see `pn_step`. `cache` is (blocks, bytes).
+
+        Outputs, (rows, vocab) and (rows, hidden), are written in place.
+
+        :raises ValueError: an id, a position or a block that there is not.
+        :raises MemoryError: no room for the step.
+        """
+        begins = (len(past_lens) + 1,)
+        if subsequence_begins.shape != begins or block_indices_begins.shape != begins:
+            raise ValueError("begins of another number of sequences")
+        if block_indices_begins[-1] > len(block_indices):
+            raise ValueError("fewer block indices than their begins say")
+        for output, width in ((logits, self.shape.vocab), (hidden, self.shape.hidden)):
+            if output is not None and output.shape != (len(rows), width):
+                raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")
+        native = StepInput(
+            len(token_ids),
+            len(past_lens),
+            len(rows),
+            address_of(token_ids, np.int64),
+            address_of(past_lens, np.int32),
+            address_of(subsequence_begins, np.int32),
+            address_of(block_indices, np.int32),
+            address_of(block_indices_begins, np.int32),
+            address_of(rows, np.int32),
+        )
+        check(
+            self._library.pn_step(
+                self._model,
+                ctypes.byref(native),
+                pointer(cache),
+                len(cache),
+                None if logits is None else ctypes.c_void_p(address_of(logits, np.float32)),
+                None if hidden is None else ctypes.c_void_p(address_of(hidden, np.float32)),
+            )
+        )
+
+
+def _shape(shape: Shape) -> tuple[_Shape, NDArray[np.int32]]:
+    """The structure, and what it points into."""
+    windows = np.array(shape.sliding_windows, np.int32)
+    if len(windows) != shape.layers:
+        raise ValueError(f"{len(windows)} sliding windows for {shape.layers} layers")
+    native = _Shape(
+        shape.layers,
+        shape.hidden,
+        shape.intermediate,
+        shape.heads,
+        shape.kv_heads,
+        shape.head_size,
+        shape.vocab,
+        shape.block_size,
+        int(shape.qk_norm),
+        shape.norm_epsilon,
+        windows.ctypes.data,
+    )
+    return native, windows

@@ -1,0 +1,118 @@
+"""Matrices as the native library computes with them."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.models.backends.native.library import check, last_error, library, pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class Kind(enum.IntEnum):
+    """How a matrix is quantised."""
+
+    I4 = 1
+    I8 = 2
+
+
+class Layout(enum.IntEnum):
+    """How the parts of a fused matrix lie: q, k, v one after another; rows of gate, up in turn."""
+
+    STACKED = 0
+    PAIRED = 1
+
+
+class _Packing(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int32) for name in ("kind", "layout", "rows", "columns", "group")
+    )
+
+
+class _Part(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int32),
+        ("values", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What a packed matrix holds: `rows` counts all its parts, `group` columns share a scale."""
+
+    kind: Kind
+    layout: Layout
+    rows: int
+    columns: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One matrix that goes into a packed one; see `Kind` in the header for types and shapes."""
+
+    values: NDArray[Any]
+    scales: NDArray[Any]
+
+
+def packed_version() -> int:
+    """Changes with the meaning of packed bytes."""
+    return int(library().pn_packed_version())
+
+
+def packed_bytes(packing: Packing) -> int:
+    """:raises ValueError: the packing makes no sense."""
+    found = int(library().pn_packed_bytes(ctypes.byref(native_packing(packing))))
+    if found < 0:
+        raise ValueError(last_error())
+    return found
+
+
+def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> None:
+    """Write `parts` to `packed`, which lies at a multiple of `ALIGNMENT`.
+
+    :raises ValueError: something does not fit together.
+    """
+    if packed.nbytes != packed_bytes(packing):
+        raise ValueError(f"{packed.nbytes} bytes for a matrix of {packed_bytes(packing)}")
+    entries = (_Part * len(parts))()
+    kept: list[NDArray[Any]] = []
+    for entry, part in zip(entries, parts, strict=True):
+        values = np.ascontiguousarray(part.values)
+        scales = np.ascontiguousarray(part.scales)
+        _check_part(packing, values, scales)
+        kept += [values, scales]
+        entry.rows = len(values)
+        entry.values, entry.scales = values.ctypes.data, scales.ctypes.data
+    check(
+        library().pn_pack(
+            ctypes.byref(native_packing(packing)), entries, len(parts), pointer(packed)
+        )
+    )
+
+
+def native_packing(packing: Packing) -> _Packing:
+    """The library's own structure."""
+    return _Packing(
+        int(packing.kind), int(packing.layout), packing.rows, packing.columns, packing.group
+    )
+
+
+def _check_part(packing: Packing, values: NDArray[Any], scales: NDArray[Any]) -> None:
+    if packing.kind is Kind.I4:
+        fits = values.nbytes == len(values) * packing.columns // 2 and scales.dtype == np.float16
+        count = len(values) * packing.columns // packing.group
+    else:
+        fits = values.nbytes == len(values) * packing.columns and scales.dtype == np.float32
+        count = len(values)
+    if not fits or scales.size != count:
+        raise ValueError(f"values {values.shape} and scales {scales.shape} are not {packing}")

@@ -1,0 +1,95 @@
+"""The kernels' decoder behind the `Model` protocol."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import torch
+
+from penstock.engine.model import KVLayout
+from penstock.models import devices
+from penstock.models.backends.native import pages
+from penstock.models.backends.native.decoder import cache_block_bytes
+from penstock.models.backends.native.packing import aligned
+from penstock.models.backends.paging import Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from penstock.engine.model import Batch
+    from penstock.models.backends.native.decoder import Decoder, Phase
+
+BLOCK_SIZE = 16
+
+
+class NativeModel:
+    """Owns the KV cache, and the decoder with its threads. The engine's thread calls it."""
+
+    def __init__(self, decoder: Decoder, context_length: int) -> None:
+        self._decoder = decoder
+        self.vocab_size = decoder.shape.vocab
+        self.context_length = context_length
+        self.kv_layout = KVLayout(BLOCK_SIZE, cache_block_bytes(decoder.shape))
+        self.shows_hidden = True
+        self._cache = aligned(0).reshape(0, self.kv_layout.bytes_per_block)
+        self._thread: int | None = None  # the engine's, once it is known
+
+    def allocate(self, blocks: int) -> None:
+        """See `penstock.engine.model.Model`.
+
+        :raises MemoryError: the machine has not enough memory.
+        """
+        size = self.kv_layout.bytes_per_block
+        taken = pages.zeros if pages.available() else aligned
+        self._cache = taken(blocks * size).reshape(blocks, size)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `penstock.engine.model.Model`: (rows, vocab) float32."""
+        step = self._step_of(batch)
+        logits = torch.empty((len(step.rows), self.vocab_size))
+        self._compute(step, logits.numpy(), None)
+        return logits
+
+    def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `penstock.engine.model.HiddenModel`: (rows, vocab) and (rows, hidden), float32."""
+        step = self._step_of(batch)
+        logits = torch.empty((len(step.rows), self.vocab_size))
+        hidden = torch.empty((len(step.rows), self._decoder.shape.hidden))
+        self._compute(step, logits.numpy(), hidden.numpy())
+        return logits, hidden
+
+    def phases_s(self) -> dict[Phase, float]:
+        """Seconds of all steps so far, by what they went into."""
+        return self._decoder.phases_s()
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `penstock.engine.model.Model`."""
+        self._cache[target] = self._cache[source]
+
+    def release(self, key: int) -> None:
+        """Nothing is kept by sequence."""
+
+    def _step_of(self, batch: Batch) -> Step:
+        if self._thread != threading.get_ident():
+            # torch's own threads wait for work by spinning, on the cores that the kernels' want.
+            self._thread = threading.get_ident()
+            devices.compute_alone()
+        return Step.of(batch, BLOCK_SIZE)
+
+    def _compute(
+        self, step: Step, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
+    ) -> None:
+        paging = step.paging
+        self._decoder.step(
+            token_ids=step.token_ids,
+            past_lens=paging["past_lens"],
+            subsequence_begins=paging["subsequence_begins"],
+            block_indices=paging["block_indices"],
+            block_indices_begins=paging["block_indices_begins"],
+            rows=step.rows,
+            cache=self._cache,
+            hidden=hidden,
+            logits=logits,
+        )

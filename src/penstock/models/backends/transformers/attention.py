@@ -1,0 +1,347 @@
+"""Paged attention behind Transformers' attention interface.
+
+One `PagedAttention` serves one model. It is registered under a name of its own, once as attention
+function and once as mask function; the model's layers call it in place of eager or SDPA attention.
+It writes the step's keys and values into the blocks of the KV cache and attends over them: decode
+rows of many sequences in one call, prefill chunks sequence by sequence.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from penstock.models.backends.native import attention as native
+from penstock.models.backends.native.paged import NativePaged
+from penstock.models.backends.steps import BLOCK_SIZE, DecodeGroup, MaskRule, PrefillChunk, Step
+from penstock.models.loading.libraries import transformers, transformers_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_names = itertools.count()
+
+
+class NotPageable(Exception):
+    """The model's attention cannot run over our KV cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """One layer's keys and values."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes in this layer."""
+        return self.kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+
+@dataclass(slots=True)
+class LayerCache:
+    """Keys (slots, kv_heads, key_dim) and values (slots, kv_heads, value_dim) of one layer."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class PagedAttention:
+    """The attention function and the KV cache of one model; the engine's thread owns it."""
+
+    def __init__(self) -> None:
+        self.name = f"penstock_{next(_names)}"
+        self.shapes: dict[int, LayerShape] = {}
+        self._layers: dict[int, LayerCache] = {}
+        self._step: Step | None = None
+        self._workspace: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self.native = NativePaged() if native.is_available() else None
+        causal = transformers_module("masking_utils").causal_mask_function
+        self._causal_function: Callable[..., Any] = causal
+
+    def register(self) -> None:
+        """Make the name known to Transformers."""
+        transformers().AttentionInterface.register(self.name, self)
+        transformers().AttentionMaskInterface.register(self.name, self.mask)
+
+    def bytes_per_block(self) -> int:
+        """Bytes of one block, all layers together; known after the first forward."""
+        return BLOCK_SIZE * sum(shape.bytes_per_token() for shape in self.shapes.values())
+
+    def allocate(self, blocks: int, device: torch.device) -> None:
+        """Make the cache anew. On a CPU the memory is taken page by page as it is written.
+
+        :raises MemoryError: the device has not enough memory.
+        """
+        self._layers = {}
+        slots = blocks * BLOCK_SIZE
+        try:
+            for layer, shape in self.shapes.items():
+                keys = (slots, shape.kv_heads, shape.key_dim)
+                values = (slots, shape.kv_heads, shape.value_dim)
+                self._layers[layer] = LayerCache(
+                    torch.zeros(keys, dtype=shape.dtype, device=device),
+                    torch.zeros(values, dtype=shape.dtype, device=device),
+                )
+        except RuntimeError as error:
+            self._layers = {}
+            raise MemoryError(
+                f"no memory for {blocks * self.bytes_per_block() / 2**20:.0f} MiB of KV cache"
+            ) from error
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block in every layer."""
+        of = slice(source * BLOCK_SIZE, (source + 1) * BLOCK_SIZE)
+        to = slice(target * BLOCK_SIZE, (target + 1) * BLOCK_SIZE)
+        for layer in self._layers.values():
+            layer.keys[to] = layer.keys[of]
+            layer.values[to] = layer.values[of]
+
+    def begin(self, step: Step | None) -> None:
+        """Set the step that the next forward computes; None learns the layers' shapes."""
+        self._step = step
+        if step is None:
+            self.shapes = {}
+
+    def mask(
+        self,
+        *_: Any,
+        mask_function: Callable[..., Any] | None = None,
+        local_size: int | None = None,
+        **__: Any,
+    ) -> MaskRule:
+        """Stand in for Transformers' masks: keep the rule, build masks where they are needed."""
+        if mask_function is None or mask_function is self._causal_function:
+            return MaskRule()
+        return MaskRule(mask_function, local_size)
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: MaskRule | torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Attend. query (1, heads, T, D), key and value (1, kv_heads, T, D) -> (1, T, heads, D).
+
+        `scaling`, `softcap` and `s_aux` (attention sinks) are honoured.
+
+        :raises NotPageable: the model hands over what this function does not know.
+        """
+        if isinstance(attention_mask, torch.Tensor):
+            raise NotPageable("the model builds attention masks of its own")
+        step = self._step
+        if step is None:
+            return self._learn(module, query, key, value)
+        layer = self._layers[id(module)]
+        layer.keys.index_copy_(0, step.write_slots, key[0].transpose(0, 1))
+        layer.values.index_copy_(0, step.write_slots, value[0].transpose(0, 1))
+        rule = step.causal if attention_mask is None else attention_mask
+        if self.native is not None:
+            options = _options(kwargs, 0)
+            out = self.native.attend(
+                step, query, layer.keys, layer.values, rule=rule, options=options
+            )
+            if out is not None:
+                return out, None
+        parts = [self._decode(group, layer, query, rule, kwargs) for group in step.decodes]
+        for chunk in step.prefills:
+            if chunk.start == 0:
+                rows = slice(chunk.first, chunk.last)
+                seen = key[:, :, rows], value[:, :, rows]
+            else:
+                seen = None
+            parts.append(self._prefill(chunk, layer, query, rule, kwargs, seen=seen))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+
+    def _learn(
+        self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        """Note a layer's shape; what it answers is of no use beyond its own shape."""
+        if id(module) in self.shapes:
+            raise NotPageable("a layer attends twice in one forward")
+        if key.shape[2] != query.shape[2] or query.shape[1] % key.shape[1]:
+            raise NotPageable("keys and queries do not match")
+        self.shapes[id(module)] = LayerShape(key.shape[1], key.shape[3], value.shape[3], key.dtype)
+        _, heads, tokens, _ = query.shape
+        return query.new_zeros((1, tokens, heads, value.shape[3])), None
+
+    def _decode(
+        self,
+        group: DecodeGroup,
+        layer: LayerCache,
+        query: torch.Tensor,
+        rule: MaskRule,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """One token of each of n sequences -> (n, heads, value_dim).
+
+        The query heads of one KV head stand in the place of the query's length, so that keys and
+        values are read once and never repeated.
+        """
+        blocks, width, mask = _decode_plan(group, rule, query.dtype)
+        count = group.last - group.first
+        keys = self._gather("keys", layer.keys, blocks, count, width)
+        values = self._gather("values", layer.values, blocks, count, width)
+        kv_heads = keys.shape[1]
+        heads = query.shape[1]
+        rows = query[0, :, group.first : group.last].transpose(0, 1)
+        rows = rows.reshape(count, kv_heads, heads // kv_heads, -1)
+        out = _attend(rows, keys, values, mask, **_options(kwargs, kv_heads))
+        return out.reshape(count, heads, -1)
+
+    def _prefill(
+        self,
+        chunk: PrefillChunk,
+        layer: LayerCache,
+        query: torch.Tensor,
+        rule: MaskRule,
+        kwargs: dict[str, Any],
+        *,
+        seen: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """A chunk of one sequence over all that is cached of it -> (t, heads, value_dim).
+
+        `seen` are the chunk's own keys and values where nothing came before it: no need to read
+        them back.
+        """
+        rows = query[:, :, chunk.first : chunk.last]
+        plain = seen is not None and rule.plain_causal
+        first_block = _first_block(chunk.start, rule.window)
+        if seen is None:
+            blocks = chunk.blocks[first_block:]
+            width = chunk.start + chunk.last - chunk.first - first_block * BLOCK_SIZE
+            keys = self._gather("keys", layer.keys, blocks, 1, width)
+            values = self._gather("values", layer.values, blocks, 1, width)
+        else:
+            keys, values = seen
+        options = _options(kwargs, 0)
+        mask = None
+        if not (plain and options["softcap"] is None and options["sinks"] is None):
+            mask = _prefill_mask(chunk, rule, first_block, keys.shape[2], query.dtype)
+        out = _attend(rows, keys, values, mask, **options)
+        return out[0].transpose(0, 1)
+
+    def _gather(
+        self, name: str, store: torch.Tensor, blocks: torch.Tensor, count: int, width: int
+    ) -> torch.Tensor:
+        """Blocks of a layer, in order, as (count, heads, width, dim).
+
+        The buffer is kept from call to call: fresh memory of this size costs more (page faults)
+        than the copying.
+        """
+        heads, dim = store.shape[1:]
+        wanted = len(blocks) * BLOCK_SIZE * heads * dim
+        buffer = self._workspace.get((name, store.dtype))
+        if buffer is None or buffer.numel() < wanted:
+            buffer = torch.empty(wanted, dtype=store.dtype, device=store.device)
+            self._workspace[name, store.dtype] = buffer
+        out = buffer[:wanted].view(len(blocks), BLOCK_SIZE * heads * dim)
+        torch.index_select(store.view(-1, BLOCK_SIZE * heads * dim), 0, blocks, out=out)
+        return out.view(count, -1, heads, dim)[:, :width].transpose(1, 2)
+
+
+def _decode_plan(
+    group: DecodeGroup, rule: MaskRule, dtype: torch.dtype
+) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """(blocks to read, keys a sequence, additive mask (n, 1, 1, keys)) of a group."""
+    plan = rule.cached.get((group.first, dtype))
+    if plan is not None:
+        return plan
+    table = group.table
+    columns = table.shape[1]
+    if rule.window is None:
+        offset = torch.zeros_like(group.positions)
+        width = group.longest
+    else:
+        offset = (group.positions - rule.window + 1).clamp_(min=0) // BLOCK_SIZE
+        columns = min(columns, (rule.window - 1) // BLOCK_SIZE + 2)
+        places = offset + torch.arange(columns, device=table.device)
+        # A place past the end repeats the last block; its positions are past the query: unseen.
+        table = table.gather(1, places.clamp(max=table.shape[1] - 1))
+        width = columns * BLOCK_SIZE
+    keys = offset * BLOCK_SIZE + torch.arange(width, device=table.device)
+    mask = rule.mask(group.positions, keys, dtype)[:, None, None]
+    plan = (table.reshape(-1), width, mask)
+    rule.cached[group.first, dtype] = plan
+    return plan
+
+
+def _prefill_mask(
+    chunk: PrefillChunk, rule: MaskRule, first_block: int, width: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Additive mask (1, 1, t, keys) of a chunk."""
+    cached = rule.cached.get((chunk.first, dtype))
+    if cached is not None:
+        return cached
+    device = chunk.blocks.device
+    begin = 0 if chunk.start == 0 else first_block * BLOCK_SIZE
+    queries = torch.arange(chunk.start, chunk.start + chunk.last - chunk.first, device=device)
+    keys = torch.arange(begin, begin + width, device=device)
+    mask = rule.mask(queries[:, None], keys[None], dtype)[None, None]
+    rule.cached[chunk.first, dtype] = mask
+    return mask
+
+
+def _first_block(start: int, window: int | None) -> int:
+    return 0 if window is None else max(0, start - window + 1) // BLOCK_SIZE
+
+
+def _options(kwargs: dict[str, Any], kv_heads: int) -> dict[str, Any]:
+    """What of the interface's keywords changes the result. `kv_heads` > 0 asks for sinks by group.
+
+    Sinks are one logit a head: (heads,) -> (kv_heads, group, 1) or (heads, 1, 1).
+    """
+    sinks: torch.Tensor | None = kwargs.get("s_aux")
+    if sinks is not None:
+        sinks = sinks.view(kv_heads, -1, 1) if kv_heads else sinks.view(-1, 1, 1)
+    return {"scale": kwargs.get("scaling"), "softcap": kwargs.get("softcap"), "sinks": sinks}
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scale: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Query (n, heads, t, D) over keys (n, kv_heads, L, D); mask None is causal from position 0."""
+    if softcap is None and sinks is None:
+        return functional.scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=query.shape[1] != keys.shape[1],
+        )
+    groups = query.shape[1] // keys.shape[1]
+    if groups > 1:
+        keys = keys.repeat_interleave(groups, dim=1)
+        values = values.repeat_interleave(groups, dim=1)
+    scores = query @ keys.transpose(-1, -2)
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    scores = scores.float()
+    if sinks is not None:
+        column = sinks.float()[None].expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, column), dim=-1)
+    weights = torch.softmax(scores, dim=-1)
+    if sinks is not None:
+        weights = weights[..., :-1]
+    return weights.to(values.dtype) @ values

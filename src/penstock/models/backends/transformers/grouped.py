@@ -1,0 +1,147 @@
+"""The fallback for architectures without the attention interface: a cache a sequence.
+
+Slower than paged attention (each sequence is a forward of its own), and always the model's own
+arithmetic: ALiBi, recurrent layers, remote code. The engine's block tables are honoured in one
+respect: the model remembers which tokens were written into a block, so that a sequence that starts
+behind a shared prefix, or comes back after a preemption, is computed anew from them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.engine.model import KVLayout
+from penstock.models.backends.steps import BLOCK_SIZE
+from penstock.models.loading import checkpoint
+from penstock.models.loading.libraries import transformers
+
+if TYPE_CHECKING:
+    from penstock.engine.model import Batch, SequenceSlice
+
+
+class Replay(Enum):
+    """How a model takes tokens after its first forward; the first that is right is used."""
+
+    CHUNKS = "several at once"
+    TOKENS = "one by one (most recurrent layers)"
+    RECOMPUTE = "all anew (no usable cache)"
+
+
+class _State:
+    """One sequence: the tokens seen and Transformers' own generation state."""
+
+    def __init__(self, kwargs: dict[str, Any]) -> None:
+        self.tokens: list[int] = []
+        self.kwargs = kwargs
+
+
+class GroupedModel:
+    """A Transformers module, one forward a sequence and step."""
+
+    def __init__(
+        self, module: Any, device: torch.device, context_length: int, replay: Replay
+    ) -> None:
+        self.module = module
+        self.device = device
+        self.replay = replay
+        self.context_length = context_length
+        self.vocab_size = checkpoint.vocab_size(module)
+        self.kv_layout = KVLayout(BLOCK_SIZE, BLOCK_SIZE * _bytes_per_token(module))
+        self._states: dict[int, _State] = {}
+        self._written: dict[int, list[int]] = {}
+
+    def allocate(self, blocks: int) -> None:
+        """See `penstock.engine.model.Model`; the caches grow with their sequences."""
+        del blocks
+        self._states.clear()
+        self._written.clear()
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `penstock.engine.model.Model`: (rows, vocab) float32."""
+        rows = [torch.empty((0, self.vocab_size), dtype=torch.float32, device=self.device)]
+        for part in batch.slices:
+            state = self._state_at(part)
+            logits = self._extend(state, list(part.token_ids))
+            self._note(part)
+            rows.append(logits[part.logits_from :].float())
+        return torch.cat(rows)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `penstock.engine.model.Model`."""
+        self._written[target] = list(self._written.get(source, ()))
+
+    def release(self, key: int) -> None:
+        """Forget a sequence's cache."""
+        self._states.pop(key, None)
+
+    def _state_at(self, part: SequenceSlice) -> _State:
+        """The sequence's state with exactly the tokens before `part.start`."""
+        state = self._states.get(part.key)
+        if state is not None and len(state.tokens) == part.start:
+            return state
+        state = self._states[part.key] = _State(self._first_kwargs())
+        if part.start:
+            tokens: list[int] = []
+            for block in part.block_table[: (part.start - 1) // BLOCK_SIZE + 1]:
+                tokens.extend(self._written[block])
+            self._extend(state, tokens[: part.start])
+        return state
+
+    def _first_kwargs(self) -> dict[str, Any]:
+        """A new sequence's state, as `generate` prepares it; some modules make their own cache."""
+        supports = getattr(self.module, "_supports_default_dynamic_cache", lambda: False)
+        if not supports():
+            return {"use_cache": True}
+        config = self.module.config.get_text_config(decoder=True)
+        return {"use_cache": True, "cache": transformers().DynamicCache(config=config)}
+
+    def _extend(self, state: _State, tokens: list[int]) -> torch.Tensor:
+        """Compute the next tokens of a sequence -> (tokens, vocab)."""
+        if self.replay is Replay.RECOMPUTE:
+            state.tokens.extend(tokens)
+            ids = torch.tensor([state.tokens], device=self.device)
+            output = self.module(
+                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
+            )
+            return output.logits[0, -len(tokens) :]
+        if self.replay is Replay.CHUNKS or not state.tokens:
+            return self._advance(state, tokens)
+        return torch.cat([self._advance(state, [token]) for token in tokens])
+
+    def _advance(self, state: _State, tokens: list[int]) -> torch.Tensor:
+        """One forward through the model's own generation protocol -> (tokens, vocab)."""
+        first = not state.tokens
+        state.tokens.extend(tokens)
+        ids = torch.tensor([state.tokens], device=self.device)
+        inputs = self.module.prepare_inputs_for_generation(
+            ids, next_sequence_length=len(tokens), is_first_iteration=first, **state.kwargs
+        )
+        # Not through the line above, which makes masks of it that recurrent layers do not know.
+        inputs.setdefault("attention_mask", torch.ones_like(ids))
+        inputs.pop("logits_to_keep", None)  # some set it to 1; every row is wanted
+        output = self.module(**inputs, return_dict=True)
+        # Transformers' own way to carry caches of any kind from step to step.
+        state.kwargs = self.module._update_model_kwargs_for_generation(output, state.kwargs)  # noqa: SLF001
+        return output.logits[0]
+
+    def _note(self, part: SequenceSlice) -> None:
+        """Remember which tokens the blocks now hold."""
+        for offset, token in enumerate(part.token_ids):
+            position = part.start + offset
+            written = self._written.setdefault(part.block_table[position // BLOCK_SIZE], [])
+            del written[position % BLOCK_SIZE :]
+            written.append(token)
+
+
+def _bytes_per_token(module: Any) -> int:
+    """What a token of an ordinary attention cache would take, from the configuration."""
+    config = checkpoint.text_config(module)
+    layers = int(getattr(config, "num_hidden_layers", 1))
+    heads = int(getattr(config, "num_attention_heads", None) or 1)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return 2 * layers * kv_heads * head_dim * module.dtype.itemsize

@@ -1,0 +1,257 @@
+"""The `transformers` backend: any causal language model of Transformers, in the checkpoint's dtype.
+
+`assemble` is shared with the other backends whose models are Transformers modules (bigdl): it
+chooses between `PagedModel` (continuous batching over our KV cache) and the grouped fallback by
+trying them against the model's own plain forward.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.engine.model import KVLayout
+from penstock.errors import ModelNotLoadable
+from penstock.models import devices
+from penstock.models.backends.lean import loading as lean
+from penstock.models.backends.lean.products import low_bit
+from penstock.models.backends.steps import BLOCK_SIZE, build_step
+from penstock.models.backends.transformers import rope
+from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
+from penstock.models.backends.transformers.grouped import GroupedModel, Replay
+from penstock.models.loading import checkpoint
+from penstock.models.loading.assembled import Assembled
+from penstock.models.loading.probe import Probe
+from penstock.models.spec import FP8_FORMAT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.engine.model import Batch
+    from penstock.models.backends.lean.model import LeanModel
+    from penstock.models.loading.assembled import Progress
+    from penstock.models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class PagedModel:
+    """A Transformers module whose attention runs over our KV cache."""
+
+    def __init__(
+        self,
+        module: Any,
+        attention: PagedAttention,
+        device: torch.device,
+        context_length: int,
+    ) -> None:
+        self.module = module
+        self.attention = attention
+        self.device = device
+        self.context_length = context_length
+        self.vocab_size = checkpoint.vocab_size(module)
+        self._learn()
+        self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
+
+    def allocate(self, blocks: int) -> None:
+        """See `penstock.engine.model.Model`.
+
+        :raises MemoryError: the device has not enough memory.
+        """
+        self.attention.allocate(blocks, self.device)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `penstock.engine.model.Model`: (rows, vocab) float32."""
+        rows, output = self._run(batch)
+        return output.logits[0, : len(rows)].float()
+
+    @torch.inference_mode()
+    def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `penstock.engine.model.HiddenModel`: (rows, vocab) and (rows, hidden), float32."""
+        rows, output = self._run(batch, output_hidden_states=True)
+        hidden = output.hidden_states[-1][0].index_select(0, rows)
+        return output.logits[0, : len(rows)].float(), hidden.float()
+
+    def _run(self, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
+        """Run the module; returns which of the step's rows are wanted, and its output."""
+        step = build_step(batch, self.device)
+        rows = step.logit_rows
+        self.attention.begin(step)
+        output = self.module(
+            input_ids=step.token_ids,
+            position_ids=step.position_ids,
+            attention_mask=step.attention_mask,
+            use_cache=False,
+            return_dict=True,
+            # One row at least: low-bit kernels do not take an empty matrix.
+            logits_to_keep=rows if len(rows) else step.write_slots.new_zeros(1),
+            **options,
+        )
+        return rows, output
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `penstock.engine.model.Model`."""
+        self.attention.copy_block(source, target)
+
+    def release(self, key: int) -> None:
+        """Nothing is kept by sequence."""
+
+    @torch.inference_mode()
+    def _learn(self) -> None:
+        """One forward of two tokens that notes each layer's KV shape."""
+        self.attention.begin(None)
+        tokens = torch.zeros((1, 2), dtype=torch.int64, device=self.device)
+        asked: dict[str, Any] = {
+            "input_ids": tokens,
+            "position_ids": torch.arange(2, device=self.device)[None],
+            "attention_mask": torch.ones_like(tokens),
+            "use_cache": False,
+            "logits_to_keep": torch.zeros(1, dtype=torch.int64, device=self.device),
+        }
+        self.module(**asked)
+        if not self.attention.shapes:
+            raise NotPageable("no layer uses the attention interface")
+        shapes = self.attention.shapes
+        try:
+            self.attention.begin(None)
+            states = self.module(**asked, output_hidden_states=True).hidden_states
+            self.shows_hidden = states is not None and states[-1].shape[:2] == (1, 2)
+        except Exception as error:  # noqa: BLE001 - an architecture without them serves all the same
+            logger.info("no embeddings: %s", checkpoint.first_line(error))
+            self.shows_hidden = False
+        self.attention.shapes = shapes
+
+
+def load(spec: ModelSpec, progress: Progress) -> Assembled:
+    """Load a checkpoint in its own dtype, or in what the spec or the device prefers.
+
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    if spec.format == FP8_FORMAT:
+        return low_bit.load(spec, devices.device_of(spec), progress)
+    config = checkpoint.load_config(spec)
+    dtype = choose_dtype(spec, config)
+    progress(0.05, f"reading {spec.path} as {NAMES[dtype]}")
+    module = checkpoint.load_module(spec, config, dtype)
+    return assemble(
+        spec,
+        module,
+        format_name=NAMES[dtype],
+        parameters=checkpoint.parameters(module),
+        tolerance=1e-3 if dtype == torch.float32 else 0.1,
+        progress=progress,
+    )
+
+
+def assemble(
+    spec: ModelSpec,
+    module: Any,
+    *,
+    format_name: str,
+    parameters: int,
+    tolerance: float,
+    progress: Progress,
+) -> Assembled:
+    """Put a module on its device and find the way to run it that gives its own logits.
+
+    `tolerance` is the relative error of logits that counts as equal.
+
+    :raises ModelNotLoadable: it is not causal, or no way gives its own logits.
+    """
+    place = devices.device_of(spec)
+    device = place.torch_device
+    module = module.to(device).eval().requires_grad_(requires_grad=False)
+    context_length = checkpoint.context_length(spec, module)
+    rope.freeze(module, context_length)
+    progress(0.8, "trying the model")
+    can_page = _supports_interface(module)
+    if can_page:
+        module.set_attn_implementation("eager")  # the only one that knows every model's extras
+    probe = Probe(module, device, tolerance)
+    probe.require_causal(str(spec.path))
+    batching = "continuous"
+    model: LeanModel | PagedModel | GroupedModel | None
+    model = lean.attempt(module, place, context_length, probe)
+    if model is None and can_page:
+        model = _try_paged(module, device, context_length, probe)
+    if model is None:
+        if can_page:
+            module.set_attn_implementation("eager")
+        model, batching = _grouped(spec, module, device, context_length, probe), "grouped"
+    return Assembled(
+        model=model,
+        backend=spec.backend,
+        format=format_name,
+        architecture=type(module).__name__,
+        parameters=parameters,
+        weights_bytes=checkpoint.weights_bytes(module),
+        batching="continuous" if batching == "continuous" else "grouped",
+    )
+
+
+def _try_paged(
+    module: Any, device: torch.device, context_length: int, probe: Probe
+) -> PagedModel | None:
+    """The module over our KV cache; None where that does not give its own logits."""
+    attention = PagedAttention()
+    attention.register()
+    name = type(module).__name__
+    try:
+        module.set_attn_implementation(attention.name)
+        model = PagedModel(module, attention, device, context_length)
+        error = probe.error_of(model)
+    except Exception as failure:  # noqa: BLE001 - whatever a foreign architecture raises, it has a fallback
+        logger.warning("%s: no continuous batching: %s", name, checkpoint.first_line(failure))
+        return None
+    if error > probe.tolerance:
+        logger.warning("%s: no continuous batching: logits differ by %.2g", name, error)
+        return None
+    return model
+
+
+def _grouped(
+    spec: ModelSpec, module: Any, device: torch.device, context_length: int, probe: Probe
+) -> GroupedModel:
+    """The fastest of the fallback's ways that gives the module's own logits."""
+    failure: BaseException | None = None
+    for replay in Replay:
+        model = GroupedModel(module, device, context_length, replay)
+        try:
+            if probe.error_of(model) <= probe.tolerance:
+                return model
+        except Exception as error:  # noqa: BLE001 - the next way may work
+            failure = error
+    reason = (
+        checkpoint.first_line(failure)
+        if failure
+        else "its logits differ from those of a plain forward"
+    )
+    raise ModelNotLoadable(f"{spec.path}: {type(module).__name__} cannot be served: {reason}")
+
+
+def _supports_interface(module: Any) -> bool:
+    """Whether the module takes its attention function and its logit rows from us."""
+    supports: Callable[[], bool] = getattr(module, "_can_set_attn_implementation", lambda: False)
+    return bool(supports()) and checkpoint.takes(module, "logits_to_keep", "position_ids")
+
+
+def choose_dtype(spec: ModelSpec, config: Any) -> torch.dtype:
+    """What to compute in: the spec's, or the checkpoint's where the device is fast at it.
+
+    :raises ModelNotLoadable: the spec asks for FP8, which only the lean decoder has.
+    """
+    if spec.format == FP8_FORMAT:
+        raise ModelNotLoadable(
+            f"queue {spec.queue!r}: format = 'fp8' is for models that generate text; "
+            f"serve this one with format = 'bf16'"
+        )
+    if spec.format is not None:
+        return DTYPES[spec.format]
+    stored = checkpoint.dtype(spec, config)
+    return devices.device_of(spec).compute_dtype(stored, checkpoint.file_bytes(spec))

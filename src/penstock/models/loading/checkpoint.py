@@ -1,0 +1,226 @@
+"""A model's folder: is it one that can be loaded, and the loading of it through Transformers."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.errors import ModelNotLoadable
+from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
+from penstock.models.spec import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from penstock.models.spec import ModelSpec
+
+DEFAULT_CONTEXT = 4096
+_LONGEST_NAMED = 3
+
+
+def first_line(error: BaseException) -> str:
+    """An exception as one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def check_folder(spec: ModelSpec, folder: Path | None = None) -> None:
+    """Look at the files before anything is loaded; `folder` is where they are, if not the spec's.
+
+    :raises ModelNotLoadable: no configuration, no weights, or weights that are pickles.
+    """
+    path = folder or spec.path
+    if not read_config(path):
+        raise ModelNotLoadable(f"{path}: no readable config.json: not a Transformers model")
+    if any(path.glob("*.safetensors")) or spec.low_bit_folder:
+        return
+    if any(path.glob("*.bin")) or any(path.glob("*.pt")):
+        raise ModelNotLoadable(
+            f"{path}: the weights are pickle files, which can run code as they load; "
+            f"convert them to safetensors (save_pretrained in Transformers writes them)"
+        )
+    raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
+
+
+def load_config(spec: ModelSpec) -> Any:
+    """The model's configuration object.
+
+    :raises ModelNotLoadable: an unknown architecture, one that needs code of its own, or one that
+        is no causal language model.
+    """
+    check_folder(spec)
+    raw = read_config(spec.path)
+    library = transformers()
+    if missing_parts():
+        raise ModelNotLoadable(
+            f"Transformers {library.__version__} lacks {', '.join(missing_parts())}, which Penstock "
+            f"needs: install a release that its pyproject.toml allows"
+        )
+    known = (
+        raw.get("model_type")
+        in transformers_module("models.auto.configuration_auto").CONFIG_MAPPING
+    )
+    own_code = "auto_map" in raw
+    if own_code and not known and not spec.trust_remote_code:
+        raise ModelNotLoadable(
+            f"{spec.path}: the model brings Python code of its own; set trust_remote_code = true "
+            f"for it in the models file if you trust it"
+        )
+    if not known and not own_code:
+        raise ModelNotLoadable(
+            f"{spec.path}: unknown architecture {raw.get('model_type')!r} "
+            f"for Transformers {library.__version__}"
+        )
+    try:
+        config = library.AutoConfig.from_pretrained(
+            spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
+        )
+    except Exception as error:
+        raise ModelNotLoadable(f"{spec.path}: config.json: {first_line(error)}") from error
+    _require_causal_class(spec, config, own_code=own_code and spec.trust_remote_code)
+    return config
+
+
+def _require_causal_class(spec: ModelSpec, config: Any, *, own_code: bool) -> None:
+    name = (config.architectures or [config.model_type])[0]
+    if config.is_encoder_decoder:
+        raise ModelNotLoadable(f"{spec.path}: {name} is an encoder-decoder, not a causal model")
+    mapping = transformers().MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in mapping and not own_code:
+        raise ModelNotLoadable(f"{spec.path}: {name} is no causal language model")
+
+
+def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights, on the CPU.
+
+    :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
+    """
+    kind = transformers().AutoModelForCausalLM
+    module, missing = from_folder(kind, spec, spec.path, config, dtype)
+    if missing:
+        named = ", ".join(missing[:_LONGEST_NAMED])
+        raise ModelNotLoadable(f"{spec.path}: {len(missing)} weights are missing: {named}")
+    return module
+
+
+def from_folder(
+    kind: Any, spec: ModelSpec, folder: Path, config: Any, dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    """A module of one of Transformers' auto classes, and the names of weights that the file lacks.
+
+    :raises ModelNotLoadable: the weights are damaged, of another shape, or too many.
+    """
+    transformers().utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module, notes = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
+            )
+    except MemoryError as error:
+        raise ModelNotLoadable(f"{folder}: not enough memory") from error
+    except Exception as error:
+        raise ModelNotLoadable(f"{folder}: {first_line(error)}") from error
+    return module, sorted(notes["missing_keys"])
+
+
+def dtype(spec: ModelSpec, config: Any) -> torch.dtype:
+    """The checkpoint's dtype: as its configuration says, else that of its first matrix."""
+    stated = getattr(config, "dtype", None)
+    if isinstance(stated, torch.dtype) and stated.is_floating_point:
+        return stated
+    safetensors: Any = __import__("safetensors")
+    for file in sorted(spec.path.glob("*.safetensors")):
+        try:
+            with safetensors.safe_open(file, "pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - not a dictionary
+                    found = tensors.get_tensor(key).dtype
+                    if found.is_floating_point:
+                        return found
+        except Exception as error:
+            raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
+    return torch.float32
+
+
+def file_bytes(spec: ModelSpec) -> int:
+    """Size of the weights' files."""
+    return sum(file.stat().st_size for file in spec.path.glob("*.safetensors"))
+
+
+def text_config(module: Any) -> Any:
+    """The language model's part of the configuration."""
+    return module.config.get_text_config()
+
+
+def vocab_size(module: Any) -> int:
+    """Width of the logits."""
+    head = module.get_output_embeddings()
+    for name in ("out_features", "out_len"):
+        width = getattr(head, name, None)
+        if isinstance(width, int):
+            return width
+    return int(text_config(module).vocab_size)
+
+
+def context_length(spec: ModelSpec, module: Any) -> int:
+    """Tokens that a sequence may have.
+
+    :raises ModelNotLoadable: the spec asks for more than the model was made for.
+    """
+    config = text_config(module)
+    made_for = next(
+        (
+            int(value)
+            for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+            if isinstance(value := getattr(config, name, None), int) and value > 0
+        ),
+        None,
+    )
+    if spec.context_length is None:
+        return made_for or DEFAULT_CONTEXT
+    if made_for is not None and spec.context_length > made_for:
+        raise ModelNotLoadable(
+            f"{spec.path}: context_length = {spec.context_length}: "
+            f"the model was made for {made_for} positions"
+        )
+    return spec.context_length
+
+
+def takes(module: Any, *names: str) -> bool:
+    """Whether the module's forward has these parameters."""
+    parameters = inspect.signature(module.forward).parameters
+    return all(name in parameters for name in names)
+
+
+def parameters(module: Any) -> int:
+    """How many weights the model has, shared ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def weights_bytes(module: Any) -> int:
+    """Bytes held by weights and buffers, shared storage once."""
+    seen: dict[int, int] = {}
+    for tensor in _tensors(module):
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())
+
+
+def _tensors(module: Any) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def generation_config(path: Path) -> dict[str, Any]:
+    """`generation_config.json`, or an empty dictionary."""
+    return read_config(path, "generation_config.json")

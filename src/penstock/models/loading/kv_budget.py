@@ -1,0 +1,135 @@
+"""How many blocks of KV cache fit beside a model: by rule on a CPU, by measurement on a GPU."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+import torch
+
+from penstock.engine.model import Batch, SequenceSlice
+from penstock.errors import ModelNotLoadable
+from penstock.models.loading import checkpoint
+
+if TYPE_CHECKING:
+    from penstock.engine.model import Model
+    from penstock.models.devices.device import Device
+
+logger = logging.getLogger(__name__)
+
+CPU_SHARE: Final = 0.4
+MOST_CPU_BYTES: Final = 16 * 1024**3
+GPU_SHARE: Final = 0.97
+_GRAPHS_BYTES: Final = 512 * 1024**2
+"""What captured graphs and the libraries take beside what is measured."""
+
+_SAMPLER_ROWS: Final = 4
+"""Copies of the logits that sampling may hold at once."""
+
+_RETRY_SHARE: Final = 0.9
+_RETRIES: Final = 3
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """A model that is told how many sequences will run, and captures its steps before they do."""
+
+    max_sequences: int
+
+    def free_bytes(self) -> int:
+        """Memory that can still be taken on each device of the model."""
+        ...
+
+    def capture(self) -> None:
+        """Capture the steps of all batch sizes."""
+        ...
+
+
+def allocate(
+    model: Model,
+    device: Device,
+    *,
+    slots: int,
+    spare_slots: int = 0,
+    step_tokens: int,
+    budget_bytes: int,
+    where: str,
+) -> int:
+    """Allocate the KV cache: what the slots can fill, within the budget; returns its blocks.
+
+    Sequences in `spare_slots` share those blocks, but are in the steps beside the others.
+    `step_tokens` is the longest prefill that the engine will ask for at once. Without a budget
+    (0) a GPU's is what such a step, run here, leaves of its memory.
+
+    :raises ModelNotLoadable: not even one block fits.
+    """
+    layout = model.kv_layout
+    at_once = slots + spare_slots
+    if isinstance(model, Warmable):
+        model.max_sequences = at_once
+    if not budget_bytes:
+        budget_bytes = _budget(model, device, at_once, step_tokens)
+    per_slot = -(-model.context_length // layout.block_size)
+    blocks = min(slots * per_slot, budget_bytes // max(1, layout.bytes_per_block))
+    if blocks < 1:
+        raise ModelNotLoadable(
+            f"{where}: a KV cache of {budget_bytes} bytes holds nothing; "
+            f"{layout.block_size} tokens take {layout.bytes_per_block}"
+        )
+    if device.kind == "cpu":
+        return _taken(model, blocks, where)
+    for _ in range(_RETRIES):
+        try:
+            return _proven(model, blocks, at_once, step_tokens)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            logger.warning("%s: %d blocks were too many: %s", where, blocks, error)
+            model.allocate(0)
+            blocks = max(1, int(blocks * _RETRY_SHARE))
+    return _taken(model, blocks, where)
+
+
+def _taken(model: Model, blocks: int, where: str) -> int:
+    try:
+        model.allocate(blocks)
+    except MemoryError as error:
+        raise ModelNotLoadable(f"{where}: {checkpoint.first_line(error)}") from error
+    return blocks
+
+
+def _proven(model: Model, blocks: int, slots: int, step_tokens: int) -> int:
+    """Allocate, then run the largest step beside it and capture the others."""
+    model.allocate(blocks)
+    if isinstance(model, Warmable):
+        model.capture()
+    _largest_step(model, slots, min(step_tokens, blocks * model.kv_layout.block_size))
+    return blocks
+
+
+def _budget(model: Model, device: Device, slots: int, step_tokens: int) -> int:
+    """Bytes for the KV cache."""
+    if device.kind == "cpu":
+        return min(int(device.free_bytes() * CPU_SHARE), MOST_CPU_BYTES)
+    size = model.kv_layout.block_size
+    model.allocate(-(-min(step_tokens, model.context_length) // size) + slots)
+    peak = device.peak_bytes(lambda: _largest_step(model, slots, step_tokens))
+    model.allocate(0)
+    sampling = _SAMPLER_ROWS * slots * model.vocab_size * torch.float32.itemsize
+    if isinstance(model, Warmable):
+        free = model.free_bytes()
+        peak *= 2  # captured steps have memory of their own
+    else:
+        free = device.free_bytes()
+    return int(free * GPU_SHARE) - peak - sampling - _GRAPHS_BYTES
+
+
+def _largest_step(model: Model, slots: int, step_tokens: int) -> None:
+    """A prefill of `step_tokens` beside one token of every other slot; what it says is no matter."""
+    size = model.kv_layout.block_size
+    tokens = min(step_tokens, model.context_length)
+    first = -(-tokens // size)
+    table = list(range(first))
+    parts = [SequenceSlice(0, [0] * tokens, 0, table, tokens - 1)]
+    parts += [SequenceSlice(key, [0], 0, [0], 0) for key in range(1, slots)]
+    model.forward(Batch(parts))
+    for key in range(slots):
+        model.release(key)

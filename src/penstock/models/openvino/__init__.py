@@ -1,5 +1,0 @@
-"""OpenVINO's runtime as a backend: the fastest on Intel CPUs, and Intel GPUs by the same code."""
-
-from penstock.models.openvino.loading import load
-
-__all__ = ["load"]

@@ -1,0 +1,208 @@
+"""A model written in low bit, and what that cost it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import torch
+
+from penstock.contract.job import TextPrompt
+from penstock.errors import BadSettings, ModelNotLoadable
+from penstock.models.backends import bigdl
+from penstock.models.backends.lean import weights as all_weights
+from penstock.models.backends.lean.products import fp8, low_bit
+from penstock.models.backends.lean.products.weight_formats import FP8
+from penstock.models.backends.lean.shape import NotLean
+from penstock.models.loading import checkpoint
+from penstock.models.text import tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from penstock.models.loading.assembled import Progress
+    from penstock.models.spec import ModelSpec
+
+WINDOW_TOKENS: Final = 256
+"""Tokens that are read at once; each window begins with no memory of the last."""
+MOST_TOKENS: Final = 2_048
+REPORT_FILE: Final = "quantization.json"
+_NOT_COPIED: Final = (".safetensors", ".bin", ".pt", ".index.json", ".gguf", ".onnx", ".h5")
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """The low-bit model against the same weights in fp32, on one text.
+
+    `logit_error` is the root of the squared differences of all logits over that of the logits'
+    own distance from their mean. `agreement` is the share of positions whose likeliest next token
+    is the same.
+    """
+
+    tokens: int
+    logit_error: float
+    agreement: float
+    perplexity_fp32: float
+    perplexity: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was written, or of FP8 what a worker will hold.
+
+    `bits_a_weight` counts all of it, embeddings and norms too.
+    """
+
+    format: str
+    parameters: int
+    bytes_before: int
+    bytes_after: int
+    bits_a_weight: float
+    quality: Quality | None = None
+
+
+def quantise(
+    spec: ModelSpec, target: Path, format_name: str, text: str, progress: Progress
+) -> Report:
+    """Write a model as bigdl-llm's `save_low_bit` does; an empty `text` measures no quality.
+
+    The folder appears whole or not at all. Measuring needs memory for the model in fp32, else
+    for the model as it is stored.
+
+    :raises BadSettings: the target is there already, or the model is in low bit.
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    if target.exists():
+        raise BadSettings(f"{target} is there already")
+    _refuse_low_bit(spec)
+    quantiser = bigdl.Quantiser(bigdl.import_library(), format_name)
+    config = checkpoint.load_config(spec)
+    stored = checkpoint.dtype(spec, config)
+    progress(0.0, f"reading {spec.path}")
+    module = checkpoint.load_module(spec, config, torch.float32 if text else stored)
+    parameters = checkpoint.parameters(module)
+    windows = _windows(spec, module, text) if text else []
+    progress(0.1, "computing in fp32")
+    before = _logits(module, windows)
+    quantiser.convert(module, lambda share, what: progress(0.2 + share * 0.7, what))
+    progress(0.8, f"computing in {format_name}")
+    quality = _compare(before, _logits(module, windows), windows) if windows else None
+    progress(0.9, f"writing {target}")
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    bigdl.save_low_bit(module, part, format_name, rest=stored)
+    for file in spec.path.iterdir():
+        if file.is_file() and not (part / file.name).exists() and not _is_weights(file):
+            shutil.copy2(file, part)
+    for file in part.glob("*.safetensors"):
+        file.chmod(spec.path.joinpath("config.json").stat().st_mode)
+    after = sum(file.stat().st_size for file in part.glob("*.safetensors"))
+    report = Report(
+        format=format_name,
+        parameters=parameters,
+        bytes_before=checkpoint.file_bytes(spec),
+        bytes_after=after,
+        bits_a_weight=8 * after / parameters,
+        quality=quality,
+    )
+    (part / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    part.rename(target)
+    progress(1.0, "done")
+    return report
+
+
+@torch.inference_mode()
+def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
+    """Tell what FP8 costs a model, by its rounding done on the CPU; nothing is written.
+
+    Workers make FP8 from the checkpoint as they load it. Measuring needs memory for the model in
+    fp32 and a quarter more.
+
+    :raises BadSettings: the model is in low bit.
+    :raises ModelNotLoadable: with one line that says why.
+    """
+    _refuse_low_bit(spec)
+    config = checkpoint.load_config(spec)
+    progress(0.0, f"reading {spec.path}")
+    module = checkpoint.load_module(spec, config, torch.float32)
+    parameters = checkpoint.parameters(module)
+    windows = _windows(spec, module, text)
+    progress(0.1, "computing in fp32")
+    before = _logits(module, windows)
+    try:
+        adopted = all_weights.adopt(module, low_bit.prepare(spec, module, FP8))
+    except NotLean as reason:
+        raise ModelNotLoadable(f"{spec.path}: no fp8 for this model ({reason})") from reason
+    held = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
+    fp8.round_inputs(module, held)
+    progress(0.8, "computing in fp8")
+    quality = _compare(before, _logits(module, windows), windows)
+    progress(1.0, "done")
+    return Report(
+        format=FP8.format,
+        parameters=parameters,
+        bytes_before=checkpoint.file_bytes(spec),
+        bytes_after=held.nbytes,
+        bits_a_weight=8 * held.nbytes / parameters,
+        quality=quality,
+    )
+
+
+def _refuse_low_bit(spec: ModelSpec) -> None:
+    if spec.low_bit_folder:
+        raise BadSettings(f"{spec.path} is in low bit already ({spec.format})")
+
+
+def _is_weights(file: Path) -> bool:
+    return file.name.endswith(_NOT_COPIED) or ".part" in file.suffixes
+
+
+def _windows(spec: ModelSpec, module: Any, text: str) -> list[list[int]]:
+    """Cut a text into token ids that the model can read at once.
+
+    :raises ModelNotLoadable: the text is too short to say anything.
+    """
+    words = tokenizer.load(spec, checkpoint.vocab_size(module))
+    token_ids = words.encode(TextPrompt(text))[:MOST_TOKENS]
+    length = min(WINDOW_TOKENS, checkpoint.context_length(spec, module))
+    windows = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
+    windows = [window for window in windows if len(window) > 1]
+    if not windows:
+        raise ModelNotLoadable("the text for the quality report has less than two tokens")
+    return windows
+
+
+@torch.inference_mode()
+def _logits(module: Any, windows: Sequence[list[int]]) -> list[torch.Tensor]:
+    """Return each window's (T, vocab) float32 logits."""
+    module.eval()
+    return [
+        module(input_ids=torch.tensor([window]), use_cache=False).logits[0].float()
+        for window in windows
+    ]
+
+
+def _compare(
+    before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], windows: Sequence[list[int]]
+) -> Quality:
+    pairs = list(zip(before, after, strict=True))
+    spread = sum(float((a - a.mean(-1, keepdim=True)).square().sum()) for a, _ in pairs)
+    error = sum(float((a - b).square().sum()) for a, b in pairs)
+    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs)
+    tokens = sum(map(len, windows))
+    return Quality(
+        tokens=tokens,
+        logit_error=math.sqrt(error / spread) if spread else 0.0,
+        agreement=same / tokens,
+        perplexity_fp32=_perplexity(before, windows),
+        perplexity=_perplexity(after, windows),
+    )
+
+
+def _perplexity(logits: Sequence[torch.Tensor], windows: Sequence[list[int]]) -> float:
+    losses = [
+        torch.nn.functional.cross_entropy(one[:-1], torch.tensor(window[1:]), reduction="sum")
+        for one, window in zip(logits, windows, strict=True)
+    ]
+    return math.exp(min(float(sum(losses)) / sum(len(window) - 1 for window in windows), 700.0))

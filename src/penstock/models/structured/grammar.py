@@ -1,0 +1,180 @@
+"""Structured text by llguidance: what a client asked for, compiled into masks of tokens."""
+
+from __future__ import annotations
+
+import importlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, assert_never, cast
+
+import msgspec
+
+from penstock.contract.structure import (
+    ChoiceStructure,
+    EitherStructure,
+    GrammarStructure,
+    JsonStructure,
+    RegexStructure,
+    ToolStructure,
+)
+from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
+from penstock.models.structured import lark
+from penstock.models.text import vocabulary
+from penstock.models.text.dialect import Reasoning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from penstock.contract.structure import AnswerStructure, Structure
+    from penstock.models.text.dialect import Dialect
+
+_REMEMBERED: Final = 128
+"""Compiled grammars of a model."""
+
+_MESSAGE_LENGTH: Final = 300
+
+
+class GrammarConstraint:
+    """One sequence's state in a grammar; see `penstock.engine.sampling.constraint.Constraint`."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def mask(self, ahead: Sequence[int] = ()) -> bytes:
+        """Return one bit a token, the lowest first; see `Constraint`.
+
+        :raises UnsupportedFeature: the grammar is too complex to go on.
+        """
+        matcher = self._matcher
+        if ahead:
+            if matcher.validate_tokens(list(ahead)) < len(ahead):
+                return b""
+            matcher = matcher.deep_copy()
+            matcher.consume_tokens(list(ahead))
+            mask = cast("bytes", matcher.compute_bitmask())
+            return b"" if matcher.is_error() else mask
+        mask = cast("bytes", matcher.compute_bitmask())
+        if matcher.is_error():
+            raise UnsupportedFeature(f"the answer's form is too complex: {self._error()}")
+        return mask
+
+    def advance(self, token_id: int) -> None:
+        """Take note of a token.
+
+        :raises EngineFailed: it does not fit.
+        """
+        if not self._matcher.consume_token(token_id):
+            raise EngineFailed(f"token {token_id} does not fit the answer's form: {self._error()}")
+
+    def _error(self) -> str:
+        return _shortened(str(self._matcher.get_error()))
+
+
+class GrammarCompiler:
+    """Compiles structures for one tokenizer and remembers them. Not safe from several threads."""
+
+    def __init__(
+        self,
+        tokenizer_json: str,
+        *,
+        vocab_size: int,
+        eos_token_ids: Iterable[int],
+        dialect: Dialect,
+    ) -> None:
+        """Read the vocabulary: tens of milliseconds, or a second for a large one.
+
+        :raises UnsupportedFeature: llguidance is not installed, or cannot read this tokenizer.
+        """
+        try:
+            self._library: Any = importlib.import_module("llguidance")
+        except ImportError as error:
+            raise UnsupportedFeature("structured text needs llguidance on the worker") from error
+        try:
+            self._tokenizer = vocabulary.read(
+                self._library, tokenizer_json, vocab_size=vocab_size, eos_token_ids=eos_token_ids
+            )
+        except Exception as error:
+            raise UnsupportedFeature(
+                f"no structured text with this model's tokenizer: {_shortened(str(error))}"
+            ) from error
+        self._dialect = dialect
+        self._markers = vocabulary.markers(tokenizer_json)
+        self._limits = self._library.LLParserLimits(verbose_errors=False)
+        self._compiled: OrderedDict[bytes, Any] = OrderedDict()
+
+    def begin(self, structure: Structure, *, reasoning: Reasoning) -> GrammarConstraint:
+        """Return a constraint at its beginning; compiles the structure unless it is remembered.
+
+        A structure holds for what comes after the model's reasoning.
+
+        :raises InvalidParameter: the structure is not valid.
+        """
+        key = msgspec.json.encode((structure, reasoning))
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._compile(self._grammars(structure, reasoning))
+            if len(self._compiled) >= _REMEMBERED:
+                self._compiled.popitem(last=False)
+            self._compiled[key] = compiled
+        self._compiled.move_to_end(key)
+        return GrammarConstraint(compiled.deep_copy())
+
+    def _grammars(self, structure: Structure, reasoning: Reasoning) -> list[dict[str, Any]]:
+        """Return llguidance's grammars; the first is the whole answer's."""
+        bodies = self._bodies(structure)
+        markers = self._dialect.reasoning
+        if markers is None or reasoning is Reasoning.NONE:
+            return bodies
+        start = lark.after_reasoning(
+            markers, self._markers, opened=reasoning is Reasoning.OPENED, body="@body"
+        )
+        return [{"lark_grammar": start}, *bodies]
+
+    def _bodies(self, structure: Structure) -> list[dict[str, Any]]:
+        if not isinstance(structure, EitherStructure):
+            return [self._body(structure)]
+        calls, answer = self._body(structure.calls), self._body(structure.answer)
+        return [
+            {"name": "body", "lark_grammar": "start: @calls | @answer"},
+            {**calls, "name": "calls"},
+            {**answer, "name": "answer"},
+        ]
+
+    def _body(self, structure: AnswerStructure | ToolStructure) -> dict[str, Any]:
+        match structure:
+            case JsonStructure(schema, lenient):
+                return {"name": "body", "json_schema": lark.schema_with_options(schema, lenient)}
+            case RegexStructure(pattern):
+                return {"name": "body", "lark_grammar": lark.of_regex(self._library, pattern)}
+            case ChoiceStructure(choices):
+                return {"name": "body", "lark_grammar": lark.of_choices(choices)}
+            case GrammarStructure(grammar):
+                return {"name": "body", "lark_grammar": lark.of_grammar(grammar)}
+            case ToolStructure():
+                calls = lark.of_tools(structure, self._dialect.tool_parser, self._markers)
+                return {"name": "body", "lark_grammar": calls}
+            case _:
+                assert_never(structure)
+
+    def _compile(self, grammars: list[dict[str, Any]]) -> Any:
+        matcher = self._library.LLMatcher(
+            self._tokenizer,
+            msgspec.json.encode({"grammars": grammars}).decode(),
+            log_level=0,
+            limits=self._limits,
+        )
+        mask = cast("bytes", matcher.compute_bitmask())
+        if matcher.is_error():
+            raise InvalidParameter(f"the answer's form: {_shortened(str(matcher.get_error()))}")
+        if not any(mask):
+            raise InvalidParameter("the answer's form allows no text")
+        return matcher
+
+
+def _shortened(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines)[:_MESSAGE_LENGTH]

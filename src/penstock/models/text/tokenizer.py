@@ -1,0 +1,373 @@
+"""A model's tokenizer and chat template, as the worker's threads use them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final, assert_never, cast
+
+from penstock.contract.job import (
+    TO_CONTEXT,
+    WHOLE,
+    ChatPrompt,
+    FillPrompt,
+    PairPrompt,
+    TextPrompt,
+    TokenPrompt,
+)
+from penstock.engine.text.detokenizer import REPLACEMENT
+from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
+from penstock.models.loading import checkpoint
+from penstock.models.loading.libraries import transformers
+from penstock.models.spec import read_config
+from penstock.models.structured.grammar import GrammarCompiler
+from penstock.models.text import (
+    dialect,
+    fastchat_templates,
+    fill_in_middle,
+    flat_messages,
+    token_bytes,
+)
+from penstock.models.text.dialect import Dialect, Reasoning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from penstock.contract.job import Prompt
+    from penstock.contract.structure import Structure
+    from penstock.engine.sampling.constraint import Constraint
+    from penstock.models.spec import ModelSpec
+    from penstock.models.text.fastchat_templates import Template
+
+CHATML = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+PLAIN = """\
+{%- for message in messages %}
+{{- message.role + ': ' + message.content }}
+{%- if not loop.last or add_generation_prompt %}{{- '\\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- 'assistant:' }}{%- endif %}
+"""
+
+
+_TAIL: Final = 8
+"""Tokens of a prompt's end in which a marker that opens the answer's reasoning is looked for."""
+
+
+class Tokenizer:
+    """Text to token ids and back. Safe from several threads but for `constrain`."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        vocab_size: int,
+        eos_token_ids: Iterable[int] = (),
+        chat_template: str | None = None,
+        tool_parser: str | None = None,
+        named: Template | None = None,
+        context_length: int | None = None,
+        lower_case: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._lower_case = lower_case
+        self._grammars: GrammarCompiler | None = None
+        self._template: str | None = chat_template or _own_template(tokenizer)
+        self.stop_strings: tuple[str, ...] = ()
+        if self._template is None and named is not None:
+            self._template, self.stop_strings = named.jinja, named.stop
+        self.has_chat_template = self._template is not None
+        self.vocab_size = vocab_size
+        own = tokenizer.eos_token_id
+        self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
+        self.dialect: Dialect = dialect.of_template(self._template, tool_parser=tool_parser)
+        self._hidden = self._hidden_ids()
+        self.fill_in = fill_in_middle.of_tokenizer(tokenizer)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt.
+
+        :raises InvalidParameter: an id outside the vocabulary, or what `render` raises.
+        :raises UnsupportedFeature: a middle to be filled in, by a model that cannot.
+        """
+        match prompt:
+            case TokenPrompt(token_ids, truncate):
+                return self._checked(token_ids)[: self._bound(truncate)]
+            case TextPrompt(text, add_special_tokens, truncate):
+                return self._encode(text, special=add_special_tokens, truncate=truncate)
+            case PairPrompt():
+                return self.encode_pair(prompt)[0]
+            case FillPrompt(before, after):
+                return self._fill(before, after)
+            case ChatPrompt():
+                text = self.render(prompt)
+                # A template writes BOS itself, where the model wants one.
+                return self._encode(text, special=False)
+            case _:
+                assert_never(prompt)
+
+    def encode_pair(self, prompt: PairPrompt) -> tuple[list[int], list[int]]:
+        """Token ids of two texts, and of which of them each is: 0 or 1.
+
+        :raises InvalidParameter: they are no text.
+        """
+        bound = self._bound(prompt.truncate)
+        texts = (self._cased(prompt.first), self._cased(prompt.second))
+        try:
+            found = self._tokenizer(
+                *texts, truncation=bound is not None, max_length=bound, return_token_type_ids=True
+            )
+        except (UnicodeError, TypeError) as error:
+            raise _untokenisable(error) from error
+        return list(found["input_ids"]), list(found["token_type_ids"])
+
+    def render(self, prompt: ChatPrompt) -> str:
+        """The text that the model sees for a chat.
+
+        :raises InvalidParameter: the template refuses the messages, or fails on them.
+        """
+        conversation = [flat_messages.flattened(message) for message in prompt.messages]
+        reserved = _RESERVED.intersection(prompt.template_kwargs)
+        if reserved:
+            raise InvalidParameter(
+                f"chat_template_kwargs may not set {', '.join(sorted(reserved))}",
+                param="chat_template_kwargs",
+            )
+        if prompt.continue_final_message and prompt.add_generation_prompt:
+            raise InvalidParameter(
+                "continue_final_message and add_generation_prompt exclude each other",
+                param="continue_final_message",
+            )
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                conversation,
+                tools=list(prompt.tools) or None,
+                chat_template=self._template or self._default_template(),
+                add_generation_prompt=prompt.add_generation_prompt,
+                continue_final_message=prompt.continue_final_message,
+                tokenize=False,
+                **prompt.template_kwargs,
+            )
+        except Exception as error:
+            # A template is a program of the model's makers: whatever it raises is its answer to
+            # these messages (jinja's errors, KeyError, TypeError ...).
+            reason = checkpoint.first_line(error)
+            raise InvalidParameter(
+                f"the model's chat template refuses these messages: {reason}", param="messages"
+            ) from error
+        return rendered
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens skipped, but for those that mark calls and reasoning.
+
+        :raises InvalidParameter: an id outside the vocabulary.
+        """
+        checked = self._checked(token_ids)
+        if self._hidden is not None:
+            checked = [token for token in checked if token not in self._hidden]
+        return self._tokenizer.decode(
+            checked, skip_special_tokens=self._hidden is None, clean_up_tokenization_spaces=False
+        )
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token, special ones too (for log probabilities)."""
+        text = self._tokenizer.decode(
+            [token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return token_bytes.with_spaces(self._tokenizer.convert_ids_to_tokens(token_id), text)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes of one token, which may be a part of a character."""
+        text = self.token_text(token_id)
+        if REPLACEMENT not in text:
+            return text.encode()
+        return token_bytes.of_piece(self._tokenizer.convert_ids_to_tokens(token_id), text)
+
+    def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
+        """Tell where the answer to a prompt begins."""
+        if self.dialect.reasoning is None or not isinstance(prompt, ChatPrompt):
+            return Reasoning.NONE
+        begin, end = self.dialect.reasoning
+        tail = self.decode(prompt_token_ids[-_TAIL:]).rstrip()
+        if tail.endswith(begin):
+            return Reasoning.OPENED
+        return Reasoning.NONE if tail.endswith(end) else Reasoning.POSSIBLE
+
+    def tokens_of(self, texts: Sequence[str]) -> dict[int, str]:
+        """Return those texts that are one added token, such as `<|file_sep|>`, by their ids.
+
+        The text of a special one is never told, so nobody would find it in an answer.
+        """
+        added: dict[str, int] = self._tokenizer.get_added_vocab() if texts else {}
+        return {added[text]: text for text in texts if text in added}
+
+    def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
+        """Return a structure's constraint, at its beginning. For one thread at a time.
+
+        :raises InvalidParameter: the structure is not valid.
+        :raises UnsupportedFeature: this tokenizer, or llguidance, is not up to it.
+        """
+        if self._grammars is None:
+            backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+            endings = [token for token in self.eos_token_ids if 0 <= token < self.vocab_size]
+            if backend is None or not endings:
+                raise UnsupportedFeature("no structured text with this model's tokenizer")
+            self._grammars = GrammarCompiler(
+                backend.to_str(),
+                vocab_size=max(self.vocab_size, len(self._tokenizer)),
+                eos_token_ids=endings,
+                dialect=self.dialect,
+            )
+        return self._grammars.begin(structure, reasoning=reasoning)
+
+    def _hidden_ids(self) -> frozenset[int] | None:
+        """Special tokens that `decode` skips; None where those are all the special ones."""
+        special = {
+            int(token): str(self.token_text(token)) for token in self._tokenizer.all_special_ids
+        }
+        shown = [token for token, text in special.items() if text in self.dialect.markers]
+        return frozenset(special).difference(shown) if shown else None
+
+    def _encode(self, text: str, *, special: bool, truncate: int = WHOLE) -> list[int]:
+        bound = self._bound(truncate)
+        cut = {} if bound is None else {"truncation": True, "max_length": bound}
+        try:
+            return [
+                int(token)
+                for token in self._tokenizer.encode(
+                    self._cased(text), add_special_tokens=special, **cut
+                )
+            ]
+        except (UnicodeError, TypeError) as error:  # lone surrogates
+            raise _untokenisable(error) from error
+
+    def _fill(self, before: str, after: str) -> list[int]:
+        if self.fill_in is None:
+            raise UnsupportedFeature("the model has no tokens to fill in with", param="suffix")
+        try:
+            return self.fill_in.encode(before, after)
+        except (UnicodeError, TypeError) as error:
+            raise _untokenisable(error) from error
+
+    @property
+    def fill_endings(self) -> tuple[int, ...]:
+        """What ends a text that was filled in, besides the model's own endings."""
+        return self.fill_in.endings if self.fill_in else ()
+
+    def _bound(self, truncate: int) -> int | None:
+        """How many tokens are kept of a prompt; None for all."""
+        if truncate == WHOLE:
+            return None
+        if truncate == TO_CONTEXT:
+            return self._context_length
+        return min(truncate, self._context_length or truncate)
+
+    def _cased(self, text: str) -> str:
+        return text.lower() if self._lower_case else text
+
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        for token in token_ids:
+            if not 0 <= token < self.vocab_size:
+                raise InvalidParameter(
+                    f"token id {token} is not in the vocabulary (0 to {self.vocab_size - 1})",
+                    param="prompt",
+                )
+        return list(token_ids)
+
+    def _default_template(self) -> str:
+        """ChatML where the tokenizer knows it, else plain lines of `role: text`."""
+        vocabulary: dict[str, int] = self._tokenizer.get_added_vocab()
+        return CHATML if "<|im_start|>" in vocabulary else PLAIN
+
+
+_RESERVED = frozenset(
+    (
+        "conversation",
+        "messages",
+        "tools",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    )
+)
+
+
+_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "merges.txt")
+
+
+def _untokenisable(error: Exception) -> InvalidParameter:
+    reason = checkpoint.first_line(error)
+    return InvalidParameter(f"the text cannot be tokenised: {reason}", param="prompt")
+
+
+def load(
+    spec: ModelSpec,
+    vocab_size: int,
+    *,
+    folder: Path | None = None,
+    context_length: int | None = None,
+    lower_case: bool = False,
+) -> Tokenizer:
+    """The tokenizer in a model's folder, or in `folder` if it is not there.
+
+    `context_length` bounds prompts that may be cut; `lower_case` is sentence-transformers' wish.
+
+    :raises ModelNotLoadable: there is none, or it needs code of its own that is not allowed.
+    """
+    path = folder or spec.path
+    if not spec.trust_remote_code and not any(any(path.glob(name)) for name in _FILES):
+        # Transformers would make an empty one.
+        raise ModelNotLoadable(f"{path}: there is no tokenizer (tokenizer.json or the like)")
+    library = transformers()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = library.AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=spec.trust_remote_code
+            )
+    except Exception as error:
+        raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
+    return Tokenizer(
+        tokenizer,
+        vocab_size=vocab_size,
+        eos_token_ids=eos_token_ids(spec),
+        chat_template=spec.chat_template,
+        tool_parser=spec.tool_parser,
+        named=fastchat_templates.by_model(spec.path.name),
+        context_length=context_length,
+        lower_case=lower_case,
+    )
+
+
+def eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:
+    """What ends a text by the model's own files: generation_config.json, else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        value = read_config(spec.path, name).get("eos_token_id")
+        values = cast("list[Any]", value) if isinstance(value, list) else [value]
+        found = tuple(token for token in values if isinstance(token, int))
+        if found:
+            return found
+    return ()
+
+
+def _own_template(tokenizer: Any) -> str | None:
+    """The tokenizer's template; of several named ones the default."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):
+        named = cast("dict[str, str]", template)
+        return named.get("default") or next(iter(named.values()), None)
+    return template or None

@@ -1,0 +1,127 @@
+"""Gauges of the fleet, as they are when somebody looks.
+
+They are made anew for each look, so what has gone does not stay at its last value. With hundreds
+of workers that is some tens of milliseconds of work: not for an event loop.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+    from penstock.transport.jobs.records import QueueDepth
+
+QUEUE_LABELS: Final = ("model", "device")
+WORKER_LABELS: Final = (*QUEUE_LABELS, "worker")
+
+_OF_QUEUES: Final[tuple[tuple[str, str, Callable[[QueueDepth], float]], ...]] = (
+    ("num_requests_running", "Jobs that a worker holds", lambda depth: depth.running),
+    ("num_requests_waiting", "Jobs that wait in the queue", lambda depth: depth.waiting_jobs),
+    ("queue_waiting_tokens", "Weight of the waiting jobs", lambda depth: depth.waiting_tokens),
+    ("queue_oldest_seconds", "Age of the oldest waiting job", lambda depth: depth.oldest_age_s),
+)
+_OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float]], ...]] = (
+    ("worker_slots", "Sequences a worker decodes at once", lambda card, _: card.slots),
+    ("kv_cache_usage_ratio", "Share of the KV cache in use", lambda _, load: load.kv_use),
+    ("worker_running", "Sequences in the batch", lambda _, load: load.running),
+    ("worker_waiting", "Sequences taken, not in it yet", lambda _, load: load.waiting),
+    ("worker_step_seconds", "Median duration of a step", lambda _, load: load.step_ms / 1000),
+    (
+        "worker_decode_tokens_per_second",
+        "Decode rate",
+        lambda _, load: load.decode_tokens_per_s,
+    ),
+    (
+        "worker_prefill_tokens_per_second",
+        "Prefill rate",
+        lambda _, load: load.prefill_tokens_per_s,
+    ),
+    (
+        "worker_generated_tokens",
+        "Tokens since its start",
+        lambda _, load: load.generated_tokens_total,
+    ),
+    ("worker_preempted", "Preemptions since its start", lambda _, load: load.preempted_total),
+    (
+        "spec_decode_num_drafts",
+        "Guessed continuations since its start",
+        lambda _, load: load.drafts_total,
+    ),
+    (
+        "spec_decode_num_draft_tokens",
+        "Guessed tokens since its start",
+        lambda _, load: load.drafted_tokens_total,
+    ),
+    (
+        "spec_decode_num_accepted_tokens",
+        "Guessed tokens that were right",
+        lambda _, load: load.accepted_tokens_total,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class FleetView:
+    """What a scrape shows of the fleet. A queue without a depth could not be read."""
+
+    redis_up: bool
+    cards: Sequence[ModelCard] = ()
+    workers: Sequence[WorkerCard] = ()
+    depths: Mapping[str, QueueDepth] = field(default_factory=dict[str, "QueueDepth"])
+
+
+class FleetCollector(Collector):
+    """The gauges of one view."""
+
+    def __init__(self, view: FleetView) -> None:
+        self._view = view
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield each gauge with all its labels."""
+        view = self._view
+        yield GaugeMetricFamily(
+            "penstock_redis_up", "Whether Redis answers this process", value=view.redis_up
+        )
+        yield _gauge("workers", "Live workers", QUEUE_LABELS, self._live_workers().items())
+        known = [card for card in view.cards if card.queue in view.depths]
+        for name, documentation, of_depth in _OF_QUEUES:
+            rows = (((card.name, card.device), of_depth(view.depths[card.queue])) for card in known)
+            yield _gauge(name, documentation, QUEUE_LABELS, rows)
+        loads = [
+            ((card.name, card.device, worker.id), card, worker.loads[card.queue])
+            for worker in view.workers
+            for card in worker.models
+            if card.queue in worker.loads
+        ]
+        for name, documentation, of_load in _OF_WORKERS:
+            rows = ((labels, of_load(card, load)) for labels, card, load in loads)
+            yield _gauge(name, documentation, WORKER_LABELS, rows)
+
+    def _live_workers(self) -> Counter[tuple[str, str]]:
+        counts = Counter({(card.name, card.device): 0 for card in self._view.cards})
+        counts.update(
+            (card.name, card.device) for worker in self._view.workers for card in worker.models
+        )
+        return counts
+
+
+def _gauge(
+    name: str,
+    documentation: str,
+    labels: tuple[str, ...],
+    rows: Iterable[tuple[Sequence[str], float]],
+) -> Metric:
+    gauge = GaugeMetricFamily(f"penstock_{name}", documentation, labels=labels)
+    for values, value in rows:
+        gauge.add_metric(values, value)
+    return gauge

@@ -1,0 +1,206 @@
+"""API keys: a hash of each in Redis, with what its owner may do. The key itself is kept nowhere.
+
+Keys are 256 random bits, so that a plain SHA-256 of one tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.clock import clock
+from penstock.errors import StoreUnavailable
+from penstock.transport import keys
+from penstock.transport.store.connection import patiently, patiently_async
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import redis
+    import redis.asyncio
+
+    from penstock.settings import Settings
+
+SECRET_PREFIX: Final = "sk-penstock-"  # noqa: S105  the part that all share
+SECRET_BYTES: Final = 32
+HINT_CHARACTERS: Final = 4
+FRESH_S: Final = 1.0
+"""How long an API process believes what it has read: a revoked key lives on for as long."""
+MOST_CACHED: Final = 10_000
+
+
+class KeyCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a key's owner may do; limits of 0 are none.
+
+    `hint` is the secret's end, for its owner to tell keys apart. `priority` is the best that its
+    jobs can have (0 first, 9 last). Without `models` all may be used. `admin` may operate the
+    fleet. `expires_s` is Unix time.
+    """
+
+    id: str
+    name: str
+    hint: str
+    created_s: int
+    expires_s: int | None = None
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
+    tokens_per_day: int = 0
+    tokens_per_month: int = 0
+    priority: int | None = None
+    models: tuple[str, ...] = ()
+    admin: bool = False
+
+
+_decoder = msgspec.json.Decoder(KeyCard)
+_encoder = msgspec.json.Encoder()
+
+
+def digest(secret: str) -> str:
+    """Return what of a secret is stored."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class KeyDesk:
+    """Makes, lists and revokes keys: the operator's side, synchronous."""
+
+    def __init__(self, redis: redis.Redis, patience_s: float) -> None:
+        self._redis = cast("Any", redis)
+        self._patience_s = patience_s
+
+    def make(self, name: str, **fields: Any) -> tuple[KeyCard, str]:
+        """Store a new key; its secret is in the answer and nowhere else.
+
+        :raises StoreUnavailable:
+        """
+        secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+        card = KeyCard(
+            id=f"key-{secrets.token_hex(6)}",
+            name=name,
+            hint=secret[-HINT_CHARACTERS:],
+            created_s=int(self.now_s()),
+            **fields,
+        )
+        field, payload = digest(secret), _encoder.encode(card)
+        patiently(lambda: self._redis.hset(keys.API_KEYS, field, payload), self._patience_s)
+        return card, secret
+
+    def now_s(self) -> float:
+        """Return Redis's time, by which keys end.
+
+        :raises StoreUnavailable:
+        """
+        seconds, microseconds = patiently(self._redis.time, self._patience_s)
+        return seconds + microseconds / 1e6
+
+    def cards(self) -> tuple[KeyCard, ...]:
+        """Return every key's card, the oldest first.
+
+        :raises StoreUnavailable:
+        """
+        return tuple(sorted(self._stored().values(), key=lambda card: (card.created_s, card.id)))
+
+    def revoke(self, name: str) -> tuple[KeyCard, ...]:
+        """Forget the key of this id, or the keys of this name; return them.
+
+        :raises StoreUnavailable:
+        """
+        gone = {
+            field: card for field, card in self._stored().items() if name in (card.id, card.name)
+        }
+        if gone:
+            patiently(lambda: self._redis.hdel(keys.API_KEYS, *gone), self._patience_s)
+        return tuple(gone.values())
+
+    def _stored(self) -> dict[str, KeyCard]:
+        found = patiently(lambda: self._redis.hgetall(keys.API_KEYS), self._patience_s)
+        return {field.decode(): _decoder.decode(card) for field, card in found.items()}
+
+
+class Keyring:
+    """The API's side: looks keys up, and bears a Redis that is away for a while."""
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._patience_s = settings.redis_patience_s
+        self._cached: dict[str, tuple[float, KeyCard | None]] = {}
+        self._is_used: bool | None = None
+        self._used_read_s = -FRESH_S
+        self._asking: dict[str, asyncio.Future[Any]] = {}
+
+    async def find(self, secret: str) -> KeyCard | None:
+        """Return the card of a key; None for one that nobody made, or that has expired.
+
+        :raises StoreUnavailable: Redis is away, and this key was not seen of late.
+        """
+        card = await self._card(digest(secret))
+        expired = card and card.expires_s is not None and clock.now_s() >= card.expires_s
+        return None if expired else card
+
+    async def _card(self, field: str) -> KeyCard | None:
+        now_s = time.monotonic()
+        read_s, card = self._cached.get(field, (-self._patience_s, None))
+        if now_s - read_s <= FRESH_S:
+            return card
+        usable = now_s - read_s < self._patience_s
+        try:
+            found = await self._ask(
+                field, lambda: self._redis.hget(keys.API_KEYS, field), wait=not usable
+            )
+        except StoreUnavailable:
+            if usable:
+                return card
+            raise
+        card = None if found is None else _decoder.decode(found)
+        if len(self._cached) >= MOST_CACHED:
+            self._cached.clear()
+        self._cached[field] = (time.monotonic(), card)
+        return card
+
+    async def names(self) -> dict[str, str]:
+        """Return the name of each key by its id.
+
+        :raises StoreUnavailable:
+        """
+        found = await self._ask("names", lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
+        return {card.id: card.name for card in map(_decoder.decode, found.values())}
+
+    async def is_used(self) -> bool:
+        """Whether any key was ever seen: from then on, this process asks for one.
+
+        :raises StoreUnavailable: Redis has been away since the process started.
+        """
+        if self._is_used or time.monotonic() - self._used_read_s <= FRESH_S:
+            return bool(self._is_used)
+        unknown = self._is_used is None
+        try:
+            self._is_used = bool(
+                await self._ask("number", lambda: self._redis.hlen(keys.API_KEYS), wait=unknown)
+            )
+            self._used_read_s = time.monotonic()
+        except StoreUnavailable:
+            if unknown:
+                raise
+        return bool(self._is_used)
+
+    async def _ask(self, what: str, call: Callable[[], Awaitable[Any]], *, wait: bool) -> Any:
+        """Ask Redis; what is known already is not worth waiting for.
+
+        Requests that arrive together share one answer.
+        """
+        asking = self._asking.get(what)
+        if asking is None:
+            patience_s = self._patience_s if wait else 0.0
+            asking = asyncio.ensure_future(patiently_async(call, patience_s))
+            self._asking[what] = asking
+            asking.add_done_callback(lambda done: self._answered(what, done))
+        return await asyncio.shield(asking)
+
+    def _answered(self, what: str, done: asyncio.Future[Any]) -> None:
+        del self._asking[what]
+        if not done.cancelled():
+            done.exception()  # asyncio complains of one that nobody is left to look at

@@ -1,0 +1,202 @@
+"""What an operator looks at: open jobs, the last hour's figures, workers asked to rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.observability.history import percentile
+from penstock.transport import keys
+from penstock.transport.fleet.announcer import DRAIN_LIFE_S
+from penstock.transport.jobs.records import QueueDepth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import redis.asyncio
+
+HISTORY_LIFE_S: Final = 2 * 3_600
+_FIELDS: Final = ("state", "tenant", "created", "next", "priority", "cost", "worker", "lost")
+
+
+class OpenJob(msgspec.Struct, frozen=True):
+    """A job that waits or runs. `tokens` are in its journal; `lost` workers died with it."""
+
+    id: str
+    queue: str
+    status: str
+    tenant: str
+    age_s: float
+    tokens: int
+    priority: int
+    cost_tokens: int
+    worker: str
+    lost: int
+
+
+class QueueMinute(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One queue's minute. Latencies are in seconds; None where none was measured."""
+
+    tokens: int = 0
+    prompt_tokens: int = 0
+    answers: int = 0
+    ttft_p50: float | None = None
+    ttft_p95: float | None = None
+    ttft_p99: float | None = None
+    itl_p50: float | None = None
+    itl_p95: float | None = None
+    itl_p99: float | None = None
+
+
+class Overview:
+    """Reads across the fleet. Of one event loop; every call is one or two round trips."""
+
+    def __init__(self, redis: redis.asyncio.Redis) -> None:
+        self._redis = cast("Any", redis)
+
+    async def open_jobs(self, queues: Sequence[str], most: int) -> list[OpenJob]:
+        """Return jobs that wait (the oldest first) and run, up to `most` of each kind and queue.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        for queue in queues:
+            pipeline.zrange(keys.leases(queue), 0, most - 1)
+            pipeline.zrange(keys.arrivals(queue), 0, most - 1)
+        (seconds, microseconds), *found = await pipeline.execute()
+        now_s = seconds + microseconds / 1e6
+        wanted = [
+            (queue, job_id.decode())
+            for queue, running, waiting in zip(queues, found[::2], found[1::2], strict=True)
+            for job_id in (*running, *waiting)
+        ]
+        pipeline = self._redis.pipeline(transaction=False)
+        for queue, job_id in wanted:
+            pipeline.hmget(keys.job(queue, job_id), _FIELDS)
+        rows = await pipeline.execute()
+        return [
+            _open_job(queue, job_id, row, now_s)
+            for (queue, job_id), row in zip(wanted, rows, strict=True)
+            if row[0] in {b"waiting", b"running"}
+        ]
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, QueueDepth]:
+        """Return how much waits and runs on each queue: `JobQueue.depth`, for many at once.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        for queue in queues:
+            pipeline.zcard(keys.arrivals(queue))
+            pipeline.hget(keys.counters(queue), "tokens")
+            pipeline.zcard(keys.leases(queue))
+            pipeline.zrange(keys.arrivals(queue), 0, 0, withscores=True)
+        (seconds, microseconds), *found = await pipeline.execute()
+        now_s = seconds + microseconds / 1e6
+        return {
+            queue: QueueDepth(
+                waiting_jobs=waiting,
+                waiting_tokens=int(tokens or 0),
+                running=running,
+                oldest_age_s=max(now_s - oldest[0][1] / 1000, 0.0) if oldest else 0.0,
+            )
+            for queue, waiting, tokens, running, oldest in zip(
+                queues, found[::4], found[1::4], found[2::4], found[3::4], strict=True
+            )
+        }
+
+    async def resting(self, worker_ids: Sequence[str]) -> frozenset[str]:
+        """Return the workers that are asked to rest.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for worker_id in worker_ids:
+            pipeline.exists(keys.drain(worker_id))
+        asked = await pipeline.execute()
+        return frozenset(one for one, there in zip(worker_ids, asked, strict=True) if there)
+
+    async def ask_to_rest(self, worker_id: str, *, rest: bool) -> None:
+        """Ask a worker to claim nothing more, or to go on; it does so with its next heartbeat.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        if rest:
+            await self._redis.set(keys.drain(worker_id), "1", ex=DRAIN_LIFE_S)
+        else:
+            await self._redis.delete(keys.drain(worker_id))
+
+    async def add_history(self, counts: Mapping[str, int]) -> None:
+        """Add a process's counts to the minute that it is now by Redis's clock.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        seconds, _ = await self._redis.time()
+        key = keys.history(int(seconds) // 60)
+        pipeline = self._redis.pipeline(transaction=True)
+        for field, count in counts.items():
+            pipeline.hincrby(key, field, count)
+        pipeline.expire(key, HISTORY_LIFE_S)
+        await pipeline.execute()
+
+    async def history(self, minutes: int) -> tuple[int, list[dict[str, QueueMinute]]]:
+        """Return the time (Unix, in seconds, by Redis's clock) and the last minutes, by queue.
+
+        The list ends with the present minute, which is not over; the queue "" is all of them.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        seconds, _ = await self._redis.time()
+        now = int(seconds) // 60
+        pipeline = self._redis.pipeline(transaction=False)
+        for minute in range(now - minutes + 1, now + 1):
+            pipeline.hgetall(keys.history(minute))
+        return int(seconds), [_minute(fields) for fields in await pipeline.execute()]
+
+
+def _open_job(queue: str, job_id: str, row: Sequence[bytes | None], now_s: float) -> OpenJob:
+    state, tenant, created, tokens, priority, cost, worker, lost = (
+        (value or b"").decode() for value in row
+    )
+    return OpenJob(
+        id=job_id,
+        queue=queue,
+        status=state,
+        tenant=tenant,
+        age_s=max(now_s - int(created or 0) / 1000, 0.0),
+        tokens=int(tokens or 0),
+        priority=int(priority or 0),
+        cost_tokens=int(cost or 0),
+        worker=worker,
+        lost=int(lost or 0),
+    )
+
+
+def _minute(fields: Mapping[bytes, bytes]) -> dict[str, QueueMinute]:
+    amounts: dict[str, Counter[str]] = {}
+    latencies: dict[tuple[str, str], Counter[int]] = {}
+    for raw, count in fields.items():
+        kind, bucket, of_queue = raw.decode().split(":", 2)
+        for queue in ("", of_queue):
+            amounts.setdefault(queue, Counter())
+            if bucket:
+                latencies.setdefault((queue, kind), Counter())[int(bucket)] += int(count)
+            else:
+                amounts[queue][kind] += int(count)
+    return {
+        queue: QueueMinute(
+            tokens=counts["tokens"],
+            prompt_tokens=counts["prompt_tokens"],
+            answers=counts["answers"],
+            **{
+                f"{kind}_p{share}": percentile(latencies.get((queue, kind), {}), share / 100)
+                for kind in ("ttft", "itl")
+                for share in (50, 95, 99)
+            },
+        )
+        for queue, counts in amounts.items()
+    }

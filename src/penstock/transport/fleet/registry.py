@@ -1,0 +1,307 @@
+"""Which workers live and which models they serve: the API's side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+from redis.exceptions import RedisError
+
+from penstock.clock import clock
+from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
+from penstock.transport import keys
+from penstock.transport.fleet.announcer import MODEL_LIFE_S, Announcer
+from penstock.transport.fleet.standby import plain_card
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import redis.asyncio
+
+    from penstock.settings import Settings
+
+__all__ = ["Announcer", "Registry", "Served"]
+
+REFRESH_S: Final = 1.0
+
+ASSUMED_TOKENS_PER_S: Final = {"cuda": 1_000.0, "xpu": 300.0, "cpu": 50.0}
+"""What a worker of a device is taken for until it has been seen at work."""
+
+_log = logging.getLogger(__name__)
+_worker_decoder = msgspec.json.Decoder(WorkerCard)
+_model_decoder = msgspec.json.Decoder(ModelCard)
+
+
+class Served(msgspec.Struct, frozen=True):
+    """One queue that serves a model.
+
+    `workers` are the live ones; there are none in the grace time after the last one went. `load`
+    sums theirs, `slots` too. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
+    """
+
+    card: ModelCard
+    workers: tuple[WorkerCard, ...]
+    load: WorkerLoad
+    waiting_jobs: int = 0
+    seen_s: float = 0.0
+    slots: int = 0
+
+
+class View(msgspec.Struct, frozen=True):
+    """The fleet as it was at `read_s` (monotonic); `now_s` is Redis's clock then."""
+
+    read_s: float
+    now_s: float
+    workers: tuple[WorkerCard, ...]
+    served: tuple[Served, ...]
+    by_name: dict[str, list[Served]]
+    """By a model's name, its aliases and its queues' names."""
+
+
+def _names(served: Iterable[Served]) -> dict[str, list[Served]]:
+    found: dict[str, list[Served]] = {}
+    for one in served:
+        for name in {one.card.name, one.card.queue, *one.card.aliases}:
+            found.setdefault(name, []).append(one)
+    return found
+
+
+def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
+    """Add the loads of a queue's workers up; use of KV and step time are means."""
+    if not loads:
+        return WorkerLoad()
+    return WorkerLoad(
+        running=sum(load.running for load in loads),
+        waiting=sum(load.waiting for load in loads),
+        kv_use=sum(load.kv_use for load in loads) / len(loads),
+        decode_tokens_per_s=sum(load.decode_tokens_per_s for load in loads),
+        prefill_tokens_per_s=sum(load.prefill_tokens_per_s for load in loads),
+        step_ms=sum(load.step_ms for load in loads) / len(loads),
+        generated_tokens_total=sum(load.generated_tokens_total for load in loads),
+        prompt_tokens_total=sum(load.prompt_tokens_total for load in loads),
+        finished_total=sum(load.finished_total for load in loads),
+        preempted_total=sum(load.preempted_total for load in loads),
+    )
+
+
+def _by_queue(workers: Iterable[WorkerCard]) -> dict[str, list[WorkerCard]]:
+    """Sort workers by what they serve; with many of both, nobody may look for each in each."""
+    found: dict[str, list[WorkerCard]] = {}
+    for worker in workers:
+        for queue in {model.queue for model in worker.models}:
+            found.setdefault(queue, []).append(worker)
+    return found
+
+
+def _serve(last: ModelCard, workers: Sequence[WorkerCard], waiting: int, seen_s: float) -> Served:
+    """Return what a queue's live workers amount to; `last` is the card announced last."""
+    queue = last.queue
+    return Served(
+        card=last,
+        workers=tuple(workers),
+        load=_sum([worker.loads.get(queue, WorkerLoad()) for worker in workers]),
+        waiting_jobs=waiting,
+        seen_s=seen_s,
+        slots=sum(m.slots for worker in workers for m in worker.models if m.queue == queue),
+    )
+
+
+class Registry:
+    """The API's view of the fleet. Owned by one event loop.
+
+    While Redis is away the last view serves on, for up to `settings.redis_patience_s`.
+    """
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._grace_s = settings.worker_grace_s
+        self._most_waiting = settings.max_waiting_jobs
+        self._standby = settings.standby_queues
+        self._view_life_s = settings.redis_patience_s
+        self._view: View | None = None
+        self._picked: dict[str, int] = {}
+        self._best_tokens_per_s: dict[tuple[str, int], float] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Refresh at once, without an error where Redis is away, and then every second."""
+        await self._try_refresh()
+        self._task = asyncio.create_task(self._refresh_for_ever(), name="penstock-registry")
+
+    async def stop(self) -> None:
+        """End the refreshing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _refresh_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._try_refresh()
+
+    async def _try_refresh(self) -> None:
+        try:
+            await self.refresh()
+        except (RedisError, OSError, RuntimeError, msgspec.MsgspecError) as error:
+            _log.warning("the registry keeps its last view: %s", error)
+
+    async def refresh(self) -> None:
+        """Read the fleet anew.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        asked_s = time.monotonic()
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.zrange(keys.WORKERS, 0, -1)
+        pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
+        (seconds, microseconds), worker_ids, models = await pipeline.execute()
+        clock.hear((seconds, microseconds), asked_s)
+        seen_ms = {queue.decode(): seen for queue, seen in models}
+        seen_ms = dict.fromkeys(self._standby, 0.0) | seen_ms
+        queues = list(seen_ms)
+        pipeline = self._redis.pipeline(transaction=False)
+        # MGET takes no empty list; there is never a worker without a name.
+        pipeline.mget([keys.worker(one.decode()) for one in worker_ids] or [keys.worker("")])
+        pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
+        for queue in queues:
+            pipeline.zcard(keys.arrivals(queue))
+        for queue in self._standby:  # what its last worker told is not forgotten
+            pipeline.expire(keys.model(queue), MODEL_LIFE_S)
+        cards, model_cards, *rest = await pipeline.execute()
+        workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
+        working = _by_queue(worker for worker in workers if not worker.draining)
+        served = tuple(
+            _serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
+            for queue, known, waiting in zip(queues, model_cards, rest, strict=False)
+            if (card := self._card(queue, known)) is not None
+        )
+        for one in served:
+            fleet = (one.card.queue, len(one.workers))
+            best = self._best_tokens_per_s.get(fleet, 0.0)
+            self._best_tokens_per_s[fleet] = max(one.load.decode_tokens_per_s, best)
+        self._picked = {}
+        self._view = View(
+            read_s=time.monotonic(),
+            now_s=seconds + microseconds / 1e6,
+            workers=workers,
+            served=served,
+            by_name=_names(served),
+        )
+
+    def _card(self, queue: str, known: bytes | None) -> ModelCard | None:
+        if known is None:
+            return plain_card(queue) if queue in self._standby else None
+        return _model_decoder.decode(known)
+
+    def _fresh_view(self) -> View | None:
+        view = self._view
+        too_old = view is None or time.monotonic() - view.read_s > self._view_life_s
+        return None if too_old else view
+
+    def workers(self) -> tuple[WorkerCard, ...]:
+        """Return every live worker, draining ones too; none while Redis is away for long."""
+        view = self._fresh_view()
+        return view.workers if view else ()
+
+    def known(self) -> tuple[Served, ...]:
+        """Return every queue that was announced within a day or stands by, served or not.
+
+        :raises StoreUnavailable: Redis has been away for too long to tell.
+        """
+        view = self._fresh_view()
+        if view is None:
+            raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
+        return view.served
+
+    def served(self) -> tuple[Served, ...]:
+        """Return every queue that a live worker serves, with its load."""
+        view = self._fresh_view()
+        return tuple(one for one in view.served if one.workers) if view else ()
+
+    def models(self) -> tuple[ModelCard, ...]:
+        """Return the card of every queue that a live worker serves, or that stands by."""
+        view = self._fresh_view()
+        if view is None:
+            return ()
+        return tuple(
+            one.card for one in view.served if one.workers or one.card.queue in self._standby
+        )
+
+    def resolve(self, name: str) -> tuple[Served, ...]:
+        """Return the queues that serve a model, by its name, an alias or a queue's name.
+
+        Live ones only, if there are any; else those that stand by, or whose last worker went a
+        moment ago.
+
+        :raises UnknownModel: no worker has announced it within a day.
+        :raises NoWorker: its last worker has been gone for longer than the grace time.
+        :raises StoreUnavailable: Redis has been away for too long to tell.
+        """
+        view = self._fresh_view()
+        if view is None:
+            raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
+        known = view.by_name.get(name)
+        if not known:
+            raise UnknownModel(f"the model {name!r} does not exist")
+        live = tuple(one for one in known if one.workers)
+        recent = tuple(
+            one
+            for one in known
+            if view.now_s - one.seen_s <= self._grace_s or one.card.queue in self._standby
+        )
+        if not live and not recent:
+            raise NoWorker(f"no worker serves the model {name!r} now", retry_after_s=self._grace_s)
+        return live or recent
+
+    def pick(self, name: str) -> ModelCard:
+        """Return the queue of a model with the shortest expected wait.
+
+        :raises UnknownModel, NoWorker, StoreUnavailable: as `resolve`.
+        """
+        best = min(self.resolve(name), key=self._expected_wait)
+        # What was picked since the last refresh counts, or a burst would go to one queue whole.
+        queue = best.card.queue
+        self._picked[queue] = self._picked.get(queue, 0) + 1
+        return best.card
+
+    def has_room(self, card: ModelCard) -> bool:
+        """Whether a live queue of a model was below its bound of jobs at the last look."""
+        return any(
+            one.card.name == card.name and one.waiting_jobs < self._most_waiting
+            for one in self.served()
+        )
+
+    def other_queues(self, card: ModelCard) -> tuple[str, ...]:
+        """Return the other live queues of the same model, the shortest wait first.
+
+        Another version that shares only an alias with it is not the same model.
+        """
+        others = [
+            one
+            for one in self.served()
+            if one.card.name == card.name
+            and one.card.backend == card.backend
+            and one.card.queue != card.queue
+        ]
+        return tuple(one.card.queue for one in sorted(others, key=self._expected_wait))
+
+    def _expected_wait(self, served: Served) -> tuple[float, float]:
+        """Return what a further job can expect of a queue; less is better.
+
+        Jobs share a worker's tokens/s once its slots are full; below that, each gets a slot's
+        share. The occupancy decides between equals.
+        """
+        queue = served.card.queue
+        assumed = ASSUMED_TOKENS_PER_S.get(served.card.device.split(".")[0], 1.0)
+        workers = len(served.workers)
+        tokens_per_s = self._best_tokens_per_s.get((queue, workers)) or assumed * max(workers, 1)
+        slots = max(served.slots, served.card.slots, 1)
+        jobs = served.load.running + served.load.waiting + served.waiting_jobs
+        jobs += self._picked.get(queue, 0) + 1
+        return (max(jobs, slots) / tokens_per_s, jobs / slots)

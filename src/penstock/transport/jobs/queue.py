@@ -1,0 +1,251 @@
+"""The two sides of a queue: the API submits and cancels, a worker (`worker_queue`) claims and appends.
+
+Every method is one Lua script (`transport/store/scripts/`), retried while Redis is away for up to
+`settings.redis_patience_s`. All of them bear being repeated after an answer was lost.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.clock import clock
+from penstock.errors import QueueFull, UnknownJob
+from penstock.transport import keys
+from penstock.transport.jobs import reaping
+from penstock.transport.jobs.records import (
+    TERMINAL_STATUSES,
+    Claim,
+    Claims,
+    JobState,
+    JobStatus,
+    QueueDepth,
+    ReapResult,
+    Refusal,
+    Row,
+)
+from penstock.transport.jobs.worker_queue import WorkerQueue
+from penstock.transport.store.connection import patiently_async
+from penstock.transport.store.scripting import AsyncScripts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import redis.asyncio
+
+    from penstock.contract.job import Job
+    from penstock.settings import Settings
+
+__all__ = [
+    "TERMINAL_STATUSES",
+    "Claim",
+    "Claims",
+    "JobQueue",
+    "JobState",
+    "JobStatus",
+    "QueueDepth",
+    "ReapResult",
+    "Refusal",
+    "Row",
+    "WorkerQueue",
+]
+
+RETRY_AFTER_UNKNOWN_S: Final = 5.0
+RETRY_AFTER_MOST_S: Final = 60.0
+
+_STATE_FIELDS: Final = (
+    "state",
+    "epoch",
+    "next",
+    "lost",
+    "cancel",
+    "reply",
+    "worker",
+    "created",
+    "deadline",
+    "tenant",
+    "digest",
+)
+
+_encoder = msgspec.json.Encoder()
+
+
+def _retry_after_s(jobs_over: int, finishes_per_s: float) -> float:
+    """Return when a place may be free, from the rate at which jobs of the queue end."""
+    if finishes_per_s <= 0:
+        return RETRY_AFTER_UNKNOWN_S
+    return float(min(max(math.ceil(jobs_over / finishes_per_s), 1), RETRY_AFTER_MOST_S))
+
+
+class JobQueue:
+    """The API's side: asynchronous, of one event loop."""
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._settings = settings
+        self._scripts = AsyncScripts(redis, settings)
+
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await patiently_async(call, self._settings.redis_patience_s)
+
+    async def now_ms(self) -> int:
+        """Return Redis's clock, for a job's `created_ms` and `deadline_ms`.
+
+        A round trip only where nobody in this process has asked Redis of late.
+
+        :raises StoreUnavailable:
+        """
+        if not clock.is_fresh:
+            await self._patiently(self._look_at_the_clock)
+        return clock.now_ms()
+
+    async def _look_at_the_clock(self) -> None:
+        asked_s = time.monotonic()
+        clock.hear(await self._redis.time(), asked_s)
+
+    async def submit(self, job: Job) -> bool:
+        """Store a job and ring a worker; False if this id was there already.
+
+        :raises QueueFull: the queue is at its bound; nothing was stored.
+        :raises StoreUnavailable: Redis stayed away, or is out of memory.
+        """
+        settings = self._settings
+        answer = await self._patiently(
+            lambda: self._scripts.run_together(
+                "submit",
+                job.queue,
+                job.id,
+                _encoder.encode(job),
+                job.reply,
+                job.tenant,
+                min(max(job.priority, 0), 9),
+                max(job.cost_tokens, 1),
+                job.deadline_ms,
+                settings.max_waiting_jobs,
+                settings.max_waiting_tokens,
+                job.digest,
+            )
+        )
+        if answer[0] < 0:
+            raise QueueFull(
+                f"the queue {job.queue} is full",
+                retry_after_s=_retry_after_s(answer[1], float(answer[2])),
+            )
+        # The worker is at it already: where the job is to be found delays nobody.
+        life_ms = await self._life_ms(job)
+        await self._patiently(
+            lambda: self._scripts.together.run("SET", keys.locate(job.id), job.queue, "PX", life_ms)
+        )
+        return answer[0] == 1
+
+    async def place(self, job: Job) -> str:
+        """Settle which queue a job with an id of the client's making is on; the first word counts.
+
+        A repeated request may be meant for another queue by then.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        key = keys.locate(job.id)
+        life_ms = await self._life_ms(job)
+        await self._patiently(lambda: self._redis.set(key, job.queue, nx=True, px=life_ms))
+        queue = await self._patiently(lambda: self._redis.get(key))
+        return job.queue if queue is None else queue.decode()
+
+    async def _life_ms(self, job: Job) -> int:
+        """Return for how long a job can be found: until its deadline, then its journal's time."""
+        left_ms = max(job.deadline_ms - await self.now_ms(), 0)
+        return left_ms + self._settings.journal_ttl_s * 1000
+
+    async def locate(self, job_id: str) -> str:
+        """Return a job's queue.
+
+        :raises UnknownJob: no such job, or its journal has expired.
+        """
+        queue = await self._patiently(lambda: self._redis.get(keys.locate(job_id)))
+        if queue is None:
+            raise UnknownJob(f"no such job: {job_id}")
+        return queue.decode()
+
+    async def cancel(self, job_id: str) -> str:
+        """Return "cancelled" (it waited), "requested" (it runs) or the state it had ended in.
+
+        :raises UnknownJob: no such job, or its journal has expired.
+        """
+        queue = await self.locate(job_id)
+        answer = await self._patiently(lambda: self._scripts.run("cancel", queue, job_id))
+        if answer is None:
+            raise UnknownJob(f"no such job: {job_id}")
+        return answer.decode()
+
+    async def state(self, job_id: str) -> JobState:
+        """Return where a job stands.
+
+        :raises UnknownJob: no such job, or its journal has expired.
+        """
+        queue = await self.locate(job_id)
+        found = await self._patiently(
+            lambda: self._redis.hmget(keys.job(queue, job_id), _STATE_FIELDS)
+        )
+        if found[0] is None:
+            raise UnknownJob(f"no such job: {job_id}")
+        (
+            status,
+            epoch,
+            next_index,
+            lost,
+            cancel,
+            reply,
+            worker,
+            created,
+            deadline,
+            tenant,
+            digest,
+        ) = found
+        return JobState(
+            job_id=job_id,
+            queue=queue,
+            status=JobStatus(status.decode()),
+            epoch=int(epoch),
+            next_index=int(next_index),
+            lost=int(lost),
+            cancel_requested=cancel == b"1",
+            reply=reply.decode(),
+            worker=worker.decode(),
+            created_ms=int(created),
+            deadline_ms=int(deadline),
+            tenant=tenant.decode(),
+            digest=digest.decode(),
+        )
+
+    async def redirect(self, job_id: str, reply: str) -> None:
+        """Move the live events of a resumed stream's job to another channel.
+
+        :raises UnknownJob: no such job, or its journal has expired.
+        """
+        queue = await self.locate(job_id)
+        found = await self._patiently(lambda: self._scripts.run("redirect", queue, job_id, reply))
+        if not found:
+            raise UnknownJob(f"no such job: {job_id}")
+
+    async def depth(self, queue: str) -> QueueDepth:
+        """Return how much waits on a queue and how much runs."""
+        jobs, tokens, running, age_ms = await self._patiently(
+            lambda: self._scripts.run("depth", queue)
+        )
+        return QueueDepth(
+            waiting_jobs=jobs,
+            waiting_tokens=tokens,
+            running=running,
+            oldest_age_s=max(age_ms, 0) / 1000,
+        )
+
+    async def reap(self, queue: str) -> ReapResult:
+        """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""
+        arguments = reaping.arguments(self._settings)
+        runs: list[list[int]] = []
+        while not runs or reaping.stopped_early(runs):
+            runs.append(await self._patiently(lambda: self._scripts.run("reap", queue, *arguments)))
+        return reaping.result(runs)

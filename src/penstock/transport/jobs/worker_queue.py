@@ -1,0 +1,152 @@
+"""The worker's side of a queue: it claims, appends, renews and hands back."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from penstock.contract.events import Event, Failed, Tokens
+from penstock.contract.job import Job
+from penstock.errors import Cancelled, DeadlineExceeded
+from penstock.transport.jobs import reaping
+from penstock.transport.jobs.records import Claim, Claims, JobStatus, ReapResult, Refusal, Row
+from penstock.transport.store.connection import patiently
+from penstock.transport.store.scripting import Scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import redis
+
+    from penstock.settings import Settings
+
+_job_decoder = msgspec.json.Decoder(Job)
+_encoder = msgspec.json.Encoder()
+
+
+def _terminal_status(event: Event) -> str:
+    """Return the state that an event puts its job into, "" for one that does not end it."""
+    if isinstance(event, Tokens):
+        return ""
+    if isinstance(event, Failed):
+        ended = {Cancelled.code: JobStatus.CANCELLED, DeadlineExceeded.code: JobStatus.EXPIRED}
+        return ended.get(event.code, JobStatus.FAILED).value
+    return JobStatus.FINISHED.value
+
+
+def _row_arguments(row: Row) -> tuple[str | bytes | int, ...]:
+    event = row.event
+    count = len(event.token_ids) if isinstance(event, Tokens) else 0
+    status = _terminal_status(event)
+    if not count and not status:
+        # It would take the journal's place of the next one.
+        raise ValueError(f"an event without tokens: {event!r}")
+    return (row.job_id, row.epoch, event.index, count, status, _encoder.encode(event))
+
+
+def _refusals(reply: Sequence[bytes]) -> list[Refusal]:
+    words = [word.decode() for word in reply]
+    return [
+        Refusal(job_id=job_id, reason=cast("Any", reason))
+        for job_id, reason in zip(words[::2], words[1::2], strict=True)
+    ]
+
+
+class WorkerQueue:
+    """The worker's side: synchronous, for every thread of the process."""
+
+    def __init__(self, redis: redis.Redis, settings: Settings, worker_id: str) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._scripts = Scripts(redis, settings)
+
+    def _run(self, name: str, queue: str, *args: str | bytes | int) -> Any:
+        return patiently(
+            lambda: self._scripts.run(name, queue, *args), self._settings.redis_patience_s
+        )
+
+    def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
+        """Lease the fairest waiting job; None where none waits.
+
+        Jobs that a worker had before go first; with `only_returned` there are no others.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        found = self._claim(queue, only_returned=only_returned, most=1, least=1, held=0)
+        return found.claims[0] if found.claims else None
+
+    def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
+        """Lease up to `most` waiting jobs, in the order in which `claim` would give them.
+
+        Of a queue that several workers serve, this one, which holds `held` jobs, takes no more than
+        makes its share of all that wait and run; but `least`, where so many wait. Bells that no
+        waiting job needs any more are taken back.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        return self._claim(queue, only_returned=False, most=most, least=least, held=held)
+
+    def _claim(
+        self, queue: str, *, only_returned: bool, most: int, least: int, held: int
+    ) -> Claims:
+        """Claim. The call carries a token: repeated after a lost answer, it gets the same jobs."""
+        token_ms = int(self._settings.redis_patience_s * 2000) + self._settings.lease_ms
+        token = uuid.uuid4().hex
+        waiting, *found = self._run(
+            "claim",
+            queue,
+            self._worker_id,
+            token,
+            token_ms,
+            int(only_returned),
+            most,
+            least,
+            held,
+        )
+        claims = tuple(
+            Claim(job=_job_decoder.decode(payload), epoch=epoch, next_index=index, attempt=epoch)
+            for payload, epoch, index in found
+        )
+        return Claims(claims, waiting)
+
+    def append(self, queue: str, rows: Sequence[Row]) -> list[Refusal]:
+        """Write one step's events, publish them, and renew the leases of their jobs.
+
+        Rows of a job are in order. A refused job's rows are not written; drop the job.
+
+        :raises StoreUnavailable: Redis stayed away.
+        :raises ValueError: a `Tokens` event without tokens.
+        """
+        if not rows:
+            return []
+        arguments = [argument for row in rows for argument in _row_arguments(row)]
+        return _refusals(self._run("append", queue, self._worker_id, *arguments))
+
+    def renew(self, queue: str, held: Mapping[str, int]) -> list[Refusal]:
+        """Renew the leases of jobs that are held, by id and epoch.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        if not held:
+            return []
+        arguments = [argument for pair in held.items() for argument in pair]
+        return _refusals(self._run("renew", queue, self._worker_id, *arguments))
+
+    def release(self, queue: str, job_id: str, epoch: int) -> bool:
+        """Hand a job back at its last written token; False if this epoch held it no more.
+
+        It goes to the head of its tenant's line and does not count as a lost worker.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        return bool(self._run("release", queue, job_id, epoch, self._worker_id))
+
+    def reap(self, queue: str) -> ReapResult:
+        """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""
+        arguments = reaping.arguments(self._settings)
+        runs: list[list[int]] = []
+        while not runs or reaping.stopped_early(runs):
+            runs.append(self._run("reap", queue, *arguments))
+        return reaping.result(runs)

@@ -1,0 +1,93 @@
+"""The Lua scripts, each with the shared prelude before it."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.exceptions import NoScriptError
+
+from penstock.transport import keys
+from penstock.transport.store.pipelining import Together
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
+
+    from penstock.settings import Settings
+
+NAMES: Final = (
+    "submit",
+    "claim",
+    "append",
+    "renew",
+    "release",
+    "reap",
+    "cancel",
+    "depth",
+    "redirect",
+    "unheard",
+    "leave",
+)
+
+
+def _read(name: str) -> str:
+    folder = resources.files("penstock.transport.store") / "scripts"
+    return (folder / f"{name}.lua").read_text(encoding="utf-8")
+
+
+_PRELUDE: Final = _read("common")
+_SOURCES: Final = {name: _PRELUDE + _read(name) for name in NAMES}
+_DIGESTS: Final = {
+    name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    for name, source in _SOURCES.items()
+}
+
+
+def _arguments(settings: Settings, queue: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what follows a script's digest: the number of keys, the keys, the arguments."""
+    journal_ms = settings.journal_ttl_s * 1000
+    return (2, keys.queue_prefix(queue), queue, settings.lease_ms, journal_ms, *args)
+
+
+class Scripts:
+    """Runs scripts on a synchronous client."""
+
+    def __init__(self, redis: redis.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._settings = settings
+
+    def run(self, name: str, queue: str, *args: str | bytes | int) -> Any:
+        """Run a script on one queue; Redis forgets scripts when it restarts, so bring it along."""
+        arguments = _arguments(self._settings, queue, args)
+        try:
+            return self._redis.evalsha(_DIGESTS[name], *arguments)
+        except NoScriptError:
+            return self._redis.eval(_SOURCES[name], *arguments)
+
+
+class AsyncScripts:
+    """Runs scripts on an asynchronous client."""
+
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = cast("Any", redis)
+        self._settings = settings
+        self.together = Together(redis)
+        """For commands that go with `run_together`."""
+
+    async def run(self, name: str, queue: str, *args: str | bytes | int) -> Any:
+        """Run a script on one queue; Redis forgets scripts when it restarts, so bring it along."""
+        arguments = _arguments(self._settings, queue, args)
+        try:
+            return await self._redis.evalsha(_DIGESTS[name], *arguments)
+        except NoScriptError:
+            return await self._redis.eval(_SOURCES[name], *arguments)
+
+    async def run_together(self, name: str, queue: str, *args: str | bytes | int) -> Any:
+        """Do as `run`, in a round trip that other calls share."""
+        arguments = _arguments(self._settings, queue, args)
+        try:
+            return await self.together.run("EVALSHA", _DIGESTS[name], *arguments)
+        except NoScriptError:
+            return await self._redis.eval(_SOURCES[name], *arguments)

@@ -1,0 +1,124 @@
+"""Redis behind Sentinels: each new connection asks them who the master is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import redis
+import redis.asyncio
+import redis.connection
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+
+from penstock.transport.store.cancellable import make_cancellable
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+
+ASK_TIMEOUT_S: Final = 1.0
+"""A Sentinel that is silent for longer is passed over; there are others."""
+
+
+def address(settings: Settings) -> str:
+    """Return where Redis is to be found, without any password, for logs."""
+    url = settings.redis_url
+    place = f"{url.host}:{url.port}"
+    if settings.redis_sentinels:
+        place = f"{settings.redis_master} of the Sentinels {', '.join(settings.redis_sentinels)}"
+    return f"{place}{url.path or ''}"
+
+
+def _asking(settings: Settings) -> dict[str, Any]:
+    """Return the options of the connections to the Sentinels themselves."""
+    return {
+        "protocol": 2,
+        "socket_timeout": ASK_TIMEOUT_S,
+        "socket_connect_timeout": ASK_TIMEOUT_S,
+        "password": settings.redis_sentinel_password or None,
+    }
+
+
+def _places(settings: Settings) -> list[tuple[str, int]]:
+    pairs = (place.rpartition(":") for place in settings.redis_sentinels)
+    return [(host.strip("[]"), int(port)) for host, _, port in pairs]
+
+
+def _of_the_url(settings: Settings) -> dict[str, Any]:
+    """Return the user, password and database of `redis_url`; its host is the Sentinels' to say."""
+    found: dict[str, Any] = cast("Any", redis.connection).parse_url(str(settings.redis_url))
+    return {name: found[name] for name in ("username", "password", "db") if name in found}
+
+
+class _SentinelPool(SentinelConnectionPool):
+    """Connections that ask the Sentinels for the master."""
+
+    def get_master_address(self) -> Any:
+        """Ask. redis-py's own error shows every client in full."""
+        try:
+            return cast("Any", super()).get_master_address()
+        except MasterNotFoundError as error:
+            raise _unknown(self) from error
+
+    def close(self) -> None:
+        """Close the connections to the Sentinels, too."""
+        cast("Any", super()).close()
+        for client in cast("Any", self).sentinel_manager.sentinels:
+            client.close()
+
+
+class _AsyncSentinelPool(AsyncSentinelPool, redis.asyncio.BlockingConnectionPool):
+    """A bounded pool of connections that ask the Sentinels for the master."""
+
+    async def get_master_address(self) -> Any:
+        """Ask. redis-py's own error shows every client in full."""
+        try:
+            return await cast("Any", super()).get_master_address()
+        except MasterNotFoundError as error:
+            raise _unknown(self) from error
+
+    async def aclose(self) -> None:
+        """Close the connections to the Sentinels, too."""
+        await cast("Any", super()).aclose()
+        for client in cast("Any", self).sentinel_manager.sentinels:
+            await client.aclose()
+
+
+def _unknown(pool: Any) -> MasterNotFoundError:
+    return MasterNotFoundError(f"no Sentinel answers with a master {pool.service_name}")
+
+
+def master_pool(settings: Settings, **options: Any) -> redis.ConnectionPool:
+    """Return a pool of connections to whoever is the master."""
+    asking = {**_asking(settings), "retry": Retry(NoBackoff(), 0)}
+    sentinel = cast("Any", Sentinel)(_places(settings), sentinel_kwargs=asking)
+    pool = cast("Any", _SentinelPool)
+    return pool(settings.redis_master, sentinel, **_of_the_url(settings), **options)
+
+
+def async_master_pool(settings: Settings, **options: Any) -> redis.asyncio.BlockingConnectionPool:
+    """Return a bounded pool of connections to whoever is the master."""
+    asking = {**_asking(settings), "retry": AsyncRetry(NoBackoff(), 0)}
+    sentinel = cast("Any", AsyncSentinel)(_places(settings), sentinel_kwargs=asking)
+    for client in sentinel.sentinels:
+        make_cancellable(client.connection_pool)
+    pool = cast("Any", _AsyncSentinelPool)
+    return pool(settings.redis_master, sentinel, **_of_the_url(settings), **options)
+
+
+def broker(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Return Celery's broker URL and the transport options that come with it."""
+    if not settings.redis_sentinels:
+        return str(settings.redis_url), {}
+    url = settings.redis_url
+    user = f"{url.username or ''}:{url.password}@" if url.password else ""
+    # Celery goes from one to the next when one is away, and takes all of it from that one.
+    urls = [f"sentinel://{user}{place}{url.path or '/0'}" for place in settings.redis_sentinels]
+    options = {
+        "master_name": settings.redis_master,
+        "sentinel_kwargs": {**_asking(settings), "retry": Retry(NoBackoff(), 0)},
+    }
+    return ";".join(urls), options

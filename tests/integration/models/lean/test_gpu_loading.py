@@ -1,0 +1,116 @@
+"""Queues of a GPU, from the folder to the answer. Skipped where torch sees no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from penstock.contract.job import Sampling
+from penstock.engine.engine import Engine
+from penstock.engine.sequence import SequenceRequest
+from penstock.models import loader
+from penstock.models.backends.lean.model import LeanModel, PipelinedLean
+from penstock.models.spec import resolve
+from penstock.settings import Settings
+from tests.fixtures.engine import Transcript
+from tests.fixtures.lean import gpu
+from tests.fixtures.models import randomise, write_model
+
+PROMPT = [5, 9, 33, 120, 7, 64, 250, 3]
+NEW = 12
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def device():
+    found = gpu()
+    if found is None:
+        pytest.skip("torch sees no GPU here")
+    return found
+
+
+def answer(loaded: loader.LoadedModel) -> list[int]:
+    told = Transcript()
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, told)
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=NEW, ignore_eos=True)
+    engine._turn([SequenceRequest("0", PROMPT, sampling)])
+    while "0" not in told.ends:
+        engine._turn([])
+    return told.tokens["0"]
+
+
+@pytest.mark.parametrize("bigdl", [False, True], ids=["fp32", "sym_int4"])
+def test_a_llama_runs_lean(device, models_dir, bigdl):
+    queue = f"{'bigdl-tiny' if bigdl else 'tiny-llama'}-{device.kind}"
+    settings = Settings(models_dir=models_dir)
+    loaded = loader.load(resolve(queue, settings), settings, slots=5, progress=lambda *_: None)
+    assert isinstance(loaded.model, LeanModel)
+    assert loaded.card.format == ("sym_int4" if bigdl else "fp32")
+    said = answer(loaded)
+    if not bigdl:
+        module = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
+        ids = torch.tensor([PROMPT])
+        whole = module.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        assert said == whole[0, len(PROMPT) :].tolist()
+
+
+def test_a_llama_in_fp8_says_alone_what_it_says_among_others(device, models_dir, tmp_path):
+    if (lack := device.lacks_fp8()) is not None:
+        pytest.skip(lack)
+    file = tmp_path / "models.toml"
+    file.write_text(f"[models.m]\npath = '{models_dir / 'tiny-llama'}'\nformat = 'fp8'\n")
+    settings = Settings(models_dir=models_dir, models_file=file)
+    spec = resolve(f"m-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=5, progress=lambda *_: None)
+    assert loaded.card.format == "fp8"
+    assert isinstance(loaded.model, LeanModel)
+    assert len(answer(loaded)) == NEW
+
+
+def test_other_architectures_run_by_transformers(device, tmp_path):
+    config = transformers.Gemma2Config(
+        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=24,
+        max_position_embeddings=256,
+    )  # fmt: skip
+    module = randomise(transformers.Gemma2ForCausalLM(config))
+    write_model(tmp_path / "gemma", module)
+    settings = Settings(models_dir=tmp_path)
+    spec = resolve(f"gemma-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert not isinstance(loaded.model, LeanModel)
+    assert loaded.card.batching == "continuous"
+    assert len(answer(loaded)) == NEW
+
+
+def test_spare_places_are_in_the_graphs(device, models_dir):
+    """Answers of dead workers go on beside full slots, each where it was, by graphs and a step ahead."""
+    settings = Settings(models_dir=models_dir, spare_slots=1.0)
+    spec = resolve(f"tiny-llama-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert isinstance(loaded.model, PipelinedLean)
+    assert (loaded.card.slots, loaded.card.spare_slots, loaded.options.slots) == (3, 3, 6)
+    module = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
+    prompts = [[token + job for token in PROMPT] for job in range(6)]
+    wanted: list[list[int]] = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        whole = module.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        wanted.append(whole[0, len(prompt) :].tolist())
+    told = Transcript()
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, told)
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=NEW, ignore_eos=True)
+    known = [answer[:5] if job >= 3 else [] for job, answer in enumerate(wanted)]
+    told.start.update({str(job): len(tokens) for job, tokens in enumerate(known)})
+    engine._turn(
+        [
+            SequenceRequest(str(job), prompt, sampling, generated_token_ids=known[job])
+            for job, prompt in enumerate(prompts)
+        ]
+    )
+    while len(told.ends) < len(prompts):
+        engine._turn([])
+    for job, answer in enumerate(wanted):
+        assert [*known[job], *told.tokens[str(job)]] == answer

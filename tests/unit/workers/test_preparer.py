@@ -1,0 +1,377 @@
+"""The preparer: from a ticket to the engine, or to the right `Failed` event."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Timer
+from typing import TYPE_CHECKING
+
+import fakeredis
+import msgspec
+import pytest
+
+from penstock.contract.events import Event, Failed, Tokens
+from penstock.contract.job import FillPrompt, PairPrompt
+from penstock.errors import StoreUnavailable
+from penstock.settings import Settings
+from penstock.transport import keys
+from penstock.transport.jobs.queue import Claim, Claims
+from tests.unit.workers.fakes import FakeEngine, Slips, make_job, make_lane
+from workers.serving.claimed_jobs import HeldJobs, Outcome, Ticket
+from workers.serving.polling import BURST_S
+from workers.serving.preparer import Preparer
+
+if TYPE_CHECKING:
+    from workers.serving.claimed_jobs import Held
+
+QUEUE = "a-cpu"
+
+
+class FakeQueue:
+    """Gives claims in turn, and remembers how many were asked for."""
+
+    def __init__(self) -> None:
+        self.claims: deque[Claim | Exception] = deque()
+        self.asked: list[tuple[int, int, int]] = []
+
+    def claim(self, queue: str, *, only_returned: bool) -> Claim | None:
+        return next(iter(self.claim_many(queue, 1, least=1, held=0).claims), None)
+
+    def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
+        self.asked.append((most, least, held))
+        taken: list[Claim] = []
+        while self.claims and len(taken) < most:
+            claim = self.claims.popleft()
+            if isinstance(claim, Exception):
+                raise claim
+            taken.append(claim)
+        return Claims(tuple(taken), len(self.claims))
+
+
+class Desk:
+    """A preparer that runs in the test's own thread."""
+
+    def __init__(self) -> None:
+        self.store = fakeredis.FakeRedis()
+        self.queue = FakeQueue()
+        self.held = HeldJobs()
+        self.lane = make_lane(QUEUE, slots=4)
+        self.consumed: list[bool] = []
+        self.published: list[Event] = []
+        self.lost: list[str] = []
+        self.preparer = Preparer(
+            lanes={QUEUE: self.lane},
+            held=self.held,
+            jobs=self.queue,
+            store=self.store,
+            settings=Settings(redis_patience_s=0.1),
+            publish=self.published.extend,
+            lose=self.lose,
+        )
+        self.preparer.on_consume = lambda _queue, wanted: self.consumed.append(wanted)
+
+    @property
+    def engine(self) -> FakeEngine:
+        assert isinstance(self.lane.engine, FakeEngine)
+        return self.lane.engine
+
+    def lose(self, held: Held) -> None:
+        """Lose a job, as the station does."""
+        self.lost.append(held.attempt)
+        if self.held.pop(held.attempt) is not None:
+            held.ticket.done(Outcome.ENDED)
+
+    def look_at(self, *, bells: int = 1) -> list[Outcome]:
+        slips = Slips()
+        for _ in range(bells):
+            self.preparer.put(Ticket(QUEUE, slips))
+        self.run()
+        return slips.outcomes
+
+    def run(self) -> None:
+        """Have it do what there is to do now."""
+        self.preparer._inbox.put(None)
+        self.preparer.run()
+
+    def end(self, attempt: str) -> None:
+        """End a job, as the station does."""
+        held = self.held.pop(attempt)
+        assert held
+        held.ticket.done(Outcome.ENDED)
+        self.preparer.freed(QUEUE)
+
+    def offer(self, job_id: str, *, epoch: int = 1, next_index: int = 0, **options) -> None:
+        job = make_job(job_id, QUEUE, **options)
+        self.queue.claims.append(Claim(job=job, epoch=epoch, next_index=next_index, attempt=epoch))
+
+    def write_journal(self, job_id: str, lengths: list[int]) -> list[int]:
+        token_ids: list[int] = []
+        for length in lengths:
+            event = Tokens(job_id, len(token_ids), tuple(range(length)), "x")
+            self.store.xadd(
+                keys.journal(QUEUE, job_id),
+                {"e": msgspec.json.encode(event)},
+                id=f"1-{len(token_ids)}",
+            )
+            token_ids += event.token_ids
+        return token_ids
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_a_bell_without_a_job_is_done_at_once(desk: Desk):
+    assert desk.look_at() == [Outcome.EMPTY]
+
+
+def test_a_claimed_job_goes_to_the_engine_under_its_attempt(desk: Desk):
+    desk.offer("one", epoch=2, text="hi")
+    assert desk.look_at() == []
+    (request,) = desk.engine.submitted
+    assert (request.job_id, request.prompt_token_ids) == ("one:2", [104, 105])
+    assert (request.generated_token_ids, request.echo_text) == ((), "")
+    assert desk.held.get("one:2") is not None
+
+
+def test_an_echo_is_the_prompts_text(desk: Desk):
+    desk.offer("one", text="hi", echo=True)
+    desk.look_at()
+    assert desk.engine.submitted[0].echo_text == "hi"
+
+
+def test_a_middle_ends_at_the_models_tokens_for_it(desk: Desk):
+    job = make_job("one", QUEUE)
+    work = msgspec.structs.replace(job.work, prompt=FillPrompt("a", "b"), echo=True)
+    job = msgspec.structs.replace(job, work=work)
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    (request,) = desk.engine.submitted
+    assert request.sampling.stop_token_ids == (7,)
+    assert request.echo_text == "a"
+
+
+def test_a_stop_string_that_is_a_token_ends_by_its_id(desk: Desk):
+    job = make_job("one", QUEUE)
+    sampling = msgspec.structs.replace(job.work.sampling, stop=("end", "<|one|>"))
+    job = msgspec.structs.replace(job, work=msgspec.structs.replace(job.work, sampling=sampling))
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    (request,) = desk.engine.submitted
+    assert request.stop_tokens == {1: "<|one|>"}
+    assert request.sampling.stop == ("end", "<|one|>")
+
+
+def test_a_pair_brings_its_tokens_types(desk: Desk):
+    job = make_job("one", QUEUE)
+    work = msgspec.structs.replace(job.work, prompt=PairPrompt("a", "bc"), embed=True)
+    job = msgspec.structs.replace(job, work=work)
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    (request,) = desk.engine.submitted
+    assert (request.embeds, list(request.token_types)) == (True, [0, 1, 1])
+
+
+def test_a_job_goes_on_after_the_tokens_of_its_journal(desk: Desk):
+    token_ids = desk.write_journal("one", [1, 3] + [1] * 1500)
+    desk.offer("one", epoch=2, next_index=len(token_ids))
+    desk.look_at()
+    assert list(desk.engine.submitted[0].generated_token_ids) == token_ids
+
+
+def test_a_journal_with_a_hole_fails_the_job(desk: Desk):
+    desk.write_journal("one", [2])
+    desk.offer("one", epoch=2, next_index=5)
+    desk.look_at()
+    (failed,) = desk.published
+    assert isinstance(failed, Failed)
+    assert (failed.job_id, failed.index, failed.code) == ("one:2", 5, "engine_failed")
+    assert desk.engine.submitted == []
+
+
+def test_a_prompt_that_the_template_refuses_fails_with_its_code(desk: Desk):
+    desk.offer("one", text="refused")
+    desk.look_at()
+    assert desk.published == [Failed("one:1", 0, "invalid_parameter", "no such role")]
+
+
+def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    def explode(prompt: object) -> list[int]:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(desk.lane.tokenizer, "encode", explode)
+    desk.offer("one")
+    desk.look_at()
+    (failed,) = desk.published
+    assert isinstance(failed, Failed)
+    assert failed.code == "engine_failed"
+    assert "boom" in failed.message
+
+
+def test_the_bell_is_put_back_when_redis_is_away(desk: Desk):
+    desk.queue.claims.append(StoreUnavailable("away"))
+    assert desk.look_at() == [Outcome.PUT_BACK]
+
+
+def test_an_older_attempt_at_the_same_job_is_lost(desk: Desk):
+    desk.offer("one", epoch=1)
+    desk.look_at()
+    desk.offer("one", epoch=2)
+    desk.look_at()
+    assert desk.lost == ["one:1"]
+    assert desk.held.get("one:1") is None
+    assert desk.held.get("one:2") is not None
+
+
+def test_one_bell_brings_as_many_jobs_as_there_are_slots(desk: Desk):
+    for number in range(6):
+        desk.offer(f"j{number}")
+    assert desk.look_at() == []
+    assert desk.queue.asked == [(4, 1, 0)]
+    assert [one.job_id for one in desk.engine.submitted] == ["j0:1", "j1:1", "j2:1", "j3:1"]
+    assert desk.held.taken(QUEUE) == 4
+
+
+def test_a_bell_for_a_full_lane_is_for_others(desk: Desk):
+    for number in range(5):
+        desk.offer(f"j{number}")
+    assert desk.look_at(bells=2) == [Outcome.FULL]
+    assert len(desk.queue.claims) == 1
+
+
+def test_a_full_lane_is_not_consumed_until_a_look_finds_nothing(desk: Desk):
+    for number in range(5):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    assert desk.consumed == [False]
+    desk.end("j1:1")
+    desk.run()
+    assert desk.engine.submitted[-1].job_id == "j4:1"
+    assert desk.queue.asked[-1] == (1, 0, 3)
+    desk.end("j2:1")
+    Timer(10 * BURST_S, desk.preparer._inbox.put, (None,)).start()
+    desk.preparer.run()  # it looks again while it is a burst, then no more
+    assert desk.consumed == [False, True]
+    assert desk.held.taken(QUEUE) == 3
+
+
+def test_slots_that_become_free_together_call_for_one_look(desk: Desk):
+    for number in range(7):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    for number in range(3):
+        desk.end(f"j{number}:1")
+    desk.run()
+    assert [most for most, _, _ in desk.queue.asked] == [4, 3]
+    assert desk.held.taken(QUEUE) == 4
+
+
+def test_the_first_jobs_end_ends_its_bell_and_the_others_have_none(desk: Desk):
+    slips = Slips()
+    for number in range(2):
+        desk.offer(f"j{number}")
+    desk.preparer.put(Ticket(QUEUE, slips))
+    desk.run()
+    desk.end("j1:1")
+    assert slips.outcomes == []
+    desk.end("j0:1")
+    assert slips.outcomes == [Outcome.ENDED]
+
+
+def test_a_spare_place_takes_no_slot(desk: Desk):
+    desk.offer("back", epoch=2)
+    claimed: list[bool] = []
+    desk.preparer.put(
+        Ticket(QUEUE, only_returned=True, has_bell=False, claimed=lambda: claimed.append(True))
+    )
+    desk.run()
+    assert claimed == [True]
+    assert desk.held.taken(QUEUE) == 0
+    assert len(desk.engine.submitted) == 1
+
+
+def test_a_look_for_returned_jobs_puts_off_no_other(desk: Desk):
+    for number in range(2):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    intake = desk.preparer._intakes[QUEUE]
+    due_s = intake.due_s
+    assert due_s is not None
+    desk.preparer.put(Ticket(QUEUE, only_returned=True, has_bell=False))
+    desk.run()
+    assert intake.due_s == due_s
+
+
+def test_a_resting_preparer_puts_bells_back_and_looks_when_it_goes_on(desk: Desk):
+    for number in range(5):
+        desk.offer(f"j{number}")
+    desk.look_at()
+    desk.preparer.resting = True
+    desk.end("j0:1")
+    assert desk.look_at() == [Outcome.PUT_BACK]
+    assert len(desk.engine.submitted) == 4
+    desk.preparer.resting = False
+    desk.preparer.freed(QUEUE)
+    desk.run()
+    assert len(desk.engine.submitted) == 5
+
+
+def test_a_job_that_is_lost_before_it_is_handed_over_is_not(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(2):
+        desk.offer(f"j{number}")
+
+    def encode(prompt: object) -> list[int]:
+        desk.held.pop("j0:1")
+        return [1]
+
+    monkeypatch.setattr(desk.lane.tokenizer, "encode", encode)
+    desk.look_at()
+    assert [one.job_id for one in desk.engine.submitted] == ["j1:1"]
+
+
+@pytest.mark.parametrize("only_returned", [False, True], ids=["bell", "spare place"])
+def test_what_an_engine_does_not_take_is_let_go_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, only_returned: bool
+):
+    def explode(*requests: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(desk.engine, "submit", explode)
+    slips = Slips()
+    for number in range(2):
+        desk.offer(f"j{number}")
+    desk.preparer.put(Ticket(QUEUE, slips, only_returned=only_returned))
+    desk.run()
+    taken = ["j0:1"] if only_returned else ["j0:1", "j1:1"]
+    assert (slips.outcomes, desk.lost, len(desk.held)) == ([Outcome.ENDED], taken, 0)
+    monkeypatch.undo()
+    if only_returned:
+        return
+    desk.offer("next")
+    desk.look_at()
+    assert desk.engine.submitted[-1].job_id == "next:1"
+
+
+def test_a_claim_that_cannot_be_held_ends_its_bell_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    def explode(held: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(desk.held, "add", explode)
+    desk.offer("one")
+    assert desk.look_at() == [Outcome.EMPTY]
+
+
+def test_a_closed_preparer_puts_every_bell_back(desk: Desk):
+    desk.offer("one")
+    slips = Slips()
+    desk.preparer.put(Ticket(QUEUE, slips))
+    desk.preparer.close()
+    desk.preparer.run()
+    assert slips.outcomes == [Outcome.PUT_BACK]

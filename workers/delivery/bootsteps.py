@@ -1,0 +1,161 @@
+"""Where the station joins Celery's worker: after the pool is made, before anything is consumed."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery import bootsteps, signals
+from celery.exceptions import CPendingDeprecationWarning
+from celery.platforms import EX_FAILURE, SecurityWarning
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from penstock import settings
+from penstock.errors import PenstockError, StartupError
+from penstock.observability.logs import adopt
+from workers.delivery.application import NO_QUEUE
+from workers.delivery.consumer import calm_acks
+from workers.delivery.pool import EnginePool
+
+if TYPE_CHECKING:
+    from workers.serving.worker import Station
+
+logger = get_logger(__name__)
+
+SEVERAL_QUEUES_POLL_S = 0.1
+"""How long Celery waits on one set of queues before it looks whether the set has changed."""
+
+_CHATTY = ("celery.worker.strategy", "celery.worker.consumer.connection", "kombu.pidbox")
+
+
+class Serving(bootsteps.StartStopStep):
+    """Loads the models of `-Q`, sizes the worker by their slots, starts, drains.
+
+    Loading takes place while the worker is built: Celery has no handlers of its own for signals
+    by then, so that Ctrl-C ends a long load at once, and it needs the slots for its prefetch count.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._station: Station | None = None
+        self._exit_code: int | None = None
+
+    def create(self, parent: Any) -> None:
+        """Load every model; any failure is one line on stderr and exit code 1."""
+        try:
+            self._station = _open(parent)
+        except PenstockError as error:
+            sys.exit(f"penstock: {error}")
+        # Before Celery's own, which starts the program anew after SIGHUP and has to come first.
+        atexit.register(self._leave)
+        # Claim nothing more from the moment of the signal, not from when the loop notices it.
+        signals.worker_shutting_down.connect(self._on_signal)
+        parent.concurrency = parent.min_concurrency = self._station.slots
+        parent.pool.attach(self._station, parent)
+
+    def start(self, parent: Any) -> None:
+        """Start the threads; Celery begins to consume right after."""
+        if self._station is not None:
+            self._station.start(
+                on_broken=_request_stop,
+                on_drain=parent.pool.wake,
+                on_rest=parent.pool.rest_changed,
+                on_consume=parent.pool.consume,
+            )
+            logger.info(
+                "Worker %s serves %s", self._station.worker_id, ", ".join(self._station.lanes)
+            )
+
+    def stop(self, parent: Any) -> None:
+        """Drain; the process's exit code is 0 unless an engine broke."""
+        if self._station is None:
+            return
+        pool: EnginePool = parent.pool
+        self._station.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
+        parent.exitcode = self._station.exit_code
+        self._exit_code = self._station.exit_code
+
+    def terminate(self, parent: Any) -> None:
+        """Hand everything back at once."""
+        if self._station is not None:
+            self._station.hand_back()
+            parent.pool.pump()
+            self._exit_code = self._station.exit_code or EX_FAILURE
+
+    def _leave(self) -> None:
+        """End the process without taking the interpreter apart, once all is handed over.
+
+        With torch in it that takes seconds, and native code which still runs in a hung engine's
+        thread would abort it.
+        """
+        if self._exit_code is not None:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self._exit_code)
+
+    def _on_signal(self, **_: Any) -> None:
+        if self._station is not None:
+            self._station.begin_drain()
+
+
+def _open(worker: Any) -> Station:
+    if not isinstance(worker.pool, EnginePool):
+        raise StartupError("-P: this worker serves with its own pool; leave the option out")
+    if worker.autoscale:
+        raise StartupError("--autoscale: a worker's slots are fixed; give them with -c")
+    queues = sorted(worker.app.amqp.queues.consume_from)
+    if queues == [NO_QUEUE]:
+        raise StartupError("name the queues to serve: celery -A workers worker -Q <model>-<device>")
+    # Here, not above: this brings the model libraries, which `celery inspect` has no use for.
+    from workers.serving.startup import open_station  # noqa: PLC0415
+
+    return open_station(queues, getattr(worker, "asked_slots", None), settings.load())
+
+
+def _request_stop() -> None:
+    """Have the main thread leave its loop; any thread may call this."""
+    state.should_stop = 1
+
+
+@signals.celeryd_init.connect
+def _note_options(instance: Any, options: Any, **_: Any) -> None:
+    """Remember `-c` before Celery puts the number of cores in its place."""
+    instance.quiet = True  # Celery's banner; the lines about the models say more
+    # It warns root of messages that carry code; ours are JSON and can carry none.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    # It tells at each lost connection that tasks are not cancelled, which is what we want.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    slots = options.get("concurrency")
+    instance.asked_slots = slots if isinstance(slots, int) else None
+
+
+@signals.after_setup_logger.connect
+@signals.after_setup_task_logger.connect
+def _write_json(logger: logging.Logger, **_: Any) -> None:
+    """Have Celery's lines, and through its root logger all others, in the form that is wanted."""
+    adopt(logger.handlers, settings.load())
+
+
+@signals.worker_init.connect
+def _tune(sender: Any, **_: Any) -> None:
+    """Set what the plain command line leaves at Celery's own defaults."""
+    calm_acks()
+    # Workers have nothing to say to each other: no second of mingling at the start.
+    sender.options["without_mingle"] = sender.options["without_gossip"] = True
+    context = click.get_current_context(silent=True)
+    source = context.get_parameter_source("loglevel") if context else None
+    if source is click.core.ParameterSource.DEFAULT:
+        sender.loglevel = logging.INFO
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    if len(sender.app.amqp.queues.consume_from) > 1:
+        sender.app.conf.broker_transport_options["polling_interval"] = SEVERAL_QUEUES_POLL_S

@@ -1,0 +1,145 @@
+"""The jobs that this process holds a lease of."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from penstock.clock import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from penstock.transport.jobs.queue import Claim
+    from workers.serving.served_queue import Lane
+
+
+class Outcome(Enum):
+    """What became of a ticket."""
+
+    ENDED = "its job ended here, or is somebody else's by now"
+    EMPTY = "no job was waiting"
+    FULL = "no slot was free; the bell is for others"
+    PUT_BACK = "it was not looked at; the bell has to ring again"
+
+
+def _nobody(_outcome: Outcome) -> None:
+    """Tell nobody: the station has looked by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Why a queue is looked into: a bell has rung, or the station looks by itself.
+
+    Where there is a job, `claimed` is called, and `done` when it has ended; where there is none,
+    `done` at once. From any thread; `done` of a bell exactly once. With `only_returned` nothing is
+    taken but a job that another worker had, into a spare place.
+    """
+
+    queue: str
+    done: Callable[[Outcome], None] = _nobody
+    has_bell: bool = True
+    only_returned: bool = False
+    claimed: Callable[[], None] = lambda: None
+    rung_ns: int = field(default_factory=clock.now_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claimed job: from its claim until its terminal event is stored, or it is lost."""
+
+    claim: Claim
+    lane: Lane
+    ticket: Ticket
+    claimed_ns: int = field(default_factory=clock.now_ns)
+
+    @property
+    def takes_slot(self) -> bool:
+        """Whether it has a slot, not a spare place."""
+        return not self.ticket.only_returned
+
+    @property
+    def attempt(self) -> str:
+        """The name that the engine knows it by.
+
+        Two attempts at one job (a lease ran out, and the job came back to the same process) must
+        not share a name, or the old one's last step could pass for the new one's first.
+        """
+        return f"{self.claim.job.id}:{self.claim.epoch}"
+
+
+class HeldJobs:
+    """All held jobs by attempt. Shared by the preparer, publisher and heartbeat threads.
+
+    It is the account of slots as well: the preparer alone claims, so that what it finds free stays so.
+    """
+
+    def __init__(self) -> None:
+        self._by_attempt: dict[str, Held] = {}
+        self._by_job: dict[str, str] = {}
+        self._leased_s: dict[str, float] = {}
+        self._taken: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def add(self, held: Held) -> None:
+        """Hold a job, of which no other attempt is held."""
+        with self._changed:
+            self._by_attempt[held.attempt] = held
+            self._by_job[held.claim.job.id] = held.attempt
+            self._leased_s[held.attempt] = float("-inf")  # the claim's answer may have been slow
+            self._taken[held.lane.queue] += held.takes_slot
+
+    def taken(self, queue: str) -> int:
+        """Return how many slots of a queue have a job; spare places are none."""
+        with self._changed:
+            return self._taken[queue]
+
+    def of_job(self, job_id: str) -> Held | None:
+        """Return the attempt at a job that is held."""
+        with self._changed:
+            return self._by_attempt.get(self._by_job.get(job_id, ""))
+
+    def leased(self, attempts: Iterable[str], at_s: float) -> None:
+        """Note that Redis was asked at `at_s` (monotonic) to give these a whole lease again."""
+        with self._changed:
+            for attempt in attempts:
+                if attempt in self._by_attempt:
+                    self._leased_s[attempt] = at_s
+
+    def leased_before(self, end_s: float) -> list[Held]:
+        """Return what is held and has had no new lease since `end_s` (monotonic)."""
+        with self._changed:
+            return [one for key, one in self._by_attempt.items() if self._leased_s[key] < end_s]
+
+    def get(self, attempt: str) -> Held | None:
+        """Return an attempt that is still held."""
+        return self._by_attempt.get(attempt)
+
+    def pop(self, attempt: str) -> Held | None:
+        """Forget an attempt; None when it was not held (any more)."""
+        with self._changed:
+            held = self._by_attempt.pop(attempt, None)
+            if held is not None:
+                del self._leased_s[attempt]
+                self._taken[held.lane.queue] -= held.takes_slot
+                if self._by_job.get(held.claim.job.id) == attempt:
+                    del self._by_job[held.claim.job.id]
+                self._changed.notify_all()
+            return held
+
+    def all(self) -> list[Held]:
+        """Return what is held now."""
+        with self._changed:
+            return list(self._by_attempt.values())
+
+    def wait_for_change(self, timeout_s: float) -> None:
+        """Return when something was let go, or after `timeout_s`; at once when nothing is held."""
+        with self._changed:
+            if self._by_attempt:
+                self._changed.wait(timeout_s)
+
+    def __len__(self) -> int:
+        return len(self._by_attempt)

@@ -1,0 +1,179 @@
+"""The thread that keeps leases, reaps, announces the worker, and watches the engines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import redis
+from celery.utils.log import get_logger
+
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from penstock.contract.worker import WorkerCard
+    from penstock.settings import Settings
+    from penstock.transport.fleet.registry import Announcer
+    from penstock.transport.jobs.queue import WorkerQueue
+    from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.served_queue import Lane
+
+logger = get_logger(__name__)
+
+RENEWALS_PER_LEASE = 4
+
+SHORTEST_PAUSE_S = 0.01
+
+HURRIED_PAUSE_S = 0.1
+HURRY_S = 1.5
+"""Beats are so much closer for so long after a lease ended: its jobs look for places, and a slot
+that is free now and taken a moment later is not seen at one look."""
+
+ASLEEP_S = 1.0
+"""A beat that is late by more: the process was stopped, or starved of its processor."""
+
+HUNG_FOR_LONG = 2
+"""After so many times `hung_step_s` in one step, the process ends and a supervisor restarts it."""
+
+
+class Heartbeat(threading.Thread):
+    """Beats every quarter of a lease or sooner; a beat that fails is tried again at the next.
+
+    Leases are kept for jobs that wait for the preparer or the engine as well as for running ones.
+    They are not kept for an engine that hangs or has died: its jobs go to another worker, and the
+    lost lease counts as an attempt, so that a job which kills engines does not live for ever.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[str, Lane],
+        held: HeldJobs,
+        jobs: WorkerQueue,
+        announcer: Announcer,
+        card: Callable[[], WorkerCard],
+        settings: Settings,
+        lose: Callable[[Held], None],
+        broken: Callable[[Lane, str], None],
+        rest: Callable[[bool], None],
+        look_for_returned: Callable[[Lane], None],
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._lanes = lanes
+        self._held = held
+        self._jobs = jobs
+        self._announcer = announcer
+        self._card = card
+        self._settings = settings
+        self._lose = lose
+        self._broken = broken
+        self._rest = rest
+        self._look_for_returned = look_for_returned
+        self._pause_s = self._next_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._closing = threading.Event()
+        self._hung: set[str] = set()
+        self._announced_s = float("-inf")
+        self._away = False
+        self._beaten_s = time.monotonic()
+        self._awake_since_s = self._hurried_until_s = float("-inf")
+
+    def close(self) -> None:
+        """Stop beating."""
+        self._closing.set()
+
+    def announce_soon(self) -> None:
+        """Announce the card again with the next beat."""
+        self._announced_s = float("-inf")
+
+    def run(self) -> None:
+        """Beat until closed."""
+        while True:
+            try:
+                self.beat()
+            except (redis.RedisError, PenstockError) as error:
+                if not self._away:
+                    logger.warning("Redis does not answer, going on without it: %s", error)
+                self._away = True
+            except Exception:
+                logger.exception("A heartbeat failed")
+            else:
+                if self._away:
+                    logger.warning("Redis answers again")
+                self._away = False
+            self._beaten_s = time.monotonic()
+            if self._closing.wait(self._next_s):
+                return
+
+    def beat(self) -> None:
+        """Watch the engines, renew leases, announce the worker (every `heartbeat_s`), and reap.
+
+        The next beat comes as a lease ends, where one does before its time: its worker is dead. Some
+        more follow closely.
+        """
+        self._next_s = self._pause_s
+        now_s = time.monotonic()
+        if now_s - self._beaten_s > ASLEEP_S + self._pause_s:
+            self._awake_since_s = now_s
+        healthy = [lane for lane in self._lanes.values() if self._is_healthy(lane)]
+        # Writing tokens renews as well: what an engine at work holds is seldom due here.
+        held = self._held.leased_before(time.monotonic() - self._pause_s)
+        for lane in healthy:
+            self._renew(lane, [one for one in held if one.lane is lane])
+        now_s = time.monotonic()
+        if now_s - self._announced_s >= self._settings.heartbeat_s:
+            self._announced_s = now_s
+            # An engine that hangs takes no job: each would be lost with its lease.
+            self._rest(self._announcer.announce(self._card()) or bool(self._hung))
+        # After the renewal, so that leases which ran out while Redis was away are kept.
+        ends_s = [self._jobs.reap(queue).next_end_s for queue in self._lanes]
+        for lane in healthy:
+            self._look_for_returned(lane)
+        self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
+
+    def _until_next(self, ends_s: list[float]) -> float:
+        """Return how long to wait, where the next leases of the lanes end in so many seconds."""
+        now_s = time.monotonic()
+        left_s = min(ends_s, default=self._pause_s)
+        if left_s < self._pause_s:
+            self._hurried_until_s = now_s + left_s + HURRY_S
+        pause_s = HURRIED_PAUSE_S if now_s < self._hurried_until_s else self._pause_s
+        return max(min(pause_s, left_s, self._pause_s), SHORTEST_PAUSE_S)
+
+    def _renew(self, lane: Lane, held: list[Held]) -> None:
+        if not held:
+            return
+        epochs = {one.claim.job.id: one.claim.epoch for one in held}
+        now_s = time.monotonic()
+        refused = {refusal.job_id for refusal in self._jobs.renew(lane.queue, epochs)}
+        self._held.leased([one.attempt for one in held], now_s)
+        for one in held:
+            if one.claim.job.id in refused:
+                self._lose(one)
+
+    def _is_healthy(self, lane: Lane) -> bool:
+        failure = lane.engine.failure
+        if failure is not None:
+            self._broken(lane, f"its engine has died: {failure}")
+            return False
+        # A process that was stopped itself cannot say of its engine that it hangs.
+        stalled_s = min(lane.stalled_s(), time.monotonic() - self._awake_since_s)
+        if stalled_s <= lane.hung_after_s(self._settings.hung_step_s):
+            if lane.queue in self._hung:
+                self._hung.discard(lane.queue)
+                self.announce_soon()
+                logger.warning("The engine of %s goes on again", lane.queue)
+            return True
+        if lane.queue not in self._hung:
+            self._hung.add(lane.queue)
+            self.announce_soon()
+            logger.error(
+                "The engine of %s has been in one step for %.0f s; its leases are not renewed",
+                lane.queue,
+                stalled_s,
+            )
+        if stalled_s > self._settings.hung_step_s * HUNG_FOR_LONG:
+            self._broken(lane, f"its engine has hung for {stalled_s:.0f} s")
+        return False

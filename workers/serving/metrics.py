@@ -1,0 +1,220 @@
+"""A worker's own Prometheus metrics, at a port of its own. Names are vLLM's where they mean the same.
+
+All begin with `penstock_worker_`, so that they never add up with what the API measures: an API
+process sees requests as its clients do, a worker sees attempts at jobs. Labels: model, device.
+
+| metric | unit |
+|---|---|
+| `time_to_first_token_seconds` | s, from a job's submission to its first token |
+| `inter_token_latency_seconds` | s a token |
+| `e2e_request_latency_seconds` | s, from a job's submission to its end |
+| `request_queue_time_seconds` | s, from a job's submission to its claim |
+| `request_prefill_time_seconds` | s, from the claim to the first token |
+| `request_decode_time_seconds` | s, from the first token to the end |
+| `prompt_tokens_total`, `generation_tokens_total` | tokens |
+| `request_success_total` | attempts that ended well, by finished_reason |
+| `request_failures_total` | attempts that ended in an error, by code |
+| `requests_lost_total` | attempts given up: their jobs were cancelled, or went to another worker |
+| `num_requests_running`, `num_requests_waiting` | sequences in the batch, and taken but not in it |
+| `kv_cache_usage_perc` | 0 to 1, as vLLM's |
+| `num_preemptions_total` | preemptions |
+
+A job that a second worker takes up is measured there from its first submission on.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import start_http_server
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+import penstock
+from penstock.clock import clock
+from penstock.contract.events import Failed, Finished, Tokens
+from penstock.errors import StartupError
+from penstock.observability.telemetry import E2E_BUCKETS_S, ITL_BUCKETS_S, LABELS, TTFT_BUCKETS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from wsgiref.simple_server import WSGIServer
+
+    from prometheus_client.metrics_core import Metric
+
+    from penstock.contract.events import Event
+    from penstock.settings import Settings
+    from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.served_queue import Lane
+
+PREFIX: Final = "penstock_worker_"
+PORTS: Final = 64
+"""Workers of one machine that may share a first port: each takes the next that is free."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    labels: tuple[str, str]
+    created_ns: int
+    claimed_ns: int
+    first_ns: int = 0
+    last_ns: int = 0
+
+
+class WorkerMetrics:
+    """Watches the events that engines and the preparer publish. Called by several threads."""
+
+    def __init__(self, held: HeldJobs, worker_id: str, put: Callable[[list[Event]], None]) -> None:
+        self._held = held
+        self._put = put
+        self._open: dict[str, _Attempt] = {}
+        self._lock = threading.Lock()
+        self._server: WSGIServer | None = None
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Gauge(
+            "penstock_build_info", "Version of this process", ("version", "worker"),
+            registry=registry,
+        ).labels(penstock.__version__, worker_id).set(1)  # fmt: skip
+        self._ttft = self._histogram(
+            "time_to_first_token_seconds", "Submission to first token", TTFT_BUCKETS_S
+        )
+        self._itl = self._histogram(
+            "inter_token_latency_seconds", "Time between tokens", ITL_BUCKETS_S
+        )
+        self._e2e = self._histogram(
+            "e2e_request_latency_seconds", "Submission to end", E2E_BUCKETS_S
+        )
+        self._queue = self._histogram(
+            "request_queue_time_seconds", "Submission to claim", E2E_BUCKETS_S
+        )
+        self._prefill = self._histogram(
+            "request_prefill_time_seconds", "Claim to first token", TTFT_BUCKETS_S
+        )
+        self._decode = self._histogram(
+            "request_decode_time_seconds", "First token to end", E2E_BUCKETS_S
+        )
+        self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
+        self._generation_tokens = self._counter("generation_tokens", "Generated tokens")
+        self._success = self._counter(
+            "request_success", "Attempts that ended well", "finished_reason"
+        )
+        self._failures = self._counter(
+            "request_failures", "Attempts that ended in an error", "code"
+        )
+        self._lost = self._counter("requests_lost", "Attempts that were given up")
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(PREFIX + name, text, LABELS, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *more: str) -> Counter:
+        return Counter(PREFIX + name, text, (*LABELS, *more), registry=self.registry)
+
+    def show(self, lanes: Mapping[str, Lane]) -> None:
+        """Show the engines' loads too."""
+        self.registry.register(_Loads(lanes))
+
+    def serve(self, settings: Settings) -> str:
+        """Answer at the first free port from `settings.metrics_port` on; return where.
+
+        :raises StartupError: none of them can be had.
+        """
+        host, first = settings.metrics_host, settings.metrics_port
+        problem: OSError | None = None
+        for port in range(first, min(first + PORTS, 2**16)):
+            try:
+                self._server, _ = start_http_server(port, host, self.registry)
+            except OSError as error:
+                problem = error
+            else:
+                return f"http://{host}:{port}/metrics"
+        raise StartupError(f"PENSTOCK_METRICS_PORT: no port from {first} on: {problem}")
+
+    def close(self) -> None:
+        """Answer no more."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def put(self, events: list[Event]) -> None:
+        """Note the events' time, then hand them on."""
+        now_ns = clock.now_ns()
+        with self._lock:
+            for event in events:
+                self._see(event, now_ns)
+        self._put(events)
+
+    def drop(self, held: Held) -> None:
+        """Count an attempt that was given up."""
+        with self._lock:
+            self._open.pop(held.attempt, None)
+        self._lost.labels(held.lane.card.name, held.lane.card.device).inc()
+
+    def _see(self, event: Event, now_ns: int) -> None:
+        attempt = self._open.get(event.job_id)
+        if attempt is None:
+            held = self._held.get(event.job_id)
+            if held is None:
+                return
+            card = held.lane.card
+            attempt = self._open[event.job_id] = _Attempt(
+                (card.name, card.device), held.claim.job.created_ms * 1_000_000, held.claimed_ns
+            )
+            waited_ns = attempt.claimed_ns - attempt.created_ns
+            self._queue.labels(*attempt.labels).observe(max(waited_ns, 0) / 1e9)
+        if isinstance(event, Tokens):
+            self._tokens(attempt, len(event.token_ids), now_ns)
+            return
+        del self._open[event.job_id]
+        self._end(attempt, event, now_ns)
+
+    def _tokens(self, attempt: _Attempt, count: int, now_ns: int) -> None:
+        labels = attempt.labels
+        self._generation_tokens.labels(*labels).inc(count)
+        if attempt.first_ns:
+            self._itl.labels(*labels).observe((now_ns - attempt.last_ns) / 1e9 / max(count, 1))
+        else:
+            attempt.first_ns = now_ns
+            self._ttft.labels(*labels).observe(max(now_ns - attempt.created_ns, 0) / 1e9)
+            self._prefill.labels(*labels).observe(max(now_ns - attempt.claimed_ns, 0) / 1e9)
+        attempt.last_ns = now_ns
+
+    def _end(self, attempt: _Attempt, event: Finished | Failed, now_ns: int) -> None:
+        labels = attempt.labels
+        if isinstance(event, Failed):
+            self._failures.labels(*labels, event.code).inc()
+            return
+        self._success.labels(*labels, event.reason.value).inc()
+        self._prompt_tokens.labels(*labels).inc(event.usage.prompt_tokens)
+        self._e2e.labels(*labels).observe(max(now_ns - attempt.created_ns, 0) / 1e9)
+        if attempt.first_ns:
+            self._decode.labels(*labels).observe((now_ns - attempt.first_ns) / 1e9)
+
+
+class _Loads(Collector):
+    """The engines' loads as they are when somebody looks."""
+
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        self._lanes = lanes
+
+    def collect(self) -> Iterable[Metric]:
+        loads = [
+            ((lane.card.name, lane.card.device), lane.engine.load())
+            for lane in self._lanes.values()
+        ]
+        for name, text, of in (
+            ("num_requests_running", "Sequences in the batch", lambda load: load.running),
+            ("num_requests_waiting", "Sequences taken, not in it yet", lambda load: load.waiting),
+            ("kv_cache_usage_perc", "Share of the KV cache in use", lambda load: load.kv_use),
+        ):
+            gauge = GaugeMetricFamily(PREFIX + name, text, labels=LABELS)
+            for labels, load in loads:
+                gauge.add_metric(labels, of(load))
+            yield gauge
+        preempted = CounterMetricFamily(f"{PREFIX}num_preemptions", "Preemptions", labels=LABELS)
+        for labels, load in loads:
+            preempted.add_metric(labels, load.preempted_total)
+        yield preempted

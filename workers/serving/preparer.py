@@ -1,0 +1,333 @@
+"""The thread between a doorbell and the engine: claim, render, tokenise, read the journal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from celery.utils.log import get_logger
+
+from penstock.contract.events import Failed, Tokens
+from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
+from penstock.engine.sequence import SequenceRequest
+from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
+from penstock.models.text.dialect import Reasoning
+from penstock.observability.logs import about
+from penstock.transport.jobs import journal
+from penstock.transport.store.connection import patiently
+from workers.serving.claimed_jobs import Held, Outcome, Ticket
+from workers.serving.polling import MOST_AT_ONCE, Intake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import redis
+
+    from penstock.contract.events import Event
+    from penstock.contract.job import Generate, Prompt, Sampling
+    from penstock.engine.sampling.constraint import Constraint
+    from penstock.settings import Settings
+    from penstock.transport.jobs.queue import Claim, WorkerQueue
+    from workers.serving.claimed_jobs import HeldJobs
+    from workers.serving.served_queue import Lane, Tokenizer
+
+logger = get_logger(__name__)
+
+
+GATHER_S: Final = 0.003
+"""Jobs of one claim go to the engine together as far as they are prepared within so long."""
+
+
+class Preparer(threading.Thread):
+    """Claims jobs for free slots and prepares them, so that no request has a thread of its own.
+
+    `on_closed` is called in its thread, last; `on_consume` is told whether Celery shall consume a
+    queue. A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[str, Lane],
+        held: HeldJobs,
+        jobs: WorkerQueue,
+        store: redis.Redis,
+        settings: Settings,
+        publish: Callable[[list[Event]], None],
+        lose: Callable[[Held], None],
+    ) -> None:
+        super().__init__(name="preparer", daemon=True)
+        self._lanes = lanes
+        self._held = held
+        self._jobs = jobs
+        self._store = store
+        self._patience_s = settings.redis_patience_s
+        self._publish = publish
+        self._lose = lose
+        self._intakes = {
+            queue: Intake(lane, held, self._consume, is_only=len(lanes) == 1)
+            for queue, lane in lanes.items()
+        }
+        self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._freed: set[str] = set()
+        self._in_hand: list[Held] = []  # what the look under way has claimed
+        self._closing = False
+        self.resting = False
+        """Whether nothing is claimed for now."""
+        self.on_closed: Callable[[], None] = lambda: None
+        self.on_consume: Callable[[str, bool], None] = lambda _queue, _wanted: None
+
+    def put(self, ticket: Ticket) -> None:
+        """Queue a ticket; never blocks."""
+        self._inbox.put(ticket)
+
+    def freed(self, queue: str) -> None:
+        """Look into a queue that Celery does not consume: a slot is free. Any thread."""
+        if self._intakes[queue].alone and queue not in self._freed:
+            self._freed.add(queue)
+            self._inbox.put(Ticket(queue, has_bell=False))
+
+    def close(self) -> None:
+        """Claim nothing more; tickets that were not looked at are put back."""
+        self._closing = True
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """Look into queues until closed."""
+        while (ticket := self._next()) is not None:
+            if not ticket.only_returned:
+                # Before the look: what becomes free from now on asks for another.
+                self._freed.discard(ticket.queue)
+                self._intakes[ticket.queue].due_s = None
+            if self._closing or self.resting:
+                ticket.done(Outcome.PUT_BACK)
+                continue
+            try:
+                self._look_for(ticket)
+            except StoreUnavailable as error:
+                logger.warning("No job claimed from %s: %s", ticket.queue, error)
+                self._give_up(ticket, Outcome.PUT_BACK)
+            except Exception:
+                logger.exception("Nothing is taken up from %s", ticket.queue)
+                self._give_up(ticket, Outcome.EMPTY)
+            self._in_hand.clear()
+        self.on_closed()
+
+    def _next(self) -> Ticket | None:
+        """Wait for a ticket, or until a look is due."""
+        due = {i.due_s: queue for queue, i in self._intakes.items() if i.due_s is not None}
+        if not due:
+            return self._inbox.get()
+        first_s = min(due)
+        try:
+            return self._inbox.get(timeout=max(0.0, first_s - time.monotonic()))
+        except Empty:
+            return Ticket(due[first_s], has_bell=False)
+
+    def _look_for(self, ticket: Ticket) -> None:
+        """Claim what a ticket's queue has for us, and take it up."""
+        if ticket.only_returned:
+            claim = self._jobs.claim(ticket.queue, only_returned=True)
+            if claim is None:
+                ticket.done(Outcome.EMPTY)
+            else:
+                ticket.claimed()
+                self._take_up([self._hold(claim, ticket)])
+            return
+        intake = self._intakes[ticket.queue]
+        free = intake.free
+        if free <= 0:
+            ticket.done(Outcome.FULL)
+            return
+        found = self._jobs.claim_many(
+            ticket.queue,
+            min(free, MOST_AT_ONCE),
+            least=int(ticket.has_bell),
+            held=intake.lane.slots - free,
+        )
+        if not found.claims:
+            ticket.done(Outcome.EMPTY)
+            intake.found_none(found.waiting)
+            return
+        ticket.claimed()
+        others = Ticket(ticket.queue, has_bell=False, rung_ns=ticket.rung_ns)
+        # All are held, and so their leases renewed, before the first is prepared.
+        held = [
+            self._hold(claim, others if place else ticket)
+            for place, claim in enumerate(found.claims)
+        ]
+        intake.claimed(len(held), found.waiting)
+        self._take_up(held)
+
+    def _consume(self, queue: str, wanted: bool) -> None:
+        self.on_consume(queue, wanted)
+
+    def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:
+        """End a look that failed. What it holds is let go: leases run out, and others have the jobs."""
+        for held in self._in_hand:
+            self._lose(held)
+        if all(held.ticket is not ticket for held in self._in_hand):
+            ticket.done(outcome)
+        if not ticket.only_returned:
+            self._intakes[ticket.queue].let_go()
+
+    def _hold(self, claim: Claim, ticket: Ticket) -> Held:
+        # An older attempt is lost by now. It goes first: where Redis has forgotten its claim, the
+        # new one has the same epoch, and so the same name.
+        older = self._held.of_job(claim.job.id)
+        if older is not None:
+            self._lose(older)
+        held = Held(claim, self._lanes[ticket.queue], ticket)
+        self._held.add(held)
+        self._in_hand.append(held)
+        return held
+
+    def _take_up(self, held: Sequence[Held]) -> None:
+        """Prepare jobs and hand them to their engine, together unless that takes long."""
+        engine = held[0].lane.engine
+        ready: list[SequenceRequest] = []
+        began_s = time.monotonic()
+        for one in held:
+            request = self._prepared(one)
+            if request is not None:
+                ready.append(request)
+            if time.monotonic() - began_s > GATHER_S or one is held[-1]:
+                # Without those that were lost meanwhile.
+                engine.submit(*(r for r in ready if self._held.get(r.job_id) is not None))
+                ready.clear()
+        for one in held:  # now that nobody waits for it
+            _tell(one.claim)
+
+    def _prepared(self, held: Held) -> SequenceRequest | None:
+        """Return what the engine is asked; None for a job that has failed, or is let go."""
+        job = held.claim.job
+        with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+            try:
+                return self._prepare(held)
+            except (BadRequest, EngineFailed) as error:
+                self._fail(held, error)
+            except (StoreUnavailable, MemoryError) as error:
+                # Its lease runs out, and whoever has Redis and memory by then takes it up.
+                logger.warning("Job %s is let go: %s", job.id, error)
+                self._lose(held)
+            except Exception as error:
+                logger.exception("Job %s could not be prepared", job.id)
+                self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
+            return None
+
+    def _prepare(self, held: Held) -> SequenceRequest:
+        """Make the engine's request, with the tokens that an earlier attempt left."""
+        job, work = held.claim.job, held.claim.job.work
+        with held.lane.encoding:
+            prompt_token_ids, token_types = _encoded(work.prompt, held.lane.tokenizer)
+            echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
+            reasoning = held.lane.tokenizer.reasoning(work.prompt, prompt_token_ids)
+            constraint = _constraint(work.sampling, held.lane, reasoning)
+        if reasoning is Reasoning.OPENED:
+            echo_text = held.lane.card.reasoning[0]  # the answer's text is whole then
+        return SequenceRequest(
+            job_id=held.attempt,
+            prompt_token_ids=prompt_token_ids,
+            sampling=_fitted(work, len(prompt_token_ids), held.lane),
+            generated_token_ids=self._generated(held.claim),
+            echo_text=echo_text,
+            priority=job.priority,
+            joins_prompt=work.echo or _joins(work.prompt),
+            constraint=constraint,
+            embeds=work.embed,
+            token_types=token_types,
+            scores_prompt=work.echo and work.sampling.logprobs is not None,
+            stop_tokens=held.lane.tokenizer.tokens_of(work.sampling.stop),
+        )
+
+    def _generated(self, claim: Claim) -> tuple[int, ...]:
+        """Token ids that the journal holds of earlier attempts, `claim.next_index` of them."""
+        token_ids: list[int] = []
+        while len(token_ids) < claim.next_index:
+            after = len(token_ids) - 1
+            page = patiently(
+                lambda after=after: journal.read(
+                    self._store, claim.job.queue, claim.job.id, after=after
+                ),
+                self._patience_s,
+            )
+            tokens = [event for event in page if isinstance(event, Tokens)]
+            if not tokens or tokens[0].index != len(token_ids):
+                raise EngineFailed(
+                    f"the journal holds {len(token_ids)} of {claim.next_index} tokens of this job"
+                )
+            token_ids += [token_id for event in tokens for token_id in event.token_ids]
+        return tuple(token_ids)
+
+    def _fail(self, held: Held, error: PenstockError) -> None:
+        self._publish(
+            [
+                Failed(
+                    held.attempt,
+                    held.claim.next_index,
+                    code=error.code,
+                    message=error.message,
+                    param=error.param or "",
+                )
+            ]
+        )
+
+
+def _tell(claim: Claim) -> None:
+    """Note a claim in the log."""
+    job = claim.job
+    with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+        logger.info(
+            "Job %s of request %s, attempt %d, from token %d",
+            job.id, job.request_id or "-", claim.attempt, claim.next_index,
+        )  # fmt: skip
+
+
+def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:
+    if sampling.structure is None:
+        return None
+    try:
+        return lane.tokenizer.constrain(sampling.structure, reasoning)
+    except BadRequest as error:
+        error.param = "structure"
+        raise
+
+
+def _encoded(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return a prompt's token ids and, of a pair, which text each is of."""
+    if isinstance(prompt, PairPrompt):
+        return tokenizer.encode_pair(prompt)
+    return tokenizer.encode(prompt), []
+
+
+def _joins(prompt: Prompt) -> bool:
+    """Whether the answer goes on in the prompt's words; a chat's answer is a text of its own."""
+    if isinstance(prompt, TextPrompt):
+        return prompt.add_special_tokens
+    return not isinstance(prompt, ChatPrompt)
+
+
+def _fitted(work: Generate, prompt_tokens: int, lane: Lane) -> Sampling:
+    """Return the sampling with the prompt's own endings, and `max_tokens` cut to the room if so asked."""
+    sampling = work.sampling
+    if isinstance(work.prompt, FillPrompt):
+        endings = (*sampling.stop_token_ids, *lane.tokenizer.fill_endings)
+        sampling = msgspec.structs.replace(sampling, stop_token_ids=endings)
+    room = min(lane.card.context_length, lane.card.kv_cache_tokens) - prompt_tokens
+    if not work.fit_context or sampling.max_tokens is None or not 0 < room < sampling.max_tokens:
+        return sampling
+    return msgspec.structs.replace(sampling, max_tokens=room)
+
+
+def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:
+    prompt = work.prompt
+    if isinstance(prompt, TextPrompt):
+        return prompt.text
+    if isinstance(prompt, FillPrompt):
+        return prompt.before
+    if isinstance(prompt, ChatPrompt):
+        return lane.tokenizer.render(prompt)
+    return lane.tokenizer.decode(prompt_token_ids)

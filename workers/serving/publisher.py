@@ -1,0 +1,149 @@
+"""The thread that alone writes events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import Empty, Queue
+from typing import TYPE_CHECKING
+
+import msgspec
+from celery.utils.log import get_logger
+
+from penstock.contract.events import TERMINAL_EVENTS
+from penstock.errors import StoreUnavailable
+from penstock.transport.jobs.queue import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.contract.events import Event
+    from penstock.transport.jobs.queue import Refusal, WorkerQueue
+    from workers.serving.claimed_jobs import Held, HeldJobs
+
+logger = get_logger(__name__)
+
+STEPS_BEHIND = 64
+"""Steps that may wait to be written before the engines are held up."""
+
+ROWS_AT_ONCE = 1024
+"""Rows of one script call; a step has one a running sequence."""
+
+_RETRY_S = 0.5
+
+
+class Publisher(threading.Thread):
+    """Writes steps in the order in which they came, one call a queue.
+
+    When it is behind (a slow or absent Redis), several steps share a call; when it is far behind,
+    `put` blocks the engines. It never gives up: accepted jobs outlive an outage of Redis, and
+    whatever another worker took over in the meantime is refused and dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        held: HeldJobs,
+        jobs: WorkerQueue,
+        end: Callable[[Held], None],
+        lose: Callable[[Held], None],
+    ) -> None:
+        super().__init__(name="publisher", daemon=True)
+        self._held = held
+        self._jobs = jobs
+        self._end = end
+        self._lose = lose
+        self._steps: Queue[list[Event] | None] = Queue(maxsize=STEPS_BEHIND)
+        self._giving_up = threading.Event()
+
+    def put(self, events: list[Event]) -> None:
+        """Queue one step's events, whose `job_id` is an attempt's name; may block."""
+        if not self._giving_up.is_set():
+            self._steps.put(events)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was put is written; False when that took longer."""
+        end = time.monotonic() + timeout_s
+        with self._steps.all_tasks_done:
+            while self._steps.unfinished_tasks:
+                left_s = end - time.monotonic()
+                if left_s <= 0 or not self._steps.all_tasks_done.wait(left_s):
+                    return False
+        return True
+
+    def close(self) -> None:
+        """Stop writing and let go of engines that wait; call `flush` first."""
+        self._giving_up.set()
+        while self._take_nowait() is not None:
+            self._steps.task_done()
+        self._steps.put(None)
+
+    def run(self) -> None:
+        """Write until closed."""
+        while (first := self._steps.get()) is not None and not self._giving_up.is_set():
+            steps = [first]
+            rows = len(first)
+            while rows < ROWS_AT_ONCE and (step := self._take_nowait()) is not None:
+                steps.append(step)
+                rows += len(step)
+            try:
+                self._write([event for step in steps for event in step])
+            except Exception:
+                logger.exception("Events could not be written; their jobs are left to their leases")
+                self._lose_all(steps)
+            finally:
+                for _ in steps:
+                    self._steps.task_done()
+
+    def _take_nowait(self) -> list[Event] | None:
+        try:
+            return self._steps.get_nowait()
+        except Empty:
+            return None
+
+    def _write(self, events: list[Event]) -> None:
+        batches: dict[str, list[tuple[Held, Event]]] = {}
+        for event in events:
+            held = self._held.get(event.job_id)
+            if held is not None:
+                batches.setdefault(held.lane.queue, []).append((held, event))
+        for queue, batch in batches.items():
+            asked_s = time.monotonic()
+            refusals = self._append(queue, batch)
+            if refusals is None:
+                return
+            self._held.leased((held.attempt for held, _ in batch), asked_s)
+            refused = {refusal.job_id for refusal in refusals}
+            for held, event in batch:
+                if held.claim.job.id in refused:
+                    self._lose(held)
+                elif isinstance(event, TERMINAL_EVENTS):
+                    self._end(held)
+
+    def _append(self, queue: str, batch: list[tuple[Held, Event]]) -> list[Refusal] | None:
+        """Append until Redis has answered; None when the process gave up before.
+
+        The queue is patient for `redis_patience_s` itself. Appending again after a lost answer is
+        safe: what is there already is not written twice.
+        """
+        rows = [
+            Row(
+                job_id=held.claim.job.id,
+                epoch=held.claim.epoch,
+                event=msgspec.structs.replace(event, job_id=held.claim.job.id),
+            )
+            for held, event in batch
+        ]
+        while not self._giving_up.is_set():
+            try:
+                return self._jobs.append(queue, rows)
+            except StoreUnavailable as error:
+                logger.warning("%d events of %s wait: %s", len(rows), queue, error)
+                self._giving_up.wait(_RETRY_S)
+        return None
+
+    def _lose_all(self, steps: list[list[Event]]) -> None:
+        for attempt in {event.job_id for step in steps for event in step}:
+            held = self._held.get(attempt)
+            if held is not None:
+                self._lose(held)

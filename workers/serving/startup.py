@@ -1,0 +1,151 @@
+"""From the names of queues to a station with loaded models, or to one clear line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import redis
+from celery.utils.log import get_logger
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from penstock.engine.encoder_engine import EncoderEngine
+from penstock.engine.engine import Engine
+from penstock.errors import StartupError, StoreUnavailable
+from penstock.models import loader, spec
+from penstock.models.backends import encoders
+from penstock.models.backends.encoders import LoadedEncoder
+from penstock.models.devices import cpu_cores
+from penstock.transport.store import sentinel
+from penstock.transport.store.connection import connect, patiently
+from workers.serving.served_queue import Lane, Sink
+from workers.serving.worker import Station, new_worker_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from penstock.contract.worker import ModelCard
+    from penstock.models.loader import LoadedModel
+    from penstock.models.spec import ModelSpec
+    from penstock.settings import Settings
+
+logger = get_logger(__name__)
+
+_LINE_EVERY_S = 5.0
+
+
+def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -> Station:
+    """Check everything that is quick to check, then load the models; no thread is started.
+
+    `slots` is `-c`: how many jobs each queue takes at once. It goes before the setting and the
+    model's entry.
+
+    :raises StartupError: with the line to show.
+    :raises StoreUnavailable: Redis did not answer for `redis_patience_s`.
+    """
+    if slots:
+        settings = settings.model_copy(update={"slots": slots})
+    specs = [spec.resolve(queue, settings) for queue in queues]
+    cpu_cores.take(settings.cores)
+    for one in specs:
+        loader.check_device(one)
+    store = connect(settings)
+    _await_redis(store, settings)
+    loaded = [_load(one, settings) for one in specs]
+    return Station(
+        settings=settings,
+        store=store,
+        worker_id=new_worker_id(),
+        open_lanes=lambda publish: [_open_lane(model, publish) for model in loaded],
+    )
+
+
+def _await_redis(store: redis.Redis, settings: Settings) -> None:
+    where = sentinel.address(settings)
+    try:
+        store.ping()
+    except redis.RedisError as error:
+        logger.warning(
+            "Redis at %s does not answer (%s); trying for %g s",
+            where,
+            error,
+            settings.redis_patience_s,
+        )
+        try:
+            patiently(store.ping, settings.redis_patience_s)
+        except StoreUnavailable as given_up:
+            raise StartupError(f"PENSTOCK_REDIS_URL, {where}: {given_up}") from given_up
+
+
+def _load(one: ModelSpec, settings: Settings) -> LoadedModel | LoadedEncoder:
+    started_s = time.monotonic()
+    try:
+        with _shown_progress(one.queue) as progress:
+            load = loader.load if one.task == "generate" else encoders.load
+            loaded = load(one, settings, slots=None, progress=progress)
+    except StartupError:
+        raise
+    except Exception as error:
+        # A model's own code or a library failed; the operator gets a line, the log the rest.
+        logger.debug("Loading %s failed", one.queue, exc_info=True)
+        raise StartupError(
+            f"queue {one.queue}: {one.path} could not be loaded: {type(error).__name__}: {error}"
+        ) from error
+    logger.info("%s", describe(loaded.card, time.monotonic() - started_s))
+    return loaded
+
+
+def describe(card: ModelCard, load_s: float) -> str:
+    """One line about a loaded model."""
+    return (
+        f"Loaded {card.queue}: {_short(card.parameters)} parameters, "
+        f"{card.weights_bytes / 2**20:,.1f} MiB, {card.format} ({card.backend}), "
+        f"device {card.device}, context {card.context_length}, {card.slots} slots, "
+        + (f"KV cache of {card.kv_cache_tokens} tokens, " if card.kv_cache_tokens else "")
+        + f"in {load_s:.1f} s"
+    )
+
+
+def _short(count: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def _open_lane(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None]) -> Lane:
+    card, sink = loaded.card, Sink(publish)
+    if isinstance(loaded, LoadedEncoder):
+        engine = EncoderEngine(
+            loaded.encoder, slots=card.slots, batch_tokens=loaded.batch_tokens, sink=sink
+        )
+        return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink)
+    return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
+
+
+@contextmanager
+def _shown_progress(queue: str) -> Iterator[Callable[[float, str], None]]:
+    """Show `progress(share, what)`: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.fields[queue]}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("opening", total=1.0, queue=queue)
+            yield lambda share, what: bar.update(task, completed=share, description=what)
+        return
+    last_s = time.monotonic()
+
+    def show(share: float, what: str) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= _LINE_EVERY_S:
+            last_s = time.monotonic()
+            logger.info("Loading %s: %d %%, %s", queue, round(share * 100), what)
+
+    yield show

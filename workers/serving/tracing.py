@@ -1,0 +1,69 @@
+"""A worker's spans: one attempt at a job each, from its claim to its last event."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from penstock.clock import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.contract.events import Event
+    from penstock.observability.tracing import JobSpans, Tracing
+    from workers.serving.claimed_jobs import Held, HeldJobs
+
+
+class AttemptSpans:
+    """Watches the events that engines and the preparer publish. Called by several threads."""
+
+    def __init__(
+        self, tracing: Tracing, held: HeldJobs, worker_id: str, put: Callable[[list[Event]], None]
+    ) -> None:
+        self._tracing = tracing
+        self._held = held
+        self._worker_id = worker_id
+        self._put = put
+        self._open: dict[str, JobSpans] = {}
+        self._lock = threading.Lock()
+
+    def put(self, events: list[Event]) -> None:
+        """Note the events' time, then hand them on."""
+        now_ns = clock.now_ns()
+        with self._lock:
+            for event in events:
+                self._see(event, now_ns)
+        self._put(events)
+
+    def _see(self, event: Event, now_ns: int) -> None:
+        attempt = event.job_id
+        spans = self._open.get(attempt)
+        if spans is None:
+            held = self._held.get(attempt)
+            if held is None:
+                return
+            spans = self._open[attempt] = self._tracing.attempt(
+                held.claim.job,
+                (held.ticket.rung_ns, held.claimed_ns),
+                self._worker_id,
+                held.claim.epoch,
+            )
+        if spans.see(event, now_ns):
+            del self._open[attempt]
+
+    def drop(self, held: Held) -> None:
+        """End the span of an attempt that was given up."""
+        with self._lock:
+            spans = self._open.pop(held.attempt, None)
+        if spans is not None:
+            spans.drop(clock.now_ns())
+
+    def close(self) -> None:
+        """End what is open, and send it all."""
+        now_ns = clock.now_ns()
+        with self._lock:
+            for spans in self._open.values():
+                spans.drop(now_ns)
+            self._open.clear()
+        self._tracing.close()

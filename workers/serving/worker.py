@@ -1,0 +1,285 @@
+"""A worker process without Celery: its lanes, its jobs, its threads."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import redis
+from celery.utils.log import get_logger
+
+import penstock
+from penstock.clock import clock
+from penstock.contract.worker import WorkerCard
+from penstock.errors import PenstockError
+from penstock.observability.logs import identify
+from penstock.observability.tracing import Tracing
+from penstock.transport.fleet.registry import Announcer
+from penstock.transport.jobs.queue import WorkerQueue
+from workers.serving.claimed_jobs import Held, HeldJobs, Outcome, Ticket
+from workers.serving.heartbeat import Heartbeat
+from workers.serving.metrics import WorkerMetrics
+from workers.serving.overflow_slots import SparePlaces
+from workers.serving.preparer import Preparer
+from workers.serving.publisher import Publisher
+from workers.serving.tokenizer_service import UtilityDesk
+from workers.serving.tracing import AttemptSpans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from penstock.settings import Settings
+    from workers.serving.served_queue import Lane
+
+logger = get_logger(__name__)
+
+HAND_BACK_S = 5.0
+"""How long the last tokens may take to be written before jobs are handed back without them."""
+
+_POLL_S = 0.05
+
+
+def new_worker_id() -> str:
+    """Name this process so that no other ever had the name."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+
+class Station:
+    """Owns the preparer, publisher, heartbeat and utility threads, and starts the engines.
+
+    A job is held from its claim on. It leaves by `_end` (its terminal event is stored), by `lose`
+    (somebody else has it, or it is over) or by a drain that hands it back.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: redis.Redis,
+        worker_id: str,
+        open_lanes: Callable[[Callable[..., None]], Iterable[Lane]],
+    ) -> None:
+        """Make every part; `open_lanes` gets what an engine's sink shall call."""
+        self.worker_id = worker_id
+        identify(worker=worker_id)
+        self.exit_code = 0
+        self._settings = settings
+        self._started_ms = clock.now_ms()
+        self._draining = False
+        self._resting = False
+        self._broken: set[str] = set()
+        self._on_broken: Callable[[], None] = lambda: None
+        self._on_rest: Callable[[], None] = lambda: None
+        self._jobs = WorkerQueue(store, settings, worker_id)
+        self._announcer = Announcer(store, settings)
+        self._held = HeldJobs()
+        self._publisher = Publisher(held=self._held, jobs=self._jobs, end=self._end, lose=self.lose)
+        tracing = Tracing.of(settings, "penstock-worker")
+        self._spans: AttemptSpans | None = None
+        publish = self._publisher.put
+        if tracing is not None:
+            self._spans = AttemptSpans(tracing, self._held, worker_id, publish)
+            publish = self._spans.put
+        self._metrics: WorkerMetrics | None = None
+        self.metrics_url = ""
+        if settings.metrics_port:
+            self._metrics = WorkerMetrics(self._held, worker_id, publish)
+            publish = self._metrics.put
+        self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(publish)}
+        if self._metrics is not None:
+            self._metrics.show(self.lanes)
+            self.metrics_url = self._metrics.serve(settings)
+            logger.info("Metrics at %s", self.metrics_url)
+        self._preparer = Preparer(
+            lanes=self.lanes,
+            held=self._held,
+            jobs=self._jobs,
+            store=store,
+            settings=settings,
+            publish=publish,
+            lose=self.lose,
+        )
+        self._heartbeat = Heartbeat(
+            lanes=self.lanes,
+            held=self._held,
+            jobs=self._jobs,
+            announcer=self._announcer,
+            card=self.card,
+            settings=settings,
+            lose=self.lose,
+            broken=self._break,
+            rest=self._rest,
+            look_for_returned=self._look_for_returned,
+        )
+        self._spare = SparePlaces(self.lanes.values(), self.take)
+        self._desk = UtilityDesk(lanes=self.lanes, store=store)
+
+    @property
+    def slots(self) -> int:
+        """Jobs that all lanes together hold at once."""
+        return sum(lane.slots for lane in self.lanes.values())
+
+    def card(self) -> WorkerCard:
+        """Describe this worker as of now."""
+        return WorkerCard(
+            id=self.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=penstock.__version__,
+            started_ms=self._started_ms,
+            heartbeat_ms=clock.now_ms(),
+            models=tuple(lane.card for lane in self.lanes.values()),
+            loads={lane.queue: lane.engine.load() for lane in self.lanes.values()},
+            draining=self._draining or self._resting,
+        )
+
+    def start(
+        self,
+        *,
+        on_broken: Callable[[], None],
+        on_drain: Callable[[], None],
+        on_rest: Callable[[], None] = lambda: None,
+        on_consume: Callable[[str, bool], None] = lambda _queue, _wanted: None,
+    ) -> None:
+        """Start engines and threads.
+
+        `on_broken` is called once an engine is beyond help, `on_drain` when no more is claimed,
+        `on_rest` when `resting` has changed, `on_consume` when a queue's bells shall not be taken
+        for now, or shall again; each in a thread of the station.
+        """
+        self._on_broken = on_broken
+        self._on_rest = on_rest
+        self._preparer.on_closed = on_drain
+        self._preparer.on_consume = on_consume
+        # What was loaded stays: a collection that looked through it would hold up every stream.
+        gc.collect()
+        gc.freeze()
+        for lane in self.lanes.values():
+            lane.engine.start()
+        for thread in (self._publisher, self._preparer, self._desk, self._heartbeat):
+            thread.start()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no job any more."""
+        return self._draining
+
+    @property
+    def resting(self) -> bool:
+        """Whether an operator wants no job claimed for now; what runs goes on."""
+        return self._resting
+
+    def take(self, ticket: Ticket) -> None:
+        """Look for jobs for the free slots; answers through `ticket.done`, and never blocks."""
+        self._preparer.put(ticket)
+
+    def taken(self) -> dict[str, int]:
+        """Return how many slots of each queue have a job."""
+        return {queue: self._held.taken(queue) for queue in self.lanes}
+
+    def lose(self, held: Held) -> None:
+        """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
+        if self._held.pop(held.attempt) is not None:
+            for watcher in (self._spans, self._metrics):
+                if watcher is not None:
+                    watcher.drop(held)
+            held.lane.engine.abort([held.attempt])
+            self._let_go(held)
+
+    def begin_drain(self) -> None:
+        """Claim nothing more and say so in the registry; running jobs go on. Cheap, repeatable."""
+        if self._draining:
+            return
+        self._draining = True
+        self._heartbeat.announce_soon()
+        self._desk.close()
+        self._preparer.close()
+
+    def drain(self, *, in_a_hurry: Callable[[], bool], pump: Callable[[], None]) -> None:
+        """Finish what runs within `drain_s`, hand back the rest, and leave the registry.
+
+        `in_a_hurry` ends the patience early; `pump` runs what waits for the calling thread.
+        """
+        self.begin_drain()
+        end = time.monotonic() + self._settings.drain_s
+        while self._alive_jobs() and time.monotonic() < end and not in_a_hurry():
+            self._held.wait_for_change(_POLL_S)
+            pump()
+        self.hand_back()
+        pump()
+
+    def hand_back(self) -> None:
+        """Release what is still held at its last stored token, and stop all threads."""
+        self.begin_drain()
+        self._preparer.join(HAND_BACK_S)
+        for held in self._alive_jobs():
+            held.lane.engine.abort([held.attempt])
+        for lane in self.lanes.values():
+            with suppress(TimeoutError):  # what it still says is fenced off
+                lane.engine.stop(0 if lane.queue in self._broken else HAND_BACK_S)
+        self._publisher.flush(HAND_BACK_S)
+        self._publisher.close()
+        self._heartbeat.close()
+        self._heartbeat.join(HAND_BACK_S)
+        left = self._alive_jobs()
+        try:
+            for held in left:
+                self._jobs.release(held.lane.queue, held.claim.job.id, held.claim.epoch)
+            self._announcer.withdraw(self.worker_id, self.lanes)
+        except (redis.RedisError, PenstockError) as error:
+            logger.warning("%d jobs are left to their leases: %s", len(left), error)
+        else:
+            if left:
+                logger.warning("Handed back %d unfinished jobs", len(left))
+        for held in self._held.all():
+            self._end(held)
+        for watcher in (self._spans, self._metrics):
+            if watcher is not None:
+                watcher.close()
+
+    def _alive_jobs(self) -> list[Held]:
+        """Return the held jobs whose engine still works.
+
+        The others are left to their leases, which counts as an attempt: what broke the engine may
+        be one of them.
+        """
+        return [held for held in self._held.all() if held.lane.queue not in self._broken]
+
+    def _end(self, held: Held) -> None:
+        if self._held.pop(held.attempt) is not None:
+            self._let_go(held)
+
+    def _let_go(self, held: Held) -> None:
+        held.ticket.done(Outcome.ENDED)
+        self._preparer.freed(held.lane.queue)
+
+    def _look_for_returned(self, lane: Lane) -> None:
+        """Take up what a dead worker held, where no slot is free; those that are get it anyway."""
+        if self._draining or self._resting:
+            return
+        if self._held.taken(lane.queue) >= lane.slots:
+            self._spare.look(lane.queue)
+
+    def _rest(self, wanted: bool) -> None:
+        if wanted == self._resting:
+            return
+        self._resting = self._preparer.resting = wanted
+        logger.warning("Worker %s %s", self.worker_id, "rests" if wanted else "goes on")
+        self._heartbeat.announce_soon()
+        self._on_rest()
+        for queue in self.lanes:
+            self._preparer.freed(queue)
+
+    def _break(self, lane: Lane, why: str) -> None:
+        if lane.queue in self._broken:
+            return
+        self._broken.add(lane.queue)
+        self.exit_code = os.EX_SOFTWARE
+        logger.critical("Worker %s ends: %s (queue %s)", self.worker_id, why, lane.queue)
+        self.begin_drain()
+        self._on_broken()
