@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from api.openai.chat.chunks import encode
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 from penstock.contract.events import FinishReason, Tokens
+from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +158,7 @@ class MessageWriter:
 def _parsed(arguments: str) -> Json:
     """Return a call's arguments; what an answer cut off has left of them is no object."""
     try:
-        found = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
+        found = parse_json(arguments or "{}")
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from penstock.errors import BodyTooLarge, InvalidParameter
+from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -42,9 +42,9 @@ async def read_object(request: Request, limit_bytes: int) -> dict[str, Any]:
     """
     body = await read_body(request, limit_bytes)
     try:
-        parsed: object = pydantic_core.from_json(body, allow_inf_nan=False)
+        parsed: object = parse_json(body)
     except ValueError as error:
-        raise InvalidParameter(f"The request's body is not valid JSON: {error}") from error
+        raise InvalidParameter(f"The request's body is {error}") from error
     if not isinstance(parsed, dict):
         raise InvalidParameter("The request's body must be a JSON object")
     return cast("dict[str, Any]", parsed)

@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from penstock.foreign import parse_json
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -109,7 +111,7 @@ class CallReader:
     def _read_whole(self) -> None:
         """The object has ended, and its name did not come first."""
         try:
-            call: Any = json.loads(self.raw)
+            call: Any = parse_json(self.raw)
         except ValueError:
             call = None
         fields = cast("dict[str, Any]", call) if isinstance(call, dict) else {}
@@ -127,7 +129,7 @@ class CallReader:
 
 def _text(quoted: str) -> str | None:
     try:
-        return str(json.loads(quoted))
+        return str(parse_json(quoted))
     except ValueError:
         return None
 
@@ -135,6 +137,6 @@ def _text(quoted: str) -> str | None:
 def _object(text: str) -> Any:
     """Return what JSON in a string holds: some models quote their arguments twice."""
     try:
-        return json.loads(text or "{}")
+        return parse_json(text or "{}")
     except ValueError:
         return None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from penstock.errors import BadSettings
+from penstock.foreign import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,14 +75,12 @@ def read(path: Path) -> dict[str, Alias]:
     :raises BadSettings: it is not usable; the message names the file and what is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        aliases = msgspec.convert(tomllib.loads(read_text(path)), _File).aliases
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{path}: {error}") from error
-    try:
-        aliases = msgspec.convert(tomllib.loads(text), _File).aliases
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except RecursionError as error:
+        raise BadSettings(f"{path}: nested too deeply") from error
+    except (OSError, ValueError) as error:
         raise BadSettings(f"{path}: {error}") from error
     for name, alias in aliases.items():
         _check(path, name, alias, aliases)

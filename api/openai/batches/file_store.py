@@ -182,7 +182,7 @@ class FileStore:
     def _card(self, file_id: str) -> FileCard | None:
         try:
             card = _decoder.decode(self._card_path(file_id).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
             return None
         if card.expires_s is not None and clock.now_s() >= card.expires_s:
             self.delete(card)

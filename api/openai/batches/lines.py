@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from penstock.foreign import parse_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_LINES: Final = 50_000
 MOST_ERRORS: Final = 100
+MOST_CUSTOM_ID: Final = 512
+"""Characters."""
 MODEL_ENDPOINTS: Final = (
     "/v1/chat/completions",
     "/v1/completions",
@@ -31,30 +35,37 @@ class Line(msgspec.Struct, frozen=True):
     body: dict[str, Any]
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank, numbered from 0."""
+def lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, numbered from 0.
+
+    Of a line over `most_bytes`, one byte more than these; the rest is skipped.
+    """
     number = 0
     with path.open("rb") as file:
-        for raw in file:
+        while raw := file.readline(most_bytes + 1):
+            rest = raw
+            while len(rest) > most_bytes and not rest.endswith(b"\n"):
+                rest = file.readline(most_bytes + 1)
             if raw.strip():
                 yield number, raw
                 number += 1
 
 
-def parse(number: int, raw: bytes, endpoint: str) -> Line:
+def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
     """Return a line.
 
     :raises ValueError: it is not a request to this endpoint; the message says why.
     """
-    try:
-        found: Any = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not valid JSON: {error}") from error
+    if len(raw) > most_bytes:
+        raise ValueError(f"longer than {most_bytes} bytes")
+    found: Any = parse_json(raw)
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004  one kind of error for a bad line
     custom_id, body = found.get("custom_id"), found.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise ValueError("custom_id: a string is needed")
+    if len(custom_id) > MOST_CUSTOM_ID:
+        raise ValueError(f"custom_id: longer than {MOST_CUSTOM_ID} characters")
     if found.get("method") != "POST":
         raise ValueError("method: must be POST")
     if found.get("url") != endpoint:
@@ -66,8 +77,8 @@ def parse(number: int, raw: bytes, endpoint: str) -> Line:
     return Line(number, custom_id, body)
 
 
-def faults(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
-    """Return the number of lines, and what is wrong with them, as OpenAI tells it."""
+def faults(path: Path, endpoint: str, most_bytes: int) -> tuple[int, list[dict[str, Any]]]:
+    """Return the number of lines and their errors in OpenAI's shape; reading ends at `MOST_LINES`."""
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
     total = 0
@@ -76,10 +87,14 @@ def faults(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
         if len(found) < MOST_ERRORS:
             found.append({"code": code, "message": message, "line": line, "param": None})
 
-    for number, raw in lines(path):
+    for number, raw in lines(path, most_bytes):
         total += 1
+        if total > MOST_LINES:
+            found.clear()
+            add("too_many_lines", f"The input file has more than {MOST_LINES} lines", None)
+            break
         try:
-            line = parse(number, raw, endpoint)
+            line = parse(number, raw, endpoint, most_bytes)
         except ValueError as error:
             add("invalid_request", str(error), number + 1)
             continue
@@ -88,8 +103,6 @@ def faults(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
         seen.add(line.custom_id)
     if not total:
         add("empty_file", "The input file has no line", None)
-    if total > MOST_LINES:
-        add("too_many_lines", f"The input file has {total} lines, more than {MOST_LINES}", None)
     return total, found
 
 

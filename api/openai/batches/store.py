@@ -111,7 +111,7 @@ class BatchStore:
         """Return a batch; None where there is none."""
         try:
             batch = _batches.decode((self._folder / batch_id / "batch.json").read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
             return None
         if batch.status in ENDED:
             return batch
@@ -169,7 +169,7 @@ class BatchStore:
                 for line in file:
                     try:
                         yield _rows.decode(line)
-                    except msgspec.DecodeError:  # torn by a power cut
+                    except (msgspec.DecodeError, RecursionError):  # torn by a power cut
                         continue
 
     def _row_files(self, batch_id: str) -> list[Path]:

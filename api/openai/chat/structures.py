@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from api.openai.chat.structure_schema import JsonObjectFormat, JsonSchemaResponseFormat
@@ -13,6 +12,7 @@ from penstock.contract.structure import (
     RegexStructure,
 )
 from penstock.errors import InvalidParameter, UnsupportedFeature
+from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from api.openai.schema import GenerationRequest
@@ -104,9 +104,9 @@ def _json(schema: dict[str, Any] | str, param: str) -> JsonStructure:
     """Return the structure of a schema, which some clients send as text."""
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
+            schema = parse_json(schema)
         except ValueError as error:
-            raise InvalidParameter(f"{param}: not JSON: {error}", param=param) from error
+            raise InvalidParameter(f"{param}: {error}", param=param) from error
         if not isinstance(schema, dict):
             raise InvalidParameter(f"{param}: must be a JSON schema", param=param)
     return JsonStructure(cast("dict[str, Any]", schema))

@@ -7,14 +7,15 @@ directory, or the shipped demo model; the rules of `_backend_of` choose how it i
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from penstock.errors import BadSettings, ModelNotFound
+from penstock.foreign import parse_json, read_file
 from penstock.models.backends import suitability
+from penstock.models.catalogue.folder_check import check_files, is_folder
 from penstock.models.catalogue.models_file import (
     BIGDL_FORMATS,
     TRANSFORMERS_FORMATS,
@@ -35,6 +36,9 @@ DEMO_NAME = "demo"
 BIGDL_PREFIX = "bigdl-"
 DEFAULT_LOW_BIT = "sym_int4"
 FP8_FORMAT = "fp8"
+
+LONGEST_QUEUE = 200
+"""Characters of a queue's name: it is a part of Redis keys and, without the device, a folder."""
 
 _QUEUE = re.compile(
     r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)"
@@ -92,6 +96,10 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     :raises ModelNotFound: no entry, no folder, or a name that is not `<model>-<device>`.
     :raises BadSettings: the models file is not usable.
     """
+    if len(queue) > LONGEST_QUEUE:
+        raise ModelNotFound(
+            f"queue {queue[:40]!r}...: its name has {len(queue)} characters; {LONGEST_QUEUE} are the most"
+        )
     match = _QUEUE.fullmatch(queue)
     if match is None or (match["device"] == "cpu" and match["index"] is not None):
         raise ModelNotFound(
@@ -240,7 +248,7 @@ def task_of(path: Path) -> Task:
 def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON file of a model's folder, or an empty dictionary where there is none to read."""
     try:
-        config = json.loads((path / name).read_text(encoding="utf-8"))
+        config: object = parse_json(read_file(path / name), infinities=True)
     except (OSError, ValueError):
         return {}
     return cast("dict[str, Any]", config) if isinstance(config, dict) else {}
@@ -254,9 +262,10 @@ def _find(
         inherited = candidate != name
         entry = entries.get(candidate, Entry())
         path = entry.path or settings.models_dir / candidate
-        if not path.is_dir() and entry.path is None and candidate == DEMO_NAME:
+        if not is_folder(path) and entry.path is None and candidate == DEMO_NAME:
             path = _demo_path() or path
-        if path.is_dir():
+        if is_folder(path):
+            check_files(path)
             return (entry.as_low_bit() if inherited else entry), path
         if candidate in entries:
             raise ModelNotFound(

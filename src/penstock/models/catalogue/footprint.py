@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.foreign import parse_json
 from penstock.models.spec import FP8_FORMAT, read_config
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _tensors(file: Path) -> list[_Tensor]:
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(min(length, _LONGEST_HEADER)))
+            header = parse_json(opened.read(min(length, _LONGEST_HEADER)))
         return [
             _Tensor(name, one["dtype"], tuple(one["shape"]))
             for name, one in header.items()

@@ -33,6 +33,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from penstock.errors import BadSettings
+from penstock.foreign import read_text
 
 BIGDL_FORMATS = ("sym_int4", "asym_int4", "sym_int5", "asym_int5", "sym_int8")
 TRANSFORMERS_FORMATS = ("bf16", "fp16", "fp32", "fp8")
@@ -88,11 +89,12 @@ def read_models_file(path: Path) -> dict[str, Entry]:
         table and key.
     """
     try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
+        document = tomllib.loads(read_text(path))
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise BadSettings(f"{path}: nested too deeply") from error
+    except (OSError, ValueError) as error:
         raise BadSettings(f"{path}: {error}") from error
     tables = document.pop("models", {})
     if document:
@@ -155,6 +157,6 @@ def _template(file: Path, where: str, value: str | None) -> str | None:
         return value
     path = file.parent / value
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise BadSettings(f"{where}: chat_template: {path}: {error}") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, cast
 
 from penstock.errors import InvalidParameter
+from penstock.foreign import TooDeep, parse_json
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -45,13 +45,18 @@ def _text_of(part: Any) -> str:
 
 
 def _with_object_arguments(call: Any) -> Any:
-    """OpenAI sends a call's arguments as JSON text; templates expect the object."""
+    """OpenAI sends a call's arguments as JSON text; templates expect the object.
+
+    :raises InvalidParameter: they are nested too deeply.
+    """
     function = _fields(_fields(call).get("function"))
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         return call
     try:
-        parsed = json.loads(arguments or "{}")
+        parsed = parse_json(arguments or "{}")
+    except TooDeep as error:
+        raise InvalidParameter(f"a tool call's arguments are {error}", param="messages") from error
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": parsed}}

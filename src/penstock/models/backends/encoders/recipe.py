@@ -5,11 +5,11 @@ A folder without them gets the usual: the mean of the last hidden states, of uni
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import ModelNotLoadable
+from penstock.foreign import parse_json, read_file
 from penstock.models.spec import MODULES_FILE, read_config
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _modules(path: Path) -> list[tuple[str, Path]]:
     if not file.is_file():
         return []
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        listed = parse_json(read_file(file))
         return [(one["type"].rpartition(".")[2], path / one["path"]) for one in listed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelNotLoadable(f"{file}: not readable: {error!r}") from error

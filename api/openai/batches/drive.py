@@ -1,0 +1,295 @@
+"""One process's work on one batch.
+
+A line is a request that the process makes to itself at the lowest priority, under an idempotency
+key of its own: one that was under way when its driver died is the same job for the next driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from api.access.keys import LOWEST_PRIORITY, Caller
+from api.http.errors import answer_of, internal_error, openai_error
+from api.inner_call import InnerAnswer, post
+from api.openai.batches.file_store import new_id
+from api.openai.batches.files import store_of
+from api.openai.batches.lines import Line, expired_line, faults, lines, output_line, parse
+from api.openai.batches.store import BatchStore, Row
+from penstock.clock import clock
+from penstock.errors import UnknownObject
+from penstock.foreign import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from starlette.types import ASGIApp
+
+    from api.openai.batches.store import Batch
+    from api.services import Services
+    from penstock.transport.store.lease import Lease
+
+logger = logging.getLogger("penstock.api")
+
+LEASE_S: Final = 10.0
+RENEW_S: Final = 2.0
+FLUSH_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 30.0
+PASSING: Final = frozenset({429, 503})
+"""A line that is answered so is tried again: the queue is full, the key's minute is used up..."""
+CANCELLED: Final = 499
+"""Somebody else has ended the job of a line; a fresh one takes its place."""
+MOST_ATTEMPTS: Final = 5
+
+
+class Drive:
+    """One process's work on one batch, while it has the lease."""
+
+    def __init__(self, app: ASGIApp, services: Services, batch: Batch, lease: Lease) -> None:
+        self._app = app
+        self._settings = services.settings
+        self._files = store_of(services.settings)
+        self._store = BatchStore(services.settings.files_dir)
+        self._lease = lease
+        self._batch = batch
+        self._name = uuid.uuid4().hex
+        self._rows: list[Row] = []
+        self._done: set[int] = set()
+        self._is_ours = True
+
+    async def run(self) -> None:
+        """Go on with the batch to its end, or until it is not ours any more."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            if "in_progress" not in self._batch.times and not await self._validate():
+                return
+            await self._count()
+            why = await self._run_lines()
+            if self._is_ours:
+                await self._finish(why)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            if self._is_ours:
+                await self._lease.release()
+
+    async def _watch(self) -> None:
+        """Renew the lease; without it for too long, another process may be at work."""
+        heard_s = time.monotonic()
+        while self._is_ours:
+            await asyncio.sleep(RENEW_S)
+            answer = await self._lease.renew()
+            if answer:
+                heard_s = time.monotonic()
+            elif answer is False or time.monotonic() - heard_s > LEASE_S - RENEW_S:
+                self._is_ours = False
+
+    # -- before and after the lines
+
+    async def _input(self) -> Path:
+        batch = self._batch
+        card = await asyncio.to_thread(self._files.own, batch.input_file_id, batch.tenant)
+        return self._files.path(card)
+
+    async def _validate(self) -> bool:
+        try:
+            path = await self._input()
+        except UnknownObject as error:
+            total, found = 0, [{"code": error.code, "message": error.message, "line": None}]
+        else:
+            total, found = await asyncio.to_thread(
+                faults, path, self._batch.endpoint, self._settings.max_body_bytes
+            )
+        if found:
+            failed = self._batch.to("failed", errors=tuple(found))
+            await asyncio.to_thread(self._store.close, failed)
+            return False
+        await self._save(self._batch.to("in_progress", total=total))
+        return True
+
+    async def _save(self, batch: Batch) -> None:
+        self._batch = batch
+        await asyncio.to_thread(self._store.save, batch)
+
+    async def _count(self) -> None:
+        """Take up what earlier drives have left."""
+
+        def read() -> tuple[set[int], int]:
+            first: dict[int, int] = {}
+            for row in self._store.rows(self._batch.id):
+                first.setdefault(row.line, row.status)
+            return set(first), sum(status < 400 for status in first.values())  # noqa: PLR2004
+
+        self._done, completed = await asyncio.to_thread(read)
+        failed = len(self._done) - completed
+        self._batch = msgspec.structs.replace(self._batch, completed=completed, failed=failed)
+
+    async def _finish(self, why: str) -> None:
+        finishing = self._batch.to("finalizing") if why == "completed" else self._batch
+        await self._save(finishing)
+        await asyncio.to_thread(self._write_files, why)
+
+    def _write_files(self, why: str) -> None:
+        """Write the output and the errors in the lines' order, and close the batch."""
+        batch = self._batch
+        first: dict[int, Row] = {}
+        for row in self._store.rows(batch.id):
+            first.setdefault(row.line, row)
+        rows = [first[line] for line in sorted(first)]
+        good = (output_line(batch, row) for row in rows if row.status < 400)  # noqa: PLR2004
+        output = self._write_file("output", good)
+        errors = self._write_file("error", self._error_lines(rows, first, why))
+        asked_s = self._store.cancelled_s(batch.id)
+        if asked_s is not None:
+            batch = msgspec.structs.replace(batch, times={**batch.times, "cancelling": asked_s})
+        self._store.close(batch.to(why, output_file_id=output, error_file_id=errors))
+
+    def _error_lines(self, rows: list[Row], done: dict[int, Row], why: str) -> Iterator[bytes]:
+        for row in rows:
+            if row.status >= 400:  # noqa: PLR2004
+                yield output_line(self._batch, row)
+        if why == "expired":
+            with suppress(UnknownObject):
+                card = self._files.own(self._batch.input_file_id, self._batch.tenant)
+                for line in self._lines_of(self._files.path(card), set(done)):
+                    yield expired_line(self._batch, line)
+
+    def _lines_of(self, path: Path, done: set[int]) -> Iterator[Line]:
+        """Yield the lines that are not done."""
+        most_bytes = self._settings.max_body_bytes
+        for number, raw in lines(path, most_bytes):
+            if number not in done:
+                yield parse(number, raw, self._batch.endpoint, most_bytes)
+
+    def _write_file(self, kind: str, written: Iterable[bytes]) -> str | None:
+        """Store a file of lines; whoever finishes a batch twice writes the same file twice."""
+        content = b"".join(written)
+        if not content:
+            return None
+        card = self._files.add(
+            io.BytesIO(content),
+            tenant=self._batch.tenant,
+            filename=f"{self._batch.id}_{kind}.jsonl",
+            purpose="batch_output",
+            file_id=new_id(f"{self._batch.id}\0{kind}"),
+            bounded=False,
+        )
+        return card.id
+
+    # -- the lines
+
+    async def _run_lines(self) -> str:
+        """Run what is left, a few at a time; return the status that the batch comes to."""
+        try:
+            path = await self._input()
+        except UnknownObject:  # deleted under way: what was done is kept
+            return "cancelled"
+        waiting = self._lines_of(path, self._done)
+        running: set[asyncio.Task[None]] = set()
+        flushed_s, why = time.monotonic(), "completed"
+        try:
+            while True:
+                await self._fill(running, waiting)
+                if not running:
+                    break
+                await asyncio.wait(running, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
+                ended = {task for task in running if task.done()}
+                running -= ended
+                for task in ended:
+                    task.result()
+                if time.monotonic() - flushed_s >= FLUSH_S:
+                    flushed_s = time.monotonic()
+                    await self._flush()
+                    why = await self._reason_to_stop()
+                    if why != "completed" or not self._is_ours:
+                        break
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if self._is_ours:
+            await self._flush()
+        return why
+
+    async def _fill(self, running: set[asyncio.Task[None]], waiting: Iterator[Line]) -> None:
+        while len(running) < self._settings.batch_concurrency:
+            line = await asyncio.to_thread(next, waiting, None)
+            if line is None:
+                return
+            running.add(asyncio.create_task(self._line(line)))
+
+    async def _reason_to_stop(self) -> str:
+        if clock.now_s() >= self._batch.expires_s:
+            return "expired"
+        asked_s = await asyncio.to_thread(self._store.cancelled_s, self._batch.id)
+        return "completed" if asked_s is None else "cancelled"
+
+    async def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        await asyncio.to_thread(self._store.append, self._batch.id, self._name, rows)
+        good = sum(row.status < 400 for row in rows)  # noqa: PLR2004
+        counted = msgspec.structs.replace(
+            self._batch,
+            completed=self._batch.completed + good,
+            failed=self._batch.failed + len(rows) - good,
+        )
+        await self._save(counted)
+
+    async def _line(self, line: Line) -> None:
+        """Run one line until it is answered for good; an unexpected error is its answer too."""
+        request_id = f"{self._batch.id}-{line.number}"
+        try:
+            answer = await self._answer(line, request_id)
+        except Exception:
+            logger.exception("line %d of batch %s", line.number, self._batch.id)
+            error = internal_error()
+            answer = InnerAnswer(
+                answer_of(error).status, body=msgspec.json.encode(openai_error(error))
+            )
+        self._rows.append(
+            Row(line.number, line.custom_id, answer.status, request_id, _json(answer.body))
+        )
+
+    async def _answer(self, line: Line, request_id: str) -> InnerAnswer:
+        batch = self._batch
+        card = batch.key
+        caller = Caller(batch.tenant, card, card is None or card.admin)
+        body = msgspec.json.encode({**line.body, "priority": LOWEST_PRIORITY})
+        attempt = 0
+        while True:
+            left_s = max(batch.expires_s - clock.now_s(), 1.0)
+            answer = await post(
+                self._app,
+                batch.endpoint,
+                body,
+                caller=caller,
+                headers={
+                    "idempotency-key": f"{request_id}-{attempt}",
+                    "x-request-id": request_id,
+                },
+                deadline_s=min(left_s, self._settings.background_deadline_s),
+            )
+            if answer.status == CANCELLED and attempt < MOST_ATTEMPTS:
+                attempt += 1
+            elif answer.status in PASSING:
+                pause_s = float(answer.headers.get("retry-after", "1"))
+                await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
+            else:
+                return answer
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return parse_json(body)
+    except ValueError:
+        return body.decode(errors="replace")
