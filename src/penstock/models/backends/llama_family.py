@@ -1,24 +1,37 @@
-"""The Llama family: what the backends that compute it themselves need of a configuration."""
+"""The Llama family: a description without switches that only some backends know.
+
+OpenVINO's graph and the lean decoder compute this and no more; the native kernels read the whole
+description (`penstock.models.architecture`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from penstock.errors import ModelNotLoadable
-from penstock.models.backends.suitability import ACTIVATIONS, MODEL_TYPES
-from penstock.models.loading.libraries import transformers_module
+from penstock.models.architecture import rotation as rotations
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.reading import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
+
+    from penstock.models.architecture.description import (
+        Architecture,
+        Attention,
+        Layer,
+        Norm,
+        Rotation,
+    )
 
 
 class NotInFamily(Exception):
-    """Another architecture, or a switch that no decoder here has; the message names it."""
+    """Another architecture, or a switch that this family lacks; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +52,7 @@ class Decoder:
     qk_norm: bool
     tied_embeddings: bool
     sliding_windows: tuple[int, ...]
-
-    @property
-    def qkv_size(self) -> int:
-        """Width of the joined projection of queries, keys and values."""
-        return (self.heads + 2 * self.kv_heads) * self.head_size
+    rotation: Rotation
 
 
 def read(config: Any) -> Decoder:
@@ -51,25 +60,90 @@ def read(config: Any) -> Decoder:
 
     :raises NotInFamily: an architecture or a switch that is unknown here.
     """
-    kind = str(config.model_type)
-    if kind not in MODEL_TYPES:
-        raise NotInFamily(f"{kind!r} is not one of {', '.join(MODEL_TYPES)}")
-    if str(config.hidden_act) not in ACTIVATIONS:
-        raise NotInFamily(f"hidden_act {config.hidden_act!r} is unknown")
-    heads = int(config.num_attention_heads)
+    try:
+        return plain(describe(config.to_dict()))
+    except NotDescribed as reason:
+        raise NotInFamily(str(reason)) from reason
+
+
+def plain(model: Architecture) -> Decoder:
+    """A description that asks for nothing but what the Llama family has.
+
+    :raises NotInFamily: it asks for more; the message says for what.
+    """
+    reason = next(_beyond(model), None)
+    if reason is not None:
+        raise NotInFamily(reason)
+    first = model.layers[0]
+    attention = first.attention
+    assert attention.rotation is not None  # noqa: S101 - `_beyond` has looked
     return Decoder(
-        layers=int(config.num_hidden_layers),
-        hidden_size=int(config.hidden_size),
-        intermediate_size=int(config.intermediate_size),
-        heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        head_size=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        vocab_size=int(config.vocab_size),
-        norm_epsilon=float(config.rms_norm_eps),
-        qk_norm=kind == "qwen3",
-        tied_embeddings=bool(config.tie_word_embeddings),
-        sliding_windows=_sliding_windows(config),
+        layers=len(model.layers),
+        hidden_size=model.hidden_size,
+        intermediate_size=first.mlp.size,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_size=attention.head_size,
+        vocab_size=model.vocab_size,
+        norm_epsilon=model.norm.epsilon,
+        qk_norm=attention.head_norms is not None,
+        tied_embeddings=model.tied,
+        sliding_windows=tuple(layer.attention.window for layer in model.layers),
+        rotation=attention.rotation,
     )
+
+
+def _beyond(model: Architecture) -> Iterator[str]:
+    """What a description asks for beyond the family, in words."""
+    if model.embeddings != "model.embed_tokens":
+        yield f"the tensors of {model.family!r} have names of their own"
+    if (model.embedding_scale, model.logit_scale, model.logit_soft_cap) != (1, 1, 0):
+        yield "embeddings or logits are scaled"
+    if _is_other(model.norm, model):
+        yield "norms are not plain RMS norms"
+    first = model.layers[0]
+    for index, layer in enumerate(model.layers):
+        yield from _beyond_layer(layer, model, f"model.layers.{index}")
+        own = layer.attention
+        if (own.rotation, own.head_norms is None) != (
+            first.attention.rotation,
+            first.attention.head_norms is None,
+        ):
+            yield "layers differ in their rotation or their norms"
+
+
+def _beyond_layer(layer: Layer, model: Architecture, name: str) -> Iterator[str]:
+    if layer.parallel or layer.attention_out or layer.mlp_out or layer.residual_scale != 1:
+        yield "residuals are not plain ones"
+    if any(norm is None or _is_other(norm, model) for norm in (layer.attention_in, layer.mlp_in)):
+        yield "norms are not plain RMS norms"
+    mlp = layer.mlp
+    if mlp.gate is None:
+        yield "the MLP has no gate"
+    elif mlp.activation != "silu":
+        yield f"the activation is {mlp.activation!r}"
+    elif mlp.up.name != f"{name}.mlp.up_proj":
+        yield "projections are held as one matrix"
+    yield from _beyond_attention(layer.attention, name)
+
+
+def _beyond_attention(own: Attention, name: str) -> Iterator[str]:
+    if own.query.name != f"{name}.self_attn.q_proj":
+        yield "projections are held as one matrix"
+    turning = own.rotation
+    if turning is None or turning.interleaved or turning.kind == "proportional":
+        yield "positions are not seen in every layer, or by pairs of neighbours"
+    elif turning.size != own.head_size:
+        yield f"{turning.size} of {own.head_size} elements of a head are turned"
+    if own.scale != own.head_size**-0.5 or own.soft_cap or own.growth or own.sinks:
+        yield "scores are not plain ones"
+    norms = own.head_norms
+    if norms and (norms.kind != "rms" or norms.offset or norms.together or len(norms.query) > 1):
+        yield "queries and keys are not normed by head"
+
+
+def _is_other(norm: Norm, model: Architecture) -> bool:
+    return norm.kind != "rms" or norm.offset != 0 or norm.epsilon != model.norm.epsilon
 
 
 def loadable(path: Path, config: Any, backend: str) -> Decoder:
@@ -85,51 +159,8 @@ def loadable(path: Path, config: Any, backend: str) -> Decoder:
         ) from reason
 
 
-def _sliding_windows(config: Any) -> tuple[int, ...]:
-    """Transformers' rule: `layer_types` where a configuration has it, else one for all layers."""
-    layers = int(config.num_hidden_layers)
-    window = int(getattr(config, "sliding_window", None) or 0)
-    kinds: list[str] | None = getattr(config, "layer_types", None)
-    if kinds is None:
-        return (window,) * layers
-    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-
-
 def rotary_tables(
-    path: Path, config: Any, decoder: Decoder, context_length: int
+    decoder: Decoder, context_length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines, (context_length, head_size) each, as Transformers computes them.
-
-    Tables of positions rather than operations: every scaling rule is then Transformers' own, and
-    nothing can lose precision on long positions.
-
-    :raises ModelNotLoadable: an unknown scaling rule, or rotation of a part of the head only.
-    """
-    frequencies, scaling = _frequencies(path, config, decoder, context_length)
-    if frequencies.size * 2 != decoder.head_size:
-        raise ModelNotLoadable(
-            f"{path}: whole heads are rotated here, this model rotates "
-            f"{frequencies.size * 2} of {decoder.head_size} dimensions; use backend 'transformers'"
-        )
-    positions = np.arange(context_length, dtype=np.float32)
-    half = positions[:, None] * frequencies[None, :]
-    angles = np.concatenate((half, half), axis=1)
-    return np.cos(angles) * np.float32(scaling), np.sin(angles) * np.float32(scaling)
-
-
-def _frequencies(
-    path: Path, config: Any, decoder: Decoder, context_length: int
-) -> tuple[NDArray[np.float32], float]:
-    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    kind = str(parameters.get("rope_type", "default"))
-    if kind == "default":
-        theta = float(parameters.get("rope_theta", 10_000.0))
-        steps = np.arange(0, decoder.head_size, 2, dtype=np.int64).astype(np.float32)
-        powers = np.power(np.float32(theta), steps / np.float32(decoder.head_size))
-        return (np.float32(1.0) / powers).astype(np.float32), 1.0
-    functions: dict[str, Any] = transformers_module("modeling_rope_utils").ROPE_INIT_FUNCTIONS
-    if kind not in functions:
-        raise ModelNotLoadable(f"{path}: unknown rope_type {kind!r}")
-    # The context that is served fixes those rules that grow with the length seen so far.
-    frequencies, scaling = functions[kind](config, device="cpu", seq_len=context_length)
-    return frequencies.float().numpy(), float(scaling)
+    """Cosines and sines, (context_length, head_size) each, as Transformers computes them."""
+    return rotations.tables(decoder.rotation, context_length)

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.reading import describe
+from penstock.models.backends.llama_family import Decoder, NotInFamily, plain
 from penstock.models.backends.native import library
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-ACTIVATIONS = ("silu", "swish")
-ROTATIONS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _WHOLE_GROUPS: Final = 64
@@ -64,37 +63,27 @@ def fastest(
 
     `kv_cache` is the type that is wanted for keys and values; `u8` only OpenVINO has.
     """
-    if not fits(config):
+    decoder = described(config)
+    if decoder is None:
         return None
-    native = wish != "openvino" and kv_cache != "u8" and _has_whole_groups(config)
+    native = wish != "openvino" and kv_cache != "u8" and has_whole_groups(decoder)
     if native and (wish == "native" or native_wins()):
         return "native"
     return "openvino" if is_installed() else None
 
 
-def fits(config: dict[str, Any]) -> bool:
-    """Whether these backends know all that a model's configuration asks for."""
-    return (
-        config.get("model_type") in MODEL_TYPES
-        and config.get("hidden_act", "silu") in ACTIVATIONS
-        and float(config.get("partial_rotary_factor") or 1) == 1
-        and _rotation(config) in ROTATIONS
-        and "quantization_config" not in config
-    )
+def described(config: dict[str, Any]) -> Decoder | None:
+    """What a configuration describes, if these backends can compute all that it asks for."""
+    if "quantization_config" in config:
+        return None
+    try:
+        return plain(describe(config))
+    except (NotDescribed, NotInFamily):
+        return None
 
 
-def _has_whole_groups(config: dict[str, Any]) -> bool:
-    """Whether every matrix can be held in 4 bit; a size that is not stated is a default, and is."""
-    heads, head = (int(config.get(name) or 0) for name in ("num_attention_heads", "head_dim"))
-    sizes = (int(config.get(name) or 0) for name in ("hidden_size", "intermediate_size"))
-    return not any(size % _WHOLE_GROUPS for size in (*sizes, heads * head))
-
-
-def _rotation(config: dict[str, Any]) -> str:
-    """The rule of rotary scaling, in today's key or in those of older checkpoints."""
-    for key in ("rope_parameters", "rope_scaling"):
-        rules: dict[str, Any] = config.get(key) or {}
-        for name in ("rope_type", "type"):
-            if name in rules:
-                return str(rules[name])
-    return "default"
+def has_whole_groups(decoder: Decoder) -> bool:
+    """Whether every matrix can be held in 4 bit."""
+    across = decoder.heads * decoder.head_size
+    sizes = (decoder.hidden_size, decoder.intermediate_size, across)
+    return not any(size % _WHOLE_GROUPS for size in sizes)

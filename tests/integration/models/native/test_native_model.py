@@ -234,7 +234,9 @@ def test_unknown_architectures_and_uneven_groups_are_refused(tmp_path: Path) -> 
     other = write_model(
         tmp_path / "gpt2", GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=2))
     )
-    with pytest.raises(ModelNotLoadable, match="not for the native backend: 'gpt2'"):
+    with pytest.raises(
+        ModelNotLoadable, match="not for the native backend: the architecture 'gpt2'"
+    ):
         loading.load(spec_of(other, "int8"), lambda *_: None)
     uneven = LlamaConfig(**{**SIZES, "intermediate_size": 200})
     path = write_model(tmp_path / "uneven", LlamaForCausalLM(uneven))

@@ -66,14 +66,8 @@ def read(module: Any, context_length: int) -> Shape:
         context_length=context_length,
         epsilon=decoder.norm_epsilon,
         qk_norm=decoder.qk_norm,
-        windows=tuple(_window(layer) for layer in module.model.layers)
-        if config.model_type != "mistral"
-        else (int(getattr(config, "sliding_window", None) or 0),) * decoder.layers,
+        windows=decoder.sliding_windows,
     )
-
-
-def _window(layer: Any) -> int:
-    return int(getattr(layer.self_attn, "sliding_window", None) or 0)
 
 
 def rotary_tables(

@@ -49,7 +49,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     decoder = decoders.loadable(spec.path, config, "native")
     form = format_of(spec)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
-    cosines, sines = decoders.rotary_tables(spec.path, config, decoder, context_length)
+    cosines, sines = decoders.rotary_tables(decoder, context_length)
     weights = _weights(spec, decoder, form, progress)
     native = native_decoder.Decoder(
         shape_of(decoder), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())

@@ -54,7 +54,7 @@ def load(
     decoder = decoders.loadable(spec.path, config, "openvino")
     form = format_of(spec, config)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
-    rotary = decoders.rotary_tables(spec.path, config, decoder, context_length)
+    rotary = decoders.rotary_tables(decoder, context_length)
     weights = _weights(spec, decoder, form, progress)
     builder = DecoderGraph(decoder, weights, form)
     graph = builder.build(lambda share: progress(0.7 + 0.1 * share, f"weights as {form}"))

@@ -1,0 +1,214 @@
+"""What most families share: sizes, projections, MLPs, windows, and the model around its layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penstock.models.architecture import rotation as rotations
+from penstock.models.architecture.description import (
+    Architecture,
+    Attention,
+    Dense,
+    Layer,
+    Norm,
+    Rotation,
+    Rows,
+)
+from penstock.models.architecture.facts import NotDescribed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from penstock.models.architecture.description import Activation, HeadNorms, Mlp
+    from penstock.models.architecture.facts import Facts
+
+SLIDING = "sliding_attention"
+_KINDS = ("full_attention", SLIDING)
+_MOST_LAYERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How the configurations of `model_types` are read.
+
+    `defaults` stand for what a config.json leaves out, as Transformers' classes have them.
+    """
+
+    model_types: tuple[str, ...]
+    describe: Callable[[Facts], Architecture]
+    defaults: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A decoder's sizes, the same in all layers."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    inner: int
+
+
+def sizes(facts: Facts) -> Sizes:
+    """The sizes by the names that most families have for them.
+
+    :raises NotDescribed: one is missing, or they do not fit together.
+    """
+    hidden, heads = facts.size("hidden_size"), facts.size("num_attention_heads")
+    found = Sizes(
+        hidden=hidden,
+        layers=facts.size("num_hidden_layers"),
+        heads=heads,
+        kv_heads=facts.size("num_key_value_heads", heads),
+        head=facts.size("head_dim", max(hidden // heads, 1)),
+        inner=facts.size("intermediate_size"),
+    )
+    if heads % found.kv_heads or found.layers > _MOST_LAYERS:
+        raise NotDescribed(f"{heads} heads, {found.kv_heads} of keys, {found.layers} layers")
+    return found
+
+
+def layer_types(facts: Facts, layers: int, *, pattern: int = 0) -> list[str]:
+    """The type of each layer's attention.
+
+    `pattern` n: if nothing is stated, every n-th layer is full and the others slide; 0: all slide.
+
+    :raises NotDescribed: a type that is no attention over keys.
+    """
+    stated = facts.listed("layer_types", layers)
+    if stated is None:
+        full = [pattern > 0 and (layer + 1) % pattern == 0 for layer in range(layers)]
+        return ["full_attention" if one else SLIDING for one in full]
+    for kind in stated:
+        if kind not in _KINDS:
+            raise NotDescribed(f"a layer of type {kind!r}")
+    return stated
+
+
+def windows(facts: Facts, layers: int, *, pattern: int = 0) -> list[int]:
+    """The keys that a query sees, by layer; 0 is all of them."""
+    window = facts.whole("sliding_window", 0)
+    kinds = layer_types(facts, layers, pattern=pattern)
+    return [window if kind == SLIDING else 0 for kind in kinds]
+
+
+def rms(name: str, facts: Facts, *, offset: float = 0.0) -> Norm:
+    """An RMS norm with the epsilon that is stated."""
+    return Norm(name, facts.real("rms_norm_eps", 1e-6), offset=offset)
+
+
+def attention(
+    name: str,
+    size: Sizes,
+    rotation: Rotation | None,
+    *,
+    window: int = 0,
+    scale: float | None = None,
+    soft_cap: float = 0.0,
+    head_norms: HeadNorms | None = None,
+    output: str = "o_proj",
+    fused: str | None = None,
+) -> Attention:
+    """Attention whose projections lie below `name`: q_proj, k_proj, v_proj, or one `fused`."""
+    across, narrow = size.heads * size.head, size.kv_heads * size.head
+    if fused is None:
+        query = Rows(f"{name}.q_proj", across)
+        key, value = Rows(f"{name}.k_proj", narrow), Rows(f"{name}.v_proj", narrow)
+    else:
+        total = across + 2 * narrow
+        query = Rows(f"{name}.{fused}", across, 0, total)
+        key = Rows(f"{name}.{fused}", narrow, across, total)
+        value = Rows(f"{name}.{fused}", narrow, across + narrow, total)
+    return Attention(
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        head_size=size.head,
+        query=query,
+        key=key,
+        value=value,
+        output=Rows(f"{name}.{output}", size.hidden),
+        rotation=rotation,
+        scale=size.head**-0.5 if scale is None else scale,
+        window=window,
+        soft_cap=soft_cap,
+        head_norms=head_norms,
+    )
+
+
+def gated(name: str, size: Sizes, activation: Activation) -> Dense:
+    """gate_proj, up_proj and down_proj below `name`."""
+    gate, up = Rows(f"{name}.gate_proj", size.inner), Rows(f"{name}.up_proj", size.inner)
+    return Dense(size.inner, activation, gate, up, Rows(f"{name}.down_proj", size.hidden))
+
+
+def fused_gated(
+    name: str, inner: int, hidden: int, activation: Activation, *, gate_up: str, down: str
+) -> Dense:
+    """One matrix below `name` whose upper half is the gate."""
+    gate = Rows(f"{name}.{gate_up}", inner, 0, 2 * inner)
+    up = Rows(f"{name}.{gate_up}", inner, inner, 2 * inner)
+    return Dense(inner, activation, gate, up, Rows(f"{name}.{down}", hidden))
+
+
+def plain(name: str, size: Sizes, activation: Activation, *, up: str, down: str) -> Dense:
+    """An MLP without a gate."""
+    return Dense(
+        size.inner,
+        activation,
+        None,
+        Rows(f"{name}.{up}", size.inner),
+        Rows(f"{name}.{down}", size.hidden),
+    )
+
+
+def prenormed(name: str, facts: Facts, attending: Attention, mlp: Mlp) -> Layer:
+    """Llama's layer: an RMS norm before attention and one before the MLP."""
+    return Layer(
+        attention=attending,
+        mlp=mlp,
+        attention_in=rms(f"{name}.input_layernorm", facts),
+        mlp_in=rms(f"{name}.post_attention_layernorm", facts),
+        residual_scale=facts.real("residual_multiplier", 1.0),
+    )
+
+
+def model(
+    facts: Facts,
+    layers: Iterable[Layer],
+    norm: Norm,
+    *,
+    embedding_scale: float = 1.0,
+    logit_scale: float = 1.0,
+    logit_soft_cap: float = 0.0,
+) -> Architecture:
+    """Layers between embeddings and head, by the names that most families have."""
+    vocabulary = facts.size("vocab_size")
+    return Architecture(
+        family=str(facts.raw("model_type")),
+        hidden_size=facts.size("hidden_size"),
+        vocab_size=vocabulary,
+        context_length=facts.size("max_position_embeddings", 4096),
+        layers=tuple(layers),
+        embeddings="model.embed_tokens",
+        norm=norm,
+        head=Rows("lm_head", vocabulary),
+        tied=facts.flag("tie_word_embeddings"),
+        embedding_scale=embedding_scale,
+        logit_scale=logit_scale,
+        logit_soft_cap=logit_soft_cap,
+    )
+
+
+def layer_name(index: int) -> str:
+    """Where a layer's tensors lie."""
+    return f"model.layers.{index}"
+
+
+def rotation(
+    facts: Facts, size: Sizes, *, interleaved: bool = False, partial: float = 1.0
+) -> Rotation:
+    """One rotation for all layers."""
+    return rotations.read(facts, size.head, interleaved=interleaved, partial=partial)

@@ -1,0 +1,105 @@
+"""The description of decoders: defaults of every family, refusals, hostile configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.reading import FAMILIES, describe
+
+OF_TRANSFORMERS = sorted(set(FAMILIES) - {"chatglm"})
+CHATGLM: dict[str, Any] = {
+    "model_type": "chatglm",
+    "padded_vocab_size": 256,
+    "hidden_size": 64,
+    "ffn_hidden_size": 96,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "kv_channels": 16,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "seq_length": 128,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", OF_TRANSFORMERS)
+def test_defaults_are_those_of_transformers(kind: str) -> None:
+    """A config.json holds only what differs from the class: the rest must be known here alike."""
+    update: dict[str, Any] = {}
+    if kind == "granitemoehybrid":
+        update = {"num_local_experts": 0, "layer_types": ["full_attention"] * 32}
+    whole = CONFIG_MAPPING[kind](**update).to_dict()
+    stated = {"model_type": kind, **update}
+
+    assert describe(stated) == describe(whole)
+
+
+def test_of_an_image_text_model_the_language_model_is_described() -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 7}
+    model = describe({"model_type": "gemma3", "text_config": text})
+    assert (model.hidden_size, model.family) == (2560, "gemma3_text")
+    assert [layer.attention.window for layer in model.layers] == [4096] * 5 + [0, 4096]
+    thetas = [layer.attention.rotation.theta for layer in model.layers if layer.attention.rotation]
+    assert thetas == [10_000.0] * 5 + [1_000_000.0, 10_000.0]
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ({"model_type": "gpt2"}, "'gpt2'"),
+        ({"hidden_act": "mish"}, "'mish'"),
+        ({"rope_scaling": {"type": "unheard"}}, "'unheard'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**9}, "layers"),
+        ({"num_attention_heads": 5, "num_key_value_heads": 2}, "5 heads"),
+        ({"hidden_size": "64"}, "hidden_size is '64'"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"rope_parameters": [1]}, "rope_parameters"),
+        ({"rope_parameters": {"rope_theta": "x"}}, "makes no sense"),
+        ({"partial_rotary_factor": float("nan")}, "makes no sense"),
+        ({"layer_types": ["mamba"] * 32}, "'mamba'"),
+        ({"layer_types": ["full_attention"]}, "layer_types"),
+        ({"rms_norm_eps": None, "head_dim": 3}, "3 elements|3 of 3"),
+    ],
+)
+def test_what_has_no_word_is_refused_by_name(update: dict[str, Any], said: str) -> None:
+    with pytest.raises(NotDescribed, match=said):
+        describe({"model_type": "llama", **update})
+
+
+def test_chatglm_is_described_as_it_was_published() -> None:
+    model = describe(CHATGLM)
+    attention = model.layers[1].attention
+    assert attention.key.first == 64
+    assert (attention.key.rows, attention.value.first, attention.value.total) == (32, 96, 128)
+    assert attention.rotation is not None
+    assert (attention.rotation.size, attention.rotation.interleaved) == (8, True)
+    assert model.head.name == "transformer.output_layer"
+    long = describe({**CHATGLM, "rope_ratio": 50}).layers[0].attention.rotation
+    assert long is not None
+    assert (long.kind, long.theta) == ("default", 500_000.0)
+    second = {**CHATGLM, "rope_ratio": 16, "_name_or_path": "THUDM/chatglm2-6b-32k"}
+    divided = describe(second).layers[0].attention.rotation
+    assert divided is not None
+    assert (divided.kind, divided.scaling["factor"]) == ("linear", 16)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"position_encoding_2d": True},
+        {"post_layer_norm": False},
+        {"apply_residual_connection_post_layernorm": True},
+        {"multi_query_attention": False},
+        {"multi_query_group_num": 3},
+        {"pre_seq_len": 128},
+        {"rope_ratio": 0},
+    ],
+)
+def test_other_chatglms_are_refused(update: dict[str, Any]) -> None:
+    with pytest.raises(NotDescribed):
+        describe({**CHATGLM, **update})
