@@ -228,8 +228,9 @@ class Engine:
         row = 0
         for sequence, draft in zip(step.sampled, step.drafts, strict=True):
             if chosen.token_ids[row] is None:
-                why = sequence.choice.failure or "the model's logits are not numbers"
-                events.append(self._fail(sequence, why))
+                error = sequence.choice.failure
+                error = error or EngineFailed("the model's logits are not numbers")
+                events.append(self._fail(sequence, error))
             elif sequence.finish_reason is None:  # else nothing but the scores was asked for
                 events.append(self._tell(sequence, draft, chosen, row))
             row += 1 + len(draft)
@@ -250,9 +251,10 @@ class Engine:
         self._meter.finished()
         return finish(sequence, self._sampler)
 
-    def _fail(self, sequence: Sequence, message: str) -> Failed:
-        self._drop(sequence.request.job_id)
-        return Failed(sequence.request.job_id, sequence.generated, EngineFailed.code, message)
+    def _fail(self, sequence: Sequence, error: PenstockError) -> Failed:
+        job_id = sequence.request.job_id
+        self._drop(job_id)
+        return Failed(job_id, sequence.generated, error.code, error.message, error.param or "")
 
     def _drop(self, job_id: str) -> None:
         sequence = self._sequences.pop(job_id, None)
@@ -305,8 +307,8 @@ class Engine:
         self._failures += 1
         if self._failures >= _MOST_FAILURES:
             raise EngineFailed(f"{self._failures} steps in a row have failed") from error
-        message = f"{type(error).__name__}: {error}"
-        return [self._fail(sequence, message) for sequence in step.sequences]
+        failure = EngineFailed(f"{type(error).__name__}: {error}")
+        return [self._fail(sequence, failure) for sequence in step.sequences]
 
     def _one_by_one(self, step: Step) -> list[Event]:
         """Repeat a step that failed, each sequence alone: one may be at fault, not its neighbours.
@@ -332,5 +334,8 @@ class Engine:
         events: list[Event] = []
         for alone, chosen in told:
             events += self._postprocess(alone, chosen)
-        events += [self._fail(one, f"{type(error).__name__}: {error}") for one, error in failed]
+        events += [
+            self._fail(one, EngineFailed(f"{type(error).__name__}: {error}"))
+            for one, error in failed
+        ]
         return events

@@ -12,7 +12,12 @@ import pytest
 
 from penstock.contract.events import Failed, Finished, FinishReason
 from penstock.contract.job import ChatPrompt, Sampling
-from penstock.contract.structure import ChoiceStructure, JsonStructure, RegexStructure
+from penstock.contract.structure import (
+    ChoiceStructure,
+    GrammarStructure,
+    JsonStructure,
+    RegexStructure,
+)
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
@@ -259,3 +264,21 @@ def test_a_constraint_that_gives_up_fails_its_own_sequence_only(
     assert len(transcript.tokens["bad"]) == 3
     assert isinstance(transcript.ends["good"], Finished)
     assert len(transcript.tokens["good"]) == 9
+
+
+def test_a_grammar_that_outgrows_its_limit_is_the_clients_fault(engine, loaded, transcript) -> None:
+    doubling = "start: r0\n" + "".join(f"r{n}: r{n + 1} r{n + 1}\n" for n in range(40))
+    sampling = Sampling(seed=1, structure=GrammarStructure(doubling + 'r40: "a"\n'))
+    run(engine, transcript, request(loaded, "j", sampling))
+    end = transcript.ends["j"]
+    assert (end.code, end.param) == ("unsupported_feature", "structure")
+    assert "the grammar is too complex" in end.message
+
+
+def test_600_optional_properties_are_decoded(engine, loaded, transcript) -> None:
+    names = {f"property_{index}": {"type": "boolean"} for index in range(600)}
+    schema = {"type": "object", "properties": names}
+    sampling = Sampling(seed=2, max_tokens=60, structure=JsonStructure(schema))
+    run(engine, transcript, request(loaded, "j", sampling))
+    assert isinstance(transcript.ends["j"], Finished)
+    assert transcript.text["j"].lstrip().startswith("{")

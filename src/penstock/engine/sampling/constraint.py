@@ -38,6 +38,7 @@ class Constraint(Protocol):
     def advance(self, token_id: int) -> None:
         """Take note of a token.
 
+        :raises UnsupportedFeature: the form is too complex to go on.
         :raises EngineFailed: the token does not fit.
         """
         ...

@@ -38,14 +38,14 @@ class Choice:
     """What the sampler knows of one sequence. `position` is its next token's, in its answer.
 
     `ahead` are guessed tokens that are taken for right: the choice is that of the token after them.
-    `failure` says why its constraint cannot go on; it gets no further token then.
+    `failure` is why its constraint cannot go on; it gets no further token then.
     """
 
     sampling: Sampling
     edits: LogitsEdits | None
     constraint: Constraint | None = None
     position: int = 0
-    failure: str = ""
+    failure: PenstockError | None = None
     ahead: tuple[int, ...] = ()
     greedy: bool = field(init=False)
 
@@ -74,7 +74,7 @@ class Choice:
             try:
                 self.constraint.advance(token_id)
             except PenstockError as error:
-                self.failure = error.message
+                self.failure = error
 
     def mask(self) -> bytes:
         """Return the constraint's mask; nothing where it cannot go on."""
@@ -82,7 +82,7 @@ class Choice:
             try:
                 return self.constraint.mask(self.ahead)
             except PenstockError as error:
-                self.failure = error.message
+                self.failure = error
         return b""
 
 

@@ -17,7 +17,7 @@ from penstock.contract.structure import (
     ToolStructure,
 )
 from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
-from penstock.models.structured import lark
+from penstock.models.structured import lark, limits
 from penstock.models.text import vocabulary
 from penstock.models.text.dialect import Reasoning
 
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 _REMEMBERED: Final = 128
 """Compiled grammars of a model."""
 
-_MESSAGE_LENGTH: Final = 300
-
 
 class GrammarConstraint:
-    """One sequence's state in a grammar; see `penstock.engine.sampling.constraint.Constraint`."""
+    """One sequence's state in a grammar; see `penstock.engine.sampling.constraint.Constraint`.
 
-    def __init__(self, matcher: Any) -> None:
+    `noun` is what a client calls the grammar.
+    """
+
+    def __init__(self, matcher: Any, noun: str) -> None:
         self._matcher = matcher
+        self._noun = noun
 
     @property
     def complete(self) -> bool:
@@ -59,19 +61,27 @@ class GrammarConstraint:
             return b"" if matcher.is_error() else mask
         mask = cast("bytes", matcher.compute_bitmask())
         if matcher.is_error():
-            raise UnsupportedFeature(f"the answer's form is too complex: {self._error()}")
+            raise self._too_complex()
         return mask
 
     def advance(self, token_id: int) -> None:
         """Take note of a token.
 
+        :raises UnsupportedFeature: the grammar is too complex to go on.
         :raises EngineFailed: it does not fit.
         """
-        if not self._matcher.consume_token(token_id):
-            raise EngineFailed(f"token {token_id} does not fit the answer's form: {self._error()}")
+        if self._matcher.consume_token(token_id):
+            return
+        error = str(self._matcher.get_error())
+        if limits.is_too_complex(error):
+            raise self._too_complex()
+        raise EngineFailed(
+            f"token {token_id} does not fit the answer's form: {limits.shortened(error)}"
+        )
 
-    def _error(self) -> str:
-        return _shortened(str(self._matcher.get_error()))
+    def _too_complex(self) -> UnsupportedFeature:
+        error = limits.explained(str(self._matcher.get_error()), self._noun)
+        return UnsupportedFeature(error, param="structure")
 
 
 class GrammarCompiler:
@@ -99,11 +109,11 @@ class GrammarCompiler:
             )
         except Exception as error:
             raise UnsupportedFeature(
-                f"no structured text with this model's tokenizer: {_shortened(str(error))}"
+                f"no structured text with this model's tokenizer: {limits.shortened(str(error))}"
             ) from error
         self._dialect = dialect
         self._markers = vocabulary.markers(tokenizer_json)
-        self._limits = self._library.LLParserLimits(verbose_errors=False)
+        self._limits = limits.limits(self._library)
         self._compiled: OrderedDict[bytes, Any] = OrderedDict()
 
     def begin(self, structure: Structure, *, reasoning: Reasoning) -> GrammarConstraint:
@@ -116,12 +126,12 @@ class GrammarCompiler:
         key = msgspec.json.encode((structure, reasoning))
         compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = self._compile(self._grammars(structure, reasoning))
+            compiled = self._compile(self._grammars(structure, reasoning), limits.noun(structure))
             if len(self._compiled) >= _REMEMBERED:
                 self._compiled.popitem(last=False)
             self._compiled[key] = compiled
         self._compiled.move_to_end(key)
-        return GrammarConstraint(compiled.deep_copy())
+        return GrammarConstraint(compiled.deep_copy(), limits.noun(structure))
 
     def _grammars(self, structure: Structure, reasoning: Reasoning) -> list[dict[str, Any]]:
         """Return llguidance's grammars; the first is the whole answer's."""
@@ -160,7 +170,7 @@ class GrammarCompiler:
             case _:
                 assert_never(structure)
 
-    def _compile(self, grammars: list[dict[str, Any]]) -> Any:
+    def _compile(self, grammars: list[dict[str, Any]], noun: str) -> Any:
         matcher = self._library.LLMatcher(
             self._tokenizer,
             msgspec.json.encode({"grammars": grammars}).decode(),
@@ -169,12 +179,7 @@ class GrammarCompiler:
         )
         mask = cast("bytes", matcher.compute_bitmask())
         if matcher.is_error():
-            raise InvalidParameter(f"the answer's form: {_shortened(str(matcher.get_error()))}")
+            raise InvalidParameter(limits.explained(str(matcher.get_error()), noun))
         if not any(mask):
-            raise InvalidParameter("the answer's form allows no text")
+            raise InvalidParameter(f"{noun} allows no text")
         return matcher
-
-
-def _shortened(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines)[:_MESSAGE_LENGTH]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from penstock.errors import InvalidParameter, UnsupportedFeature
-from penstock.models.structured import json_schema
+from penstock.models.structured import json_schema, limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,9 +63,13 @@ def _escaped(value: str) -> str:
 
 
 def schema_with_options(schema: dict[str, Any] | bool, lenient: bool) -> dict[str, Any]:
-    """Return a JSON schema that tells llguidance how to read it, and where blanks may stand."""
+    """Return a JSON schema with llguidance's options: how to read it, and where blanks may stand.
+
+    :raises InvalidParameter: it is over a bound, or allows nothing.
+    """
     if schema is False:
-        raise InvalidParameter("the answer's form: the schema false allows nothing")
+        raise InvalidParameter("the schema false allows nothing")
+    limits.check_schema(schema)
     known = {} if schema is True else json_schema.closed(schema)
     return {**known, "x-guidance": {"whitespace_pattern": _BLANKS, "lenient": lenient}}
 
@@ -73,7 +77,7 @@ def schema_with_options(schema: dict[str, Any] | bool, lenient: bool) -> dict[st
 def of_regex(library: Any, pattern: str) -> str:
     """Return a regular expression's grammar; its digits are ASCII's."""
     if not pattern:
-        raise InvalidParameter("the answer's form: the regular expression is empty")
+        raise InvalidParameter("the regular expression is empty")
     return f"start: /{library.regex_to_lark(pattern, 'd')}/"
 
 
@@ -91,7 +95,7 @@ def of_grammar(grammar: str) -> str:
         translate: Any = importlib.import_module("llguidance.gbnf_to_lark").any_to_lark
         return translate(grammar)
     except Exception as error:  # the translator's own
-        raise InvalidParameter(f"the answer's form: {str(error)[:200]}") from error
+        raise InvalidParameter(f"the grammar: {str(error)[:200]}") from error
 
 
 def of_tools(structure: ToolStructure, parser: str, markers: Mapping[str, int]) -> str:
