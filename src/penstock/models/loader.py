@@ -18,7 +18,6 @@ from penstock.models import devices
 from penstock.models.loading import checkpoint, engine_options, kv_budget
 from penstock.models.spec import read_config
 from penstock.models.text import tokenizer
-from penstock.models.without_compiler import without_compiler
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
@@ -63,7 +62,6 @@ def check_device(spec: ModelSpec) -> None:
     devices.check(spec)
 
 
-@without_compiler()
 def load(
     spec: ModelSpec, settings: Settings, *, slots: int | None, progress: Progress
 ) -> LoadedModel:

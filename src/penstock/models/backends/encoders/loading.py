@@ -19,7 +19,6 @@ from penstock.models.backends.transformers import model as transformers
 from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers as library
 from penstock.models.text import tokenizer
-from penstock.models.without_compiler import without_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +46,6 @@ class LoadedEncoder:
     batch_tokens: int
 
 
-@without_compiler()
 def load(
     spec: ModelSpec, settings: Settings, *, slots: int | None, progress: Progress
 ) -> LoadedEncoder:
