@@ -38,7 +38,7 @@ from penstock.models.devices.cpu import Cpu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILLED_TOKENS = 128
+CHUNK_BLOCKS = 16
 ROOM_TOKENS = 64
 
 
@@ -62,11 +62,11 @@ class Contenders:
         for model in {id(one.model): one.model for one in self.all.values()}.values():
             model.max_sequences = sequences
             model.allocate(blocks)
-            filled = FILLED_TOKENS // BLOCK_SIZE
-            model.forward(batch(1, FILLED_TOKENS, 0, FILLED_TOKENS))
-            model.release(0)
-            for block in range(filled, blocks):
-                model.copy_block(block % filled, block)
+            for first in range(0, blocks, CHUNK_BLOCKS):
+                table = list(range(first, min(first + CHUNK_BLOCKS, blocks)))
+                ids = [5 + at % 400 for at in range(len(table) * BLOCK_SIZE)]
+                model.forward(Batch((SequenceSlice(0, ids, 0, table, len(ids) - 1),)))
+                model.release(0)
 
     def time(self, batches: Callable[[int], Batch], rounds: int) -> dict[str, float]:
         """Median milliseconds of each one's forward, in turns; the first round does not count."""

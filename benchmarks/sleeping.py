@@ -71,9 +71,6 @@ class SleepingModel:
         logits[:, ANSWER_TOKEN] = 1.0
         return logits
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Hold nothing to copy."""
-
     def release(self, key: int) -> None:
         """Hold nothing to release."""
 

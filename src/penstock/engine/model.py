@@ -101,10 +101,6 @@ class Model(Protocol):
         """
         ...
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Copy one block's keys and values (copy on write of a shared prefix)."""
-        ...
-
     def release(self, key: int) -> None:
         """Forget a sequence (its blocks are the engine's business)."""
         ...

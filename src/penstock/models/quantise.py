@@ -13,7 +13,7 @@ from penstock.contract.job import TextPrompt
 from penstock.errors import BadSettings, ModelNotLoadable
 from penstock.models.backends import bigdl
 from penstock.models.backends.lean import weights as all_weights
-from penstock.models.backends.lean.products import fp8, low_bit
+from penstock.models.backends.lean.products import fp8_check, low_bit
 from penstock.models.backends.lean.products.weight_formats import FP8
 from penstock.models.backends.lean.shape import NotLean
 from penstock.models.loading import checkpoint
@@ -135,7 +135,7 @@ def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
     except NotLean as reason:
         raise ModelNotLoadable(f"{spec.path}: no fp8 for this model ({reason})") from reason
     held = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
-    fp8.round_inputs(module, held)
+    fp8_check.round_inputs(module, held)
     progress(0.8, "computing in fp8")
     quality = _compare(before, _logits(module, windows), windows)
     progress(1.0, "done")

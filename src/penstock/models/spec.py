@@ -22,6 +22,7 @@ from penstock.models.catalogue.models_file import (
     Entry,
     read_models_file,
 )
+from penstock.models.text.dialect import ToolParser  # noqa: TC001 - msgspec decodes ModelSpec
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
@@ -78,7 +79,7 @@ class ModelSpec:
     kv_cache_type: Literal["u8"] | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
-    tool_parser: str | None = None
+    tool_parser: ToolParser | None = None
     generation_defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     matryoshka: tuple[int, ...] | bool | None = None
     trust_remote_code: bool = False

@@ -216,19 +216,6 @@ def test_only_the_wanted_rows_come_back_in_the_slices_order(llama):
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_copied_block_holds_the_same_prefix(llama):
-    (run,) = draw([40], seed=7)
-    llama.allocate(8)
-    table = [0, 1, 2]
-    llama.forward(Batch([SequenceSlice(0, run.tokens[:32], 0, table, 32)]))
-    llama.copy_block(1, 5)
-    # Another sequence shares block 0, has its own copy of block 1, and overwrites its end.
-    other = [*run.tokens[:28], 9, 8, 7, 6, 5]
-    llama.forward(Batch([SequenceSlice(1, other[28:], 28, [0, 5, 6], 5)]))
-    got = llama.forward(Batch([SequenceSlice(0, run.tokens[32:], 32, table, 0)]))
-    torch.testing.assert_close(got, plain(llama.module, run.tokens)[32:], rtol=1e-3, atol=1e-3)
-
-
 def test_a_sequence_cannot_be_spoilt_by_anothers_nan(llama):
     short, long = draw([5, 100], seed=8)
     llama.allocate(len(short.table) + len(long.table))

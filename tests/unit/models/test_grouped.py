@@ -74,9 +74,8 @@ def test_a_shared_prefix_is_computed_from_the_blocks_tokens(bloom):
     tokens = ids(40)
     model.forward(Batch([SequenceSlice(1, tokens[:20], 0, [4, 2], 20)]))
     model.forward(Batch([SequenceSlice(1, tokens[20:36], 20, [4, 2, 6], 16)]))
-    model.copy_block(2, 7)
     # A sequence that the model has never seen starts behind two blocks of the first.
-    got = model.forward(Batch([SequenceSlice(2, tokens[32:], 32, [4, 7, 5], 0)]))
+    got = model.forward(Batch([SequenceSlice(2, tokens[32:], 32, [4, 2, 5], 0)]))
     torch.testing.assert_close(got, plain(bloom, tokens)[32:], rtol=1e-3, atol=1e-3)
 
 

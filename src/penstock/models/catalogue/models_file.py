@@ -34,6 +34,7 @@ import msgspec
 
 from penstock.errors import BadSettings
 from penstock.foreign import read_text
+from penstock.models.text.dialect import ToolParser
 
 BIGDL_FORMATS = ("sym_int4", "asym_int4", "sym_int5", "asym_int5", "sym_int8")
 TRANSFORMERS_FORMATS = ("bf16", "fp16", "fp32", "fp8")
@@ -68,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_cache_type: Literal["auto", "u8"] | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None
-    tool_parser: Literal["hermes", "llama3_json", "mistral", ""] | None = None
+    tool_parser: ToolParser | None = None
     generation_defaults: dict[str, Any] = {}
     task: Literal["generate", "embed", "score"] | None = None
     matryoshka: tuple[int, ...] | bool | None = None

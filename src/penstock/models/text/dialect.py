@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-TOOL_PARSERS: Final = ("hermes", "llama3_json", "mistral")
+ToolParser: TypeAlias = Literal["hermes", "llama3_json", "mistral", ""]
+"""How a model writes its tool calls; empty if its template knows none."""
 
 _REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
@@ -24,9 +25,9 @@ class Reasoning(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`tool_parser` is one of `TOOL_PARSERS` or empty; `reasoning` are the two markers."""
+    """`reasoning` holds the markers that open and close it."""
 
-    tool_parser: str = ""
+    tool_parser: ToolParser = ""
     reasoning: tuple[str, str] | None = None
 
     @property
@@ -36,7 +37,7 @@ class Dialect:
         return (*calls, *(self.reasoning or ()))
 
 
-def of_template(template: str | None, *, tool_parser: str | None = None) -> Dialect:
+def of_template(template: str | None, *, tool_parser: ToolParser | None = None) -> Dialect:
     """Return the dialect of a chat template; `tool_parser` is the operator's word, if any."""
     if template is None:
         return Dialect()
@@ -45,7 +46,7 @@ def of_template(template: str | None, *, tool_parser: str | None = None) -> Dial
     return Dialect(parser if "tools" in template else "", reasoning)
 
 
-def _tool_parser(template: str) -> str:
+def _tool_parser(template: str) -> ToolParser:
     if "[TOOL_CALLS]" in template:
         return "mistral"
     if "<tool_call>" in template and not any(foreign in template for foreign in _FOREIGN):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from penstock.contract.structure import Structure
     from penstock.engine.sampling.constraint import Constraint
     from penstock.models.spec import ModelSpec
+    from penstock.models.text.dialect import ToolParser
     from penstock.models.text.fastchat_templates import Template
 
 CHATML = """\
@@ -69,7 +70,7 @@ class Tokenizer:
         vocab_size: int,
         eos_token_ids: Iterable[int] = (),
         chat_template: str | None = None,
-        tool_parser: str | None = None,
+        tool_parser: ToolParser | None = None,
         named: Template | None = None,
         context_length: int | None = None,
         lower_case: bool = False,

@@ -11,7 +11,7 @@ import torch
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader
 from penstock.models.backends.lean.operations.torch_ops import TorchOps
-from penstock.models.backends.lean.products import fp8, low_bit
+from penstock.models.backends.lean.products import fp8, fp8_check, low_bit
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Linear
 from penstock.models.backends.tensor_parallel.part import Part
 from penstock.models.catalogue import footprint
@@ -161,7 +161,7 @@ def test_matrices_of_zeros_are_no_error(tiny_llama):
     model: Any = low_bit.load(spec_of(tiny_llama), WithFp8(), quiet).model
     with torch.inference_mode():
         model.weights.layers[0].qkv.weight.zero_()
-    assert fp8.product_error(TorchOps(), model.weights, torch.bfloat16) == 0
+    assert fp8_check.product_error(TorchOps(), model.weights, torch.bfloat16) == 0
 
 
 def test_parts_of_a_matrix_have_its_values_and_scales(tiny_llama):

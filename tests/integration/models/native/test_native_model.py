@@ -146,8 +146,6 @@ def test_neither_chunks_nor_neighbours_nor_threads_change_a_bit(
     second = model.forward(
         Batch((SequenceSlice(1, other, 0, two, 60), SequenceSlice(0, ids[37:99], 37, one, 0)))
     )
-    model.copy_block(9, 20)
-    one[4] = 20
     third = model.forward(
         Batch((SequenceSlice(0, ids[99:], 99, one, 0), SequenceSlice(1, [5], 60, two, 0)))
     )

@@ -218,19 +218,6 @@ def test_every_cache_precision(llama: Path, precision: Any) -> None:
     assert relative_error(got, reference(llama, ids)) < (0.03 if base == "bf16" else limit)
 
 
-@pytest.mark.parametrize("precision", ["f32", "u8"])
-def test_a_copied_block_stands_for_its_source(llama: Path, precision: Any) -> None:
-    model = load(spec_of(llama, "fp32"), quiet, cache_precision=precision).model
-    model.allocate(6)
-    ids = tokens(50, 1)
-    model.forward(Batch((SequenceSlice(0, ids[:40], 0, [0, 1], 40),)))
-    model.copy_block(1, 4)
-    model.copy_block(0, 3)
-    from_copy = model.forward(Batch((SequenceSlice(1, ids[40:], 40, [3, 4], 0),)))
-    from_source = model.forward(Batch((SequenceSlice(0, ids[40:], 40, [0, 1], 0),)))
-    assert torch.equal(from_copy, from_source)
-
-
 def test_a_chunk_without_wanted_rows_gives_none(llama: Path) -> None:
     model = load(spec_of(llama, "fp32"), quiet).model
     model.allocate(6)

@@ -199,10 +199,12 @@ def test_queries_of_any_strides() -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("normed", [False, True])
 def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> None:
+    from penstock.models.architecture import description
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.operations.ops import AttentionLayer, HeadNorms, LayerCache
     from penstock.models.backends.lean.operations.torch_attention import TorchAttention
     from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.llama_family import Decoder
 
     heads, kv_heads, size, lengths = 5, 5, 48, [40, 7, 300]
     angles = torch.rand(300, size // 2) * 6
@@ -218,7 +220,9 @@ def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> No
     rotation = Rotation(cosines, sines, *(norms if normed else (None, None)), epsilon=1e-6)
     ours.rotate(found, store.layer, rotation)
 
-    shape = Shape(1, 0, 0, heads, kv_heads, size, 0, 300, 1e-6, normed, (0,))
+    turning = description.Rotation(size, 1e4)
+    decoder = Decoder(1, 0, 0, heads, kv_heads, size, 0, 1e-6, normed, False, (0,), turning)
+    shape = Shape(decoder, 300)
     cache = LayerCache(*(torch.zeros_like(one) for one in (store.layer.keys, store.layer.values)))
     layer = AttentionLayer(shape, cosines, sines, HeadNorms(*norms) if normed else None, 0, cache)
     tables = torch.zeros((3, 20), dtype=torch.int32)

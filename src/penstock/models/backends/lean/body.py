@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.models.backends.lean.ranks import Ranks
     from penstock.models.backends.lean.shape import Shape
     from penstock.models.backends.lean.weights import Weights
+    from penstock.models.backends.llama_family import Decoder
     from penstock.models.devices.device import Device
 
 
@@ -65,10 +67,6 @@ class Computer(Protocol):
         """Begin a step of one token a sequence; see `choosing.packed_draws`."""
         ...
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Copy one block's keys and values."""
-        ...
-
     def free_bytes(self) -> int:
         """Memory that can still be taken on every device."""
         ...
@@ -94,9 +92,7 @@ class Body:
         self.ops = ops
         self.device = device
         self.kind = weights.norm.dtype
-        self.block_bytes = (
-            2 * shape.layers * shape.kv_heads * BLOCK_SIZE * shape.head_size * self.kind.itemsize
-        )
+        self.block_bytes = prod(_cache_size(shape.decoder, 1)) * self.kind.itemsize
         self._ranks: Ranks = ALONE
         self._rotary = rotary
         self._stages = Stages(1 << 12)
@@ -111,7 +107,7 @@ class Body:
         self.device.enter()
         self._forget()
         shape, place = self.shape, self.device.torch_device
-        size = (shape.layers, 2, blocks, shape.kv_heads, BLOCK_SIZE, shape.head_size)
+        size = _cache_size(shape.decoder, blocks)
         try:
             self._cache = torch.zeros(size, dtype=self.kind, device=place)
         except RuntimeError as error:
@@ -123,7 +119,7 @@ class Body:
                 shape, cosines, sines, weights.head_norms, window, LayerCache(cache[0], cache[1])
             )
             for weights, window, cache in zip(
-                self.weights.layers, shape.windows, self._cache, strict=True
+                self.weights.layers, shape.decoder.sliding_windows, self._cache, strict=True
             )
         ]
         longest = max(1, -(-shape.context_length // BLOCK_SIZE))
@@ -132,14 +128,14 @@ class Body:
         self._choosing = Choosing(self.ops, self._chosen, self.device)
         if blocks and self.device.captures:
             self._graphs = DecodeGraphs(
-                self.device, self._logits, self._tables, self._chosen, shape.vocab_size
+                self.device, self._logits, self._tables, self._chosen, shape.decoder.vocab_size
             )
             self._chunk_graphs = ChunkGraphs(
                 self.device,
                 self._hidden,
                 self._tables,
                 self._chosen,
-                hidden_size=shape.hidden_size,
+                hidden_size=shape.decoder.hidden_size,
                 kind=self.kind,
             )
 
@@ -181,12 +177,6 @@ class Body:
         self.device.enter()
         assert self._choosing is not None  # noqa: S101 - `allocate` comes first
         return self._choosing.begin(self._decoded(fields), draws)
-
-    @torch.inference_mode()
-    def copy_block(self, source: int, target: int) -> None:
-        """See `Computer`."""
-        self.device.enter()
-        self._cache[:, :, target] = self._cache[:, :, source]
 
     def free_bytes(self) -> int:
         """See `Computer`."""
@@ -266,16 +256,16 @@ class Body:
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, hidden) -> logits (rows, vocab) float32."""
         if not len(hidden):
-            return hidden.new_zeros((0, self.shape.vocab_size), dtype=torch.float32)
+            return hidden.new_zeros((0, self.shape.decoder.vocab_size), dtype=torch.float32)
         return self._product_with_head(hidden).float()
 
     def _product_with_head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self._ranks.join(self.ops.product(hidden, self.weights.head))
-        return logits[:, : self.shape.vocab_size]
+        return logits[:, : self.shape.decoder.vocab_size]
 
     def _hidden(self, step: Step) -> torch.Tensor:
         """Last hidden states, (T, hidden), in the model's type."""
-        ops, layers, epsilon = self.ops, self.weights.layers, self.shape.epsilon
+        ops, layers, epsilon = self.ops, self.weights.layers, self.shape.decoder.norm_epsilon
         residual = ops.embed(step, self.weights.embeddings)
         x = ops.norm(residual, layers[0].norm, epsilon, layers[0].qkv)
         for index, layer in enumerate(layers):
@@ -304,5 +294,10 @@ class Body:
         """A product that goes into the residual stream, and the norm of the sum."""
         product = self.ops.product(x, linear)
         return self._ranks.add_norm(
-            self.ops, product, residual, norm, self.shape.epsilon, into=into
+            self.ops, product, residual, norm, self.shape.decoder.norm_epsilon, into=into
         )
+
+
+def _cache_size(decoder: Decoder, blocks: int) -> tuple[int, ...]:
+    """The KV cache's dimensions: layers, keys and values, blocks, heads, tokens, size of a head."""
+    return decoder.layers, 2, blocks, decoder.kv_heads, BLOCK_SIZE, decoder.head_size

@@ -34,7 +34,7 @@ def ops_for(device: Device, shape: Shape) -> Ops:
     :raises NotLean: the device has no Triton.
     """
     if device.kind == "cpu":
-        ours = native.is_available() and native.fits(shape.head_size)
+        ours = native.is_available() and native.fits(shape.decoder.head_size)
         return TorchOps(NativeAttention() if ours else None)
     if find_spec("triton") is None:
         raise NotLean("Triton is not installed")

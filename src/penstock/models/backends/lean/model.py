@@ -34,7 +34,7 @@ class LeanModel:
 
     def __init__(self, body: Body, computer: Computer | None = None) -> None:
         self.body = body
-        self.vocab_size = body.shape.vocab_size
+        self.vocab_size = body.shape.decoder.vocab_size
         self.context_length = body.shape.context_length
         self.max_sequences = DEFAULT_SEQUENCES
         self.kv_layout = KVLayout(BLOCK_SIZE, body.block_bytes)
@@ -72,10 +72,6 @@ class LeanModel:
         logits, hidden = self._computer.compute(self._pack(batch), hidden=True)
         assert hidden is not None  # noqa: S101 - it was asked for
         return logits, hidden
-
-    def copy_block(self, source: int, target: int) -> None:
-        """See `penstock.engine.model.Model`."""
-        self._computer.copy_block(source, target)
 
     def release(self, key: int) -> None:
         """Give a sequence's row of the tables back."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from penstock.models.backends import llama_family as decoders
 from penstock.models.loading import checkpoint
+
+if TYPE_CHECKING:
+    from penstock.models.backends.llama_family import Decoder
 
 _SMALLEST_HEAD = 16  # of the kernels' matrix units
 
@@ -19,24 +22,10 @@ class NotLean(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder's sizes, in elements. `windows` has one entry a layer, 0 for full attention."""
+    """A decoder with the context length that is served; its vocabulary is that of the head."""
 
-    layers: int
-    hidden_size: int
-    intermediate_size: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocab_size: int
+    decoder: Decoder
     context_length: int
-    epsilon: float
-    qk_norm: bool
-    windows: tuple[int, ...]
-
-    @property
-    def qkv_size(self) -> int:
-        """Width of the joined projection of queries, keys and values."""
-        return (self.heads + 2 * self.kv_heads) * self.head_size
 
 
 def read(module: Any, context_length: int) -> Shape:
@@ -55,19 +44,8 @@ def read(module: Any, context_length: int) -> Shape:
     rotary = module.model.rotary_emb.inv_freq
     if not isinstance(rotary, torch.Tensor) or rotary.numel() * 2 != head_size:
         raise NotLean("rotary embeddings of a part of the head")
-    return Shape(
-        layers=decoder.layers,
-        hidden_size=decoder.hidden_size,
-        intermediate_size=decoder.intermediate_size,
-        heads=decoder.heads,
-        kv_heads=decoder.kv_heads,
-        head_size=head_size,
-        vocab_size=int(module.lm_head.weight.shape[0]),
-        context_length=context_length,
-        epsilon=decoder.norm_epsilon,
-        qk_norm=decoder.qk_norm,
-        windows=decoder.sliding_windows,
-    )
+    vocab_size = int(module.lm_head.weight.shape[0])
+    return Shape(replace(decoder, vocab_size=vocab_size), context_length)
 
 
 def rotary_tables(

@@ -107,7 +107,7 @@ def adopt_layer(layer: Any, shape: Shape) -> LayerWeights:
         norm=layer.input_layernorm.weight.data,
         second_norm=layer.post_attention_layernorm.weight.data,
         head_norms=HeadNorms(attention.q_norm.weight.data, attention.k_norm.weight.data)
-        if shape.qk_norm
+        if shape.decoder.qk_norm
         else None,
     )
 

@@ -64,10 +64,6 @@ class NativeModel:
         """Seconds of all steps so far, by what they went into."""
         return self._decoder.phases_s()
 
-    def copy_block(self, source: int, target: int) -> None:
-        """See `penstock.engine.model.Model`."""
-        self._cache[target] = self._cache[source]
-
     def release(self, key: int) -> None:
         """Nothing is kept by sequence."""
 

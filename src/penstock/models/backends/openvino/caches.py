@@ -57,23 +57,6 @@ class Caches:
             self._tensors.append(tensor)
             request.set_tensor(slot.name, tensor)
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Copy one block of every layer, as it lies there."""
-        for array in self._arrays:
-            array[target] = array[source]
-        if self._arrays:
-            return
-        library = openvino()
-        for tensor in self._tensors:
-            whole = list(tensor.shape)
-            blocks = [
-                library.RemoteTensor(
-                    tensor, [block] + [0] * (len(whole) - 1), [block + 1, *whole[1:]]
-                )
-                for block in (source, target)
-            ]
-            blocks[1].copy_from(blocks[0])
-
 
 def _slots(compiled: Any) -> list[_Slot]:
     found: list[_Slot] = []

@@ -126,10 +126,6 @@ class OpenVinoModel:
         found: NDArray[np.float32] = self._request.get_tensor(name).data
         return torch.tensor(found.reshape(-1, found.shape[-1])[:rows])
 
-    def copy_block(self, source: int, target: int) -> None:
-        """See `penstock.engine.model.Model`."""
-        self._caches.copy_block(source, target)
-
     def release(self, key: int) -> None:
         """Nothing is kept by sequence."""
 

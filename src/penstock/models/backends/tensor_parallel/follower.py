@@ -78,8 +78,6 @@ def follow(line: socket.socket, body: Body, order: Order) -> NoReturn:
                 body.compute(packed, hidden=hidden)
             case Operation.NOTE:
                 body.note(int(told[0]), told[1:].tolist())
-            case Operation.COPY_BLOCK:
-                body.copy_block(int(told[0]), int(told[1]))
             case Operation.JOIN:
                 spec = order.spec
                 ranks = spec.tensor_parallel

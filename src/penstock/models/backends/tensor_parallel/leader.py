@@ -65,12 +65,6 @@ class Leader:
             self._team.tell(message(Operation.LAUNCH, fields.shape[1], fields, draws))
             return self._body.launch(fields, draws)
 
-    def copy_block(self, source: int, target: int) -> None:
-        """See `Computer`."""
-        with self._together():
-            self._team.tell(message(Operation.COPY_BLOCK, source, target))
-            self._body.copy_block(source, target)
-
     def free_bytes(self) -> int:
         """See `Computer`: the least, which all must live with."""
         self._team.tell(message(Operation.FREE_BYTES))

@@ -34,7 +34,6 @@ class Operation(IntEnum):
     NOTE = 4
     COMPUTE = 5
     LAUNCH = 6
-    COPY_BLOCK = 7
     FREE_BYTES = 8
     LEAVE = 9
 

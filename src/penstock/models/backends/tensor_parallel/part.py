@@ -40,37 +40,38 @@ class Part:
 
         :raises NotLean: it cannot.
         """
-        shape, ranks = self.whole, self.ranks
-        if shape.heads % ranks or shape.intermediate_size % ranks:
+        decoder, ranks = self.whole.decoder, self.ranks
+        if decoder.heads % ranks or decoder.intermediate_size % ranks:
             raise NotLean(
-                f"{shape.heads} heads and an MLP of {shape.intermediate_size} "
+                f"{decoder.heads} heads and an MLP of {decoder.intermediate_size} "
                 f"are not divisible by {ranks}"
             )
-        if shape.kv_heads % ranks and ranks % shape.kv_heads:
-            raise NotLean(f"{shape.kv_heads} key heads cannot be divided among {ranks}")
-        columns = (shape.intermediate_size // ranks, shape.heads // ranks * shape.head_size)
+        if decoder.kv_heads % ranks and ranks % decoder.kv_heads:
+            raise NotLean(f"{decoder.kv_heads} key heads cannot be divided among {ranks}")
+        columns = (decoder.intermediate_size // ranks, decoder.heads // ranks * decoder.head_size)
         if any(count % block for count in columns):
             raise NotLean(f"its rows have no whole blocks of {block} for {ranks} ranks")
 
     @property
     def shape(self) -> Shape:
         """The shape of this part. The vocabulary's size is the whole's."""
-        whole, ranks = self.whole, self.ranks
-        return replace(
-            whole,
-            heads=whole.heads // ranks,
-            kv_heads=max(1, whole.kv_heads // ranks),
-            intermediate_size=whole.intermediate_size // ranks,
+        decoder, ranks = self.whole.decoder, self.ranks
+        part = replace(
+            decoder,
+            heads=decoder.heads // ranks,
+            kv_heads=max(1, decoder.kv_heads // ranks),
+            intermediate_size=decoder.intermediate_size // ranks,
         )
+        return replace(self.whole, decoder=part)
 
     def layer(self, layer: LayerWeights, place: torch.device) -> LayerWeights:
         """This part of a layer, on its device."""
-        whole, shape = self.whole, self.shape
+        whole, part = self.whole.decoder, self.shape.decoder
         size = whole.head_size
-        queries = shape.heads * size
-        keys = shape.kv_heads * size
+        queries = part.heads * size
+        keys = part.kv_heads * size
         first_key = whole.heads * size + self.rank * whole.kv_heads // self.ranks * size
-        columns = shape.intermediate_size
+        columns = part.intermediate_size
         first = self.rank * columns
         norms = layer.head_norms
         return LayerWeights(
@@ -99,7 +100,7 @@ class Part:
 
     def head(self, head: Linear, place: torch.device) -> Linear:
         """This part of the head: as many rows as each other has, the last ones zero if need be."""
-        vocab = self.whole.vocab_size
+        vocab = self.whole.decoder.vocab_size
         rows = -(-vocab // (_ALIGNED * self.ranks)) * _ALIGNED
         first = min(vocab, self.rank * rows)
         count = min(vocab - first, rows)

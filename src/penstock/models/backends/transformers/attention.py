@@ -95,14 +95,6 @@ class PagedAttention:
                 f"no memory for {blocks * self.bytes_per_block() / 2**20:.0f} MiB of KV cache"
             ) from error
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Copy one block in every layer."""
-        of = slice(source * BLOCK_SIZE, (source + 1) * BLOCK_SIZE)
-        to = slice(target * BLOCK_SIZE, (target + 1) * BLOCK_SIZE)
-        for layer in self._layers.values():
-            layer.keys[to] = layer.keys[of]
-            layer.values[to] = layer.values[of]
-
     def begin(self, step: Step | None) -> None:
         """Set the step that the next forward computes; None learns the layers' shapes."""
         self._step = step

@@ -70,10 +70,6 @@ class GroupedModel:
             rows.append(logits[part.logits_from :].float())
         return torch.cat(rows)
 
-    def copy_block(self, source: int, target: int) -> None:
-        """See `penstock.engine.model.Model`."""
-        self._written[target] = list(self._written.get(source, ()))
-
     def release(self, key: int) -> None:
         """Forget a sequence's cache."""
         self._states.pop(key, None)

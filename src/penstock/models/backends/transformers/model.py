@@ -95,10 +95,6 @@ class PagedModel:
         )
         return rows, output
 
-    def copy_block(self, source: int, target: int) -> None:
-        """See `penstock.engine.model.Model`."""
-        self.attention.copy_block(source, target)
-
     def release(self, key: int) -> None:
         """Nothing is kept by sequence."""
 

@@ -24,7 +24,7 @@ class NativeAttention:
         self._step: Step | None = None
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
+        """Turn queries and keys of (T, qkv) in place; write keys and values."""
         self._begin(step)
         norms = layer.norms
         rotation = native.Rotation(
@@ -32,15 +32,15 @@ class NativeAttention:
             layer.sines,
             None if norms is None else norms.query,
             None if norms is None else norms.key,
-            layer.shape.epsilon,
+            layer.shape.decoder.norm_epsilon,
         )
         self._attention.rotate(qkv, _layer(layer), rotation)
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
         self._begin(step)
-        shape = layer.shape
-        queries = qkv.view(len(qkv), -1, shape.head_size)[:, : shape.heads]
+        decoder = layer.shape.decoder
+        queries = qkv.view(len(qkv), -1, decoder.head_size)[:, : decoder.heads]
         return self._attention.attend(queries, _layer(layer)).view(len(qkv), -1)
 
     def _begin(self, step: Step) -> None:
@@ -70,5 +70,7 @@ class NativeAttention:
 
 
 def _layer(layer: AttentionLayer) -> native.Layer:
-    cache, shape = layer.cache, layer.shape
-    return native.Layer(cache.keys, cache.values, shape.heads, layer.window, shape.head_size**-0.5)
+    cache, decoder = layer.cache, layer.shape.decoder
+    return native.Layer(
+        cache.keys, cache.values, decoder.heads, layer.window, decoder.head_size**-0.5
+    )

@@ -74,7 +74,7 @@ class Attention(Protocol):
     """What `Ops` leaves to the attention of one model's steps."""
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
+        """Turn queries and keys of (T, qkv) in place; write keys and values."""
         ...
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
@@ -110,7 +110,7 @@ class Ops(Protocol):
         ...
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries of (T, qkv_size) in place; turn keys; write both into the cache."""
+        """Turn the queries of (T, qkv) in place; turn keys; write both into the cache."""
         ...
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:

@@ -55,40 +55,40 @@ class TorchAttention:
         self._workspace: dict[str, torch.Tensor] = {}
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
-        shape, norms, cache = layer.shape, layer.norms, layer.cache
+        """Turn queries and keys of (T, qkv) in place; write keys and values."""
+        decoder, norms, cache = layer.shape.decoder, layer.norms, layer.cache
         plan = self._plan(step, layer)
-        heads = qkv.view(len(qkv), -1, shape.head_size)
-        last = shape.heads + shape.kv_heads
-        turning, key = heads[:, :last], heads[:, shape.heads : last]
+        heads = qkv.view(len(qkv), -1, decoder.head_size)
+        last = decoder.heads + decoder.kv_heads
+        turning, key = heads[:, :last], heads[:, decoder.heads : last]
         if norms is not None:
-            query = heads[:, : shape.heads]
-            query.copy_(norm(query, norms.query, shape.epsilon))
-            key.copy_(norm(key, norms.key, shape.epsilon))
+            query = heads[:, : decoder.heads]
+            query.copy_(norm(query, norms.query, decoder.norm_epsilon))
+            key.copy_(norm(key, norms.key, decoder.norm_epsilon))
         turning.copy_(_turned(turning, plan.cosines, plan.sines))
         cache.keys[plan.blocks, :, plan.slots] = key
         cache.values[plan.blocks, :, plan.slots] = heads[:, last:]
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
-        shape = layer.shape
-        heads = qkv.view(len(qkv), -1, shape.head_size)
+        decoder = layer.shape.decoder
+        heads = qkv.view(len(qkv), -1, decoder.head_size)
         parts = self._parts(self._plan(step, layer), layer)
         if len(parts) == 1:
             return self._attend(parts[0], heads, layer).reshape(len(qkv), -1)
-        out = qkv.new_empty((len(qkv), shape.heads, shape.head_size))
+        out = qkv.new_empty((len(qkv), decoder.heads, decoder.head_size))
         for part in parts:
             out[part.rows] = self._attend(part, heads, layer)
         return out.view(len(qkv), -1)
 
     def _attend(self, part: _Part, heads: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
         """(rows, heads, head_size) of a part."""
-        shape = layer.shape
+        decoder = layer.shape.decoder
         rows = heads[part.rows]
-        query = rows[:, : shape.heads]
+        query = rows[:, : decoder.heads]
         if part.blocks is None:
-            own = rows[:, shape.heads :].transpose(0, 1)[None]
-            keys, values = own[:, : shape.kv_heads], own[:, shape.kv_heads :]
+            own = rows[:, decoder.heads :].transpose(0, 1)[None]
+            keys, values = own[:, : decoder.kv_heads], own[:, decoder.kv_heads :]
         else:
             held = 1 if part.is_chunk else part.count
             keys = self._gather("keys", layer.cache.keys, part.blocks, held)
@@ -97,7 +97,7 @@ class TorchAttention:
             query = query.transpose(0, 1)[None]
         else:
             # The query heads of one KV head stand in the place of the query's length.
-            query = query.reshape(part.count, shape.kv_heads, -1, shape.head_size)
+            query = query.reshape(part.count, decoder.kv_heads, -1, decoder.head_size)
         if part.mask is not None:
             keys, values = (one[:, :, : part.mask.shape[-1]] for one in (keys, values))
         out = functional.scaled_dot_product_attention(
@@ -110,7 +110,7 @@ class TorchAttention:
         )
         if part.is_chunk:
             return out[0].transpose(0, 1)
-        return out.reshape(part.count, shape.heads, shape.head_size)
+        return out.reshape(part.count, decoder.heads, decoder.head_size)
 
     def _gather(
         self, name: str, store: torch.Tensor, blocks: torch.Tensor, count: int
@@ -229,8 +229,8 @@ def _first_block(position: int, window: int) -> int:
 
 def _by_head(table: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
     """(n, width) blocks -> their places by head, (n * kv_heads * width,)."""
-    heads = torch.arange(layer.shape.kv_heads)[None, :, None]
-    return (table[:, None] * layer.shape.kv_heads + heads).reshape(-1)
+    heads = torch.arange(layer.shape.decoder.kv_heads)[None, :, None]
+    return (table[:, None] * layer.shape.decoder.kv_heads + heads).reshape(-1)
 
 
 def _mask(

@@ -64,7 +64,7 @@ class TorchOps:
         return norm(residual, weight, epsilon)
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries and keys of (T, qkv_size) in place; write keys and values."""
+        """Turn queries and keys of (T, qkv) in place; write keys and values."""
         self._attention.rotate(qkv, step, layer)
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.operations.ops import Activations, AttentionLayer
     from penstock.models.backends.lean.products.linear import Linear
-    from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.llama_family import Decoder
 
 _LOG2_E: Final = log2(2.718281828459045)
 _TOGETHER: Final = 8
@@ -110,9 +110,9 @@ class TritonOps:
         return out
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries of (T, qkv_size) in place; turn keys; write both into the cache."""
-        shape, norms, cache = layer.shape, layer.norms, layer.cache
-        heads = shape.heads + 2 * shape.kv_heads
+        """Turn the queries of (T, qkv) in place; turn keys; write both into the cache."""
+        decoder, norms, cache = layer.shape.decoder, layer.norms, layer.cache
+        heads = decoder.heads + 2 * decoder.kv_heads
         rotary.rotate_kernel[(len(qkv), triton.cdiv(heads, _TOGETHER))](
             qkv,
             layer.cosines,
@@ -126,10 +126,10 @@ class TritonOps:
             qkv if norms is None else norms.key,
             qkv.stride(0),
             step.tables.stride(0),
-            shape.epsilon,
-            HEADS=shape.heads,
-            KV_HEADS=shape.kv_heads,
-            HALF=shape.head_size // 2,
+            decoder.norm_epsilon,
+            HEADS=decoder.heads,
+            KV_HEADS=decoder.kv_heads,
+            HALF=decoder.head_size // 2,
             BLOCK=BLOCK_SIZE,
             NORMS=norms is not None,
             TOGETHER=_TOGETHER,
@@ -139,7 +139,8 @@ class TritonOps:
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
-        out = qkv.new_empty((len(qkv), layer.shape.heads * layer.shape.head_size))
+        decoder = layer.shape.decoder
+        out = qkv.new_empty((len(qkv), decoder.heads * decoder.head_size))
         if step.decodes:
             _decode(qkv, step, layer, out, self._overlap)
         if step.chunks is not None:
@@ -217,28 +218,28 @@ def _decode(
     out: torch.Tensor,
     overlap: dict[str, Any],
 ) -> None:
-    shape, window, cache = layer.shape, layer.window, layer.cache
-    count, group = step.decodes, shape.heads // shape.kv_heads
-    splits = splits_for(count * shape.kv_heads, window or shape.context_length)
+    decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
+    count, group = step.decodes, decoder.heads // decoder.kv_heads
+    splits = splits_for(count * decoder.kv_heads, window or layer.shape.context_length)
     partial, weight = out, out
     if splits > 1:
-        size = (count, shape.heads, splits)
-        partial = torch.empty((*size, shape.head_size), dtype=torch.float32, device=out.device)
+        size = (count, decoder.heads, splits)
+        partial = torch.empty((*size, decoder.head_size), dtype=torch.float32, device=out.device)
         weight = torch.empty((*size, 2), dtype=torch.float32, device=out.device)
     tensors = (qkv, cache.keys, cache.values, step.decode_positions, step.rows, step.tables)
     strides = (qkv.stride(0), out.stride(0), step.tables.stride(0))
     common = {
         "WINDOW": window,
-        "HEADS": shape.heads,
-        "HEAD_SIZE": shape.head_size,
+        "HEADS": decoder.heads,
+        "HEAD_SIZE": decoder.head_size,
         "BLOCK": BLOCK_SIZE,
         "SPLITS": splits,
         **overlap,
     }
-    grid = (count, shape.kv_heads, splits)
+    grid = (count, decoder.kv_heads, splits)
     if group == 1:
         decode.decode_alone_kernel[grid](
-            *tensors, out, partial, weight, *strides, _scale(shape), **common, **ALONE
+            *tensors, out, partial, weight, *strides, _scale(decoder), **common, **ALONE
         )
     else:
         decode.decode_kernel[grid](
@@ -247,22 +248,22 @@ def _decode(
             partial,
             weight,
             *strides,
-            _scale(shape),
+            _scale(decoder),
             **common,
-            KV_HEADS=shape.kv_heads,
+            KV_HEADS=decoder.kv_heads,
             GROUP=group,
             PADDED=max(16, triton.next_power_of_2(group)),
             PRECISION=precision(qkv),
             **(GROUPED if qkv.element_size() == 2 else GROUPED_WIDE),  # noqa: PLR2004 - bytes
         )
     if splits > 1:
-        decode.combine_kernel[(count, shape.heads)](
+        decode.combine_kernel[(count, decoder.heads)](
             partial,
             weight,
             out,
             out.stride(0),
-            HEADS=shape.heads,
-            HEAD_SIZE=shape.head_size,
+            HEADS=decoder.heads,
+            HEAD_SIZE=decoder.head_size,
             SPLITS=splits,
             num_warps=2,
             **overlap,
@@ -270,12 +271,12 @@ def _decode(
 
 
 def _prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
-    shape, window, cache = layer.shape, layer.window, layer.cache
+    decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
     assert step.chunks is not None  # noqa: S101 - the caller has looked
     half = qkv.element_size() == 2  # noqa: PLR2004 - bytes
     queries = 128 if half and step.longest_chunk > 64 else 32  # noqa: PLR2004 - tokens
     tiles = triton.cdiv(step.longest_chunk, queries)
-    prefill.prefill_kernel[(tiles, shape.heads, len(step.chunks))](
+    prefill.prefill_kernel[(tiles, decoder.heads, len(step.chunks))](
         qkv,
         cache.keys,
         cache.values,
@@ -285,16 +286,16 @@ def _prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Te
         qkv.stride(0),
         out.stride(0),
         step.tables.stride(0),
-        _scale(shape),
+        _scale(decoder),
         WINDOW=window,
-        KV_HEADS=shape.kv_heads,
-        GROUP=shape.heads // shape.kv_heads,
-        HEAD_SIZE=shape.head_size,
+        KV_HEADS=decoder.kv_heads,
+        GROUP=decoder.heads // decoder.kv_heads,
+        HEAD_SIZE=decoder.head_size,
         BLOCK=BLOCK_SIZE,
         QUERIES=queries,
         TILE=64 if half else 32,
         PRECISION=precision(qkv),
-        num_warps=8 if queries == 128 and shape.head_size >= 128 else 4,  # noqa: PLR2004
+        num_warps=8 if queries == 128 and decoder.head_size >= 128 else 4,  # noqa: PLR2004
         num_stages=2 if half else 1,
     )
 
@@ -324,8 +325,8 @@ def _vector_product(x: torch.Tensor, linear: Dense, overlap: dict[str, Any]) -> 
     return out
 
 
-def _scale(shape: Shape) -> float:
-    return shape.head_size**-0.5 * _LOG2_E
+def _scale(decoder: Decoder) -> float:
+    return decoder.head_size**-0.5 * _LOG2_E
 
 
 # Found by trying on an H100, VECTOR on an H200; every one is right on any device.

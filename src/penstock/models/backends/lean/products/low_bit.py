@@ -14,7 +14,7 @@ from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
 from penstock.models.backends.lean.loading import ops_for
 from penstock.models.backends.lean.model import PipelinedLean
-from penstock.models.backends.lean.products import fp8
+from penstock.models.backends.lean.products import fp8_check
 from penstock.models.backends.lean.products.linear import Int4, from_blocks
 from penstock.models.backends.lean.products.weight_formats import FP8, SYM_INT4, holding_of
 from penstock.models.backends.lean.shape import NotLean
@@ -112,7 +112,7 @@ def probe_of(module: Any, weights: Weights, holding: Holding) -> Probe:
     """
     probe = Probe(module, torch.device("cpu"), _TOLERANCE)
     if holding is FP8:
-        fp8.round_inputs(module, weights)
+        fp8_check.round_inputs(module, weights)
         probe.tolerance += _ROUNDINGS * probe.drift()
     return probe
 
@@ -123,7 +123,7 @@ def check_products(body: Body, where: Path) -> None:
     :raises ModelNotLoadable: it does not.
     """
     body.device.enter()
-    error = fp8.product_error(body.ops, body.weights, body.kind)
+    error = fp8_check.product_error(body.ops, body.weights, body.kind)
     if not error <= _UNITS:
         raise ModelNotLoadable(
             f"{where}: {body.device.describe()} multiplies FP8 wrongly, by {error:.2g}"
