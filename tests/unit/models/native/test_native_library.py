@@ -123,8 +123,7 @@ class Native:
             qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
             self._matrix(Which.QKV, index, qkv)
             self._matrix(Which.OUTPUT, index, [attention.o_proj])
-            self._matrix(Which.GATE_UP, index, [mlp.gate_proj, mlp.up_proj])
-            self._matrix(Which.DOWN, index, [mlp.down_proj])
+            self._mlp(index, mlp)
             self._vector(Vector.INPUT_NORM, index, [layer.input_layernorm.weight])
             self._vector(Vector.ATTENTION_NORM, index, [layer.post_attention_layernorm.weight])
             if self.shape.qk_norm:
@@ -133,16 +132,23 @@ class Native:
             for which, linears in (
                 (Vector.QKV_BIAS, qkv),
                 (Vector.OUTPUT_BIAS, [attention.o_proj]),
-                (Vector.GATE_UP_BIAS, [mlp.gate_proj, mlp.up_proj]),
-                (Vector.DOWN_BIAS, [mlp.down_proj]),
             ):
-                if linears[0].bias is not None:
-                    self._vector(which, index, [linear.bias for linear in linears])
+                self._bias(which, index, linears)
         self._vector(Vector.FINAL_NORM, 0, [inner.norm.weight])
         self._matrix(Which.HEAD, 0, [self.model.lm_head])
         positions = torch.arange(self.config.max_position_embeddings)[None]
         tables = inner.rotary_emb(torch.zeros(1), positions)
         decoder.set_rotary(*(table[0].numpy().copy() for table in tables))
+
+    def _mlp(self, index: int, mlp: Any) -> None:
+        self._matrix(Which.GATE_UP, index, [mlp.gate_proj, mlp.up_proj])
+        self._matrix(Which.DOWN, index, [mlp.down_proj])
+        self._bias(Vector.GATE_UP_BIAS, index, [mlp.gate_proj, mlp.up_proj])
+        self._bias(Vector.DOWN_BIAS, index, [mlp.down_proj])
+
+    def _bias(self, which: Vector, layer: int, linears: list[Any]) -> None:
+        if linears[0].bias is not None:
+            self._vector(which, layer, [linear.bias for linear in linears])
 
     def _vector(self, which: Vector, layer: int, parts: list[torch.Tensor]) -> None:
         self.decoder.set_vector(which, layer, torch.cat(parts).detach().numpy())

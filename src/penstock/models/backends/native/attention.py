@@ -87,7 +87,7 @@ class Rotation:
 def is_available() -> bool:
     """Whether the library is there, this CPU has kernels, and torch threads that run them."""
     try:
-        return best_isa() is not None and _parallel() is not None
+        return best_isa() is not None and torch_threads() is not None
     except ModelNotLoadable:
         return False
 
@@ -110,7 +110,7 @@ class Attention:
         self._tokens = 0
         check(
             self._library.pn_attention_create(
-                int(isa), ctypes.c_void_p(_parallel()), ctypes.byref(self._attention)
+                int(isa), ctypes.c_void_p(torch_threads()), ctypes.byref(self._attention)
             )
         )
 
@@ -240,7 +240,7 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 
 @cache
-def _parallel() -> int | None:
+def torch_threads() -> int | None:
     """Where `GOMP_parallel` of the OpenMP lies that torch computes with; None: it has another.
 
     It is looked up as the dynamic linker did for torch: what was preloaded goes first. LLVM's and

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from penstock.models.backends.native.experts import Experts
     from penstock.models.backends.native.matrix import Packing
 
 
@@ -36,6 +37,8 @@ class Which(enum.IntEnum):
     GATE_UP = 2
     DOWN = 3
     HEAD = 4
+    EXPERTS_GATE_UP = 5
+    EXPERTS_DOWN = 6
 
 
 class Vector(enum.IntEnum):
@@ -50,6 +53,11 @@ class Vector(enum.IntEnum):
     OUTPUT_BIAS = 6
     GATE_UP_BIAS = 7
     DOWN_BIAS = 8
+    ROUTER_BIAS = 9
+    ROUTER_CORRECTION = 10
+    EXPERTS_GATE_UP_BIAS = 11
+    EXPERTS_DOWN_BIAS = 12
+    SHARED_GATE = 13
 
 
 class Phase(enum.IntEnum):
@@ -132,6 +140,7 @@ class Decoder:
         :raises RuntimeError: this CPU lacks `isa`.
         """
         self.shape = shape
+        self._experts: dict[int, int] = {}  # by layer: how many
         self._library = library()
         self._kept: dict[Any, NDArray[Any]] = {}
         self._model = ctypes.c_void_p()
@@ -166,12 +175,38 @@ class Decoder:
         check(self._library.pn_phases(self._model, pointer(seconds)))
         return {phase: float(seconds[phase]) for phase in Phase}
 
+    def set_experts(self, layer: int, experts: Experts) -> None:
+        """Give a layer experts; comes before their matrices and vectors.
+
+        :raises ValueError: they make no sense.
+        """
+        check(self._library.pn_set_experts(self._model, layer, ctypes.byref(experts.native())))
+        self._experts[layer] = experts.experts
+
+    def set_router(self, layer: int, weights: NDArray[Any]) -> None:
+        """(experts, hidden); 16-bit integers are bf16.
+
+        :raises ValueError: another shape, or another type.
+        """
+        if weights.shape != (self._experts.get(layer), self.shape.hidden):
+            raise ValueError(f"a router {weights.shape}: not the shape's")
+        weights = np.ascontiguousarray(weights)
+        check(self._library.pn_set_router(self._model, layer, _element(weights), pointer(weights)))
+        self._kept["router", layer] = weights
+
     def set_matrix(
         self, which: Which, layer: int, packing: Packing, packed: NDArray[np.uint8]
     ) -> None:
-        """:raises ValueError: it is not what the shape says, or not at a multiple of 64 bytes."""
-        if packed.nbytes != packed_bytes(packing):
-            raise ValueError(f"{packed.nbytes} bytes for a matrix of {packed_bytes(packing)}")
+        """Of experts `packed` holds the matrices of all, one after another.
+
+        :raises ValueError: it is not what the shape says, or not at a multiple of 64 bytes.
+        """
+        each = which in {Which.EXPERTS_GATE_UP, Which.EXPERTS_DOWN}
+        count = self._experts.get(layer, 0) if each else 1
+        if packed.nbytes != count * packed_bytes(packing):
+            raise ValueError(
+                f"{packed.nbytes} bytes for {count} matrices of {packed_bytes(packing)}"
+            )
         packing_of = ctypes.byref(native_packing(packing))
         check(
             self._library.pn_set_matrix(self._model, int(which), layer, packing_of, pointer(packed))
@@ -195,11 +230,8 @@ class Decoder:
         """
         if table.shape != (self.shape.vocab, self.shape.hidden):
             raise ValueError(f"embeddings {table.shape}: not the shape's")
-        element = {"float32": 0, "float16": 1, "int16": 2, "uint16": 2}.get(table.dtype.name)
-        if element is None:
-            raise ValueError(f"embeddings of {table.dtype}")
         table = np.ascontiguousarray(table)
-        check(self._library.pn_set_embeddings(self._model, element, pointer(table)))
+        check(self._library.pn_set_embeddings(self._model, _element(table), pointer(table)))
         self._kept["embeddings"] = table
 
     def set_rotary(self, cosines: NDArray[np.float32], sines: NDArray[np.float32]) -> None:
@@ -266,6 +298,14 @@ class Decoder:
                 None if hidden is None else ctypes.c_void_p(address_of(hidden, np.float32)),
             )
         )
+
+
+def _element(array: NDArray[Any]) -> int:
+    """The library's name of an array's type."""
+    element = {"float32": 0, "float16": 1, "int16": 2, "uint16": 2}.get(array.dtype.name)
+    if element is None:
+        raise ValueError(f"weights of {array.dtype}")
+    return element
 
 
 def _shape(shape: Shape) -> tuple[_Shape, NDArray[np.int32]]:

@@ -4,16 +4,12 @@
 #include <string>
 #include <system_error>
 
+#include "api_model.h"
 #include "cpu.h"
 #include "failure.h"
-#include "model.h"
 #include "packing.h"
 #include "penstock_native.h"
 #include "step.h"
-
-struct pn_model {
-    penstock::Model model;
-};
 
 namespace {
 

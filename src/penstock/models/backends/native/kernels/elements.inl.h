@@ -16,6 +16,15 @@ struct Brain {
 inline Floats load(const Half *from) { return load_half(&from->bits); }
 inline Floats load(const Brain *from) { return load_brain(&from->bits); }
 
+inline float widened(const float *from) { return *from; }
+inline float widened(const Half *from) { return _cvtsh_ss(from->bits); }
+inline float widened(const Brain *from) {
+    const uint32_t bits = uint32_t(from->bits) << 16;
+    float x;
+    __builtin_memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 constexpr int EIGHT = 8;
 
 inline __m256 load_eight(const float *from) { return _mm256_loadu_ps(from); }

@@ -55,6 +55,13 @@ enum class Outlet {
     gated  /* out = silu(gate) * up, for a paired matrix */
 };
 
+/* What a gate does to its up, of a paired matrix. */
+struct Gate {
+    int kind = 0; /* PN_SILU, PN_CLAMPED_SILU */
+    float alpha = 1.0F;
+    float limit = 0.0F;
+};
+
 struct Product {
     const Matrix *matrix;
     const Quantised *input;
@@ -62,6 +69,39 @@ struct Product {
     float *out;
     int64_t out_stride;
     const float *bias; /* or null; of a paired matrix the gates', then the ups' */
+    Gate gate = {};
+    const int32_t *rows = nullptr;  /* where an input row's outputs go; null: its own number */
+    const float *weights = nullptr; /* of input rows: outputs, their bias included, times it */
+};
+
+/* Products of rows with a small matrix that stays as it is stored, such as a router's. */
+struct Scores {
+    const float *rows; /* `size` values each, `stride` apart */
+    int64_t stride;
+    int size;
+    const void *weights; /* (outputs, size) elements */
+    int element;
+    const float *bias; /* (outputs), or null */
+    float *out;
+    int64_t out_stride;
+};
+
+constexpr int MAX_GROUPS = 64;
+constexpr int MAX_GROUP_BEST = 8;
+
+/* How a router's scores choose experts and weigh them; see `pn_experts`. */
+struct Routing {
+    int experts;
+    int chosen;
+    int scoring;
+    bool normalise;
+    float least_sum;
+    float added_sum;
+    float scale;
+    int groups;
+    int chosen_groups;
+    int group_best;
+    const float *correction; /* (experts), or null: added to scores as they choose, not as they weigh */
 };
 
 /* One token's queries, keys and values, side by side, after their product. */
@@ -158,6 +198,9 @@ constexpr int64_t torch_scratch(int items, int size) {
            int64_t(SPLIT) * size;
 }
 
+/* Floats that `route` needs for so many experts. */
+constexpr int64_t routing_room(int experts) { return 2 * ((int64_t(experts) + 15) / 16 * 16); }
+
 struct Kernels {
     /* x / rms(x) * weight, quantised as row `row` of `out`; also as it is to `plain` unless null. */
     void (*norm)(const float *x, const float *weight, int size, float epsilon,
@@ -178,6 +221,13 @@ struct Kernels {
     void (*attend_torch)(const TorchAttention &attention);
     /* fp32 to elements, as torch rounds; `size` is a multiple of 8. */
     void (*narrow)(const float *from, int size, int element, void *to);
+    /* Rows [row, row_end) with outputs [output, output_end). */
+    void (*scores)(const Scores &scores, int row, int row_end, int output, int output_end);
+    /* One token's experts and their weights, the likeliest first. `scores` are `routing_room` floats
+     * of which the router's logits are the first; they are lost. */
+    void (*route)(const Routing &routing, float *scores, int32_t *experts, float *weights);
+    /* 1 / (1 + e^-x) of a row's product with `weight`. */
+    float (*switched)(const float *row, const float *weight, int size);
 };
 
 constexpr int64_t PEAK_PRODUCTS = 1536;

@@ -5,6 +5,7 @@
 
 #include "attention.inl.h"
 #include "products.inl.h"
+#include "routing.inl.h"
 #include "rows.inl.h"
 #include "torch_attention.inl.h"
 
@@ -22,6 +23,9 @@ const Kernels KERNELS_AVX2 = {
     avx2::torch_heads,
     avx2::attend_torch,
     avx2::narrow,
+    avx2::scores,
+    avx2::route,
+    avx2::switched,
 };
 
 } // namespace penstock

@@ -5,6 +5,7 @@
 
 #include "attention.inl.h"
 #include "products.inl.h"
+#include "routing.inl.h"
 #include "rows.inl.h"
 #include "torch_attention.inl.h"
 
@@ -22,6 +23,9 @@ const Kernels KERNELS_AVX512 = {
     avx512::torch_heads,
     avx512::attend_torch,
     avx512::narrow,
+    avx512::scores,
+    avx512::route,
+    avx512::switched,
 };
 
 } // namespace penstock

@@ -5,6 +5,7 @@
 
 #include "attention.inl.h"
 #include "products.inl.h"
+#include "routing.inl.h"
 #include "rows.inl.h"
 #include "torch_attention.inl.h"
 
@@ -22,6 +23,9 @@ const Kernels KERNELS_AVX_VNNI = {
     avx_vnni::torch_heads,
     avx_vnni::attend_torch,
     avx_vnni::narrow,
+    avx_vnni::scores,
+    avx_vnni::route,
+    avx_vnni::switched,
 };
 
 } // namespace penstock

@@ -7,6 +7,8 @@ namespace penstock {
 Model::Model(const pn_shape &shape_, int isa, int threads, const std::vector<int> &cpus)
     : shape(shape_), cache(shape_), kernels(kernels_of(isa)), team(threads, cpus),
       layers(size_t(shape_.layers)) {
+    for (Layer &layer : layers)
+        layer.intermediate = shape_.intermediate;
     if (shape_.sliding_windows != nullptr)
         for (int layer = 0; layer < shape.layers; layer++)
             layers[size_t(layer)].window = shape_.sliding_windows[layer];
@@ -15,9 +17,13 @@ Model::Model(const pn_shape &shape_, int isa, int threads, const std::vector<int
 
 const char *Model::missing() const {
     for (const Layer &layer : layers) {
-        for (const Matrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
-            if (matrix->packed == nullptr)
-                return "a layer lacks a matrix";
+        if (layer.qkv.packed == nullptr || layer.output.packed == nullptr)
+            return "a layer lacks a matrix";
+        if (layer.intermediate > 0 &&
+            (layer.gate_up.packed == nullptr || layer.down.packed == nullptr))
+            return "a layer lacks a matrix of its MLP";
+        if (const char *fault = layer.experts.any() ? layer.experts.missing() : nullptr)
+            return fault;
         if (layer.input_norm == nullptr || layer.attention_norm == nullptr)
             return "a layer lacks a norm";
         if (shape.qk_norm && (layer.query_norm == nullptr || layer.key_norm == nullptr))
@@ -75,14 +81,14 @@ Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected) {
         return &place.output;
     case PN_GATE_UP:
         expected->layout = PN_PAIRED;
-        expected->rows = 2 * shape.intermediate;
+        expected->rows = 2 * place.intermediate;
         return &place.gate_up;
     case PN_DOWN:
         expected->rows = shape.hidden;
-        expected->columns = shape.intermediate;
+        expected->columns = place.intermediate;
         return &place.down;
     default:
-        return nullptr;
+        return matrix_place(place.experts, which, shape.hidden, expected);
     }
 }
 
@@ -104,7 +110,7 @@ const float **vector_place(Model &model, int which, int layer, int *size) {
     case PN_DOWN_BIAS:
         return &place.down_bias;
     case PN_GATE_UP_BIAS:
-        *size = 2 * shape.intermediate;
+        *size = 2 * place.intermediate;
         return &place.gate_up_bias;
     case PN_QUERY_NORM:
         *size = shape.head_size;
@@ -116,7 +122,7 @@ const float **vector_place(Model &model, int which, int layer, int *size) {
         *size = model.head_rows();
         return &place.qkv_bias;
     default:
-        return nullptr;
+        return vector_place(place.experts, which, shape.hidden, size);
     }
 }
 

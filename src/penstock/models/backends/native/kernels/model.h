@@ -5,6 +5,7 @@
 
 #include "buffer.h"
 #include "cache.h"
+#include "experts.h"
 #include "kernels.h"
 #include "penstock_native.h"
 #include "team.h"
@@ -25,6 +26,8 @@ struct Layer {
     const float *gate_up_bias = nullptr;
     const float *down_bias = nullptr;
     int window = 0;
+    int intermediate = 0; /* of gate_up and down; 0: the layer has experts alone */
+    Experts experts;
 };
 
 struct Model {
@@ -55,6 +58,7 @@ struct Model {
     Buffer<int8_t> quantised;
     Buffer<float> scales;
     Buffer<int32_t> corrections;
+    ExpertRoom experts;
 
     int head_rows() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_size; }
     int attended_size() const { return shape.heads * shape.head_size; }

@@ -15,7 +15,8 @@
  *
  * What it computes: h += O(attention(norm(h))); h += down(silu(gate(norm(h))) * up(norm(h))), with
  * grouped-query attention over a paged KV cache, RMS norms, rotation by tables, optional biases of
- * q, k and v, optional norms of q and k by head, optional sliding windows. Every product's input is
+ * q, k and v, optional norms of q and k by head, optional sliding windows; of layers with experts just
+ * those that a token's router chooses. Every product's input is
  * quantised to INT8, symmetrically, with a scale a group of columns; integer sums inside a group,
  * fp32 across groups and everywhere else.
  *
@@ -37,7 +38,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 3
+#define PN_ABI 4
 
 /* Return codes. */
 enum {
@@ -68,7 +69,11 @@ enum {
     PN_OUTPUT = 1,  /* hidden x heads head_size */
     PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up */
     PN_DOWN = 3,    /* hidden x intermediate */
-    PN_HEAD = 4     /* vocabulary x hidden; layer is ignored */
+    PN_HEAD = 4,    /* vocabulary x hidden; layer is ignored */
+    /* Of a layer with experts (`pn_set_experts`): one packing for each of them, the packed matrices
+     * of all one after another. The layer's PN_GATE_UP and PN_DOWN are what all tokens share. */
+    PN_EXPERTS_GATE_UP = 5, /* 2 experts.intermediate x hidden, paired */
+    PN_EXPERTS_DOWN = 6     /* hidden x experts.intermediate */
 };
 
 /* Which vector, fp32. */
@@ -81,7 +86,13 @@ enum {
     PN_QKV_BIAS = 5,       /* (heads + 2 kv_heads) head_size; optional */
     PN_OUTPUT_BIAS = 6,    /* hidden; optional */
     PN_GATE_UP_BIAS = 7,   /* 2 intermediate, gate's then up's; optional */
-    PN_DOWN_BIAS = 8       /* hidden; optional */
+    PN_DOWN_BIAS = 8,      /* hidden; optional */
+    /* Of a layer with experts, all optional: */
+    PN_ROUTER_BIAS = 9,           /* experts */
+    PN_ROUTER_CORRECTION = 10,    /* experts: added to scores as they choose, not as they weigh */
+    PN_EXPERTS_GATE_UP_BIAS = 11, /* experts x 2 intermediate, each gate's, then up's */
+    PN_EXPERTS_DOWN_BIAS = 12,    /* experts x hidden */
+    PN_SHARED_GATE = 13           /* hidden: what all share, times the sigmoid of its product */
 };
 
 /* Element types: of the embedding table, and of a cache that torch keeps. */
@@ -101,6 +112,19 @@ enum {
     PN_PHASES = 8
 };
 
+/* What is computed of a gate g and its up u. */
+enum {
+    PN_SILU = 0,        /* u g sigmoid(g) */
+    PN_CLAMPED_SILU = 1 /* (u + 1) g sigmoid(alpha g), g at most limit, u within -limit and limit */
+};
+
+/* What makes of a router's logits the scores by which experts are chosen and weighed. */
+enum {
+    PN_SOFTMAX = 0,           /* of all experts */
+    PN_SOFTMAX_OF_CHOSEN = 1, /* chosen by logits */
+    PN_SIGMOID = 2
+};
+
 typedef struct pn_model pn_model;
 
 typedef struct {
@@ -116,6 +140,29 @@ typedef struct {
     float norm_epsilon;
     const int32_t *sliding_windows; /* (layers), 0 for full attention; NULL: all full. Copied. */
 } pn_shape;
+
+/* A layer's mixture of experts: h += shared(x) + the sum of its chosen experts' outputs by weight.
+ *
+ * A token's weights are its experts' scores; where `normalise`, over their sum, which is at least
+ * `least_sum`, plus `added_sum`; then times `scale`. */
+typedef struct {
+    int32_t experts;
+    int32_t chosen;        /* by each token */
+    int32_t intermediate;  /* of one expert */
+    int32_t shared;        /* intermediate size of what all tokens share; 0: there is none */
+    int32_t scoring;       /* PN_SOFTMAX, PN_SOFTMAX_OF_CHOSEN, PN_SIGMOID */
+    int32_t normalise;     /* 0 or 1 */
+    int32_t groups;        /* of neighbouring experts; divides them; 1: all are one */
+    int32_t chosen_groups; /* whose experts may be chosen */
+    int32_t group_best;    /* a group's score is the sum of so many of its best experts' */
+    int32_t gate;          /* PN_SILU, PN_CLAMPED_SILU */
+    float least_sum;
+    float added_sum;
+    float scale;
+    float shared_scale; /* of what all share */
+    float gate_alpha;   /* of PN_CLAMPED_SILU */
+    float gate_limit;
+} pn_experts;
 
 typedef struct {
     int32_t kind;    /* PN_I4 or PN_I8 */
@@ -174,6 +221,12 @@ int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads, const int
                   pn_model **model);
 
 void pn_destroy(pn_model *model);
+
+/* Give a layer experts; comes before their matrices and vectors. */
+int32_t pn_set_experts(pn_model *model, int32_t layer, const pn_experts *experts);
+
+/* (experts, hidden) of PN_F32, PN_F16 or PN_BF16. */
+int32_t pn_set_router(pn_model *model, int32_t layer, int32_t element, const void *weights);
 
 int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t layer, const pn_packing *packing,
                       const void *packed);
@@ -256,6 +309,30 @@ int32_t pn_attention_rotate(pn_attention *attention, const pn_torch_cache *cache
 int32_t pn_attention_attend(pn_attention *attention, const pn_torch_cache *cache,
                             const void *queries, int64_t token_stride, int64_t head_stride,
                             void *out, int32_t threads);
+
+/* A layer's experts alone, for models whose other parts torch computes: who has chosen and weighed
+ * the experts is the caller. One is one caller's at a time. */
+typedef struct pn_mixture pn_mixture;
+
+/* Of `experts` its sizes count, and its gate. `parallel` may be NULL. */
+int32_t pn_mixture_create(int32_t isa, pn_parallel parallel, int32_t hidden,
+                          const pn_experts *experts, pn_mixture **mixture);
+
+void pn_mixture_destroy(pn_mixture *mixture);
+
+/* PN_EXPERTS_GATE_UP and PN_EXPERTS_DOWN, as `pn_set_matrix` takes them. */
+int32_t pn_mixture_set_matrix(pn_mixture *mixture, int32_t which, const pn_packing *packing,
+                              const void *packed);
+
+/* PN_EXPERTS_GATE_UP_BIAS and PN_EXPERTS_DOWN_BIAS. */
+int32_t pn_mixture_set_vector(pn_mixture *mixture, int32_t which, const float *values,
+                              int32_t size);
+
+/* `out` (rows, hidden) = the sum of each row's chosen experts' outputs by weight, of `inputs` (rows,
+ * hidden); `chosen` and `weights` (rows, experts.chosen). */
+int32_t pn_mixture_compute(pn_mixture *mixture, int32_t rows, const float *inputs,
+                           const int32_t *chosen, const float *weights, float *out,
+                           int32_t threads);
 
 #ifdef __cplusplus
 }

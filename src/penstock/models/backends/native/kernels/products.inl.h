@@ -160,7 +160,22 @@ inline void tile_i8(const Weights &weights, const Quantised &input, int row, int
 /* Columns of a panel that stay in the first cache while all tiles of rows go over them. */
 constexpr int BLOCK_COLUMNS = 512;
 
-/* silu(gate) * up for a panel of a paired matrix. */
+/* gate / (1 + e^(-alpha gate)) */
+inline Floats switched_by(Floats gate, Floats alpha_gate) {
+    const Floats negative = max(min(sub(zero(), alpha_gate), spread(87.0F)), spread(-87.0F));
+    return div(gate, add(spread(1.0F), exponential(negative)));
+}
+
+inline Floats gated_by(const Gate &how, Floats gate, Floats up) {
+    if (how.kind == PN_SILU)
+        return mul(switched_by(gate, gate), up);
+    const Floats limit = spread(how.limit);
+    gate = min(gate, limit);
+    up = max(min(up, limit), spread(-how.limit));
+    return mul(add(up, spread(1.0F)), switched_by(gate, mul(gate, spread(how.alpha))));
+}
+
+/* What the gates of a panel of a paired matrix let through. */
 inline void let_gated_out(const Product &product, int panel, float *sums, float *out) {
     const int start = panel * HALF_PANEL;
     const int outputs = product.matrix->rows / 2;
@@ -172,28 +187,28 @@ inline void let_gated_out(const Product &product, int panel, float *sums, float 
         }
     float gated[HALF_PANEL];
     for (int at = 0; at < HALF_PANEL; at += LANES) {
-        const Floats gate = load(sums + at);
-        const Floats negative = max(min(sub(zero(), gate), spread(87.0F)), spread(-87.0F));
-        const Floats silu = div(gate, add(spread(1.0F), exponential(negative)));
-        store(gated + at, mul(silu, load(sums + HALF_PANEL + at)));
+        const Floats up = load(sums + HALF_PANEL + at);
+        store(gated + at, gated_by(product.gate, load(sums + at), up));
     }
     for (int at = 0; at < count; at++)
         out[start + at] = gated[at];
 }
 
 /* A panel's outputs for one row, from `sums`, to where they belong. */
-inline void let_plain_out(const Product &product, int start, int count, const float *sums,
-                          float *out) {
+inline void let_plain_out(const Product &product, int start, int count, float weight,
+                          const float *sums, float *out) {
     const float *bias = product.bias == nullptr ? nullptr : product.bias + start;
     for (int at = 0; at < count; at++) {
-        const float plain = sums[at] + (bias == nullptr ? 0.0F : bias[at]);
+        const float plain = (sums[at] + (bias == nullptr ? 0.0F : bias[at])) * weight;
         out[at] = product.outlet == Outlet::add ? plain + out[at] : plain;
     }
 }
 
 inline void let_out(const Product &product, int panel, int row, float *sums) {
     const Matrix &matrix = *product.matrix;
-    float *out = product.out + row * product.out_stride;
+    const int64_t to = product.rows == nullptr ? row : product.rows[row];
+    const float weight = product.weights == nullptr ? 1.0F : product.weights[row];
+    float *out = product.out + to * product.out_stride;
     if (matrix.kind == PN_I8) { /* scales belong to outputs */
         const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
         const float *scales = reinterpret_cast<const float *>(packed);
@@ -205,9 +220,9 @@ inline void let_out(const Product &product, int panel, int row, float *sums) {
     const int start = panel * PANEL;
     const int rest = matrix.rows - start;
     if (rest < PANEL)
-        let_plain_out(product, start, rest, sums, out + start);
+        let_plain_out(product, start, rest, weight, sums, out + start);
     else
-        let_plain_out(product, start, PANEL, sums, out + start);
+        let_plain_out(product, start, PANEL, weight, sums, out + start);
 }
 
 /* A product's weights at hand. */

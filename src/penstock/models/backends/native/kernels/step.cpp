@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "mixture.h"
 #include "plan.h"
 
 namespace penstock {
@@ -32,6 +33,7 @@ class Step {
     void layer(int index, int thread);
     void attention(int index, int thread, bool wanted_only);
     void rest(const Layer &layer, int rows, float *hidden, int thread);
+    void mixture(const Layer &layer, int rows, float *hidden, int thread);
     void lap(int thread, int phase);
     void embed(int token);
     void product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
@@ -74,11 +76,19 @@ void Step::make_room() {
         widen(layer.down);
     }
     const int64_t rows = tokens > input_.rows ? tokens : input_.rows;
+    int64_t intermediate = 0;
+    for (const Layer &layer : model_.layers) {
+        intermediate = layer.intermediate > intermediate ? layer.intermediate : intermediate;
+        if (layer.experts.any()) {
+            widen(layer.experts.gate_up);
+            model_.experts.need(layer.experts, rows, shape_.hidden);
+        }
+    }
     model_.hidden.need(tokens * shape_.hidden);
     model_.last.need(int64_t(input_.rows) * shape_.hidden);
     model_.heads.need(tokens * model_.head_rows());
     model_.attended.need(tokens * model_.attended_size());
-    model_.gated.need(tokens * shape_.intermediate);
+    model_.gated.need(tokens * intermediate);
     model_.partials.need(plan_.partials);
     model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
     model_.quantised.need(rows * columns + 64);
@@ -150,22 +160,54 @@ void Step::rest(const Layer &layer, int rows, float *hidden, int thread) {
     lap(thread, PN_PHASE_ROWS);
     product(layer.output, rows, Outlet::add, hidden, shape_.hidden, layer.output_bias);
     lap(thread, PN_PHASE_OUTPUT);
+    if (layer.experts.any())
+        return mixture(layer, rows, hidden, thread);
     const Quantised in = quantised(layer.gate_up);
     each_row(rows, [&](int row) {
         kernels_.norm(hidden + int64_t(row) * shape_.hidden, layer.attention_norm, shape_.hidden,
                       shape_.norm_epsilon, in, row, nullptr);
     });
     lap(thread, PN_PHASE_ROWS);
-    product(layer.gate_up, rows, Outlet::gated, model_.gated.get(), shape_.intermediate,
+    product(layer.gate_up, rows, Outlet::gated, model_.gated.get(), layer.intermediate,
             layer.gate_up_bias);
     lap(thread, PN_PHASE_GATE_UP);
     const Quantised inner = quantised(layer.down);
     each_row(rows, [&](int row) {
-        kernels_.quantise(model_.gated.get() + int64_t(row) * shape_.intermediate,
-                          shape_.intermediate, inner, row);
+        kernels_.quantise(model_.gated.get() + int64_t(row) * layer.intermediate,
+                          layer.intermediate, inner, row);
     });
     lap(thread, PN_PHASE_ROWS);
     product(layer.down, rows, Outlet::add, hidden, shape_.hidden, layer.down_bias);
+    lap(thread, PN_PHASE_DOWN);
+}
+
+/* The same where the layer has experts. */
+void Step::mixture(const Layer &layer, int rows, float *hidden, int thread) {
+    const Experts &experts = layer.experts;
+    ExpertRoom &room = model_.experts;
+    SharedExpert shared;
+    if (layer.intermediate > 0)
+        shared = {&layer.gate_up,      &layer.down,        layer.gate_up_bias,
+                  layer.down_bias,     model_.gated.get(), layer.intermediate};
+    const Quantised in = quantised(experts.gate_up);
+    Mixture<Team> of(model_.team, kernels_, experts, room, in, shared, rows, shape_.hidden);
+    each_row(rows, [&](int row) {
+        float *normed = room.normed.get() + int64_t(row) * shape_.hidden;
+        kernels_.norm(hidden + int64_t(row) * shape_.hidden, layer.attention_norm, shape_.hidden,
+                      shape_.norm_epsilon, in, row, normed);
+        const float *gate = experts.shared_gate;
+        room.shared_weights.get()[row] =
+            experts.shape.shared_scale *
+            (gate == nullptr ? 1.0F : kernels_.switched(normed, gate, shape_.hidden));
+    });
+    of.choose();
+    lap(thread, PN_PHASE_ROWS);
+    of.gate_up();
+    lap(thread, PN_PHASE_GATE_UP);
+    const Quantised inner = quantised(layer.down);
+    of.quantise(inner);
+    lap(thread, PN_PHASE_ROWS);
+    of.down(inner, hidden);
     lap(thread, PN_PHASE_DOWN);
 }
 
