@@ -7,7 +7,7 @@ ARGS ?=
 # The tests start a hundred interpreters: what one has compiled, the next need not compile again.
 export PYTHONDONTWRITEBYTECODE :=
 JOBS ?= 4
-SOURCES := src workers api tests benchmarks scripts hatch_build.py
+SOURCES := src workers api tests benchmarks scripts demo_model hatch_build.py
 # FastChat's library without its dependencies, and the tests that want it or its programs.
 FSCHAT := $(CURDIR)/.venv-fastchat-api/fschat-0.2.36
 FASTCHAT_TESTS := tests/fastchat tests/unit/models/test_fastchat_templates.py \

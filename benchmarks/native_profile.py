@@ -28,7 +28,7 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.backends.native import library
 from penstock.models.backends.native.decoder import Phase
-from penstock.models.spec import resolve
+from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 
 if TYPE_CHECKING:

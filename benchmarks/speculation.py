@@ -30,7 +30,7 @@ from penstock.contract.job import ChatPrompt, Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
-from penstock.models.spec import resolve
+from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from penstock.contract.events import Event, Failed, Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
-from penstock.models import loader, spec
+from penstock.models import loader
+from penstock.models.catalogue import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +197,7 @@ def _open_engine(queue: str, slots: int, *, sleeper: bool) -> tuple[InProcess, i
         return make, sleeping.VOCABULARY
     chosen = settings.load()
     loaded = loader.load(
-        spec.resolve(queue, chosen), chosen, slots=slots, progress=lambda _share, _what: None
+        resolve.resolve(queue, chosen), chosen, slots=slots, progress=lambda _share, _what: None
     )
     card = loaded.card
     engine = InProcess(lambda sink: Engine(loaded.model, loaded.tokenizer, loaded.options, sink))

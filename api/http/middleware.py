@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from api.access.keys import Caller
 from api.http.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR
 from penstock.observability.logs import about
-from penstock.observability.redaction import redacted
+from penstock.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,16 +15,11 @@ from penstock.models.text import fill_in_middle
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-if str(REPOSITORY) not in sys.path:
-    sys.path.insert(0, str(REPOSITORY))
+SOURCES = str(Path(__file__).resolve().parents[1] / "src")
+if SOURCES not in sys.path:
+    sys.path.insert(0, SOURCES)
 
-from demo_model_training import (
-    dialogue,  # noqa: E402
-    generate,
-    strangers,
-    weight_formats,
-)
+from demo_model_training import dialogue, generate, strangers, weight_formats  # noqa: E402
 from demo_model_training.facts import TOPICS  # noqa: E402
 from demo_model_training.frames import question_of  # noqa: E402
 

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock.errors import BadSettings
-from penstock.observability.redaction import redacted
+from penstock.redaction import redacted
 
 PREFIX = "PENSTOCK_"
 

@@ -19,8 +19,9 @@ from penstock.foreign import (
     read_file,
 )
 from penstock.models.catalogue import folder_check
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.catalogue.models_file import read_models_file
-from penstock.models.spec import LONGEST_QUEUE, discover, read_config, resolve
+from penstock.models.catalogue.resolve import LONGEST_QUEUE, discover, resolve
 from penstock.models.text import flat_messages
 from penstock.settings import Settings
 

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.engine import Engine
 from penstock.errors import StartupError, StoreUnavailable
-from penstock.models import loader, spec
+from penstock.models import loader
 from penstock.models.backends import encoders
 from penstock.models.backends.encoders import LoadedEncoder
+from penstock.models.catalogue import resolve
 from penstock.models.devices import cpu_cores
 from penstock.transport.store import sentinel
 from penstock.transport.store.connection import connect, patiently
@@ -48,7 +49,7 @@ def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -
     """
     if slots:
         settings = settings.model_copy(update={"slots": slots})
-    specs = [spec.resolve(queue, settings) for queue in queues]
+    specs = [resolve.resolve(queue, settings) for queue in queues]
     cpu_cores.take(settings.cores)
     for one in specs:
         loader.check_device(one)

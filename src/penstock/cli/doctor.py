@@ -15,8 +15,8 @@ from penstock.cli import machine, running
 from penstock.cli.console import out
 from penstock.cli.fleet import redis_server
 from penstock.errors import ModelNotLoadable, StartupError
-from penstock.models import spec
 from penstock.models.backends import suitability
+from penstock.models.catalogue import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +199,7 @@ def _redis() -> Finding:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    names = [one.name for one in spec.discover(settings)]
+    names = [one.name for one in resolve.discover(settings)]
     if names:
         yield Finding("models", "ok", ", ".join(names))
     else:

@@ -13,8 +13,7 @@ from penstock.cli import census, machine, running
 from penstock.cli.console import note, out
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
-from penstock.models import spec
-from penstock.models.catalogue import footprint
+from penstock.models.catalogue import footprint, resolve
 
 if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
@@ -58,7 +57,7 @@ def models(
     """List the models that are served and those that this machine has."""
     settings = running.settings()
     rooms = machine.rooms()
-    local = tuple(_local(one, rooms) for one in spec.discover(settings))
+    local = tuple(_local(one, rooms) for one in resolve.discover(settings))
     listing = Listing(_served(settings), local)
     if as_json:
         out.print_json(msgspec.json.encode(listing).decode())

@@ -15,6 +15,7 @@ from penstock.cli import running
 from penstock.cli.console import err, note, out
 from penstock.errors import BadSettings
 from penstock.models import spec
+from penstock.models.catalogue import resolve
 from penstock.models.catalogue.models_file import BIGDL_FORMATS
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def _source(model: str, settings: Settings) -> ModelSpec:
     if (folder / "config.json").is_file():
         folder = folder.resolve()
         settings = settings.model_copy(update={"models_dir": folder.parent})
-        return spec.resolve(f"{folder.name}-cpu", settings)
-    return spec.resolve(f"{model}-cpu", settings)
+        return resolve.resolve(f"{folder.name}-cpu", settings)
+    return resolve.resolve(f"{model}-cpu", settings)
 
 
 def _sample(file: Path | None) -> str:

@@ -15,8 +15,8 @@ from penstock.contract.worker import ModelCard
 from penstock.engine.model import shows_hidden
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint, engine_options, kv_budget
-from penstock.models.spec import read_config
 from penstock.models.text import tokenizer
 
 if TYPE_CHECKING:

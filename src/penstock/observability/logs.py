@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from penstock.observability.redaction import Redaction, redacted
+from penstock.redaction import Redaction, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping

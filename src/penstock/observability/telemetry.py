@@ -40,7 +40,7 @@ from prometheus_client import (
 
 import penstock
 from penstock.observability.fleet_metrics import FleetCollector
-from penstock.observability.history import History
+from penstock.transport.fleet.history import History
 
 if TYPE_CHECKING:
     from penstock.contract.events import Finished, Tokens

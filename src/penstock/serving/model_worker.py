@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from penstock import settings as penstock_settings
 from penstock.errors import StartupError
-from penstock.models import spec
+from penstock.models.catalogue import resolve
 from penstock.serving import flags
 from penstock.serving.plan import Plan, plan
 
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = plan(asked, settings)
         chosen.models_file.parent.mkdir(parents=True, exist_ok=True)
         chosen.models_file.write_text(chosen.entry, encoding="utf-8")
-        spec.resolve(chosen.queue, settings.model_copy(update={"models_file": chosen.models_file}))
+        resolve.resolve(
+            chosen.queue, settings.model_copy(update={"models_file": chosen.models_file})
+        )
     except (StartupError, OSError) as error:
         _say(str(error))
         return 1

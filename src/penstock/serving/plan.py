@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import BadSettings, ModelNotFound
 from penstock.models import spec
+from penstock.models.catalogue import model_folder
 from penstock.models.text import fastchat_templates
 from penstock.serving.flags import DTYPES, IGNORED, REFUSED, given
 
@@ -147,7 +148,7 @@ def _entry(arguments: argparse.Namespace, name: str, path: Path, aliases: list[s
 
 
 def _format(arguments: argparse.Namespace, path: Path, name: str) -> str | None:
-    if arguments.load_low_bit_model and not spec.is_low_bit_folder(path):
+    if arguments.load_low_bit_model and not model_folder.is_low_bit_folder(path):
         raise BadSettings(f"--load-low-bit-model: {path} was not written by save_low_bit")
     chosen = {
         flag: value
@@ -163,7 +164,7 @@ def _format(arguments: argparse.Namespace, path: Path, name: str) -> str | None:
     if chosen:
         return next(iter(chosen.values()))
     named = "bigdl" in _name(arguments.model_path).lower() and "bigdl" not in name.lower()
-    return spec.DEFAULT_LOW_BIT if named and not spec.is_low_bit_folder(path) else None
+    return spec.DEFAULT_LOW_BIT if named and not model_folder.is_low_bit_folder(path) else None
 
 
 def _toml(value: Any) -> str:

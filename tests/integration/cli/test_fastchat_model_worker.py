@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock.errors import BadSettings, ModelNotFound
-from penstock.models import spec
+from penstock.models.catalogue import resolve
 from penstock.serving import flags
 from penstock.serving.model_worker import api_command, worker_command
 from penstock.serving.plan import Plan, plan
@@ -22,6 +22,7 @@ from penstock.settings import Settings
 from tests.fixtures.processes import ROOT, card_of
 
 if TYPE_CHECKING:
+    from penstock.models import spec
     from tests.fixtures.processes import Processes
 
 
@@ -51,7 +52,7 @@ def folders(tmp_path: Path) -> Path:
 def resolved(chosen: Plan, folders: Path) -> spec.ModelSpec:
     file = folders / "one.toml"
     file.write_text(chosen.entry)
-    return spec.resolve(chosen.queue, Settings(models_dir=folders, models_file=file))
+    return resolve.resolve(chosen.queue, Settings(models_dir=folders, models_file=file))
 
 
 @pytest.mark.parametrize(

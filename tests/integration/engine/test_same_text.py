@@ -17,7 +17,7 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader
 from penstock.models.backends.native import library
-from penstock.models.spec import resolve
+from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
 from tests.fixtures.models import randomise, write_model

@@ -23,7 +23,7 @@ from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import EngineFailed, UnsupportedFeature
 from penstock.models import loader
-from penstock.models.spec import resolve
+from penstock.models.catalogue.resolve import resolve
 from penstock.models.text.dialect import Reasoning
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript

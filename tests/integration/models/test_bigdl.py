@@ -16,8 +16,8 @@ from penstock.models import loader
 from penstock.models.backends import bigdl
 from penstock.models.backends.lean.model import LeanModel
 from penstock.models.catalogue.models_file import BIGDL_FORMATS
+from penstock.models.catalogue.resolve import resolve
 from penstock.models.loading import checkpoint
-from penstock.models.spec import resolve
 from penstock.settings import Settings
 
 pytest.importorskip("bigdl.llm", reason="bigdl-llm is not installed")

@@ -18,8 +18,8 @@ from penstock.engine.encoder import EncoderInput
 from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadSettings, ModelNotLoadable
-from penstock.models import spec
 from penstock.models.backends import encoders
+from penstock.models.catalogue import resolve
 from penstock.settings import Settings
 from tests.fixtures.encoders import (
     HIDDEN,
@@ -49,7 +49,7 @@ TEXTS = (
 
 def load(folder: Path, **settings: Any) -> LoadedEncoder:
     chosen = Settings(models_dir=folder.parent, **{"models_file": folder / "none.toml", **settings})
-    resolved = spec.resolve(f"{folder.name}-cpu", chosen)
+    resolved = resolve.resolve(f"{folder.name}-cpu", chosen)
     return encoders.load(resolved, chosen, slots=None, progress=lambda share, what: None)
 
 
@@ -247,10 +247,10 @@ def test_the_models_file_has_the_last_word(tmp_path: Path) -> None:
     assert card.embedding.matryoshka == (8, 16)
     file.write_text('[models.minilm]\ntask = "generate"\n')
     settings = Settings(models_dir=tmp_path, models_file=file)
-    assert spec.resolve("minilm-cpu", settings).task == "generate"
+    assert resolve.resolve("minilm-cpu", settings).task == "generate"
     file.write_text('[models.minilm]\ntask = "classify"\n')
     with pytest.raises(BadSettings, match="task"):
-        spec.resolve("minilm-cpu", settings)
+        resolve.resolve("minilm-cpu", settings)
 
 
 # -- the engine

@@ -14,8 +14,8 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import DeviceNotFound, ModelNotLoadable
 from penstock.models import loader
 from penstock.models.backends.lean.model import LeanModel
+from penstock.models.catalogue.resolve import resolve
 from penstock.models.devices import cpu
-from penstock.models.spec import resolve
 from penstock.settings import Settings
 from tests.fixtures.models import randomise, write_model, write_tiny_llama
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from penstock import settings as penstock_settings
 from penstock.cli.application import app
 from penstock.errors import BadSettings
-from penstock.models import loader, spec
-from penstock.models.catalogue import footprint
+from penstock.models import loader
+from penstock.models.catalogue import footprint, resolve
 from penstock.models.catalogue.footprint import LOW_BITS
 from penstock.settings import Settings
 
@@ -57,7 +57,7 @@ def loaded(folder: Path, queue: str) -> LoadedModel:
     settings = Settings(
         models_dir=folder, models_file=folder / "none.toml", threads=1, bigdl_backend="bigdl"
     )
-    one = spec.resolve(queue, settings)
+    one = resolve.resolve(queue, settings)
     return loader.load(one, settings, slots=1, progress=lambda _share, _what: None)
 
 
@@ -95,7 +95,7 @@ def test_fp8_is_measured_and_not_written(shelf: Path):
     errors = {name: one["logit_error"] for name, one in others.items()}
     assert errors["sym_int8"] < quality["logit_error"] < errors["sym_int4"]
     assert quality["agreement"] >= others["sym_int4"]["agreement"]
-    held = footprint.measure(replace(spec.resolve("tiny-cpu", Settings()), format="fp8"))
+    held = footprint.measure(replace(resolve.resolve("tiny-cpu", Settings()), format="fp8"))
     assert report["bytes_after"] == pytest.approx(held.weights_bytes, rel=0.02)
     assert 'format = "fp8"' in run("quantize", "tiny", "--format", "fp8")
 
@@ -151,6 +151,6 @@ def test_the_list_tells_sizes_and_where_they_fit(shelf: Path):
 def test_the_estimate_of_a_format_is_what_is_held(shelf: Path, format_name: str):
     quantised("--no-report", "--format", format_name)
     settings = Settings(models_dir=shelf, models_file=shelf / "none.toml")
-    one = spec.resolve(f"tiny-{format_name}-cpu", settings)
+    one = resolve.resolve(f"tiny-{format_name}-cpu", settings)
     held = loaded(shelf, one.queue).card.weights_bytes
     assert footprint.measure(one).weights_bytes == pytest.approx(held, rel=0.02)

@@ -8,6 +8,9 @@ import pytest
 from fastapi.routing import APIRoute
 
 import api.openai
+import api.openai.chat.completions
+import api.openai.chat.routes
+import api.openai.embeddings
 from api.access.dependencies import authenticated
 from api.application import create_app
 from api.express import Express

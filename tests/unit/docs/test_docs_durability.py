@@ -7,7 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[2]
 PAGE = TESTS.parent / "docs" / "durability.md"
-FILE = r"(?:(unit|integration|e2e|fuzz)/)?(test_\w+)"
+FILE = r"((?:unit|integration|e2e|fuzz)/(?:\w+/)*)?(test_\w+)"
 
 
 def test_every_test_that_the_page_names_is_there() -> None:

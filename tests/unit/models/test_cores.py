@@ -74,7 +74,7 @@ def test_without_the_kernels_word_every_cpu_is_a_core(
 def test_the_whole_process_is_bound_and_its_later_threads_too() -> None:
     code = """
 import os, threading
-from penstock.models import cores
+from penstock.models.devices import cpu_cores
 gate = threading.Event()
 early = threading.Thread(target=gate.wait)
 early.start()

@@ -12,7 +12,7 @@ import pytest
 from penstock.errors import BadSettings, ModelNotFound
 from penstock.models.backends import suitability
 from penstock.models.backends.native.library import Isa
-from penstock.models.spec import discover, resolve
+from penstock.models.catalogue.resolve import discover, resolve
 from penstock.settings import Settings
 
 if TYPE_CHECKING:

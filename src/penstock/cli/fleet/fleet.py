@@ -17,7 +17,7 @@ from penstock.cli.fleet.child import Child
 from penstock.cli.fleet.readiness import Awaited, Startup
 from penstock.cli.fleet.supervisor import Supervisor
 from penstock.errors import BadSettings, StartupError
-from penstock.models import spec
+from penstock.models.catalogue import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ class Plan:
         """
         settings = settings_module.load()
         queues = tuple(dict.fromkeys(queues))
-        specs = [spec.resolve(queue, settings) for queue in queues]
+        specs = [resolve.resolve(queue, settings) for queue in queues]
         models = tuple(one.name for one in specs)
         if not ports.is_free(host, port):
             raise StartupError(

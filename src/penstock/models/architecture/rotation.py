@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from penstock.models.architecture.description import QueryGrowth, Rotation
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.loading.libraries import transformers_module
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from penstock.models.architecture.facts import Facts
@@ -106,6 +105,8 @@ def frequencies(rotation: Rotation, context_length: int) -> tuple[NDArray[np.flo
     Every rule of scaling is Transformers' own. `context_length` is what is served: it fixes those
     rules that grow with the length seen so far.
     """
+    import numpy as np  # noqa: PLC0415 - descriptions are read where it is not installed
+
     if rotation.kind == "default":
         steps = np.arange(0, rotation.size, 2, dtype=np.int64).astype(np.float32)
         powers = np.power(np.float32(rotation.theta), steps / np.float32(rotation.size))
@@ -123,6 +124,8 @@ def tables(
 
     Tables of positions rather than operations: nothing can lose precision on long positions.
     """
+    import numpy as np  # noqa: PLC0415 - as above
+
     angles, scaling = frequencies(rotation, context_length)
     positions = np.arange(context_length, dtype=np.float32)
     half = positions[:, None] * angles[None, :]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.foreign import parse_json
-from penstock.models.spec import FP8_FORMAT, read_config
+from penstock.models.catalogue.model_folder import read_config
+from penstock.models.spec import FP8_FORMAT
 
 if TYPE_CHECKING:
     from pathlib import Path

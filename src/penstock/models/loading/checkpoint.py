@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
-from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

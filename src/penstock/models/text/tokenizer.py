@@ -16,9 +16,9 @@ from penstock.contract.job import (
 )
 from penstock.engine.text.detokenizer import REPLACEMENT
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers
-from penstock.models.spec import read_config
 from penstock.models.structured.grammar import GrammarCompiler
 from penstock.models.text import (
     dialect,

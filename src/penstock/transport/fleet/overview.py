@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from penstock.observability.history import percentile
 from penstock.transport import keys
 from penstock.transport.fleet.announcer import DRAIN_LIFE_S
+from penstock.transport.fleet.history import percentile
 from penstock.transport.jobs.records import QueueDepth
 
 if TYPE_CHECKING:

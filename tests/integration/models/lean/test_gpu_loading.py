@@ -11,7 +11,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.backends.lean.model import LeanModel, PipelinedLean
-from penstock.models.spec import resolve
+from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
 from tests.fixtures.lean import gpu

@@ -15,9 +15,10 @@ from penstock.models.backends.lean.products import fp8, fp8_check, low_bit
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Linear
 from penstock.models.backends.tensor_parallel.part import Part
 from penstock.models.catalogue import footprint
+from penstock.models.catalogue.resolve import resolve
 from penstock.models.devices import Cpu
 from penstock.models.loading import checkpoint
-from penstock.models.spec import ModelSpec, resolve
+from penstock.models.spec import ModelSpec
 from penstock.settings import Settings
 from tests.fixtures.models import randomise, write_model
 

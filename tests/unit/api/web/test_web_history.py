@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.observability.history import (
+from penstock.transport.fleet.history import (
     GROWTH,
     LARGEST_BUCKET,
     SMALLEST_S,

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
-from penstock.models.spec import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

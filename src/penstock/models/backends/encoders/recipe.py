@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import ModelNotLoadable
 from penstock.foreign import parse_json, read_file
-from penstock.models.spec import MODULES_FILE, read_config
+from penstock.models.catalogue.model_folder import MODULES_FILE, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,9 +16,9 @@ from penstock.models.backends.openvino.compiled import OpenVinoModel
 from penstock.models.backends.openvino.graph import DecoderGraph
 from penstock.models.backends.openvino.options import CachePrecision, CompileOptions, Precision
 from penstock.models.backends.openvino.runtime_library import last_line
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
 from penstock.models.loading.assembled import Assembled
-from penstock.models.spec import read_config
 from penstock.models.weights import conversion, q4_0
 from penstock.models.weights.converted import Converted
 from penstock.models.weights.matrices import FORMATS, Checkpoint, Format

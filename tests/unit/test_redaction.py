@@ -13,7 +13,7 @@ from uvicorn.config import LOGGING_CONFIG
 from penstock import settings as penstock_settings
 from penstock.errors import BadSettings
 from penstock.observability.logs import JsonFormatter, configure_logging
-from penstock.observability.redaction import Redaction, redacted
+from penstock.redaction import Redaction, redacted
 from penstock.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,0 +1,62 @@
+"""What a model's folder is, by its files. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from penstock.foreign import parse_json, read_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.models.spec import Task
+
+MODULES_FILE = "modules.json"
+"""sentence-transformers' list of a model's parts."""
+
+
+def task_of(path: Path) -> Task:
+    """What a model's folder is for, by its files.
+
+    One of sentence-transformers embeds; so does a bare encoder, as pre-training leaves it.
+    """
+    config = read_config(path)
+    architecture = next(iter(config.get("architectures") or []), "")
+    if architecture.endswith("ForSequenceClassification"):
+        return "score"
+    if (path / MODULES_FILE).is_file():
+        return "embed"
+    bare = architecture.endswith(("ForMaskedLM", "ForPreTraining", "EncoderModel")) or (
+        architecture.endswith("Model") and not architecture.endswith(("HeadModel", "HeadsModel"))
+    )
+    generates = "AutoModelForCausalLM" in (config.get("auto_map") or {}) or is_chatglm(config)
+    return "embed" if bare and not generates else "generate"
+
+
+def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a model's folder, or an empty dictionary where there is none to read."""
+    try:
+        config: object = parse_json(read_file(path / name), infinities=True)
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+
+
+def low_bit_of(path: Path, config: dict[str, Any]) -> str | None:
+    """What `save_low_bit` noted: in config.json (bigdl-llm) or bigdl_config.json (optimize API)."""
+    noted = config.get("bigdl_transformers_low_bit")
+    noted = noted or read_config(path, "bigdl_config.json").get("bigdl_transformers_low_bit")
+    return str(noted) if noted else None
+
+
+def is_low_bit_folder(path: Path) -> bool:
+    """Whether bigdl-llm's `save_low_bit` wrote a folder."""
+    return low_bit_of(path, read_config(path)) is not None
+
+
+def is_chatglm(config: dict[str, Any]) -> bool:
+    """Whether a configuration is of a ChatGLM model, which is always held in 4 bit."""
+    architectures: list[str] = config.get("architectures") or []
+    return config.get("model_type") == "chatglm" or any(
+        architecture.startswith("ChatGLM") for architecture in architectures
+    )

@@ -1,0 +1,286 @@
+"""From a queue's name to what is to be loaded. Imports no torch.
+
+A queue is `<model>-<device>`. The model is an entry of the models file, a folder of the models
+directory, or the shipped demo model; the rules of `_backend_of` choose how it is held.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from penstock.errors import BadSettings, ModelNotFound
+from penstock.models.backends import suitability
+from penstock.models.catalogue.folder_check import check_files, is_folder
+from penstock.models.catalogue.model_folder import is_chatglm, low_bit_of, read_config, task_of
+from penstock.models.catalogue.models_file import (
+    BIGDL_FORMATS,
+    TRANSFORMERS_FORMATS,
+    Entry,
+    read_models_file,
+)
+from penstock.models.spec import DEFAULT_LOW_BIT, ModelSpec
+
+if TYPE_CHECKING:
+    from penstock.models.spec import Device, Task
+    from penstock.settings import Settings
+
+DEMO_NAME = "demo"
+BIGDL_PREFIX = "bigdl-"
+
+LONGEST_QUEUE = 200
+"""Characters of a queue's name: it is a part of Redis keys and, without the device, a folder."""
+
+_QUEUE = re.compile(
+    r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)"
+    r"(?:\.(?P<index>\d{1,3})(?:-(?P<last>\d{1,3}))?)?"
+)
+
+
+def resolve(queue: str, settings: Settings) -> ModelSpec:
+    """The model that a queue names.
+
+    :raises ModelNotFound: no entry, no folder, or a name that is not `<model>-<device>`.
+    :raises BadSettings: the models file is not usable.
+    """
+    if len(queue) > LONGEST_QUEUE:
+        raise ModelNotFound(
+            f"queue {queue[:40]!r}...: its name has {len(queue)} characters; {LONGEST_QUEUE} are the most"
+        )
+    match = _QUEUE.fullmatch(queue)
+    if match is None or (match["device"] == "cpu" and match["index"] is not None):
+        raise ModelNotFound(
+            f"queue {queue!r}: a queue's name is <model>-<device>, device one of cpu, xpu, cuda "
+            f"(xpu.1 for the second GPU, cuda.0-3 for one model over four)"
+        )
+    name = match["model"]
+    entries = read_models_file(settings.models_file)
+    entry, path = _find(name, entries, settings, queue)
+    config = read_config(path)
+    low_bit = low_bit_of(path, config)
+    backend = _backend_of(name, config, low_bit, entry)
+    held_as = _format_of(backend, low_bit, entry)
+    together = _tensor_parallel(queue, match, entry)
+    task = entry.task or task_of(path)
+    if backend == "bigdl" and match["device"] == "cpu":
+        backend = _faster_than_bigdl(config, low_bit, entry, settings) or backend
+    if together > 1:
+        _check_parallel(queue, backend, match["device"], task)
+    index = match["index"]
+    return ModelSpec(
+        name=name,
+        queue=queue,
+        device=cast("Device", match["device"]),
+        device_index=None if index is None else int(index),
+        path=path,
+        backend=backend,
+        task=task,
+        format=held_as,
+        low_bit_folder=low_bit is not None,
+        context_length=entry.context_length,
+        slots=entry.slots,
+        kv_cache_bytes=entry.kv_cache_bytes,
+        target_step_ms=entry.target_step_ms,
+        speculation=entry.speculation,
+        kv_cache_type=_kv_cache_type(queue, backend, entry, settings),
+        aliases=entry.aliases,
+        chat_template=entry.chat_template,
+        tool_parser=entry.tool_parser,
+        generation_defaults=entry.generation_defaults,
+        matryoshka=entry.matryoshka,
+        trust_remote_code=(
+            settings.trust_remote_code
+            if entry.trust_remote_code is None
+            else entry.trust_remote_code
+        ),
+        converted_dir=settings.converted_dir.expanduser() if settings.converted_bytes else None,
+        converted_limit_bytes=settings.converted_bytes,
+        owns_cores=bool(settings.cores),
+        large_pages=settings.large_pages,
+        tensor_parallel=together,
+        peer_memory=entry.peer_memory,
+    )
+
+
+def _tensor_parallel(queue: str, match: re.Match[str], entry: Entry) -> int:
+    """How many devices hold the model: as the queue's name says, else as the models file does.
+
+    :raises ModelNotFound: the name's range goes backwards.
+    :raises BadSettings: they contradict each other.
+    """
+    asked = entry.tensor_parallel
+    if match["last"] is None:
+        return asked or 1
+    count = int(match["last"]) - int(match["index"]) + 1
+    if count < 1:
+        raise ModelNotFound(f"queue {queue!r}: {match['index']}-{match['last']} counts backwards")
+    if asked not in (None, count):
+        raise BadSettings(
+            f"{entry.where}: tensor_parallel = {asked}: the queue {queue!r} names {count} devices"
+        )
+    return count
+
+
+def _check_parallel(queue: str, backend: str, device: str, task: Task) -> None:
+    """:raises BadSettings: the model cannot be held by several devices."""
+    why = None
+    if task != "generate":
+        why = "only a model that generates text"
+    elif backend not in ("transformers", "bigdl"):
+        why = f"the {backend} backend holds a model in one process; only transformers' and bigdl's"
+    elif backend == "bigdl" and device == "cpu":
+        why = "bigdl-llm's CPU kernels hold a model in one process; only a model on GPUs"
+    if why:
+        raise BadSettings(f"queue {queue!r}: tensor parallel: {why} can be held by several")
+
+
+def _kv_cache_type(
+    queue: str, backend: str, entry: Entry, settings: Settings
+) -> Literal["u8"] | None:
+    """:raises BadSettings: the model's entry asks for what its backend cannot do."""
+    wanted = entry.kv_cache_type or settings.kv_cache_type
+    if wanted == "auto":
+        return None
+    if backend == "openvino":
+        return wanted
+    if entry.kv_cache_type is not None:
+        raise BadSettings(
+            f"{entry.where}: kv_cache_type = {wanted!r}: only the openvino backend has it, "
+            f"{queue!r} is held by {backend}"
+        )
+    return None
+
+
+def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
+    """Every model that a worker on this machine could serve, by name, as its queue on `device`.
+
+    :raises BadSettings: the models file is not usable.
+    """
+    names = set(read_models_file(settings.models_file))
+    if settings.models_dir.is_dir():
+        names.update(
+            folder.name
+            for folder in settings.models_dir.iterdir()
+            if (folder / "config.json").is_file() and _QUEUE.fullmatch(f"{folder.name}-cpu")
+        )
+    if _demo_path() is not None:
+        names.update((DEMO_NAME, BIGDL_PREFIX + DEMO_NAME))
+    found: list[ModelSpec] = []
+    for name in sorted(names):
+        try:
+            found.append(resolve(f"{name}-{device}", settings))
+        except ModelNotFound:
+            continue
+    return found
+
+
+def _find(
+    name: str, entries: dict[str, Entry], settings: Settings, queue: str
+) -> tuple[Entry, Path]:
+    """The entry (an empty one for a plain folder) and the folder of a model."""
+    for candidate in (name, name.removeprefix(BIGDL_PREFIX)):
+        inherited = candidate != name
+        entry = entries.get(candidate, Entry())
+        path = entry.path or settings.models_dir / candidate
+        if not is_folder(path) and entry.path is None and candidate == DEMO_NAME:
+            path = _demo_path() or path
+        if is_folder(path):
+            check_files(path)
+            return (entry.as_low_bit() if inherited else entry), path
+        if candidate in entries:
+            raise ModelNotFound(
+                f"queue {queue!r}: {settings.models_file} [models.{candidate}]: "
+                f"there is no folder {path}"
+            )
+    known = sorted(entries) + _folders(settings.models_dir)
+    hint = f"; there are {', '.join(known[:8])}" if known else ""
+    raise ModelNotFound(
+        f"queue {queue!r}: no model {name!r}: neither a folder {settings.models_dir / name} "
+        f"nor an entry [models.{name}] in {settings.models_file}{hint}"
+    )
+
+
+def _folders(models_dir: Path) -> list[str]:
+    if not models_dir.is_dir():
+        return []
+    return sorted(
+        folder.name for folder in models_dir.iterdir() if (folder / "config.json").is_file()
+    )
+
+
+def _demo_path() -> Path | None:
+    """The shipped model's folder; None in an installation without it."""
+    try:
+        demo_model = importlib.import_module("penstock.demo_model")
+        path = Path(demo_model.path())
+    except (ImportError, AttributeError, OSError):  # an installation without the weights
+        return None
+    return path if (path / "config.json").is_file() else None
+
+
+def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: Entry) -> str:
+    """What holds the model.
+
+    The same rules as bigdl-llm's FastChat adapter: by the model's name, but ChatGLM always in
+    4 bit, and a folder that `save_low_bit` wrote as such. The models file goes before them.
+    """
+    if low_bit is not None:
+        if entry.backend == "transformers":
+            raise BadSettings(
+                f"{entry.where}: backend = 'transformers': the folder was written by "
+                f"bigdl-llm's save_low_bit; 'bigdl', 'openvino' and 'native' read it"
+            )
+        return entry.backend or "bigdl"
+    if entry.backend is not None:
+        return entry.backend
+    if entry.format is not None:
+        return "bigdl" if entry.format in BIGDL_FORMATS else "transformers"
+    if "bigdl" in name.lower() or is_chatglm(config):
+        return "bigdl"
+    return "transformers"
+
+
+def _faster_than_bigdl(
+    config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
+) -> str | None:
+    """What computes with the very same blocks as bigdl-llm on a CPU, and faster.
+
+    Only where nobody chose, in the one format that all hold, and for a model that it can have.
+    """
+    wish = settings.bigdl_backend
+    held_as = entry.format or low_bit or DEFAULT_LOW_BIT
+    chosen = entry.backend is not None or entry.dtype is not None
+    if wish == "bigdl" or chosen or held_as != DEFAULT_LOW_BIT:
+        return None
+    kv_cache = entry.kv_cache_type or settings.kv_cache_type
+    return suitability.fastest(config, wish, kv_cache=kv_cache)
+
+
+def _format_of(backend: str, low_bit: str | None, entry: Entry) -> str | None:
+    """:raises BadSettings: the entry asks for a format that the backend or the folder has not."""
+    wanted = entry.format
+    if low_bit is not None and wanted not in (None, low_bit):
+        raise BadSettings(f"{entry.where}: format = {wanted!r}: the folder holds {low_bit!r}")
+    if backend == "bigdl":
+        if entry.dtype is not None:
+            raise BadSettings(
+                f"{entry.where}: dtype: bigdl-llm computes in fp32; use format for its weights"
+            )
+        chosen = wanted or low_bit or DEFAULT_LOW_BIT
+        if chosen not in BIGDL_FORMATS:
+            raise BadSettings(
+                f"{entry.where}: format = {chosen!r}: bigdl holds {', '.join(BIGDL_FORMATS)}"
+            )
+        return chosen
+    if backend == "transformers":
+        if wanted is not None and wanted not in TRANSFORMERS_FORMATS:
+            raise BadSettings(
+                f"{entry.where}: format = {wanted!r}: "
+                f"transformers holds {', '.join(TRANSFORMERS_FORMATS)}"
+            )
+        if wanted is not None and entry.dtype not in (None, wanted):
+            raise BadSettings(f"{entry.where}: dtype = {entry.dtype!r} and format = {wanted!r}")
+        return wanted or entry.dtype
+    return wanted or low_bit
