@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from penstock.models.architecture.description import Dense, Experts
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import FAMILIES, describe
 
@@ -32,6 +33,8 @@ def test_defaults_are_those_of_transformers(kind: str) -> None:
     update: dict[str, Any] = {}
     if kind == "granitemoehybrid":
         update = {"num_local_experts": 0, "layer_types": ["full_attention"] * 32}
+    if kind == "glm4_moe":
+        update = {"head_dim": 128}  # half of which is turned; of the class's 42 that is odd
     whole = CONFIG_MAPPING[kind](**update).to_dict()
     stated = {"model_type": kind, **update}
 
@@ -69,6 +72,46 @@ def test_of_an_image_text_model_the_language_model_is_described() -> None:
 def test_what_has_no_word_is_refused_by_name(update: dict[str, Any], said: str) -> None:
     with pytest.raises(NotDescribed, match=said):
         describe({"model_type": "llama", **update})
+
+
+def test_mixtures_are_described_layer_by_layer() -> None:
+    qwen = describe({"model_type": "qwen2_moe", "mlp_only_layers": [1], "decoder_sparse_step": 2})
+    kinds = [isinstance(layer.mlp, Experts) for layer in qwen.layers]
+    assert kinds[:6] == [False, False, False, True, False, True]
+    glm = describe(
+        {"model_type": "glm4_moe", "head_dim": 128, "first_k_dense_replace": 3, "n_group": 8,
+         "topk_group": 4, "routed_scaling_factor": 2.5, "n_shared_experts": 2}
+    )  # fmt: skip
+    assert [isinstance(layer.mlp, Dense) for layer in glm.layers[:4]] == [True, True, True, False]
+    mlp = glm.layers[3].mlp
+    assert isinstance(mlp, Experts)
+    assert mlp.shared is not None
+    assert (mlp.routing.groups, mlp.routing.chosen_groups, mlp.routing.scale) == (8, 4, 2.5)
+    assert (mlp.shared.size, mlp.shared.up.name) == (
+        2816,
+        "model.layers.3.mlp.shared_experts.up_proj",
+    )
+    oss = describe({"model_type": "gpt_oss"}).layers
+    assert [layer.attention.window for layer in oss[:3]] == [128, 0, 128]
+    assert oss[2].attention.sinks == "model.layers.2.self_attn.sinks"
+    ernie = describe({"model_type": "ernie4_5_moe", "moe_layer_interval": 3}).layers
+    assert [isinstance(layer.mlp, Experts) for layer in ernie[:6]] == [False, False, True] * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "olmoe", "clip_qkv": 8.0}, "clip_qkv"),
+        ({"model_type": "qwen3_moe", "num_experts": 0}, "num_experts is 0"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [99]}, "a layer that there is not"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "makes no sense"),
+        ({"model_type": "qwen2_moe", "use_sliding_window": True}, "layer_types"),
+    ],
+    ids=str,
+)
+def test_mixtures_that_have_no_word_are_refused(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(NotDescribed, match=said):
+        describe(config)
 
 
 def test_chatglm_is_described_as_it_was_published() -> None:

@@ -120,7 +120,74 @@ class Dense:
     down: Rows
 
 
-Mlp: TypeAlias = Dense
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How each token chooses `chosen` of `experts`, and what each counts.
+
+    `router` is a matrix with a row an expert. Scores are what `scoring` makes of its products:
+    `softmax_of_chosen` chooses first. `correction` names what is added to scores as they choose,
+    not as they count. Only the best `chosen_groups` of `groups` of neighbours may be chosen from;
+    a group's score is the sum of its `group_best` best. Chosen scores are divided by their sum if
+    `normalise`, which is at least `least_sum`, plus `added_sum`; then multiplied by `scale`.
+    """
+
+    router: str
+    experts: int
+    chosen: int
+    scoring: Literal["softmax", "softmax_of_chosen", "sigmoid"] = "softmax"
+    correction: str | None = None
+    normalise: bool = True
+    least_sum: float = 0.0
+    added_sum: float = 0.0
+    scale: float = 1.0
+    groups: int = 1
+    chosen_groups: int = 1
+    group_best: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertMatrices:
+    """Where the experts' matrices lie.
+
+    Each by itself: `gate`, `up` and `down` with the expert's number in place of `{}`. Or all in
+    one tensor of three dimensions, `together` and `down_together`, gates before ups; `transposed`
+    tensors have a column an output, of `interleaved` ones gates and ups take turns. Biases of the
+    latter have `_bias` at their names.
+    """
+
+    gate: str
+    up: str
+    down: str
+    together: str
+    down_together: str
+    transposed: bool = False
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClampedGate:
+    """(u + 1) g sigmoid(`alpha` g) of gate g and up u, g at most `limit`, u within both limits."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts, each a gated MLP of `size`; `shared` has every token beside them.
+
+    `shared_gate` names a matrix of one row: `shared` counts the sigmoid of its product.
+    """
+
+    size: int
+    activation: Activation | ClampedGate
+    routing: Routing
+    matrices: ExpertMatrices
+    shared: Dense | None = None
+    shared_gate: str | None = None
+
+
+Mlp: TypeAlias = Dense | Experts
 """What follows attention in a layer. A new kind joins this union, with its own dataclass."""
 
 

@@ -11,7 +11,9 @@ from penstock.models.architecture.families import (
     gemma,
     layernorm,
     llama,
+    mixtures,
     postnorm,
+    shared_mixtures,
 )
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Final[dict[str, Family]] = {
     kind: family
-    for module in (chatglm, fused, gemma, layernorm, llama, postnorm)
+    for module in (chatglm, fused, gemma, layernorm, llama, mixtures, postnorm, shared_mixtures)
     for family in module.FAMILIES
     for kind in family.model_types
 }

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from penstock.models.architecture.facts import Facts
 
 
-def _llama(facts: Facts, *, interleaved: bool = False) -> Architecture:
+def llama(facts: Facts, *, interleaved: bool = False) -> Architecture:
+    """Llama as it is, or with rotations of neighbours."""
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, interleaved=interleaved)
     activation = facts.activation("hidden_act")
@@ -40,7 +41,7 @@ def _windows(facts: Facts, layers: int) -> list[int]:
 
 def with_head_norms(facts: Facts) -> Architecture:
     """Llama's layers with an RMS norm of each head's queries and keys."""
-    plain = _llama(facts)
+    plain = llama(facts)
     epsilon = facts.real("rms_norm_eps", 1e-6)
     return replace(
         plain,
@@ -61,21 +62,22 @@ def with_head_norms(facts: Facts) -> Architecture:
     )
 
 
-def _interleaved(facts: Facts) -> Architecture:
-    return _llama(facts, interleaved=True)
+def interleaved(facts: Facts) -> Architecture:
+    """Llama whose rotations turn neighbours."""
+    return llama(facts, interleaved=True)
 
 
 def _growing(facts: Facts) -> Architecture:
     """Ministral 3: queries grow with their position."""
-    plain = _llama(facts)
+    plain = llama(facts)
     growth = rotations.growth(facts)
     layers = [replace(one, attention=replace(one.attention, growth=growth)) for one in plain.layers]
     return replace(plain, layers=tuple(layers))
 
 
-def _granite(facts: Facts) -> Architecture:
+def granite(facts: Facts) -> Architecture:
     """Granite: multipliers of embeddings, scores, residuals and logits."""
-    plain = _llama(facts)
+    plain = llama(facts)
     scale = facts.real("attention_multiplier", 1.0)
     return replace(
         plain,
@@ -124,7 +126,7 @@ def _granite_hybrid(facts: Facts) -> Architecture:
 
 def _smollm(facts: Facts) -> Architecture:
     """SmolLM3: some layers do not see positions."""
-    plain = _llama(facts)
+    plain = llama(facts)
     count = len(plain.layers)
     turned = facts.listed("no_rope_layers", count)
     interval = facts.size("no_rope_layer_interval", 4)
@@ -141,7 +143,7 @@ def _smollm(facts: Facts) -> Architecture:
 
 def _arcee(facts: Facts) -> Architecture:
     """Arcee: an MLP without a gate."""
-    plain = _llama(facts)
+    plain = llama(facts)
     return replace(
         plain, layers=tuple(replace(one, mlp=replace(one.mlp, gate=None)) for one in plain.layers)
     )
@@ -161,9 +163,9 @@ _LLAMA: Final[dict[str, Any]] = {
 }
 
 FAMILIES: Final = (
-    _family(_llama, "llama"),
+    _family(llama, "llama"),
     _family(
-        _llama,
+        llama,
         "mistral",
         intermediate_size=14_336,
         num_key_value_heads=8,
@@ -171,7 +173,7 @@ FAMILIES: Final = (
         sliding_window=4096,
     ),
     _family(
-        _llama,
+        llama,
         "ministral",
         intermediate_size=14_336,
         num_key_value_heads=8,
@@ -203,7 +205,7 @@ FAMILIES: Final = (
         },
     ),
     _family(
-        _llama,
+        llama,
         "qwen2",
         vocab_size=151_936,
         intermediate_size=22_016,
@@ -220,7 +222,7 @@ FAMILIES: Final = (
         use_sliding_window=False,
     ),
     _family(
-        _llama,
+        llama,
         "seed_oss",
         vocab_size=155_136,
         intermediate_size=27_648,
@@ -231,7 +233,7 @@ FAMILIES: Final = (
         max_position_embeddings=524_288,
     ),
     _family(
-        _interleaved,
+        interleaved,
         "helium",
         vocab_size=48_000,
         hidden_size=2560,
@@ -244,7 +246,7 @@ FAMILIES: Final = (
         rope_theta=100_000.0,
     ),
     _family(
-        _interleaved,
+        interleaved,
         "ernie4_5",
         vocab_size=103_424,
         hidden_size=1024,
@@ -258,7 +260,7 @@ FAMILIES: Final = (
         rope_theta=500_000.0,
         tie_word_embeddings=True,
     ),
-    _family(_granite, "granite"),
+    _family(granite, "granite"),
     _family(
         _granite_hybrid, "granitemoehybrid", num_local_experts=8, shared_intermediate_size=1024
     ),
