@@ -23,19 +23,19 @@ import api.openai
 import api.web
 import penstock
 from api.access.orphaned_usage import account_forever
+from api.endpoint import install
 from api.error_bodies import broken, refused, shaped
-from api.express import expedite
 from api.http.background import at_work
 from api.http.disconnect import CLIENT_GONE, ClientGone
 from api.http.draining import Drain, DrainGate
 from api.http.errors import CLIENT_CLOSED_REQUEST
 from api.http.header_limit import bound_heads
-from api.http.middleware import RequestContext, record_of
+from api.http.middleware import RequestContext
+from api.http.record import record_of
 from api.http.start_limiter import Turnstile
+from api.lifespan import running
 from api.openai.batches.driver import drive_forever
-from api.openai.documentation import openapi_of
 from api.openai.responses.store import sweep_forever
-from api.services import running
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases
 from penstock.errors import BadSettings, InvalidParameter, PenstockError
@@ -118,13 +118,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(kind, _unexpected)
     for gone in (ClientGone, ClientDisconnect):
         app.add_exception_handler(gone, _client_gone)
-    app.include_router(api.openai.router)
-    app.include_router(api.anthropic.router)
-    app.include_router(api.admin.router)
-    app.include_router(api.fastchat.router)
-    app.include_router(api.web.router)
-    expedite(app, api.openai.EXPEDITED)
-    app.openapi = openapi_of(app)
+    protocols = (api.openai, api.anthropic, api.admin, api.fastchat, api.web)
+    install(app, [protocol.router for protocol in protocols])
     bound_heads()
     return app
 

@@ -10,7 +10,7 @@ from api.anthropic.route import REQUEST_ID_HEADER, anthropic_response, error_bod
 from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.fastchat.route import error_response
 from api.http.errors import INVALID, internal_error, json_response, openai_body, openai_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.unread_body import LingeringResponse
 from penstock.errors import BodyTooLarge, InvalidParameter
 

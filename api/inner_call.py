@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from api.access.dependencies import CALLER_KEY
-from api.http.middleware import DEADLINE_KEY
+from api.http.record import DEADLINE_KEY
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
 
-    from api.access.keys import Caller
+    from api.http.caller import Caller
 
 
 @dataclass

@@ -8,12 +8,12 @@ from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotat
 
 from api.access.keys import given_key, identify
 from api.access.resumption import KEY_HEADER
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.jobs.routing import FALLBACK_HEADER, MODEL_HEADER, fallbacks_of, route
 from penstock.errors import NotPermitted
 
 if TYPE_CHECKING:
-    from api.access.keys import Caller
+    from api.http.caller import Caller
     from api.services import Services
     from penstock.contract.worker import ModelCard
 

@@ -9,59 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from penstock.errors import NotAuthenticated, NotPermitted, QuotaExceeded, RateLimited
+from api.http.caller import Caller
+from penstock.errors import NotAuthenticated, QuotaExceeded, RateLimited
 from penstock.transport.accounts.quotas import Taken, resets_in_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.http.middleware import RequestRecord
+    from api.http.record import RequestRecord
     from api.services import Services
-    from penstock.contract.worker import ModelCard
     from penstock.transport.accounts.keyring import KeyCard
     from penstock.transport.accounts.limits import Allowance
 
 TENANT_CHARACTERS: Final = 16
-ANONYMOUS: Final = "anonymous"
-LOWEST_PRIORITY: Final = 9
-ORDINARY_PRIORITY: Final = 5
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Whoever sent a request; `card` is the key's, where it has one."""
-
-    tenant: str = ANONYMOUS
-    card: KeyCard | None = None
-    is_admin: bool = True
-
-    @property
-    def key_name(self) -> str:
-        """The key's name, for the usage log."""
-        return self.card.name if self.card else ""
-
-    def may_use(self, *names: str) -> bool:
-        """Whether a model of one of these names is open to this caller."""
-        allowed = self.card.models if self.card else ()
-        return not allowed or any(name in allowed for name in names)
-
-    def check_model(self, asked: str, card: ModelCard) -> None:
-        """Let only the key's own models pass.
-
-        :raises NotPermitted: this model is none of them.
-        """
-        if not self.may_use(asked, card.name, card.queue):
-            raise NotPermitted(f"This API key may not use the model {asked!r}", param="model")
-
-    def priority(self, asked: int | None) -> int:
-        """Return a job's priority: as asked for, but never better than the key's."""
-        best = self.card.priority if self.card else None
-        if best is None:
-            return ORDINARY_PRIORITY if asked is None else asked
-        return best if asked is None else max(best, asked)
 
 
 def tenant_of_key(key: str) -> str:

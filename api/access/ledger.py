@@ -25,7 +25,7 @@ from penstock.transport.accounts.quotas import Taken
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.http.middleware import RequestRecord
+    from api.http.record import RequestRecord
     from api.services import Services
     from penstock.contract.events import Usage
     from penstock.contract.job import Job

@@ -1,11 +1,12 @@
 """What operators ask: is it alive, what does it do, and the jobs themselves."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from api.access.dependencies import administrator, authenticated
 from api.admin import fleet, jobs, probes
+from api.endpoint import Router
 
-router = APIRouter()
+router = Router()
 router.include_router(probes.router, tags=["operations"])
 router.include_router(jobs.router, dependencies=[Depends(authenticated)])
 router.include_router(fleet.router, dependencies=[Depends(administrator)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import HTTPException, Request
 from redis.exceptions import RedisError
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
+from api.admin.history import flush_history
+from api.endpoint import Router
 from api.http.errors import json_response
 from penstock.errors import InvalidParameter, StoreUnavailable
 from penstock.transport.fleet.overview import Overview, QueueMinute
@@ -25,14 +27,14 @@ if TYPE_CHECKING:
 
     Answer = TypeVar("Answer")
 
-router = APIRouter(tags=["operations"])
+router = Router(tags=["operations"])
 
 MOST_JOBS: Final = 50
 """Jobs of each queue that are listed, running and waiting each."""
 MOST_MINUTES: Final = 120
 
 
-@router.get("/admin/fleet")
+@router.endpoint("/admin/fleet", method="GET")
 async def fleet(request: Request) -> Response:
     """Show workers, queues and open jobs as they are now.
 
@@ -61,12 +63,12 @@ async def fleet(request: Request) -> Response:
     )
 
 
-@router.get("/admin/fleet/history")
+@router.endpoint("/admin/fleet/history", method="GET")
 async def history(request: Request, minutes: str = "60") -> Response:
     """Show tokens and latencies minute by minute, as all API processes have measured them."""
     count = _minutes(minutes)
     services = services_of(request)
-    await services.flush_history()
+    await flush_history(services)
     now_s, rows = await _answered(Overview(services.redis).history(count))
     queues = sorted({queue for row in rows for queue in row})
     empty = QueueMinute()
@@ -86,19 +88,19 @@ async def history(request: Request, minutes: str = "60") -> Response:
     )
 
 
-@router.post("/admin/workers/{worker_id}/drain")
+@router.endpoint("/admin/workers/{worker_id}/drain")
 async def drain(request: Request, worker_id: str) -> Response:
     """Have a worker finish what it runs and claim nothing more, until it is told to resume."""
     return await _ask(request, worker_id, rest=True)
 
 
-@router.post("/admin/workers/{worker_id}/resume")
+@router.endpoint("/admin/workers/{worker_id}/resume")
 async def resume(request: Request, worker_id: str) -> Response:
     """Have a drained worker claim jobs again."""
     return await _ask(request, worker_id, rest=False)
 
 
-@router.post("/admin/jobs/{job_id}/cancel")
+@router.endpoint("/admin/jobs/{job_id}/cancel")
 async def cancel(request: Request, job_id: str) -> Response:
     """Cancel anybody's job; one that has ended stays as it is.
 

@@ -9,25 +9,26 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from api.access.dependencies import services_of
 from api.access.resumption import EVENT_HEADER, event_index
+from api.endpoint import Router
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.streaming import KEEPALIVE, FramedResponse, error_frame
 from api.services import Services
 from penstock.contract.events import Event, Failed, Finished
 from penstock.errors import UnknownJob
 from penstock.transport.jobs.records import JobState
 
-router = APIRouter(tags=["jobs"])
+router = Router(tags=["jobs"])
 
 PREFIXES = ("chatcmpl-", "cmpl-")
 
 
-@router.get("/v1/jobs/{job_id}")
+@router.endpoint("/v1/jobs/{job_id}", method="GET")
 async def show_job(request: Request, job_id: str) -> Response:
     """Show where a job stands."""
     state = await _own_job(request, job_id)
@@ -44,7 +45,7 @@ async def show_job(request: Request, job_id: str) -> Response:
     )
 
 
-@router.get("/v1/jobs/{job_id}/events")
+@router.endpoint("/v1/jobs/{job_id}/events", method="GET")
 async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
     """Stream a job's events after index `after` (or the header Last-Event-ID) until its last."""
     services = services_of(request)
@@ -55,7 +56,7 @@ async def job_events(request: Request, job_id: str, after: str | None = None) ->
     return FramedResponse(_frames(services, state, seen), last=error_frame)
 
 
-@router.delete("/v1/jobs/{job_id}")
+@router.endpoint("/v1/jobs/{job_id}", method="DELETE")
 async def cancel_job(request: Request, job_id: str) -> Response:
     """Cancel a job; one that has ended stays as it is."""
     state = await _own_job(request, job_id)

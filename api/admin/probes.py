@@ -2,12 +2,13 @@
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from redis.exceptions import RedisError
 from starlette.responses import Response
 
 import penstock
 from api.access.dependencies import services_of
+from api.endpoint import Router
 from api.http.errors import json_response
 from api.services import Services
 from penstock.contract.worker import ModelCard
@@ -17,20 +18,20 @@ from penstock.observability.telemetry import CONTENT_TYPE
 from penstock.transport.fleet.overview import Overview
 from penstock.transport.jobs.records import QueueDepth
 
-router = APIRouter()
+router = Router()
 
 PROBE_TIMEOUT_S = 2.0
 
 
-@router.head("/health", include_in_schema=False)
-@router.get("/health")
+@router.endpoint("/health", documented=False, method="HEAD")
+@router.endpoint("/health", method="GET")
 async def health() -> Response:
     """Say that this process lives; nothing else is looked at."""
     return json_response({"status": "ok"})
 
 
-@router.head("/ready", include_in_schema=False)
-@router.get("/ready")
+@router.endpoint("/ready", documented=False, method="HEAD")
+@router.endpoint("/ready", method="GET")
 async def ready(request: Request) -> Response:
     """Say whether a request could be answered: Redis answers, and a worker lives."""
     services = services_of(request)
@@ -44,13 +45,13 @@ async def ready(request: Request) -> Response:
     return json_response({"status": "ready", "models": models})
 
 
-@router.get("/version")
+@router.endpoint("/version", method="GET")
 async def version() -> Response:
     """Name this server and its version."""
     return json_response({"name": "penstock", "version": penstock.__version__})
 
 
-@router.get("/metrics")
+@router.endpoint("/metrics", method="GET")
 async def metrics(request: Request) -> Response:
     """Show Prometheus's metrics; queues are read now."""
     services = services_of(request)

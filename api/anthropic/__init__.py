@@ -2,13 +2,14 @@
 
 from typing import Final
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from api.access.dependencies import authenticated
 from api.anthropic import messages
 from api.anthropic.route import AnthropicRoute
+from api.endpoint import Router
 
-router = APIRouter(
+router = Router(
     dependencies=[Depends(authenticated)], tags=["anthropic"], route_class=AnthropicRoute
 )
 router.include_router(messages.router)

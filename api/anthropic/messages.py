@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import pick, services_of
@@ -15,33 +15,28 @@ from api.anthropic.as_chat import blamed, chat_body
 from api.anthropic.blocks import MessageWriter, frame
 from api.anthropic.route import AnthropicRoute, error_object
 from api.anthropic.schema import UNSUPPORTED, CountTokensRequest, MessagesRequest
+from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.json_body import read_object, validated
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.streaming import FramedResponse
 from api.openai import unsupported
-from api.openai.chat import sampling, tools
-from api.openai.chat.as_chat import generation_of
-from api.openai.chat.messages import chat_prompt
-from api.openai.documentation import documented
-from api.openai.schema import ChatRequest
+from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.tokens import call
 from penstock.contract.events import Finished, Tokens
-from penstock.contract.job import Generate
 from penstock.contract.tokenizer_calls import Tokenize
-from penstock.errors import BadRequest, PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from api.jobs.generation import Generation
-    from penstock.contract.worker import ModelCard
+    from penstock.errors import PenstockError
 
-router = APIRouter(route_class=AnthropicRoute)
+router = Router(route_class=AnthropicRoute)
 
 
-@router.post("/v1/messages", openapi_extra=documented(MessagesRequest))
+@router.endpoint("/v1/messages", MessagesRequest)
 async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     services, record = services_of(request), record_of(request)
@@ -49,12 +44,12 @@ async def create_message(request: Request) -> Response:
     unsupported.refuse(body, UNSUPPORTED)
     asked = validated(body, MessagesRequest)
     card = pick(request, asked.model)
-    chat, work = _chat(asked, body, card)
-    generation = await generation_of(request, card, chat, work, blamed=blamed)
+    plan = plan_of(chat_body(asked, body), card, blamed)
+    generation = await generation_of(request, card, plan)
     job_id = generation.jobs[0].id
     heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
-    wanted = asked.thinking is not None and asked.thinking.type != "disabled"
-    reading = replace(tools.reading_of(chat, card), show_reasoning=wanted)
+    thinks = asked.thinking is not None and asked.thinking.type != "disabled"
+    reading = replace(plan.reading, show_reasoning=thinks)
     writer = MessageWriter(heading, reading, job_id, asked.stop_sequences or ())
     if asked.stream:
         return FramedResponse(
@@ -66,29 +61,15 @@ async def create_message(request: Request) -> Response:
     return json_response(message, headers=generation.headers)
 
 
-@router.post("/v1/messages/count_tokens", openapi_extra=documented(CountTokensRequest))
+@router.endpoint("/v1/messages/count_tokens", CountTokensRequest)
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of what the model would see."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
     asked = validated(body, CountTokensRequest)
     card = pick(request, asked.model)
-    _, work = _chat(asked, body, card)
-    reply = await call(request, card, Tokenize(work.prompt), "messages")
+    prompt = plan_of(chat_body(asked, body), card, blamed).prompt
+    reply = await call(request, card, Tokenize(prompt), "messages")
     return json_response({"input_tokens": len(reply.token_ids)})
-
-
-def _chat(
-    asked: CountTokensRequest, body: dict[str, Any], card: ModelCard
-) -> tuple[ChatRequest, Generate]:
-    """Return the chat completion that means the same, and its work."""
-    chat = chat_body(asked, body)
-    try:
-        parsed = validated(chat, ChatRequest)
-        how = sampling.sampling(parsed, card, default_max_tokens=None)
-        return parsed, Generate(chat_prompt(parsed), how)
-    except BadRequest as error:
-        error.param = blamed(error.param)
-        raise
 
 
 async def _collect(generation: Generation, writer: MessageWriter) -> dict[str, Any]:

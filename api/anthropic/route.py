@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi.routing import APIRoute
 
 from api.http.errors import answer_of, json_response, response_headers
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.unread_body import LingeringResponse
 from penstock.errors import BodyTooLarge, PenstockError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from api.http.middleware import RequestRecord
+    from api.http.record import RequestRecord
 
 REQUEST_ID_HEADER: Final = "request-id"
 

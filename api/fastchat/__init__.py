@@ -3,12 +3,11 @@
 This process is a controller and, at the address that it hands out, a worker for every model.
 """
 
-from fastapi import APIRouter
-
+from api.endpoint import Router
 from api.fastchat import controller, worker
 from api.fastchat.route import VOUCHED_PREFIX, FastChatRoute
 
-router = APIRouter(tags=["fastchat"], route_class=FastChatRoute)
+router = Router(tags=["fastchat"], route_class=FastChatRoute)
 for part in (controller, worker):
     router.include_router(part.router)
 router.include_router(controller.vouched_router)

@@ -1,4 +1,4 @@
-"""A call of FastChat's worker: what is asked, and the queue or FastChat worker that answers it."""
+"""A call of FastChat's worker protocol, and the queue or FastChat worker that answers it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.fastchat.route import read
 from api.fastchat.schema import OptionalModelName
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
-from api.jobs.generation import FASTCHAT
+from penstock.contract.worker import FASTCHAT
 from penstock.errors import UnknownModel
 
 if TYPE_CHECKING:

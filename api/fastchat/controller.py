@@ -1,36 +1,37 @@
-"""FastChat's controller, backed by the registry: who serves what is always known, never asked."""
+"""FastChat's controller, backed by the registry: it never has to ask workers what they serve."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
+from api.endpoint import Router
 from api.fastchat.peers import Status as PeerStatus
 from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.jobs.catalogue import catalogue
-from api.jobs.generation import CAPABILITY, FASTCHAT
+from api.jobs.generation import CAPABILITY
 from api.jobs.routing import look_up
+from penstock.contract.worker import FASTCHAT
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 
-router = APIRouter(route_class=FastChatRoute)
-vouched_router = APIRouter(route_class=VouchedRoute)
-"""Where the token stands for a key: FastChat's workers send none."""
+router = Router(route_class=FastChatRoute)
+vouched_router = Router(route_class=VouchedRoute)
+"""The token in the path replaces a key: FastChat's workers send none."""
 
 
 class HeartBeat(Body):
-    """What a FastChat worker says every 45 seconds."""
+    """What a FastChat worker sends every 45 seconds."""
 
     worker_name: str
     queue_length: int
 
 
 class Status(Body):
-    """What a FastChat worker says of itself, if it does, when it registers."""
+    """What a FastChat worker may report about itself when it registers."""
 
     model_names: tuple[str, ...]
     speed: float = 1.0
@@ -38,7 +39,7 @@ class Status(Body):
 
 
 class Registration(Body):
-    """`/register_worker`. Whoever registers here is looked after, heartbeats or not."""
+    """Body of `/register_worker`. Registered workers are probed, with heartbeats or without."""
 
     worker_name: str
     worker_status: Status | None = None
@@ -46,7 +47,7 @@ class Registration(Body):
 
 
 def model_names(request: Request) -> list[str]:
-    """Return the names that this caller may ask for, FastChat's workers' among them, sorted."""
+    """Return the models that this caller may use, including FastChat's workers', sorted."""
     return list(catalogue(services_of(request), record_of(request).caller))
 
 
@@ -56,25 +57,25 @@ def own_address(request: Request) -> str:
     return (str(public) if public else str(request.base_url)).rstrip("/")
 
 
-@router.get("/test_connection")
+@router.endpoint("/test_connection", method="GET")
 async def test_connection() -> Response:
     """Answer that the controller is there."""
     return json_response("success")
 
 
-@router.post("/refresh_all_workers")
+@router.endpoint("/refresh_all_workers")
 async def refresh_all_workers() -> Response:
-    """Do nothing: the registry is fresh by itself."""
+    """Do nothing: the registry refreshes itself."""
     return json_response(None)
 
 
-@router.post("/list_models")
+@router.endpoint("/list_models")
 async def list_models(request: Request) -> Response:
     """List the served models."""
     return json_response({"models": model_names(request)})
 
 
-@router.post("/list_language_models")
+@router.endpoint("/list_language_models")
 async def list_language_models(request: Request) -> Response:
     """List the served models that answer to text alone: FastChat's web UI offers these.
 
@@ -82,26 +83,26 @@ async def list_language_models(request: Request) -> Response:
     """
     services = services_of(request)
     theirs = services.peers.names(multimodal=False)
-    found = catalogue(services, record_of(request).caller, theirs)
-    names = [name for name, card in found.items() if CAPABILITY in card.capabilities]
+    cards = catalogue(services, record_of(request).caller, theirs)
+    names = [name for name, card in cards.items() if CAPABILITY in card.capabilities]
     return json_response({"models": names})
 
 
-@router.post("/list_multimodal_models")
+@router.endpoint("/list_multimodal_models")
 async def list_multimodal_models(request: Request) -> Response:
     """List the models that take images: FastChat's workers' alone, ours take none."""
     services = services_of(request)
     theirs = services.peers.names(multimodal=True)
-    found = catalogue(services, record_of(request).caller, theirs)
-    names = [name for name, card in found.items() if card.backend == FASTCHAT]
+    cards = catalogue(services, record_of(request).caller, theirs)
+    names = [name for name, card in cards.items() if card.backend == FASTCHAT]
     return json_response({"models": names})
 
 
-@router.post("/get_worker_address")
+@router.endpoint("/get_worker_address")
 async def get_worker_address(request: Request) -> Response:
     """Return our own address for a model that is served, an empty one for any other.
 
-    FastChat's clients know no other way to be told, of Redis being away neither.
+    FastChat's protocol has no error here; an empty address also stands for an unreachable Redis.
     """
     asked = await read(request, ModelName)
     try:
@@ -111,12 +112,12 @@ async def get_worker_address(request: Request) -> Response:
     return json_response({"address": own_address(request)})
 
 
-@router.post("/register_worker")
+@router.endpoint("/register_worker")
 async def register_worker(request: Request) -> Response:
-    """Let a FastChat worker join, from where the operator allows it alone.
+    """Let a FastChat worker join, from the hosts that the operator allows.
 
-    A registration makes us call a URL that a stranger names. FastChat logs failures and answers
-    null; here a worker that cannot join gets to know.
+    A registration makes us call a URL that the client chooses. FastChat logs failures and answers
+    null; here a worker that cannot join gets an error.
 
     :raises NotPermitted: it may not.
     :raises NoWorker: it does not answer.
@@ -124,7 +125,7 @@ async def register_worker(request: Request) -> Response:
     return await _register(request, vouched=False)
 
 
-@vouched_router.post("/r/{token}/register_worker")  # noqa: FAST003  the route looks at it
+@vouched_router.endpoint("/r/{token}/register_worker")
 async def register_worker_by_token(request: Request) -> Response:
     """Let a FastChat worker join whose controller address has our token in it.
 
@@ -135,22 +136,22 @@ async def register_worker_by_token(request: Request) -> Response:
 
 async def _register(request: Request, *, vouched: bool) -> Response:
     asked = await read(request, Registration)
-    told = asked.worker_status
-    status = None if told is None else PeerStatus(told.model_names, told.speed, told.queue_length)
+    given = asked.worker_status
+    status = given and PeerStatus(given.model_names, given.speed, given.queue_length)
     peers = services_of(request).peers
     await peers.register(asked.worker_name, status, multimodal=asked.multimodal, vouched=vouched)
     return json_response(None)
 
 
-@router.post("/receive_heart_beat")
+@router.endpoint("/receive_heart_beat")
 async def receive_heart_beat(request: Request) -> Response:
-    """Take a FastChat worker's heartbeat; a worker that is not known here registers anew."""
+    """Take a FastChat worker's heartbeat; an unknown worker is asked to register again."""
     return await _beat(request, vouched=False)
 
 
-@vouched_router.post("/r/{token}/receive_heart_beat")  # noqa: FAST003  the route looks at it
+@vouched_router.endpoint("/r/{token}/receive_heart_beat")
 async def receive_heart_beat_by_token(request: Request) -> Response:
-    """Take the heartbeat of a worker that came by the token."""
+    """Take the heartbeat of a worker that registered by the token."""
     return await _beat(request, vouched=True)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from api.fastchat.errors import error_object
-from api.fastchat.route import END
-from api.jobs.generation import collect, usage_of
+from api.fastchat.wire import END
+from api.jobs.whole_answers import collect, usage_of
 from api.openai.chat.best_of import likelihood
 from api.openai.chat.logprobs import CompletionLogprobs
 from penstock.contract.events import Tokens, Usage

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from api.access.keys import Caller
+from api.http.caller import Caller
 from api.jobs.catalogue import catalogue
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""FastChat's own workers beside ours: who may join, who serves a model, who has died."""
+"""FastChat's own workers beside ours: which may join, which serve a model, which have died."""
 
 from __future__ import annotations
 
@@ -17,34 +17,30 @@ import httpx
 import msgspec
 from redis.exceptions import RedisError
 
-from api.fastchat import relay
-from api.fastchat.relay import CONNECT_S
-from api.jobs.placement import FASTCHAT
-from penstock.contract.worker import ModelCard
+from penstock.contract.worker import FASTCHAT, ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
 from penstock.transport.fleet.fastchat_workers import PROBE_S, PeerBook, PeerCard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Sequence
 
     import redis.asyncio
 
-    from penstock.contract.events import Event
-    from penstock.contract.job import Job
     from penstock.settings import Settings
 
 logger = logging.getLogger("penstock.api")
 
+CONNECT_S: Final = 3.0
 REFRESH_S: Final = 1.0
 SMALL_CALL_S: Final = 10.0
 STATUS_S: Final = 5.0
-"""How long a worker may take to tell its status, as FastChat's controller has it."""
+"""How long a worker may take to report its status, as in FastChat's controller."""
 MISSED_PROBES: Final = 3
-"""A worker that is silent this often in a row is taken for dead; one that refuses, at once."""
+"""A worker that is silent this often in a row counts as dead; one that refuses, at once."""
 BEGINNING_S: Final = 5.0
-"""FastChat's workers join before they listen: one that refuses as it joins has so long to begin."""
+"""FastChat's workers join before they listen: a refusal within this time of joining is ignored."""
 UNKNOWN_CONTEXT: Final = 2_048
-"""FastChat's own guess where a worker does not tell."""
+"""FastChat's own guess if a worker does not report it."""
 ANYWHERE: Final = ("*", "0.0.0.0/0", "::/0")
 ANY_TOKEN: Final = 2**31 - 1
 
@@ -116,12 +112,12 @@ class Peers:
         self._sent: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
         self._unheard: dict[str, float] = {}
-        """When those joined that did not listen yet, on the monotonic clock."""
+        """When workers joined that did not listen yet, on the monotonic clock."""
         self._process = uuid.uuid4().hex
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Follow the list, where anybody may be on it."""
+        """Follow the list of workers, if any may register."""
         if self.settings.fastchat_worker_hosts or self.settings.fastchat_worker_token:
             await self._try(self.refresh)
             self._tasks = [
@@ -130,7 +126,7 @@ class Peers:
             ]
 
     async def stop(self) -> None:
-        """End the following."""
+        """Stop following the list."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -150,7 +146,7 @@ class Peers:
             logger.exception("FastChat workers")
 
     async def refresh(self) -> None:
-        """Read the list anew. What is no longer allowed is not on it."""
+        """Read the list again, without workers that are no longer allowed."""
         cards = await self.book.cards()
         self._cards = tuple(card for card in cards if self._is_allowed(card))
 
@@ -169,9 +165,9 @@ class Peers:
     async def register(
         self, name: str, status: Status | None, *, multimodal: bool, vouched: bool = False
     ) -> None:
-        """Let a worker join, after asking it what it serves unless it has said so.
+        """Let a worker join. One that has not reported what it serves is asked.
 
-        One that is `vouched` for, by the token, may be anywhere.
+        A worker that is `vouched` for, by the token, may be on any host.
 
         :raises NotPermitted: it may not; nothing has been called then.
         :raises NoWorker: it does not answer.
@@ -196,7 +192,7 @@ class Peers:
         await self.refresh()
 
     async def beat(self, name: str, queue_length: int, *, vouched: bool = False) -> bool:
-        """Take a heartbeat; False tells the worker to register anew."""
+        """Take a heartbeat; False asks the worker to register again."""
         if not (vouched or self.settings.fastchat_worker_hosts):
             return False
         card = await self.book.get(self._checked(name, vouched=vouched))
@@ -221,7 +217,7 @@ class Peers:
             return UNKNOWN_CONTEXT
 
     async def probe(self) -> None:
-        """Ask every worker for its status, if this is the process whose turn it is."""
+        """Ask every worker for its status, if it is this process's turn."""
         self._sent.clear()
         if self._cards and await self.book.may_probe(self._process):
             await asyncio.gather(*(self._probe(card) for card in self._cards))
@@ -243,7 +239,7 @@ class Peers:
             await self.book.renew(msgspec.structs.replace(card, **told))
 
     async def lost(self, url: str) -> bool:
-        """Forget a worker that does not answer; False where it has only just joined, and may yet."""
+        """Drop a worker that does not answer; False if it has just joined and may still be starting."""
         joined_s = self._unheard.get(url)
         if joined_s is not None and time.monotonic() - joined_s < BEGINNING_S:
             return False
@@ -273,7 +269,7 @@ class Peers:
         return best
 
     def card(self, model: str) -> ModelCard | None:
-        """Return a model's card, as if it were ours; None where no FastChat worker serves it."""
+        """Return a card for a model; None if no FastChat worker serves it."""
         serving = [card for card in self._cards if model in card.models]
         if not serving:
             return None
@@ -283,10 +279,6 @@ class Peers:
             context_length=min(card.context_length for card in serving) or UNKNOWN_CONTEXT,
             vocab_size=ANY_TOKEN, slots=0, kv_cache_tokens=0,
         )  # fmt: skip
-
-    def follow(self, job: Job, tick_s: float) -> AsyncGenerator[Event | None, None]:
-        """Yield a job's events, as `Replies.follow` does; see `relay.follow`."""
-        return relay.follow(self, job, tick_s)
 
     async def call(self, card: PeerCard, path: str, body: object) -> Any:
         """Return the JSON answer of one of a worker's small calls.

@@ -1,4 +1,4 @@
-"""Requests for a FastChat worker's model, handed on to it."""
+"""Requests for a model of FastChat's workers, passed on to one of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import httpx
 import msgspec
 
 from api.fastchat.errors import ErrorCode, Refusal, error_object
+from api.fastchat.peers import CONNECT_S
 from api.fastchat.rendering import render
-from api.fastchat.route import END, STREAM_PATH
+from api.fastchat.wire import END, STREAM_PATH
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.contract.job import ChatPrompt, TextPrompt
 from penstock.errors import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from penstock.contract.job import Generate, Job, Sampling
     from penstock.transport.fleet.fastchat_workers import PeerCard
 
-CONNECT_S: Final = 3.0
 AGAIN_S: Final = 0.1
 REASONS: Final = {"length": FinishReason.LENGTH}
 """FastChat ends for any other reason with `stop`."""
@@ -71,7 +71,7 @@ def _pick(peers: Peers, model: str, tried: set[str]) -> PeerCard:
 
 
 async def _passed_over(peers: Peers, peer: PeerCard, tried: set[str]) -> None:
-    """Forget a worker that refuses the connection, or let one that has just joined be tried again."""
+    """Drop a worker that refuses the connection, or retry one that has just joined."""
     if not await peers.lost(peer.url):
         tried.discard(peer.url)
         await asyncio.sleep(AGAIN_S)
@@ -87,8 +87,8 @@ async def objects(
 ) -> AsyncGenerator[bytes | None, None]:
     """Yield each object of a model's stream, without its end; None when silent for `tick_s`.
 
-    A worker that refuses the connection is forgotten, and the next one asked. One that breaks off
-    is not asked again: what it has said, no other would go on with.
+    If a worker refuses the connection it is dropped and the next one is tried. If it breaks off,
+    nothing is retried: no other worker can continue its answer.
 
     :raises NoWorker, UnknownModel: none is left that answers.
     :raises EngineFailed: it broke off, or does not speak FastChat's protocol.
@@ -103,9 +103,9 @@ async def objects(
             "POST", f"{peer.url}{STREAM_PATH}", json=body, timeout=timeout
         )
         try:
-            async with aclosing(_ticking(_split(peers.http, request), tick_s)) as found:
-                async for one in found:
-                    yield one
+            async with aclosing(_ticking(_split(peers.http, request), tick_s)) as stream:
+                async for content in stream:
+                    yield content
         except (httpx.ConnectError, httpx.ConnectTimeout):
             await _passed_over(peers, peer, tried)
         except httpx.TimeoutException as error:
@@ -117,18 +117,18 @@ async def objects(
 
 
 async def _split(http: httpx.AsyncClient, request: httpx.Request) -> AsyncGenerator[bytes, None]:
-    """Yield what stands between the NUL bytes, empty pieces left out."""
+    """Yield what is between the NUL bytes, without empty pieces."""
     answer = await http.send(request, stream=True)
     try:
         answer.raise_for_status()
         rest = b""
         async for piece in answer.aiter_bytes():
-            *whole, rest = (rest + piece).split(END)
+            *contents, rest = (rest + piece).split(END)
             if len(rest) > WHOLE_OBJECT_BYTES:
                 raise httpx.DecodingError("an object without an end")
-            for one in whole:
-                if one:
-                    yield one
+            for content in contents:
+                if content:
+                    yield content
         if rest:
             raise httpx.RemoteProtocolError("the last object has no end")
     finally:
@@ -164,19 +164,19 @@ async def _ticking(
 async def frames(
     peers: Peers, model: str, body: object, tick_s: float
 ) -> AsyncGenerator[bytes, None]:
-    """Yield a model's stream as its worker tells it, with our keep-alives.
+    """Yield a model's stream as its worker sends it, with our keep-alives.
 
     :raises PenstockError: as `objects`.
     """
-    said = False
+    answered = False
     try:
-        async with aclosing(objects(peers, model, body, tick_s)) as found:
-            async for one in found:
-                said = said or one is not None
-                yield END if one is None else one + END
-        if not said:
+        async with aclosing(objects(peers, model, body, tick_s)) as stream:
+            async for content in stream:
+                answered = answered or content is not None
+                yield END if content is None else content + END
+        if not answered:
             raise EngineFailed("the worker said nothing")
-    except Refusal as refusal:  # its code is more than its class
+    except Refusal as refusal:  # its code says more than the error's class
         yield msgspec.json.encode(error_object(refusal)) + END
 
 
@@ -193,22 +193,22 @@ _decoder = msgspec.json.Decoder(_Cumulative)
 async def follow(
     peers: Peers, job: Job, tick_s: float
 ) -> AsyncGenerator[Tokens | Finished | None, None]:
-    """Yield a job's events, as if a worker of ours had taken it.
+    """Yield a job's events as one of our workers would send them.
 
-    :raises PenstockError: as `objects`, or what the worker answered with.
+    :raises PenstockError: as `objects`, or the error that the worker answered with.
     """
     body = {"model": job.model, **await _body(peers, job)}
     text, index, last = "", 0, _Cumulative()
     try:
-        async with aclosing(objects(peers, job.model, body, tick_s)) as found:
-            async for one in found:
-                if one is None:
+        async with aclosing(objects(peers, job.model, body, tick_s)) as stream:
+            async for content in stream:
+                if content is None:
                     yield None
                     continue
-                last = _decoder.decode(one)
+                last = _decoder.decode(content)
                 if last.error_code:
                     raise EngineFailed(f"FastChat's worker: {last.text} ({last.error_code})")
-                # Half a character at the end is told anew with its other half.
+                # Half a character at the end comes again, complete.
                 shown = last.text if last.finish_reason else last.text.rstrip("\ufffd")
                 if len(shown) > len(text):
                     yield Tokens(job.id, index, (0,), shown[len(text) :])
@@ -217,8 +217,8 @@ async def follow(
         raise refusal.error from refusal
     except msgspec.MsgspecError as error:
         raise EngineFailed(f"FastChat's worker does not speak its protocol: {error}") from error
-    told = last.usage or {}
-    usage = Usage(told.get("prompt_tokens", 0), told.get("completion_tokens", index))
+    counts = last.usage or {}
+    usage = Usage(counts.get("prompt_tokens", 0), counts.get("completion_tokens", index))
     reason = REASONS.get(last.finish_reason or "", FinishReason.STOP)
     yield Finished(job.id, index, reason, usage)
 
@@ -226,7 +226,7 @@ async def follow(
 async def _body(peers: Peers, job: Job) -> dict[str, Any]:
     """Return FastChat's generation request for a job.
 
-    :raises UnsupportedFeature: FastChat's workers cannot do what is asked for.
+    :raises UnsupportedFeature: FastChat's workers cannot do what the job needs.
     """
     work = job.work
     stops: list[str] = list(work.sampling.stop)
@@ -235,10 +235,10 @@ async def _body(peers: Peers, job: Job) -> dict[str, Any]:
         case TextPrompt(text):
             prompt = text
         case ChatPrompt():
-            told = await post(
+            answer = await post(
                 peers, "/worker_get_conv_template", job.model, {"model": job.model}, CONNECT_S
             )
-            conversation = render(told.get("conv"), work.prompt)
+            conversation = render(answer.get("conv"), work.prompt)
             prompt = conversation.prompt
             stops += conversation.stop
             stop_token_ids += conversation.stop_token_ids
@@ -255,15 +255,15 @@ async def _body(peers: Peers, job: Job) -> dict[str, Any]:
 
 def _sampling(work: Generate, card: Any) -> dict[str, Any]:
     sampling: Sampling = work.sampling
-    beyond = {
+    unsupported = {
         "logprobs": sampling.logprobs is not None,
         "logit_bias": bool(sampling.logit_bias),
         "min_p": sampling.min_p > 0,
         "min_tokens": sampling.min_tokens > 0,
         "ignore_eos": sampling.ignore_eos,
     }
-    for param, asked in beyond.items():
-        if asked:
+    for param, is_used in unsupported.items():
+        if is_used:
             raise UnsupportedFeature(f"FastChat's workers know no {param}", param=param)
     room = card.context_length if card else 2048
     return {

@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from api.access.dependencies import authenticated, services_of
 from api.fastchat.errors import ErrorCode, Refusal, error_object
+from api.fastchat.wire import END, STREAM_PATH
 from api.http.errors import json_response
 from api.http.json_body import read_json
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.unread_body import LingeringResponse
 from penstock.errors import (
     BodyTooLarge,
@@ -33,10 +34,7 @@ if TYPE_CHECKING:
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-STREAM_PATH: Final = "/worker_generate_stream"
 VOUCHED_PREFIX: Final = "/r/"
-END: Final = b"\0"
-"""What ends each object of a stream."""
 
 
 class FastChatRoute(APIRoute):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
+from api.endpoint import Router
 from api.fastchat.call import Call
 from api.fastchat.envelope import conversation
 from api.fastchat.frames import error_frame, stream_frames, whole
 from api.fastchat.membership import fleet_status
-from api.fastchat.route import STREAM_PATH, FastChatRoute
+from api.fastchat.route import FastChatRoute
 from api.fastchat.schema import (
     CountRequest,
     EmbeddingsRequest,
@@ -23,9 +23,11 @@ from api.fastchat.schema import (
     prompt_of,
     works_of,
 )
+from api.fastchat.wire import STREAM_PATH
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.streaming import FramedResponse
+from api.jobs.blame import Blame
 from api.jobs.embedding import as_base64, embed
 from api.jobs.generation import Generation
 from penstock.contract.tokenizer_calls import Tokenize, UtilityCall
@@ -34,7 +36,7 @@ from penstock.errors import InvalidParameter
 if TYPE_CHECKING:
     from penstock.contract.job import Generate
 
-router = APIRouter(route_class=FastChatRoute)
+router = Router(route_class=FastChatRoute)
 
 UTILITY_PATIENCE_S = 30.0
 
@@ -45,12 +47,12 @@ async def _generation(call: Call[GenerationRequest], works: list[Generate]) -> G
         record_of(call.request),
         call.card,
         works,
-        prompt_param="prompt",
+        blame=Blame("prompt"),
         choices=len(works),
     )
 
 
-@router.post(STREAM_PATH)
+@router.endpoint(STREAM_PATH)
 async def worker_generate_stream(request: Request) -> Response:
     """Stream an answer; an error is the stream's last object."""
     call = await Call.of(request, GenerationRequest)
@@ -64,7 +66,7 @@ async def worker_generate_stream(request: Request) -> Response:
     )
 
 
-@router.post("/worker_generate")
+@router.endpoint("/worker_generate")
 async def worker_generate(request: Request) -> Response:
     """Answer in one object."""
     return await (await Call.of(request, GenerationRequest)).answered(_generated)
@@ -75,7 +77,7 @@ async def _generated(call: Call[GenerationRequest]) -> dict[str, Any]:
     return await whole(generation, with_logprobs=call.asked.logprobs is not None)
 
 
-@router.post("/worker_get_embeddings")
+@router.endpoint("/worker_get_embeddings")
 async def worker_get_embeddings(request: Request) -> Response:
     """Return a vector for each text, as FastChat's workers do: mean states of unit length."""
     return await (await Call.of(request, EmbeddingsRequest)).answered(_embedded)
@@ -90,7 +92,7 @@ async def _embedded(call: Call[EmbeddingsRequest]) -> dict[str, Any]:
     return {"embedding": vectors, "token_num": embedded.prompt_tokens}
 
 
-@router.post("/count_token")
+@router.endpoint("/count_token")
 async def count_token(request: Request) -> Response:
     """Count a prompt's tokens, without waiting for a slot."""
     return await (await Call.of(request, CountRequest)).answered(_counted)
@@ -103,7 +105,7 @@ async def _counted(call: Call[CountRequest]) -> dict[str, Any]:
     return {"count": len(reply.token_ids), "error_code": 0}
 
 
-@router.post("/worker_get_conv_template")
+@router.endpoint("/worker_get_conv_template")
 async def worker_get_conv_template(request: Request) -> Response:
     """Return the template by which FastChat's OpenAI server quotes a chat to us."""
     return await (await Call.of(request, OptionalModelName)).answered(_template)
@@ -113,7 +115,7 @@ async def _template(call: Call[OptionalModelName]) -> dict[str, Any]:
     return {"conv": conversation(call.card.name)}
 
 
-@router.post("/model_details")
+@router.endpoint("/model_details")
 async def model_details(request: Request) -> Response:
     """Return a model's context length."""
     return await (await Call.of(request, OptionalModelName)).answered(_details)
@@ -123,7 +125,7 @@ async def _details(call: Call[OptionalModelName]) -> dict[str, Any]:
     return {"context_length": call.card.context_length}
 
 
-@router.post("/worker_get_status")
+@router.endpoint("/worker_get_status")
 async def worker_get_status(request: Request) -> Response:
     """Tell of the fleet as of one worker; a real controller may have us registered as such.
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import uuid
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 
-from api.access.keys import Caller
 from api.http.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR
+from api.http.record import DEADLINE_KEY, SCOPE_KEY, RequestRecord
 from penstock.observability.logs import about
 from penstock.redaction import redacted
 
@@ -26,15 +24,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from penstock.observability.telemetry import Meter, Telemetry
-    from penstock.observability.tracing import RequestSpan, Tracing
+    from penstock.observability.telemetry import Telemetry
+    from penstock.observability.tracing import Tracing
 
 access = logging.getLogger("penstock.access")
 logger = logging.getLogger("penstock.api")
 
-SCOPE_KEY: Final = "penstock.record"
-DEADLINE_KEY: Final = "penstock.deadline_s"
-"""Of a scope that the process itself has made, for a batch."""
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 PLAIN_VALUE: Final = re.compile(r"[!#-<>-~]+")
 """A value of the log that needs no quotes: printable ASCII without spaces, `"` and `=`."""
@@ -42,76 +37,8 @@ QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
 """Asked for every few seconds; they go to the log's debug level."""
 
 
-@dataclass
-class RequestRecord:
-    """What the log and the metrics say of a request. Handlers fill it in."""
-
-    request_id: str
-    path: str = ""
-    tenant: str = "anonymous"
-    caller: Caller = field(default_factory=Caller)
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-    """Further headers of the response, whatever it will be."""
-    deadline_s: float | None = None
-    """Time for the request's jobs, where it is not `settings.deadline_s`."""
-    model: str = ""
-    queue: str = ""
-    job_ids: tuple[str, ...] = ()
-    error_code: str = ""
-    meter: Meter | None = None
-    status: int = 0
-    span: RequestSpan | None = None
-    started_s: float = field(default_factory=time.perf_counter)
-
-    def summary(self, method: str, path: str) -> dict[str, str | int | float]:
-        """Return what the log says of the request."""
-        pairs: dict[str, str | int | float] = {
-            "request_id": self.request_id,
-            "method": method,
-            "path": path,
-            "status": self.status,
-            "duration_ms": round((time.perf_counter() - self.started_s) * 1000, 1),
-            "tenant": self.tenant,
-        }
-        if self.model:
-            pairs["model"] = self.model
-        if self.job_ids:
-            pairs["queue"] = self.queue
-            pairs["jobs"] = ",".join(self.job_ids)
-        if self.meter is not None:
-            pairs["prompt_tokens"] = self.meter.prompt_tokens
-            pairs["completion_tokens"] = self.meter.completion_tokens
-            if self.meter.ttft_s is not None:
-                pairs["ttft_ms"] = round(self.meter.ttft_s * 1000, 1)
-        if self.error_code:
-            pairs["error"] = self.error_code
-        return pairs
-
-    def attributes(self) -> dict[str, str | int | float]:
-        """Return what a span says of the request, beside HTTP's own."""
-        found: dict[str, str | int | float] = {
-            "penstock.request_id": self.request_id,
-            "penstock.tenant": self.tenant,
-        }
-        if self.model:
-            found["gen_ai.request.model"] = self.model
-        if self.meter is not None:
-            found["gen_ai.usage.input_tokens"] = self.meter.prompt_tokens
-            found["gen_ai.usage.output_tokens"] = self.meter.completion_tokens
-            if self.meter.ttft_s is not None:
-                found["penstock.time_to_first_token_s"] = self.meter.ttft_s
-        if self.error_code:
-            found["error.type"] = self.error_code
-        return found
-
-
 def _quoted(value: str) -> str:
     return value if PLAIN_VALUE.fullmatch(value) else ascii(value)
-
-
-def record_of(connection: HTTPConnection) -> RequestRecord:
-    """Return the record of a request."""
-    return cast("RequestRecord", connection.scope[SCOPE_KEY])
 
 
 class RequestContext:

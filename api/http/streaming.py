@@ -11,15 +11,14 @@ from starlette.responses import Response
 
 from api.http.disconnect import CLIENT_GONE, ClientGone, until_disconnect
 from api.http.errors import internal_error, known, openai_error
-from api.http.middleware import SCOPE_KEY
+from api.http.record import SCOPE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
-    from api.http.middleware import RequestRecord
-    from api.jobs.generation import Generation
+    from api.http.record import RequestRecord
     from penstock.contract.events import Finished, Tokens
     from penstock.errors import PenstockError
 
@@ -100,8 +99,21 @@ def _told(error: Exception, record: RequestRecord) -> PenstockError:
     return told
 
 
+class EventSource(Protocol):
+    """The events of a request's jobs, such as a `Generation`."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the response."""
+        ...
+
+    def events(self) -> AsyncGenerator[tuple[int, Tokens | Finished] | None, None]:
+        """Yield (job's position, event); None when silent."""
+        ...
+
+
 class EventWriter(Protocol):
-    """Turns a generation's events into a protocol's frames."""
+    """Turns events into a protocol's frames."""
 
     def event(self, position: int, event: Tokens | Finished) -> bytes:
         """Return the frames of one event of sequence number `position`; may be empty."""
@@ -117,15 +129,13 @@ async def error_frame(error: PenstockError) -> bytes:
     return b"data: " + msgspec.json.encode(openai_error(error)) + b"\n\n"
 
 
-def event_stream(generation: Generation, writer: EventWriter) -> FramedResponse:
-    """Return a generation as OpenAI's stream of SSE frames."""
-    return FramedResponse(
-        _sse_frames(generation, writer), last=error_frame, headers=generation.headers
-    )
+def event_stream(source: EventSource, writer: EventWriter) -> FramedResponse:
+    """Return events as OpenAI's stream of SSE frames."""
+    return FramedResponse(_sse_frames(source, writer), last=error_frame, headers=source.headers)
 
 
-async def _sse_frames(generation: Generation, writer: EventWriter) -> AsyncGenerator[bytes, None]:
-    async with aclosing(generation.events()) as events:
+async def _sse_frames(source: EventSource, writer: EventWriter) -> AsyncGenerator[bytes, None]:
+    async with aclosing(source.events()) as events:
         async for item in events:
             if item is None:
                 yield KEEPALIVE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from api.access.keys import Caller
+    from api.http.caller import Caller
     from api.services import Services
     from penstock.contract.worker import ModelCard
 

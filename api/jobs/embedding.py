@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Final
 
-from api.jobs.generation import Generation, collect
+from api.jobs.blame import Blame
+from api.jobs.generation import Generation
+from api.jobs.whole_answers import collect
 from penstock.contract.job import WHOLE, Generate, Sampling, TextPrompt, TokenPrompt
 from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.http.middleware import RequestRecord
+    from api.http.record import RequestRecord
     from api.services import Services
     from penstock.contract.job import Prompt
     from penstock.contract.worker import ModelCard
@@ -112,10 +114,11 @@ async def vectors_of(
     """
     vectors: list[array[float]] = []
     tokens = 0
+    blame = Blame(prompt_param)
     nothing = Sampling(seed=0, temperature=0, max_tokens=0)
     for start in range(0, len(prompts), AT_ONCE):
         works = [Generate(one, nothing, embed=True) for one in prompts[start : start + AT_ONCE]]
-        generation = await Generation.of(services, record, card, works, prompt_param=prompt_param)
+        generation = await Generation.of(services, record, card, works, blame=blame)
         for answer in await collect(generation):
             vectors.append(_decoded(answer.embedding))
             tokens += answer.usage.prompt_tokens

@@ -1,26 +1,25 @@
 """From the name that a client asks for to the queue that serves it best.
 
 An alias of the aliases file stands for models by weight; a model is served by several queues, of
-which the one with the shortest expected wait is taken. Where none can take the request just now,
-a fallback may, if the alias or the client names one.
+which the one with the shortest expected wait is taken. If none can take the request just now, a
+fallback may, if the alias or the client names one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from api.jobs.placement import FASTCHAT
 from penstock.errors import InvalidParameter, NoWorker, UnknownModel
 
 if TYPE_CHECKING:
-    from api.access.keys import Caller
+    from api.http.caller import Caller
     from api.services import Services
     from penstock.contract.worker import ModelCard
     from penstock.errors import PenstockError
 
 FALLBACK_HEADER: Final = "x-penstock-fallback"
 MODEL_HEADER: Final = "x-penstock-model"
-"""Of an answer: the model that was taken."""
+"""Response header: the model that was chosen."""
 MOST_FALLBACKS: Final = 8
 
 
@@ -57,12 +56,12 @@ def route(
     crowded: ModelCard | None = None
     for name, public in _names(services, asked, fallbacks, seed):
         try:
-            card = _pick(services, name)
+            card, has_room = _pick(services, name)
         except (UnknownModel, NoWorker) as error:
             first = first or error
             continue
         caller.check_model(public, card)
-        if card.backend == FASTCHAT or services.registry.has_room(card):
+        if has_room:
             return card
         crowded = crowded or card
     if crowded is not None:
@@ -104,14 +103,16 @@ def _names(
     return own + out
 
 
-def _pick(services: Services, name: str) -> ModelCard:
+def _pick(services: Services, name: str) -> tuple[ModelCard, bool]:
+    """Return a model's card, and whether it takes a further job just now."""
     try:
-        return services.registry.pick(name)
+        card = services.registry.pick(name)
     except (UnknownModel, NoWorker):
-        card = services.peers.card(name)  # a FastChat worker's, where there are any
+        card = services.peers.card(name)
         if card is None:
             raise
-        return card
+        return card, True  # FastChat's workers have no bound that is known here
+    return card, services.registry.has_room(card)
 
 
 def _unserved(asked: str, error: PenstockError) -> PenstockError:

@@ -13,7 +13,7 @@ from penstock.errors import UnsupportedFeature
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.http.middleware import RequestRecord
+    from api.http.record import RequestRecord
     from api.services import Services
     from penstock.contract.worker import ModelCard
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
 from pydantic import Field
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import pick, services_of
+from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.json_body import read_json
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.jobs.embedding import Wish, as_base64, embed
-from api.openai.documentation import documented
 from api.openai.schema import Fields, Prompts, Truncate
 from penstock.contract.job import WHOLE
 from penstock.errors import InvalidParameter
 
-router = APIRouter()
+router = Router()
 
 MAX_INPUTS = 2048
 PROMPTS_OF = {
@@ -47,7 +47,7 @@ class EmbeddingRequest(Fields):
     normalize: bool | None = None
 
 
-@router.post("/v1/embeddings", openapi_extra=documented(EmbeddingRequest))
+@router.endpoint("/v1/embeddings", EmbeddingRequest, direct=True)
 async def embeddings(request: Request) -> Response:
     """Return a vector for each text."""
     services = services_of(request)

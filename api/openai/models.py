@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
+from api.endpoint import Router
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.jobs.catalogue import catalogue
 from api.jobs.routing import look_up
 
 if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
 
-router = APIRouter()
+router = Router()
 
 
-@router.get("/v1/models")
+@router.endpoint("/v1/models", method="GET")
 async def list_models(request: Request) -> Response:
     """List what live workers serve, each name once, with its aliases.
 
@@ -32,7 +33,7 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": listed})
 
 
-@router.get("/v1/models/{name:path}")
+@router.endpoint("/v1/models/{name:path}", method="GET")
 async def retrieve_model(request: Request, name: str) -> Response:
     """Show one model; a name may hold slashes.
 

@@ -6,22 +6,22 @@ import time
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Request
 from pydantic import AliasChoices, BeforeValidator, Field
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import pick, services_of
+from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.json_body import read_json
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.jobs.scoring import score
-from api.openai.documentation import documented
 from api.openai.schema import INT64, Fields, Truncate
 from penstock.contract.job import TO_CONTEXT, WHOLE
 from penstock.errors import InvalidParameter
 
-router = APIRouter()
+router = Router()
 
 MAX_DOCUMENTS = 2048
 
@@ -78,9 +78,9 @@ class ScoreRequest(Fields):
     truncate_prompt_tokens: Truncate | None = None
 
 
-@router.post("/rerank", include_in_schema=False)
-@router.post("/v2/rerank", include_in_schema=False)
-@router.post("/v1/rerank", openapi_extra=documented(RerankRequest))
+@router.endpoint("/rerank", documented=False)
+@router.endpoint("/v2/rerank", documented=False)
+@router.endpoint("/v1/rerank", RerankRequest)
 async def rerank(request: Request) -> Response:
     """Return documents in the order in which they answer a query, the best first."""
     services = services_of(request)
@@ -121,8 +121,8 @@ async def rerank(request: Request) -> Response:
     )
 
 
-@router.post("/score", include_in_schema=False)
-@router.post("/v1/score", openapi_extra=documented(ScoreRequest))
+@router.endpoint("/score", documented=False)
+@router.endpoint("/v1/score", ScoreRequest)
 async def scores(request: Request) -> Response:
     """Return how well the texts of each pair go together."""
     services = services_of(request)

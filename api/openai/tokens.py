@@ -8,16 +8,16 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import pick, services_of
+from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.json_body import read_json, read_object, validated
 from api.openai import unsupported
 from api.openai.chat.messages import chat_prompt
-from api.openai.documentation import documented
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
 from penstock.contract.job import TextPrompt
 from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, UtilityCall
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from penstock.contract.tokenizer_calls import UtilityReply
     from penstock.contract.worker import ModelCard
 
-router = APIRouter()
+router = Router()
 
 TIMEOUT_S: Final = 15.0
 """A worker answers within milliseconds; a new one may be loading its model."""
@@ -57,7 +57,7 @@ class DetokenizeRequest(Fields):
     tokens: list[Annotated[int, Field(ge=0, lt=INT64)]]
 
 
-@router.post("/tokenize", openapi_extra=documented(TokenizeRequest))
+@router.endpoint("/tokenize", TokenizeRequest)
 async def tokenize(request: Request) -> Response:
     """Return the token ids of a prompt, or of a chat as the model would see it."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
@@ -85,7 +85,7 @@ async def tokenize(request: Request) -> Response:
     )
 
 
-@router.post("/detokenize", openapi_extra=documented(DetokenizeRequest))
+@router.endpoint("/detokenize", DetokenizeRequest)
 async def detokenize(request: Request) -> Response:
     """Return the text of token ids."""
     limit = services_of(request).settings.max_body_bytes
@@ -101,7 +101,7 @@ async def detokenize(request: Request) -> Response:
     return json_response({"prompt": reply.text})
 
 
-@router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
+@router.endpoint("/v1/chat/completions/render", ChatRequest)
 async def render(request: Request) -> Response:
     """Return what the model would see for the body of a chat completion."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)

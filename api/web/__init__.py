@@ -1,10 +1,11 @@
 """The page at `/`: chat and fleet. Its files are static; what it shows comes from the API."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from api.access.dependencies import authenticated
+from api.endpoint import Router
 from api.web import pages, requests
 
-router = APIRouter()
+router = Router()
 router.include_router(pages.router)
 router.include_router(requests.router, dependencies=[Depends(authenticated)])

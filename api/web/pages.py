@@ -10,14 +10,16 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import HTTPException, Request
 from starlette.responses import Response
+
+from api.endpoint import Router
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
-router = APIRouter(include_in_schema=False)
+router = Router(include_in_schema=False)
 
 TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -77,14 +79,14 @@ def _asset(path: str, body: bytes) -> Asset:
     return Asset(body, gzip.compress(body, 6, mtime=0), kind, etag)
 
 
-@router.head("/")
-@router.get("/")
+@router.endpoint("/", method="HEAD")
+@router.endpoint("/", method="GET")
 async def page(request: Request) -> Response:
     """Show the page."""
     return await _answer(request, "index.html")
 
 
-@router.get("/assets/{path:path}")
+@router.endpoint("/assets/{path:path}", method="GET")
 async def asset(request: Request, path: str) -> Response:
     """Show one of its files."""
     return await _answer(request, path)

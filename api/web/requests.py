@@ -6,18 +6,19 @@ that knows its key only.
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
 from api.access.resumption import Resumption
+from api.endpoint import Router
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 
-router = APIRouter(tags=["jobs"])
+router = Router(tags=["jobs"])
 
 
-@router.get("/v1/requests/{key}")
+@router.endpoint("/v1/requests/{key}", method="GET")
 async def show(request: Request, key: str) -> Response:
     """Name the first job of a request of the caller's own.
 
@@ -27,7 +28,7 @@ async def show(request: Request, key: str) -> Response:
     return json_response({"object": "request", "job": state.job_id, "status": state.status})
 
 
-@router.delete("/v1/requests/{key}")
+@router.endpoint("/v1/requests/{key}", method="DELETE")
 async def cancel(request: Request, key: str) -> Response:
     """Cancel the first job of a request of the caller's own.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from api.access.keys import LOWEST_PRIORITY, Caller
+from api.http.caller import LOWEST_PRIORITY, Caller
 from api.http.errors import answer_of, internal_error, openai_error
 from api.inner_call import InnerAnswer, post
 from api.openai.batches.file_store import new_id

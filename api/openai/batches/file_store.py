@@ -17,8 +17,9 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
+from api.access.owned import owned
 from penstock.clock import clock
-from penstock.errors import BodyTooLarge, StoreUnavailable, UnknownObject
+from penstock.errors import BodyTooLarge, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,14 +142,12 @@ class FileStore:
         return size
 
     def own(self, file_id: str, tenant: str) -> FileCard:
-        """Return the card of a file of the caller's own.
+        """Return the card of one of the caller's files.
 
-        :raises UnknownObject: it is not there, or another's; which of the two is nobody's business.
+        :raises UnknownObject: see `owned`.
         """
         card = self._card(file_id) if FILE_ID.fullmatch(file_id) else None
-        if card is None or card.tenant != tenant:
-            raise UnknownObject(f"There is no file {file_id[:80]!r}", param="file_id")
-        return card
+        return owned(card, tenant, kind="file", object_id=file_id)
 
     def path(self, card: FileCard) -> Path:
         """Return where a file's bytes are."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request as StarletteRequest
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from api.access.dependencies import services_of
+from api.endpoint import Router
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.openai.batches.file_store import FileStore, writing
 from penstock.errors import BodyTooLarge, InvalidParameter
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from api.openai.batches.file_store import FileCard
     from penstock.settings import Settings
 
-router = APIRouter()
+router = Router()
 
 PURPOSES: Final = frozenset({"assistants", "batch", "evals", "fine-tune", "user_data", "vision"})
 OVERHEAD_BYTES: Final = 64 * 1024
@@ -70,7 +70,7 @@ def file_object(card: FileCard) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/files", openapi_extra=UPLOAD)
+@router.endpoint("/v1/files", openapi=UPLOAD)
 async def upload_file(request: Request) -> Response:
     """Keep a file."""
     settings = services_of(request).settings
@@ -130,14 +130,14 @@ async def _form(request: Request, most_bytes: int) -> FormData:
 
     try:
         with writing("file"):  # a large one waits on the disk for its end
-            return await StarletteRequest(request.scope, receive).form(max_files=1, max_fields=20)
+            return await Request(request.scope, receive).form(max_files=1, max_fields=20)
     except HTTPException as error:
         if seen > most_bytes:
             raise too_large from error
         raise InvalidParameter(f"The request's form cannot be read: {error.detail}") from error
 
 
-@router.get("/v1/files")
+@router.endpoint("/v1/files", method="GET")
 async def list_files(
     request: Request,
     purpose: str | None = None,
@@ -176,13 +176,13 @@ def page(found: list[dict[str, Any]], limit: int, after: str | None) -> dict[str
     }
 
 
-@router.get("/v1/files/{file_id}")
+@router.endpoint("/v1/files/{file_id}", method="GET")
 async def retrieve_file(request: Request, file_id: str) -> Response:
     """Show a file."""
     return json_response(file_object((await _own(request, file_id))[1]))
 
 
-@router.get("/v1/files/{file_id}/content")
+@router.endpoint("/v1/files/{file_id}/content", method="GET")
 async def file_content(request: Request, file_id: str) -> Response:
     """Send a file."""
     store, card = await _own(request, file_id)
@@ -191,7 +191,7 @@ async def file_content(request: Request, file_id: str) -> Response:
     )
 
 
-@router.delete("/v1/files/{file_id}")
+@router.endpoint("/v1/files/{file_id}", method="DELETE")
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forget a file."""
     store, card = await _own(request, file_id)

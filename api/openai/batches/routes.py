@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fastapi import APIRouter, Request
 from pydantic import Field
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
+from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.json_body import read_json
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.openai.batches.files import page, store_of
 from api.openai.batches.lines import MODEL_ENDPOINTS
 from api.openai.batches.store import ENDED, Batch, BatchStore, new_batch_id
-from api.openai.documentation import documented
 from api.openai.responses.schema import Metadata  # noqa: TC001  pydantic reads the annotation
 from api.openai.schema import Fields
 from penstock.clock import clock
@@ -25,7 +25,7 @@ from penstock.errors import InvalidParameter, UnknownObject
 if TYPE_CHECKING:
     from penstock.settings import Settings
 
-router = APIRouter()
+router = Router()
 
 DAY_S: Final = 86_400
 TIMED: Final = (
@@ -71,7 +71,7 @@ def batch_object(batch: Batch) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/batches", openapi_extra=documented(BatchRequest))
+@router.endpoint("/v1/batches", BatchRequest)
 async def create_batch(request: Request) -> Response:
     """Take a file of requests; they run when nothing else wants to."""
     settings, record = services_of(request).settings, record_of(request)
@@ -105,7 +105,7 @@ async def create_batch(request: Request) -> Response:
     return json_response(batch_object(batch))
 
 
-@router.get("/v1/batches")
+@router.endpoint("/v1/batches", method="GET")
 async def list_batches(request: Request, limit: int = 20, after: str | None = None) -> Response:
     """List the caller's batches, the newest first."""
     store = _store(services_of(request).settings)
@@ -113,7 +113,7 @@ async def list_batches(request: Request, limit: int = 20, after: str | None = No
     return json_response(page([batch_object(batch) for batch in found], limit, after))
 
 
-@router.get("/v1/batches/{batch_id}")
+@router.endpoint("/v1/batches/{batch_id}", method="GET")
 async def retrieve_batch(request: Request, batch_id: str) -> Response:
     """Show a batch as it stands."""
     store = _store(services_of(request).settings)
@@ -121,7 +121,7 @@ async def retrieve_batch(request: Request, batch_id: str) -> Response:
     return json_response(batch_object(batch))
 
 
-@router.post("/v1/batches/{batch_id}/cancel")
+@router.endpoint("/v1/batches/{batch_id}/cancel")
 async def cancel_batch(request: Request, batch_id: str) -> Response:
     """Cancel a batch; what is done of it is kept."""
     store, tenant = _store(services_of(request).settings), record_of(request).tenant

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from api.access.owned import owned
 from api.openai.batches.file_store import write_whole, writing
 from penstock.clock import clock
-from penstock.errors import UnknownObject
 from penstock.transport.accounts.keyring import KeyCard
 
 if TYPE_CHECKING:
@@ -122,14 +122,12 @@ class BatchStore:
         return msgspec.structs.replace(batch, status="cancelling", times=times)
 
     def own(self, batch_id: str, tenant: str) -> Batch:
-        """Return a batch of the caller's own.
+        """Return a batch of the caller.
 
-        :raises UnknownObject: it is not there, or another's; which of the two is nobody's business.
+        :raises UnknownObject: see `owned`.
         """
         batch = self.get(batch_id) if BATCH_ID.fullmatch(batch_id) else None
-        if batch is None or batch.tenant != tenant:
-            raise UnknownObject(f"There is no batch {batch_id[:80]!r}", param="batch_id")
-        return batch
+        return owned(batch, tenant, kind="batch", object_id=batch_id)
 
     def batches(self, tenant: str) -> list[Batch]:
         """Return the caller's batches, the newest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from api.http.streaming import DONE
-from api.jobs.generation import usage_of
+from api.jobs.whole_answers import usage_of
 from api.openai.chat.answers import usage_object
 from api.openai.chat.chunks import encode
 from api.openai.chat.logprobs import ChatLogprobs
@@ -15,7 +15,7 @@ from penstock.contract.events import FinishReason, Tokens
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from api.jobs.generation import Answer
+    from api.jobs.whole_answers import Answer
     from api.openai.chat.answers import Heading
     from api.openai.chat.tools import Reading
     from penstock.contract.events import Finished, Usage

@@ -13,7 +13,7 @@ from penstock.clock import clock
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.jobs.generation import Answer
+    from api.jobs.whole_answers import Answer
     from penstock.contract.events import Usage
     from penstock.contract.worker import ModelCard
 

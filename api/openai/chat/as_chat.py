@@ -1,53 +1,64 @@
-"""Other APIs' requests that run as the chat completion which means the same."""
+"""Other APIs' requests, translated into chat completions that mean the same."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from api.access.dependencies import services_of
 from api.access.resumption import Resumption, resumption_of
-from api.http.middleware import record_of
+from api.http.json_body import validated
+from api.http.record import record_of
 from api.jobs.generation import Generation
-from api.openai.chat import tools
+from api.openai import unsupported
+from api.openai.chat.plan import ChatPlan
+from api.openai.schema import ChatRequest
+from penstock.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
 
-    from api.openai.schema import ChatRequest
-    from penstock.contract.job import Generate
     from penstock.contract.worker import ModelCard
 
 
-async def generation_of(
-    request: Request,
-    card: ModelCard,
-    chat: ChatRequest,
-    work: Generate,
-    *,
-    blamed: Callable[[str | None], str | None],
-    detached: bool = False,
-) -> Generation:
-    """Return the generation of a chat, not submitted yet.
+def plan_of(
+    body: dict[str, Any], card: ModelCard, blamed: Callable[[str | None], str | None]
+) -> ChatPlan:
+    """Return the plan of a chat completion's body that was translated from another API's.
 
-    `blamed` gives the request's own name of a chat completion's field. A request with an
-    `Idempotency-Key` is the same job again, told from its beginning: its events are not the job's.
+    `blamed` returns the original request's name for a chat completion's field.
+
+    :raises BadRequest: as a chat completion would; `param` is the original request's field.
+    """
+    try:
+        unsupported.refuse(body, unsupported.CHAT)
+        plan = ChatPlan.of(validated(body, ChatRequest), card)
+    except BadRequest as error:
+        error.param = blamed(error.param)
+        raise
+    return replace(plan, blame=plan.blame.renamed(blamed))
+
+
+async def generation_of(
+    request: Request, card: ModelCard, plan: ChatPlan, *, detached: bool = False
+) -> Generation:
+    """Return the generation of a translated chat, not submitted yet.
+
+    A request with an `Idempotency-Key` continues the same job, but is streamed from its beginning:
+    its events are not numbered like the job's.
 
     :raises PenstockError: as `Generation.of`.
     """
     repeated = resumption_of(request)
-    generation = await Generation.of(
+    return await Generation.of(
         services_of(request),
         record_of(request),
         card,
-        [work],
-        prompt_param=blamed("messages") or "messages",
-        priority=chat.priority,
+        plan.works,
+        blame=plan.blame,
+        priority=plan.priority,
         resumption=Resumption(repeated.key) if repeated else None,
         detached=detached,
     )
-    generation.fault_params = {
-        part: blamed(param) or param for part, param in tools.fault_params(chat).items()
-    }
-    return generation

@@ -1,7 +1,8 @@
-"""`best_of`: more answers than are wanted, of which those are kept that the model finds likeliest."""
+"""`n` and `best_of`: how many answers are made, and which of them the client gets."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,57 +12,63 @@ from penstock.errors import InvalidParameter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.jobs.generation import Answer
+    from api.jobs.whole_answers import Answer
     from api.openai.schema import GenerationRequest
     from penstock.contract.job import Sampling
 
 
-def candidates(asked: GenerationRequest) -> int:
-    """Return how many answers to each prompt are made.
+@dataclass(frozen=True)
+class Choices:
+    """How many answers to each prompt are `made` and `returned`, and whether with logprobs."""
 
-    :raises InvalidParameter: fewer than `n`, or more in a stream, which cannot be taken back.
-    """
-    wanted = asked.n or 1
-    if asked.best_of is None or asked.best_of == wanted:
-        return wanted
-    if asked.best_of < wanted:
-        raise InvalidParameter(f"best_of: must not be less than n ({wanted})", param="best_of")
-    if asked.stream:
-        raise InvalidParameter("best_of: more than n cannot be streamed", param="best_of")
-    return asked.best_of
+    made: int
+    returned: int
+    with_logprobs: bool
 
+    @classmethod
+    def of(cls, asked: GenerationRequest) -> Choices:
+        """Return a request's choices.
 
-def judged(sampling: Sampling, asked: GenerationRequest) -> Sampling:
-    """Return the sampling with the log probabilities by which answers are compared."""
-    if candidates(asked) == (asked.n or 1) or sampling.logprobs is not None:
-        return sampling
-    return msgspec.structs.replace(sampling, logprobs=0)
+        :raises InvalidParameter: `best_of` is less than `n`, or more in a stream, which cannot be
+            taken back.
+        """
+        returned = asked.n or 1
+        made = returned if asked.best_of is None else asked.best_of
+        if made < returned:
+            raise InvalidParameter(
+                f"best_of: must not be less than n ({returned})", param="best_of"
+            )
+        if made > returned and asked.stream:
+            raise InvalidParameter("best_of: more than n cannot be streamed", param="best_of")
+        return cls(made, returned, asked.wanted_logprobs is not None)
 
+    def ranked(self, sampling: Sampling) -> Sampling:
+        """Return the sampling with the log probabilities that ranking answers needs."""
+        if self.made == self.returned or sampling.logprobs is not None:
+            return sampling
+        return msgspec.structs.replace(sampling, logprobs=0)
 
-def kept(answers: Sequence[Answer], asked: GenerationRequest) -> list[int]:
-    """Return which answers are shown: `n` of each prompt, the best first.
+    def best(self, answers: Sequence[Answer]) -> list[int]:
+        """Return the positions of the answers to return, each prompt's best first.
 
-    The best has the highest log probability a token, as OpenAI has it.
-    """
-    wanted, made = asked.n or 1, candidates(asked)
-    if wanted == made:
-        return list(range(len(answers)))
-    chosen: list[int] = []
-    for start in range(0, len(answers), made):
-        ranked = sorted(range(start, start + made), key=lambda index: -likelihood(answers[index]))
-        chosen += ranked[:wanted]
-    return chosen
-
-
-def shown(answer: Answer, asked: GenerationRequest) -> Answer:
-    """Return an answer without log probabilities that nobody asked for."""
-    if asked.wanted_logprobs is None:
-        answer.logprobs.clear()
-    return answer
+        The best has the highest log probability a token, as in OpenAI's API. Log probabilities
+        that the client has not requested are removed from the answers.
+        """
+        if self.made == self.returned:
+            return list(range(len(answers)))
+        best: list[int] = []
+        for start in range(0, len(answers), self.made):
+            candidates = range(start, start + self.made)
+            ranked = sorted(candidates, key=lambda position: -likelihood(answers[position]))
+            best += ranked[: self.returned]
+        if not self.with_logprobs:
+            for answer in answers:
+                answer.logprobs.clear()
+        return best
 
 
 def likelihood(answer: Answer) -> float:
-    """Return the mean log probability of an answer's tokens; of the prompt's none counts."""
+    """Return the mean log probability of an answer's own tokens, without the prompt's."""
     # With `echo` the prompt's come first.
     count = min(answer.usage.completion_tokens, len(answer.logprobs))
     own = answer.logprobs[len(answer.logprobs) - count :]

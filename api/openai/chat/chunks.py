@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from api.http.streaming import DONE
-from api.jobs.generation import usage_of
+from api.jobs.whole_answers import usage_of
 from api.openai.chat.answers import usage_object
 from api.openai.chat.logprobs import ChatLogprobs, CompletionLogprobs
 from penstock.contract.events import Tokens

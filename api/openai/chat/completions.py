@@ -1,89 +1,101 @@
 """POST /v1/completions."""
 
-from fastapi import APIRouter, Request
+import msgspec
+from fastapi import Request
 from starlette.responses import Response
 
 from api.access.dependencies import pick, services_of
+from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.streaming import event_stream
-from api.jobs.generation import Generation, collect, usage_of
+from api.jobs.blame import Blame
+from api.jobs.generation import Generation
+from api.jobs.whole_answers import collect, usage_of
 from api.openai import unsupported
-from api.openai.chat import best_of, sampling, structures
+from api.openai.chat import sampling, structures
 from api.openai.chat.answers import Heading, fingerprint, text_completion
+from api.openai.chat.best_of import Choices
 from api.openai.chat.chunks import COMPLETION, ChunkWriter
 from api.openai.chat.request_body import read_request
-from api.openai.documentation import documented
 from api.openai.schema import MAX_SEQUENCES, CompletionRequest
 from penstock.contract.job import FillPrompt, Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
-router = APIRouter()
+router = Router()
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
 FILLS_IN = "fim"
-"""The capability that `suffix` asks for."""
+"""The capability that `suffix` needs."""
 
 
-@router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
+@router.endpoint("/v1/completions", CompletionRequest, direct=True)
 async def completions(request: Request) -> Response:
-    """Go on from one or several prompts."""
-    services, record = services_of(request), record_of(request)
+    """Continue one or several prompts."""
     asked, repeated = await read_request(request, CompletionRequest, unsupported.COMPLETION)
     card = pick(request, asked.model)
-    works = _works(asked, card)
-    choices = best_of.candidates(asked)
+    choices = Choices.of(asked)
+    works, blame = _works(asked, card, choices)
     generation = await Generation.of(
-        services,
-        record,
+        services_of(request),
+        record_of(request),
         card,
         works,
-        prompt_param="prompt",
+        blame=blame,
         priority=asked.priority,
-        choices=choices,
+        choices=choices.made,
         resumption=repeated,
     )
-    form = structures.form_of(asked)
-    generation.fault_params = {"structure": form[0]} if form else {}
     heading = Heading(f"cmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if not asked.stream:
         answers = await until_disconnect(request.receive, collect(generation))
-        usage = usage_of([answer.usage for answer in answers], choices)
-        best = [best_of.shown(answers[index], asked) for index in best_of.kept(answers, asked)]
+        usage = usage_of([answer.usage for answer in answers], choices.made)
+        best = [answers[position] for position in choices.best(answers)]
         return json_response(text_completion(heading, best, usage), headers=generation.headers)
     writer = ChunkWriter(
         COMPLETION,
         heading,
         positions=len(works),
-        choices=choices,
+        choices=choices.made,
         include_usage=asked.include_usage,
         after=generation.after,
     )
     return event_stream(generation, writer)
 
 
-def _works(asked: CompletionRequest, card: ModelCard) -> list[Generate]:
-    """Return the works of the first prompt, then of the second, as OpenAI numbers its choices."""
-    choices = best_of.candidates(asked)
-    if len(asked.prompts) * choices > MAX_SEQUENCES:
+def _works(
+    asked: CompletionRequest, card: ModelCard, choices: Choices
+) -> tuple[list[Generate], Blame]:
+    """Return the works and the fields to blame for their errors.
+
+    The first prompt's works come first, then the second's, as OpenAI numbers its choices.
+    """
+    if len(asked.prompts) * choices.made > MAX_SEQUENCES:
         raise InvalidParameter(
-            f"prompt: {len(asked.prompts)} prompts times {choices} answers are over {MAX_SEQUENCES}",
+            f"prompt: {len(asked.prompts)} prompts times {choices.made} answers are over "
+            f"{MAX_SEQUENCES}",
             param="prompt",
         )
     first = sampling.sampling(asked, card, default_max_tokens=DEFAULT_MAX_TOKENS)
-    first = best_of.judged(first, asked)
-    return [
+    blamed: dict[str, str] = {}
+    if (form := structures.form_of(asked)) is not None:
+        blamed["structure"], structure = form
+        structures.check(blamed["structure"], asked, card)
+        first = msgspec.structs.replace(first, structure=structure)
+    first = choices.ranked(first)
+    works = [
         Generate(
             _prompt(prompt, card, asked),
             sampling.of_choice(first, choice),
             echo=bool(asked.echo),
         )
         for prompt in asked.prompts
-        for choice in range(choices)
+        for choice in range(choices.made)
     ]
+    return works, Blame("prompt", blamed)
 
 
 def _prompt(
@@ -105,10 +117,10 @@ def _prompt(
 def _fill(
     prompt: str | list[int], card: ModelCard, asked: CompletionRequest, suffix: str
 ) -> FillPrompt:
-    """Return a prompt with what comes after the answer.
+    """Return a prompt with the text that follows the answer.
 
     :raises UnsupportedFeature: the model has no tokens for it.
-    :raises InvalidParameter: the prompt is of token ids, or is to be scored.
+    :raises InvalidParameter: the prompt is token ids, or its log probabilities are requested.
     """
     if FILLS_IN not in card.capabilities:
         raise UnsupportedFeature(

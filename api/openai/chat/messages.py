@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from api.openai.chat.tools import rendered_tools
 from penstock.contract.job import ChatPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -12,14 +11,14 @@ if TYPE_CHECKING:
     from api.openai.schema import ChatRequest, ContentPart, Message
 
 TEMPLATE_ROLES: Final = {"developer": "system"}
-"""OpenAI's newer roles, in the words that open models' templates know."""
+"""OpenAI's newer roles by the names that open models' templates know."""
 
 PART_SEPARATOR: Final = "\n"
 """Between the text parts of one message; templates take one string."""
 
 
 def chat_prompt(asked: ChatRequest) -> ChatPrompt:
-    """Return the prompt for the worker to render.
+    """Return the prompt for the worker to render; its `tools` are those that may be called.
 
     :raises UnsupportedFeature: an image, a message of the old functions.
     :raises InvalidParameter: a message without content.
@@ -35,11 +34,18 @@ def chat_prompt(asked: ChatRequest) -> ChatPrompt:
     generates = asked.add_generation_prompt
     return ChatPrompt(
         messages=messages,
-        tools=rendered_tools(asked),
+        tools=_tools(asked),
         add_generation_prompt=not continues if generates is None else generates,
         continue_final_message=continues,
         template_kwargs=template_kwargs,
     )
+
+
+def _tools(asked: ChatRequest) -> tuple[dict[str, Any], ...]:
+    """Return the tools that the model is shown: none if it must not call any."""
+    if not asked.tools or asked.tool_choice == "none":
+        return ()
+    return tuple(tool.model_dump(exclude_none=True) for tool in asked.tools)
 
 
 def _template_message(message: Message, where: str) -> dict[str, Any]:

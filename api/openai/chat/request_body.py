@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from api.access.dependencies import services_of
 from api.access.resumption import resumption_of
 from api.http.json_body import read_object, validated
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.openai import unsupported
 from api.openai.schema import GenerationRequest
 

@@ -1,16 +1,17 @@
 """POST /v1/chat/completions."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from api.access.dependencies import pick, services_of
+from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.http.streaming import EventWriter, event_stream
-from api.jobs.generation import Generation, collect, usage_of
+from api.jobs.generation import Generation
+from api.jobs.whole_answers import collect, usage_of
 from api.openai import unsupported
-from api.openai.chat import best_of, sampling, tools
 from api.openai.chat.answer_readings import ReadChunkWriter, read_message, reasoning_tokens
 from api.openai.chat.answers import (
     Heading,
@@ -20,62 +21,59 @@ from api.openai.chat.answers import (
     usage_object,
 )
 from api.openai.chat.chunks import CHAT, ChunkWriter
-from api.openai.chat.messages import chat_prompt
+from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import read_request
-from api.openai.chat.tools import Reading
-from api.openai.documentation import documented
 from api.openai.schema import ChatRequest
-from penstock.contract.job import Generate
 
-router = APIRouter()
+router = Router()
 
 
-@router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest))
+@router.endpoint("/v1/chat/completions", ChatRequest, direct=True)
 async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
-    services, record = services_of(request), record_of(request)
     asked, repeated = await read_request(request, ChatRequest, unsupported.CHAT)
     card = pick(request, asked.model)
-    prompt = chat_prompt(asked)
-    first = best_of.judged(sampling.sampling(asked, card, default_max_tokens=None), asked)
-    reading = tools.reading_of(asked, card)
-    choices = best_of.candidates(asked)
-    works = [Generate(prompt, sampling.of_choice(first, choice)) for choice in range(choices)]
+    plan = ChatPlan.of(asked, card)
     generation = await Generation.of(
-        services,
-        record,
+        services_of(request),
+        record_of(request),
         card,
-        works,
-        prompt_param="messages",
-        priority=asked.priority,
-        choices=choices,
+        plan.works,
+        blame=plan.blame,
+        priority=plan.priority,
+        choices=plan.choices.made,
         resumption=repeated,
+        # A parser has to see an answer from its first token on.
+        replayed=bool(asked.stream) and not plan.reading.plain,
+        hidden_token_ids=plan.hidden_token_ids,
     )
-    generation.hidden_token_ids = frozenset(first.stop_token_ids)
-    generation.fault_params = tools.fault_params(asked)
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
-    if not asked.stream:
-        answers = await until_disconnect(request.receive, collect(generation))
-        used = usage_of([answer.usage for answer in answers], choices)
-        usage = usage_object(used, reasoning_tokens(reading, answers))
-        choice_of = [
-            (best_of.shown(answers[index], asked), generation.jobs[index].id)
-            for index in best_of.kept(answers, asked)
-        ]
-        messages = [
-            plain_message(answer) if reading.plain else read_message(reading, job_id, answer)
-            for answer, job_id in choice_of
-        ]
-        whole = chat_completion(heading, [answer for answer, _ in choice_of], messages, usage)
-        return json_response(whole, headers=generation.headers)
-    writer = _writer(asked, reading, heading, generation)
-    return event_stream(generation, writer)
+    if asked.stream:
+        return event_stream(generation, _writer(asked, plan, heading, generation))
+    return await until_disconnect(request.receive, _whole(plan, heading, generation))
+
+
+async def _whole(plan: ChatPlan, heading: Heading, generation: Generation) -> Response:
+    answers = await collect(generation)
+    usage = usage_object(
+        usage_of([answer.usage for answer in answers], plan.choices.made),
+        reasoning_tokens(plan.reading, answers),
+    )
+    best = plan.choices.best(answers)
+    messages = [
+        plain_message(answers[position])
+        if plan.reading.plain
+        else read_message(plan.reading, generation.jobs[position].id, answers[position])
+        for position in best
+    ]
+    content = chat_completion(heading, [answers[position] for position in best], messages, usage)
+    return json_response(content, headers=generation.headers)
 
 
 def _writer(
-    asked: ChatRequest, reading: Reading, heading: Heading, generation: Generation
+    asked: ChatRequest, plan: ChatPlan, heading: Heading, generation: Generation
 ) -> EventWriter:
-    if reading.plain:
+    if plan.reading.plain:
         return ChunkWriter(
             CHAT,
             heading,
@@ -84,9 +82,8 @@ def _writer(
             include_usage=asked.include_usage,
             after=generation.after,
         )
-    generation.from_start = True
     return ReadChunkWriter(
-        reading,
+        plan.reading,
         heading,
         [job.id for job in generation.jobs],
         include_usage=asked.include_usage,

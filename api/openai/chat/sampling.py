@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from api.openai.chat import structures, tools
-from api.openai.schema import ChatRequest
 from penstock.contract.job import Sampling
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from api.openai.schema import GenerationRequest
-    from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard
 
 SEED_BITS: Final = 63
@@ -26,7 +23,7 @@ TINY_TOP_P: Final = 1e-6
 def sampling(
     asked: GenerationRequest, card: ModelCard, *, default_max_tokens: int | None
 ) -> Sampling:
-    """Return how the model decodes this request's first choice.
+    """Return how the model decodes this request's first choice, without its `structure`.
 
     A value comes from the client, else from the model's card, else from OpenAI's defaults.
 
@@ -60,27 +57,15 @@ def sampling(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         ignore_eos=ignore_eos,
-        # A model's own stops are ends of its answers, as EOS is.
+        # A model's own stops end its answers as EOS does.
         stop=tuple(asked.stop or ()) + (() if ignore_eos else card.stop_strings),
         stop_token_ids=stop_token_ids + (() if ignore_eos else card.stop_token_ids),
         logprobs=asked.wanted_logprobs,
-        structure=_structure(asked, card),
     )
 
 
-def _structure(asked: GenerationRequest, card: ModelCard) -> Structure | None:
-    if isinstance(asked, ChatRequest):
-        return tools.structure_of(asked, card)
-    form = structures.form_of(asked)
-    if form is None:
-        return None
-    param, structure = form
-    structures.check(param, asked, card)
-    return structure
-
-
 class _Chosen:
-    """Look a value up: the client's, the card's, the last resort."""
+    """Look a parameter up: the client's value, the card's, the fallback."""
 
     def __init__(self, asked: GenerationRequest, defaults: dict[str, Any]) -> None:
         self._asked = asked

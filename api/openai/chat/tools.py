@@ -1,4 +1,4 @@
-"""What a chat request says of tools, and how its answer is read."""
+"""A chat request's tools: which calls the model may make, and how its answer is parsed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.contract.structure import EitherStructure, ToolFunction, ToolStruc
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from api.openai.schema import ChatRequest
     from penstock.contract.structure import Structure
@@ -24,85 +24,9 @@ MISTRAL_ID_DIGITS: Final = 9
 """Mistral's templates refuse ids of any other length."""
 
 
-def rendered_tools(asked: ChatRequest) -> tuple[dict[str, Any], ...]:
-    """Return the tools that the model is told of: none where it must not call any."""
-    if not asked.tools or asked.tool_choice == "none":
-        return ()
-    return tuple(tool.model_dump(exclude_none=True) for tool in asked.tools)
-
-
-def check(asked: ChatRequest, card: ModelCard) -> None:
-    """See that this model can be asked with these tools.
-
-    :raises UnsupportedFeature: its template knows of none.
-    :raises InvalidParameter: `tool_choice` without tools, or of one that is not there.
-    """
-    names = [tool.function.name for tool in asked.tools or ()]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InvalidParameter(f"tools: {twice} is there twice", param="tools")
-    if asked.tool_choice not in (None, "none", "auto"):
-        if not names:
-            raise InvalidParameter("tool_choice: there are no tools", param="tool_choice")
-        if (
-            isinstance(asked.tool_choice, NamedTool)
-            and asked.tool_choice.function.name not in names
-        ):
-            raise InvalidParameter(
-                f"tool_choice: there is no tool {asked.tool_choice.function.name[:64]!r}",
-                param="tool_choice",
-            )
-    if rendered_tools(asked) and not card.tool_parser:
-        raise UnsupportedFeature(
-            f"tools: how {card.name} calls tools is not known (models.toml can say: tool_parser)",
-            param="tools",
-        )
-
-
-def structure_of(asked: ChatRequest, card: ModelCard) -> Structure | None:
-    """Return the form of a chat's answer: a call that has to be, or what the request asks for.
-
-    :raises UnsupportedFeature, InvalidParameter: see `check` and `structures`.
-    """
-    check(asked, card)
-    form = structures.form_of(asked)
-    tools = rendered_tools(asked)
-    if tools and asked.tool_choice not in (None, "auto"):
-        structures.check("tool_choice", asked, card)
-        return _calls(asked)
-    if form is None:
-        return None
-    param, structure = form
-    structures.check(param, asked, card)
-    return EitherStructure(_calls(asked), structure) if tools else structure
-
-
-def structure_param(asked: ChatRequest) -> str:
-    """Return the field that an error of the form is blamed on."""
-    if rendered_tools(asked) and asked.tool_choice not in (None, "auto"):
-        return "tools"
-    form = structures.form_of(asked)
-    return form[0] if form else "response_format"
-
-
-def _calls(asked: ChatRequest) -> ToolStructure:
-    choice = asked.tool_choice
-    named = choice.function.name if isinstance(choice, NamedTool) else None
-    return ToolStructure(
-        tuple(
-            ToolFunction(
-                tool.function.name, tool.function.parameters or {}, bool(tool.function.strict)
-            )
-            for tool in asked.tools or ()
-            if named in (None, tool.function.name)
-        ),
-        parallel=named is None and asked.parallel_tool_calls is not False,
-    )
-
-
 @dataclass(frozen=True)
 class Reading:
-    """How the answers of one request are read. Without tools and reasoning, as they are."""
+    """How the text of one request's answers is parsed. `plain` text is not parsed at all."""
 
     reasoning: tuple[str, ...] = ()
     format_name: str = ""
@@ -132,19 +56,83 @@ class Reading:
         return "call_" + digest[:ID_DIGITS]
 
 
-def reading_of(asked: ChatRequest, card: ModelCard) -> Reading:
-    """Return how the answers to a request are to be read."""
-    functions = tuple(tool["function"]["name"] for tool in rendered_tools(asked))
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form of one request's answers: what the model must keep to, and how it is parsed."""
+
+    structure: Structure | None
+    structure_param: str
+    """The field that is named if the worker rejects the structure."""
+    reading: Reading
+
+
+def answer_form(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard) -> AnswerForm:
+    """Return the form of a chat's answers; `tools` are those of its prompt.
+
+    :raises UnsupportedFeature: the model calls no tools, or cannot keep to a structure.
+    :raises InvalidParameter: contradictory tools, or see `structures`.
+    """
+    _check(asked, tools, card)
+    reading = _reading(asked, tools, card)
+    form = structures.form_of(asked)
+    if tools and asked.tool_choice not in (None, "auto"):
+        structures.check("tool_choice", asked, card)
+        return AnswerForm(_calls(asked), "tools", reading)
+    if form is None:
+        return AnswerForm(None, "response_format", reading)
+    param, structure = form
+    structures.check(param, asked, card)
+    return AnswerForm(
+        EitherStructure(_calls(asked), structure) if tools else structure, param, reading
+    )
+
+
+def _check(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard) -> None:
+    """Check that the tools are consistent and that this model can call them.
+
+    :raises UnsupportedFeature: its chat template has no tools.
+    :raises InvalidParameter: `tool_choice` without tools, or of an unknown one.
+    """
+    names = [tool.function.name for tool in asked.tools or ()]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidParameter(f"tools: {twice} is there twice", param="tools")
+    choice = asked.tool_choice
+    if choice not in (None, "none", "auto"):
+        if not names:
+            raise InvalidParameter("tool_choice: there are no tools", param="tool_choice")
+        if isinstance(choice, NamedTool) and choice.function.name not in names:
+            raise InvalidParameter(
+                f"tool_choice: there is no tool {choice.function.name[:64]!r}", param="tool_choice"
+            )
+    if tools and not card.tool_parser:
+        raise UnsupportedFeature(
+            f"tools: how {card.name} calls tools is not known (models.toml can say: tool_parser)",
+            param="tools",
+        )
+
+
+def _reading(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard) -> Reading:
     parallel = asked.parallel_tool_calls is not False
     return Reading(
         reasoning=card.reasoning,
         format_name=card.tool_parser,
-        functions=functions,
+        functions=tuple(tool["function"]["name"] for tool in tools),
         most_calls=None if parallel else 1,
         show_reasoning=asked.include_reasoning is not False,
     )
 
 
-def fault_params(asked: ChatRequest) -> Mapping[str, str]:
-    """Return the request's names for the parts of a job that a worker may find at fault."""
-    return {"structure": structure_param(asked)}
+def _calls(asked: ChatRequest) -> ToolStructure:
+    choice = asked.tool_choice
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    return ToolStructure(
+        tuple(
+            ToolFunction(
+                tool.function.name, tool.function.parameters or {}, bool(tool.function.strict)
+            )
+            for tool in asked.tools or ()
+            if named in (None, tool.function.name)
+        ),
+        parallel=named is None and asked.parallel_tool_calls is not False,
+    )

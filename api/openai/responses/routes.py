@@ -1,24 +1,22 @@
-"""/v1/responses: answers that are kept, gone on from, made in the background and streamed again."""
+"""/v1/responses: answers that are stored, continued, made in the background and streamed again."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import pick, services_of
 from api.access.resumption import event_index, resumption_of
+from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.json_body import read_object, validated
-from api.http.middleware import record_of
+from api.http.record import record_of
 from api.openai import unsupported
-from api.openai.chat import sampling, tools
-from api.openai.chat.as_chat import generation_of
-from api.openai.chat.messages import chat_prompt
-from api.openai.documentation import documented
+from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.responses.events import ResponseBuilder, output_items
 from api.openai.responses.input_items import blamed, chat_body, items_of
 from api.openai.responses.item_references import RESPONSE, resolved
@@ -26,40 +24,38 @@ from api.openai.responses.record import StoredResponse
 from api.openai.responses.schema import UNSUPPORTED, ResponseRequest
 from api.openai.responses.store import Shelf
 from api.openai.responses.stream import live_stream, stored_stream
-from api.openai.schema import ChatRequest
 from api.openai.tokens import call
 from penstock.clock import clock
-from penstock.contract.job import Generate
 from penstock.contract.tokenizer_calls import Tokenize
-from penstock.errors import BadRequest, InvalidParameter, UnknownObject, UnsupportedFeature
+from penstock.errors import InvalidParameter, UnknownObject, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from api.openai.chat.plan import ChatPlan
+    from penstock.contract.job import Sampling
     from penstock.contract.worker import ModelCard
 
-router = APIRouter()
+router = Router()
 
 MOST_LISTED: Final = 100
 
 
-@router.post("/v1/responses", openapi_extra=documented(ResponseRequest))
+@router.endpoint("/v1/responses", ResponseRequest)
 async def create_response(request: Request) -> Response:
     """Answer, at once or in the background."""
     services, record = services_of(request), record_of(request)
     body, asked = await _read(request)
     card = pick(request, asked.model)
-    if asked.background and card.backend == "fastchat":
+    if asked.background and not services.carrier(card).runs_detached:
         raise UnsupportedFeature("this model has no background answers", param="background")
     shelf = Shelf(services)
     chain = await _chain(shelf, record.tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, record.tenant, chain)
-    chat, work = _chat(asked, body, chain, card)
+    plan = _plan(asked, body, chain, card)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
-    generation = await generation_of(
-        request, card, chat, work, blamed=blamed, detached=bool(asked.background)
-    )
+    generation = await generation_of(request, card, plan, detached=bool(asked.background))
     job = generation.jobs[0]
     response_id = RESPONSE + job.id
     stored = StoredResponse(
@@ -67,12 +63,12 @@ async def create_response(request: Request) -> Response:
         tenant=record.tenant,
         job_id=job.id,
         created_s=int(clock.now_s()),
-        asked=_shown(asked, body, work),
+        asked=_shown(asked, body, plan.first.sampling),
         input=tuple(items_of(asked, response_id)),
-        ancestors=tuple(one.id for one in chain),
+        ancestors=tuple(earlier.id for earlier in chain),
         background=bool(asked.background),
-        reader=asdict(tools.reading_of(chat, card)),
-        hidden_token_ids=frozenset(work.sampling.stop_token_ids),
+        reader=asdict(plan.reading),
+        hidden_token_ids=plan.hidden_token_ids,
     )
     if asked.stores:
         stored = await shelf.open(stored)
@@ -80,7 +76,7 @@ async def create_response(request: Request) -> Response:
         await shelf.leave_running(stored, generation)
         if asked.stream:
             return await stored_stream(services, stored, headers=generation.headers)
-        # As it began, though it may run by now; what a repeated request finds, as it stands.
+        # As it began, though it may run by now; for a repeated request, as it stands.
         is_new = resumption_of(request) is None
         begun = ResponseBuilder(stored).response() if is_new else await shelf.shown(stored)
         return json_response(begun, headers=generation.headers)
@@ -91,7 +87,7 @@ async def create_response(request: Request) -> Response:
     return json_response(await until_disconnect(request.receive, whole), headers=generation.headers)
 
 
-@router.post("/v1/responses/input_tokens", openapi_extra=documented(ResponseRequest))
+@router.endpoint("/v1/responses/input_tokens", ResponseRequest)
 async def count_input_tokens(request: Request) -> Response:
     """Count the tokens of what the model would see."""
     body, asked = await _read(request)
@@ -99,12 +95,12 @@ async def count_input_tokens(request: Request) -> Response:
     shelf, tenant = Shelf(services_of(request)), record_of(request).tenant
     chain = await _chain(shelf, tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, tenant, chain)
-    _, work = _chat(asked, body, chain, card)
-    reply = await call(request, card, Tokenize(work.prompt), "input")
+    prompt = _plan(asked, body, chain, card).prompt
+    reply = await call(request, card, Tokenize(prompt), "input")
     return json_response({"object": "response.input_tokens", "input_tokens": len(reply.token_ids)})
 
 
-@router.get("/v1/responses/{response_id}")
+@router.endpoint("/v1/responses/{response_id}", method="GET")
 async def retrieve_response(
     request: Request,
     response_id: str,
@@ -121,7 +117,7 @@ async def retrieve_response(
     return json_response(await shelf.shown(stored))
 
 
-@router.post("/v1/responses/{response_id}/cancel")
+@router.endpoint("/v1/responses/{response_id}/cancel")
 async def cancel_response(request: Request, response_id: str) -> Response:
     """Cancel a response in the background; one that has ended stays as it is."""
     shelf = Shelf(services_of(request))
@@ -131,16 +127,16 @@ async def cancel_response(request: Request, response_id: str) -> Response:
     return json_response(await shelf.cancel(stored))
 
 
-@router.delete("/v1/responses/{response_id}")
+@router.endpoint("/v1/responses/{response_id}", method="DELETE")
 async def delete_response(request: Request, response_id: str) -> Response:
-    """Forget a response; one that runs is cancelled."""
+    """Delete a response; if it is running it is cancelled."""
     shelf = Shelf(services_of(request))
     stored = await shelf.own(response_id, record_of(request).tenant)
     await shelf.delete(stored)
     return json_response({"id": stored.id, "object": "response.deleted", "deleted": True})
 
 
-@router.get("/v1/responses/{response_id}/input_items")
+@router.endpoint("/v1/responses/{response_id}/input_items", method="GET")
 async def list_input_items(
     request: Request,
     response_id: str,
@@ -179,9 +175,9 @@ async def _read(request: Request) -> tuple[dict[str, Any], ResponseRequest]:
 
 
 async def _chain(shelf: Shelf, tenant: str, previous_id: str | None) -> list[StoredResponse]:
-    """Return the responses that a request goes on from, the oldest first.
+    """Return the responses that a request continues, the oldest first.
 
-    :raises UnknownObject: one of them is not kept any more.
+    :raises UnknownObject: one of them is not stored any more.
     :raises InvalidParameter: the last one has not ended.
     """
     if previous_id is None:
@@ -199,27 +195,19 @@ async def _chain(shelf: Shelf, tenant: str, previous_id: str | None) -> list[Sto
     return chain
 
 
-def _chat(
+def _plan(
     asked: ResponseRequest,
     body: dict[str, Any],
     chain: Sequence[StoredResponse],
     card: ModelCard,
-) -> tuple[ChatRequest, Generate]:
-    """Return the chat completion that means the same, and its work."""
-    history = [item for one in chain for item in (*one.input, *output_items(one))]
-    chat = chat_body(asked, body, history, items_of(asked, ""))
-    try:
-        unsupported.refuse(chat, unsupported.CHAT)
-        parsed = validated(chat, ChatRequest)
-        how = sampling.sampling(parsed, card, default_max_tokens=None)
-        return parsed, Generate(chat_prompt(parsed), how)
-    except BadRequest as error:
-        error.param = blamed(error.param)
-        raise
+) -> ChatPlan:
+    """Return the plan of the chat completion that means the same."""
+    history = [item for earlier in chain for item in (*earlier.input, *output_items(earlier))]
+    return plan_of(chat_body(asked, body, history, items_of(asked, "")), card, blamed)
 
 
-def _shown(asked: ResponseRequest, body: dict[str, Any], work: Generate) -> dict[str, Any]:
-    """Return the request's fields as the response's object shows them again."""
+def _shown(asked: ResponseRequest, body: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
+    """Return the request's fields as the response's object repeats them."""
     reasoning = asked.reasoning
     return {
         "instructions": asked.instructions,
@@ -233,12 +221,12 @@ def _shown(asked: ResponseRequest, body: dict[str, Any], work: Generate) -> dict
         "safety_identifier": asked.safety_identifier,
         "service_tier": "default",
         "store": asked.stores,
-        "temperature": work.sampling.temperature,
+        "temperature": sampling.temperature,
         "text": body.get("text") or {"format": {"type": "text"}},
         "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
         "tools": asked.tools or [],
         "top_logprobs": asked.top_logprobs or 0,
-        "top_p": work.sampling.top_p,
+        "top_p": sampling.top_p,
         "truncation": "disabled",
         "user": asked.user,
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from api.access.owned import owned
 from api.http.errors import INTERNAL_ERROR
 from api.openai.responses.events import ResponseBuilder, finished
 from api.openai.responses.record import Ending, Piece, Pieces, StoredResponse
@@ -98,14 +99,12 @@ class Shelf:
     # -- finding
 
     async def own(self, response_id: str, tenant: str) -> StoredResponse:
-        """Return a response of the caller's own, and put its end off.
+        """Return one of the caller's responses, and postpone its expiry.
 
-        :raises UnknownObject: it is not there, or another's; which of the two is nobody's business.
+        :raises UnknownObject: see `owned`.
         """
         [stored] = await self._documents.several([response_id])
-        if stored is None or stored.tenant != tenant:
-            raise UnknownObject(f"There is no response {response_id[:80]!r}", param="response_id")
-        return stored
+        return owned(stored, tenant, kind="response", object_id=response_id)
 
     async def ancestors(self, stored: StoredResponse) -> list[StoredResponse]:
         """Return the responses before one, the oldest first.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+FASTCHAT: Final = "fastchat"
+"""`ModelCard.backend` of a model that FastChat's own workers serve: it has no queue of ours."""
 
 
 class EmbeddingCard(msgspec.Struct, frozen=True, omit_defaults=True):

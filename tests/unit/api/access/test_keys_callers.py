@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from api.access.keys import Caller, duration, given_key, is_among, limit_headers, tenant_of_key
+from api.access.keys import duration, given_key, is_among, limit_headers, tenant_of_key
+from api.http.caller import Caller
 from penstock.cli.keys import _cell, seconds
 from penstock.errors import BadSettings, NotPermitted
 from penstock.transport.accounts.keyring import KeyCard

@@ -1,0 +1,212 @@
+"""Jobs on Redis queues, served by our own workers.
+
+Which model a name stands for has been decided before (`api.jobs.routing`); here a job whose queue is
+full spills over to another queue of the same model. A job is cancelled when its client has gone:
+at once, or, if the client may come back with its `Idempotency-Key`, once it has not come back for
+the grace time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from api.access.resumption import KEY_HEADER
+from penstock.errors import InvalidParameter, PenstockError, QueueFull
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from api.access.resumption import Resumption
+    from api.http.background import Background
+    from penstock.contract.events import Event
+    from penstock.contract.job import Job
+    from penstock.contract.worker import ModelCard
+    from penstock.transport.fleet.registry import Registry
+    from penstock.transport.jobs.queue import JobQueue
+    from penstock.transport.jobs.unclaimed_endings import UnheardJobs
+    from penstock.transport.replies.replies import Replies
+
+logger = logging.getLogger("penstock.api")
+
+
+@dataclass(frozen=True)
+class QueueCarrier:
+    """The `Carrier` of models that our own workers serve."""
+
+    queue: JobQueue
+    replies: Replies
+    registry: Registry
+    unheard: UnheardJobs
+    background: Background
+    resume_grace_s: float
+    runs_detached: ClassVar[bool] = True
+
+    def placement(
+        self, card: ModelCard, jobs: Sequence[Job], resumption: Resumption | None
+    ) -> QueuePlacement:
+        """Return the placement of one request's jobs; nothing is submitted yet."""
+        return QueuePlacement(self, card, jobs, resumption)
+
+
+class QueuePlacement:
+    """The `Placement` of jobs on our queues."""
+
+    def __init__(
+        self,
+        carrier: QueueCarrier,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        resumption: Resumption | None,
+    ) -> None:
+        self.jobs = tuple(jobs)
+        self._carrier = carrier
+        self._card = card
+        self._resumption = resumption
+        self._open = {job.id for job in jobs}
+        self._submission: asyncio.Task[None] | None = None
+
+    @property
+    def submitted(self) -> bool:
+        """Whether any job may be on a queue."""
+        return self._submission is not None
+
+    def expect(self) -> None:
+        """Receive the jobs' events from before they are submitted.
+
+        A repeated request's jobs may exist already: their earlier events are in the journal.
+        """
+        if self._resumption is None:
+            for job in self.jobs:
+                self._carrier.replies.expect(job.queue, job.id)
+
+    async def submit(self) -> None:
+        """Submit every job. It goes on if the client goes meanwhile, so that no job is missed.
+
+        :raises QueueFull: no queue of the model has room.
+        :raises InvalidParameter: the `Idempotency-Key` was used for another request.
+        :raises StoreUnavailable: Redis is away.
+        """
+        self._submission = self._carrier.background.spawn(self._submit_all())
+        await asyncio.shield(self._submission)
+
+    def follow(self, job: Job, *, after: int, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        """Yield a job's events after index `after`; None when silent for `tick_s`.
+
+        :raises PenstockError: as `Replies.follow`.
+        """
+        again = partial(self._submit_again, job)
+        return self._carrier.replies.follow(
+            job.queue, job.id, after=after, tick_s=tick_s, again=again
+        )
+
+    def ended(self, job_id: str) -> None:
+        """Note that a job needs no cancelling any more."""
+        self._open.discard(job_id)
+
+    def unfollow(self) -> None:
+        """Drop the events of jobs that nobody has come to follow."""
+        for job in self.jobs:
+            self._carrier.replies.forget(job.id)
+
+    async def _submit_all(self) -> None:
+        queue = self._carrier.queue
+        if self._resumption:
+            self.jobs = tuple(
+                [msgspec.structs.replace(job, queue=await queue.place(job)) for job in self.jobs]
+            )
+            for job in self.jobs:
+                if not await queue.submit(job):
+                    await self._take_up(job)
+            return
+        accepted: list[Job] = []
+        for job in self.jobs:
+            accepted.append(await self._spill(job))
+            # Accepted jobs must be known at once: the client may go before the next one is.
+            self.jobs = (*accepted, *self.jobs[len(accepted) :])
+
+    async def _spill(self, job: Job) -> Job:
+        """Submit a job to its queue or, if that is full, to another one of the same model.
+
+        :raises QueueFull: all of them are full.
+        """
+        queue = self._carrier.queue
+        try:
+            await queue.submit(job)
+        except QueueFull:
+            for name in self._carrier.registry.other_queues(self._card):
+                other = msgspec.structs.replace(job, queue=name)
+                with suppress(QueueFull):
+                    await queue.submit(other)
+                    return other
+            raise
+        return job
+
+    async def _take_up(self, job: Job) -> None:
+        """Continue a job that exists already: its events come to this process from now on."""
+        queue = self._carrier.queue
+        if (await queue.state(job.id)).digest != job.digest:
+            raise InvalidParameter(
+                "This Idempotency-Key was used for another request", param=KEY_HEADER
+            )
+        await queue.redirect(job.id, job.reply)
+
+    async def _submit_again(self, job: Job) -> bool:
+        """Submit a job that Redis has lost; False if its deadline has passed: it may have ended.
+
+        A failover loses what the old master had accepted in its last instant. The same job, with
+        the same seed, gives the same text.
+        """
+        if await self._carrier.queue.now_ms() >= job.deadline_ms:
+            return False
+        logger.warning("job %s of request %s was lost: again", job.id, job.request_id)
+        await self._carrier.queue.submit(job)
+        return True
+
+    def cancel(self) -> None:
+        """Cancel the open jobs: at once, or after the grace time if nobody has taken them up."""
+        submission = self._submission
+        if not self._open or submission is None:
+            return
+        background = self._carrier.background
+        left = background.spawn(self._leave_open(submission))
+        if self._resumption:
+            background.spawn_later(self._carrier.resume_grace_s, lambda: self._cancel_open(left))
+        else:
+            background.spawn(self._cancel_open(left))
+
+    async def _leave_open(self, submission: asyncio.Task[None]) -> None:
+        await asyncio.wait({submission})
+        for job in self.jobs:
+            if job.id in self._open:
+                with suppress(PenstockError):  # Redis is away; a usage row too many may be written
+                    await self._carrier.unheard.leave(job)
+
+    async def _cancel_open(self, left: asyncio.Task[None]) -> None:
+        await asyncio.wait({left})
+        if self._resumption:
+            await self._until_clients_could_return()
+        for job_id in self._open:
+            try:
+                if not self._resumption or await self._is_abandoned(job_id):
+                    await self._carrier.queue.cancel(job_id)
+            except PenstockError:  # never stored, or ended; else its deadline ends it
+                continue
+
+    async def _until_clients_could_return(self) -> None:
+        """Wait until Redis has been there for the grace time: without it no client can return."""
+        replies, grace_s = self._carrier.replies, self._carrier.resume_grace_s
+        while (left_s := grace_s - replies.connected_s()) > 0:  # noqa: ASYNC110  no event for it
+            await asyncio.sleep(left_s)
+
+    async def _is_abandoned(self, job_id: str) -> bool:
+        """Whether no client has taken a job up again, here or at another process."""
+        replies = self._carrier.replies
+        state = await self._carrier.queue.state(job_id)
+        return state.reply == replies.channel and not replies.is_followed(job_id)

@@ -1,0 +1,127 @@
+"""The process's services from start to stop: the one place where they are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from api.admin.history import flush_history
+from api.fastchat.carrier import FastChatCarrier
+from api.fastchat.membership import Membership
+from api.fastchat.peers import Peers
+from api.http.background import Background, at_work
+from api.jobs.queue_carrier import QueueCarrier
+from api.services import Services
+from penstock.contract.worker import FASTCHAT
+from penstock.errors import PenstockError
+from penstock.transport.accounts.keyring import Keyring
+from penstock.transport.accounts.limits import Limits
+from penstock.transport.accounts.quotas import Quotas
+from penstock.transport.accounts.usage_log import UsageLog
+from penstock.transport.fleet.registry import Registry
+from penstock.transport.jobs.queue import JobQueue
+from penstock.transport.jobs.unclaimed_endings import UnheardJobs
+from penstock.transport.replies.replies import Replies
+from penstock.transport.store.connection import connect_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from penstock.aliases import Aliases
+    from penstock.observability.telemetry import Telemetry
+    from penstock.settings import Settings
+
+logger = logging.getLogger("penstock.api")
+
+REAP_INTERVAL_S: Final = 1.0
+FLUSH_INTERVAL_S: Final = 5.0
+"""How often this process adds its figures to the fleet's."""
+STOP_S: Final = 5.0
+"""How long a stopping process goes on cancelling the jobs of clients that it drops."""
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, telemetry: Telemetry, aliases: Aliases
+) -> AsyncGenerator[Services, None]:
+    """Start every service, whether or not Redis is there; stop them in the opposite order."""
+    services = _services(settings, telemetry, aliases)
+    await services.replies.start()
+    await services.registry.start()
+    await services.peers.start()
+    membership = Membership(services)
+    await membership.start()
+    try:
+        async with at_work(_reap_forever(services), _flush_forever(services)):
+            yield services
+    finally:
+        await services.background.drain(STOP_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await flush_history(services)
+                await services.usage.flush()
+        await membership.stop()
+        await services.peers.stop()
+        await services.registry.stop()
+        await services.replies.stop()
+        await services.redis.aclose()
+
+
+def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Services:
+    redis = connect_async(settings)
+    queue = JobQueue(redis, settings)
+    replies = Replies(redis, settings)
+    registry = Registry(redis, settings)
+    unheard = UnheardJobs(redis, settings)
+    peers = Peers(redis, settings)
+    background = Background()
+    return Services(
+        settings=settings,
+        telemetry=telemetry,
+        redis=redis,
+        queue=queue,
+        replies=replies,
+        registry=registry,
+        keyring=Keyring(redis, settings),
+        limits=Limits(redis, settings),
+        quotas=Quotas(redis, settings),
+        usage=UsageLog(redis, settings),
+        unheard=unheard,
+        peers=peers,
+        aliases=aliases,
+        background=background,
+        queue_carrier=QueueCarrier(
+            queue, replies, registry, unheard, background, settings.resume_grace_s
+        ),
+        foreign_carriers={FASTCHAT: FastChatCarrier(peers)},
+    )
+
+
+async def _reap_forever(services: Services) -> None:
+    """Give dead workers' jobs back and end those past their deadline, for every queue.
+
+    Workers do so too; a queue without any worker depends on the API processes.
+    """
+    while True:
+        await asyncio.sleep(REAP_INTERVAL_S)
+        try:
+            for served in services.registry.known():
+                await services.queue.reap(served.card.queue)
+        except PenstockError as error:  # Redis is away; the registry has logged it
+            logger.debug("reaper: %s", error)
+        except Exception:
+            logger.exception("reaper")
+
+
+async def _flush_forever(services: Services) -> None:
+    """Write this process's figures and usage rows every few seconds."""
+    while True:
+        await asyncio.sleep(FLUSH_INTERVAL_S)
+        for flush in (partial(flush_history, services), services.usage.flush):
+            try:
+                await flush()
+            except Exception:
+                logger.exception("figures of this process")
