@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.backends import llama_family
+from penstock.models.backends import llama_family, suitability
 
 PATH = Path("somewhere")
 SIZES: dict[str, Any] = {
@@ -67,6 +74,12 @@ def test_a_window_is_read_by_layer() -> None:
 def test_heads_may_be_wider_than_their_share() -> None:
     wide = llama_family.read(Qwen3Config(**SIZES, head_dim=32))
     assert (wide.heads, wide.kv_heads, wide.head_size, wide.qk_norm) == (4, 2, 32, True)
+
+
+def test_experts_are_not_of_the_family() -> None:
+    with pytest.raises(ModelNotLoadable, match="layers have experts"):
+        llama_family.loadable(PATH, MixtralConfig(**SIZES), "openvino")
+    assert suitability.fastest(MixtralConfig(**SIZES).to_dict(), "auto", kv_cache="") is None
 
 
 def test_unknown_architectures_are_refused() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture import rotation as rotations
+from penstock.models.architecture.description import Experts
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 
@@ -118,7 +119,9 @@ def _beyond_layer(layer: Layer, model: Architecture, name: str) -> Iterator[str]
     if any(norm is None or _is_other(norm, model) for norm in (layer.attention_in, layer.mlp_in)):
         yield "norms are not plain RMS norms"
     mlp = layer.mlp
-    if mlp.gate is None:
+    if isinstance(mlp, Experts):
+        yield "layers have experts"
+    elif mlp.gate is None:
         yield "the MLP has no gate"
     elif mlp.activation != "silu":
         yield f"the activation is {mlp.activation!r}"
