@@ -37,6 +37,13 @@ class ModelCard(msgspec.Struct, frozen=True):
     two markers around its reasoning, if it has such. `capabilities` are of `generate`,
     `structure`, `embed`, `score` (pairs of texts) and `fim`; `embedding` is there where the model
     is made for it. Jobs whose worker has died run in `spare_slots` beside the others.
+
+    `running` is how its steps are computed: by a decoder of our own (`native`, `lean`, `openvino`),
+    by its module over our KV cache (`paged`), or by its module and its own cache, one forward a
+    sequence and step, which takes the tokens of a prompt several at once (`grouped-chunks`), one by
+    one (`grouped-tokens`) or all anew for each token (`grouped-recompute`). Empty: an encoder, or a
+    worker of an older version. docs/models.md has what each costs. `same_text` says that a text
+    does not depend on what else is in its batch, by not a bit.
     """
 
     name: str
@@ -63,6 +70,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     created_s: int = 0
     embedding: EmbeddingCard | None = None
     spare_slots: int = 0
+    running: str = ""
+    same_text: bool = False
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):

@@ -167,6 +167,8 @@ def _card(
         reasoning=words.dialect.reasoning or (),
         capabilities=_capabilities(model, words),
         batching=assembled.batching,
+        running=assembled.running,
+        same_text=assembled.backend == "native",
         generation_defaults={**defaults, **spec.generation_defaults},
         stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),
         stop_token_ids=tuple(sorted(words.eos_token_ids)),

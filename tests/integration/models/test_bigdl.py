@@ -215,3 +215,47 @@ def test_importing_it_leaves_the_root_logger_alone(settings):
     bigdl.import_library()
     assert logging.getLogger().handlers == handlers
     assert logging.getLogger().level == level
+
+
+def test_a_strided_input_and_an_empty_one_are_multiplied_rightly():
+    parent = torch.nn.Module()
+    parent.layer = torch.nn.Linear(64, 32, bias=False)
+    bigdl.Quantiser(bigdl.import_library(), "sym_int4").convert(parent, lambda *_: None)
+    wide = torch.randn(6, 128)
+    strided = wide[:, 64:]
+    assert not strided.is_contiguous()
+    with torch.inference_mode():
+        assert torch.equal(parent.layer(strided), parent.layer(strided.contiguous()))
+        assert parent.layer(strided[:0]).shape == (0, 32)
+
+
+class Router(torch.nn.Linear):
+    """As those of Transformers that give more than a product."""
+
+    def forward(self, x):
+        return super().forward(x).topk(2)
+
+
+class Mixed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(8, 64)
+        self.router = Router(64, 64)
+        self.gate = torch.nn.Linear(64, 64, bias=False)
+        self.expert = torch.nn.Linear(64, 64, bias=False)
+
+    def forward(self, input_ids, use_cache):
+        x = self.table(input_ids)
+        return (
+            self.expert(x)
+            + torch.nn.functional.linear(x, self.gate.weight)
+            + self.router(x)[0].sum()
+        )
+
+
+def test_routers_and_gates_whose_weights_are_read_are_left_as_they_are():
+    module = Mixed()
+    bigdl.Quantiser(bigdl.import_library(), "sym_int4").convert(module, lambda *_: None)
+    assert type(module.router) is Router
+    assert type(module.gate) is torch.nn.Linear
+    assert module.expert.weight.dtype == torch.uint8

@@ -155,8 +155,9 @@ def test_layers_that_mix_rows_fall_back_although_they_have_the_interface(tmp_pat
         layer_types=["conv", "full_attention"],
     )
     write_model(tmp_path / "models" / "lfm", randomise(Lfm2ForCausalLM(config)))
-    assert load("lfm-cpu", in_folder(tmp_path)).card.batching == "grouped"
-    assert "no continuous batching: logits differ" in caplog.text
+    card = load("lfm-cpu", in_folder(tmp_path)).card
+    assert (card.batching, card.running) == ("grouped", "grouped-chunks")
+    assert "its layers keep a state: LinearAttentionLayer" in caplog.text
 
 
 def _no_config(folder: Path) -> None:

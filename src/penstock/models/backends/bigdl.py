@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
 
 BLOCK = 64  # every format's rows are whole blocks of this many weights
+logger = logging.getLogger(__name__)
+
 _TOLERANCE = 0.1  # its kernels round activations, and differently for many rows than for few
 
 
@@ -73,7 +76,8 @@ class Quantiser:
 
     def convert(self, module: Any, progress: Progress) -> None:
         """Quantise a loaded module in place, layer by layer; the rest becomes fp32."""
-        found = list(linear_layers(module))
+        direct = read_directly(module)
+        found = [entry for entry in linear_layers(module) if entry[2] not in direct]
         for done, (parent, name, layer) in enumerate(found):
             progress(0.3 + 0.5 * done / len(found), f"quantising to {self.format}")
             weight = layer.weight.data.float().contiguous()
@@ -112,7 +116,7 @@ class Quantiser:
             )
         shape = (layer.out_features, layer.in_features)
         with torch.device("meta"):
-            low_bit = self._library.LowBitLinear(
+            low_bit = _contiguous_class(self._library.LowBitLinear)(
                 layer.in_features, layer.out_features, self._qtype, layer.bias is not None
             )
         low_bit._parameters["weight"] = self._library.FP4Params(  # noqa: SLF001 - as bigdl-llm does
@@ -123,11 +127,51 @@ class Quantiser:
         return low_bit
 
 
+@cache
+def _contiguous_class(kind: Any) -> Any:
+    """bigdl-llm's layer for any input: its kernel reads a strided one as if it were contiguous."""
+
+    class LowBitLinear(kind):
+        """A LowBitLinear that lays its input out first, and takes an empty one."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """(..., in) -> (..., out) float32."""
+            if x.numel() == 0:
+                return x.new_empty((*x.shape[:-1], self.out_len), dtype=torch.float32)
+            product: torch.Tensor = kind.forward(self, x.contiguous())
+            return product
+
+    return LowBitLinear
+
+
+@torch.inference_mode()
+def read_directly(module: Any) -> set[nn.Module]:
+    """Linear layers whose weights their owner multiplies by itself, as some routers do.
+
+    Found by one forward of two tokens: their owner runs and they do not. Packed weights would be
+    read as numbers there. (That forward also lets a module change its weights once, as RWKV does.)
+    """
+    layers = list(linear_layers(module))
+    ran: set[nn.Module] = set()
+    parts = {part for parent, _, layer in layers for part in (parent, layer)}
+    hooks = [part.register_forward_pre_hook(lambda part, _: ran.add(part)) for part in parts]
+    try:
+        module.eval()(input_ids=torch.zeros((1, 2), dtype=torch.int64), use_cache=False)
+    except Exception as error:  # noqa: BLE001 - the check at the load's end has the last word
+        logger.info("no forward before quantising: %s", checkpoint.first_line(error))
+        return set()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {layer for parent, _, layer in layers if parent in ran and layer not in ran}
+
+
 def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """(parent, name, layer) of every linear layer whose rows are whole blocks."""
     for parent in module.modules():
         for name, child in parent.named_children():
-            if isinstance(child, nn.Linear) and child.in_features % BLOCK == 0:
+            # Routers that subclass it return more than a product.
+            if type(child) is nn.Linear and child.in_features % BLOCK == 0:
                 yield parent, name, child
 
 
@@ -155,6 +199,9 @@ def _load_low_bit(spec: ModelSpec, config: Any, quantiser: Quantiser) -> tuple[A
         }
         module.load_state_dict(rest, strict=False, assign=True)
         module.tie_weights()
+        for part in module.modules():
+            if hasattr(part, "layers_are_rescaled"):  # RWKV's were before they were packed
+                part.layers_are_rescaled = True
     except ModelNotLoadable:
         raise
     except Exception as error:

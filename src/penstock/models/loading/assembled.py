@@ -15,7 +15,10 @@ Progress: TypeAlias = Callable[[float, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A backend's model before it has a KV cache. `weights_bytes` are really held."""
+    """A backend's model before it has a KV cache. `weights_bytes` are really held.
+
+    `running` is how it is run (see `penstock.contract.worker.ModelCard`).
+    """
 
     model: Model
     backend: str
@@ -23,4 +26,5 @@ class Assembled:
     architecture: str
     parameters: int
     weights_bytes: int
+    running: str
     batching: Literal["continuous", "grouped"] = "continuous"

@@ -11,6 +11,7 @@ PRIVATE_PARTS: Final = {
     "generation.utils:GenerationMixin._update_model_kwargs_for_generation": "the cache, step to step",
     "generation.utils:GenerationMixin.prepare_inputs_for_generation": "what a step is given",
     "cache_utils:DynamicCache": "the cache of one sequence",
+    "configuration_utils:PreTrainedConfig._attn_implementation": "the attention that it came with",
     "masking_utils:AttentionMaskInterface.register": "our mask function",
     "masking_utils:causal_mask_function": "which rule is plain causal",
     "modeling_rope_utils:ROPE_INIT_FUNCTIONS": "rotary frequencies that grow with the context",

@@ -77,6 +77,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         architecture=(config.architectures or [config.model_type])[0],
         parameters=weights.parameters,
         weights_bytes=held,
+        running="native",
     )
 
 

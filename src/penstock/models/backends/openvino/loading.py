@@ -76,6 +76,7 @@ def load(
         architecture=(config.architectures or [config.model_type])[0],
         parameters=weights.parameters,
         weights_bytes=builder.weights_bytes,
+        running="openvino",
     )
 
 
@@ -143,6 +144,7 @@ def _load_exported(spec: ModelSpec, progress: Progress, choices: _Choices) -> As
         architecture=(config.get("architectures") or ["unknown"])[0],
         parameters=found.parameters,
         weights_bytes=found.weights_bytes,
+        running="openvino",
     )
 
 

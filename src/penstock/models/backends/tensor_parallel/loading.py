@@ -147,6 +147,7 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
         architecture=type(module).__name__,
         parameters=checkpoint.parameters(module),
         weights_bytes=adopted.nbytes,
+        running="lean",
     )
 
 

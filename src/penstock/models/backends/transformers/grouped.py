@@ -16,7 +16,7 @@ import torch
 from penstock.engine.model import KVLayout
 from penstock.models.backends.steps import BLOCK_SIZE
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers
+from penstock.models.loading.own_decoding import OwnDecoding
 
 if TYPE_CHECKING:
     from penstock.engine.model import Batch, SequenceSlice
@@ -25,17 +25,9 @@ if TYPE_CHECKING:
 class Replay(Enum):
     """How a model takes tokens after its first forward; the first that is right is used."""
 
-    CHUNKS = "several at once"
-    TOKENS = "one by one (most recurrent layers)"
-    RECOMPUTE = "all anew (no usable cache)"
-
-
-class _State:
-    """One sequence: the tokens seen and Transformers' own generation state."""
-
-    def __init__(self, kwargs: dict[str, Any]) -> None:
-        self.tokens: list[int] = []
-        self.kwargs = kwargs
+    CHUNKS = "chunks"
+    TOKENS = "tokens"
+    RECOMPUTE = "recompute"
 
 
 class GroupedModel:
@@ -50,7 +42,7 @@ class GroupedModel:
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
         self.kv_layout = KVLayout(BLOCK_SIZE, BLOCK_SIZE * _bytes_per_token(module))
-        self._states: dict[int, _State] = {}
+        self._states: dict[int, OwnDecoding] = {}
         self._written: dict[int, list[int]] = {}
 
     def allocate(self, blocks: int) -> None:
@@ -74,12 +66,12 @@ class GroupedModel:
         """Forget a sequence's cache."""
         self._states.pop(key, None)
 
-    def _state_at(self, part: SequenceSlice) -> _State:
+    def _state_at(self, part: SequenceSlice) -> OwnDecoding:
         """The sequence's state with exactly the tokens before `part.start`."""
         state = self._states.get(part.key)
         if state is not None and len(state.tokens) == part.start:
             return state
-        state = self._states[part.key] = _State(self._first_kwargs())
+        state = self._states[part.key] = OwnDecoding(self.module, self.device)
         if part.start:
             tokens: list[int] = []
             for block in part.block_table[: (part.start - 1) // BLOCK_SIZE + 1]:
@@ -87,15 +79,7 @@ class GroupedModel:
             self._extend(state, tokens[: part.start])
         return state
 
-    def _first_kwargs(self) -> dict[str, Any]:
-        """A new sequence's state, as `generate` prepares it; some modules make their own cache."""
-        supports = getattr(self.module, "_supports_default_dynamic_cache", lambda: False)
-        if not supports():
-            return {"use_cache": True}
-        config = self.module.config.get_text_config(decoder=True)
-        return {"use_cache": True, "cache": transformers().DynamicCache(config=config)}
-
-    def _extend(self, state: _State, tokens: list[int]) -> torch.Tensor:
+    def _extend(self, state: OwnDecoding, tokens: list[int]) -> torch.Tensor:
         """Compute the next tokens of a sequence -> (tokens, vocab)."""
         if self.replay is Replay.RECOMPUTE:
             state.tokens.extend(tokens)
@@ -105,24 +89,8 @@ class GroupedModel:
             )
             return output.logits[0, -len(tokens) :]
         if self.replay is Replay.CHUNKS or not state.tokens:
-            return self._advance(state, tokens)
-        return torch.cat([self._advance(state, [token]) for token in tokens])
-
-    def _advance(self, state: _State, tokens: list[int]) -> torch.Tensor:
-        """One forward through the model's own generation protocol -> (tokens, vocab)."""
-        first = not state.tokens
-        state.tokens.extend(tokens)
-        ids = torch.tensor([state.tokens], device=self.device)
-        inputs = self.module.prepare_inputs_for_generation(
-            ids, next_sequence_length=len(tokens), is_first_iteration=first, **state.kwargs
-        )
-        # Not through the line above, which makes masks of it that recurrent layers do not know.
-        inputs.setdefault("attention_mask", torch.ones_like(ids))
-        inputs.pop("logits_to_keep", None)  # some set it to 1; every row is wanted
-        output = self.module(**inputs, return_dict=True)
-        # Transformers' own way to carry caches of any kind from step to step.
-        state.kwargs = self.module._update_model_kwargs_for_generation(output, state.kwargs)  # noqa: SLF001
-        return output.logits[0]
+            return state.advance(tokens)
+        return torch.cat([state.advance([token]) for token in tokens])
 
     def _note(self, part: SequenceSlice) -> None:
         """Remember which tokens the blocks now hold."""

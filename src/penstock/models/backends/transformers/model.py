@@ -166,20 +166,18 @@ def assemble(
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
     progress(0.8, "trying the model")
-    can_page = _supports_interface(module)
-    if can_page:
-        module.set_attn_implementation("eager")  # the only one that knows every model's extras
     probe = Probe(module, device, tolerance)
     probe.require_causal(str(spec.path))
-    batching = "continuous"
     model: LeanModel | PagedModel | GroupedModel | None
     model = lean.attempt(module, place, context_length, probe)
-    if model is None and can_page:
-        model = _try_paged(module, device, context_length, probe)
+    running = "lean"
+    if model is None and _can_page(module, probe):
+        model, running = _try_paged(module, device, context_length, probe), "paged"
+    grouped = model is None
     if model is None:
-        if can_page:
-            module.set_attn_implementation("eager")
-        model, batching = _grouped(spec, module, device, context_length, probe), "grouped"
+        model = _grouped(spec, module, device, context_length, probe)
+        running = f"grouped-{model.replay.value}"
+        logger.warning("%s: one forward a sequence and step: %s", spec.queue, running)
     return Assembled(
         model=model,
         backend=spec.backend,
@@ -187,28 +185,49 @@ def assemble(
         architecture=type(module).__name__,
         parameters=parameters,
         weights_bytes=checkpoint.weights_bytes(module),
-        batching="continuous" if batching == "continuous" else "grouped",
+        running=running,
+        batching="grouped" if grouped else "continuous",
     )
+
+
+def _can_page(module: Any, probe: Probe) -> bool:
+    """Whether our attention and KV cache may stand in for the module's own.
+
+    They may not if the module's own cache holds more than keys and values: a state that is not in
+    the blocks is lost between chunks, or shared by neighbours, too little of it at times for a
+    probe of a few tokens to see.
+    """
+    name = type(module).__name__
+    if not _supports_interface(module):
+        logger.info("%s: no continuous batching: it takes no attention function", name)
+        return False
+    if probe.stateful_layers:
+        kinds = ", ".join(probe.stateful_layers)
+        logger.warning("%s: no continuous batching: its layers keep a state: %s", name, kinds)
+        return False
+    return True
 
 
 def _try_paged(
     module: Any, device: torch.device, context_length: int, probe: Probe
 ) -> PagedModel | None:
-    """The module over our KV cache; None where that does not give its own logits."""
+    """The module over our KV cache; None, and the module as it was, if its logits are not its own."""
     attention = PagedAttention()
     attention.register()
     name = type(module).__name__
+    before = module.config._attn_implementation  # noqa: SLF001 - it has no other name
     try:
         module.set_attn_implementation(attention.name)
         model = PagedModel(module, attention, device, context_length)
         error = probe.error_of(model)
     except Exception as failure:  # noqa: BLE001 - whatever a foreign architecture raises, it has a fallback
         logger.warning("%s: no continuous batching: %s", name, checkpoint.first_line(failure))
-        return None
-    if error > probe.tolerance:
+    else:
+        if error <= probe.tolerance:
+            return model
         logger.warning("%s: no continuous batching: logits differ by %.2g", name, error)
-        return None
-    return model
+    module.set_attn_implementation(before)
+    return None
 
 
 def _grouped(
@@ -226,7 +245,7 @@ def _grouped(
     reason = (
         checkpoint.first_line(failure)
         if failure
-        else "its logits differ from those of a plain forward"
+        else "its logits differ from those of its own decoding"
     )
     raise ModelNotLoadable(f"{spec.path}: {type(module).__name__} cannot be served: {reason}")
 

@@ -72,6 +72,7 @@ def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
         architecture=type(module).__name__,
         parameters=checkpoint.parameters(module),
         weights_bytes=model.weights.nbytes,
+        running="lean",
     )
 
 

@@ -1,0 +1,1 @@
+"""Every architecture of Transformers' `AutoModelForCausalLM`, built tiny, served, and compared."""
