@@ -85,7 +85,10 @@ class Plan:
 
 def native_sources() -> list[Path]:
     """What the build hook compiles, and the hook."""
-    return [*ROOT.glob("hatch_build.py"), *sorted(filter(Path.is_file, KERNELS.glob("*")))]
+    return [
+        *ROOT.glob("hatch_build.py"),
+        *sorted(file for file in KERNELS.rglob("*") if file.suffix in (".cpp", ".h", ".py")),
+    ]
 
 
 def say(text: str) -> None:

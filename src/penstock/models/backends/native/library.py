@@ -1,4 +1,4 @@
-"""The border to `libpenstock_native.so`, by ctypes. `kernels/penstock_native.h` says what each does.
+"""The border to `libpenstock_native.so`, by ctypes. `kernels/api/penstock_native.h` says what each does.
 
 The library is opened at the first use; ctypes lets other threads run while it computes. What it has
 is in `matrix` (packed weights), `decoder` (whole models) and `attention` (over torch's cache).

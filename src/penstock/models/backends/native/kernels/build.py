@@ -104,7 +104,7 @@ def find_compiler() -> Compiler:
 def digest() -> str:
     """A name for the sources and for how they are compiled."""
     found = hashlib.blake2b(digest_size=16)
-    for file in sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), Path(__file__))):
+    for file in sorted((*SOURCES.rglob("*.cpp"), *SOURCES.rglob("*.h"), Path(__file__))):
         found.update(file.name.encode() + file.read_bytes())
     return found.hexdigest()
 
@@ -118,7 +118,7 @@ def build() -> str:
     stamp = {"digest": digest(), "command": compiler.command[1:], "tag": compiler.tag}
     if LIBRARY.exists() and _read_stamp() == json.loads(json.dumps(stamp)):
         return compiler.tag
-    sources = sorted(SOURCES.glob("*.cpp"))
+    sources = sorted(SOURCES.rglob("*.cpp"))
     if not sources:
         raise NotBuilt(f"no sources in {SOURCES}")
     with tempfile.TemporaryDirectory(dir=SOURCES.parent, prefix=".build-") as folder:
@@ -140,7 +140,8 @@ def remove() -> None:
 
 
 def _compile(compiler: Compiler, source: Path, made: Path) -> None:
-    flags = (*_COMMON, *_FLAGS.get(source.stem, ()))
+    folders = sorted({file.parent for file in SOURCES.rglob("*.h")})
+    flags = (*_COMMON, *_FLAGS.get(source.stem, ()), *(f"-I{folder}" for folder in folders))
     _run((*compiler.command, *flags, "-c", str(source), "-o", str(made)))
 
 
