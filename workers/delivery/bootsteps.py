@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from celery import bootsteps, signals
-from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import EX_FAILURE, SecurityWarning
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -75,13 +74,13 @@ class Serving(bootsteps.StartStopStep):
             )
 
     def stop(self, parent: Any) -> None:
-        """Drain; the process's exit code is 0 unless an engine broke."""
+        """Drain; the process's exit code is 0 unless an engine broke, or Celery did."""
         if self._station is None:
             return
         pool: EnginePool = parent.pool
         self._station.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
-        parent.exitcode = self._station.exit_code
-        self._exit_code = self._station.exit_code
+        self._exit_code = self._station.exit_code or parent.exitcode or 0
+        parent.exitcode = self._exit_code
 
     def terminate(self, parent: Any) -> None:
         """Hand everything back at once."""
@@ -132,8 +131,6 @@ def _note_options(instance: Any, options: Any, **_: Any) -> None:
     instance.quiet = True  # Celery's banner; the lines about the models say more
     # It warns root of messages that carry code; ours are JSON and can carry none.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # It tells at each lost connection that tasks are not cancelled, which is what we want.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     slots = options.get("concurrency")
     instance.asked_slots = slots if isinstance(slots, int) else None
 

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+from queue import Empty
 from typing import Any
 
 import redis
 from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport.redis import Channel, SentinelChannel, SentinelTransport, Transport
+from kombu.transport.redis import (
+    Channel,
+    SentinelChannel,
+    SentinelTransport,
+    Transport,
+    get_redis_error_classes,
+)
+
+from workers.delivery.messages import ForeignMessage, accepted, dropped, is_doorbell
 
 logger = get_logger(__name__)
 
+_CONNECTION_ERRORS, CHANNEL_ERRORS = get_redis_error_classes()
+OUTAGES: tuple[type[Exception], ...] = (*_CONNECTION_ERRORS, redis.RedisError)
+"""What Celery and kombu take for a lost connection: Redis's error replies, too.
+
+A server that was demoted, is full or short of replicas, is loading, or has changed our permissions
+answers, but is of as little use as one that is away; and it comes back as well.
+"""
+
 
 class Steady:
-    """Says that a lost connection is lost, and leaves out queues that are not to be consumed now.
+    """A channel that bears Redis's absence, its error replies, and foreign messages.
 
-    When Redis goes away, kombu closes its channels twice. The second time, or where a doorbell is
+    It also leaves out queues that are not to be consumed now.
+
+    When Redis goes away, kombu closes its channels twice. The second time, or if a doorbell is
     acked in between, there is nothing left to connect with, which is an AttributeError in kombu,
     and the end of the worker.
     """
 
     connection: Any
     paused: frozenset[str] = frozenset()
+    fault: Exception | None = None
+    """The error reply to an ack or a reject. Its bell counts as unacked until the channel is closed,
+    so the consumer has to make a new one."""
 
     @property
     def active_queues(self) -> list[str]:
@@ -36,12 +58,49 @@ class Steady:
         self.paused = queues
         self._update_queue_cycle()  # type: ignore[attr-defined]
 
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """Forget a bell.
+
+        :raises redis.RedisError: Redis did not take it; the bell rings again.
+        """
+        try:
+            super().basic_ack(delivery_tag, multiple)  # type: ignore[misc]
+        except redis.RedisError as error:
+            self.fault = error
+            raise
+
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Put a bell back; one that a lost connection holds goes back when that is made anew."""
+        """Put a bell back; one that a lost connection holds goes back when that is made again."""
         try:
             super().basic_reject(delivery_tag, requeue)  # type: ignore[misc]
-        except (redis.ConnectionError, redis.TimeoutError) as error:
+        except redis.RedisError as error:
+            self.fault = error
             logger.warning("A doorbell goes back when Redis answers again: %s", error)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Deliver what has come; the message is off its list by now, whatever it is."""
+        return self._sift(super()._brpop_read, **options)  # type: ignore[misc]
+
+    def _receive_one(self, c: Any) -> Any:
+        """Deliver what was published; remote control comes this way."""
+        return self._sift(super()._receive_one, c)  # type: ignore[misc]
+
+    def _sift(self, read: Any, *args: Any, **options: Any) -> Any:
+        self.connection.delivering = False
+        try:
+            return read(*args, **options)
+        except ForeignMessage as why:
+            dropped.note(why)
+        except (*_CONNECTION_ERRORS, redis.RedisError, Empty) as error:
+            if not isinstance(error, KeyError) or self.connection.delivering:
+                raise
+            dropped.note(repr(error))
+        except Exception as error:
+            # Not UTF-8, no JSON, too deep, a body that cannot be read, a reply of another shape.
+            if self.connection.delivering:
+                raise
+            dropped.note(repr(error))
+        return True
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:
@@ -49,6 +108,20 @@ class Steady:
         parameters = super()._connparams(asynchronous)  # type: ignore[misc]
         # As in `penstock.transport.store.connection`: an answer to it may be taken for a ping's.
         return {**parameters, "driver_info": None}
+
+
+class Sifting:
+    """A transport that delivers doorbells, and of all else what has the shape of a message."""
+
+    connection_errors = OUTAGES
+    channel_errors = CHANNEL_ERRORS
+    delivering = False
+    """Whether the message under way is a doorbell: an error is not the message's fault then."""
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        message = accepted(message, queue)
+        self.delivering = is_doorbell(message)
+        super()._deliver(message, queue)  # type: ignore[misc]
 
 
 class SteadyChannel(Steady, Channel):
@@ -59,13 +132,13 @@ class SteadySentinelChannel(Steady, SentinelChannel):
     """kombu's channel to whoever the Sentinels name."""
 
 
-class SteadyTransport(Transport):
+class SteadyTransport(Sifting, Transport):
     """kombu's transport with our channel."""
 
     Channel = SteadyChannel
 
 
-class SteadySentinelTransport(SentinelTransport):
+class SteadySentinelTransport(Sifting, SentinelTransport):
     """The same behind Sentinels."""
 
     Channel = SteadySentinelChannel

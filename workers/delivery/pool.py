@@ -149,6 +149,12 @@ class EnginePool(BasePool):
         """Have Celery consume a queue, or not for now; any thread may call this."""
         self._post(self._resume if wanted else self._pause, queue, Why.ALONE)
 
+    def look(self) -> None:
+        """Have the station look for jobs without a bell: Redis refuses what Celery asks of it."""
+        if self._station is not None and not self._station.resting:
+            for queue in self._station.lanes:
+                self._station.take(Ticket(queue, has_bell=False))
+
     def pump(self) -> None:
         """Run what other threads left for this one; for use when the event loop has ended."""
         while True:

@@ -82,7 +82,9 @@ async def test_patience_ends(tmp_path: Path, redis_settings: Settings) -> None:
     assert 0.6 <= time.monotonic() - started_s < 5
 
 
-def test_a_mistake_is_not_repeated(redis_client: redis.Redis) -> None:
+def test_a_mistake_is_not_repeated(
+    redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     calls = 0
 
     def call() -> None:
@@ -90,9 +92,10 @@ def test_a_mistake_is_not_repeated(redis_client: redis.Redis) -> None:
         calls += 1
         redis_client.execute_command("NONSENSE")
 
-    with pytest.raises(redis.exceptions.ResponseError):
+    with pytest.raises(StoreUnavailable, match="refuses"):
         patiently(call, 5.0)
     assert calls == 1
+    assert "NONSENSE" in caplog.text
 
 
 def test_a_wrong_password_is_told_at_once(tmp_path: Path, redis_settings: Settings) -> None:

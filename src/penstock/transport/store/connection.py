@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -14,6 +16,8 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
+    InvalidResponse,
+    NoPermissionError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -26,6 +30,7 @@ from redis.retry import Retry
 from penstock.errors import StoreUnavailable
 from penstock.transport.store import sentinel
 from penstock.transport.store.cancellable import make_cancellable
+from penstock.transport.store.wrong_types import AsyncNamingRedis, NamingRedis
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 SOCKET_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -43,9 +50,17 @@ ASYNC_CONNECTIONS: Final = 64
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.3
 
-_PASSING: Final = ("BUSY ", "MISCONF", "NOREPLICAS")
-"""Error replies of a server that is busy, or short of disk or replicas, for a moment."""
+_PASSING: Final = (
+    "BUSY", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOMASTERLINK", "NOPERM", "NOREPLICAS",
+    "READONLY",
+)  # fmt: skip
+"""Error replies of a server that is busy, starting, demoted, short of disk or replicas, or has
+changed our permissions: for a moment, as far as we know."""
+_WITHIN = re.compile(rf"-({'|'.join((*_PASSING, 'OOM'))}) ")
+"""The same in what a script reports before Redis 7."""
 _OUT_OF_MEMORY: Final = "command not allowed when used memory"
+TOLD_EVERY_S: Final = 10.0
+"""A refusal that is met again and again is a line in the log so often."""
 
 
 def _options() -> dict[str, Any]:
@@ -66,8 +81,8 @@ def connect(settings: Settings) -> redis.Redis:
     """Return a synchronous client; every thread may use it."""
     options = {**_options(), "retry": Retry(NoBackoff(), 0)}
     if settings.redis_sentinels:
-        return redis.Redis.from_pool(sentinel.master_pool(settings, **options))
-    return cast("Any", redis.Redis).from_url(str(settings.redis_url), **options)
+        return NamingRedis.from_pool(sentinel.master_pool(settings, **options))
+    return cast("Any", NamingRedis).from_url(str(settings.redis_url), **options)
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
@@ -85,34 +100,67 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
         blocking = cast("Any", redis.asyncio.BlockingConnectionPool)
         pool = blocking.from_url(str(settings.redis_url), **options)
     make_cancellable(pool)
-    return redis.asyncio.Redis.from_pool(pool)
+    return AsyncNamingRedis.from_pool(pool)
 
 
 def is_passing(error: Exception) -> bool:
     """Return whether the same call may succeed when Redis is back."""
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
-    # A server that starts, or fails over.
-    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
+    # A server that starts, or fails over; a reply that no Redis gives.
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError | InvalidResponse):
         return True
-    if isinstance(error, ReadOnlyError | TryAgainError | ClusterDownError):
+    if isinstance(error, ReadOnlyError | NoPermissionError | TryAgainError | ClusterDownError):
         return True
     if isinstance(error, ResponseError):
-        return _reply(error).startswith(_PASSING)
+        return _code(error) in _PASSING
     # uvloop's word for a connection that was closed under a command
     return isinstance(error, RuntimeError) and "closed" in str(error)
 
 
-def _reply(error: ResponseError) -> str:
-    """Return the server's own words; a pipeline's error has the client's before them."""
+def _code(error: Exception) -> str:
+    """Return an error reply's first word, such as "MISCONF"; "" for other errors."""
+    if not isinstance(error, ResponseError):
+        return ""
     text = str(error)
+    # A pipeline's error has the client's words before the server's.
     _, of_pipeline, rest = text.partition(" of pipeline caused error: ")
-    return rest.lstrip("('\"") if of_pipeline else text
+    words = rest.lstrip("('\"") if of_pipeline else text
+    within = _WITHIN.search(words)
+    if within:
+        return within[1]
+    return (getattr(error, "status_code", None) or words.partition(" ")[0]).rstrip(":")
+
+
+class _Told:
+    """Which refusals were written to the log when. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._at_s: dict[str, float] = {}
+
+    def is_due(self, text: str) -> bool:
+        """Return whether a line about this is due, and note that it is written."""
+        now_s = time.monotonic()
+        if now_s - self._at_s.get(text, float("-inf")) < TOLD_EVERY_S:
+            return False
+        if len(self._at_s) > 100:  # noqa: PLR2004 - no more than a hundred kinds in ten seconds
+            self._at_s.clear()
+        self._at_s[text] = now_s
+        return True
+
+
+_told = _Told()
 
 
 def _give_up(error: Exception) -> StoreUnavailable:
+    """Return what an error means to a client; the log has the rest."""
     if _OUT_OF_MEMORY in str(error):
         return StoreUnavailable("Redis is out of memory")
+    refused = isinstance(error, RedisError) and not is_passing(error)
+    if refused and not isinstance(error, AuthenticationError | AuthorizationError):
+        if _told.is_due(str(error)):
+            _log.error("Redis refuses a command: %s", error)
+        return StoreUnavailable(f"Redis refuses a command ({_code(error) or type(error).__name__})")
     return StoreUnavailable(f"Redis does not answer: {error}")
 
 
@@ -123,24 +171,23 @@ def as_unavailable(error: Exception) -> StoreUnavailable | None:
     """
     if isinstance(error, StoreUnavailable):
         return error
-    of_redis = isinstance(error, RedisError | ConnectionError | TimeoutError | RuntimeError)
-    if of_redis and (is_passing(error) or _OUT_OF_MEMORY in str(error)):
+    if isinstance(error, RedisError):
+        return _give_up(error)
+    if isinstance(error, ConnectionError | TimeoutError | RuntimeError) and is_passing(error):
         return _give_up(error)
     return None
 
 
 def _final(error: Exception) -> Exception:
     """Return what to raise for an error that waiting does not mend."""
-    refused = isinstance(error, AuthenticationError | AuthorizationError)
-    if refused or _OUT_OF_MEMORY in str(error):
-        return _give_up(error)
-    return error
+    return _give_up(error) if isinstance(error, RedisError) else error
 
 
 def patiently(call: Callable[[], T], patience_s: float) -> T:
     """Run `call` until it succeeds, for `patience_s` at most; it must bear repetition.
 
-    :raises StoreUnavailable: Redis stayed away, refused our password or is out of memory.
+    :raises StoreUnavailable: Redis stayed away, or has refused the call: it is out of memory, a key
+        has another type, our password is wrong.
     """
     end = time.monotonic() + patience_s
     pause_s = FIRST_PAUSE_S

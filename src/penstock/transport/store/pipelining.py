@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from penstock.transport.store.wrong_types import is_wrong_type, named_async
+
 if TYPE_CHECKING:
     import redis.asyncio
 
@@ -38,10 +40,12 @@ class Together:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 answers = await self._ask([command for command, _ in batch])
-                for (_, waiter), answer in zip(batch, answers, strict=True):
+                for (command, waiter), answer in zip(batch, answers, strict=True):
                     if waiter.done():  # its caller has been cancelled
                         continue
-                    if isinstance(answer, Exception):
+                    if is_wrong_type(answer):
+                        waiter.set_exception(await named_async(self._redis, answer, command))
+                    elif isinstance(answer, Exception):
                         waiter.set_exception(answer)
                     else:
                         waiter.set_result(answer)

@@ -1,0 +1,109 @@
+"""What may come through a queue's list, and what is done with the rest.
+
+Anybody who can write to Redis can push anything. A doorbell carries no work, so one that is
+recognised is replaced by a plain one: no field of it can surprise Celery. Anything else must have
+the shape of a Celery message, and is dropped with a line in the log if Celery cannot take it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Final
+
+from celery.utils.log import get_logger
+
+from workers.delivery.tasks import DOORBELL
+
+logger = get_logger(__name__)
+
+LONGEST_NAME: Final = 200
+"""Characters of an id or a delivery tag; ours have 36."""
+SHOWN: Final = 160
+"""Characters of a dropped message that the log shows."""
+LINE_EVERY_S: Final = 1.0
+"""A flood of foreign messages is a line a second, with their number."""
+
+_BODY: Final = "W1tdLCB7fSwgeyJjYWxsYmFja3MiOiBudWxsLCAiZXJyYmFja3MiOiBudWxsfV0="
+"""Celery's `[[], {}, {"callbacks": null, "errbacks": null}]` in base64."""
+
+
+class ForeignMessage(Exception):
+    """A message that nothing of Penstock or Celery has sent."""
+
+
+def accepted(message: Any, queue: str) -> dict[str, Any]:
+    """Return a message of `queue` in a shape that Celery can take.
+
+    :raises ForeignMessage: it has another shape.
+    """
+    if not isinstance(message, dict):
+        raise ForeignMessage(f"not an object but {type(message).__name__}")
+    headers, properties = message.get("headers"), message.get("properties")
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        raise ForeignMessage("no headers or no properties")
+    if headers.get("task") == DOORBELL:
+        return _doorbell(queue, headers.get("id"), properties.get("delivery_tag"))
+    info = properties.get("delivery_info")
+    if not isinstance(info, dict) or not isinstance(info.get("routing_key"), str):
+        raise ForeignMessage("no delivery_info")
+    if not _is_name(properties.get("delivery_tag")):
+        raise ForeignMessage("no delivery_tag")
+    if not isinstance(message.get("body", ""), str):
+        raise ForeignMessage("its body is not text")
+    return message
+
+
+def is_doorbell(message: dict[str, Any]) -> bool:
+    """Return whether an accepted message is a doorbell."""
+    return message["headers"].get("task") == DOORBELL
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
+
+
+def _doorbell(queue: str, task_id: Any, tag: Any) -> dict[str, Any]:
+    """Return a plain doorbell; its id and tag stay, if they are usable."""
+    name = task_id if _is_name(task_id) else str(uuid.uuid4())
+    return {
+        "body": _BODY,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py", "task": DOORBELL, "id": name, "root_id": name, "parent_id": None,
+            "group": None, "eta": None, "expires": None, "retries": 0, "timelimit": [None, None],
+            "argsrepr": "()", "kwargsrepr": "{}", "origin": "penstock", "ignore_result": True,
+        },
+        "properties": {
+            "correlation_id": name, "reply_to": "", "delivery_mode": 2, "priority": 0,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "body_encoding": "base64",
+            "delivery_tag": tag if _is_name(tag) else str(uuid.uuid4()),
+        },
+    }  # fmt: skip
+
+
+class Dropped:
+    """Writes a line about dropped messages, one a second at most. Owned by the main thread."""
+
+    def __init__(self) -> None:
+        self._told_s = float("-inf")
+        self._untold = 0
+
+    def note(self, why: object, shown: object = "") -> None:
+        """Note that a message was dropped, and why; `shown` is a part of it."""
+        now_s = time.monotonic()
+        if now_s - self._told_s < LINE_EVERY_S:
+            self._untold += 1
+            return
+        more = f" (and {self._untold} more since the last line)" if self._untold else ""
+        self._told_s, self._untold = now_s, 0
+        logger.warning(
+            "Dropped a message that is no doorbell: %s %s%s",
+            ascii(str(why))[:SHOWN], ascii(shown)[:SHOWN] if shown else "", more,
+        )  # fmt: skip
+
+
+dropped: Final = Dropped()
+"""The process's account of foreign messages."""
