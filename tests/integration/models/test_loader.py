@@ -198,6 +198,61 @@ def _garbage(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"garbage" * 100)
 
 
+def _pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 900000\n"
+    )
+
+
+def _shard_gone(folder: Path) -> None:
+    names = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def _gguf(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+
+
+def _gguf_alone(folder: Path) -> None:
+    _gguf(folder)
+    _no_config(folder)
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+
+
+def _adapter_alone(folder: Path) -> None:
+    _adapter(folder)
+    _no_config(folder)
+
+
+def _makers_layout(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "params.json")
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+
+
+def _modelopt(folder: Path) -> None:
+    quantised = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    edit(folder / "config.json", quantization_config=quantised)
+
+
+def _hqq(folder: Path) -> None:
+    edit(folder / "config.json", quantization_config={"quant_method": "hqq"})
+
+
+def _not_a_number(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _broken_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}\n{{ m.content }}")
+
+
 def _a_layer_too_few(folder: Path) -> None:
     edit(folder / "config.json", num_hidden_layers=3)
 
@@ -213,6 +268,17 @@ def _no_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
+        (_pointer, "a Git LFS pointer, not the file itself: run 'git lfs pull'"),
+        (_shard_gone, r"1 of the weights' files are missing: model-00002-of-00002\.safetensors"),
+        (_gguf, "its weights are in GGUF"),
+        (_gguf_alone, "a GGUF file"),
+        (_adapter, "a LoRA adapter lies beside its base"),
+        (_adapter_alone, r"a LoRA adapter without its base \(org/base\)"),
+        (_makers_layout, "the maker's own layout"),
+        (_modelopt, r"quantised by modelopt \(NVFP4\), which Transformers .* does not read"),
+        (_hqq, "quantised by hqq: "),
+        (_not_a_number, r"the weight model\.layers\.1\.mlp\.up_proj\.weight holds NaN"),
+        (_broken_template, "the chat template does not parse in line 2"),
         (_no_config, "no readable config.json"),
         (_no_weights, "there are no weights"),
         (_pickle, "convert them to safetensors"),

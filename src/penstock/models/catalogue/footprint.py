@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.foreign import parse_json
+from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.spec import FP8_FORMAT
 
@@ -60,7 +61,7 @@ def measure(spec: ModelSpec) -> Footprint:
     files = sorted(spec.path.glob("*.safetensors"))
     tensors = [tensor for file in files for tensor in _tensors(file)]
     config = read_config(spec.path)
-    context = spec.context_length or _number(config, "max_position_embeddings", "n_positions")
+    context = spec.context_length or positions(config) or 0
     return Footprint(
         file_bytes=sum(file.stat().st_size for file in files),
         parameters=sum(_weights(spec, tensor) for tensor in tensors),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
+from penstock.models.loading.weight_files import check_weights, quantisation_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,31 +30,13 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-def check_folder(spec: ModelSpec, folder: Path | None = None) -> None:
-    """Look at the files before anything is loaded; `folder` is where they are, if not the spec's.
-
-    :raises ModelNotLoadable: no configuration, no weights, or weights that are pickles.
-    """
-    path = folder or spec.path
-    if not read_config(path):
-        raise ModelNotLoadable(f"{path}: no readable config.json: not a Transformers model")
-    if any(path.glob("*.safetensors")) or spec.low_bit_folder:
-        return
-    if any(path.glob("*.bin")) or any(path.glob("*.pt")):
-        raise ModelNotLoadable(
-            f"{path}: the weights are pickle files, which can run code as they load; "
-            f"convert them to safetensors (save_pretrained in Transformers writes them)"
-        )
-    raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
-
-
 def load_config(spec: ModelSpec) -> Any:
     """The model's configuration object.
 
     :raises ModelNotLoadable: an unknown architecture, one that needs code of its own, or one that
         is no causal language model.
     """
-    check_folder(spec)
+    check_weights(spec.path, low_bit=spec.low_bit_folder)
     raw = read_config(spec.path)
     library = transformers()
     if missing_parts():
@@ -81,8 +65,20 @@ def load_config(spec: ModelSpec) -> Any:
         )
     except Exception as error:
         raise ModelNotLoadable(f"{spec.path}: config.json: {first_line(error)}") from error
+    _require_known_quantisation(spec, raw)
     _require_causal_class(spec, config, own_code=own_code and spec.trust_remote_code)
     return config
+
+
+def _require_known_quantisation(spec: ModelSpec, raw: dict[str, Any]) -> None:
+    """:raises ModelNotLoadable: the checkpoint is in a format that Transformers cannot read."""
+    method: str | None = (raw.get("quantization_config") or {}).get("quant_method")
+    known = transformers_module("quantizers.auto").AUTO_QUANTIZATION_CONFIG_MAPPING
+    if method and not any(name.startswith(method) for name in known):  # bitsandbytes_4bit
+        raise ModelNotLoadable(
+            f"{spec.path}: quantised by {quantisation_of(raw)}, which Transformers "
+            f"{transformers().__version__} does not read; serve the checkpoint that it was made of"
+        )
 
 
 def _require_causal_class(spec: ModelSpec, config: Any, *, own_code: bool) -> None:
@@ -130,7 +126,9 @@ def from_folder(
     except MemoryError as error:
         raise ModelNotLoadable(f"{folder}: not enough memory") from error
     except Exception as error:
-        raise ModelNotLoadable(f"{folder}: {first_line(error)}") from error
+        method = quantisation_of(read_config(folder))
+        by = f"quantised by {method}: " if method else ""
+        raise ModelNotLoadable(f"{folder}: {by}{first_line(error)}") from error
     return module, sorted(notes["missing_keys"])
 
 
@@ -173,19 +171,13 @@ def vocab_size(module: Any) -> int:
 
 
 def context_length(spec: ModelSpec, module: Any) -> int:
-    """Tokens that a sequence may have.
+    """Tokens that a sequence may have; `module` is anything with a `config`.
 
     :raises ModelNotLoadable: the spec asks for more than the model was made for.
     """
     config = text_config(module)
-    made_for = next(
-        (
-            int(value)
-            for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-            if isinstance(value := getattr(config, name, None), int) and value > 0
-        ),
-        None,
-    )
+    stated: dict[str, Any] = config.to_dict() if hasattr(config, "to_dict") else vars(config)
+    made_for = positions(stated)
     if spec.context_length is None:
         return made_for or DEFAULT_CONTEXT
     if made_for is not None and spec.context_length > made_for:

@@ -21,6 +21,8 @@ PRIVATE_PARTS: Final = {
     "models.auto.configuration_auto:CONFIG_MAPPING": "known model types",
     "models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING": "which of them generate text",
     "models.auto.modeling_auto:MODEL_FOR_TEXT_ENCODING_MAPPING": "encoders of encoder-decoders",
+    "quantizers.auto:AUTO_QUANTIZATION_CONFIG_MAPPING": "quantisation methods that it reads",
+    "utils.chat_template_utils:_compile_jinja_template": "whether a chat template parses",
     "utils.logging:disable_progress_bar": "a quiet load",
 }
 """What we use of Transformers beyond its documented interface, and for what.

@@ -18,7 +18,7 @@ from penstock.engine.text.detokenizer import REPLACEMENT
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers
+from penstock.models.loading.libraries import transformers, transformers_module
 from penstock.models.structured.grammar import GrammarCompiler
 from penstock.models.text import (
     dialect,
@@ -342,6 +342,7 @@ def load(
             )
     except Exception as error:
         raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
+    _check_template(path, spec.chat_template or _own_template(tokenizer))
     return Tokenizer(
         tokenizer,
         vocab_size=vocab_size,
@@ -352,6 +353,20 @@ def load(
         context_length=context_length,
         lower_case=lower_case,
     )
+
+
+def _check_template(path: Path, template: str | None) -> None:
+    """:raises ModelNotLoadable: a chat template that no messages could be rendered by."""
+    if template is None:
+        return
+    try:
+        transformers_module("utils.chat_template_utils")._compile_jinja_template(template)  # noqa: SLF001 - it knows Transformers' own tags
+    except Exception as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        raise ModelNotLoadable(
+            f"{path}: the chat template does not parse{where}: {checkpoint.first_line(error)}"
+        ) from error
 
 
 def eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from penstock.models.backends.encoders.padded import CrossEncoder, Embedder, Pad
 from penstock.models.backends.transformers import model as transformers
 from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers as library
+from penstock.models.loading.weight_files import check_weights
 from penstock.models.text import tokenizer
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def load(
         )
     recipe = recipes.read(spec.path)
     folder = recipe.transformer or spec.path
-    checkpoint.check_folder(spec, folder)
+    check_weights(folder or spec.path, low_bit=spec.low_bit_folder)
     config = _config(spec, folder)
     dtype = transformers.choose_dtype(spec, config)
     progress(0.05, f"reading {folder} as {transformers.NAMES[dtype]}")
