@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from api.admin.history import flush_history
 from api.fastchat.carrier import FastChatCarrier
 from api.fastchat.membership import Membership
-from api.fastchat.peers import Peers
+from api.fastchat.peers import Peers, peers_of
 from api.http.background import Background, at_work
 from api.jobs.queue_carrier import QueueCarrier
 from api.services import Services
@@ -51,7 +51,7 @@ async def running(
     services = _services(settings, telemetry, aliases)
     await services.replies.start()
     await services.registry.start()
-    await services.peers.start()
+    await peers_of(services).start()
     membership = Membership(services)
     await membership.start()
     try:
@@ -64,7 +64,7 @@ async def running(
                 await flush_history(services)
                 await services.usage.flush()
         await membership.stop()
-        await services.peers.stop()
+        await peers_of(services).stop()
         await services.registry.stop()
         await services.replies.stop()
         await services.redis.aclose()

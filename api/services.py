@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import redis.asyncio
 
-    from api.fastchat.peers import Peers
+    from api.carrier import Carrier
     from api.http.background import Background
-    from api.jobs.carrier import Carrier
     from penstock.aliases import Aliases
     from penstock.contract.worker import ModelCard
     from penstock.observability.telemetry import Telemetry
@@ -25,6 +24,18 @@ if TYPE_CHECKING:
     from penstock.transport.jobs.queue import JobQueue
     from penstock.transport.jobs.unclaimed_endings import UnheardJobs
     from penstock.transport.replies.replies import Replies
+
+
+class ForeignWorkers(Protocol):
+    """FastChat's own workers, as far as requests of any protocol need to know of them."""
+
+    def names(self, *, multimodal: bool | None = None) -> list[str]:
+        """Return the names of the models that they serve."""
+        ...
+
+    def card(self, model: str) -> ModelCard | None:
+        """Return the card of a model that one of them serves, or None."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Services:
     quotas: Quotas
     usage: UsageLog
     unheard: UnheardJobs
-    peers: Peers
+    peers: ForeignWorkers
     aliases: Aliases
     background: Background
     queue_carrier: Carrier

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Final, cast
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.keys import given_key, identify
-from api.access.resumption import KEY_HEADER
 from api.http.record import record_of
-from api.jobs.routing import FALLBACK_HEADER, MODEL_HEADER, fallbacks_of, route
 from penstock.errors import NotPermitted
 
 if TYPE_CHECKING:
     from api.http.caller import Caller
     from api.services import Services
-    from penstock.contract.worker import ModelCard
 
 CALLER_KEY: Final = "penstock.caller"
 """Of an ASGI scope, which no client can write."""
@@ -51,21 +48,3 @@ async def administrator(request: Request) -> None:
     await authenticated(request)
     if not record_of(request).caller.is_admin:
         raise NotPermitted("This API key may not operate the fleet")
-
-
-def pick(request: Request, model: str) -> ModelCard:
-    """Return the queue that serves `model` best just now, and note the model in the record.
-
-    :raises PenstockError: as `api.jobs.routing.route`.
-    """
-    record, headers = record_of(request), request.headers
-    card = route(
-        services_of(request),
-        record.caller,
-        model,
-        fallbacks_of(headers.get(FALLBACK_HEADER, "")),
-        seed=headers.get(KEY_HEADER),  # a request that is repeated goes where it went
-    )
-    record.model = card.name
-    record.headers[MODEL_HEADER] = card.name
-    return card

@@ -13,10 +13,10 @@ from fastapi import Request
 from starlette.responses import Response
 
 from api.access.dependencies import services_of
-from api.access.resumption import EVENT_HEADER, event_index
 from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.record import record_of
+from api.http.resumption import EVENT_HEADER, event_index
 from api.http.streaming import KEEPALIVE, FramedResponse, error_frame
 from api.services import Services
 from penstock.contract.events import Event, Failed, Finished

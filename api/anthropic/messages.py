@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.access.dependencies import pick, services_of
+from api.access.dependencies import services_of
 from api.anthropic.as_chat import blamed, chat_body
 from api.anthropic.blocks import MessageWriter, frame
 from api.anthropic.route import AnthropicRoute, error_object
@@ -21,6 +21,7 @@ from api.http.errors import json_response
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.streaming import FramedResponse
+from api.jobs.routing import pick
 from api.openai import unsupported
 from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.tokens import call

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from api.access.dependencies import pick, services_of
+from api.access.dependencies import services_of
 from api.fastchat import relay
+from api.fastchat.peers import peers_of
 from api.fastchat.route import read
 from api.fastchat.schema import OptionalModelName
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
+from api.jobs.routing import pick
 from penstock.contract.worker import FASTCHAT
 from penstock.errors import UnknownModel
 
@@ -72,12 +74,12 @@ class Call(Generic[Asked]):
     async def _elsewhere(self) -> dict[str, Any]:
         services, path = self.services, self.request.url.path
         timeout_s = services.settings.fastchat_worker_timeout_s
-        return await relay.post(services.peers, path, self.card.name, self.body, timeout_s)
+        return await relay.post(peers_of(services), path, self.card.name, self.body, timeout_s)
 
     def relayed(self) -> AsyncGenerator[bytes, None]:
         """Yield the frames of a FastChat worker's stream."""
         tick_s = self.services.settings.keepalive_s
-        return relay.frames(self.services.peers, self.card.name, self.body, tick_s)
+        return relay.frames(peers_of(self.services), self.card.name, self.body, tick_s)
 
 
 def _only_model(request: Request) -> str:

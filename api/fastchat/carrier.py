@@ -9,8 +9,8 @@ from api.fastchat import relay
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from api.access.resumption import Resumption
     from api.fastchat.peers import Peers
+    from api.http.resumption import Resumption
     from penstock.contract.events import Event
     from penstock.contract.job import Job
     from penstock.contract.worker import ModelCard

@@ -8,6 +8,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.fastchat.peers import Status as PeerStatus
+from api.fastchat.peers import peers_of
 from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
 from api.http.errors import json_response
@@ -138,7 +139,7 @@ async def _register(request: Request, *, vouched: bool) -> Response:
     asked = await read(request, Registration)
     given = asked.worker_status
     status = given and PeerStatus(given.model_names, given.speed, given.queue_length)
-    peers = services_of(request).peers
+    peers = peers_of(services_of(request))
     await peers.register(asked.worker_name, status, multimodal=asked.multimodal, vouched=vouched)
     return json_response(None)
 
@@ -157,6 +158,6 @@ async def receive_heart_beat_by_token(request: Request) -> Response:
 
 async def _beat(request: Request, *, vouched: bool) -> Response:
     asked = await read(request, HeartBeat)
-    peers = services_of(request).peers
+    peers = peers_of(services_of(request))
     known = await peers.beat(asked.worker_name, asked.queue_length, vouched=vouched)
     return json_response({"exist": known})

@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
+    from api.services import Services
     from penstock.settings import Settings
 
 logger = logging.getLogger("penstock.api")
@@ -95,6 +96,11 @@ def _allows(entry: str, host: str, port: int) -> bool:
         address = ipaddress.ip_address(host)
         return address in ipaddress.ip_network(pattern)
     return "/" not in pattern and fnmatchcase(host.lower(), pattern)
+
+
+def peers_of(services: Services) -> Peers:
+    """Return FastChat's workers with all that FastChat's own routes do with them."""
+    return cast("Peers", services.peers)
 
 
 class Peers:

@@ -37,10 +37,10 @@ from penstock.errors import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from api.access.resumption import Resumption
+    from api.carrier import Placement
     from api.http.record import RequestRecord
+    from api.http.resumption import Resumption
     from api.jobs.blame import Blame
-    from api.jobs.carrier import Placement
     from api.services import Services
     from penstock.contract.worker import ModelCard
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from api.access.resumption import KEY_HEADER
+from api.http.resumption import KEY_HEADER
 from penstock.errors import InvalidParameter, PenstockError, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from api.access.resumption import Resumption
     from api.http.background import Background
+    from api.http.resumption import Resumption
     from penstock.contract.events import Event
     from penstock.contract.job import Job
     from penstock.contract.worker import ModelCard

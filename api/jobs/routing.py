@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from api.access.dependencies import services_of
+from api.http.record import record_of
+from api.http.resumption import KEY_HEADER
 from penstock.errors import InvalidParameter, NoWorker, UnknownModel
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from api.http.caller import Caller
     from api.services import Services
     from penstock.contract.worker import ModelCard
@@ -87,6 +92,24 @@ def look_up(services: Services, asked: str) -> ModelCard:
                 return card
     assert first is not None  # noqa: S101  there is one name at least
     raise _unserved(asked, first)
+
+
+def pick(request: Request, model: str) -> ModelCard:
+    """Return the queue that serves `model` best just now, and note the model in the record.
+
+    :raises PenstockError: as `route`.
+    """
+    record, headers = record_of(request), request.headers
+    card = route(
+        services_of(request),
+        record.caller,
+        model,
+        fallbacks_of(headers.get(FALLBACK_HEADER, "")),
+        seed=headers.get(KEY_HEADER),  # a request that is repeated goes where it went
+    )
+    record.model = card.name
+    record.headers[MODEL_HEADER] = card.name
+    return card
 
 
 def _names(

@@ -10,12 +10,13 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.access.dependencies import pick, services_of
+from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.json_body import read_json
 from api.http.record import record_of
+from api.jobs.routing import pick
 from api.jobs.scoring import score
 from api.openai.schema import INT64, Fields, Truncate
 from penstock.contract.job import TO_CONTEXT, WHOLE

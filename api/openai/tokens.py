@@ -12,10 +12,11 @@ from pydantic import Field, model_validator
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.access.dependencies import pick, services_of
+from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.json_body import read_json, read_object, validated
+from api.jobs.routing import pick
 from api.openai import unsupported
 from api.openai.chat.messages import chat_prompt
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent

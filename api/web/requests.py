@@ -10,10 +10,10 @@ from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotat
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
-from api.access.resumption import Resumption
 from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.record import record_of
+from api.http.resumption import Resumption
 
 router = Router(tags=["jobs"])
 

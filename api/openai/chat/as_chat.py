@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from api.access.dependencies import services_of
-from api.access.resumption import Resumption, resumption_of
 from api.http.json_body import validated
 from api.http.record import record_of
+from api.http.resumption import Resumption, resumption_of
 from api.jobs.generation import Generation
 from api.openai import unsupported
 from api.openai.chat.plan import ChatPlan

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from api.access.dependencies import services_of
-from api.access.resumption import resumption_of
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
+from api.http.resumption import resumption_of
 from api.openai import unsupported
 from api.openai.schema import GenerationRequest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from api.access.resumption import Resumption
+    from api.http.resumption import Resumption
 
 Asked = TypeVar("Asked", bound=GenerationRequest)
 

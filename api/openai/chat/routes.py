@@ -3,13 +3,14 @@
 from fastapi import Request
 from starlette.responses import Response
 
-from api.access.dependencies import pick, services_of
+from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.record import record_of
 from api.http.streaming import EventWriter, event_stream
 from api.jobs.generation import Generation
+from api.jobs.routing import pick
 from api.jobs.whole_answers import collect, usage_of
 from api.openai import unsupported
 from api.openai.chat.answer_readings import ReadChunkWriter, read_message, reasoning_tokens

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from api.access.dependencies import pick, services_of
-from api.access.resumption import event_index, resumption_of
+from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
+from api.http.resumption import event_index, resumption_of
+from api.jobs.routing import pick
 from api.openai import unsupported
 from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.responses.events import ResponseBuilder, output_items

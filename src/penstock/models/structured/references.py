@@ -88,7 +88,8 @@ def _needed(keywords: dict[str, Any]) -> Iterator[object]:
     is_object = keywords.get("type", "object") == "object"
     if is_object and isinstance(named, dict) and isinstance(required, list):
         by_name = cast("dict[object, object]", named)
-        yield from (by_name[name] for name in required if isinstance(name, str) and name in by_name)
+        names = cast("list[object]", required)
+        yield from (by_name[name] for name in names if isinstance(name, str) and name in by_name)
     least = keywords.get("minItems", 0)
     is_array = keywords.get("type") == "array"
     if is_array and isinstance(least, int) and least > 0 and "prefixItems" not in keywords:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from api.access.resumption import Resumption
+    from api.http.resumption import Resumption
     from penstock.contract.events import Event
     from penstock.contract.job import Job
     from penstock.contract.worker import ModelCard
