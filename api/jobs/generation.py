@@ -23,6 +23,7 @@ import msgspec
 
 from api.access.ledger import Ledger, prompt_tokens
 from api.http.errors import internal_error, known
+from api.jobs import prompt_bounds
 from api.jobs.merging import merged
 from penstock.contract.events import Failed, Finished, Tokens
 from penstock.contract.job import Generate, Job
@@ -106,12 +107,15 @@ class Generation:
         jobs of a `detached` generation are not cancelled when it is left.
 
         :raises UnsupportedFeature: the model generates no text.
+        :raises ContextOverflow: a prompt cannot fit.
         :raises RateLimited, QuotaExceeded, StoreUnavailable: see `Ledger.opened`.
         """
         if CAPABILITY not in card.capabilities and not all(work.embed for work in works):
             raise UnsupportedFeature(
                 f"{card.name} generates no text; it is for {_purpose(card)}", param="model"
             )
+        for work in works:
+            prompt_bounds.check(work.prompt, card, blame.prompt)
         jobs = await _jobs(services, record, card, works, priority=priority, resumption=resumption)
         ledger = await Ledger.opened(services, record, card, jobs, choices)
         return cls(

@@ -7,19 +7,15 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from celery.utils.log import get_logger
 
-from penstock.contract.events import Failed, Tokens
-from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
-from penstock.engine.sequence import SequenceRequest
-from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
-from penstock.models.text.dialect import Reasoning
+from penstock.errors import StoreUnavailable
+from penstock.models.text import rendering
 from penstock.observability.logs import about
-from penstock.transport.jobs import journal
-from penstock.transport.store.connection import patiently
 from workers.serving.claimed_jobs import Held, Outcome, Ticket
+from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
 from workers.serving.polling import MOST_AT_ONCE, Intake
+from workers.serving.preparation import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +23,11 @@ if TYPE_CHECKING:
     import redis
 
     from penstock.contract.events import Event
-    from penstock.contract.job import Generate, Prompt, Sampling
-    from penstock.engine.sampling.constraint import Constraint
+    from penstock.engine.sequence import SequenceRequest
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim, WorkerQueue
     from workers.serving.claimed_jobs import HeldJobs
-    from workers.serving.served_queue import Lane, Tokenizer
+    from workers.serving.served_queue import Lane
 
 logger = get_logger(__name__)
 
@@ -63,9 +58,8 @@ class Preparer(threading.Thread):
         self._lanes = lanes
         self._held = held
         self._jobs = jobs
-        self._store = store
-        self._patience_s = settings.redis_patience_s
-        self._publish = publish
+        self._preparation = Preparation(store=store, settings=settings, publish=publish, lose=lose)
+        self._long = LongTexts("long-prompts")
         self._lose = lose
         self._intakes = {
             queue: Intake(lane, held, self._consume, is_only=len(lanes) == 1)
@@ -97,6 +91,8 @@ class Preparer(threading.Thread):
 
     def run(self) -> None:
         """Look into queues until closed."""
+        if any(lane.card.has_chat_template for lane in self._lanes.values()):
+            rendering.warm()
         while (ticket := self._next()) is not None:
             if not ticket.only_returned:
                 # Before the look: what becomes free from now on asks for another.
@@ -114,6 +110,7 @@ class Preparer(threading.Thread):
                 logger.exception("Nothing is taken up from %s", ticket.queue)
                 self._give_up(ticket, Outcome.EMPTY)
             self._in_hand.clear()
+        self._long.close()
         self.on_closed()
 
     def _next(self) -> Ticket | None:
@@ -196,84 +193,38 @@ class Preparer(threading.Thread):
                 ready.append(request)
             if time.monotonic() - began_s > GATHER_S or one is held[-1]:
                 # Without those that were lost meanwhile.
-                engine.submit(*(r for r in ready if self._held.get(r.job_id) is not None))
+                ready = [r for r in ready if self._held.get(r.job_id) is not None]
+                if ready:
+                    engine.submit(*ready)
                 ready.clear()
         for one in held:  # now that nobody waits for it
             _tell(one.claim)
 
     def _prepared(self, held: Held) -> SequenceRequest | None:
-        """Return what the engine is asked; None for a job that has failed, or is let go."""
-        job = held.claim.job
-        with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+        """Return what the engine is asked; None for a job that has failed, is let go, or is long."""
+        work = held.claim.job.work
+        size = size_of(work.prompt, work.sampling.structure)
+        if size <= LONG_BYTES:
             try:
-                return self._prepare(held)
-            except (BadRequest, EngineFailed) as error:
-                self._fail(held, error)
-            except (StoreUnavailable, MemoryError) as error:
-                # Its lease runs out, and whoever has Redis and memory by then takes it up.
-                logger.warning("Job %s is let go: %s", job.id, error)
-                self._lose(held)
-            except Exception as error:
-                logger.exception("Job %s could not be prepared", job.id)
-                self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
-            return None
+                with rendering.quickly():
+                    return self._preparation.prepared(held)
+            except rendering.TakesLong:
+                size = HUGE_BYTES + 1
+        self._long.put(lambda: self._prepare_long(held), size)
+        return None
 
-    def _prepare(self, held: Held) -> SequenceRequest:
-        """Make the engine's request, with the tokens that an earlier attempt left."""
-        job, work = held.claim.job, held.claim.job.work
-        with held.lane.encoding:
-            prompt_token_ids, token_types = _encoded(work.prompt, held.lane.tokenizer)
-            echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
-            reasoning = held.lane.tokenizer.reasoning(work.prompt, prompt_token_ids)
-            constraint = _constraint(work.sampling, held.lane, reasoning)
-        if reasoning is Reasoning.OPENED:
-            echo_text = held.lane.card.reasoning[0]  # the answer's text is whole then
-        return SequenceRequest(
-            job_id=held.attempt,
-            prompt_token_ids=prompt_token_ids,
-            sampling=_fitted(work, len(prompt_token_ids), held.lane),
-            generated_token_ids=self._generated(held.claim),
-            echo_text=echo_text,
-            priority=job.priority,
-            joins_prompt=work.echo or _joins(work.prompt),
-            constraint=constraint,
-            embeds=work.embed,
-            token_types=token_types,
-            scores_prompt=work.echo and work.sampling.logprobs is not None,
-            stop_tokens=held.lane.tokenizer.tokens_of(work.sampling.stop),
-        )
-
-    def _generated(self, claim: Claim) -> tuple[int, ...]:
-        """Token ids that the journal holds of earlier attempts, `claim.next_index` of them."""
-        token_ids: list[int] = []
-        while len(token_ids) < claim.next_index:
-            after = len(token_ids) - 1
-            page = patiently(
-                lambda after=after: journal.read(
-                    self._store, claim.job.queue, claim.job.id, after=after
-                ),
-                self._patience_s,
-            )
-            tokens = [event for event in page if isinstance(event, Tokens)]
-            if not tokens or tokens[0].index != len(token_ids):
-                raise EngineFailed(
-                    f"the journal holds {len(token_ids)} of {claim.next_index} tokens of this job"
-                )
-            token_ids += [token_id for event in tokens for token_id in event.token_ids]
-        return tuple(token_ids)
-
-    def _fail(self, held: Held, error: PenstockError) -> None:
-        self._publish(
-            [
-                Failed(
-                    held.attempt,
-                    held.claim.next_index,
-                    code=error.code,
-                    message=error.message,
-                    param=error.param or "",
-                )
-            ]
-        )
+    def _prepare_long(self, held: Held) -> None:
+        """Prepare a job that others must not wait for; not in this thread."""
+        if self._held.get(held.attempt) is None:
+            return
+        request = self._preparation.prepared(held)
+        if request is None or self._held.get(held.attempt) is None:
+            return
+        try:
+            held.lane.engine.submit(request)
+        except Exception:
+            logger.exception("Job %s is let go", held.claim.job.id)
+            self._lose(held)
 
 
 def _tell(claim: Claim) -> None:
@@ -284,50 +235,3 @@ def _tell(claim: Claim) -> None:
             "Job %s of request %s, attempt %d, from token %d",
             job.id, job.request_id or "-", claim.attempt, claim.next_index,
         )  # fmt: skip
-
-
-def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:
-    if sampling.structure is None:
-        return None
-    try:
-        return lane.tokenizer.constrain(sampling.structure, reasoning)
-    except BadRequest as error:
-        error.param = "structure"
-        raise
-
-
-def _encoded(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return a prompt's token ids and, of a pair, which text each is of."""
-    if isinstance(prompt, PairPrompt):
-        return tokenizer.encode_pair(prompt)
-    return tokenizer.encode(prompt), []
-
-
-def _joins(prompt: Prompt) -> bool:
-    """Whether the answer goes on in the prompt's words; a chat's answer is a text of its own."""
-    if isinstance(prompt, TextPrompt):
-        return prompt.add_special_tokens
-    return not isinstance(prompt, ChatPrompt)
-
-
-def _fitted(work: Generate, prompt_tokens: int, lane: Lane) -> Sampling:
-    """Return the sampling with the prompt's own endings, and `max_tokens` cut to the room if so asked."""
-    sampling = work.sampling
-    if isinstance(work.prompt, FillPrompt):
-        endings = (*sampling.stop_token_ids, *lane.tokenizer.fill_endings)
-        sampling = msgspec.structs.replace(sampling, stop_token_ids=endings)
-    room = min(lane.card.context_length, lane.card.kv_cache_tokens) - prompt_tokens
-    if not work.fit_context or sampling.max_tokens is None or not 0 < room < sampling.max_tokens:
-        return sampling
-    return msgspec.structs.replace(sampling, max_tokens=room)
-
-
-def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:
-    prompt = work.prompt
-    if isinstance(prompt, TextPrompt):
-        return prompt.text
-    if isinstance(prompt, FillPrompt):
-        return prompt.before
-    if isinstance(prompt, ChatPrompt):
-        return lane.tokenizer.render(prompt)
-    return lane.tokenizer.decode(prompt_token_ids)

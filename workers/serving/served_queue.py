@@ -123,13 +123,13 @@ class Sink:
 
 @dataclass(slots=True)
 class Lane:
-    """A served queue. `encoding` serialises the threads that render and tokenise."""
+    """A served queue. `compiling` serialises the threads that compile forms of answers."""
 
     card: ModelCard
     tokenizer: Tokenizer
     engine: Engine
     sink: Sink
-    encoding: threading.Lock = field(default_factory=threading.Lock)
+    compiling: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def queue(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 import redis
 from celery.utils.log import get_logger
@@ -15,8 +16,10 @@ from penstock.contract.tokenizer_calls import (
     UtilityCall,
     UtilityReply,
 )
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, QueueFull
+from penstock.models.text import rendering
 from penstock.transport.replies import tokenizer_calls
+from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _WAIT_S = 1.0
+MOST_WAITING: Final = 8
+"""Calls on long texts that may wait, and as many on huge ones; further ones are refused."""
 
 
 class UtilityDesk(threading.Thread):
@@ -36,10 +41,12 @@ class UtilityDesk(threading.Thread):
         self._lanes = lanes
         self._store = store
         self._closing = threading.Event()
+        self._long = LongTexts("long-calls", most_waiting=MOST_WAITING)
 
     def close(self) -> None:
         """Take no further call."""
         self._closing.set()
+        self._long.close()
 
     def run(self) -> None:
         """Answer until closed."""
@@ -47,28 +54,59 @@ class UtilityDesk(threading.Thread):
             try:
                 call = tokenizer_calls.take(self._store, list(self._lanes), timeout_s=_WAIT_S)
                 if call is not None:
-                    tokenizer_calls.answer(
-                        self._store, call.reply, answer(call, self._lanes[call.queue])
-                    )
+                    self._take(call)
             except (redis.RedisError, PenstockError):
                 self._closing.wait(_WAIT_S)  # the heartbeat tells of Redis's absence
             except Exception:
                 logger.exception("A small call was not answered")
 
+    def _take(self, call: UtilityCall) -> None:
+        """Answer a call now, or have it answered where no other call waits for it."""
+        lane = self._lanes[call.queue]
+        size = _size(call)
+        if size <= LONG_BYTES:
+            try:
+                with rendering.quickly():
+                    tokenizer_calls.answer(self._store, call.reply, answer(call, lane))
+            except rendering.TakesLong:
+                size = HUGE_BYTES + 1
+            else:
+                return
+        if not self._long.put(lambda: self._answer_long(call, lane), size):
+            busy = QueueFull("too many long texts are being tokenised")
+            refusal = UtilityReply(call.id, error_code=busy.code, error_message=busy.message)
+            tokenizer_calls.answer(self._store, call.reply, refusal)
+
+    def _answer_long(self, call: UtilityCall, lane: Lane) -> None:
+        with suppress(redis.RedisError):  # who asked gives up in time
+            tokenizer_calls.answer(self._store, call.reply, answer(call, lane))
+
+
+def _size(call: UtilityCall) -> int:
+    match call.call:
+        case Detokenize(token_ids):
+            return len(token_ids)
+        case Tokenize(prompt) | Render(prompt):
+            return size_of(prompt)
+
 
 def answer(call: UtilityCall, lane: Lane) -> UtilityReply:
-    """Compute the reply to a call; an error becomes a reply that names it."""
+    """Compute the reply to a call; an error becomes a reply that names it.
+
+    :raises TakesLong: its template does, in a thread that others wait for.
+    """
     try:
-        with lane.encoding:
-            match call.call:
-                case Tokenize(prompt):
-                    return UtilityReply(call.id, token_ids=tuple(lane.tokenizer.encode(prompt)))
-                case Detokenize(token_ids, each):
-                    texts = tuple(map(lane.tokenizer.token_text, token_ids)) if each else ()
-                    text = lane.tokenizer.decode(token_ids)
-                    return UtilityReply(call.id, text=text, texts=texts)
-                case Render(prompt):
-                    return UtilityReply(call.id, text=lane.tokenizer.render(prompt))
+        match call.call:
+            case Tokenize(prompt):
+                return UtilityReply(call.id, token_ids=tuple(lane.tokenizer.encode(prompt)))
+            case Detokenize(token_ids, each):
+                texts = tuple(map(lane.tokenizer.token_text, token_ids)) if each else ()
+                text = lane.tokenizer.decode(token_ids)
+                return UtilityReply(call.id, text=text, texts=texts)
+            case Render(prompt):
+                return UtilityReply(call.id, text=lane.tokenizer.render(prompt))
+    except rendering.TakesLong:
+        raise
     except PenstockError as error:
         return UtilityReply(call.id, error_code=error.code, error_message=error.message)
     except Exception as error:

@@ -37,6 +37,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     two markers around its reasoning, if it has such. `capabilities` are of `generate`,
     `structure`, `embed`, `score` (pairs of texts) and `fim`; `embedding` is there where the model
     is made for it. Jobs whose worker has died run in `spare_slots` beside the others.
+    No token has more than `longest_token_chars` characters; 0 where that is not known.
 
     `running` is how its steps are computed: by a decoder of our own (`native`, `lean`, `openvino`),
     by its module over our KV cache (`paged`), or by its module and its own cache, one forward a
@@ -72,6 +73,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     spare_slots: int = 0
     running: str = ""
     same_text: bool = False
+    longest_token_chars: int = 0
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):

@@ -102,6 +102,7 @@ def load(
             assembled.model.context_length,
         )
         assembled.model.context_length = kv_tokens
+    words.most_tokens = assembled.model.context_length
     progress(1.0, "ready")
     card = msgspec.structs.replace(
         _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
@@ -173,4 +174,5 @@ def _card(
         stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),
         stop_token_ids=tuple(sorted(words.eos_token_ids)),
         created_s=int(clock.now_s()),
+        longest_token_chars=words.longest_token_chars,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from penstock.contract.events import Failed, Finished, FinishReason
 from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize
-from penstock.errors import InvalidParameter
+from penstock.errors import ContextOverflow, InvalidParameter
 from tests.fixtures.jobs import wait_until, wait_until_async
 from tests.fixtures.processes import card_of, inspect
 
@@ -82,11 +83,30 @@ async def test_jobs_of_every_kind(
     assert long.end.code == "context_length_exceeded"
 
     await small_calls(submitter)
+    await long_prompts(submitter)
 
     assert "Loaded tiny-llama-cpu: 140K parameters" in worker.output()
     assert worker.stop() == 0
     assert card_of(redis_url, worker.pid) is None
     assert "Traceback" not in worker.output()
+
+
+async def long_prompts(submitter: Submitter) -> None:
+    """Prompts of megabytes are refused at once, while others are served."""
+    text = "all of these words are too many " * 250_000  # 8 MB
+    chat = ChatPrompt(({"role": "user", "content": text},))
+    began_s = time.monotonic()
+    refused = [await submitter.submit(QUEUE, prompt) for prompt in (TextPrompt(text), chat)]
+    short = await submitter.ask(QUEUE, TextPrompt("a short one"), max_tokens=1)
+    assert isinstance(short.end, Finished)
+    with pytest.raises(ContextOverflow):
+        await submitter.call(QUEUE, Tokenize(TextPrompt(text)))
+    for job_id in refused:
+        end = (await submitter.answer(QUEUE, job_id)).end
+        assert isinstance(end, Failed)
+        assert end.code == "context_length_exceeded"
+        assert "characters" in end.message
+    assert time.monotonic() - began_s < 10  # it was a minute when they were tokenised
 
 
 async def small_calls(submitter: Submitter) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def tiny(tiny_llama: Path) -> Vocabulary:
-    return Vocabulary(tiny_llama, Dialect("hermes", ()))
+    return Vocabulary(tiny_llama, Dialect("hermes", None))
 
 
 def play(constraint: GrammarConstraint, tokens: list[int]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from penstock.models.text.encoding import Encoder
+
 _FORMATS: Final = (
     # Before, after, the middle to come.
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen Coder, CodeGemma
@@ -30,7 +32,7 @@ _ANCHOR: Final = "\n"
 class FillIn:
     """One tokenizer's way to ask for the middle; `endings` are tokens that end it."""
 
-    tokenizer: Any
+    encoder: Encoder
     opening: tuple[int, ...]
     before: int
     after: int
@@ -46,7 +48,7 @@ class FillIn:
         return [*self.opening, self.before, *first, self.after, *second, self.middle]
 
     def _ids(self, text: str) -> list[int]:
-        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+        return self.encoder.encode(text, add_special_tokens=False)
 
     def _inner(self, text: str) -> list[int]:
         """Encode text that goes on after a token: no space of SentencePiece's own before it."""
@@ -57,7 +59,7 @@ class FillIn:
         return both[len(anchor) :] if both[: len(anchor)] == anchor else self._ids(text)
 
 
-def of_tokenizer(tokenizer: Any) -> FillIn | None:
+def of_tokenizer(tokenizer: Any, encoder: Encoder) -> FillIn | None:
     """Return how a tokenizer fills in, None where it has no tokens for that."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     bos = tokenizer.bos_token_id
@@ -67,7 +69,7 @@ def of_tokenizer(tokenizer: Any) -> FillIn | None:
     for before, after, middle in _FORMATS:
         if before in vocabulary and after in vocabulary and middle in vocabulary:
             return FillIn(
-                tokenizer,
+                encoder,
                 opening,
                 vocabulary[before],
                 vocabulary[after],
@@ -78,5 +80,5 @@ def of_tokenizer(tokenizer: Any) -> FillIn | None:
     after, before = _CODESTRAL
     if before in vocabulary and after in vocabulary:
         ids = (vocabulary[before], vocabulary[after])
-        return FillIn(tokenizer, opening, *ids, middle=None, endings=endings, is_joined=False)
+        return FillIn(encoder, opening, *ids, middle=None, endings=endings, is_joined=False)
     return None

@@ -25,9 +25,11 @@ from penstock.models.text import (
     fastchat_templates,
     fill_in_middle,
     flat_messages,
+    rendering,
     token_bytes,
 )
 from penstock.models.text.dialect import Dialect, Reasoning
+from penstock.models.text.encoding import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,7 +63,11 @@ _TAIL: Final = 8
 
 
 class Tokenizer:
-    """Text to token ids and back. Safe from several threads but for `constrain`."""
+    """Text to token ids and back. Safe from several threads but for `constrain`.
+
+    A prompt's characters are bounded once `most_tokens` is set: it is refused before it is
+    tokenised where its tokens cannot fit, and a template is ended where its text becomes too long.
+    """
 
     def __init__(
         self,
@@ -76,7 +82,8 @@ class Tokenizer:
         lower_case: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
-        self._context_length = context_length
+        self._encoder = Encoder(tokenizer)
+        self._context_length = self.most_tokens = context_length
         self._lower_case = lower_case
         self._grammars: GrammarCompiler | None = None
         self._template: str | None = chat_template or _own_template(tokenizer)
@@ -89,12 +96,27 @@ class Tokenizer:
         self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
         self.dialect: Dialect = dialect.of_template(self._template, tool_parser=tool_parser)
         self._hidden = self._hidden_ids()
-        self.fill_in = fill_in_middle.of_tokenizer(tokenizer)
+        self.fill_in = fill_in_middle.of_tokenizer(tokenizer, self._encoder)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of a prompt; None for no bound."""
+        return self._encoder.most_tokens
+
+    @most_tokens.setter
+    def most_tokens(self, count: int | None) -> None:
+        self._encoder.most_tokens = count
+
+    @property
+    def longest_token_chars(self) -> int:
+        """No token has more characters."""
+        return self._encoder.longest_token_chars
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt.
 
         :raises InvalidParameter: an id outside the vocabulary, or what `render` raises.
+        :raises ContextOverflow: too many characters, whatever their tokens are.
         :raises UnsupportedFeature: a middle to be filled in, by a model that cannot.
         """
         match prompt:
@@ -118,20 +140,19 @@ class Tokenizer:
 
         :raises InvalidParameter: they are no text.
         """
-        bound = self._bound(prompt.truncate)
         texts = (self._cased(prompt.first), self._cased(prompt.second))
         try:
-            found = self._tokenizer(
-                *texts, truncation=bound is not None, max_length=bound, return_token_type_ids=True
-            )
+            return self._encoder.encode_pair(*texts, most=self._bound(prompt.truncate))
         except (UnicodeError, TypeError) as error:
             raise _untokenisable(error) from error
-        return list(found["input_ids"]), list(found["token_type_ids"])
 
     def render(self, prompt: ChatPrompt) -> str:
         """The text that the model sees for a chat.
 
-        :raises InvalidParameter: the template refuses the messages, or fails on them.
+        :raises InvalidParameter: the template refuses the messages, fails on them, or is over its
+            bounds of time and memory.
+        :raises ContextOverflow: the text has too many characters.
+        :raises TakesLong: see `rendering.quickly`.
         """
         conversation = [flat_messages.flattened(message) for message in prompt.messages]
         reserved = _RESERVED.intersection(prompt.template_kwargs)
@@ -146,23 +167,27 @@ class Tokenizer:
                 param="continue_final_message",
             )
         try:
-            rendered: str = self._tokenizer.apply_chat_template(
+            return rendering.render(
+                self._template or self._default_template(),
                 conversation,
-                tools=list(prompt.tools) or None,
-                chat_template=self._template or self._default_template(),
-                add_generation_prompt=prompt.add_generation_prompt,
-                continue_final_message=prompt.continue_final_message,
-                tokenize=False,
-                **prompt.template_kwargs,
+                {
+                    "tools": list(prompt.tools) or None,
+                    "documents": None,
+                    "add_generation_prompt": prompt.add_generation_prompt,
+                    **self._tokenizer.special_tokens_map,
+                    **prompt.template_kwargs,
+                },
+                continues=prompt.continue_final_message,
+                most_characters=self._encoder.most_characters,
             )
-        except Exception as error:
-            # A template is a program of the model's makers: whatever it raises is its answer to
-            # these messages (jinja's errors, KeyError, TypeError ...).
+        except rendering.TooManyCharacters as error:
+            self._encoder.check(error.length)
+            raise
+        except rendering.TemplateRefuses as error:
             reason = checkpoint.first_line(error)
             raise InvalidParameter(
                 f"the model's chat template refuses these messages: {reason}", param="messages"
             ) from error
-        return rendered
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens skipped, but for those that mark calls and reasoning.
@@ -236,21 +261,17 @@ class Tokenizer:
         return frozenset(special).difference(shown) if shown else None
 
     def _encode(self, text: str, *, special: bool, truncate: int = WHOLE) -> list[int]:
-        bound = self._bound(truncate)
-        cut = {} if bound is None else {"truncation": True, "max_length": bound}
         try:
-            return [
-                int(token)
-                for token in self._tokenizer.encode(
-                    self._cased(text), add_special_tokens=special, **cut
-                )
-            ]
+            return self._encoder.encode(
+                self._cased(text), add_special_tokens=special, most=self._bound(truncate)
+            )
         except (UnicodeError, TypeError) as error:  # lone surrogates
             raise _untokenisable(error) from error
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self.fill_in is None:
             raise UnsupportedFeature("the model has no tokens to fill in with", param="suffix")
+        self._encoder.check(len(before) + len(after))
         try:
             return self.fill_in.encode(before, after)
         except (UnicodeError, TypeError) as error:

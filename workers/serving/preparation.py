@@ -1,0 +1,176 @@
+"""One claimed job, made ready for its engine: rendered, tokenised, with what its journal holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from celery.utils.log import get_logger
+
+from penstock.contract.events import Failed, Tokens
+from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
+from penstock.engine.sequence import SequenceRequest
+from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
+from penstock.models.text.dialect import Reasoning
+from penstock.models.text.rendering import TakesLong
+from penstock.observability.logs import about
+from penstock.transport.jobs import journal
+from penstock.transport.store.connection import patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from penstock.contract.events import Event
+    from penstock.contract.job import Generate, Prompt, Sampling
+    from penstock.engine.sampling.constraint import Constraint
+    from penstock.settings import Settings
+    from penstock.transport.jobs.queue import Claim
+    from workers.serving.claimed_jobs import Held
+    from workers.serving.served_queue import Lane, Tokenizer
+
+logger = get_logger(__name__)
+
+
+class Preparation:
+    """Prepares jobs, in any thread; one that cannot be served becomes a `Failed` event."""
+
+    def __init__(
+        self,
+        *,
+        store: redis.Redis,
+        settings: Settings,
+        publish: Callable[[list[Event]], None],
+        lose: Callable[[Held], None],
+    ) -> None:
+        self._store = store
+        self._patience_s = settings.redis_patience_s
+        self._publish = publish
+        self._lose = lose
+
+    def prepared(self, held: Held) -> SequenceRequest | None:
+        """Return what the engine is asked; None for a job that has failed, or is let go.
+
+        :raises TakesLong: its template does, in a thread that others wait for.
+        """
+        job = held.claim.job
+        with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
+            try:
+                return self._prepare(held)
+            except (BadRequest, EngineFailed) as error:
+                self._fail(held, error)
+            except (StoreUnavailable, MemoryError) as error:
+                # Its lease runs out, and whoever has Redis and memory by then takes it up.
+                logger.warning("Job %s is let go: %s", job.id, error)
+                self._lose(held)
+            except TakesLong:
+                raise
+            except Exception as error:
+                logger.exception("Job %s could not be prepared", job.id)
+                self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
+            return None
+
+    def _prepare(self, held: Held) -> SequenceRequest:
+        """Make the engine's request, with the tokens that an earlier attempt left."""
+        job, work = held.claim.job, held.claim.job.work
+        prompt_token_ids, token_types = _encoded(work.prompt, held.lane.tokenizer)
+        echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
+        reasoning = held.lane.tokenizer.reasoning(work.prompt, prompt_token_ids)
+        constraint = _constraint(work.sampling, held.lane, reasoning)
+        if reasoning is Reasoning.OPENED:
+            echo_text = held.lane.card.reasoning[0]  # the answer's text is whole then
+        return SequenceRequest(
+            job_id=held.attempt,
+            prompt_token_ids=prompt_token_ids,
+            sampling=_fitted(work, len(prompt_token_ids), held.lane),
+            generated_token_ids=self._generated(held.claim),
+            echo_text=echo_text,
+            priority=job.priority,
+            joins_prompt=work.echo or _joins(work.prompt),
+            constraint=constraint,
+            embeds=work.embed,
+            token_types=token_types,
+            scores_prompt=work.echo and work.sampling.logprobs is not None,
+            stop_tokens=held.lane.tokenizer.tokens_of(work.sampling.stop),
+        )
+
+    def _generated(self, claim: Claim) -> tuple[int, ...]:
+        """Token ids that the journal holds of earlier attempts, `claim.next_index` of them."""
+        token_ids: list[int] = []
+        while len(token_ids) < claim.next_index:
+            after = len(token_ids) - 1
+            page = patiently(
+                lambda after=after: journal.read(
+                    self._store, claim.job.queue, claim.job.id, after=after
+                ),
+                self._patience_s,
+            )
+            tokens = [event for event in page if isinstance(event, Tokens)]
+            if not tokens or tokens[0].index != len(token_ids):
+                raise EngineFailed(
+                    f"the journal holds {len(token_ids)} of {claim.next_index} tokens of this job"
+                )
+            token_ids += [token_id for event in tokens for token_id in event.token_ids]
+        return tuple(token_ids)
+
+    def _fail(self, held: Held, error: PenstockError) -> None:
+        self._publish(
+            [
+                Failed(
+                    held.attempt,
+                    held.claim.next_index,
+                    code=error.code,
+                    message=error.message,
+                    param=error.param or "",
+                )
+            ]
+        )
+
+
+def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:
+    if sampling.structure is None:
+        return None
+    try:
+        with lane.compiling:
+            return lane.tokenizer.constrain(sampling.structure, reasoning)
+    except BadRequest as error:
+        error.param = "structure"
+        raise
+
+
+def _encoded(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return a prompt's token ids and, of a pair, which text each is of."""
+    if isinstance(prompt, PairPrompt):
+        return tokenizer.encode_pair(prompt)
+    return tokenizer.encode(prompt), []
+
+
+def _joins(prompt: Prompt) -> bool:
+    """Whether the answer goes on in the prompt's words; a chat's answer is a text of its own."""
+    if isinstance(prompt, TextPrompt):
+        return prompt.add_special_tokens
+    return not isinstance(prompt, ChatPrompt)
+
+
+def _fitted(work: Generate, prompt_tokens: int, lane: Lane) -> Sampling:
+    """Return the sampling with the prompt's own endings, and `max_tokens` cut to the room if so asked."""
+    sampling = work.sampling
+    if isinstance(work.prompt, FillPrompt):
+        endings = (*sampling.stop_token_ids, *lane.tokenizer.fill_endings)
+        sampling = msgspec.structs.replace(sampling, stop_token_ids=endings)
+    room = min(lane.card.context_length, lane.card.kv_cache_tokens) - prompt_tokens
+    if not work.fit_context or sampling.max_tokens is None or not 0 < room < sampling.max_tokens:
+        return sampling
+    return msgspec.structs.replace(sampling, max_tokens=room)
+
+
+def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:
+    prompt = work.prompt
+    if isinstance(prompt, TextPrompt):
+        return prompt.text
+    if isinstance(prompt, FillPrompt):
+        return prompt.before
+    if isinstance(prompt, ChatPrompt):
+        return lane.tokenizer.render(prompt)
+    return lane.tokenizer.decode(prompt_token_ids)
