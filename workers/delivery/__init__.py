@@ -1,0 +1,1 @@
+"""All that knows Celery: how a doorbell reaches a worker."""

@@ -1,0 +1,1 @@
+"""A worker's life without Celery: claim, prepare, run, publish, renew."""

@@ -1,0 +1,1 @@
+"""/v1/responses: stored answers, in the background and streamed again."""

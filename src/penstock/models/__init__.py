@@ -1,0 +1,1 @@
+"""From a queue's name to a loaded model."""

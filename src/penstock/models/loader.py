@@ -67,8 +67,9 @@ def load(
 ) -> LoadedModel:
     """Load a model that generates text and allocate its KV cache.
 
-    `slots` is the command line's wish; the setting and the model's entry go before it, 16 is the
-    default. The KV cache holds what the slots can fill at full context, within its budget.
+    How many slots: the settings (`PENSTOCK_SLOTS`, or Celery's `-c`), else the model's entry, else
+    `slots`, else 16 on a CPU. The KV cache holds what the slots can fill at full context, within
+    its budget.
 
     :raises DeviceNotFound: the device is not there.
     :raises ModelNotLoadable: with one line that says why.

@@ -1,0 +1,1 @@
+"""Redis: everything that processes share."""

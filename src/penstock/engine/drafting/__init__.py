@@ -1,0 +1,1 @@
+"""Speculation: which tokens are drafted, and how many pay."""

@@ -1,0 +1,1 @@
+"""Step times: measured, predicted, and how many prompt tokens fit into one."""

@@ -1,0 +1,1 @@
+"""What computes a model: one package or module a backend."""

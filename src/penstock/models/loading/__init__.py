@@ -1,0 +1,1 @@
+"""From a folder to a module that was checked against its reference."""

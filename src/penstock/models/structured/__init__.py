@@ -1,0 +1,1 @@
+"""Structured output: grammars and schemas compiled into token masks."""

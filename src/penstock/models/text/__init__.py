@@ -1,0 +1,1 @@
+"""Tokenizer, chat template and what they tell of a model's dialect."""

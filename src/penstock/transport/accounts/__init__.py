@@ -1,0 +1,1 @@
+"""API keys, limits, quotas and the usage log."""

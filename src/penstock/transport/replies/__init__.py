@@ -1,0 +1,1 @@
+"""The way back: events to the API process that holds the client."""

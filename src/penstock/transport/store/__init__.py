@@ -1,0 +1,1 @@
+"""Connections, Lua scripts, documents and leases."""

@@ -1,0 +1,1 @@
+"""Transformers' own modules over our attention and KV cache."""

@@ -1,0 +1,44 @@
+"""Where things lie: no folder of product code is so full that a reader cannot find a file in it."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+MOST_FILES = 20
+CODE = (".py", ".lua", ".cpp", ".h")
+FORBIDDEN_WORKERS = {"celery", "app"}
+"""Celery's `-A workers` would take a submodule of this name for its application."""
+
+
+def product() -> list[Path]:
+    return [
+        path
+        for top in ("src", "api", "workers")
+        for path in sorted((ROOT / top).rglob("*"))
+        if path.suffix in CODE and "__pycache__" not in path.parts and "static" not in path.parts
+    ]
+
+
+def test_no_folder_has_more_than_twenty_files_on_one_level() -> None:
+    counts = Counter(path.parent for path in product() if path.name != "__init__.py")
+    assert counts.total() > 300
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_celery_finds_its_application_in_workers() -> None:
+    names = {path.stem for path in (ROOT / "workers").iterdir()}
+    assert not names & FORBIDDEN_WORKERS
+
+
+def test_each_module_says_in_its_first_line_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in product()
+        if path.suffix == ".py"
+        and path.name != "__init__.py"
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
