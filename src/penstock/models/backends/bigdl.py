@@ -19,10 +19,11 @@ from torch import nn
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
+from penstock.models.backends import low_bit_experts as experts
 from penstock.models.backends.lean.products import low_bit
 from penstock.models.backends.transformers.model import assemble
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers
+from penstock.models.loading.libraries import transformers, transformers_module
 from penstock.models.spec import DEFAULT_LOW_BIT
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 BLOCK = 64  # every format's rows are whole blocks of this many weights
 logger = logging.getLogger(__name__)
+
+_NEGLIGIBLE = 10
+"""Bytes in low bit for each weight in fp32: what is held of routers and norms is far less."""
 
 _TOLERANCE = 0.1  # its kernels round activations, and differently for many rows than for few
 
@@ -55,10 +59,11 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         module = checkpoint.load_module(spec, config, checkpoint.dtype(spec, config))
         parameters = checkpoint.parameters(module)
         quantiser.convert(module, progress)
+    quantiser.use_kernels(module)
     return assemble(
         spec,
         module,
-        format_name=quantiser.format,
+        format_name=quantiser.label(module),
         parameters=parameters,
         tolerance=_TOLERANCE,
         progress=progress,
@@ -80,10 +85,36 @@ class Quantiser:
         found = [entry for entry in linear_layers(module) if entry[2] not in direct]
         for done, (parent, name, layer) in enumerate(found):
             progress(0.3 + 0.5 * done / len(found), f"quantising to {self.format}")
-            weight = layer.weight.data.float().contiguous()
-            packed = self._library.ggml_convert_qtype(weight, self._qtype, device="cpu")
-            setattr(parent, name, self._layer(layer, packed))
+            setattr(parent, name, self._layer(layer, self._blocks(matrix_of(layer).float())))
+        mixtures = [part for _, part in experts.expert_modules(module)]
+        for done, part in enumerate(mixtures):
+            progress(0.5 + 0.3 * done / len(mixtures), f"quantising experts to {self.format}")
+            experts.convert(part, self._blocks, self._library, self._qtype)
         module.to(torch.float32)
+
+    def _blocks(self, weight: torch.Tensor) -> torch.Tensor:
+        """(rows, columns) fp32 -> bytes."""
+        return self._library.ggml_convert_qtype(weight.contiguous(), self._qtype, device="cpu")
+
+    def use_kernels(self, module: Any) -> None:
+        """Let our own kernels compute experts in 4 bit, where they can; no more can be written."""
+        if self.format == DEFAULT_LOW_BIT:
+            for part in module.modules():
+                if hasattr(part, "low_bit_shapes"):
+                    experts.use_kernels(part)
+
+    def label(self, module: Any) -> str:
+        """The format, and what a part is in that neither a linear layer nor known experts hold."""
+        tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        kept = sum(
+            weight.numel()
+            for weight in module.parameters()
+            if weight.is_floating_point() and weight.ndim > 1 and id(weight) not in tables
+        )
+        packed = sum(
+            weight.numel() for weight in module.parameters() if weight.dtype == torch.uint8
+        )
+        return f"{self.format}+fp32" if kept > packed / _NEGLIGIBLE else self.format
 
     def adopt(self, module: Any, state: dict[str, torch.Tensor]) -> int:
         """Give an empty (meta) module the packed weights of `state`, taking them out of it.
@@ -98,7 +129,12 @@ class Quantiser:
                 continue
             del state[key]
             setattr(parent, name, self._layer(layer, packed))
-            count += layer.in_features * layer.out_features
+            count += layer.weight.numel()
+        for name, part in list(experts.expert_modules(module)):
+            own = {key: f"{name}.{key}" for key in experts.matrix_names(part)}
+            if all(key in state and state[key].dtype == torch.uint8 for key in own.values()):
+                packed = {key: state.pop(place) for key, place in own.items()}
+                count += experts.adopt(part, packed, self._library, self._qtype)
         return count
 
     def _layer(self, layer: Any, packed: torch.Tensor) -> nn.Module:
@@ -106,18 +142,18 @@ class Quantiser:
 
         :raises ValueError: the bytes are not those of such a layer in this format.
         """
+        outputs, inputs = shape = tuple(matrix_of(layer).shape)
         expected = self._library.ggml_convert_qtype(
-            torch.empty((1, layer.in_features)), self._qtype, device="cpu", convert_shape_only=True
+            torch.empty((1, inputs)), self._qtype, device="cpu", convert_shape_only=True
         ).numel()
-        if packed.numel() != expected * layer.out_features:
+        if packed.numel() != expected * outputs:
             raise ValueError(
-                f"a layer of {layer.out_features} x {layer.in_features} weights in {self.format} "
-                f"takes {expected * layer.out_features} bytes, not {packed.numel()}"
+                f"a layer of {outputs} x {inputs} weights in {self.format} "
+                f"takes {expected * outputs} bytes, not {packed.numel()}"
             )
-        shape = (layer.out_features, layer.in_features)
         with torch.device("meta"):
             low_bit = _contiguous_class(self._library.LowBitLinear)(
-                layer.in_features, layer.out_features, self._qtype, layer.bias is not None
+                inputs, outputs, self._qtype, layer.bias is not None
             )
         low_bit._parameters["weight"] = self._library.FP4Params(  # noqa: SLF001 - as bigdl-llm does
             data=packed, requires_grad=False, quantized=True, _shape=shape, qtype=self._qtype
@@ -166,13 +202,20 @@ def read_directly(module: Any) -> set[nn.Module]:
     return {layer for parent, _, layer in layers if parent in ran and layer not in ran}
 
 
-def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, Any]]:
     """(parent, name, layer) of every linear layer whose rows are whole blocks."""
+    transposed = transformers_module("pytorch_utils").Conv1D
     for parent in module.modules():
         for name, child in parent.named_children():
             # Routers that subclass it return more than a product.
-            if type(child) is nn.Linear and child.in_features % BLOCK == 0:
+            if type(child) in {nn.Linear, transposed} and matrix_of(child).shape[1] % BLOCK == 0:
                 yield parent, name, child
+
+
+def matrix_of(layer: Any) -> torch.Tensor:
+    """(outputs, inputs) of a linear layer; GPT-2's have theirs the other way round."""
+    weight: torch.Tensor = layer.weight.data
+    return weight if isinstance(layer, nn.Linear) else weight.T
 
 
 def _key_of(module: Any, parent: nn.Module, name: str) -> str:
@@ -243,7 +286,11 @@ def save_low_bit(
     """Write a quantised module as bigdl-llm's `save_low_bit` does, in safetensors.
 
     `rest` is what the weights that are not in low bit are written in.
+
+    :raises ValueError: our kernels have the module's experts, in another order.
     """
+    if any(getattr(part, "mixture", None) is not None for part in module.modules()):
+        raise ValueError("experts are packed for our kernels")
     module.config.dtype = rest
     module.config.update({"bigdl_transformers_low_bit": format_name, "tie_word_embeddings": False})
     state = {

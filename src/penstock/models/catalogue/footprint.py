@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.foreign import parse_json
@@ -33,6 +33,17 @@ _U8_SHARE: Final = 0.59
 _WIDTHS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
 _PLAIN: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 _LONGEST_HEADER: Final = 100 * 1024 * 1024
+_TABLES: Final = ("embed", "wte.", "wpe.")
+"""Parts of the names of tables that are looked up, not multiplied by."""
+_TOKENS: Final = ("embed_tokens.weight", "wte.weight")
+_HEADS: Final = ("lm_head.weight", "output_layer.weight")
+_NO_MATRICES: Final = ("gate.weight", "router.weight", "router.layer.weight", "bias")
+"""Ends of the names of routers and biases, which stay as they are."""
+_EXPERTS: Final = ("experts", "moe", "mlp.input_linear", "mlp.output_linear")
+"""Parts of the names of tensors of three dimensions that hold all experts' matrices."""
+_PLAIN_EXPERTS: Final = frozenset({"llama4", "llama4_text", "dbrx", "jetmoe", "step3p7"})
+"""Architectures whose experts bigdl's backend leaves in fp32; their card says so too."""
+_MX_BLOCKS: Final = "_blocks"
 OVERHEAD_BYTES: Final = 1024**3
 """Python, the libraries and a step's buffers."""
 
@@ -59,8 +70,10 @@ class Footprint:
 def measure(spec: ModelSpec) -> Footprint:
     """Return a model's footprint; what its files do not tell counts as nothing."""
     files = sorted(spec.path.glob("*.safetensors"))
-    tensors = [tensor for file in files for tensor in _tensors(file)]
+    tensors = _unpacked([tensor for file in files for tensor in _tensors(file)])
     config = read_config(spec.path)
+    if config.get("model_type") in _PLAIN_EXPERTS and spec.format in LOW_BITS:
+        tensors = [replace(one, plain=one.of_experts) for one in tensors]
     context = spec.context_length or positions(config) or 0
     return Footprint(
         file_bytes=sum(file.stat().st_size for file in files),
@@ -71,10 +84,24 @@ def measure(spec: ModelSpec) -> Footprint:
     )
 
 
+def _unpacked(tensors: list[_Tensor]) -> list[_Tensor]:
+    """MXFP4's pairs of tensors as what they are read as: experts' matrices in 16 bit."""
+    packed = {one.name for one in tensors if one.name.endswith(_MX_BLOCKS)}
+    scales = {name.removesuffix(_MX_BLOCKS) + "_scales" for name in packed}
+    return [
+        _Tensor(one.name.removesuffix(_MX_BLOCKS), "BF16", (*one.shape[:2], 2 * one.rest))
+        if one.name in packed
+        else one
+        for one in tensors
+        if one.name not in scales
+    ]
+
+
 def _held(spec: ModelSpec, tensors: list[_Tensor]) -> list[_Tensor]:
-    """The tensors as a backend holds them: our kernels have a head of their own where it is tied."""
-    embeddings = [one for one in tensors if one.name.endswith("embed_tokens.weight")]
-    if spec.backend not in _OWN_KERNELS or any(one.name == "lm_head.weight" for one in tensors):
+    """The tensors as a backend holds them: in low bit a head is its own where it is tied."""
+    embeddings = [one for one in tensors if one.name.endswith(_TOKENS)]
+    own_head = spec.backend in _OWN_KERNELS or _bits(spec) is not None
+    if not own_head or any(one.name.endswith(_HEADS) for one in tensors):
         return tensors
     return tensors + [_Tensor("lm_head.weight", one.kind, one.shape) for one in embeddings]
 
@@ -102,10 +129,28 @@ class _Tensor:
     name: str
     kind: str
     shape: tuple[int, ...]
+    plain: bool = False
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def rest(self) -> int:
+        return math.prod(self.shape[2:])
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is what low bit is for: a linear layer's weights, or those of experts."""
+        if self.name.endswith(_NO_MATRICES) or any(part in self.name for part in _TABLES):
+            return False
+        return not self.plain and (len(self.shape) == 2 or self.of_experts)  # noqa: PLR2004
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether it holds the matrices of all of a layer's experts."""
+        together = len(self.shape) == 3 or ".experts.mlp." in self.name  # noqa: PLR2004
+        return together and any(part in self.name for part in _EXPERTS)
 
 
 def _tensors(file: Path) -> list[_Tensor]:
@@ -138,13 +183,18 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
         return tensor.count * _PLAIN[spec.format]
     if spec.format == FP8_FORMAT:
         return _in_fp8(tensor)
-    form = spec.format or ("int8" if spec.backend in _OWN_KERNELS else "")
-    bits = (LOW_BITS | _OURS).get(form)
+    bits = _bits(spec)
     if bits is None:
         return stored
-    if len(tensor.shape) == 2 and "embed" not in tensor.name:  # noqa: PLR2004
+    if tensor.is_matrix:
         return tensor.count * bits / 8
     return stored if spec.backend in _OWN_KERNELS else tensor.count * 4
+
+
+def _bits(spec: ModelSpec) -> float | None:
+    """Bits a weight of a spec's low-bit format; None: it is in none."""
+    form = spec.format or ("int8" if spec.backend in _OWN_KERNELS else "")
+    return (LOW_BITS | _OURS).get(form)
 
 
 def _in_fp8(tensor: _Tensor) -> int:

@@ -12,6 +12,7 @@ PRIVATE_PARTS: Final = {
     "generation.utils:GenerationMixin.prepare_inputs_for_generation": "what a step is given",
     "cache_utils:DynamicCache": "the cache of one sequence",
     "configuration_utils:PreTrainedConfig._attn_implementation": "the attention that it came with",
+    "integrations.moe:use_experts_implementation": "what modules with experts have alike",
     "masking_utils:AttentionMaskInterface.register": "our mask function",
     "masking_utils:causal_mask_function": "which rule is plain causal",
     "modeling_rope_utils:ROPE_INIT_FUNCTIONS": "rotary frequencies that grow with the context",
@@ -23,6 +24,7 @@ PRIVATE_PARTS: Final = {
     "models.auto.modeling_auto:MODEL_FOR_TEXT_ENCODING_MAPPING": "encoders of encoder-decoders",
     "quantizers.auto:AUTO_QUANTIZATION_CONFIG_MAPPING": "quantisation methods that it reads",
     "utils.chat_template_utils:_compile_jinja_template": "whether a chat template parses",
+    "pytorch_utils:Conv1D": "GPT-2's linear layers, which lie the other way round",
     "utils.logging:disable_progress_bar": "a quiet load",
 }
 """What we use of Transformers beyond its documented interface, and for what.
