@@ -2,87 +2,63 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from api.parsing.deltas import Content, Thought
-from api.parsing.markers import suspect, trailing_space
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
+
+    from api.parsing.source import Source, Step
 
 
-class _State(Enum):
-    BEGINNING = 1
-    INSIDE = 2
-    AFTER = 3
-    ANSWER = 4
+class Trimmed:
+    """Passes text on without the white space at its beginning and end."""
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        self._emit = emit
+        self._space = ""
+        self.begun = False
+
+    def __call__(self, text: str) -> None:
+        """Take the next piece."""
+        text = self._space + text
+        if not self.begun:
+            text = text.lstrip()
+        certain = text.rstrip()
+        self._space = text[len(certain) :]
+        if certain:
+            self.begun = True
+            self._emit(certain)
 
 
-class ReasoningSplitter:
-    """Splits `<think>...</think>` off a text's beginning; without markers all is the answer.
+def read(source: Source, begin: str, end: str) -> Step[None]:
+    """Read `<think>...</think>` if the text begins with it; white space around it is dropped.
 
-    White space around the markers belongs to neither part.
+    Reasoning that never ends is reasoning.
     """
+    source.mark()
+    yield from _spaces(source)
+    if not (yield from source.skip(begin)):
+        source.go_back()
+        return
+    source.forget_mark()
+    source.think(True)
+    if (yield from source.until(end, emit=Trimmed(source.thought))):
+        source.think(False)
+        yield from _spaces(source)
 
-    def __init__(self, markers: Sequence[str]) -> None:
-        self._begin, self._end = markers or ("", "")
-        self._state = _State.BEGINNING if markers else _State.ANSWER
-        self._held = ""
-        self._told = False
 
-    @property
-    def inside(self) -> bool:
-        """Whether the text so far ends within the reasoning."""
-        return self._state is _State.INSIDE
+def read_wrapping(source: Source, begin: str, end: str) -> Step[None]:
+    """Read over what begins an answer, such as `<response>`; what ends it is then no content."""
+    source.mark()
+    yield from _spaces(source)
+    if (yield from source.skip(begin)):
+        source.forget_mark()
+        source.wrapping_end = end
+        yield from _spaces(source)
+    else:
+        source.go_back()
 
-    def push(self, text: str) -> list[Content | Thought]:
-        """Return what is certain after one more piece."""
-        if self._state is _State.ANSWER:
-            return [Content(text)] if text else []
-        self._held += text
-        found: list[Content | Thought] = []
-        if self._state is _State.BEGINNING:
-            self._look_for_begin()
-        if self._state is _State.INSIDE:
-            found += self._inside()
-        if self._state is _State.AFTER:
-            self._held = self._held.lstrip()
-            if self._held:
-                self._state = _State.ANSWER
-        if self._state is _State.ANSWER and self._held:
-            found.append(Content(self._held))
-            self._held = ""
-        return found
 
-    def finish(self) -> list[Content | Thought]:
-        """Return what was held back: the text has ended."""
-        held, self._held = self._held, ""
-        if not held or self._state is _State.AFTER:
-            return []
-        return [Thought(held)] if self._state is _State.INSIDE else [Content(held)]
-
-    def _look_for_begin(self) -> None:
-        text = self._held.lstrip()
-        if text.startswith(self._begin):
-            self._state = _State.INSIDE
-            self._held = text[len(self._begin) :]
-        elif not self._begin.startswith(text):
-            self._state = _State.ANSWER
-
-    def _inside(self) -> list[Content | Thought]:
-        if not self._told:
-            self._held = self._held.lstrip()
-        place = self._held.find(self._end)
-        if place >= 0:
-            thought = self._held[:place].rstrip()
-            self._held = self._held[place + len(self._end) :]
-            self._state = _State.AFTER
-        else:
-            kept = suspect(self._held, self._end)
-            certain = self._held[: len(self._held) - kept]
-            kept += trailing_space(certain)
-            thought = self._held[: len(self._held) - kept]
-            self._held = self._held[len(self._held) - kept :]
-        self._told = self._told or bool(thought)
-        return [Thought(thought)] if thought else []
+def _spaces(source: Source) -> Step[None]:
+    while (yield from source.peek()).isspace():
+        source.advance()

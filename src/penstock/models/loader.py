@@ -166,7 +166,7 @@ def _card(
         aliases=spec.aliases,
         has_chat_template=words.has_chat_template,
         tool_parser=words.dialect.tool_parser,
-        reasoning=words.dialect.reasoning or (),
+        reasoning=words.dialect.card_markers,
         capabilities=_capabilities(model, words),
         batching=assembled.batching,
         running=assembled.running,

@@ -17,7 +17,8 @@ from penstock.contract.structure import (
     ToolStructure,
 )
 from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
-from penstock.models.structured import lark, limits
+from penstock.models.structured import calls, lark, limits
+from penstock.models.structured.calls import rules
 from penstock.models.text import vocabulary
 from penstock.models.text.dialect import Reasoning
 
@@ -135,38 +136,39 @@ class GrammarCompiler:
 
     def _grammars(self, structure: Structure, reasoning: Reasoning) -> list[dict[str, Any]]:
         """Return llguidance's grammars; the first is the whole answer's."""
-        bodies = self._bodies(structure)
-        markers = self._dialect.reasoning
-        if markers is None or reasoning is Reasoning.NONE:
-            return bodies
+        body, bodies = self._bodies(structure)
+        if self._dialect.reasoning is None or reasoning is Reasoning.NONE:
+            plain = len(bodies) == 1 and body == f"@{bodies[0]['name']}"
+            return bodies if plain else [{"lark_grammar": f"start: {body}"}, *bodies]
         start = lark.after_reasoning(
-            markers, self._markers, opened=reasoning is Reasoning.OPENED, body="@body"
+            self._dialect, self._markers, opened=reasoning is Reasoning.OPENED, body="body"
         )
-        return [{"lark_grammar": start}, *bodies]
+        return [{"lark_grammar": f"{start}\nbody: {body}"}, *bodies]
 
-    def _bodies(self, structure: Structure) -> list[dict[str, Any]]:
+    def _bodies(self, structure: Structure) -> tuple[str, list[dict[str, Any]]]:
+        """Return what comes behind the reasoning, and the grammars that it names."""
+        if isinstance(structure, ToolStructure):
+            return "@calls", [{**self._body(structure), "name": "calls"}]
+        answer = structure.answer if isinstance(structure, EitherStructure) else structure
+        bodies = [{**self._body(answer), "name": "answer"}]
+        body = lark.wrapped(self._dialect, self._markers, "@answer")
         if not isinstance(structure, EitherStructure):
-            return [self._body(structure)]
-        calls, answer = self._body(structure.calls), self._body(structure.answer)
-        return [
-            {"name": "body", "lark_grammar": "start: @calls | @answer"},
-            {**calls, "name": "calls"},
-            {**answer, "name": "answer"},
-        ]
+            return body, bodies
+        return f"@calls | {body}", [*bodies, {**self._body(structure.calls), "name": "calls"}]
 
     def _body(self, structure: AnswerStructure | ToolStructure) -> dict[str, Any]:
         match structure:
             case JsonStructure(schema, lenient):
-                return {"name": "body", "json_schema": lark.schema_with_options(schema, lenient)}
+                return {"json_schema": rules.with_options(schema, lenient)}
             case RegexStructure(pattern):
-                return {"name": "body", "lark_grammar": lark.of_regex(self._library, pattern)}
+                return {"lark_grammar": lark.of_regex(self._library, pattern)}
             case ChoiceStructure(choices):
-                return {"name": "body", "lark_grammar": lark.of_choices(choices)}
+                return {"lark_grammar": lark.of_choices(choices)}
             case GrammarStructure(grammar):
-                return {"name": "body", "lark_grammar": lark.of_grammar(grammar)}
+                return {"lark_grammar": lark.of_grammar(grammar)}
             case ToolStructure():
-                calls = lark.of_tools(structure, self._dialect.tool_parser, self._markers)
-                return {"name": "body", "lark_grammar": calls}
+                grammar = calls.grammar(structure, self._dialect.tool_parser, self._markers)
+                return {"lark_grammar": grammar}
             case _:
                 assert_never(structure)
 

@@ -25,7 +25,7 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     one that lays schemas on one another is left as it is. Without this a model that gets lost
     invents properties until its tokens end; vLLM and llama.cpp read schemas in this way too.
     """
-    return schema if _is_laid_on(schema) else cast("dict[str, Any]", _closed(schema))
+    return schema if is_laid_on(schema) else cast("dict[str, Any]", _closed(schema))
 
 
 def names_nothing(schema: dict[str, Any]) -> bool:
@@ -33,13 +33,14 @@ def names_nothing(schema: dict[str, Any]) -> bool:
     return not schema or (schema.get("properties") == {} and schema.keys() <= _OF_AN_OBJECT)
 
 
-def _is_laid_on(schema: object) -> bool:
+def is_laid_on(schema: object) -> bool:
+    """Whether a schema, or one within it, lays schemas on one another."""
     if not isinstance(schema, dict):
         return False
     keywords = cast("dict[str, object]", schema)
     if _LAID_ON & keywords.keys() or ("properties" in keywords and _BESIDE & keywords.keys()):
         return True
-    return any(map(_is_laid_on, _parts(keywords)))
+    return any(map(is_laid_on, _parts(keywords)))
 
 
 def _parts(schema: dict[str, object]) -> list[object]:

@@ -3,82 +3,52 @@
 from __future__ import annotations
 
 import importlib
-import json
-import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from penstock.errors import InvalidParameter, UnsupportedFeature
-from penstock.models.structured import json_schema, limits
+from penstock.errors import InvalidParameter
+from penstock.models.structured.calls.rules import literal, pattern, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from penstock.contract.structure import ToolFunction, ToolStructure
-
-_BLANKS: Final = r"[ \t]{0,4}|\r?\n[ \t]{0,40}"
-"""Between JSON's tokens. Without a bound, a weak model goes on with blanks until its tokens end."""
-
-_NOTHING: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {},
-    "additionalProperties": False,
-}
-
-
-def text(value: str) -> str:
-    """Return a literal of Lark."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def literal(marker: str, markers: Mapping[str, int]) -> str:
-    """Return a marker as the token that it is, else as text."""
-    return f"<[{markers[marker]}]>" if marker in markers else text(marker)
+    from penstock.models.text.dialect import Dialect
 
 
 def after_reasoning(
-    between: tuple[str, str], markers: Mapping[str, int], *, opened: bool, body: str
+    dialect: Dialect, markers: Mapping[str, int], *, opened: bool, body: str
 ) -> str:
-    """Return the grammar of reasoning between two markers, and then the rule `body`.
+    """Return the grammar of reasoning between the dialect's markers, and then the rule `body`.
 
-    `opened` reasoning has to come; else it may, where its first marker is a token.
+    `opened` reasoning has to come; else it may, where its first marker begins with a token.
     """
-    begin, end = between
+    begin, end = dialect.reasoning or ("", "")
     if end in markers:
         thought = f"thought: THOUGHT {literal(end, markers)}\nTHOUGHT: /(?s:.*)/"
     else:
-        thought = f"thought[lazy]: /(?s:.*){_escaped(end)}/"
+        thought = f"thought[lazy]: /(?s:.*){pattern(end)}/"
     rules = thought + "\nBLANKS: /[ \\t\\r\\n]{0,8}/"
+    between = literal(dialect.between, markers) if dialect.between else "BLANKS"
     if opened:
-        return f"start: thought BLANKS {body}\n{rules}"
-    if begin not in markers:
+        return f"start: thought {between} {body}\n{rules}"
+    if not any(begin.startswith(one) for one in markers):
         return f"start: {body}"
-    return f"start: ({literal(begin, markers)} thought BLANKS)? {body}\n{rules}"
+    return f"start: ({literal(begin, markers)} thought {between})? {body}\n{rules}"
 
 
-def _escaped(value: str) -> str:
-    """Return a pattern of a text for a place between slashes."""
-    return re.escape(value).replace("/", "\\/")
+def wrapped(dialect: Dialect, markers: Mapping[str, int], body: str) -> str:
+    """Return an answer's rule with the markers that the dialect puts around an answer."""
+    before = f"{literal(dialect.before_answer, markers)} " if dialect.before_answer else ""
+    if dialect.answer is None:
+        return f"{before}{body}"
+    begin, end = (literal(one, markers) for one in dialect.answer)
+    return f"{before}(({begin} {body} {end}) | {body})"
 
 
-def schema_with_options(schema: dict[str, Any] | bool, lenient: bool) -> dict[str, Any]:
-    """Return a JSON schema with llguidance's options: how to read it, and where blanks may stand.
-
-    :raises InvalidParameter: it is over a bound, or allows nothing.
-    """
-    if schema is False:
-        raise InvalidParameter("the schema false allows nothing")
-    limits.check_schema(schema)
-    known = {} if schema is True else json_schema.closed(schema)
-    return {**known, "x-guidance": {"whitespace_pattern": _BLANKS, "lenient": lenient}}
-
-
-def of_regex(library: Any, pattern: str) -> str:
+def of_regex(library: Any, expression: str) -> str:
     """Return a regular expression's grammar; its digits are ASCII's."""
-    if not pattern:
+    if not expression:
         raise InvalidParameter("the regular expression is empty")
-    return f"start: /{library.regex_to_lark(pattern, 'd')}/"
+    return f"start: /{library.regex_to_lark(expression, 'd')}/"
 
 
 def of_choices(choices: Sequence[str]) -> str:
@@ -96,41 +66,3 @@ def of_grammar(grammar: str) -> str:
         return translate(grammar)
     except Exception as error:  # the translator's own
         raise InvalidParameter(f"the grammar: {str(error)[:200]}") from error
-
-
-def of_tools(structure: ToolStructure, parser: str, markers: Mapping[str, int]) -> str:
-    """Return the grammar of tool calls as the model writes them.
-
-    :raises UnsupportedFeature: how this model calls tools is not known.
-    """
-    calls = " | ".join(f"call_{index}" for index in range(len(structure.functions)))
-    more = structure.parallel
-    match parser:
-        case "hermes":
-            begin, end = (literal(one, markers) for one in ("<tool_call>", "</tool_call>"))
-            start = f'{begin} "\\n" call "\\n" {end}'
-            start += f' ("\\n" {start})*' if more else ""
-            arguments = "arguments"
-        case "mistral":
-            rest = ' (", " call)*' if more else ""
-            start = f'{literal("[TOOL_CALLS]", markers)} "[" call{rest} "]"'
-            arguments = "arguments"
-        case "llama3_json":
-            start = 'call ("; " call)*' if more else "call"
-            arguments = "parameters"
-        case _:
-            raise UnsupportedFeature("how this model calls tools is not known", param="tools")
-    rules = [f"start: {start}", f"call: {calls}"]
-    for index, function in enumerate(structure.functions):
-        opening = '{"name": ' + json.dumps(function.name) + f', "{arguments}": '
-        rules += [
-            f'call_{index}: {text(opening)} arguments_{index} "}}"',
-            f"arguments_{index}: %json {_schema(function)}",
-        ]
-    return "\n".join(rules)
-
-
-def _schema(function: ToolFunction) -> str:
-    schema = _NOTHING if json_schema.names_nothing(function.parameters) else function.parameters
-    chosen = schema_with_options(schema, not function.strict)
-    return msgspec.json.encode(chosen).decode()

@@ -1,18 +1,10 @@
-"""What a chat template tells of its model: how it calls tools, how it marks its reasoning."""
+"""What a chat template shows of its model: how it calls tools, how it marks its reasoning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, TypeAlias
-
-ToolParser: TypeAlias = Literal["hermes", "llama3_json", "mistral", ""]
-"""How a model writes its tool calls; empty if its template knows none."""
-
-_REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
-
-_FOREIGN: Final = ("<function=", "<arg_key>", "<parameter=")
-"""Formats that stand inside of `<tool_call>` as well, but hold no JSON."""
+from typing import Final
 
 
 class Reasoning(Enum):
@@ -24,32 +16,187 @@ class Reasoning(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """`reasoning` holds the markers that open and close it."""
+class Family:
+    """How models of a family call tools.
 
-    tool_parser: ToolParser = ""
+    `name` is the dialect's name, on the model's card too. A chat template is of the family if it
+    holds all of `signs`, or if the model's type begins with one of `model_types` and the template
+    lists tools. `tokens` must stay visible in an answer's text, special or not.
+    """
+
+    name: str
+    signs: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
+
+
+_DEEPSEEK: Final = (
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁sep｜>",
+)
+_LFM2: Final = ("<|tool_call_start|>", "<|tool_call_end|>")
+_PHI4: Final = ("<|tool_call|>", "<|/tool_call|>")
+
+FAMILIES: Final = (
+    Family(
+        "harmony",
+        ("<|channel|>", "<|message|>"),
+        ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
+    ),
+    Family("deepseek_v32", ("｜DSML｜",), ("｜DSML｜",)),
+    Family(
+        "deepseek_v3",
+        ("<｜tool▁sep｜>", "```json"),
+        _DEEPSEEK,
+    ),
+    Family("deepseek_v31", ("<｜tool▁sep｜>",), _DEEPSEEK),
+    Family(
+        "kimi_k2",
+        ("<|tool_call_begin|>",),
+        (
+            "<|tool_calls_section_begin|>",
+            "<|tool_calls_section_end|>",
+            "<|tool_call_begin|>",
+            "<|tool_call_argument_begin|>",
+            "<|tool_call_end|>",
+        ),
+    ),
+    Family("minimax_m2", ("minimax:tool_call",), ("<minimax:tool_call>", "</minimax:tool_call>")),
+    Family("gemma4", ("<|tool_call>call:",), ("<|tool_call>", "<tool_call|>", '<|"|>')),
+    Family(
+        "functiongemma",
+        ("<start_function_call>",),
+        ("<start_function_call>", "<end_function_call>", "<escape>"),
+    ),
+    Family("seed_oss", ("<seed:tool_call>",), ("<seed:tool_call>", "</seed:tool_call>")),
+    Family("qwen3_coder", ("<function=", "<parameter="), ("<tool_call>", "</tool_call>")),
+    Family(
+        "glm45",
+        ("<arg_key>",),
+        (
+            "<tool_call>",
+            "</tool_call>",
+            "<arg_key>",
+            "</arg_key>",
+            "<arg_value>",
+            "</arg_value>",
+        ),
+    ),
+    Family("mistral_args", ("[TOOL_CALLS]", "[ARGS]"), ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")),
+    Family("mistral", ("[TOOL_CALLS]",), ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")),
+    Family("command", ("<|START_ACTION|>",), ("<|START_ACTION|>", "<|END_ACTION|>")),
+    Family("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>", "</TOOLCALL>")),
+    Family("internlm", ("<|action_start|>",), ("<|action_start|>", "<|action_end|>", "<|plugin|>")),
+    Family("internlm", ("<|plugin|>",), ("<|action_start|>", "<|action_end|>", "<|plugin|>")),
+    Family("lfm2", ("<|tool_call_start|>",), _LFM2),
+    Family("lfm2", ("<|tool_list_start|>",), _LFM2),
+    Family("phi4", ("<|/tool_call|>",), _PHI4),
+    Family("phi4", ("<|/tool|>",), _PHI4),
+    Family("phi4_mini", ("functools",), _PHI4),
+    Family("granite", ("<|tool_call|>",), ("<|tool_call|>",)),
+    Family("hermes", ("<tool_call>",), ("<tool_call>", "</tool_call>")),
+    Family("pythonic", ("func_name1(",)),
+    Family("gemma3", ("tool_code",), model_types=("gemma3",)),
+    Family("llama3_json", ("<|python_tag|>", '"parameters"')),
+    Family("llama3_json", ("ipython", '"parameters"')),
+    Family("llama3_json", ("<|header_start|>", '"parameters"')),
+    Family("glm4", ("<|observation|>",), model_types=("chatglm", "glm")),
+)
+"""The first that fits is a template's: those with signs of their own go before the common ones."""
+
+DIALECTS: Final = tuple(sorted({family.name for family in FAMILIES}))
+"""Their names, as `tool_parser` in the models file has them; an empty one calls no tools."""
+
+_REASONING: Final = (
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<think>", "</think>"),
+    ("Here is my thought process:", "Here is my response:"),
+)
+"""Markers around reasoning. A template has the second, or, of the first two, the token of the first."""
+
+_SIGNS_OF_REASONING: Final = {
+    "<|end|>": "<|channel|>analysis",
+    "<channel|>": "<|channel>thought",
+}
+"""Second markers that templates have for other reasons, and what shows that these are reasoning."""
+
+_ANSWERS: Final = (
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<|START_TEXT|>", "<|END_TEXT|>"),
+    ("<response>", "</response>"),
+    ("<answer>", "</answer>"),
+)
+"""Markers around the answer, of models that mark their reasoning too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """`tool_parser` names a family or is empty; `reasoning` and `answer` are two markers each.
+
+    `between` stands between reasoning and what follows it, `before_answer` before an answer that
+    is no call; both are for dialects with channels.
+    """
+
+    tool_parser: str = ""
     reasoning: tuple[str, str] | None = None
+    answer: tuple[str, str] | None = None
+    between: str = ""
+    before_answer: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
         """What has to be visible in an answer's text, special token or not."""
-        calls = {"mistral": ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")}.get(self.tool_parser, ())
-        return (*calls, *(self.reasoning or ()))
+        tokens = (
+            one for family in FAMILIES if family.name == self.tool_parser for one in family.tokens
+        )
+        return (*tokens, *(self.reasoning or ()), *(self.answer or ()))
+
+    def shows(self, token: str) -> bool:
+        """Whether the text of a special token belongs to an answer's text."""
+        return bool(token) and any(token in marker for marker in self.markers)
+
+    @property
+    def card_markers(self) -> tuple[str, ...]:
+        """Return the markers as a model's card has them: of the reasoning, then of the answer."""
+        return (*self.reasoning, *(self.answer or ())) if self.reasoning else ()
 
 
-def of_template(template: str | None, *, tool_parser: ToolParser | None = None) -> Dialect:
+def of_template(
+    template: str | None, *, tool_parser: str | None = None, model_type: str = ""
+) -> Dialect:
     """Return the dialect of a chat template; `tool_parser` is the operator's word, if any."""
     if template is None:
         return Dialect()
-    reasoning = next((pair for pair in _REASONING if pair[1] in template), None)
-    parser = _tool_parser(template) if tool_parser is None else tool_parser
-    return Dialect(parser if "tools" in template else "", reasoning)
+    parser = _tool_parser(template, model_type) if tool_parser is None else tool_parser
+    if "tools" not in template and parser != "harmony":
+        parser = ""
+    if parser == "harmony":
+        return Dialect(
+            parser, _REASONING[0], None, "<|start|>assistant", "<|channel|>final<|message|>"
+        )
+    reasoning = next((pair for pair in _REASONING if _is_reasoning(pair, template)), None)
+    answer = next((pair for pair in _ANSWERS if pair[1] in template), None)
+    return Dialect(parser, reasoning, answer if reasoning else None)
 
 
-def _tool_parser(template: str) -> ToolParser:
-    if "[TOOL_CALLS]" in template:
-        return "mistral"
-    if "<tool_call>" in template and not any(foreign in template for foreign in _FOREIGN):
-        return "hermes"
-    is_llama = "<|python_tag|>" in template or "ipython" in template
-    return "llama3_json" if is_llama and '"parameters"' in template else ""
+def _is_reasoning(pair: tuple[str, str], template: str) -> bool:
+    sign = _SIGNS_OF_REASONING.get(pair[1], pair[1])
+    return sign in template
+
+
+def _tool_parser(template: str, model_type: str) -> str:
+    """Return the family of a template: by its signs, else by the model's type."""
+    for family in FAMILIES:
+        if family.signs and all(sign in template for sign in family.signs):
+            return family.name
+    for family in FAMILIES:
+        if any(model_type.startswith(one) for one in family.model_types):
+            return family.name
+    return ""

@@ -257,7 +257,7 @@ class Tokenizer:
         special = {
             int(token): str(self.token_text(token)) for token in self._tokenizer.all_special_ids
         }
-        shown = [token for token, text in special.items() if text in self.dialect.markers]
+        shown = [token for token, text in special.items() if self.dialect.shows(text)]
         return frozenset(special).difference(shown) if shown else None
 
     def _encode(self, text: str, *, special: bool, truncate: int = WHOLE) -> list[int]:

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.parsing.answer import AnswerParser
-from api.parsing.deltas import Call, CallArguments, Content, Message
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from api.parsing.deltas import Call, CallArguments, Message
+from api.parsing.dialects import DIALECTS
+from tests.unit.api.parsing.cuts import everyway, parsed
 
 THINK = ("<think>", "</think>")
-NAMES = ("f", "get_weather")
-
-
-def parsed(pieces: Iterable[str], **how) -> Message:
-    parser = AnswerParser(**how)
-    message = Message()
-    for piece in pieces:
-        for delta in parser.push(piece):
-            assert not isinstance(delta, Content) or delta.text
-            message.add(delta)
-    for delta in parser.finish():
-        message.add(delta)
-    assert parser.calls == len(message.calls)
-    return message
-
-
-def cuts(text: str) -> Iterable[Sequence[str]]:
-    yield [text]
-    yield list(text)
-    for size in (2, 3, 7):
-        yield [text[start : start + size] for start in range(0, len(text), size)]
-    for place in range(1, len(text)):
-        yield [text[:place], text[place:]]
-
-
-def everyway(text: str, **how) -> Message:
-    results = [parsed(pieces, **how) for pieces in cuts(text)]
-    for result in results:
-        assert result == results[0]
-    return results[0]
+NAMES = {"f": {}, "get_weather": {}}
 
 
 # -- reasoning
@@ -213,20 +183,48 @@ def test_any_arguments_come_back(arguments, format_name, ascii_only, size) -> No
     assert not message.content
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [*'<{}[]"\\ :,/ab;\n', "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<think>",
-             "</think>", '{"name": "f", "arguments": ', "[ARGS]"]
-        ),
-        max_size=24,
-    ).map("".join),
-    st.sampled_from(["hermes", "llama3_json", "mistral"]),
+PIECES = (
+    *'<{}[]"\\ :,/ab;=()\'\n0', "f", "get_weather", " ", "<think>", "</think>", "<tool_call>",
+    "</tool_call>", "[TOOL_CALLS]", "[ARGS]", '{"name": "f", "arguments": ', "{}", "}}",
+    "<function=f>", "</function>", "<parameter=a>", "</parameter>", "<arg_key>", "</arg_key>",
+    "<arg_value>", "</arg_value>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>",
+    "analysis", "commentary to=functions.f", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<|tool_call_begin|>", "functions.f:0",
+    "<|tool_call_argument_begin|>", "<minimax:tool_call>", '<invoke name="f">', "</invoke>",
+    '<parameter name="a">', "<|tool_call>", "call:f{", '<|"|>', "<tool_call|>", "f(a=", "f(",
+    "```tool_code", "```json", "```", "<|tool_call_start|>", "functools", "<TOOLCALL>",
+    "<|START_ACTION|>", "<|action_start|>", "<|plugin|>", "<|python_tag|>", "<｜DSML｜function_calls>",
 )  # fmt: skip
-def test_no_text_breaks_a_parser_and_no_cut_changes_it(text, format_name) -> None:
-    how = {"format_name": format_name, "functions": NAMES, "reasoning": THINK}
-    whole, single = parsed([text], **how), parsed(list(text), **how)
-    assert whole.calls == single.calls
-    assert whole.thought == single.thought
-    assert whole.content.split() == single.content.split()
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=24), st.sampled_from(sorted(DIALECTS)))
+def test_no_text_breaks_a_parser_and_no_cut_changes_it(pieces: list[str], dialect: str) -> None:
+    functions = {"f": {"a": ["string"], "b": ["integer"]}, "get_weather": {}}
+    how = {"format_name": dialect, "functions": functions, "reasoning": THINK}
+    text = "".join(pieces)
+    whole = parsed([text], **how)
+    assert parsed(list(text), **how) == whole
+    assert parsed(pieces, **how) == whole
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_a_long_text_is_read_in_time_that_grows_with_it(dialect: str) -> None:
+    """A model may be asked to repeat the beginning of a call: each is looked at once."""
+    begins = [one for one in PIECES if len(one) > 3]
+    text = "".join(one * 300 for one in begins)
+    started_s = time.process_time()
+    parsed([text], format_name=dialect, functions=NAMES)
+    assert time.process_time() - started_s < 5
+
+
+CUT_BEHIND_A_CALL = [
+    '{"name": "f", "arguments": {}}', "\n", "\n", "Done", ".", "\n\n", "Second", " paragraph",
+    ":", "\n", "-", " a",
+]  # fmt: skip
+
+
+def test_white_space_behind_a_call_is_kept_however_it_is_cut() -> None:
+    message = Message("\n\nDone.\n\nSecond paragraph:\n- a", "", [Call("f", "{}")])
+    assert parsed(CUT_BEHIND_A_CALL, **LLAMA) == message
+    assert everyway("".join(CUT_BEHIND_A_CALL), **LLAMA) == message

@@ -1,0 +1,53 @@
+"""`<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{...}<|tool_call_end|>` (Kimi K2)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from api.parsing import json_values
+from api.parsing.source import Malformed
+
+if TYPE_CHECKING:
+    from api.parsing.source import Source, Step
+
+SECTION_BEGIN: Final = "<|tool_calls_section_begin|>"
+SECTION_END: Final = "<|tool_calls_section_end|>"
+CALL_BEGIN: Final = "<|tool_call_begin|>"
+CALL_END: Final = "<|tool_call_end|>"
+ARGUMENTS_BEGIN: Final = "<|tool_call_argument_begin|>"
+
+_ID: Final = re.compile(r"[\w.:-]")
+_NAME: Final = re.compile(r"(?:functions\.)?([\w.-]*[A-Za-z_][\w.-]*)(?::\d+)?")
+
+
+def read(source: Source) -> Step[None]:
+    """See `Dialect`."""
+    while marker := (yield from source.text(SECTION_BEGIN, CALL_BEGIN)):
+        try:
+            if marker == SECTION_BEGIN:
+                yield from source.blanks()
+                yield from source.expect(CALL_BEGIN)
+            yield from _call(source)
+            while (yield from source.skip_after_blanks(CALL_BEGIN)):
+                source.mark(back=len(CALL_BEGIN))
+                yield from _call(source)
+        except Malformed:
+            source.give_up()
+        else:
+            yield from source.skip_after_blanks(SECTION_END)
+
+
+def _call(source: Source) -> Step[None]:
+    yield from source.blanks()
+    match = _NAME.fullmatch((yield from source.word(_ID)))
+    if match is None:
+        raise Malformed
+    yield from source.blanks()
+    yield from source.expect(ARGUMENTS_BEGIN)
+    yield from source.blanks()
+    if (yield from source.peek()) != "{":
+        raise Malformed
+    source.begin_call(match[1])
+    yield from json_values.container(source, source.arguments)
+    yield from source.skip_after_blanks(CALL_END)

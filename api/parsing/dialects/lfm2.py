@@ -1,0 +1,39 @@
+"""`<|tool_call_start|>[f(city="Paris")]<|tool_call_end|>`, or JSON in the list (LFM2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from api.parsing.dialects import marked_json, pythonic
+from api.parsing.source import Malformed
+
+if TYPE_CHECKING:
+    from api.parsing.source import Source, Step
+
+BEGIN: Final = "<|tool_call_start|>"
+END: Final = "<|tool_call_end|>"
+
+_DISTANCE: Final = 16
+"""White space between a list's bracket and what it holds."""
+
+
+def read(source: Source) -> Step[None]:
+    """See `Dialect`."""
+    while (yield from source.text(BEGIN)):
+        try:
+            yield from source.blanks()
+            if (yield from _holds_json(source)):
+                yield from marked_json.calls(source)
+            else:
+                yield from pythonic.calls(source, None)
+        except Malformed:
+            source.give_up()
+        else:
+            yield from source.skip_after_blanks(END)
+
+
+def _holds_json(source: Source) -> Step[bool]:
+    place = 1
+    while (character := (yield from source.peek_at(place))).isspace() and place < _DISTANCE:
+        place += 1
+    return character == "{"

@@ -1,0 +1,48 @@
+"""The parameters of the functions that may be called, for dialects that write values without types."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from penstock.contract import schema_types
+from penstock.foreign import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+STRING: Final = "string"
+
+_PYTHON: Final = {"True": "true", "False": "false", "None": "null"}
+
+
+def types_of(schema: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return the parameters of a function and the JSON types that each allows; [] is any."""
+    root = schema or {}
+    properties = schema_types.resolved(root, root).get("properties")
+    if not isinstance(properties, dict):
+        return {}
+    named = cast("dict[str, Any]", properties)
+    return {
+        name: sorted(schema_types.of_schema(inner, root) or ()) for name, inner in named.items()
+    }
+
+
+def as_json(text: str, types: Sequence[str] | None) -> str:
+    """Return the JSON of a value that was written without quotes, as its parameter's types read it.
+
+    Text that is no JSON of a type that is allowed is a string, whatever the schema wants: the
+    client sees what the model wrote. Python's words for true, false and null are understood.
+    """
+    raw = text.strip()
+    raw = _PYTHON.get(raw, raw)
+    quoted = json.dumps(text, ensure_ascii=False)
+    try:
+        found = parse_json(raw)
+    except ValueError:
+        return quoted
+    if isinstance(found, str) and (not types or STRING in types):
+        return quoted
+    if types and not set(schema_types.of_value(found)) & set(types):
+        return quoted
+    return raw

@@ -1,0 +1,97 @@
+"""Calls whose arguments are one JSON object, in the words that each dialect puts around it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.contract.structure import ToolStructure
+    from penstock.models.structured.calls.rules import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class JsonCalls:
+    """How calls are written: `before` all, each as `call`, `between` two, `behind` all.
+
+    In `call`, NAME is the function's name, QUOTED the same as JSON, ARGUMENTS its arguments and
+    NUMBER any number, as calls have that are counted. Dialects with `one` write one call at most.
+    """
+
+    call: str
+    before: str = ""
+    between: str = ""
+    behind: str = ""
+    one: bool = False
+
+    def write(self, rules: Rules, structure: ToolStructure) -> None:
+        """Add the rules of calls, from `start` on."""
+        calls: list[str] = []
+        for index, function in enumerate(structure.functions):
+            arguments = rules.arguments(f"arguments_{index}", function)
+            head, _, tail = self.call.partition("ARGUMENTS")
+            parts = [_filled(rules, head, function.name), arguments]
+            parts.append(_filled(rules, tail, function.name))
+            calls.append(rules.add(f"call_{index}", " ".join(filter(None, parts))))
+        call = rules.add("call", " | ".join(calls))
+        parts = [rules.literal(self.before), call]
+        if structure.parallel and not self.one:
+            parts.append(f"({rules.literal(self.between)} {call})*")
+        parts.append(rules.literal(self.behind))
+        rules.add("start", " ".join(filter(None, parts)))
+
+
+def _filled(rules: Rules, words: str, name: str) -> str:
+    """Return a part of a call with the function's name in it."""
+    parts: list[str] = []
+    filled = words.replace("QUOTED", json.dumps(name)).replace("NAME", name)
+    for position, part in enumerate(filled.split("NUMBER")):
+        if position:
+            parts.append(rules.add("NUMBER", "/0|[1-9][0-9]{0,3}/"))
+        parts.append(rules.literal(part))
+    return " ".join(filter(None, parts))
+
+
+_NAMED = '{"name": QUOTED, "arguments": ARGUMENTS}'
+_COHERE = '{"tool_call_id": "NUMBER", "tool_name": QUOTED, "parameters": ARGUMENTS}'
+_SEP = "<｜tool▁sep｜>"
+
+JSON_CALLS = {
+    "hermes": JsonCalls(f"<tool_call>\n{_NAMED}\n</tool_call>", between="\n"),
+    "llama3_json": JsonCalls('{"name": QUOTED, "parameters": ARGUMENTS}', between="; "),
+    "mistral": JsonCalls(_NAMED, "[TOOL_CALLS][", ", ", "]"),
+    "mistral_args": JsonCalls("[TOOL_CALLS]NAME[ARGS]ARGUMENTS"),
+    "granite": JsonCalls(_NAMED, "<|tool_call|>[", ", ", "]"),
+    "phi4": JsonCalls(_NAMED, "<|tool_call|>[", ", ", "]<|/tool_call|>"),
+    "phi4_mini": JsonCalls(_NAMED, "functools[", ", ", "]"),
+    "nemotron": JsonCalls(_NAMED, "<TOOLCALL>[", ", ", "]</TOOLCALL>"),
+    "command": JsonCalls(_COHERE, "<|START_ACTION|>[\n    ", ",\n    ", "\n]<|END_ACTION|>"),
+    "internlm": JsonCalls(
+        '<|action_start|><|plugin|>\n{"name": QUOTED, "parameters": ARGUMENTS}<|action_end|>'
+    ),
+    "deepseek_v3": JsonCalls(
+        f"<｜tool▁call▁begin｜>function{_SEP}NAME\n```json\nARGUMENTS\n```<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁begin｜>",
+        "\n",
+        "<｜tool▁calls▁end｜>",
+    ),
+    "deepseek_v31": JsonCalls(
+        f"<｜tool▁call▁begin｜>NAME{_SEP}ARGUMENTS<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁begin｜>",
+        "",
+        "<｜tool▁calls▁end｜>",
+    ),
+    "kimi_k2": JsonCalls(
+        "<|tool_call_begin|>functions.NAME:NUMBER"
+        "<|tool_call_argument_begin|>ARGUMENTS<|tool_call_end|>",
+        "<|tool_calls_section_begin|>",
+        "",
+        "<|tool_calls_section_end|>",
+    ),
+    "glm4": JsonCalls("NAME\nARGUMENTS", one=True),
+    "harmony": JsonCalls(
+        "<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>ARGUMENTS", one=True
+    ),
+}
+"""By the dialect's name."""

@@ -1,0 +1,183 @@
+"""Calls that must be: the grammar of each dialect takes what its template writes and the API reads."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api.parsing.answer import functions_of
+from api.parsing.dialects import DIALECTS as PARSERS
+from penstock import demo_model
+from penstock.contract.structure import EitherStructure, JsonStructure, ToolFunction, ToolStructure
+from penstock.errors import InvalidParameter
+from penstock.models.structured.calls import CALLS as GRAMMARS
+from penstock.models.text.dialect import DIALECTS, FAMILIES, Dialect, Reasoning, of_template
+from tests.unit.api.parsing.cuts import parsed, tool
+from tests.unit.api.parsing.written import written
+from tests.unit.models.test_grammar import Vocabulary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ORDER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "metric": {"type": "boolean"},
+        "ratio": {"type": "number"},
+        "unit": {"enum": ["°C", "°F"]},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "places": {"type": "array", "items": {"$ref": "#/$defs/place"}},
+    },
+    "required": ["city", "days"],
+    "$defs": {
+        "place": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "at": {"type": "array", "items": {}}},
+            "required": ["name"],
+        }
+    },
+}
+FUNCTIONS = (ToolFunction("get_weather", ORDER), ToolFunction("now"))
+TOOLS = (tool("get_weather", **ORDER["properties"]), tool("now"))
+TOOLS[0]["function"]["parameters"]["$defs"] = ORDER["$defs"]
+
+TEXT = 'Zürich 🙂\n  "x" \\ <b>1 & 2</b> {a: [1]}'
+ALL = {
+    "city": TEXT,
+    "days": -3,
+    "metric": True,
+    "ratio": 2.5,
+    "unit": "°F",
+    "note": None,
+    "places": [{"name": "a", "at": [1, [], {}]}, {"name": ""}],
+}
+SOME: dict[str, Any] = {"city": "", "days": 0, "note": "x"}
+WRITTEN_IN_ONE = ("glm4", "harmony")
+
+
+def dialect_of(name: str) -> Dialect:
+    return of_template("<|channel|><|message|>") if name == "harmony" else Dialect(name)
+
+
+@pytest.fixture(scope="module")
+def with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's tokenizer, with every family's markers as special tokens."""
+    source = json.loads((demo_model.path() / "tokenizer.json").read_text(encoding="utf-8"))
+    known = {token["content"] for token in source["added_tokens"]}
+    first = 1 + max(
+        *(token["id"] for token in source["added_tokens"]), *source["model"]["vocab"].values()
+    )
+    tokens = {token for family in FAMILIES for token in family.tokens} - known
+    source["added_tokens"] += [
+        {
+            "id": first + place, "content": token, "special": True, "single_word": False,
+            "lstrip": False, "rstrip": False, "normalized": False,
+        }
+        for place, token in enumerate(sorted(tokens))
+    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("with-tokens")
+    (folder / "tokenizer.json").write_text(json.dumps(source), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(params=["text", "tokens"])
+def folder(request: pytest.FixtureRequest, with_tokens: Path) -> Path:
+    return demo_model.path() if request.param == "text" else with_tokens
+
+
+def arguments(name: str, text: str, tools: Any = TOOLS) -> list[tuple[str, Any]]:
+    message = parsed([text], format_name=name, functions=functions_of(tools, name))
+    assert not message.content
+    return [(call.name, json.loads(call.arguments)) for call in message.calls]
+
+
+def test_every_dialect_is_seen_read_and_written() -> None:
+    assert set(DIALECTS) == set(PARSERS) == set(GRAMMARS)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_what_the_template_writes_is_taken_and_read(folder: Path, name: str) -> None:
+    words = Vocabulary(folder, dialect_of(name))
+    for calls in ([("get_weather", ALL)], [("get_weather", SOME)], [("now", {})]):
+        text = written(name, calls)
+        assert words.fits(ToolStructure(FUNCTIONS), text), text
+        assert arguments(name, text) == calls
+    both = [("get_weather", ALL), ("now", {}), ("get_weather", SOME)]
+    if name not in WRITTEN_IN_ONE:
+        text = written(name, both)
+        assert words.fits(ToolStructure(FUNCTIONS, parallel=True), text)
+        assert not words.fits(ToolStructure(FUNCTIONS), text)
+        assert arguments(name, text) == both
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_what_does_not_fit_the_schema_is_not_taken(folder: Path, name: str) -> None:
+    words = Vocabulary(folder, dialect_of(name))
+    structure = ToolStructure(FUNCTIONS)
+    for calls in (
+        [("get_weather", {"city": "a"})],  # one is missing
+        [("get_weather", {"city": "a", "days": 1.5})],
+        [("get_weather", {**SOME, "unit": "K"})],
+        [("get_weather", {**SOME, "places": [{"at": []}]})],
+        [("get_weather", {**SOME, "more": 1})],
+        [("now", {"x": 1})],
+        [("nobody", {})],
+    ):
+        assert not words.fits(structure, written(name, calls)), calls
+    assert not words.fits(ToolStructure(FUNCTIONS[1:]), written(name, [("get_weather", SOME)]))
+    assert not words.fits(structure, "It rains.")
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("schema", [{"type": "object"}, {"additionalProperties": True}])
+def test_a_function_without_named_parameters_takes_any(
+    with_tokens: Path, name: str, schema: dict[str, Any]
+) -> None:
+    words = Vocabulary(with_tokens, dialect_of(name))
+    structure = ToolStructure((ToolFunction("note", schema),))
+    text = written(name, [("note", {"a": "b"})])
+    assert words.fits(structure, text)
+    assert arguments(name, text, [tool("note")]) == [("note", {"a": "b"})]
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm45", "minimax_m2", "gemma4"])
+def test_text_without_quotes_cannot_be_held_to_a_strict_pattern(
+    with_tokens: Path, name: str
+) -> None:
+    schema = {"type": "object", "properties": {"zip": {"type": "string", "pattern": "^[0-9]+$"}}}
+    words = Vocabulary(with_tokens, Dialect(name))
+    lenient = ToolStructure((ToolFunction("f", schema),))
+    assert words.fits(lenient, written(name, [("f", {"zip": "12"})]))
+    with pytest.raises(InvalidParameter, match="pattern of 'zip' cannot be enforced"):
+        words.begin(ToolStructure((ToolFunction("f", schema, strict=True),)), Reasoning.NONE)
+
+
+def test_harmony_puts_each_form_into_its_channel(with_tokens: Path) -> None:
+    words = Vocabulary(with_tokens, dialect_of("harmony"))
+    thought = "<|channel|>analysis<|message|>So <it> is.<|end|><|start|>assistant"
+    call, answer = written("harmony", [("now", {})]), '<|channel|>final<|message|>{"a":1}'
+    calls, form = ToolStructure(FUNCTIONS), JsonStructure({"type": "object"})
+    for structure, text in ((calls, call), (form, answer)):
+        assert words.fits(structure, text, Reasoning.POSSIBLE)
+        assert words.fits(structure, thought + text, Reasoning.POSSIBLE)
+        assert words.fits(EitherStructure(calls, form), thought + text, Reasoning.POSSIBLE)
+    assert not words.fits(form, '{"a":1}', Reasoning.POSSIBLE)
+    assert not words.fits(calls, thought + answer, Reasoning.POSSIBLE)
+
+
+def test_an_answer_may_stand_between_markers_of_its_own(with_tokens: Path) -> None:
+    template = "{{ tools }}<|START_ACTION|><|START_THINKING|><|END_THINKING|><|END_RESPONSE|>"
+    words = Vocabulary(with_tokens, of_template(template))
+    form = JsonStructure({"type": "object"})
+    thought = "<|START_THINKING|>So.<|END_THINKING|>"
+    for text in ("{}", "<|START_RESPONSE|>{}<|END_RESPONSE|>"):
+        assert words.fits(form, text, Reasoning.POSSIBLE)
+        assert words.fits(form, f"So.<|END_THINKING|>{text}", Reasoning.OPENED)
+    call = written("command", [("now", {})])
+    assert words.fits(ToolStructure(FUNCTIONS), f"So.<|END_THINKING|>{call}", Reasoning.OPENED)
+    assert not words.fits(form, "<|START_RESPONSE|>{}", Reasoning.POSSIBLE)
+    assert thought  # its first marker is no token of this vocabulary
