@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat import structures
 from api.openai.chat.structure_schema import NamedTool
-from api.parsing.answer import AnswerParser
+from api.parsing.answer import AnswerParser, Functions, functions_of
 from penstock.contract.structure import EitherStructure, ToolFunction, ToolStructure
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -30,7 +30,7 @@ class Reading:
 
     reasoning: tuple[str, ...] = ()
     format_name: str = ""
-    functions: tuple[str, ...] = ()
+    functions: Functions = field(default_factory=dict[str, dict[str, list[str]]])
     most_calls: int | None = None
     show_reasoning: bool = True
 
@@ -51,7 +51,7 @@ class Reading:
     def call_id(self, job_id: str, index: int) -> str:
         """Return a call's id: the same each time that the job's events are read."""
         digest = hashlib.sha256(f"{job_id}:{index}".encode()).hexdigest()
-        if self.format_name == "mistral":
+        if self.format_name in ("mistral", "mistral_args"):
             return digest[:MISTRAL_ID_DIGITS]
         return "call_" + digest[:ID_DIGITS]
 
@@ -117,7 +117,7 @@ def _reading(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCar
     return Reading(
         reasoning=card.reasoning,
         format_name=card.tool_parser,
-        functions=tuple(tool["function"]["name"] for tool in tools),
+        functions=functions_of(tools, card.tool_parser),
         most_calls=None if parallel else 1,
         show_reasoning=asked.include_reasoning is not False,
     )

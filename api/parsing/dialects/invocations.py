@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from api.parsing.source import Source, Step
 
 _QUOTED: Final = re.compile(r'[^"<>\n]')
-_ANY: Final = ("array", "boolean", "integer", "null", "number", "object")
+_ANY: Final[tuple[str, ...]] = ("array", "boolean", "integer", "null", "number", "object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,6 @@ class Invocations:
         if (yield from source.skip_after_blanks('string="true"')):
             types = [STRING]
         elif (yield from source.skip_after_blanks('string="false"')):
-            types = list(_ANY)
+            types = [*_ANY]
         yield from source.expect(">")
         return types

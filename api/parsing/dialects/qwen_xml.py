@@ -11,6 +11,8 @@ from api.parsing.object_call import ObjectCall
 from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from api.parsing.source import Source, Step
 
 FUNCTION: Final = "<function="
@@ -37,23 +39,26 @@ class QwenXml:
         """See `Dialect`."""
         while marker := (yield from source.text(self.begin, FUNCTION)):
             try:
-                if marker != FUNCTION:
+                if marker == FUNCTION:
+                    yield from self._function(source, source.functions)
+                else:
                     yield from source.blanks()
                     yield from source.expect(FUNCTION)
-                name = (yield from source.word(_NAME)).strip()
-                yield from source.expect(">")
-                if marker == FUNCTION and name not in source.functions:
-                    raise Malformed
-                yield from self._body(source, name)
+                    yield from self._function(source)
                 while marker != FUNCTION and (yield from source.skip_after_blanks(FUNCTION)):
                     source.mark(back=len(FUNCTION))
-                    name = (yield from source.word(_NAME)).strip()
-                    yield from source.expect(">")
-                    yield from self._body(source, name)
+                    yield from self._function(source)
             except Malformed:
                 source.give_up()
             else:
                 yield from source.skip_after_blanks(self.end)
+
+    def _function(self, source: Source, known: Collection[str] | None = None) -> Step[None]:
+        name = (yield from source.word(_NAME)).strip()
+        yield from source.expect(">")
+        if known is not None and name not in known:
+            raise Malformed
+        yield from self._body(source, name)
 
     def _body(self, source: Source, name: str) -> Step[None]:
         yield from source.blanks()

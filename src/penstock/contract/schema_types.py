@@ -23,7 +23,8 @@ _TYPES: Final[Mapping[type, tuple[str, ...]]] = {
 
 def of_value(value: Any) -> tuple[str, ...]:
     """Return the types that a value of Python's `json` is of."""
-    return _TYPES.get(type(value), ())
+    kind = cast("type[Any]", type(value))
+    return _TYPES.get(kind, ())
 
 
 def of_schema(

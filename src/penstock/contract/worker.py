@@ -33,8 +33,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     weights are held (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous`, `grouped`
     (architectures without Transformers' attention interface) or `padded` (encoders). `generation_defaults` are the
     model's own sampling defaults, in OpenAI's names. `tool_parser` is how the model writes tool
-    calls (`hermes`, `llama3_json`, `mistral`; empty: its template knows none). `reasoning` are the
-    two markers around its reasoning, if it has such. `capabilities` are of `generate`,
+    calls, a dialect of docs/tool-calls.md; empty: its template has none. `reasoning` are the two
+    markers around its reasoning, and behind them those around its answer, if it has such. `capabilities` are of `generate`,
     `structure`, `embed`, `score` (pairs of texts) and `fim`; `embedding` is there where the model
     is made for it. Jobs whose worker has died run in `spare_slots` beside the others.
     No token has more than `longest_token_chars` characters; 0 where that is not known.

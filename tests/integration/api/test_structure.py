@@ -19,6 +19,7 @@ from penstock.contract.structure import (
     ToolFunction,
     ToolStructure,
 )
+from tests.unit.api.parsing.written import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -303,6 +304,27 @@ def test_tool_choice_becomes_a_structure(fleet, client) -> None:
             ToolStructure((weather, time), parallel=True), JsonStructure({"type": "object"})
         ),
     ]
+
+
+@pytest.mark.parametrize("dialect", ["qwen3_coder", "glm45", "harmony", "deepseek_v31"])
+def test_calls_in_other_dialects(fleet, client, dialect: str) -> None:
+    """Whole and streamed: names, arguments and content as the SDK reads them."""
+    text = "Hm.\n" + written(dialect, [("weather", {"city": "Zürich"})])
+    if dialect == "harmony":
+        text = "<|channel|>commentary<|message|>Hm.<|end|><|start|>assistant" + text[4:]
+    fleet.worker(writes(text), **{**CARD, "tool_parser": dialect})
+    asked: Any = {"model": "tiny", "messages": ASK, "tools": [WEATHER]}
+    message = client.chat.completions.create(**asked).choices[0].message
+    assert message.content == "Hm."
+    assert message.tool_calls[0].function.name == "weather"
+    assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Zürich"}
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    calls = [call.function for delta in deltas for call in delta.tool_calls or []]
+    assert "".join(delta.content or "" for delta in deltas) == "Hm."
+    assert [call.name for call in calls if call.name] == ["weather"]
+    assert json.loads("".join(call.arguments or "" for call in calls)) == {"city": "Zürich"}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
 def test_calls_one_at_a_time(fleet, client) -> None:

@@ -59,7 +59,7 @@ def test_a_plain_chat() -> None:
 def test_tools_are_shown_to_the_model_and_read_from_its_answer() -> None:
     plan = planned(tools=TOOLS, parallel_tool_calls=False)
     assert [shown["function"]["name"] for shown in plan.prompt.tools] == ["add", "look_up"]
-    assert plan.reading.functions == ("add", "look_up")
+    assert tuple(plan.reading.functions) == ("add", "look_up")
     assert plan.reading.most_calls == 1
     assert plan.first.sampling.structure is None  # the model may answer without a call
 

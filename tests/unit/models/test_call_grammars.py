@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -13,13 +14,16 @@ from penstock import demo_model
 from penstock.contract.structure import EitherStructure, JsonStructure, ToolFunction, ToolStructure
 from penstock.errors import InvalidParameter
 from penstock.models.structured.calls import CALLS as GRAMMARS
-from penstock.models.text.dialect import DIALECTS, FAMILIES, Dialect, Reasoning, of_template
+from penstock.models.text.dialect import FAMILIES, Dialect, Reasoning, ToolParser, of_template
 from tests.unit.api.parsing.cuts import parsed, tool
 from tests.unit.api.parsing.written import written
 from tests.unit.models.test_grammar import Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+DIALECTS = tuple(name for name in get_args(ToolParser) if name)
 
 ORDER: dict[str, Any] = {
     "type": "object",
@@ -89,6 +93,12 @@ def folder(request: pytest.FixtureRequest, with_tokens: Path) -> Path:
     return demo_model.path() if request.param == "text" else with_tokens
 
 
+@pytest.fixture(scope="module")
+def vocabulary() -> Callable[[Path, str], Vocabulary]:
+    """Vocabularies by folder and dialect, each read once."""
+    return cache(lambda folder, name: Vocabulary(folder, dialect_of(name)))
+
+
 def arguments(name: str, text: str, tools: Any = TOOLS) -> list[tuple[str, Any]]:
     message = parsed([text], format_name=name, functions=functions_of(tools, name))
     assert not message.content
@@ -96,12 +106,12 @@ def arguments(name: str, text: str, tools: Any = TOOLS) -> list[tuple[str, Any]]
 
 
 def test_every_dialect_is_seen_read_and_written() -> None:
-    assert set(DIALECTS) == set(PARSERS) == set(GRAMMARS)
+    assert set(DIALECTS) == set(PARSERS) == set(GRAMMARS) == {family.name for family in FAMILIES}
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_what_the_template_writes_is_taken_and_read(folder: Path, name: str) -> None:
-    words = Vocabulary(folder, dialect_of(name))
+def test_what_the_template_writes_is_taken_and_read(vocabulary, folder: Path, name: str) -> None:
+    words = vocabulary(folder, name)
     for calls in ([("get_weather", ALL)], [("get_weather", SOME)], [("now", {})]):
         text = written(name, calls)
         assert words.fits(ToolStructure(FUNCTIONS), text), text
@@ -115,8 +125,8 @@ def test_what_the_template_writes_is_taken_and_read(folder: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_what_does_not_fit_the_schema_is_not_taken(folder: Path, name: str) -> None:
-    words = Vocabulary(folder, dialect_of(name))
+def test_what_does_not_fit_the_schema_is_not_taken(vocabulary, folder: Path, name: str) -> None:
+    words = vocabulary(folder, name)
     structure = ToolStructure(FUNCTIONS)
     for calls in (
         [("get_weather", {"city": "a"})],  # one is missing
@@ -135,9 +145,9 @@ def test_what_does_not_fit_the_schema_is_not_taken(folder: Path, name: str) -> N
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("schema", [{"type": "object"}, {"additionalProperties": True}])
 def test_a_function_without_named_parameters_takes_any(
-    with_tokens: Path, name: str, schema: dict[str, Any]
+    vocabulary, with_tokens: Path, name: str, schema: dict[str, Any]
 ) -> None:
-    words = Vocabulary(with_tokens, dialect_of(name))
+    words = vocabulary(with_tokens, name)
     structure = ToolStructure((ToolFunction("note", schema),))
     text = written(name, [("note", {"a": "b"})])
     assert words.fits(structure, text)
@@ -146,18 +156,18 @@ def test_a_function_without_named_parameters_takes_any(
 
 @pytest.mark.parametrize("name", ["qwen3_coder", "glm45", "minimax_m2", "gemma4"])
 def test_text_without_quotes_cannot_be_held_to_a_strict_pattern(
-    with_tokens: Path, name: str
+    vocabulary, with_tokens: Path, name: str
 ) -> None:
     schema = {"type": "object", "properties": {"zip": {"type": "string", "pattern": "^[0-9]+$"}}}
-    words = Vocabulary(with_tokens, Dialect(name))
+    words = vocabulary(with_tokens, name)
     lenient = ToolStructure((ToolFunction("f", schema),))
     assert words.fits(lenient, written(name, [("f", {"zip": "12"})]))
     with pytest.raises(InvalidParameter, match="pattern of 'zip' cannot be enforced"):
         words.begin(ToolStructure((ToolFunction("f", schema, strict=True),)), Reasoning.NONE)
 
 
-def test_harmony_puts_each_form_into_its_channel(with_tokens: Path) -> None:
-    words = Vocabulary(with_tokens, dialect_of("harmony"))
+def test_harmony_puts_each_form_into_its_channel(vocabulary, with_tokens: Path) -> None:
+    words = vocabulary(with_tokens, "harmony")
     thought = "<|channel|>analysis<|message|>So <it> is.<|end|><|start|>assistant"
     call, answer = written("harmony", [("now", {})]), '<|channel|>final<|message|>{"a":1}'
     calls, form = ToolStructure(FUNCTIONS), JsonStructure({"type": "object"})

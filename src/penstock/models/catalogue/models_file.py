@@ -14,7 +14,7 @@ speculation = "off"                # on, auto
 kv_cache_type = "u8"               # openvino: keys and values in 8 bit; "auto" is 16
 aliases = ["gpt-3.5-turbo"]
 chat_template = "templates/vicuna.jinja"   # a file beside this one, or the template itself
-tool_parser = "hermes"             # llama3_json, mistral; by default what the template shows
+tool_parser = "hermes"             # see docs/tool-calls.md; by default what the template shows
 generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
 task = "embed"                     # generate, embed, score; by default what the files show

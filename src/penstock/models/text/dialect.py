@@ -4,7 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Literal, TypeAlias
+
+ToolParser: TypeAlias = Literal[
+    "command",
+    "deepseek_v3",
+    "deepseek_v31",
+    "deepseek_v32",
+    "functiongemma",
+    "gemma3",
+    "gemma4",
+    "glm4",
+    "glm45",
+    "granite",
+    "harmony",
+    "hermes",
+    "internlm",
+    "kimi_k2",
+    "lfm2",
+    "llama3_json",
+    "minimax_m2",
+    "mistral",
+    "mistral_args",
+    "nemotron",
+    "phi4",
+    "phi4_mini",
+    "pythonic",
+    "qwen3_coder",
+    "seed_oss",
+    "",
+]
+"""How a model writes its tool calls: the dialects' names; empty if its template knows none."""
 
 
 class Reasoning(Enum):
@@ -24,7 +54,7 @@ class Family:
     lists tools. `tokens` must stay visible in an answer's text, special or not.
     """
 
-    name: str
+    name: ToolParser
     signs: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
@@ -107,9 +137,6 @@ FAMILIES: Final = (
 )
 """The first that fits is a template's: those with signs of their own go before the common ones."""
 
-DIALECTS: Final = tuple(sorted({family.name for family in FAMILIES}))
-"""Their names, as `tool_parser` in the models file has them; an empty one calls no tools."""
-
 _REASONING: Final = (
     ("<|channel|>analysis<|message|>", "<|end|>"),
     ("<|channel>thought", "<channel|>"),
@@ -144,7 +171,7 @@ class Dialect:
     is no call; both are for dialects with channels.
     """
 
-    tool_parser: str = ""
+    tool_parser: ToolParser = ""
     reasoning: tuple[str, str] | None = None
     answer: tuple[str, str] | None = None
     between: str = ""
@@ -169,7 +196,7 @@ class Dialect:
 
 
 def of_template(
-    template: str | None, *, tool_parser: str | None = None, model_type: str = ""
+    template: str | None, *, tool_parser: ToolParser | None = None, model_type: str = ""
 ) -> Dialect:
     """Return the dialect of a chat template; `tool_parser` is the operator's word, if any."""
     if template is None:
@@ -191,7 +218,7 @@ def _is_reasoning(pair: tuple[str, str], template: str) -> bool:
     return sign in template
 
 
-def _tool_parser(template: str, model_type: str) -> str:
+def _tool_parser(template: str, model_type: str) -> ToolParser:
     """Return the family of a template: by its signs, else by the model's type."""
     for family in FAMILIES:
         if family.signs and all(sign in template for sign in family.signs):

@@ -77,6 +77,7 @@ class Tokenizer:
         eos_token_ids: Iterable[int] = (),
         chat_template: str | None = None,
         tool_parser: ToolParser | None = None,
+        model_type: str = "",
         named: Template | None = None,
         context_length: int | None = None,
         lower_case: bool = False,
@@ -94,7 +95,9 @@ class Tokenizer:
         self.vocab_size = vocab_size
         own = tokenizer.eos_token_id
         self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
-        self.dialect: Dialect = dialect.of_template(self._template, tool_parser=tool_parser)
+        self.dialect: Dialect = dialect.of_template(
+            self._template, tool_parser=tool_parser, model_type=model_type
+        )
         self._hidden = self._hidden_ids()
         self.fill_in = fill_in_middle.of_tokenizer(tokenizer, self._encoder)
 
@@ -370,6 +373,7 @@ def load(
         eos_token_ids=eos_token_ids(spec),
         chat_template=spec.chat_template,
         tool_parser=spec.tool_parser,
+        model_type=str(read_config(spec.path).get("model_type") or ""),
         named=fastchat_templates.by_model(spec.path.name),
         context_length=context_length,
         lower_case=lower_case,

@@ -31,7 +31,7 @@ def cuts(text: str) -> Iterable[Sequence[str]]:
     yield list(text)
     for size in (2, 3, 7):
         yield [text[start : start + size] for start in range(0, len(text), size)]
-    for place in range(1, len(text), 1 + len(text) // 100):
+    for place in range(1, len(text), 1 + len(text) // 60):
         yield [text[:place], text[place:]]
 
 

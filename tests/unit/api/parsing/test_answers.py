@@ -161,7 +161,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.dictionaries(st.text(max_size=5), values, max_size=3), min_size=1, max_size=3),
     st.sampled_from(["hermes", "llama3_json", "mistral"]),
@@ -197,7 +197,7 @@ PIECES = (
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=24), st.sampled_from(sorted(DIALECTS)))
 def test_no_text_breaks_a_parser_and_no_cut_changes_it(pieces: list[str], dialect: str) -> None:
     functions = {"f": {"a": ["string"], "b": ["integer"]}, "get_weather": {}}

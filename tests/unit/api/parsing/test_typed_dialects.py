@@ -90,6 +90,7 @@ def test_a_call_that_is_none_is_content_as_it_was_written(dialect: str, text: st
     assert (message.content, message.calls) == (text, [])
 
 
+DAYS = "<tool_call>\n<function=get_weather>\n<parameter=days>\n1\n"
 CODE = (
     "def f():\n    return '<parameter=x>\\n</parameter>'\n\n# </function> </invoke> </arg_value>\n"
 )
@@ -145,14 +146,10 @@ def test_values_are_what_the_schema_allows(write, key: str, text: str, value: ob
         ("qwen3_coder", "<function=now>\n</function>\n</tool_call>", "", {}),
         ("qwen3_coder", '<tool_call>\n<function=get_weather>\n{"days": 1}\n</function>\n</tool_call>',
          "", {"days": 1}),
-        ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=days>\n1\n</function>\n"
-         "</tool_call>", "", {"days": 1}),
-        ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=days>\n1\n</parameter>\n"
-         "</tool_call>", "", {"days": 1}),
-        ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=days>\n1\n</parameter>\n"
-         "</fun", "", {"days": 1}),
-        ("qwen3_coder", "<tool_call>\n<function=get_weather>\n<parameter=days>\n1\n</parameter>\n"
-         "<parameter=>\n2\n</parameter>", "\n<parameter=>\n2\n</parameter>", {"days": 1}),
+        ("qwen3_coder", DAYS + "</function>\n</tool_call>", "", {"days": 1}),
+        ("qwen3_coder", DAYS + "</parameter>\n</tool_call>", "", {"days": 1}),
+        ("qwen3_coder", DAYS + "</parameter>\n</fun", "", {"days": 1}),
+        ("qwen3_coder", DAYS + "</parameter>\n<parameter=>\n2\n</parameter>", "\n<parameter=>\n2\n</parameter>", {"days": 1}),
         ("glm45", '<tool_call>{"name": "get_weather", "arguments": {"days": 1}}</tool_call>',
          "", {"days": 1}),
         ("glm45", "<tool_call>now\n</tool_call>", "", {}),
@@ -170,8 +167,7 @@ def test_values_are_what_the_schema_allows(write, key: str, text: str, value: ob
         ("gemma3", '```json\n{"name": "get_weather", "parameters": {"days": 1}}\n```', "",
          {"days": 1}),
         ("gemma3", '{"name": "get_weather", "parameters": {"days": 1}}', "", {"days": 1}),
-        ("gemma4", '<|tool_call>call:get_weather{days: 1, "note": null, places: [ { a : [] } ]}'
-         "<tool_call|>", "", {"days": 1, "note": None, "places": [{"a": []}]}),
+        ("gemma4", '<|tool_call>call:get_weather{days: 1, "note": null, places: [ { a : [] } ]}', "", {"days": 1, "note": None, "places": [{"a": []}]}),
         ("lfm2", "<|tool_call_start|>[get_weather(days=1)]<|tool_call_end|>Checking.", "Checking.",
          {"days": 1}),
     ],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from penstock.contract.structure import ToolFunction, ToolStructure
     from penstock.models.structured.calls.rules import Rules
 
-_WRITTEN: Final = re.compile(r"[\w.:@$-]{1,128}")
+_WRITTEN: Final = re.compile(r"[\w.@$-]{1,128}")
 """Names of parameters that stand without quotes."""
 
 _DEEPEST: Final = 6
@@ -232,7 +232,7 @@ class PythonQuotes:
         inner = r"[^Q\\\x00-\x1f]|\\[\\'\"nrt]"
         return rules.add("STRING", " | ".join(f"/Q({inner})*Q/".replace("Q", q) for q in "'\""))
 
-    def one(self, rules: Rules, words: str) -> str:
+    def one(self, rules: Rules, words: str) -> str:  # noqa: ARG002 - the protocol's
         """See `Quotes`."""
         ways = {repr(words), json.dumps(words, ensure_ascii=False)}
         return f"({' | '.join(map(text, sorted(ways)))})"
