@@ -7,6 +7,8 @@ ARGS ?=
 # The tests start a hundred interpreters: what one has compiled, the next need not compile again.
 export PYTHONDONTWRITEBYTECODE :=
 JOBS ?= 4
+# Percent of lines and branches of contract, transport, engine and workers.
+COVERAGE_FLOOR ?= 85
 SOURCES := src workers api tests benchmarks scripts demo_model hatch_build.py
 # FastChat's library without its dependencies, and the tests that want it or its programs.
 FSCHAT := $(CURDIR)/.venv-fastchat-api/fschat-0.2.36
@@ -23,15 +25,15 @@ NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerat
 MODEL_TESTS = tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-kernels test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test coverage test-kernels test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
 
-setup:
+setup: ## make .venv with all that serving on this machine needs
 	@scripts/setup.sh demo
 
-setup-dev:
+setup-dev: ## make .venv with the tests and linters too
 	@scripts/setup.sh dev
 
 demo: setup ## install, start Redis, a worker and the API, and ask the demo model (ARGS=--once ends after it)
@@ -39,6 +41,11 @@ demo: setup ## install, start Redis, a worker and the API, and ask the demo mode
 
 test: setup-dev ## install and run the tests (JOBS=4 at once)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 12 $(ARGS)
+
+coverage: setup-dev ## measure what the tests of contract, transport, engine and workers reach, with a floor
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term \
+		--cov-fail-under $(COVERAGE_FLOOR) tests/unit/engine tests/unit/transport tests/unit/workers \
+		tests/integration/engine tests/integration/transport tests/integration/workers $(ARGS)
 
 test-kernels: setup-dev $(TRITON) ## run the GPU kernels by Triton's interpreter and compile them for NVIDIA's: no GPU, 200 MB
 	@TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \

@@ -26,3 +26,12 @@ pytest_plugins = [
     for path in sorted((Path(__file__).parent / "fixtures").glob("*.py"))
     if path.stem != "__init__"
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a second try to what is marked `busy`, and to nothing else."""
+    for item in items:
+        if (marker := item.get_closest_marker("busy")) is not None:
+            if not marker.kwargs.get("reason"):
+                raise pytest.UsageError(f"{item.nodeid}: busy needs a reason")
+            item.add_marker(pytest.mark.flaky(reruns=1))

@@ -11,6 +11,8 @@ from tests.chaos.run import Plan, run
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 FAULTS = 6
 
 

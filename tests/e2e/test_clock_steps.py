@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from tests.fixtures.processes import Processes
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 QUEUE = "tiny-llama-cpu"
 BODY: Any = {"model": "tiny-llama", "prompt": "Water flows", "temperature": 0, "max_tokens": 300}
 DEADLINE_S = 3.0

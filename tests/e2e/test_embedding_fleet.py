@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 TEXTS = ["water flows", "paris is the capital of france", "a queue keeps what a worker"]
 LONG = "water " * 50
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Processes
     from tests.fixtures.submitting import Submitter
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 QUEUE = "tiny-llama-cpu"
 TOKENS = 400
 PROMPT = "Water flows through the"

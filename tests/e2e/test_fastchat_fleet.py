@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from api.fastchat.default_template import OPENING
 from tests.fixtures.jobs import wait_until
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.fixtures.processes import Processes, Running
+
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
 
 MODEL = "tiny-llama"
 GREEDY: Any = {"temperature": 0.0, "echo": False, "max_new_tokens": 12}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.processes import Processes
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 pytest.importorskip("flower", reason="flower is not installed")
 
 QUEUE = "tiny-llama-cpu"

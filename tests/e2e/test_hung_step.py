@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Processes, Running
     from tests.fixtures.submitting import Submitter
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 MODEL = "gated"
 QUEUE = f"{MODEL}-cpu"
 TOKENS = 700

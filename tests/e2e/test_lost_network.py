@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.chaos.proxy import FaultyProxy
 from tests.e2e.test_failover import PROMPT, QUEUE, SAMPLED
 from tests.fixtures.jobs import wait_until_async
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Processes, Running
     from tests.fixtures.redis import RedisServer
     from tests.fixtures.submitting import Submitter
+
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
 
 TOKENS = 600
 

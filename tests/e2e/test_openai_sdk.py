@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.processes import Running
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 MODEL = "tiny-llama"
 KEY = "sk-test"
 GREEDY: Any = {"model": MODEL, "temperature": 0, "max_tokens": 24}

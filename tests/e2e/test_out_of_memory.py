@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from penstock.contract.events import Finished
 from tests.e2e.test_failover import GREEDY, PROMPT, QUEUE, SAMPLED
 from tests.fixtures.jobs import wait_until_async
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.processes import Processes, Running
     from tests.fixtures.submitting import Submitter
+
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
 
 TOKENS = 900
 LONG_PROMPT = "one two three four five " * 300

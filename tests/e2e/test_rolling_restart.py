@@ -22,6 +22,8 @@ from tests.fixtures.redis import RedisServer
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 CLIENTS = 6
 PAUSE_S = (0.1, 0.5)
 """Between two jobs of a client: the new processes start with what is left of the processor."""

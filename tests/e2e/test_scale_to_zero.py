@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.processes import Processes
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 QUEUE = "tiny-llama-cpu"
 MODEL = {"model": "tiny-llama", "device": "cpu"}
 CHAT = {

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.processes import Processes
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 QUEUE = "demo-cpu"
 HAS_NATIVE = native.is_possible() and native.system_compiler() is not None
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from tests.fastchat.conftest import MODEL
 from tests.fastchat.programs import OPENAI_SERVER, SOURCES, WITH_TORCH
@@ -18,6 +19,8 @@ from tests.fixtures.redis import find_free_port
 if TYPE_CHECKING:
     from tests.fastchat.conftest import FastChat
     from tests.fixtures.processes import Running
+
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
 
 ASK: Any = {"model": "theirs", "prompt": "Water flows", "max_tokens": 8, "temperature": 0}
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.fastchat.conftest import FastChat
     from tests.fixtures.processes import Running
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 TURNS: Any = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Where does the water flow?"},

@@ -20,6 +20,8 @@ from tests.fastchat.programs import OPENAI_SERVER, SOURCES, WITH_TORCH
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 FILE = Path(
     os.environ.get("PENSTOCK_FASTCHAT_OPENAI_TEST") or SOURCES / "tests" / "test_openai_api.py"
 )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from tests.fixtures.api import Script
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 
 def forget_everything(client: redis.Redis) -> None:
     """Do what a failover does to jobs that the replica had not heard of yet."""

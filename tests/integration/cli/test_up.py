@@ -19,6 +19,8 @@ from penstock.cli.fleet.command import up as up_command
 from tests.fixtures.processes import Processes, Running, wait_until
 from tests.fixtures.redis import find_free_port
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 QUEUE = "tiny-llama-cpu"
 MODEL = "tiny-llama"
 

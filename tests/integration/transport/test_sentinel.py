@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.processes import Processes
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 MASTER = "penstock"
 QUEUE = "tiny-llama-cpu"
 

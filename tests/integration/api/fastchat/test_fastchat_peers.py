@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.fixtures.api import ApiServer, Fleet
 
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
 HERE = ("127.0.0.1",)
 ASK: Any = {"model": "theirs", "prompt": "hello", "echo": False}
 
