@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
+from api.fastchat.peers import LONGEST_NAME, MOST_LOAD, MOST_MODELS, peers_of
 from api.fastchat.peers import Status as PeerStatus
-from api.fastchat.peers import peers_of
 from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
 from api.http.errors import json_response
@@ -24,25 +27,30 @@ vouched_router = Router(route_class=VouchedRoute)
 """The token in the path replaces a key: FastChat's workers send none."""
 
 
+WorkerName = Annotated[str, Field(max_length=500)]
+ModelNameOfWorker = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+Load = Annotated[int, Field(ge=0, le=MOST_LOAD)]
+
+
 class HeartBeat(Body):
     """What a FastChat worker sends every 45 seconds."""
 
-    worker_name: str
-    queue_length: int
+    worker_name: WorkerName
+    queue_length: Load
 
 
 class Status(Body):
     """What a FastChat worker may report about itself when it registers."""
 
-    model_names: tuple[str, ...]
-    speed: float = 1.0
-    queue_length: int = 0
+    model_names: Annotated[tuple[ModelNameOfWorker, ...], Field(max_length=MOST_MODELS)]
+    speed: float = Field(default=1.0, ge=0, le=MOST_LOAD)
+    queue_length: Load = 0
 
 
 class Registration(Body):
     """Body of `/register_worker`. Registered workers are probed, with heartbeats or without."""
 
-    worker_name: str
+    worker_name: WorkerName
     worker_status: Status | None = None
     multimodal: bool = False
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
 
+from api.fastchat import peer_http
+from api.fastchat.peer_http import SMALL_ANSWER_BYTES
 from api.http.caller import Caller
 from api.jobs.catalogue import catalogue
 
@@ -58,7 +60,7 @@ class Membership:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _stay(self) -> None:
-        async with httpx.AsyncClient(timeout=CALL_S) as http:
+        async with peer_http.client() as http:
             while True:
                 try:
                     await self._register(http)
@@ -75,20 +77,21 @@ class Membership:
 
     async def _register(self, http: httpx.AsyncClient) -> None:
         status = self.status()
-        answer = await http.post(
-            f"{self._controller}/register_worker",
-            json={
+        answer = await self._call(
+            http,
+            "register_worker",
+            {
                 "worker_name": self._name,
                 "check_heart_beat": True,
                 "worker_status": status,
                 "multimodal": False,
             },
         )
-        if answer.is_success and isinstance(told := answer.json(), dict) and "error_code" in told:
+        if isinstance(answer, dict) and "error_code" in answer:
+            text = str(cast("dict[str, Any]", answer).get("text"))[:200]
             raise NotAController(
-                f"it is Penstock and answers {told['text']!r}; Penstock's workers join by Redis"
+                f"it is Penstock and answers {text!r}; Penstock's workers join by Redis"
             )
-        answer.raise_for_status()
         self._told = status["model_names"]
         logger.info("Registered with FastChat controller %s as %s", self._controller, self._name)
 
@@ -100,9 +103,12 @@ class Membership:
             if self.status()["model_names"] != self._told:
                 return False  # a controller takes the models from a registration alone
         beat = {"worker_name": self._name, "queue_length": self.status()["queue_length"]}
-        answer = await http.post(f"{self._controller}/receive_heart_beat", json=beat)
-        answer.raise_for_status()
-        return bool(answer.json()["exist"])
+        answer = await self._call(http, "receive_heart_beat", beat)
+        return bool(answer["exist"])
+
+    async def _call(self, http: httpx.AsyncClient, path: str, body: object) -> Any:
+        url = f"{self._controller}/{path}"
+        return await peer_http.call(http, url, body, total_s=CALL_S, most_bytes=SMALL_ANSWER_BYTES)
 
     def status(self) -> dict[str, Any]:
         """Return the fleet as of one FastChat worker."""

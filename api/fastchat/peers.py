@@ -17,6 +17,8 @@ import httpx
 import msgspec
 from redis.exceptions import RedisError
 
+from api.fastchat import peer_http
+from api.fastchat.peer_http import SMALL_ANSWER_BYTES
 from penstock.contract.worker import FASTCHAT, ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
 from penstock.transport.fleet.fastchat_workers import PROBE_S, PeerBook, PeerCard
@@ -31,11 +33,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penstock.api")
 
-CONNECT_S: Final = 3.0
 REFRESH_S: Final = 1.0
-SMALL_CALL_S: Final = 10.0
 STATUS_S: Final = 5.0
 """How long a worker may take to report its status, as in FastChat's controller."""
+MOST_WORKERS: Final = 1_000
+MOST_MODELS: Final = 100
+"""Models of one worker."""
+LONGEST_NAME: Final = 200
+"""Characters of a model's name."""
+MOST_LOAD: Final = 10**9
+"""Of a worker's speed and of its queue's length."""
+MOST_CONTEXT: Final = 10**8
 MISSED_PROBES: Final = 3
 """A worker that is silent this often in a row counts as dead; one that refuses, at once."""
 BEGINNING_S: Final = 5.0
@@ -54,7 +62,22 @@ class Status(msgspec.Struct, frozen=True):
     queue_length: int = 0
 
 
-_status = msgspec.json.Decoder(Status)
+def status_of(answer: object) -> Status:
+    """Return a worker's own status.
+
+    :raises ValueError: it is none, or out of bounds.
+    """
+    try:
+        status = msgspec.convert(answer, Status)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    if len(status.model_names) > MOST_MODELS:
+        raise ValueError(f"it serves more than {MOST_MODELS} models")
+    if any(not 0 < len(name) <= LONGEST_NAME for name in status.model_names):
+        raise ValueError(f"a model's name has no or more than {LONGEST_NAME} characters")
+    if not 0 <= status.speed <= MOST_LOAD or not 0 <= status.queue_length <= MOST_LOAD:
+        raise ValueError(f"speed and queue_length are from 0 to {MOST_LOAD}")
+    return status
 
 
 def checked_url(name: str, allowed: Sequence[str]) -> str:
@@ -109,11 +132,7 @@ class Peers:
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self.settings = settings
         self.book = PeerBook(redis, settings)
-        self.http = httpx.AsyncClient(
-            timeout=httpx.Timeout(SMALL_CALL_S, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=None),
-            trust_env=False,  # no proxy, no .netrc: only the allowed hosts are ever called
-        )
+        self.http = peer_http.client()
         self._cards: tuple[PeerCard, ...] = ()
         self._sent: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
@@ -175,14 +194,16 @@ class Peers:
 
         A worker that is `vouched` for, by the token, may be on any host.
 
-        :raises NotPermitted: it may not; nothing has been called then.
+        :raises NotPermitted: it may not, or there are too many; nothing has been called then.
         :raises NoWorker: it does not answer.
         """
         url = self._checked(name, vouched=vouched)
+        if len(self._cards) >= MOST_WORKERS and all(card.url != url for card in self._cards):
+            raise NotPermitted(f"{MOST_WORKERS} FastChat workers are registered: that is the most")
         if status is None or not status.model_names:
             try:
                 status = await self._status(url)
-            except (httpx.HTTPError, msgspec.MsgspecError) as error:
+            except (httpx.HTTPError, ValueError) as error:
                 raise NoWorker(f"{url} does not answer as a FastChat worker: {error}") from error
         card = PeerCard(
             url,
@@ -207,19 +228,26 @@ class Peers:
         return await self.book.renew(msgspec.structs.replace(card, queue_length=queue_length))
 
     async def _status(self, url: str) -> Status:
-        answer = await self.http.post(f"{url}/worker_get_status", timeout=STATUS_S)
-        answer.raise_for_status()
-        return _status.decode(answer.content)
+        """:raises httpx.HTTPError, ValueError: it does not answer, or not as a worker does."""
+        return status_of(
+            await peer_http.call(
+                self.http,
+                f"{url}/worker_get_status",
+                None,
+                total_s=STATUS_S,
+                most_bytes=SMALL_ANSWER_BYTES,
+            )
+        )
 
     async def _context_length(self, card: PeerCard) -> int:
         model = card.models[0] if card.models else ""
         try:
             told = await self.call(card, "/model_details", {"model": model})
-            return int(told["context_length"])
+            return min(max(int(told["context_length"]), 1), MOST_CONTEXT)
         except httpx.ConnectError:
             self._unheard[card.url] = time.monotonic()
             return UNKNOWN_CONTEXT
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, OverflowError):
             return UNKNOWN_CONTEXT
 
     async def probe(self) -> None:
@@ -233,7 +261,7 @@ class Peers:
             status = await self._status(card.url)
         except httpx.ConnectError:
             await self.lost(card.url)
-        except (httpx.HTTPError, msgspec.MsgspecError):
+        except (httpx.HTTPError, ValueError):
             self._missed[card.url] += 1
             if self._missed[card.url] >= MISSED_PROBES:
                 await self.lost(card.url)
@@ -291,6 +319,10 @@ class Peers:
 
         :raises httpx.HTTPError, ValueError: it does not answer, or not in JSON.
         """
-        answer = await self.http.post(f"{card.url}{path}", json=body)
-        answer.raise_for_status()
-        return answer.json()
+        return await peer_http.call(
+            self.http,
+            f"{card.url}{path}",
+            body,
+            total_s=STATUS_S,
+            most_bytes=SMALL_ANSWER_BYTES,
+        )

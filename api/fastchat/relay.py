@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
 import msgspec
 
+from api.fastchat import peer_http
 from api.fastchat.errors import ErrorCode, Refusal, error_object
-from api.fastchat.peers import CONNECT_S
+from api.fastchat.peer_http import ANSWER_BYTES, CONNECT_S, SMALL_ANSWER_BYTES
 from api.fastchat.rendering import render
 from api.fastchat.wire import END, STREAM_PATH
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
@@ -33,11 +34,20 @@ if TYPE_CHECKING:
 AGAIN_S: Final = 0.1
 REASONS: Final = {"length": FinishReason.LENGTH}
 """FastChat ends for any other reason with `stop`."""
-WHOLE_OBJECT_BYTES: Final = 32 * 1024 * 1024
+MOST_TOKENS: Final = 10**8
+"""Of a prompt or an answer, as a worker counts them."""
 
 
-async def post(peers: Peers, path: str, model: str, body: object, timeout_s: float) -> Any:
-    """Return the answer of a model's worker to a call that is not streamed.
+async def post(
+    peers: Peers,
+    path: str,
+    model: str,
+    body: object,
+    timeout_s: float,
+    *,
+    most_bytes: int = ANSWER_BYTES,
+) -> dict[str, Any]:
+    """Return the answer, an object, of a model's worker to a call that is not streamed.
 
     :raises NoWorker, UnknownModel: none is left that answers.
     :raises Refusal: it took too long.
@@ -46,11 +56,16 @@ async def post(peers: Peers, path: str, model: str, body: object, timeout_s: flo
     while True:
         peer = _pick(peers, model, tried)
         try:
-            answer = await peers.http.post(
-                f"{peer.url}{path}", json=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
+            answer = await peer_http.call(
+                peers.http,
+                f"{peer.url}{path}",
+                body,
+                total_s=timeout_s,
+                most_bytes=most_bytes,
             )
-            answer.raise_for_status()
-            return answer.json()
+            if not isinstance(answer, dict):
+                raise ValueError("the answer is no object")  # noqa: TRY004, TRY301
+            return cast("dict[str, Any]", answer)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             await _passed_over(peers, peer, tried)
         except httpx.TimeoutException as error:
@@ -95,15 +110,19 @@ async def objects(
     :raises Refusal: it was silent for too long.
     """
     silence_s = peers.settings.fastchat_worker_timeout_s
-    timeout = httpx.Timeout(silence_s, connect=CONNECT_S)
     tried: set[str] = set()
     while True:
         peer = _pick(peers, model, tried)
-        request = peers.http.build_request(
-            "POST", f"{peer.url}{STREAM_PATH}", json=body, timeout=timeout
+        source = peer_http.split(
+            peers.http,
+            f"{peer.url}{STREAM_PATH}",
+            body,
+            silence_s=silence_s,
+            total_s=peers.settings.deadline_s,
+            end=END,
         )
         try:
-            async with aclosing(_ticking(_split(peers.http, request), tick_s)) as stream:
+            async with aclosing(_ticking(source, tick_s)) as stream:
                 async for content in stream:
                     yield content
         except (httpx.ConnectError, httpx.ConnectTimeout):
@@ -114,25 +133,6 @@ async def objects(
             raise EngineFailed(f"{peer.url} broke off: {error}") from error
         else:
             return
-
-
-async def _split(http: httpx.AsyncClient, request: httpx.Request) -> AsyncGenerator[bytes, None]:
-    """Yield what is between the NUL bytes, without empty pieces."""
-    answer = await http.send(request, stream=True)
-    try:
-        answer.raise_for_status()
-        rest = b""
-        async for piece in answer.aiter_bytes():
-            *contents, rest = (rest + piece).split(END)
-            if len(rest) > WHOLE_OBJECT_BYTES:
-                raise httpx.DecodingError("an object without an end")
-            for content in contents:
-                if content:
-                    yield content
-        if rest:
-            raise httpx.RemoteProtocolError("the last object has no end")
-    finally:
-        await answer.aclose()
 
 
 async def _ticking(
@@ -215,12 +215,19 @@ async def follow(
                     text, index = shown, index + 1
     except Refusal as refusal:
         raise refusal.error from refusal
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise EngineFailed(f"FastChat's worker does not speak its protocol: {error}") from error
     counts = last.usage or {}
-    usage = Usage(counts.get("prompt_tokens", 0), counts.get("completion_tokens", index))
+    usage = Usage(
+        _counted(counts.get("prompt_tokens", 0)), _counted(counts.get("completion_tokens", index))
+    )
     reason = REASONS.get(last.finish_reason or "", FinishReason.STOP)
     yield Finished(job.id, index, reason, usage)
+
+
+def _counted(tokens: int) -> int:
+    """Return a worker's count within its bounds: usage is summed up."""
+    return min(max(tokens, 0), MOST_TOKENS)
 
 
 async def _body(peers: Peers, job: Job) -> dict[str, Any]:
@@ -236,7 +243,12 @@ async def _body(peers: Peers, job: Job) -> dict[str, Any]:
             prompt = text
         case ChatPrompt():
             answer = await post(
-                peers, "/worker_get_conv_template", job.model, {"model": job.model}, CONNECT_S
+                peers,
+                "/worker_get_conv_template",
+                job.model,
+                {"model": job.model},
+                CONNECT_S,
+                most_bytes=SMALL_ANSWER_BYTES,
             )
             conversation = render(answer.get("conv"), work.prompt)
             prompt = conversation.prompt

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from api.fastchat import peers, relay
+from api.fastchat import peer_http, peers
 from api.fastchat.peers import checked_url
 from penstock.errors import NotPermitted
 from penstock.transport import keys
@@ -291,14 +291,14 @@ def test_what_nobody_expected_ends_a_relayed_stream(
     server, worker = fleet.api(fastchat_worker_hosts=HERE), theirs()
     worker.pause_s = 0.05
     join(server, worker)
-    split = relay._split
+    split = peer_http.split
 
-    async def broken(*args: Any) -> AsyncIterator[bytes]:
-        async for one in split(*args):
+    async def broken(*args: Any, **bounds: Any) -> AsyncIterator[bytes]:
+        async for one in split(*args, **bounds):
             yield one
             raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(relay, "_split", broken)
+    monkeypatch.setattr(peer_http, "split", broken)
     content = post(server, "/worker_generate_stream", ASK).content
     first, last = objects(content)
     assert first["text"] == "one "
