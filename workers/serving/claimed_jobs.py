@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.clock import clock
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from penstock.transport.jobs.queue import Claim
     from workers.serving.served_queue import Lane
+
+REMEMBERED: Final = 4096
+"""Attempts whose names are not given again."""
 
 
 class Outcome(Enum):
@@ -55,6 +58,8 @@ class Held:
     lane: Lane
     ticket: Ticket
     claimed_ns: int = field(default_factory=clock.now_ns)
+    number: int = 0
+    """How often this process has held this epoch of this job before."""
 
     @property
     def takes_slot(self) -> bool:
@@ -66,9 +71,11 @@ class Held:
         """The name that the engine knows it by.
 
         Two attempts at one job (a lease ran out, and the job came back to the same process) must
-        not share a name, or the old one's last step could pass for the new one's first.
+        not share a name, or the old one's last step could pass for the new one's first. A Redis that
+        has lost its memory gives the same epochs out again, hence the number.
         """
-        return f"{self.claim.job.id}:{self.claim.epoch}"
+        name = f"{self.claim.job.id}:{self.claim.epoch}"
+        return f"{name}.{self.number}" if self.number else name
 
 
 class HeldJobs:
@@ -82,7 +89,17 @@ class HeldJobs:
         self._by_job: dict[str, str] = {}
         self._leased_s: dict[str, float] = {}
         self._taken: Counter[str] = Counter()
+        self._numbers: OrderedDict[str, int] = OrderedDict()  # the preparer's alone
         self._changed = threading.Condition()
+
+    def number(self, claim: Claim) -> int:
+        """Return how often this epoch of a job was held before, and count this time."""
+        name = f"{claim.job.id}:{claim.epoch}"
+        number = self._numbers.pop(name, 0)
+        self._numbers[name] = number + 1
+        while len(self._numbers) > REMEMBERED:
+            self._numbers.popitem(last=False)
+        return number
 
     def add(self, held: Held) -> None:
         """Hold a job, of which no other attempt is held."""

@@ -177,7 +177,8 @@ class Preparer(threading.Thread):
         older = self._held.of_job(claim.job.id)
         if older is not None:
             self._lose(older)
-        held = Held(claim, self._lanes[ticket.queue], ticket)
+        number = self._held.number(claim)
+        held = Held(claim, self._lanes[ticket.queue], ticket, number=number)
         self._held.add(held)
         self._in_hand.append(held)
         return held

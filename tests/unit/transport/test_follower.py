@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.contract.events import Tokens
+from penstock.contract.events import Failed, Tokens
 from penstock.errors import StoreUnavailable
 from penstock.transport.replies.follower import BUFFER_EVENTS, Follower
 from tests.fixtures.jobs import QUEUE, finished, tokens
@@ -120,8 +121,8 @@ def test_a_job_that_is_made_again_goes_on_where_its_client_is() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [Tokens("j", 0, (7,), "other"), tokens("j", 0, count=3), finished("j", 0)],
-    ids=["another token", "more at once", "an earlier end"],
+    [Tokens("j", 0, (7,), "other"), Tokens("j", 0, (0, 1, 2), "other"), finished("j", 0)],
+    ids=["another token", "another text", "an earlier end"],
 )
 def test_a_job_that_comes_out_differently_is_no_answer(event: Event) -> None:
     follower = lost_after_two()
@@ -135,3 +136,123 @@ def test_a_client_whose_part_nobody_knows_is_told() -> None:
     follower.lose()
     with pytest.raises(StoreUnavailable, match="lost"):
         follower.begin_again()
+
+
+def test_a_job_that_is_lost_twice_is_compared_up_to_where_its_client_is() -> None:
+    follower = caught_up()
+    for index in range(5):
+        follower.deliver(tokens("j", index))
+    assert indices(follower.take_live()) == [0, 1, 2, 3, 4]
+    for reached in (3, 1, 2):
+        follower.lose()
+        follower.begin_again()
+        assert follower.take_journal([tokens("j", index) for index in range(reached)]) == []
+    follower.begin_again()
+    assert indices(follower.take_journal([tokens("j", index) for index in range(7)])) == [5, 6]
+
+
+def test_a_tail_that_is_written_again_is_compared() -> None:
+    follower = caught_up()
+    for index in range(5):
+        follower.deliver(tokens("j", index))
+    follower.take_live()
+    follower.fall_back(3, has_ended=False)
+    assert follower.take_journal([tokens("j", index) for index in range(3)]) == []
+    follower.stale = False
+    for index in range(3, 6):
+        follower.deliver(tokens("j", index))
+    assert indices(follower.take_live()) == [5]
+    with pytest.raises(StoreUnavailable, match="differently"):
+        follower.take_journal([Tokens("j", 4, (99,), "other")])
+
+
+def test_other_pieces_of_the_same_text_are_cut_where_the_client_is() -> None:
+    follower = lost_after_two()
+    (piece,) = follower.take_journal([tokens("j", 0, count=4)])
+    assert piece == tokens("j", 2, count=2)
+    follower.begin_again()
+    assert follower.take_journal([tokens("j", 0, count=3)]) == []
+    assert follower.take_journal([tokens("j", 3, count=3)]) == [tokens("j", 4, count=2)]
+
+
+def test_text_that_came_with_another_token_comes_once() -> None:
+    follower = caught_up()
+    follower.deliver(Tokens("j", 0, (0,), "ab"))
+    follower.take_live()
+    follower.begin_again()
+    assert follower.take_journal([Tokens("j", 0, (0,), "abc")]) == []
+    assert follower.take_journal([Tokens("j", 1, (1,), "d")]) == [Tokens("j", 1, (1,), "cd")]
+    follower.begin_again()
+    assert follower.take_journal([Tokens("j", 0, (0, 1), "ab")]) == []
+    with pytest.raises(StoreUnavailable, match="differently"):
+        follower.take_journal([Tokens("j", 2, (2,), "e")])
+
+
+def test_a_repeat_that_was_not_asked_for_is_compared_too() -> None:
+    follower = caught_up()
+    follower.deliver(tokens("j", 0))
+    follower.take_live()
+    follower.deliver(Tokens("j", 0, (99,), "other"))
+    with pytest.raises(StoreUnavailable, match="differently"):
+        follower.take_live()
+
+
+def test_a_journal_with_a_gap_is_no_answer() -> None:
+    follower = caught_up()
+    with pytest.raises(StoreUnavailable, match="part"):
+        follower.take_journal([tokens("j", 0), tokens("j", 2)])
+
+
+def test_a_client_with_more_than_there_is_hears_of_it() -> None:
+    follower = Follower(QUEUE, "j", 60.0)
+    follower.resume_at(9, is_aligned=False)
+    follower.fall_back(5, has_ended=True)
+    assert follower.fault is not None
+
+
+def test_a_failure_is_given_out_wherever_it_stands() -> None:
+    follower = lost_after_two()
+    failed = Failed("j", 0, "deadline_exceeded", "late")
+    assert follower.take_journal([failed]) == [failed]
+
+
+def test_what_a_resumed_client_had_before_is_not_compared() -> None:
+    follower = Follower(QUEUE, "j", 60.0)
+    follower.resume_at(2)
+    assert indices(follower.take_journal([tokens("j", index) for index in range(2, 4)])) == [2, 3]
+    follower.verify()
+    assert follower.next_index == 2
+    assert indices(follower.take_journal([tokens("j", index) for index in range(2, 5)])) == [4]
+
+
+@given(st.data())
+def test_whatever_the_store_forgets_the_client_gets_one_text_or_an_error(
+    data: st.DataObject,
+) -> None:
+    """Lives of a job that are lost, or lose their last part, and are written again in other pieces."""
+    text = list(range(12))
+    follower = Follower(QUEUE, "j", 60.0)
+    given_out: list[Event] = []
+    lives = data.draw(st.integers(1, 5))
+    with contextlib.suppress(StoreUnavailable):
+        for life in range(lives):
+            other = data.draw(st.booleans())
+            ids = [one + 100 if other and one > 6 else one for one in text]
+            last = life == lives - 1
+            written = len(text) if last else data.draw(st.integers(0, len(text)))
+            at = 0
+            while at < written:
+                count = min(data.draw(st.integers(1, 3)), written - at)
+                piece = Tokens("j", at, tuple(ids[at : at + count]), "x" * count)
+                at += count
+                if data.draw(st.booleans()):
+                    follower.stale = False
+                    follower.deliver(piece)
+                    given_out += follower.take_live()
+                if follower.stale and follower.next_index == piece.index:
+                    given_out += follower.take_journal([piece])
+            follower.begin_again()
+    got = [one for event in given_out if isinstance(event, Tokens) for one in event.token_ids]
+    assert [event.index for event in given_out] == sorted({event.index for event in given_out})
+    plain, others = text[: len(got)], [one + 100 if one > 6 else one for one in text][: len(got)]
+    assert got in (plain, others)

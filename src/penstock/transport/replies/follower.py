@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from array import array
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from penstock.contract.events import Event, Tokens
+from penstock.contract.events import Event, Failed, Tokens
 from penstock.errors import StoreUnavailable
+from penstock.transport.replies.given import Given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,19 +26,23 @@ def index_after(event: Event) -> int:
 class Follower:
     """Orders the live events of a job and knows when the journal has to be read instead.
 
-    Owned by the event loop. `next_index` is the index of the event to give out next. `stale` means
+    Owned by the event loop. `next_index` is the index of the event to take next. `stale` means
     that live events are missing: until the journal is read, further ones are not kept. `gone`: the
-    job's keys are no more. `cut_off`: Redis has not answered for longer than we wait.
+    job's keys are no more. `fault`: why nothing more can come, if it cannot.
+
+    What was given out is remembered. A store that has lost its memory, or the last part of it, makes
+    the answer again, from its start or from somewhere; whatever comes of it until the client's place
+    is compared with what the client has, and not given out: a job has one text.
     """
 
     __slots__ = (
         "_buffer",
         "_given",
-        "_given_from",
-        "_known_until",
+        "_is_aligned",
         "_waiter",
         "checked_s",
-        "cut_off",
+        "created",
+        "fault",
         "gone",
         "heard_s",
         "job_id",
@@ -57,18 +61,24 @@ class Follower:
         self.next_index = 0
         self.stale = True
         self.gone = False
-        self.cut_off = False
+        self.fault: StoreUnavailable | None = None
+        self.created: bytes | None = None
+        """When the job was stored, as the store has it: another time is another life of the job."""
         self.tick_due = False
         self.heard_s = self.checked_s = self.ticked_s = time.monotonic()
         self._buffer: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._given = array("i")
-        self._given_from = 0
-        self._known_until = 0
+        self._given = Given()
+        self._is_aligned = True
 
-    def resume_at(self, next_index: int) -> None:
-        """Begin with the event at `next_index`; the client has those before it."""
-        self.next_index = self._given_from = next_index
+    def resume_at(self, next_index: int, *, is_aligned: bool = True) -> None:
+        """Begin with the event at `next_index`; the client has those before it.
+
+        Unless `is_aligned`, the first event may begin behind that place: it was never looked for.
+        """
+        self.next_index = next_index
+        self._given = Given(next_index)
+        self._is_aligned = is_aligned
 
     def take_over(self, earlier: Follower) -> None:
         """Begin with what an earlier follower of the job has kept, which nobody has read."""
@@ -95,25 +105,51 @@ class Follower:
         self.gone = True
         self.wake()
 
-    def give_up(self) -> None:
-        """Note that Redis stays away."""
-        self.cut_off = True
+    def fail(self, fault: StoreUnavailable) -> None:
+        """Note that nothing more can come."""
+        self.fault = fault
         self.wake()
 
     def begin_again(self) -> None:
-        """Follow the job from its first token: it was lost, and is made anew.
-
-        What comes of it until the client's place is compared with what the client has, and not
-        given out: a job has one text.
+        """Follow the job from its first token: it was lost, and is made again.
 
         :raises StoreUnavailable: its client has a part that we have not seen.
         """
-        if self._given_from:
+        if self._given.begins_at:
             raise StoreUnavailable("The job was lost with Redis's memory")
-        self._known_until, self.next_index = self.next_index, 0
-        self._buffer.clear()
-        self.stale = True
         self.gone = False
+        self.created = None
+        self.verify()
+
+    def follow_anew(self) -> None:
+        """Do as `begin_again`: somebody else has submitted the job again. An error becomes `fault`."""
+        try:
+            self.begin_again()
+        except StoreUnavailable as fault:
+            self.fail(fault)
+
+    def verify(self) -> None:
+        """Compare all that the client has with the journal, which may have been written again."""
+        self.next_index = self._given.begins_at
+        self._given.read_again()
+        self.miss()
+
+    def fall_back(self, next_index: int, *, has_ended: bool) -> None:
+        """Note that the job stands at `next_index`, before the client's place.
+
+        Its store has lost the last part of the answer, which is made again from there; or its client
+        has named a place that the answer never had.
+        """
+        if has_ended and next_index < self._given.begins_at:
+            self.fail(StoreUnavailable("The client has more of this answer than there is"))
+        elif next_index < self._given.until and self._given:
+            self.verify()
+
+    def knows(self, created: bytes | None) -> bool:
+        """Return whether this is the job's life that is followed, and remember a first one."""
+        if created is not None and self.created is None:
+            self.created = created
+        return created is None or created == self.created
 
     def tick(self) -> None:
         """Note that the client has heard nothing for its tick."""
@@ -136,30 +172,32 @@ class Follower:
         return taken
 
     def take_journal(self, events: Sequence[Event]) -> list[Event]:
-        """Return those of the journal's events that were not given out yet."""
+        """Return those of the journal's events that were not given out yet.
+
+        :raises StoreUnavailable: the journal has a gap, or holds another text than the client.
+        """
         taken: list[Event] = []
         for event in events:
             self._take(event, taken)
         return taken
 
     def _take(self, event: Event, taken: list[Event]) -> None:
-        if event.index < self.next_index:
+        if isinstance(event, Failed):
+            taken.append(event)  # wherever it stands: an answer without an end is none
             return
-        if self.next_index < self._known_until:
-            self._compare(event)
-        else:
-            taken.append(event)
-            if isinstance(event, Tokens):
-                self._given.extend(event.token_ids)
+        if event.index > self.next_index:
+            if self._is_aligned:
+                raise StoreUnavailable("A part of the answer was lost with Redis's memory")
+            self._given = Given(event.index)
+        elif event.index < self._given.until:
+            rest = self._given.compare(event)
+            if rest is not None:
+                taken.append(self._given.add(rest))
+            self.next_index = max(self.next_index, index_after(event))
+            return
+        self._is_aligned = True
+        taken.append(self._given.add(event))
         self.next_index = index_after(event)
-
-    def _compare(self, event: Event) -> None:
-        ids = array("i", event.token_ids if isinstance(event, Tokens) else ())
-        end = event.index + len(ids)
-        if not ids or end > self._known_until or ids != self._given[event.index : end]:
-            raise StoreUnavailable(
-                "The job was lost with Redis's memory, and comes out differently now"
-            )
 
     def wake(self) -> None:
         """Let `wait` return."""

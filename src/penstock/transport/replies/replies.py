@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from redis.exceptions import RedisError
@@ -20,10 +20,9 @@ from penstock.contract.events import TERMINAL_EVENTS, Event
 from penstock.contract.tokenizer_calls import UtilityReply
 from penstock.errors import NoWorker, StoreUnavailable, UnknownJob, from_code
 from penstock.transport import keys
-from penstock.transport.jobs import journal
-from penstock.transport.jobs.records import TERMINAL_STATUSES
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.replies.follower import Follower, index_after
+from penstock.transport.replies.looks import Looks
 from penstock.transport.replies.subscriber import Subscriber
 from penstock.transport.store.connection import patiently_async
 
@@ -64,6 +63,7 @@ class Replies:
         self.channel = keys.reply(uuid.uuid4().hex)
         self._redis = redis
         self._patience_s = settings.redis_patience_s
+        self._looks = Looks(redis, self._patience_s)
         self._followers: dict[str, list[Follower]] = {}
         self._expected: dict[str, Follower] = {}
         self._calls: dict[str, asyncio.Future[UtilityReply]] = {}
@@ -72,6 +72,8 @@ class Replies:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._away_since_s: float | None = None
+        self._run_id: str | None = None
+        """Which run of Redis the followers' events are of; "" if it is not to be known."""
         self._back_since_s = time.monotonic()
 
     def connected_s(self) -> float:
@@ -206,7 +208,7 @@ class Replies:
         if events and events[0].index == after:
             follower.resume_at(index_after(events[0]))
             return isinstance(events[0], TERMINAL_EVENTS)
-        follower.resume_at(after + 1)
+        follower.resume_at(after + 1, is_aligned=False)
         return False
 
     async def _next(self, follower: Follower) -> Sequence[Event | None]:
@@ -214,8 +216,11 @@ class Replies:
         while True:
             if follower.stale:
                 follower.stale = False
-                found = await self._read(follower, follower.next_index - 1, JOURNAL_PAGE)
+                begins_at = follower.next_index
+                found = await self._read(follower, begins_at - 1, JOURNAL_PAGE)
                 follower.stale = follower.stale or len(found) == JOURNAL_PAGE
+                if follower.next_index != begins_at:
+                    continue  # all is to be compared again
                 events = follower.take_journal(found)
             else:
                 events = follower.take_live()
@@ -223,8 +228,8 @@ class Replies:
                 follower.heard_s = follower.ticked_s = time.monotonic()
                 follower.tick_due = False
                 return events
-            if follower.cut_off:
-                raise StoreUnavailable("Redis does not answer", retry_after_s=AWAY_RETRY_S)
+            if follower.fault is not None:
+                raise follower.fault
             if follower.gone:
                 raise UnknownJob(f"no such job: {follower.job_id}")
             if follower.tick_due:
@@ -236,20 +241,24 @@ class Replies:
 
     async def _read(self, follower: Follower, after: int, limit: int) -> list[Event]:
         """Read a follower's journal; one that has no job any more is told so."""
-
-        async def read() -> tuple[list[Event], bool]:
-            pipeline = cast("Any", self._redis).pipeline(transaction=False)
-            pipeline.xrange(
-                keys.journal(follower.queue, follower.job_id), min=f"1-{after + 1}", count=limit
-            )
-            pipeline.exists(keys.job(follower.queue, follower.job_id))
-            entries, exists = await pipeline.execute()
-            return journal.events(entries), bool(exists)
-
-        found, exists = await patiently_async(read, self._patience_s)
-        if not found and not exists:
+        page = await self._looks.read(follower, after, limit)
+        self._note_run(page.run_id)
+        if not page.events and page.created is None:
             follower.lose()
-        return found
+        elif not follower.knows(page.created):
+            follower.follow_anew()
+        return page.events
+
+    def _note_run(self, run_id: str) -> None:
+        """Have everything compared again if Redis was restarted, or another has taken over.
+
+        It may have lost the last part of what it had, and what was written since then may be another
+        text than what was given out before.
+        """
+        before, self._run_id = self._run_id, run_id
+        if before is not None and run_id != before:
+            for follower in self._all():
+                follower.verify()
 
     def _leave(self, follower: Follower) -> None:
         followers = self._followers[follower.job_id]
@@ -283,8 +292,12 @@ class Replies:
                     expected.deliver(item)
 
     def _come_back(self) -> None:
+        """Have every journal read: messages may have been lost, or Redis's memory."""
         self._back_since_s = time.monotonic()
-        self._look_at_all()
+        for follower in self._all():
+            follower.miss()
+        for expected in self._expected.values():
+            expected.miss()
 
     def _look_at_all(self) -> None:
         """Have every job looked at soon: messages may have been lost."""
@@ -314,7 +327,7 @@ class Replies:
             ]
             try:
                 for start in range(0, len(silent), LOOKS_AT_ONCE):
-                    await self._look_at(silent[start : start + LOOKS_AT_ONCE])
+                    await self._looks.look(silent[start : start + LOOKS_AT_ONCE])
             except (RedisError, OSError, RuntimeError):
                 self._note_absence(silent, now_s)  # and the followers stay due
             else:
@@ -326,18 +339,4 @@ class Replies:
             self._away_since_s = now_s
         if now_s - self._away_since_s > self._patience_s:
             for follower in silent:
-                follower.give_up()
-
-    async def _look_at(self, followers: Sequence[Follower]) -> None:
-        """Compare followers with their jobs; whoever misses something reads its journal."""
-        pipeline = cast("Any", self._redis).pipeline(transaction=False)
-        for follower in followers:
-            pipeline.hmget(keys.job(follower.queue, follower.job_id), ("state", "next"))
-        found = await pipeline.execute()
-        now_s = time.monotonic()
-        for follower, (state, next_index) in zip(followers, found, strict=True):
-            follower.checked_s = now_s
-            if state is None:
-                follower.lose()
-            elif int(next_index) > follower.next_index or state.decode() in TERMINAL_STATUSES:
-                follower.miss()
+                follower.fail(StoreUnavailable("Redis does not answer", retry_after_s=AWAY_RETRY_S))

@@ -109,9 +109,15 @@ def _search(command: Sequence[Any]) -> Search:
     return [str(command[1])] if len(command) > 1 else []
 
 
+def error_of(found: Sequence[str]) -> WrongTypeError:
+    """Return the error of keys that have another type."""
+    return WrongTypeError(f"{MARK} key {', '.join(found) or 'unknown'} has another type than ours")
+
+
 def _named(error: Exception, found: Sequence[str]) -> WrongTypeError:
-    where = ", ".join(found) or "unknown"
-    return WrongTypeError(f"{MARK} key {where} has another type than Penstock's ({error})")
+    named_error = error_of(found)
+    named_error.__cause__ = error
+    return named_error
 
 
 def named(redis: redis.Redis, error: Exception, command: Sequence[Any]) -> WrongTypeError:

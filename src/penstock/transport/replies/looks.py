@@ -1,0 +1,149 @@
+"""What the store has of the jobs that are followed, and whether it is the store that it was."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from penstock.contract.events import Event
+from penstock.errors import StoreUnavailable
+from penstock.transport import keys
+from penstock.transport.jobs import journal
+from penstock.transport.jobs.records import TERMINAL_STATUSES
+from penstock.transport.store import wrong_types
+from penstock.transport.store.connection import as_unavailable, patiently_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import redis.asyncio
+
+    from penstock.transport.replies.follower import Follower
+
+_log = logging.getLogger(__name__)
+
+QUEUE_EVERY_S: Final = 1.0
+"""A queue's keys are looked at so often while a job of it is silent."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of a job's journal.
+
+    `created` is when the job was stored, None if it is not there. `run_id` names the run of Redis
+    that has answered; "" if we may not ask for it.
+    """
+
+    events: list[Event]
+    created: bytes | None
+    run_id: str
+
+
+class Looks:
+    """Reads journals, and looks at the jobs of silent followers. Owned by one event loop."""
+
+    def __init__(self, redis: redis.asyncio.Redis, patience_s: float) -> None:
+        self._redis = cast("Any", redis)
+        self._patience_s = patience_s
+        self._looked_s: dict[str, float] = {}
+
+    async def read(self, follower: Follower, after: int, limit: int) -> Page:
+        """Return a follower's events whose index is above `after`.
+
+        :raises StoreUnavailable: Redis stayed away, or a key has another type.
+        """
+
+        async def read() -> Page:
+            pipeline = self._redis.pipeline(transaction=False)
+            journal_key = keys.journal(follower.queue, follower.job_id)
+            pipeline.xrange(journal_key, min=f"1-{after + 1}", count=limit)
+            pipeline.hget(keys.job(follower.queue, follower.job_id), "created")
+            pipeline.info("server")
+            entries, created, server = await pipeline.execute(raise_on_error=False)
+            for answer in (entries, created):
+                if isinstance(answer, Exception):
+                    raise answer
+            return Page(_events(entries, journal_key), created, _run_id(server))
+
+        return await patiently_async(read, self._patience_s)
+
+    async def look(self, followers: Sequence[Follower]) -> None:
+        """Compare followers with their jobs; whoever misses something reads its journal.
+
+        :raises redis.exceptions.RedisError: Redis is away.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for follower in followers:
+            job_key = keys.job(follower.queue, follower.job_id)
+            pipeline.hmget(job_key, ("state", "next", "created"))
+            pipeline.type(keys.journal(follower.queue, follower.job_id))
+        types = self._types({follower.queue for follower in followers})
+        for key in types:
+            pipeline.type(key)
+        answers = await pipeline.execute(raise_on_error=False)
+        now_s = time.monotonic()
+        for place, follower in enumerate(followers):
+            follower.checked_s = now_s
+            _compare(follower, *answers[2 * place : 2 * place + 2])
+        bad = wrong_types.wrong(types, answers[2 * len(followers) :])
+        for queue in {follower.queue for follower in followers} if bad else ():
+            its = [key for key in bad if key in wrong_types.expected(queue)]
+            if its:
+                _refuse((one for one in followers if one.queue == queue), its)
+
+    def _types(self, queues: Iterable[str]) -> dict[str, str]:
+        """Return the keys that are to be looked at now, with their types."""
+        now_s = time.monotonic()
+        types: dict[str, str] = {}
+        for queue in queues:
+            if now_s - self._looked_s.get(queue, float("-inf")) >= QUEUE_EVERY_S:
+                self._looked_s[queue] = now_s
+                types |= wrong_types.expected(queue)
+        return types
+
+
+def _events(entries: Any, journal_key: str) -> list[Event]:
+    try:
+        return journal.events(entries)
+    except (msgspec.MsgspecError, KeyError) as error:
+        _log.error("%s holds something else than events: %s", journal_key, error)
+        raise StoreUnavailable("The answer's journal cannot be read") from error
+
+
+def _run_id(server: Any) -> str:
+    """Return what `INFO server` says of the run."""
+    if not isinstance(server, dict):
+        return ""
+    return str(cast("dict[str, Any]", server).get("run_id", ""))
+
+
+def _refuse(followers: Iterable[Follower], bad: Sequence[str]) -> None:
+    fault = as_unavailable(wrong_types.error_of(bad))
+    for follower in followers:
+        follower.fail(fault or StoreUnavailable("Redis refuses a command"))
+
+
+def _compare(follower: Follower, fields: Any, journal_type: Any) -> None:
+    if wrong_types.is_wrong_type(fields):
+        _refuse([follower], [keys.job(follower.queue, follower.job_id)])
+        return
+    if isinstance(fields, Exception):
+        raise fields
+    if isinstance(journal_type, bytes) and journal_type not in {b"stream", b"none"}:
+        _refuse([follower], [keys.journal(follower.queue, follower.job_id)])
+        return
+    state, next_index, created = fields
+    if state is None or next_index is None:
+        follower.lose()
+        return
+    if not follower.knows(created):
+        follower.follow_anew()
+        return
+    has_ended = state.decode() in TERMINAL_STATUSES
+    stands_at = int(next_index)
+    if stands_at < follower.next_index:
+        follower.fall_back(stands_at, has_ended=has_ended)
+    elif stands_at > follower.next_index or has_ended:
+        follower.miss()
