@@ -16,7 +16,6 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.backends import bigdl
 from penstock.models.catalogue.resolve import resolve
-from penstock.models.loading import checkpoint
 from penstock.settings import Settings
 from tests.architectures.sizes import VOCAB
 from tests.fixtures.engine import Transcript, WordTokenizer
@@ -59,10 +58,10 @@ def settings_for(folder: Path) -> Settings:
     )  # fmt: skip
 
 
-def judge(folder: Path, *, low_bit: bool, reference: Any = None) -> Judgement:
+def judge(folder: Path, *, low_bit: bool, reference: Path | None = None) -> Judgement:
     """Load a folder as a worker does, serve it under arrivals, compare with `generate`.
 
-    `reference` is the module to compare with, if not what `AutoModelForCausalLM` makes of it.
+    `reference` is the folder that `generate` is asked of, if not the same.
 
     :raises ModelNotLoadable: the product refuses it.
     """
@@ -72,7 +71,7 @@ def judge(folder: Path, *, low_bit: bool, reference: Any = None) -> Judgement:
         warnings.simplefilter("ignore")
         spec = resolve(queue, settings)
         loaded = loader.load(spec, settings, slots=4, progress=lambda *_: None)
-        module = reference or _reference(spec, low_bit=low_bit)
+        module = _reference(reference or folder, low_bit=low_bit)
         served = _served(loaded)
         equal, gap = 0, 0.0
         for prompt, answer in zip(prompts(), served, strict=True):
@@ -87,9 +86,13 @@ def judge(folder: Path, *, low_bit: bool, reference: Any = None) -> Judgement:
     return Judgement(loaded.card, equal, len(served), gap)
 
 
-def _reference(spec: Any, *, low_bit: bool) -> Any:
-    config = checkpoint.load_config(spec)
-    module = checkpoint.load_module(spec, config, torch.float32).eval()
+def _reference(folder: Path, *, low_bit: bool) -> Any:
+    """What `generate` is asked of: the folder's own module, whole if it takes images too."""
+    whole = transformers.AutoConfig.from_pretrained(folder)
+    kind = transformers.AutoModelForCausalLM
+    if type(whole) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = transformers.AutoModelForImageTextToText
+    module = kind.from_pretrained(folder, dtype=torch.float32).eval()
     if low_bit:
         bigdl.Quantiser(bigdl.import_library(), "sym_int4").convert(module, lambda *_: None)
     return module

@@ -45,15 +45,18 @@ COMMON: dict[str, Any] = {
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
 DELTA = {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
+MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 LATENT = {"num_key_value_heads": 4, "head_dim": 16}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "afmoe": {**SLIDING, "num_dense_layers": 1, "global_attn_every_n_layers": 2},
     "axk1": LATENT,
     "axk2": {"num_key_value_heads": 4},
+    "bailing_hybrid": MIXED,
     "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
     "bert": {"is_decoder": True},
     "cohere2": SLIDING,
+    "cohere_compass_text": {"layer_types": ["full_attention"] * 2},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
         "ffn_config": {
@@ -93,7 +96,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 8,
     },
     "jetmoe": {"kv_channels": 32},
-    "kimi_linear": {"num_key_value_heads": 4},
+    "kimi_linear": {"num_key_value_heads": 4, **MIXED},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "llama4_text": {
@@ -121,6 +124,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "olmo3": SLIDING,
     "olmo_hybrid": DELTA,
     "phi": {"partial_rotary_factor": 0.5},
+    "qwen4_exp_text": {"layer_types": ["linear_attention", "indexed_attention"]},
     "qwen2": {"use_sliding_window": False},
     "qwen3_5_moe_text": DELTA,
     "qwen3_5_text": DELTA,

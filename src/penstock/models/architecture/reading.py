@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.architecture.facts import Facts, NotDescribed
 from penstock.models.architecture.families import (
@@ -15,6 +15,7 @@ from penstock.models.architecture.families import (
     postnorm,
     shared_mixtures,
 )
+from penstock.models.catalogue.text_part import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +40,7 @@ def describe(config: Mapping[str, Any]) -> Architecture:
 
     :raises NotDescribed: another architecture, or a switch that the description has no word for.
     """
-    own = config.get("text_config")
-    text = cast("Mapping[str, Any]", own) if isinstance(own, dict) else config
+    text = as_text(config)
     kind = str(text.get("model_type"))
     family = FAMILIES.get(kind)
     if family is None:

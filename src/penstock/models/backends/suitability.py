@@ -15,6 +15,7 @@ from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.llama_family import Decoder, NotInFamily, plain
 from penstock.models.backends.native import library
+from penstock.models.catalogue.text_part import is_plain
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _WHOLE_GROUPS: Final = 64
@@ -74,7 +75,7 @@ def fastest(
 
 def described(config: dict[str, Any]) -> Decoder | None:
     """What a configuration describes, if these backends can compute all that it asks for."""
-    if "quantization_config" in config:
+    if "quantization_config" in config or not is_plain(config):
         return None
     try:
         return plain(describe(config))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.model_folder import read_config
+from penstock.models.loading import image_text
 from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
 from penstock.models.loading.weight_files import check_weights, quantisation_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from penstock.models.spec import ModelSpec
@@ -31,7 +32,7 @@ def first_line(error: BaseException) -> str:
 
 
 def load_config(spec: ModelSpec) -> Any:
-    """The model's configuration object.
+    """The model's configuration object; of a checkpoint that takes images, its language model's.
 
     :raises ModelNotLoadable: an unknown architecture, one that needs code of its own, or one that
         is no causal language model.
@@ -59,20 +60,31 @@ def load_config(spec: ModelSpec) -> Any:
             f"{spec.path}: unknown architecture {raw.get('model_type')!r} "
             f"for Transformers {library.__version__}"
         )
-    try:
-        config = library.AutoConfig.from_pretrained(
-            spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
-        )
-    except Exception as error:
-        raise ModelNotLoadable(f"{spec.path}: config.json: {first_line(error)}") from error
+    config = _whole_config(spec)
     _require_known_quantisation(spec, raw)
+    if image_text.is_image_text(config) and not config.is_encoder_decoder:
+        return image_text.causal_config(config) or config
     _require_causal_class(spec, config, own_code=own_code and spec.trust_remote_code)
     return config
 
 
+def _whole_config(spec: ModelSpec) -> Any:
+    """The folder's configuration as Transformers reads it.
+
+    :raises ModelNotLoadable: it does not.
+    """
+    try:
+        return transformers().AutoConfig.from_pretrained(
+            spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
+        )
+    except Exception as error:
+        raise ModelNotLoadable(f"{spec.path}: config.json: {first_line(error)}") from error
+
+
 def _require_known_quantisation(spec: ModelSpec, raw: dict[str, Any]) -> None:
     """:raises ModelNotLoadable: the checkpoint is in a format that Transformers cannot read."""
-    method: str | None = (raw.get("quantization_config") or {}).get("quant_method")
+    stated = cast("dict[str, Any]", raw.get("quantization_config") or {})
+    method: str | None = stated.get("quant_method")
     known = transformers_module("quantizers.auto").AUTO_QUANTIZATION_CONFIG_MAPPING
     if method and not any(name.startswith(method) for name in known):  # bitsandbytes_4bit
         raise ModelNotLoadable(
@@ -91,11 +103,44 @@ def _require_causal_class(spec: ModelSpec, config: Any, *, own_code: bool) -> No
 
 
 def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights, on the CPU.
+    """The model with its weights, on the CPU; `config` is what `load_config` gave.
 
     :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
     """
-    kind = transformers().AutoModelForCausalLM
+    whole = _whole_config(spec)
+    if image_text.is_image_text(whole):
+        return _text_module(spec, whole, dtype)
+    return _complete(transformers().AutoModelForCausalLM, spec, config, dtype)
+
+
+def _text_module(spec: ModelSpec, whole: Any, dtype: torch.dtype) -> Any:
+    """The language model of a checkpoint that takes images.
+
+    :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
+    """
+    library = transformers()
+    causal = type(whole) in library.MODEL_FOR_CAUSAL_LM_MAPPING
+    kind = library.AutoModelForCausalLM if causal else library.AutoModelForImageTextToText
+    try:
+        return image_text.text_module(_complete(kind, spec, whole, dtype), whole, dtype)
+    except ModelNotLoadable as error:
+        text = image_text.causal_config(whole)
+        if not isinstance(error.__cause__, ImportError) or text is None:
+            raise
+        try:
+            module = image_text.from_files(spec.path, text, dtype)
+        except Exception as damage:
+            raise ModelNotLoadable(f"{spec.path}: {first_line(damage)}") from damage
+        if module is None:
+            raise
+        return module
+
+
+def _complete(kind: Any, spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
+    """As `from_folder`, of the spec's own folder, with all weights.
+
+    :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
+    """
     module, missing = from_folder(kind, spec, spec.path, config, dtype)
     if missing:
         named = ", ".join(missing[:_LONGEST_NAMED])
@@ -176,8 +221,8 @@ def context_length(spec: ModelSpec, module: Any) -> int:
     :raises ModelNotLoadable: the spec asks for more than the model was made for.
     """
     config = text_config(module)
-    stated: dict[str, Any] = config.to_dict() if hasattr(config, "to_dict") else vars(config)
-    made_for = positions(stated)
+    as_stated: Callable[[], dict[str, Any]] = getattr(config, "to_dict", config.__dict__.copy)
+    made_for = positions(as_stated())
     if spec.context_length is None:
         return made_for or DEFAULT_CONTEXT
     if made_for is not None and spec.context_length > made_for:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.catalogue.text_part import plain_names
 from penstock.models.loading import checkpoint
 from penstock.models.weights import q4_0
 
@@ -111,6 +112,8 @@ class Checkpoint:
             self._read_pickles(sorted(path.glob("pytorch_model*.bin")))
         if not self._tensors:
             raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
+        self._stored = plain_names(self._tensors)
+        self._tensors |= {name: self._tensors[own] for name, own in self._stored.items()}
 
     def _read_pickles(self, files: Iterable[Path]) -> None:
         """What older bigdl-llm's `save_low_bit` wrote. Only tensors are unpickled."""
@@ -134,7 +137,9 @@ class Checkpoint:
         found = self._tensors.get(name)
         if found is None:
             raise ModelNotLoadable(f"{self.path}: the checkpoint lacks {name}")
-        return found if isinstance(found, torch.Tensor) else found.get_tensor(name)
+        if isinstance(found, torch.Tensor):
+            return found
+        return found.get_tensor(self._stored.get(name, name))
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A norm's weight or a bias."""
