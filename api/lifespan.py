@@ -22,6 +22,7 @@ from penstock.transport.accounts.limits import Limits
 from penstock.transport.accounts.quotas import Quotas
 from penstock.transport.accounts.usage_log import UsageLog
 from penstock.transport.fleet.registry import Registry
+from penstock.transport.jobs.missing import MissingJobs
 from penstock.transport.jobs.queue import JobQueue
 from penstock.transport.jobs.unclaimed_endings import UnheardJobs
 from penstock.transport.replies.replies import Replies
@@ -90,6 +91,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         quotas=Quotas(redis, settings),
         usage=UsageLog(redis, settings),
         unheard=unheard,
+        missing=MissingJobs(settings.redis_patience_s),
         peers=peers,
         aliases=aliases,
         background=background,

@@ -126,13 +126,14 @@ class Shelf:
         try:
             state = await self._services.queue.state(stored.job_id)
         except UnknownJob:
-            if clock.now_s() - stored.created_s < YOUNG_S:
-                return stored  # its job is on its way
             again = await self._documents.get(stored.id)  # it may have been closed meanwhile
             if again is not None and again.ending is not None:
                 return again
+            if not self._services.missing.is_lost(stored.job_id):
+                return stored  # its job is on its way
             lost = JobFailed("The answer was lost: nobody was there to keep it")
             return await self.close(stored, failure(lost, ()))
+        self._services.missing.is_there(stored.job_id)
         if state.status not in TERMINAL_STATUSES:
             return stored
         events = await self._journal(stored, state.queue)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from api.http.streaming import KEEPALIVE, FramedResponse
 from api.openai.chat.chunks import encode
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from api.services import Services
 
 Json = dict[str, Any]
+
+ON_ITS_WAY_S: Final = 0.5
+"""Pause between two looks for a job that is not there yet."""
 
 
 def frame(events: Iterable[Json], after: int = -1) -> bytes:
@@ -116,16 +120,24 @@ async def _stored_frames(
         yield frame(finished(stored, stored.ending)[1], after)
         return
     yield writer.begin() or KEEPALIVE
-    try:
-        async with aclosing(_followed(services, shelf, stored)) as events:
-            async for event in events:
-                if written := KEEPALIVE if event is None else await writer.event(event):
-                    yield written
-    except UnknownJob:
-        # It ended, and its journal went, between two looks: what is kept has the rest.
-        again = await shelf.settled(await shelf.own(stored.id, stored.tenant))
-        ending = again.ending or failure(UnknownJob("The answer was lost"), ())
-        yield frame(finished(again, ending)[1], max(after, writer.builder.last_sequence))
+    has_begun = False
+    while True:
+        try:
+            async with aclosing(_followed(services, shelf, stored)) as events:
+                async for event in events:
+                    has_begun = has_begun or event is not None
+                    if written := KEEPALIVE if event is None else await writer.event(event):
+                        yield written
+        except UnknownJob:
+            # It ended, and its journal went, between two looks: what is kept has the rest.
+            again = await shelf.settled(await shelf.own(stored.id, stored.tenant))
+            if again.ending is None and not has_begun:  # its job is on its way
+                yield KEEPALIVE
+                await asyncio.sleep(ON_ITS_WAY_S)
+                continue
+            ending = again.ending or failure(UnknownJob("The answer was lost"), ())
+            yield frame(finished(again, ending)[1], max(after, writer.builder.last_sequence))
+        return
 
 
 async def _followed(
