@@ -235,3 +235,9 @@ def from_code(code: str, message: str) -> PenstockError:
         if leaf.code == code:
             return leaf(message)
     return JobFailed(message)
+
+
+def first_line(error: BaseException) -> str:
+    """An exception as one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.architecture import tables
 from penstock.models.backends import llama_family, suitability
 
 PATH = Path("somewhere")
@@ -55,7 +56,7 @@ LLAMA3 = {
 def test_tables_equal_transformers(rope: dict[str, Any]) -> None:
     config = LlamaConfig(**SIZES, rope_parameters=rope)
     theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(512)[None])
-    ours = llama_family.rotary_tables(llama_family.read(config), 512)
+    ours = tables.rotary(llama_family.read(config).rotation, 512)
 
     for our, their in zip(ours, theirs, strict=True):
         assert np.abs(our - their[0].numpy()).max() < 2e-5

@@ -191,6 +191,11 @@ Mlp: TypeAlias = Dense | Experts
 """What follows attention in a layer. A new kind joins this union, with its own dataclass."""
 
 
+def dense_part(mlp: Mlp) -> Dense | None:
+    """What every token goes through: the MLP itself, or what stands beside experts."""
+    return mlp if isinstance(mlp, Dense) else mlp.shared
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """h += r out(attention(in(h))), then the same with the MLP; a norm that is None is not there.

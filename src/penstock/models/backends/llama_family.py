@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.architecture import rotation as rotations
 from penstock.models.architecture.description import Experts
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
@@ -18,9 +17,6 @@ from penstock.models.architecture.reading import describe
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from penstock.models.architecture.description import (
         Architecture,
@@ -160,10 +156,3 @@ def loadable(path: Path, config: Any, backend: str) -> Decoder:
         raise ModelNotLoadable(
             f"{path}: not for the {backend} backend: {reason}; use backend 'transformers'"
         ) from reason
-
-
-def rotary_tables(
-    decoder: Decoder, context_length: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines, (context_length, head_size) each, as Transformers computes them."""
-    return rotations.tables(decoder.rotation, context_length)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from penstock.errors import ModelNotLoadable
+from penstock.errors import ModelNotLoadable, first_line
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.model_folder import read_config
-from penstock.models.loading import image_text
+from penstock.models.loading import chatglm, image_text
 from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
 from penstock.models.loading.weight_files import check_weights, quantisation_of
 
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTEXT = 4096
 _LONGEST_NAMED = 3
-
-
-def first_line(error: BaseException) -> str:
-    """An exception as one line."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def load_config(spec: ModelSpec) -> Any:
@@ -45,6 +39,8 @@ def load_config(spec: ModelSpec) -> Any:
             f"Transformers {library.__version__} lacks {', '.join(missing_parts())}, which Penstock "
             f"needs: install a release that its pyproject.toml allows"
         )
+    if chatglm.is_original(raw):
+        return chatglm.configuration(spec.path, raw)
     known = (
         raw.get("model_type")
         in transformers_module("models.auto.configuration_auto").CONFIG_MAPPING
@@ -107,6 +103,8 @@ def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
 
     :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
     """
+    if chatglm.is_original(read_config(spec.path)):
+        return _complete(transformers().AutoModelForCausalLM, spec, config, dtype)
     whole = _whole_config(spec)
     if image_text.is_image_text(whole):
         return _text_module(spec, whole, dtype)
@@ -141,7 +139,9 @@ def _complete(kind: Any, spec: ModelSpec, config: Any, dtype: torch.dtype) -> An
 
     :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
     """
-    module, missing = from_folder(kind, spec, spec.path, config, dtype)
+    raw = read_config(spec.path)
+    renamed = chatglm.tensors(spec.path, raw) if chatglm.is_original(raw) else None
+    module, missing = from_folder(kind, spec, spec.path, config, dtype, tensors=renamed)
     if missing:
         named = ", ".join(missing[:_LONGEST_NAMED])
         raise ModelNotLoadable(f"{spec.path}: {len(missing)} weights are missing: {named}")
@@ -149,9 +149,17 @@ def _complete(kind: Any, spec: ModelSpec, config: Any, dtype: torch.dtype) -> An
 
 
 def from_folder(
-    kind: Any, spec: ModelSpec, folder: Path, config: Any, dtype: torch.dtype
+    kind: Any,
+    spec: ModelSpec,
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    tensors: dict[str, torch.Tensor] | None = None,
 ) -> tuple[Any, list[str]]:
     """A module of one of Transformers' auto classes, and the names of weights that the file lacks.
+
+    `tensors` are the weights in place of the folder's own.
 
     :raises ModelNotLoadable: the weights are damaged, of another shape, or too many.
     """
@@ -160,8 +168,9 @@ def from_folder(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module, notes = kind.from_pretrained(
-                folder,
+                None if tensors else folder,
                 config=config,
+                state_dict=tensors,
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,

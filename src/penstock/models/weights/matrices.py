@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
-from penstock.errors import ModelNotLoadable
+from penstock.errors import ModelNotLoadable, first_line
 from penstock.models.catalogue.text_part import plain_names
-from penstock.models.loading import checkpoint
 from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class Checkpoint:
                 handle = self._open.enter_context(safetensors.safe_open(file, "pt"))
                 self._tensors.update(dict.fromkeys(handle.keys(), handle))
             except Exception as error:
-                raise ModelNotLoadable(f"{file}: {checkpoint.first_line(error)}") from error
+                raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
         if not self._tensors:
             self._read_pickles(sorted(path.glob("pytorch_model*.bin")))
         if not self._tensors:
@@ -121,7 +120,7 @@ class Checkpoint:
             try:
                 self._tensors.update(torch.load(file, mmap=True, weights_only=True))
             except Exception as error:
-                raise ModelNotLoadable(f"{file}: {checkpoint.first_line(error)}") from error
+                raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
 
     @property
     def parameters(self) -> int:

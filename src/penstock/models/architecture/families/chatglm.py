@@ -69,6 +69,8 @@ def _check(facts: Facts) -> None:
         raise NotDescribed("residuals that begin after a norm")
     if not facts.flag("multi_query_attention"):
         raise NotDescribed("keys and values for every head, interleaved with their queries")
+    if facts.whole("quantization_bit", 0):
+        raise NotDescribed("ChatGLM's own quantised weights")
     if facts.whole("pre_seq_len", 0):
         raise NotDescribed("a trained prefix")
 

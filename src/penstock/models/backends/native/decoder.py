@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from penstock.models.backends.native.experts import Experts
     from penstock.models.backends.native.matrix import Packing
+    from penstock.models.backends.native.traits import LayerTraits, Traits
 
 
 class Which(enum.IntEnum):
@@ -58,6 +59,12 @@ class Vector(enum.IntEnum):
     EXPERTS_GATE_UP_BIAS = 11
     EXPERTS_DOWN_BIAS = 12
     SHARED_GATE = 13
+    ATTENTION_OUT_NORM = 20
+    MLP_OUT_NORM = 21
+    INPUT_NORM_BIAS = 22
+    ATTENTION_NORM_BIAS = 23
+    FINAL_NORM_BIAS = 24
+    SINKS = 25
 
 
 class Phase(enum.IntEnum):
@@ -142,7 +149,7 @@ class Decoder:
         self.shape = shape
         self._experts: dict[int, int] = {}  # by layer: how many
         self._library = library()
-        self._kept: dict[Any, NDArray[Any]] = {}
+        self._kept: dict[Any, Any] = {}
         self._model = ctypes.c_void_p()
         native, _windows = _shape(shape)
         if cpus is not None and len(cpus) != threads:
@@ -234,20 +241,40 @@ class Decoder:
         check(self._library.pn_set_embeddings(self._model, _element(table), pointer(table)))
         self._kept["embeddings"] = table
 
-    def set_rotary(self, cosines: NDArray[np.float32], sines: NDArray[np.float32]) -> None:
-        """(positions, head_size) each, as `decoder.rotary_tables` gives them.
+    def set_traits(self, traits: Traits) -> None:
+        """What the model has beside its shape. Comes before matrices and vectors.
 
-        :raises ValueError: another shape.
+        :raises ValueError: it makes no sense.
         """
-        if cosines.shape != sines.shape or cosines.shape[1:] != (self.shape.head_size,):
-            raise ValueError(f"rotary tables {cosines.shape}, {sines.shape}: not the shape's")
+        check(self._library.pn_set_traits(self._model, ctypes.byref(traits.native())))
+
+    def set_layer(self, layer: int, traits: LayerTraits) -> None:
+        """What a layer has that Llama's has not. Comes before its matrices and vectors.
+
+        :raises ValueError: it makes no sense, or there is no such layer.
+        """
+        check(self._library.pn_set_layer(self._model, layer, ctypes.byref(traits.native())))
+
+    def set_rotary(
+        self, cosines: NDArray[np.float32], sines: NDArray[np.float32], table: int = 0
+    ) -> None:
+        """(positions, size) each, of the first `size` elements of a head, as `rotation.tables`.
+
+        :raises ValueError: another shape, or no such table.
+        """
+        if cosines.shape != sines.shape or cosines.ndim != 2:  # noqa: PLR2004
+            raise ValueError(f"rotary tables {cosines.shape}, {sines.shape}")
         tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
-        check(
-            self._library.pn_set_rotary(
-                self._model, pointer(tables[0]), pointer(tables[1]), len(cosines)
-            )
-        )
-        self._kept["cosines"], self._kept["sines"] = tables
+        positions, size = cosines.shape
+        own = [pointer(one) for one in tables]
+        check(self._library.pn_set_rotary(self._model, table, *own, positions, size))
+        self._kept["rotary", table] = tables
+
+    def set_growth(self, growth: NDArray[np.float32]) -> None:
+        """(positions,): what queries of a layer that grows are multiplied by."""
+        growth = np.ascontiguousarray(growth, np.float32).reshape(-1)
+        check(self._library.pn_set_growth(self._model, pointer(growth), growth.size))
+        self._kept["growth"] = growth
 
     def step(
         self,

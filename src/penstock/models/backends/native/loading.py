@@ -1,20 +1,25 @@
-"""From a checkpoint of the Llama family to a model of the kernels."""
+"""From a checkpoint that can be described to a model of the kernels."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.backends import llama_family as decoders
+from penstock.models.architecture import tables
+from penstock.models.architecture.description import dense_part
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.names import located
+from penstock.models.architecture.reading import describe
 from penstock.models.backends.native import decoder as native_decoder
-from penstock.models.backends.native import library, packing, pages
+from penstock.models.backends.native import library, packing, pages, reach, traits
 from penstock.models.backends.native.matrix import packed_version
 from penstock.models.backends.native.model import BLOCK_SIZE, NativeModel
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.devices import cpu_cores
-from penstock.models.loading import checkpoint
+from penstock.models.loading import chatglm, checkpoint
 from penstock.models.loading.assembled import Assembled
 from penstock.models.weights import conversion
 from penstock.models.weights.converted import Converted
@@ -23,7 +28,7 @@ from penstock.models.weights.matrices import Checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.models.backends.llama_family import Decoder
+    from penstock.models.architecture.description import Architecture, Layer
     from penstock.models.loading.assembled import Progress
     from penstock.models.spec import ModelSpec
     from penstock.models.weights.converted import Converting
@@ -46,21 +51,21 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
             f"use backend 'openvino'"
         )
     config = checkpoint.load_config(spec)
-    decoder = decoders.loadable(spec.path, config, "native")
+    described = _described(spec, config)
     form = format_of(spec)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
-    cosines, sines = decoders.rotary_tables(decoder, context_length)
-    weights = _weights(spec, decoder, form, progress)
+    weights = _weights(spec, described, form, progress)
+    model = located(described, weights.has)
     native = native_decoder.Decoder(
-        shape_of(decoder), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())
+        shape_of(model), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())
     )
-    native.set_rotary(cosines, sines)
-    table = weights.embeddings("model.embed_tokens.weight")
+    _set_traits(native, model, context_length)
+    table = weights.embeddings(f"{model.embeddings}.weight")
     native.set_embeddings(table.values)
     held = table.nbytes
     in_large_pages = spec.large_pages and pages.available()
-    for plan in packing.plans(decoder, weights):
-        progress(0.7 + 0.1 * plan.layer / decoder.layers, f"weights as {form}")
+    for plan in packing.plans(model, weights):
+        progress(0.7 + 0.1 * plan.layer / len(model.layers), f"weights as {form}")
         packed, values = packing.packed(plan, weights, form)
         if in_large_pages:
             values = pages.copied(values)
@@ -68,13 +73,13 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
                 weights.drop_pages()
         native.set_matrix(plan.which, plan.layer, packed, values)
         held += values.nbytes
-    for which, layer, vector in packing.vectors(decoder, weights):
+    for which, layer, vector in packing.vectors(model, weights):
         native.set_vector(which, layer, vector)
     return Assembled(
         model=NativeModel(native, context_length),
         backend="native",
         format=form,
-        architecture=(config.architectures or [config.model_type])[0],
+        architecture=next(iter(config.architectures or []), model.family),
         parameters=weights.parameters,
         weights_bytes=held,
         running="native",
@@ -96,32 +101,71 @@ def format_of(spec: ModelSpec) -> Format:
     )
 
 
-def shape_of(decoder: Decoder) -> native_decoder.Shape:
-    """A decoder's sizes in the library's words."""
+def _described(spec: ModelSpec, config: Any) -> Architecture:
+    """What the model's configuration describes.
+
+    :raises ModelNotLoadable: it has no description, or asks for what these kernels lack.
+    """
+    raw = read_config(spec.path)
+    try:
+        model = describe(raw if chatglm.is_original(raw) else config.to_dict())
+        reason = reach.beyond(model)
+    except NotDescribed as unknown:
+        reason, model = str(unknown), None
+    if model is None or reason is not None:
+        raise ModelNotLoadable(
+            f"{spec.path}: not for the native backend: {reason}; use backend 'transformers'"
+        )
+    return model
+
+
+def shape_of(model: Architecture) -> native_decoder.Shape:
+    """A model's sizes in the library's words."""
+    first = model.layers[0]
     return native_decoder.Shape(
-        layers=decoder.layers,
-        hidden=decoder.hidden_size,
-        intermediate=decoder.intermediate_size,
-        heads=decoder.heads,
-        kv_heads=decoder.kv_heads,
-        head_size=decoder.head_size,
-        vocab=decoder.vocab_size,
+        layers=len(model.layers),
+        hidden=model.hidden_size,
+        intermediate=max(_inner(layer) for layer in model.layers),
+        heads=first.attention.heads,
+        kv_heads=first.attention.kv_heads,
+        head_size=first.attention.head_size,
+        vocab=model.vocab_size,
         block_size=BLOCK_SIZE,
-        qk_norm=decoder.qk_norm,
-        norm_epsilon=decoder.norm_epsilon,
-        sliding_windows=decoder.sliding_windows,
+        qk_norm=False,
+        norm_epsilon=model.norm.epsilon,
+        sliding_windows=tuple(layer.attention.window for layer in model.layers),
     )
 
 
-def _weights(spec: ModelSpec, decoder: Decoder, form: Format, progress: Progress) -> Weights:
+def _inner(layer: Layer) -> int:
+    part = dense_part(layer.mlp)
+    return layer.mlp.size if part is None else part.size
+
+
+def _set_traits(native: native_decoder.Decoder, model: Architecture, context_length: int) -> None:
+    """What the model and its layers have beside sizes, and the tables of positions."""
+    native.set_traits(traits.of_model(model))
+    turned = (layer.attention.rotation for layer in model.layers)
+    turnings = list(dict.fromkeys(one for one in turned if one is not None))
+    for table, turning in enumerate(turnings):
+        native.set_rotary(*tables.rotary(turning, context_length), table)
+    growth = next((one.attention.growth for one in model.layers if one.attention.growth), None)
+    if growth is not None:
+        native.set_growth(tables.growths(growth, context_length))
+    for index, layer in enumerate(model.layers):
+        native.set_layer(index, traits.of_layer(layer, turnings))
+
+
+def _weights(spec: ModelSpec, described: Architecture, form: Format, progress: Progress) -> Weights:
     """The model's weights: as they are, or as the folder of converted ones holds them, packed."""
 
     def convert(converting: Converting, tell: Callable[[float], None]) -> None:
-        converting.embeddings("model.embed_tokens.weight")
-        for plan in packing.plans(decoder, converting):
+        model = located(described, converting.has)
+        converting.embeddings(f"{model.embeddings}.weight")
+        for plan in packing.plans(model, converting):
             packing.packed(plan, converting, form)
-            tell((plan.layer + 1) / decoder.layers)
-        for _ in packing.vectors(decoder, converting):
+            tell((plan.layer + 1) / len(model.layers))
+        for _ in packing.vectors(model, converting):
             pass
 
     name = f"native{packed_version()}-{form}"

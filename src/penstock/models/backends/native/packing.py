@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.architecture.description import Rows, dense_part
 from penstock.models.backends.native.decoder import Vector, Which
 from penstock.models.backends.native.library import ALIGNMENT
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
@@ -18,56 +19,96 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.backends.llama_family import Decoder
+    from penstock.models.architecture.description import Architecture, Attention, Dense, Norm
     from penstock.models.weights.matrices import Checkpoint, Format, Matrix, Weights
 
 FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8")
-_BIASES: Final = {
-    Vector.QKV_BIAS: ("self_attn.q", "self_attn.k", "self_attn.v"),
-    Vector.OUTPUT_BIAS: ("self_attn.o",),
-    Vector.GATE_UP_BIAS: ("mlp.gate", "mlp.up"),
-    Vector.DOWN_BIAS: ("mlp.down",),
-}
 _INT8_GROUP: Final = 128
 """Activations that share a scale where the weights' rows have one each."""
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of the checkpoint's matrix, `order` of them if not as they lie there.
+
+    Pairs of neighbours that are turned together are moved apart by half of what is turned, as the
+    kernels turn them: queries and keys alike, so that their products stay what they are.
+    """
+
+    rows: Rows
+    order: NDArray[np.int64] | None = None
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What these rows are of all values, by row, of the checkpoint's tensor."""
+        own = values[self.rows.first : self.rows.first + self.rows.rows]
+        return own if self.order is None else own[self.order]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """One packed matrix: its place, and the checkpoint's matrices in it, each with its rows."""
+    """One packed matrix: its place, and the parts of the checkpoint's matrices that are in it."""
 
     which: Which
     layer: int
     layout: Layout
     columns: int
-    parts: tuple[tuple[str, int], ...]
+    parts: tuple[Source, ...]
 
     @property
     def key(self) -> str:
         """Its name in a file of converted weights."""
         return f"{self.layer}.{self.which.name.lower()}"
 
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return sum(part.rows.rows for part in self.parts)
 
-def plans(decoder: Decoder, weights: Weights) -> Iterator[Plan]:
-    """Every matrix of a decoder, layer by layer, the head last."""
-    size, hidden, inner = decoder.head_size, decoder.hidden_size, decoder.intermediate_size
-    across, narrow = decoder.heads * size, decoder.kv_heads * size
-    for layer in range(decoder.layers):
-        attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
-        qkv = (
-            (f"{attention}.q_proj", across),
-            (f"{attention}.k_proj", narrow),
-            (f"{attention}.v_proj", narrow),
-        )
-        yield Plan(Which.QKV, layer, Layout.STACKED, hidden, qkv)
-        out = ((f"{attention}.o_proj", hidden),)
-        yield Plan(Which.OUTPUT, layer, Layout.STACKED, across, out)
-        gate_up = ((f"{mlp}.gate_proj", inner), (f"{mlp}.up_proj", inner))
-        yield Plan(Which.GATE_UP, layer, Layout.PAIRED, hidden, gate_up)
-        yield Plan(Which.DOWN, layer, Layout.STACKED, inner, ((f"{mlp}.down_proj", hidden),))
-    tied = decoder.tied_embeddings and not weights.has("lm_head.weight")
-    head = "model.embed_tokens" if tied else "lm_head"
-    yield Plan(Which.HEAD, 0, Layout.STACKED, hidden, ((head, decoder.vocab_size),))
+
+def plans(model: Architecture, weights: Weights) -> Iterator[Plan]:
+    """Every matrix of a model, layer by layer, the head last."""
+    hidden = model.hidden_size
+    for index, layer in enumerate(model.layers):
+        attention, mlp = layer.attention, dense_part(layer.mlp)
+        across = attention.heads * attention.head_size
+        yield Plan(Which.QKV, index, Layout.STACKED, hidden, _qkv(attention))
+        yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
+        if mlp is not None:
+            layout = Layout.STACKED if mlp.gate is None else Layout.PAIRED
+            yield Plan(Which.GATE_UP, index, layout, hidden, _gate_up(mlp))
+            yield Plan(Which.DOWN, index, Layout.STACKED, mlp.size, (Source(mlp.down),))
+    tied = model.tied and not weights.has(f"{model.head.name}.weight")
+    head = Rows(model.embeddings, model.vocab_size) if tied else model.head
+    yield Plan(Which.HEAD, 0, Layout.STACKED, hidden, (Source(head),))
+
+
+def _qkv(attention: Attention) -> tuple[Source, ...]:
+    order = _order(attention)
+    return (
+        Source(attention.query, _by_head(order, attention.heads)),
+        Source(attention.key, _by_head(order, attention.kv_heads)),
+        Source(attention.value),
+    )
+
+
+def _gate_up(mlp: Dense) -> tuple[Source, ...]:
+    return (*(() if mlp.gate is None else (Source(mlp.gate),)), Source(mlp.up))
+
+
+def _order(attention: Attention) -> NDArray[np.int64] | None:
+    """Where the elements of a head come from; None: from where they go."""
+    turning = attention.rotation
+    if turning is None or not turning.interleaved:
+        return None
+    order = np.arange(attention.head_size)
+    order[: turning.size] = order[: turning.size].reshape(-1, 2).T.reshape(-1)
+    return order
+
+
+def _by_head(order: NDArray[np.int64] | None, heads: int) -> NDArray[np.int64] | None:
+    if order is None:
+        return None
+    return (np.arange(heads)[:, None] * len(order) + order).reshape(-1)
 
 
 def packed(plan: Plan, weights: Weights, form: Format) -> tuple[Packing, NDArray[np.uint8]]:
@@ -81,22 +122,31 @@ def packed(plan: Plan, weights: Weights, form: Format) -> tuple[Packing, NDArray
 
 
 def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
-    matrices = [
-        checkpoint.matrix(f"{name}.weight", (rows, plan.columns), form) for name, rows in plan.parts
-    ]
+    read: dict[str, Matrix] = {}
+    for part in plan.parts:
+        name, rows = part.rows.name, part.rows.tensor_rows
+        if name not in read:
+            read[name] = checkpoint.matrix(f"{name}.weight", (rows, plan.columns), form)
+    matrices = [read[part.rows.name] for part in plan.parts]
     kinds = [_kind(plan, matrix, checkpoint) for matrix in matrices]
     if len(set(kinds)) != 1:
         raise ModelNotLoadable(
             f"{checkpoint.path}: {plan.key} is held in several formats; use backend 'openvino'"
         )
     kind, group = kinds[0]
-    rows = sum(rows for _, rows in plan.parts)
-    packing = Packing(kind, plan.layout, rows, plan.columns, group)
+    packing = Packing(kind, plan.layout, plan.rows, plan.columns, group)
     values = aligned(packed_bytes(packing))
-    parts = [Part(matrix.values, _scales(matrix)) for matrix in matrices]
+    parts = [
+        Part(part.of(_by_row(matrix.values, matrix)), part.of(_by_row(_scales(matrix), matrix)))
+        for part, matrix in zip(plan.parts, matrices, strict=True)
+    ]
     pack(packing, parts, values)
-    facts = {"kind": int(kind), "layout": int(plan.layout), "rows": rows}
+    facts = {"kind": int(kind), "layout": int(plan.layout), "rows": plan.rows}
     return Packed({**facts, "columns": plan.columns, "group": group}, values)
+
+
+def _by_row(values: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
+    return values.reshape(matrix.rows, -1)
 
 
 def _kind(plan: Plan, matrix: Matrix, checkpoint: Checkpoint) -> tuple[Kind, int]:
@@ -127,28 +177,88 @@ def _packing(facts: dict[str, Any]) -> Packing:
 
 
 def vectors(
-    decoder: Decoder, weights: Weights
+    model: Architecture, weights: Weights
 ) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
-    """Every norm and bias of a decoder.
+    """Every norm and bias of a model.
 
-    :raises ModelNotLoadable: the checkpoint lacks a norm.
+    :raises ModelNotLoadable: the checkpoint lacks a norm, or has one of another size.
     """
-    for layer in range(decoder.layers):
-        name = f"model.layers.{layer}"
+    for index, layer in enumerate(model.layers):
         norms = {
-            Vector.INPUT_NORM: f"{name}.input_layernorm",
-            Vector.ATTENTION_NORM: f"{name}.post_attention_layernorm",
+            Vector.INPUT_NORM: layer.attention_in,
+            Vector.ATTENTION_OUT_NORM: layer.attention_out,
+            Vector.ATTENTION_NORM: layer.mlp_in,
+            Vector.MLP_OUT_NORM: layer.mlp_out,
         }
-        if decoder.qk_norm:
-            norms[Vector.QUERY_NORM] = f"{name}.self_attn.q_norm"
-            norms[Vector.KEY_NORM] = f"{name}.self_attn.k_norm"
         for which, norm in norms.items():
-            yield which, layer, weights.vector(f"{norm}.weight")
-        for which, parts in _BIASES.items():
-            names = [f"{name}.{part}_proj.bias" for part in parts]
-            if weights.has(names[0]):
-                yield which, layer, np.concatenate([weights.vector(one) for one in names])
-    yield Vector.FINAL_NORM, 0, weights.vector("model.norm.weight")
+            if norm is not None:
+                yield from _norm(which, index, norm, weights)
+        for which, vector in _head_norms(layer.attention, weights):
+            yield which, index, vector
+        biased = {
+            Vector.QKV_BIAS: _qkv(layer.attention),
+            Vector.OUTPUT_BIAS: (Source(layer.attention.output),),
+        }
+        mlp = dense_part(layer.mlp)
+        if mlp is not None:
+            biased |= {Vector.GATE_UP_BIAS: _gate_up(mlp), Vector.DOWN_BIAS: (Source(mlp.down),)}
+        for which, parts in biased.items():
+            bias = _bias(parts, weights)
+            if bias is not None:
+                yield which, index, bias
+        if layer.attention.sinks is not None:
+            yield Vector.SINKS, index, weights.vector(layer.attention.sinks)
+    yield from _norm(Vector.FINAL_NORM, 0, model.norm, weights)
+
+
+_NORM_BIASES: Final = {
+    Vector.INPUT_NORM: Vector.INPUT_NORM_BIAS,
+    Vector.ATTENTION_NORM: Vector.ATTENTION_NORM_BIAS,
+    Vector.FINAL_NORM: Vector.FINAL_NORM_BIAS,
+}
+
+
+def _norm(
+    which: Vector, layer: int, norm: Norm, weights: Weights
+) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
+    yield which, layer, weights.vector(f"{norm.name}.weight") + np.float32(norm.offset)
+    bias = f"{norm.name}.bias"
+    if norm.kind == "layer" and which in _NORM_BIASES and weights.has(bias):
+        yield _NORM_BIASES[which], layer, weights.vector(bias)
+
+
+def _head_norms(
+    attention: Attention, weights: Weights
+) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
+    """Norms of queries and keys, a weight for each element of each head."""
+    norms, order = attention.head_norms, _order(attention)
+    if norms is None:
+        return
+    for which, names, heads in (
+        (Vector.QUERY_NORM, norms.query, attention.heads),
+        (Vector.KEY_NORM, norms.key, attention.kv_heads),
+    ):
+        parts = [weights.vector(f"{name}.weight").reshape(-1) for name in names]
+        own = np.concatenate(parts) + np.float32(norms.offset)
+        if own.size not in (attention.head_size, heads * attention.head_size):
+            raise ModelNotLoadable(f"{names[0]} has {own.size} elements")
+        own = np.resize(own, (heads, attention.head_size))
+        yield which, own if order is None else own[:, order]
+
+
+def _bias(parts: tuple[Source, ...], weights: Weights) -> NDArray[np.float32] | None:
+    """The biases of a plan's parts, zeros for those that have none; None if none has."""
+    names = [f"{part.rows.name}.bias" for part in parts]
+    if not any(weights.has(name) for name in names):
+        return None
+    return np.concatenate(
+        [
+            part.of(weights.vector(name))
+            if weights.has(name)
+            else np.zeros(part.rows.rows, np.float32)
+            for part, name in zip(parts, names, strict=True)
+        ]
+    )
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
+from penstock.models.architecture import tables
 from penstock.models.backends import llama_family as decoders
 from penstock.models.backends.openvino import exported
 from penstock.models.backends.openvino.compiled import OpenVinoModel
@@ -54,7 +55,7 @@ def load(
     decoder = decoders.loadable(spec.path, config, "openvino")
     form = format_of(spec, config)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
-    rotary = decoders.rotary_tables(decoder, context_length)
+    rotary = tables.rotary(decoder.rotation, context_length)
     weights = _weights(spec, decoder, form, progress)
     builder = DecoderGraph(decoder, weights, form)
     graph = builder.build(lambda share: progress(0.7 + 0.1 * share, f"weights as {form}"))

@@ -95,6 +95,27 @@ PENSTOCK_EXPORT int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t th
 
 PENSTOCK_EXPORT void pn_destroy(pn_model *model) { delete model; }
 
+PENSTOCK_EXPORT int32_t pn_set_traits(pn_model *model, const pn_traits *traits) {
+    if (model == nullptr || traits == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no model, or no traits");
+    if (traits->norm != PN_RMS_NORM && traits->norm != PN_LAYER_NORM)
+        return fail(PN_BAD_ARGUMENT, "norms are PN_RMS_NORM or PN_LAYER_NORM");
+    if (!(traits->embedding_scale > 0.0F) || !(traits->logit_scale > 0.0F) ||
+        !(traits->logit_cap >= 0.0F))
+        return fail(PN_BAD_ARGUMENT, "a model's scale or cap is out of range");
+    penstock::set_traits(model->model, *traits);
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_layer(pn_model *model, int32_t layer, const pn_layer *traits) {
+    if (model == nullptr || traits == nullptr || layer < 0 || layer >= model->model.shape.layers)
+        return fail(PN_BAD_ARGUMENT, "no model, no traits, or there is no such layer");
+    if (const char *fault = fault_of(model->model.shape, *traits))
+        return fail(PN_BAD_ARGUMENT, fault);
+    penstock::set_layer(model->model, layer, *traits);
+    return PN_OK;
+}
+
 PENSTOCK_EXPORT int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t layer,
                                       const pn_packing *packing, const void *packed) {
     if (model == nullptr || pn_packed_bytes(packing) < 0)
@@ -137,13 +158,26 @@ PENSTOCK_EXPORT int32_t pn_set_embeddings(pn_model *model, int32_t element, cons
     return PN_OK;
 }
 
-PENSTOCK_EXPORT int32_t pn_set_rotary(pn_model *model, const float *cosines, const float *sines,
-                                      int32_t positions) {
+PENSTOCK_EXPORT int32_t pn_set_rotary(pn_model *model, int32_t table, const float *cosines,
+                                      const float *sines, int32_t positions, int32_t size) {
     if (model == nullptr || cosines == nullptr || sines == nullptr || positions < 1)
         return fail(PN_BAD_ARGUMENT, "no model, or no tables");
-    model->model.cosines = cosines;
-    model->model.sines = sines;
-    model->model.positions = positions;
+    if (table < 0 || table >= PN_ROTATIONS)
+        return fail(PN_BAD_ARGUMENT, "there is no such rotary table");
+    if (size < 2 || size % 2 != 0 || size > model->model.shape.head_size)
+        return fail(PN_BAD_ARGUMENT, "a rotary table is for an even part of a head");
+    penstock::Model &own = model->model;
+    own.rotary[table] = {cosines, sines, size};
+    own.positions = positions < own.positions ? positions : own.positions;
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_growth(pn_model *model, const float *growth, int32_t positions) {
+    if (model == nullptr || growth == nullptr || positions < 1)
+        return fail(PN_BAD_ARGUMENT, "no model, or no growth");
+    penstock::Model &own = model->model;
+    own.growth = growth;
+    own.positions = positions < own.positions ? positions : own.positions;
     return PN_OK;
 }
 

@@ -18,7 +18,7 @@ PENSTOCK_EXPORT int32_t pn_set_experts(pn_model *model, int32_t layer,
     penstock::Layer &place = model->model.layers[size_t(layer)];
     place.experts = penstock::Experts{};
     place.experts.shape = *experts;
-    place.intermediate = experts->shared;
+    place.traits.intermediate = experts->shared;
     place.gate_up = place.down = penstock::Matrix{};
     place.gate_up_bias = place.down_bias = nullptr;
     return PN_OK;

@@ -1,4 +1,4 @@
-/* The forward step of Llama-like decoders on x86-64 CPUs: quantised weights, INT8 activations.
+/* The forward step of decoder-only models on x86-64 CPUs: quantised weights, INT8 activations.
  *
  * Build: every .cpp file here becomes one object, then one shared library.
  *
@@ -14,11 +14,11 @@
  * result must not hang on which instructions a compiler joins in which variant.
  *
  * What it computes: h += O(attention(norm(h))); h += down(silu(gate(norm(h))) * up(norm(h))), with
- * grouped-query attention over a paged KV cache, RMS norms, rotation by tables, optional biases of
- * q, k and v, optional norms of q and k by head, optional sliding windows; of layers with experts just
- * those that a token's router chooses. Every product's input is
- * quantised to INT8, symmetrically, with a scale a group of columns; integer sums inside a group,
- * fp32 across groups and everywhere else.
+ * grouped-query attention over a paged KV cache, RMS norms, rotation by tables, optional biases and
+ * optional norms of q and k. `pn_layer` and `pn_traits` have what models differ in: windows, where
+ * norms stand and of which kind, activations, parallel residuals, scales, soft caps; of layers with
+ * experts just those are computed that a token's router chooses. Every product's input is quantised to INT8, symmetrically, with a scale a group of columns; integer sums inside a
+ * group, fp32 across groups and everywhere else.
  *
  * Promise: a token's logits have the same bits whatever else is in its step, however its prompt was
  * cut into chunks, however many threads compute, and with whichever instruction set.
@@ -67,7 +67,7 @@ enum { PN_STACKED = 0, PN_PAIRED = 1 };
 enum {
     PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v */
     PN_OUTPUT = 1,  /* hidden x heads head_size */
-    PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up */
+    PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up; without a gate up, stacked */
     PN_DOWN = 3,    /* hidden x intermediate */
     PN_HEAD = 4,    /* vocabulary x hidden; layer is ignored */
     /* Of a layer with experts (`pn_set_experts`): one packing for each of them, the packed matrices
@@ -81,8 +81,8 @@ enum {
     PN_INPUT_NORM = 0,     /* hidden: before attention */
     PN_ATTENTION_NORM = 1, /* hidden: after attention, before gate and up */
     PN_FINAL_NORM = 2,     /* hidden; layer is ignored */
-    PN_QUERY_NORM = 3,     /* head_size; needed where shape.qk_norm */
-    PN_KEY_NORM = 4,       /* head_size; needed where shape.qk_norm */
+    PN_QUERY_NORM = 3,     /* head_size, or with norms_by_head heads head_size */
+    PN_KEY_NORM = 4,       /* head_size, or with norms_by_head kv_heads head_size */
     PN_QKV_BIAS = 5,       /* (heads + 2 kv_heads) head_size; optional */
     PN_OUTPUT_BIAS = 6,    /* hidden; optional */
     PN_GATE_UP_BIAS = 7,   /* 2 intermediate, gate's then up's; optional */
@@ -92,8 +92,42 @@ enum {
     PN_ROUTER_CORRECTION = 10,    /* experts: added to scores as they choose, not as they weigh */
     PN_EXPERTS_GATE_UP_BIAS = 11, /* experts x 2 intermediate, each gate's, then up's */
     PN_EXPERTS_DOWN_BIAS = 12,    /* experts x hidden */
-    PN_SHARED_GATE = 13           /* hidden: what all share, times the sigmoid of its product */
+    PN_SHARED_GATE = 13,          /* hidden: what all share, times the sigmoid of its product */
+    PN_ATTENTION_OUT_NORM = 20,   /* hidden: of what attention adds */
+    PN_MLP_OUT_NORM = 21,         /* hidden: of what the MLP adds */
+    PN_INPUT_NORM_BIAS = 22,      /* hidden; optional, as the next two */
+    PN_ATTENTION_NORM_BIAS = 23,  /* hidden */
+    PN_FINAL_NORM_BIAS = 24,      /* hidden; layer is ignored */
+    PN_SINKS = 25                 /* heads: logits that take part in the softmax; optional */
 };
+
+/* Kinds of norms. */
+enum {
+    PN_NO_NORM = 0,
+    PN_RMS_NORM = 1,  /* w x / rms(x) */
+    PN_LAYER_NORM = 2 /* w (x - mean) / deviation + b */
+};
+
+/* Where a layer has norms; `pn_layer.norms` is the sum. */
+enum {
+    PN_BEFORE_ATTENTION = 1,
+    PN_AFTER_ATTENTION = 2,
+    PN_BEFORE_MLP = 4, /* a parallel MLP without it takes what stands before attention */
+    PN_AFTER_MLP = 8
+};
+
+/* What is computed of a gate g, times its up u; or without a gate of u. */
+enum {
+    PN_SILU = 0,
+    PN_CLAMPED_SILU = 1, /* of experts: (u + 1) g sigmoid(alpha g), g at most limit, u within both */
+    PN_GELU = 2,
+    PN_GELU_TANH = 3,
+    PN_RELU = 4,
+    PN_RELU_SQUARED = 5
+};
+
+/* Rotary tables that a model may have, and a layer that does not see positions. */
+enum { PN_ROTATIONS = 8, PN_NOT_TURNED = -1 };
 
 /* Element types: of the embedding table, and of a cache that torch keeps. */
 enum { PN_F32 = 0, PN_F16 = 1, PN_BF16 = 2 };
@@ -110,12 +144,6 @@ enum {
     PN_PHASE_ATTENTION = 6,
     PN_PHASE_ROWS = 7,
     PN_PHASES = 8
-};
-
-/* What is computed of a gate g and its up u. */
-enum {
-    PN_SILU = 0,        /* u g sigmoid(g) */
-    PN_CLAMPED_SILU = 1 /* (u + 1) g sigmoid(alpha g), g at most limit, u within -limit and limit */
 };
 
 /* What makes of a router's logits the scores by which experts are chosen and weighed. */
@@ -136,7 +164,7 @@ typedef struct {
     int32_t head_size; /* even */
     int32_t vocab;
     int32_t block_size; /* tokens a block of the KV cache: 16 or 32 */
-    int32_t qk_norm;    /* 0 or 1 */
+    int32_t qk_norm;    /* 0 or 1: RMS norms of q and k by head, in all layers */
     float norm_epsilon;
     const int32_t *sliding_windows; /* (layers), 0 for full attention; NULL: all full. Copied. */
 } pn_shape;
@@ -163,6 +191,32 @@ typedef struct {
     float gate_alpha;   /* of PN_CLAMPED_SILU */
     float gate_limit;
 } pn_experts;
+
+/* What differs from layer to layer. Without it a layer is Llama's, as the shape has it. */
+typedef struct {
+    int32_t window;         /* keys that a query sees; 0: all */
+    int32_t rotation;       /* number of its rotary table, or PN_NOT_TURNED */
+    int32_t intermediate;   /* of gate_up and down; `pn_set_experts`, which comes later, sets it */
+    int32_t gated;          /* 0 or 1 */
+    int32_t activation;     /* PN_SILU, ... */
+    int32_t norms;          /* the sum of PN_BEFORE_ATTENTION, ... */
+    int32_t head_norms;     /* of q and k: PN_NO_NORM, PN_RMS_NORM, PN_LAYER_NORM (without bias) */
+    int32_t norms_by_head;  /* 1: each head has weights of its own */
+    int32_t norms_together; /* 1: means are over all heads; then norms_by_head is 1 too */
+    int32_t parallel;       /* 1: the MLP reads h as it was before attention; no norms after */
+    int32_t grows;          /* 1: queries are multiplied by the growth of their position */
+    float scale;            /* of scores */
+    float soft_cap;         /* c: scores become c tanh(score / c); 0: they do not */
+    float residual_scale;   /* of what attention and the MLP add */
+} pn_layer;
+
+/* What a whole model has beside its shape. */
+typedef struct {
+    int32_t norm; /* PN_RMS_NORM or PN_LAYER_NORM, of all but q and k */
+    float embedding_scale;
+    float logit_scale;
+    float logit_cap; /* as soft_cap */
+} pn_traits;
 
 typedef struct {
     int32_t kind;    /* PN_I4 or PN_I8 */
@@ -222,6 +276,10 @@ int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads, const int
 
 void pn_destroy(pn_model *model);
 
+/* Come before the matrices and vectors that depend on them. */
+int32_t pn_set_traits(pn_model *model, const pn_traits *traits);
+int32_t pn_set_layer(pn_model *model, int32_t layer, const pn_layer *traits);
+
 /* Give a layer experts; comes before their matrices and vectors. */
 int32_t pn_set_experts(pn_model *model, int32_t layer, const pn_experts *experts);
 
@@ -236,8 +294,13 @@ int32_t pn_set_vector(pn_model *model, int32_t which, int32_t layer, const float
 /* (vocab, hidden) of PN_F32, PN_F16 or PN_BF16. */
 int32_t pn_set_embeddings(pn_model *model, int32_t element, const void *table);
 
-/* (positions, head_size) each; the second half of a row equals the first, as Transformers has it. */
-int32_t pn_set_rotary(pn_model *model, const float *cosines, const float *sines, int32_t positions);
+/* (positions, size) each, of the first `size` elements of a head; the second half of a row equals the
+ * first, as Transformers has it. `table` is below PN_ROTATIONS. */
+int32_t pn_set_rotary(pn_model *model, int32_t table, const float *cosines, const float *sines,
+                      int32_t positions, int32_t size);
+
+/* (positions): what queries of a layer that `grows` are multiplied by. */
+int32_t pn_set_growth(pn_model *model, const float *growth, int32_t positions);
 
 /* Compute a step: write its keys and values to `cache` (of `blocks` blocks), logits to `logits`
  * (R, vocab) fp32, and the last hidden states, after the final norm, to `hidden` (R, hidden) fp32

@@ -239,7 +239,7 @@ void AttentionSteps::join(const Attending &call, int index, int head, int thread
     const Apart &apart = plan_->apart[size_t(index)];
     float *joined = scratch_.get() + thread * call.scratch;
     kernels_.join(partials_.get() + call.partials_of(apart, head), apart.splits, call.group,
-                  cache.head_size, joined);
+                  cache.head_size, nullptr, joined);
     const int64_t place = (int64_t(apart.token) * cache.heads + head * call.group) * cache.head_size;
     kernels_.narrow(joined, call.group * cache.head_size, cache.element,
                     at(call.out, place, cache));

@@ -17,17 +17,26 @@ struct Layer {
     Matrix output;
     Matrix gate_up;
     Matrix down;
-    const float *input_norm = nullptr;
-    const float *attention_norm = nullptr;
-    const float *query_norm = nullptr;
-    const float *key_norm = nullptr;
+    Norm input_norm;
+    Norm attention_norm; /* before the MLP */
+    Norm attention_out_norm;
+    Norm mlp_out_norm;
+    Norm query_norm;
+    Norm key_norm;
     const float *qkv_bias = nullptr;
     const float *output_bias = nullptr;
     const float *gate_up_bias = nullptr;
     const float *down_bias = nullptr;
-    int window = 0;
-    int intermediate = 0; /* of gate_up and down; 0: the layer has experts alone */
+    const float *sinks = nullptr;
+    pn_layer traits = {};
     Experts experts;
+};
+
+/* A rotary table, (positions, size) each. */
+struct Rotary {
+    const float *cosines = nullptr;
+    const float *sines = nullptr;
+    int size = 0;
 };
 
 struct Model {
@@ -39,12 +48,13 @@ struct Model {
     Team team;
     std::vector<Layer> layers;
     Matrix head;
-    const float *final_norm = nullptr;
+    Norm final_norm;
+    pn_traits traits = {PN_RMS_NORM, 1.0F, 1.0F, 0.0F};
     int element = 0;
     const void *embeddings = nullptr;
-    const float *cosines = nullptr;
-    const float *sines = nullptr;
-    int positions = 0;
+    Rotary rotary[PN_ROTATIONS];
+    const float *growth = nullptr; /* by position */
+    int positions = 1 << 30;       /* as many as the shortest table has */
     double phase_s[PN_PHASES] = {};
 
     /* A step's room; see step.cpp. */
@@ -53,6 +63,7 @@ struct Model {
     Buffer<float> heads;
     Buffer<float> attended;
     Buffer<float> gated;
+    Buffer<float> branch; /* what is added to hidden states after a norm, or beside attention */
     Buffer<float> partials;
     Buffer<float> scratch;
     Buffer<int8_t> quantised;
@@ -67,8 +78,13 @@ struct Model {
     const char *missing() const;
 };
 
-/* A line about why a shape makes no sense, or null. */
+/* A line about why a shape, or a layer of it, makes no sense, or null. */
 const char *fault_of(const pn_shape &shape);
+const char *fault_of(const pn_shape &shape, const pn_layer &layer);
+
+/* Take what was found to make sense. */
+void set_traits(Model &model, const pn_traits &traits);
+void set_layer(Model &model, int layer, const pn_layer &traits);
 
 /* Where a matrix or vector goes, with its size; null for a `which` or a layer that there is not. */
 Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected);

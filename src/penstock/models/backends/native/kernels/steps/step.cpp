@@ -1,11 +1,9 @@
 #include "step.h"
 
-#include <chrono>
-#include <math.h>
 #include <string.h>
 
 #include "mixture.h"
-#include "plan.h"
+#include "stepping.h"
 
 namespace penstock {
 
@@ -14,55 +12,25 @@ namespace {
 /* Rows of a product that are one piece of work. */
 constexpr int ROWS_AT_ONCE = PRODUCT_ROWS;
 
-class Step {
-  public:
-    Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden)
-        : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input),
-          cache_(cache), logits_(logits), hidden_out_(hidden), plan_(model.shape, input) {
-        make_room();
-    }
+} // namespace
 
-    void run() {
-        model_.team.run([](void *self, int thread) { static_cast<Step *>(self)->work(thread); },
-                        this);
-    }
+Step::Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden)
+    : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input), cache_(cache),
+      logits_(logits), hidden_out_(hidden), plan_(model.shape, input) {
+    make_room();
+}
 
-  private:
-    void make_room();
-    void work(int thread);
-    void layer(int index, int thread);
-    void attention(int index, int thread, bool wanted_only);
-    void rest(const Layer &layer, int rows, float *hidden, int thread);
-    void mixture(const Layer &layer, int rows, float *hidden, int thread);
-    void lap(int thread, int phase);
-    void embed(int token);
-    void product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
-                 const float *bias);
-    void quantise_attended(const Layer &layer, int token, int row);
-    Quantised quantised(const Matrix &matrix) const;
-
-    template <typename Each> void each_row(int rows, Each each) {
-        model_.team.phase(rows, 1, [&](int begin, int end) {
-            for (int row = begin; row < end; row++)
-                each(row);
-        });
-    }
-
-    Model &model_;
-    const pn_shape &shape_;
-    const Kernels &kernels_;
-    const pn_step_input &input_;
-    uint16_t *cache_;
-    float *logits_;
-    float *hidden_out_;
-    Plan plan_;
-    std::chrono::steady_clock::time_point lap_; /* thread 0's last one */
-};
+void Step::run() {
+    model_.team.run([](void *self, int thread) { static_cast<Step *>(self)->work(thread); }, this);
+}
 
 void Step::make_room() {
     const int64_t tokens = input_.tokens;
+    const int64_t rows = tokens > input_.rows ? tokens : input_.rows;
     int64_t columns = 0;
     int64_t groups = 0;
+    int64_t intermediate = 0;
+    bool branches = false;
     const auto widen = [&](const Matrix &matrix) {
         const int64_t padded = int64_t(matrix.groups) * matrix.group;
         columns = padded > columns ? padded : columns;
@@ -74,21 +42,21 @@ void Step::make_room() {
         widen(layer.output);
         widen(layer.gate_up);
         widen(layer.down);
-    }
-    const int64_t rows = tokens > input_.rows ? tokens : input_.rows;
-    int64_t intermediate = 0;
-    for (const Layer &layer : model_.layers) {
-        intermediate = layer.intermediate > intermediate ? layer.intermediate : intermediate;
         if (layer.experts.any()) {
             widen(layer.experts.gate_up);
             model_.experts.need(layer.experts, rows, shape_.hidden);
         }
+        const pn_layer &own = layer.traits;
+        intermediate = own.intermediate > intermediate ? own.intermediate : intermediate;
+        branches = branches || own.parallel || (own.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) ||
+                   (layer.experts.any() && own.residual_scale != 1.0F);
     }
     model_.hidden.need(tokens * shape_.hidden);
     model_.last.need(int64_t(input_.rows) * shape_.hidden);
     model_.heads.need(tokens * model_.head_rows());
     model_.attended.need(tokens * model_.attended_size());
     model_.gated.need(tokens * intermediate);
+    model_.branch.need(branches ? tokens * shape_.hidden : 0);
     model_.partials.need(plan_.partials);
     model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
     model_.quantised.need(rows * columns + 64);
@@ -102,17 +70,38 @@ void Step::work(int thread) {
     each_row(input_.tokens, [&](int token) { embed(token); });
     for (int index = 0; index < shape_.layers; index++)
         layer(index, thread);
+    head(thread);
+}
+
+void Step::embed(int token) {
+    const int64_t from = input_.token_ids[token] * shape_.hidden;
+    float *to = model_.hidden.get() + int64_t(token) * shape_.hidden;
+    if (model_.element == PN_F32) {
+        memcpy(to, static_cast<const float *>(model_.embeddings) + from,
+               size_t(shape_.hidden) * sizeof(float));
+    } else {
+        const uint16_t *table = static_cast<const uint16_t *>(model_.embeddings) + from;
+        kernels_.widen(table, model_.element == PN_BF16, shape_.hidden, to);
+    }
+    if (model_.traits.embedding_scale != 1.0F)
+        for (int at = 0; at < shape_.hidden; at++)
+            to[at] *= model_.traits.embedding_scale;
+}
+
+/* The final norm, and logits. */
+void Step::head(int thread) {
     const Quantised last = quantised(model_.head);
     each_row(input_.rows, [&](int row) {
         const float *from = model_.last.get() + int64_t(row) * shape_.hidden;
         float *plain =
             hidden_out_ == nullptr ? nullptr : hidden_out_ + int64_t(row) * shape_.hidden;
-        kernels_.norm(from, model_.final_norm, shape_.hidden, shape_.norm_epsilon, last, row,
-                      plain);
+        kernels_.norm(from, model_.final_norm, shape_.hidden, last, row, plain);
     });
     lap(thread, PN_PHASE_ROWS);
     if (logits_ != nullptr)
-        product(model_.head, input_.rows, Outlet::store, logits_, shape_.vocab, nullptr);
+        product({&model_.head, &last, Outlet::store, logits_, shape_.vocab, nullptr, {},
+                 model_.traits.logit_scale, model_.traits.logit_cap},
+                input_.rows);
     lap(thread, PN_PHASE_HEAD);
 }
 
@@ -127,78 +116,119 @@ void Step::lap(int thread, int phase) {
 
 void Step::layer(int index, int thread) {
     const Layer &layer = model_.layers[size_t(index)];
-    const Quantised in = quantised(layer.qkv);
-    each_row(input_.tokens, [&](int row) {
-        kernels_.norm(model_.hidden.get() + int64_t(row) * shape_.hidden, layer.input_norm,
-                      shape_.hidden, shape_.norm_epsilon, in, row, nullptr);
-    });
+    take_in(layer.input_norm, layer.qkv, input_.tokens, model_.hidden.get());
     lap(thread, PN_PHASE_ROWS);
-    product(layer.qkv, input_.tokens, Outlet::store, model_.heads.get(), model_.head_rows(),
-            layer.qkv_bias);
+    const Quantised in = quantised(layer.qkv);
+    product({&layer.qkv, &in, Outlet::store, model_.heads.get(), model_.head_rows(),
+             layer.qkv_bias},
+            input_.tokens);
     lap(thread, PN_PHASE_QKV);
     /* Past the last keys and values only the tokens count whose logits are wanted. */
     const bool last = index + 1 == shape_.layers;
     attention(index, thread, last);
     lap(thread, PN_PHASE_ATTENTION);
-    if (!last) {
-        each_row(input_.tokens, [&](int row) { quantise_attended(layer, row, row); });
-        rest(layer, input_.tokens, model_.hidden.get(), thread);
-        return;
-    }
+    const Rows rows = past_attention(last);
+    if (layer.traits.parallel)
+        mlp_beside(layer, rows, thread);
+    each_row(rows.count, [&](int row) {
+        quantise_attended(layer, rows.wanted ? input_.row_indices[row] : row, row);
+    });
+    lap(thread, PN_PHASE_ROWS);
+    give_back(layer.output, layer.attention_out_norm, rows, layer.output_bias,
+              layer.traits.residual_scale);
+    lap(thread, PN_PHASE_OUTPUT);
+    if (!layer.traits.parallel)
+        return mlp(layer, rows, thread);
+    add_branch({}, rows, layer.traits.residual_scale);
+    lap(thread, PN_PHASE_ROWS);
+}
+
+/* Rows of `branch` to the hidden states, normed where there is a norm. */
+void Step::add_branch(const Norm &norm, const Rows &rows, float scale) {
+    each_row(rows.count, [&](int row) {
+        const int64_t at = int64_t(row) * shape_.hidden;
+        kernels_.add(model_.branch.get() + at, norm, shape_.hidden, scale, rows.hidden + at);
+    });
+}
+
+/* Hidden states as a product's input, normed where there is a norm. */
+void Step::take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden) {
+    const Quantised in = quantised(matrix);
+    each_row(rows, [&](int row) {
+        const float *from = hidden + int64_t(row) * shape_.hidden;
+        if (norm.weight == nullptr)
+            kernels_.quantise(from, shape_.hidden, in, row);
+        else
+            kernels_.norm(from, norm, shape_.hidden, in, row, nullptr);
+    });
+}
+
+Step::Rows Step::past_attention(bool last) {
+    if (!last)
+        return {input_.tokens, model_.hidden.get(), false};
     each_row(input_.rows, [&](int row) {
         const int token = input_.row_indices[row];
         memcpy(model_.last.get() + int64_t(row) * shape_.hidden,
                model_.hidden.get() + int64_t(token) * shape_.hidden,
                size_t(shape_.hidden) * sizeof(float));
-        quantise_attended(layer, token, row);
     });
-    rest(layer, input_.rows, model_.last.get(), thread);
+    return {input_.rows, model_.last.get(), true};
 }
 
-/* A layer past its attention, which is quantised: `rows` rows of `hidden`. */
-void Step::rest(const Layer &layer, int rows, float *hidden, int thread) {
+/* A layer's MLP, added to `rows`. */
+void Step::mlp(const Layer &layer, const Rows &rows, int thread) {
+    if (layer.experts.any()) {
+        const bool apart =
+            layer.mlp_out_norm.weight != nullptr || layer.traits.residual_scale != 1.0F;
+        mixture(layer, rows, apart ? model_.branch.get() : rows.hidden, thread);
+        if (apart)
+            add_branch(layer.mlp_out_norm, rows, layer.traits.residual_scale);
+        return lap(thread, PN_PHASE_ROWS);
+    }
+    take_in(layer.attention_norm, layer.gate_up, rows.count, rows.hidden);
     lap(thread, PN_PHASE_ROWS);
-    product(layer.output, rows, Outlet::add, hidden, shape_.hidden, layer.output_bias);
-    lap(thread, PN_PHASE_OUTPUT);
-    if (layer.experts.any())
-        return mixture(layer, rows, hidden, thread);
-    const Quantised in = quantised(layer.gate_up);
-    each_row(rows, [&](int row) {
-        kernels_.norm(hidden + int64_t(row) * shape_.hidden, layer.attention_norm, shape_.hidden,
-                      shape_.norm_epsilon, in, row, nullptr);
-    });
-    lap(thread, PN_PHASE_ROWS);
-    product(layer.gate_up, rows, Outlet::gated, model_.gated.get(), layer.intermediate,
-            layer.gate_up_bias);
-    lap(thread, PN_PHASE_GATE_UP);
-    const Quantised inner = quantised(layer.down);
-    each_row(rows, [&](int row) {
-        kernels_.quantise(model_.gated.get() + int64_t(row) * layer.intermediate,
-                          layer.intermediate, inner, row);
-    });
-    lap(thread, PN_PHASE_ROWS);
-    product(layer.down, rows, Outlet::add, hidden, shape_.hidden, layer.down_bias);
+    up(layer, rows, thread);
+    give_back(layer.down, layer.mlp_out_norm, rows, layer.down_bias, layer.traits.residual_scale);
     lap(thread, PN_PHASE_DOWN);
 }
 
-/* The same where the layer has experts. */
-void Step::mixture(const Layer &layer, int rows, float *hidden, int thread) {
+/* The same, to `branch`: it reads hidden states to which attention was not added yet. */
+void Step::mlp_beside(const Layer &layer, const Rows &rows, int thread) {
+    if (layer.experts.any())
+        return mixture(layer, rows, model_.branch.get(), thread);
+    const bool own = layer.attention_norm.weight != nullptr;
+    take_in(own ? layer.attention_norm : layer.input_norm, layer.gate_up, rows.count, rows.hidden);
+    lap(thread, PN_PHASE_ROWS);
+    up(layer, rows, thread);
+    const Quantised inner = quantised(layer.down);
+    product({&layer.down, &inner, Outlet::store, model_.branch.get(), shape_.hidden,
+             layer.down_bias},
+            rows.count);
+    lap(thread, PN_PHASE_DOWN);
+}
+
+/* A mixture of experts, added to the hidden states, or alone in `branch`. */
+void Step::mixture(const Layer &layer, const Rows &rows, float *out, int thread) {
     const Experts &experts = layer.experts;
     ExpertRoom &room = model_.experts;
+    const Norm &norm =
+        layer.attention_norm.weight == nullptr ? layer.input_norm : layer.attention_norm;
     SharedExpert shared;
-    if (layer.intermediate > 0)
-        shared = {&layer.gate_up,      &layer.down,        layer.gate_up_bias,
-                  layer.down_bias,     model_.gated.get(), layer.intermediate};
+    if (layer.traits.intermediate > 0)
+        shared = {&layer.gate_up,  &layer.down,        layer.gate_up_bias,
+                  layer.down_bias, model_.gated.get(), layer.traits.intermediate};
     const Quantised in = quantised(experts.gate_up);
-    Mixture<Team> of(model_.team, kernels_, experts, room, in, shared, rows, shape_.hidden);
-    each_row(rows, [&](int row) {
-        float *normed = room.normed.get() + int64_t(row) * shape_.hidden;
-        kernels_.norm(hidden + int64_t(row) * shape_.hidden, layer.attention_norm, shape_.hidden,
-                      shape_.norm_epsilon, in, row, normed);
+    Mixture<Team> of(model_.team, kernels_, experts, room, in, shared, rows.count, shape_.hidden);
+    each_row(rows.count, [&](int row) {
+        const int64_t at = int64_t(row) * shape_.hidden;
+        float *normed = room.normed.get() + at;
+        kernels_.norm(rows.hidden + at, norm, shape_.hidden, in, row, normed);
         const float *gate = experts.shared_gate;
         room.shared_weights.get()[row] =
             experts.shape.shared_scale *
             (gate == nullptr ? 1.0F : kernels_.switched(normed, gate, shape_.hidden));
+        if (out != rows.hidden)
+            memset(out + at, 0, size_t(shape_.hidden) * sizeof(float));
     });
     of.choose();
     lap(thread, PN_PHASE_ROWS);
@@ -207,99 +237,41 @@ void Step::mixture(const Layer &layer, int rows, float *hidden, int thread) {
     const Quantised inner = quantised(layer.down);
     of.quantise(inner);
     lap(thread, PN_PHASE_ROWS);
-    of.down(inner, hidden);
+    of.down(inner, out);
     lap(thread, PN_PHASE_DOWN);
 }
 
-void Step::attention(int index, int thread, bool wanted_only) {
-    const Layer &layer = model_.layers[size_t(index)];
-    const CacheLayout &layout = model_.cache;
-    uint16_t *cache = cache_ + index * layout.layer_stride;
-    const int size = shape_.head_size;
-    const float scale = 1.0F / sqrtf(float(size));
-    each_row(input_.tokens, [&](int token) {
-        const int position = plan_.position[size_t(token)];
-        const int sequence = plan_.sequence[size_t(token)];
-        const int32_t *blocks =
-            input_.block_indices + input_.block_indices_begins[sequence];
-        const int64_t block = blocks[position / shape_.block_size];
-        kernels_.heads({model_.heads.get() + int64_t(token) * model_.head_rows(), shape_.heads,
-                        shape_.kv_heads, size, layer.query_norm, layer.key_norm,
-                        shape_.norm_epsilon, model_.cosines + int64_t(position) * size,
-                        model_.sines + int64_t(position) * size, scale,
-                        cache + block * layout.block_stride, shape_.block_size,
-                        position % shape_.block_size});
+/* From an MLP's input, which is quantised, to that of its last product. */
+void Step::up(const Layer &layer, const Rows &rows, int thread) {
+    const int size = layer.traits.intermediate;
+    const Quantised in = quantised(layer.gate_up);
+    const Outlet outlet = layer.traits.gated ? Outlet::gated : Outlet::activated;
+    product({&layer.gate_up, &in, outlet, model_.gated.get(), size, layer.gate_up_bias,
+             {layer.traits.activation}},
+            rows.count);
+    lap(thread, PN_PHASE_GATE_UP);
+    const Quantised inner = quantised(layer.down);
+    each_row(rows.count, [&](int row) {
+        kernels_.quantise(model_.gated.get() + int64_t(row) * size, size, inner, row);
     });
-    lap(thread, PN_PHASE_ROTATION);
-    const int heads = shape_.heads / shape_.kv_heads;
-    const int pieces = int(plan_.pieces.size()) * shape_.kv_heads;
-    model_.team.phase(pieces, 1, [&](int begin, int end) {
-        for (int at = begin; at < end; at++) {
-            /* The longest first: a prompt's last tokens have most to look at. */
-            const int reversed = pieces - 1 - at;
-            const Piece &piece = plan_.pieces[size_t(reversed / shape_.kv_heads)];
-            if (wanted_only && !piece.wanted)
-                continue;
-            const int head = reversed % shape_.kv_heads;
-            const int64_t first_head = int64_t(head) * heads;
-            Attention of;
-            of.queries = model_.heads.get() +
-                         int64_t(piece.first_token) * model_.head_rows() + first_head * size;
-            of.query_stride = model_.head_rows();
-            of.tokens = piece.tokens;
-            of.first_position = plan_.position[size_t(piece.first_token)];
-            of.heads = heads;
-            of.size = size;
-            of.padded = layout.padded;
-            of.cache = cache + head * layout.head_stride;
-            of.block_stride = layout.block_stride;
-            of.values_offset = layout.values_offset;
-            of.blocks = input_.block_indices + input_.block_indices_begins[piece.sequence];
-            of.block_size = shape_.block_size;
-            of.window = layer.window;
-            of.first_split = piece.first_split;
-            of.last_split = piece.last_split;
-            of.out = model_.attended.get() +
-                     int64_t(piece.first_token) * model_.attended_size() + first_head * size;
-            of.out_stride = model_.attended_size();
-            of.partials = nullptr;
-            if (piece.partials >= 0)
-                of.partials = model_.partials.get() + piece.partials +
-                              (int64_t(piece.first_split) * shape_.heads + first_head) * (size + 2);
-            of.scratch = model_.scratch.get() + int64_t(thread) * ATTENTION_SCRATCH;
-            kernels_.attend(of);
-        }
-    });
+    lap(thread, PN_PHASE_ROWS);
 }
 
-/* A token's attention, as row `row` of the product that follows. */
-void Step::quantise_attended(const Layer &layer, int token, int row) {
-    float *attended = model_.attended.get() + int64_t(token) * model_.attended_size();
-    const int index = plan_.apart_of[size_t(token)];
-    if (index >= 0) {
-        const Apart &apart = plan_.apart[size_t(index)];
-        kernels_.join(model_.partials.get() + apart.partials, apart.splits, shape_.heads,
-                      shape_.head_size, attended);
-    }
-    kernels_.quantise(attended, model_.attended_size(), quantised(layer.output), row);
+/* A product of quantised rows, added to the hidden states; first normed where there is a norm. */
+void Step::give_back(const Matrix &matrix, const Norm &norm, const Rows &rows, const float *bias,
+                     float scale) {
+    const Quantised in = quantised(matrix);
+    const bool normed = norm.weight != nullptr;
+    float *out = normed ? model_.branch.get() : rows.hidden;
+    product({&matrix, &in, normed ? Outlet::store : Outlet::add, out, shape_.hidden, bias, {},
+             normed ? 1.0F : scale},
+            rows.count);
+    if (normed)
+        add_branch(norm, rows, scale);
 }
 
-void Step::embed(int token) {
-    const int64_t from = input_.token_ids[token] * shape_.hidden;
-    float *to = model_.hidden.get() + int64_t(token) * shape_.hidden;
-    if (model_.element == PN_F32) {
-        memcpy(to, static_cast<const float *>(model_.embeddings) + from,
-               size_t(shape_.hidden) * sizeof(float));
-        return;
-    }
-    const uint16_t *table = static_cast<const uint16_t *>(model_.embeddings) + from;
-    kernels_.widen(table, model_.element == PN_BF16, shape_.hidden, to);
-}
-
-void Step::product(const Matrix &matrix, int rows, Outlet outlet, float *out, int64_t stride,
-                   const float *bias) {
-    const Quantised input = quantised(matrix);
-    const Product product{&matrix, &input, outlet, out, stride, bias};
+void Step::product(const Product &product, int rows) {
+    const Matrix &matrix = *product.matrix;
     const int parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     if (parts <= 1) {
         model_.team.phase(rows == 0 ? 0 : matrix.panels, 1, [&](int begin, int end) {
@@ -327,8 +299,6 @@ Quantised Step::quantised(const Matrix &matrix) const {
             matrix.groups,
             matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8};
 }
-
-} // namespace
 
 void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *logits,
              float *hidden) {

@@ -57,6 +57,14 @@ inline void scores_of(const Attention &of, const Some &some, int position, float
             store(scores + q * SPLIT + part * LANES, sums[q][part]);
 }
 
+template <int COUNT> inline void cap_scores(float *scores, float soft_cap) {
+    for (int q = 0; q < COUNT; q++)
+        for (int part = 0; part < PER_WIDE; part++) {
+            float *place = scores + q * SPLIT + part * LANES;
+            store(place, capped(load(place), soft_cap));
+        }
+}
+
 /* COUNT queries from the `item`-th on; items go by token, then by head. */
 template <int COUNT> void attend_some(const Attention &of, int item) {
     float *scores = of.scratch;
@@ -100,6 +108,8 @@ template <int COUNT> void attend_some(const Attention &of, int item) {
         for (int position = first; position < last; position += WIDE) {
             fetch_ahead(of, position);
             scores_of<COUNT>(of, some, position, scores + position - start);
+            if (of.soft_cap > 0)
+                cap_scores<COUNT>(scores + position - start, of.soft_cap);
         }
         float fresh_maxima[COUNT];
         float fresh_sums[COUNT];
@@ -126,10 +136,12 @@ template <int COUNT> void attend_some(const Attention &of, int item) {
             continue;
         }
         const int token = (item + q) / of.heads;
-        float *to = of.out + token * of.out_stride + (item + q) % of.heads * of.size;
-        const float inverse = 1.0F / sums[q];
+        const int head = (item + q) % of.heads;
+        float *to = of.out + token * of.out_stride + head * of.size;
+        const float share =
+            share_of(maxima[q], sums[q], of.sinks == nullptr ? nullptr : of.sinks + head);
         for (int at = 0; at < of.size; at++)
-            to[at] = from[at] * inverse;
+            to[at] = from[at] * share;
     }
 }
 

@@ -50,14 +50,23 @@ struct Quantised {
 };
 
 enum class Outlet {
-    store, /* out = product + bias */
-    add,   /* out += product + bias */
-    gated  /* out = silu(gate) * up, for a paired matrix */
+    store,    /* out = product + bias */
+    add,      /* out += product + bias */
+    activated, /* out = activation(product + bias) */
+    gated     /* out = activation(gate) * up, for a paired matrix */
 };
 
-/* What a gate does to its up, of a paired matrix. */
+/* How a row is normed. `bias` may be null. */
+struct Norm {
+    const float *weight = nullptr; /* null: there is no norm */
+    const float *bias = nullptr;
+    int kind = 0; /* PN_RMS_NORM or PN_LAYER_NORM */
+    float epsilon = 0.0F;
+};
+
+/* What a gate does to its up, of a paired matrix; or an activation to its input. */
 struct Gate {
-    int kind = 0; /* PN_SILU, PN_CLAMPED_SILU */
+    int kind = 0; /* PN_SILU, ... */
     float alpha = 1.0F;
     float limit = 0.0F;
 };
@@ -70,6 +79,8 @@ struct Product {
     int64_t out_stride;
     const float *bias; /* or null; of a paired matrix the gates', then the ups' */
     Gate gate = {};
+    float scale = 1.0F; /* of outputs, their bias included, unless they are gated */
+    float cap = 0.0F;   /* c: then outputs become c tanh(output / c); 0: they do not */
     const int32_t *rows = nullptr;  /* where an input row's outputs go; null: its own number */
     const float *weights = nullptr; /* of input rows: outputs, their bias included, times it */
 };
@@ -110,9 +121,11 @@ struct Heads {
     int heads;
     int kv_heads;
     int size;
-    const float *query_norm; /* or null */
-    const float *key_norm;
-    float epsilon;
+    Norm query_norm; /* by head, with weights of `norm_stride` from head to head */
+    Norm key_norm;
+    int norm_stride;
+    bool norms_together; /* over all heads */
+    int rotated;          /* elements of each head that are turned */
     const float *cosines; /* of the token's position */
     const float *sines;
     float scale;     /* of the queries: 1 / sqrt(size) */
@@ -136,6 +149,8 @@ struct Attention {
     const int32_t *blocks;  /* the sequence's */
     int block_size;
     int window;             /* keys that a query sees at most; 0: all */
+    float soft_cap;         /* c: scores become c tanh(score / c); 0: they do not */
+    const float *sinks;     /* one of each of these heads, or null */
     int first_split;
     int last_split;         /* one past the end */
     float *out;             /* finished: as queries lie, `out_stride` from token to token */
@@ -202,9 +217,11 @@ constexpr int64_t torch_scratch(int items, int size) {
 constexpr int64_t routing_room(int experts) { return 2 * ((int64_t(experts) + 15) / 16 * 16); }
 
 struct Kernels {
-    /* x / rms(x) * weight, quantised as row `row` of `out`; also as it is to `plain` unless null. */
-    void (*norm)(const float *x, const float *weight, int size, float epsilon,
-                 const Quantised &out, int row, float *plain);
+    /* x normed, quantised as row `row` of `out`; also as it is to `plain` unless null. */
+    void (*norm)(const float *x, const Norm &how, int size, const Quantised &out, int row,
+                 float *plain);
+    /* to += scale * x; x normed unless there is no norm. */
+    void (*add)(const float *x, const Norm &how, int size, float scale, float *to);
     /* fp16, or bf16, to fp32. */
     void (*widen)(const uint16_t *from, bool brain, int size, float *to);
     void (*quantise)(const float *x, int size, const Quantised &out, int row);
@@ -212,8 +229,10 @@ struct Kernels {
     void (*product)(const Product &product, int panel, int panel_end, int row, int row_end);
     void (*heads)(const Heads &heads);
     void (*attend)(const Attention &attention);
-    /* Join what `attend` left of `splits` splits of `heads` heads; out: (heads, size). */
-    void (*join)(const float *partials, int splits, int heads, int size, float *out);
+    /* Join what `attend` left of `splits` splits of `heads` heads; out: (heads, size). `sinks`: one a
+     * head, or null. */
+    void (*join)(const float *partials, int splits, int heads, int size, const float *sinks,
+                 float *out);
     /* Do nothing but `times` times PEAK_PRODUCTS products; returns what keeps them from being left
      * out. */
     int32_t (*dots)(int64_t times);

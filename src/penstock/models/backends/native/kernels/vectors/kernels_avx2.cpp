@@ -13,6 +13,7 @@ namespace penstock {
 
 const Kernels KERNELS_AVX2 = {
     avx2::norm,
+    avx2::add_normed,
     avx2::widen,
     avx2::quantise,
     avx2::product,

@@ -13,6 +13,7 @@ namespace penstock {
 
 const Kernels KERNELS_AVX512 = {
     avx512::norm,
+    avx512::add_normed,
     avx512::widen,
     avx512::quantise,
     avx512::product,

@@ -13,6 +13,7 @@ namespace penstock {
 
 const Kernels KERNELS_AVX_VNNI = {
     avx_vnni::norm,
+    avx_vnni::add_normed,
     avx_vnni::widen,
     avx_vnni::quantise,
     avx_vnni::product,

@@ -48,6 +48,44 @@ inline float exponential_of_negative(float x) {
     return all[0];
 }
 
+/* c tanh(x / c), within some 2e-7 of c. */
+inline Floats capped(Floats x, float c) {
+    const Floats twice = mul(x, spread(2.0F / c));
+    const Floats power = exponential(max(min(twice, spread(80.0F)), spread(-80.0F)));
+    return mul(spread(c), sub(spread(1.0F), div(spread(2.0F), add(power, spread(1.0F)))));
+}
+
+inline float sum_of(const float *x, int size) {
+    Floats lanes[PER_WIDE];
+    for (int part = 0; part < PER_WIDE; part++)
+        lanes[part] = zero();
+    int at = 0;
+    for (; at + WIDE <= size; at += WIDE)
+        for (int part = 0; part < PER_WIDE; part++)
+            lanes[part] = add(load(x + at + part * LANES), lanes[part]);
+    float sum = sum_wide(lanes);
+    for (; at < size; at++)
+        sum += x[at];
+    return sum;
+}
+
+/* Of all (x - mean)^2. */
+inline float sum_of_distances(const float *x, int size, float mean) {
+    Floats lanes[PER_WIDE];
+    for (int part = 0; part < PER_WIDE; part++)
+        lanes[part] = zero();
+    int at = 0;
+    for (; at + WIDE <= size; at += WIDE)
+        for (int part = 0; part < PER_WIDE; part++) {
+            const Floats some = sub(load(x + at + part * LANES), spread(mean));
+            lanes[part] = fma(some, some, lanes[part]);
+        }
+    float sum = sum_wide(lanes);
+    for (; at < size; at++)
+        sum += (x[at] - mean) * (x[at] - mean);
+    return sum;
+}
+
 inline float sum_of_squares(const float *x, int size) {
     Floats lanes[PER_WIDE];
     for (int part = 0; part < PER_WIDE; part++)

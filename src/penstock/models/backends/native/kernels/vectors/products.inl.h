@@ -160,15 +160,50 @@ inline void tile_i8(const Weights &weights, const Quantised &input, int row, int
 /* Columns of a panel that stay in the first cache while all tiles of rows go over them. */
 constexpr int BLOCK_COLUMNS = 512;
 
-/* gate / (1 + e^(-alpha gate)) */
-inline Floats switched_by(Floats gate, Floats alpha_gate) {
-    const Floats negative = max(min(sub(zero(), alpha_gate), spread(87.0F)), spread(-87.0F));
-    return div(gate, add(spread(1.0F), exponential(negative)));
+/* x / (1 + e^-y) */
+inline Floats switched_by(Floats x, Floats y) {
+    const Floats negative = max(min(sub(zero(), y), spread(87.0F)), spread(-87.0F));
+    return div(x, add(spread(1.0F), exponential(negative)));
+}
+
+/* x (1 + erf(x / sqrt 2)) / 2, erf within 2e-7 by Abramowitz and Stegun's 7.1.26. */
+inline Floats gelu(Floats x) {
+    const Floats z = mul(absolute(x), spread(0.707106781F));
+    const Floats t = div(spread(1.0F), fma(z, spread(0.3275911F), spread(1.0F)));
+    Floats sum = fma(t, spread(1.061405429F), spread(-1.453152027F));
+    sum = fma(sum, t, spread(1.421413741F));
+    sum = fma(sum, t, spread(-0.284496736F));
+    sum = fma(sum, t, spread(0.254829592F));
+    const Floats tail = mul(mul(sum, t), exponential_of_negative(sub(zero(), mul(z, z))));
+    /* tail is 1 - erf(|x| / sqrt 2): of positive x the rest counts, of negative x the tail. */
+    const Floats half = mul(x, spread(0.5F));
+    const Floats positive = mul(max(half, zero()), sub(spread(2.0F), tail));
+    return fma(min(half, zero()), tail, positive);
+}
+
+inline Floats activated_by(const Gate &how, Floats x) {
+    switch (how.kind) {
+    case PN_GELU:
+        return gelu(x);
+    case PN_GELU_TANH: {
+        const Floats cubed = mul(mul(x, x), x);
+        const Floats inner = fma(cubed, spread(0.044715F), x);
+        return switched_by(x, mul(inner, spread(1.59576912F))); /* 2 sqrt(2 / pi) */
+    }
+    case PN_RELU:
+        return max(x, zero());
+    case PN_RELU_SQUARED: {
+        const Floats positive = max(x, zero());
+        return mul(positive, positive);
+    }
+    default:
+        return switched_by(x, x);
+    }
 }
 
 inline Floats gated_by(const Gate &how, Floats gate, Floats up) {
-    if (how.kind == PN_SILU)
-        return mul(switched_by(gate, gate), up);
+    if (how.kind != PN_CLAMPED_SILU)
+        return mul(activated_by(how, gate), up);
     const Floats limit = spread(how.limit);
     gate = min(gate, limit);
     up = max(min(up, limit), spread(-how.limit));
@@ -204,10 +239,26 @@ inline void let_plain_out(const Product &product, int start, int count, float we
     }
 }
 
+/* The same, bent by an activation or a cap. */
+inline void let_bent_out(const Product &product, int start, int count, float weight, float *sums,
+                         float *out) {
+    if (product.bias != nullptr)
+        for (int at = 0; at < count; at++)
+            sums[at] += product.bias[start + at];
+    for (int at = 0; at < PANEL; at += LANES) {
+        Floats bent = mul(load(sums + at), spread(weight));
+        if (product.outlet == Outlet::activated)
+            bent = activated_by(product.gate, bent);
+        store(sums + at, product.cap > 0 ? capped(bent, product.cap) : bent);
+    }
+    for (int at = 0; at < count; at++)
+        out[at] = sums[at];
+}
+
 inline void let_out(const Product &product, int panel, int row, float *sums) {
     const Matrix &matrix = *product.matrix;
     const int64_t to = product.rows == nullptr ? row : product.rows[row];
-    const float weight = product.weights == nullptr ? 1.0F : product.weights[row];
+    const float weight = product.weights == nullptr ? product.scale : product.weights[row];
     float *out = product.out + to * product.out_stride;
     if (matrix.kind == PN_I8) { /* scales belong to outputs */
         const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
@@ -219,6 +270,9 @@ inline void let_out(const Product &product, int panel, int row, float *sums) {
         return let_gated_out(product, panel, sums, out);
     const int start = panel * PANEL;
     const int rest = matrix.rows - start;
+    if (product.outlet == Outlet::activated || product.cap > 0)
+        return let_bent_out(product, start, rest < PANEL ? rest : PANEL, weight, sums,
+                            out + start);
     if (rest < PANEL)
         let_plain_out(product, start, rest, weight, sums, out + start);
     else

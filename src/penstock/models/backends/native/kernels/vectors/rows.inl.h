@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lanes.inl.h"
+#include "penstock_native.h"
 
 namespace penstock {
 namespace PENSTOCK_VARIANT {
@@ -42,21 +43,66 @@ void quantise(const float *x, int size, const Quantised &out, int row) {
     quantise_group(last, out, row, whole);
 }
 
-void norm(const float *x, const float *weight, int size, float epsilon, const Quantised &out,
-          int row, float *plain) {
-    const float inverse = reciprocal_root(sum_of_squares(x, size) / float(size) + epsilon);
+/* What a row is normed with: (x - mean) * inverse. */
+struct Moments {
+    float mean;
+    float inverse;
+};
+
+inline Moments moments_of(const float *x, int size, const Norm &how) {
+    if (how.kind != PN_LAYER_NORM)
+        return {0.0F, reciprocal_root(sum_of_squares(x, size) / float(size) + how.epsilon)};
+    const float mean = sum_of(x, size) / float(size);
+    const float variance = sum_of_distances(x, size, mean) / float(size);
+    return {mean, reciprocal_root(variance + how.epsilon)};
+}
+
+/* Values of a row from `start` on; `to` may be `x` + start. */
+inline void norm_some(const float *x, const Norm &how, Moments moments, int start, int count,
+                      float *to) {
+    const float *from = x + start;
+    const float *weight = how.weight + start;
+    if (how.kind != PN_LAYER_NORM) {
+        for (int at = 0; at < count; at++)
+            to[at] = from[at] * moments.inverse * weight[at];
+        return;
+    }
+    for (int at = 0; at < count; at++)
+        to[at] = (from[at] - moments.mean) * moments.inverse * weight[at];
+    if (how.bias != nullptr)
+        for (int at = 0; at < count; at++)
+            to[at] = to[at] + how.bias[start + at];
+}
+
+void norm(const float *x, const Norm &how, int size, const Quantised &out, int row, float *plain) {
+    const Moments moments = moments_of(x, size, how);
     float normed[128];
     for (int group = 0; group < out.groups; group++) {
         const int start = group * out.group;
         const int count = size - start < out.group ? size - start : out.group;
-        for (int at = 0; at < count; at++)
-            normed[at] = x[start + at] * inverse * weight[start + at];
+        norm_some(x, how, moments, start, count, normed);
         for (int at = count; at < out.group; at++)
             normed[at] = 0.0F;
         quantise_group(normed, out, row, group);
         if (plain != nullptr)
             for (int at = 0; at < count; at++)
                 plain[start + at] = normed[at];
+    }
+}
+
+void add_normed(const float *x, const Norm &how, int size, float scale, float *to) {
+    if (how.weight == nullptr) {
+        for (int at = 0; at < size; at++)
+            to[at] = x[at] * scale + to[at];
+        return;
+    }
+    const Moments moments = moments_of(x, size, how);
+    float normed[128];
+    for (int start = 0; start < size; start += 128) {
+        const int count = size - start < 128 ? size - start : 128;
+        norm_some(x, how, moments, start, count, normed);
+        for (int at = 0; at < count; at++)
+            to[start + at] = normed[at] * scale + to[start + at];
     }
 }
 
@@ -71,21 +117,34 @@ void widen(const uint16_t *from, bool brain, int size, float *to) {
     }
 }
 
-/* In place: the norm of one head, where there is one, its rotation, and `scale`. */
-inline void turn(float *head, const Heads &heads, const float *weight, float scale) {
-    const int half = heads.size / 2;
-    if (weight != nullptr) {
-        const float mean = sum_of_squares(head, heads.size) / float(heads.size);
-        const float inverse = reciprocal_root(mean + heads.epsilon);
-        for (int at = 0; at < heads.size; at++)
-            head[at] = head[at] * inverse * weight[at];
+/* In place: `count` heads, each with its own moments or all with those of their row. */
+inline void norm_heads(float *first, int count, const Heads &heads, const Norm &how) {
+    if (how.weight == nullptr)
+        return;
+    Moments moments = {};
+    if (heads.norms_together)
+        moments = moments_of(first, count * heads.size, how);
+    for (int head = 0; head < count; head++) {
+        float *own = first + int64_t(head) * heads.size;
+        Norm by_head = how;
+        by_head.weight += int64_t(head) * heads.norm_stride;
+        if (!heads.norms_together)
+            moments = moments_of(own, heads.size, how);
+        norm_some(own, by_head, moments, 0, heads.size, own);
     }
+}
+
+/* In place: the rotation of one head, and `scale`. */
+inline void turn(float *head, const Heads &heads, float scale) {
+    const int half = heads.rotated / 2;
     for (int at = 0; at < half; at++) {
         const float first = head[at];
         const float second = head[at + half];
         head[at] = (first * heads.cosines[at] - second * heads.sines[at]) * scale;
         head[at + half] = (second * heads.cosines[at] + first * heads.sines[at]) * scale;
     }
+    for (int at = heads.rotated; at < heads.size; at++)
+        head[at] = head[at] * scale;
 }
 
 /* fp16, with what it cannot hold as its largest. */
@@ -108,13 +167,15 @@ void heads(const Heads &heads) {
     float *queries = heads.row;
     float *keys = queries + int64_t(heads.heads) * size;
     float *values = keys + int64_t(heads.kv_heads) * size;
+    norm_heads(queries, heads.heads, heads, heads.query_norm);
+    norm_heads(keys, heads.kv_heads, heads, heads.key_norm);
     for (int head = 0; head < heads.heads; head++)
-        turn(queries + head * size, heads, heads.query_norm, heads.scale);
+        turn(queries + head * size, heads, heads.scale);
     for (int head = 0; head < heads.kv_heads; head++) {
         uint16_t converted[MAX_HEAD_SIZE];
         uint16_t *key = heads.cache + int64_t(head) * 2 * padded * heads.block_size;
         uint16_t *value = key + int64_t(padded) * (heads.block_size + heads.slot);
-        turn(keys + head * size, heads, heads.key_norm, 1.0F);
+        turn(keys + head * size, heads, 1.0F);
         halves(keys + head * size, size, converted);
         for (int at = 0; at < size; at++)
             key[at * heads.block_size + heads.slot] = converted[at];

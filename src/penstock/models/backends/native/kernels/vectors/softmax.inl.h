@@ -117,7 +117,17 @@ inline void join_one(float *maximum, float *sum, float *values, float other_maxi
         values[at] = values[at] * mine + other[at] * theirs;
 }
 
-void join(const float *partials, int splits, int heads, int size, float *out) {
+/* What weighted values are multiplied by in the end: 1 / the sum of weights, where a sink, a logit
+ * without a value, has its own among them. */
+inline float share_of(float maximum, float sum, const float *sink) {
+    if (sink == nullptr)
+        return 1.0F / sum;
+    const float top = maximum > *sink ? maximum : *sink;
+    const float mine = exponential_of_negative(maximum - top);
+    return mine / (sum * mine + exponential_of_negative(*sink - top));
+}
+
+void join(const float *partials, int splits, int heads, int size, const float *sinks, float *out) {
     const int64_t one = size + 2;
     for (int head = 0; head < heads; head++) {
         float maximum = MASKED;
@@ -127,9 +137,9 @@ void join(const float *partials, int splits, int heads, int size, float *out) {
             const float *other = partials + (int64_t(split) * heads + head) * one;
             join_one(&maximum, &sum, values, other[0], other[1], other + 2, size);
         }
-        const float inverse = 1.0F / sum;
+        const float share = share_of(maximum, sum, sinks == nullptr ? nullptr : sinks + head);
         for (int at = 0; at < size; at++)
-            values[at] = values[at] * inverse;
+            values[at] = values[at] * share;
     }
 }
 

@@ -1,0 +1,66 @@
+/* One step of one model: what its threads do together. step.cpp has the way through the layers,
+ * step_attention.cpp their attention. */
+#pragma once
+
+#include <chrono>
+
+#include "model.h"
+#include "plan.h"
+
+namespace penstock {
+
+class Step {
+  public:
+    Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden);
+    void run();
+
+  private:
+    /* Rows of hidden states on their way through a layer: all tokens', or those that are wanted. */
+    struct Rows {
+        int count;
+        float *hidden;
+        bool wanted; /* row r is token input_.row_indices[r], else token r */
+    };
+
+    void make_room();
+    void work(int thread);
+    void embed(int token);
+    void layer(int index, int thread);
+    void take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden);
+    Rows past_attention(bool last);
+    void mlp(const Layer &layer, const Rows &rows, int thread);
+    void mlp_beside(const Layer &layer, const Rows &rows, int thread);
+    void up(const Layer &layer, const Rows &rows, int thread);
+    void mixture(const Layer &layer, const Rows &rows, float *out, int thread);
+    void give_back(const Matrix &matrix, const Norm &norm, const Rows &rows, const float *bias,
+                   float scale);
+    void add_branch(const Norm &norm, const Rows &rows, float scale);
+    void head(int thread);
+    void lap(int thread, int phase);
+
+    void attention(int index, int thread, bool wanted_only);
+    void turn(const Layer &layer, uint16_t *cache, int token);
+    void quantise_attended(const Layer &layer, int token, int row);
+
+    void product(const Product &product, int rows);
+    Quantised quantised(const Matrix &matrix) const;
+
+    template <typename Each> void each_row(int rows, Each each) {
+        model_.team.phase(rows, 1, [&](int begin, int end) {
+            for (int row = begin; row < end; row++)
+                each(row);
+        });
+    }
+
+    Model &model_;
+    const pn_shape &shape_;
+    const Kernels &kernels_;
+    const pn_step_input &input_;
+    uint16_t *cache_;
+    float *logits_;
+    float *hidden_out_;
+    Plan plan_;
+    std::chrono::steady_clock::time_point lap_; /* thread 0's last one */
+};
+
+} // namespace penstock

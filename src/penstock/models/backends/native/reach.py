@@ -1,0 +1,53 @@
+"""What the native kernels can compute of a description. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.models.architecture.description import Dense
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from penstock.models.architecture.description import Architecture, Layer, Norm
+
+ROTATIONS: Final = 8
+"""Rotary tables that one model may have."""
+_LARGEST_HEAD: Final = 512
+
+
+def beyond(model: Architecture) -> str | None:
+    """What a description asks for that these kernels lack, in words; None: nothing."""
+    return next(_beyond(model), None)
+
+
+def _beyond(model: Architecture) -> Iterator[str]:
+    first = model.layers[0].attention
+    shape = (first.heads, first.kv_heads, first.head_size)
+    rotations = {layer.attention.rotation for layer in model.layers} - {None}
+    if len(rotations) > ROTATIONS:
+        yield f"{len(rotations)} kinds of rotation"
+    if first.head_size % 2 or first.head_size > _LARGEST_HEAD:
+        yield f"heads of {first.head_size} elements"
+    if model.norm.name is None:
+        yield "no final norm"
+    for layer in model.layers:
+        attention = layer.attention
+        if not isinstance(layer.mlp, Dense):
+            yield "experts"
+        if (attention.heads, attention.kv_heads, attention.head_size) != shape:
+            yield "layers differ in their heads"
+        yield from _beyond_norms(layer, model.norm)
+
+
+def _beyond_norms(layer: Layer, norm: Norm) -> Iterator[str]:
+    after = (layer.attention_out, layer.mlp_out)
+    norms = [one for one in (layer.attention_in, layer.mlp_in, *after) if one is not None]
+    heads = layer.attention.head_norms
+    alike = (norm.kind, norm.epsilon)
+    if any((one.kind, one.epsilon) != alike or one.name is None for one in norms):
+        yield "norms of several kinds"
+    if heads is not None and heads.epsilon != norm.epsilon:
+        yield "norms of heads with an epsilon of their own"
+    if layer.parallel and (any(after) or layer.attention_in is None):
+        yield "norms after a parallel residual"

@@ -1,0 +1,151 @@
+"""What models and their layers differ in, as the native library has it, made from a description."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Final
+
+from penstock.models.architecture.description import dense_part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.models.architecture.description import (
+        Activation,
+        Architecture,
+        Layer,
+        Rotation,
+    )
+
+NOT_TURNED: Final = -1
+
+
+class NormKind(enum.IntEnum):
+    """Kinds of norms."""
+
+    NONE = 0
+    RMS = 1
+    LAYER = 2
+
+
+class Where(enum.IntFlag):
+    """Where a layer has norms."""
+
+    BEFORE_ATTENTION = 1
+    AFTER_ATTENTION = 2
+    BEFORE_MLP = 4
+    AFTER_MLP = 8
+
+
+_KINDS: Final = {"rms": NormKind.RMS, "layer": NormKind.LAYER}
+_ACTIVATIONS: Final[dict[Activation, int]] = {
+    "silu": 0,
+    "gelu": 2,
+    "gelu_tanh": 3,
+    "relu": 4,
+    "relu2": 5,
+}
+
+
+class _Traits(ctypes.Structure):
+    _fields_ = (
+        ("norm", ctypes.c_int32),
+        *((name, ctypes.c_float) for name in ("embedding_scale", "logit_scale", "logit_cap")),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "window",
+                "rotation",
+                "intermediate",
+                "gated",
+                "activation",
+                "norms",
+                "head_norms",
+                "norms_by_head",
+                "norms_together",
+                "parallel",
+                "grows",
+            )
+        ),
+        *((name, ctypes.c_float) for name in ("scale", "soft_cap", "residual_scale")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a whole model has beside its shape."""
+
+    norm: NormKind = NormKind.RMS
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_cap: float = 0.0
+
+    def native(self) -> ctypes.Structure:
+        """The library's own structure."""
+        return _Traits(*astuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTraits:
+    """What differs from layer to layer; `rotation` is the number of a rotary table."""
+
+    window: int
+    rotation: int
+    intermediate: int
+    gated: bool
+    activation: int
+    norms: Where
+    head_norms: NormKind
+    norms_by_head: bool
+    norms_together: bool
+    parallel: bool
+    grows: bool
+    scale: float
+    soft_cap: float
+    residual_scale: float
+
+    def native(self) -> ctypes.Structure:
+        """The library's own structure."""
+        return _Layer(*astuple(self))
+
+
+def of_model(model: Architecture) -> Traits:
+    """The traits of a described model."""
+    return Traits(
+        _KINDS[model.norm.kind], model.embedding_scale, model.logit_scale, model.logit_soft_cap
+    )
+
+
+def of_layer(layer: Layer, rotations: Sequence[Rotation]) -> LayerTraits:
+    """The traits of a described layer; `rotations` are the model's, in their tables' order."""
+    attention, mlp = layer.attention, dense_part(layer.mlp)
+    turning, heads = attention.rotation, attention.head_norms
+    places = {
+        Where.BEFORE_ATTENTION: layer.attention_in,
+        Where.AFTER_ATTENTION: layer.attention_out,
+        Where.BEFORE_MLP: layer.mlp_in,
+        Where.AFTER_MLP: layer.mlp_out,
+    }
+    return LayerTraits(
+        window=attention.window,
+        rotation=NOT_TURNED if turning is None else rotations.index(turning),
+        intermediate=0 if mlp is None else mlp.size,
+        gated=mlp is None or mlp.gate is not None,
+        activation=0 if mlp is None else _ACTIVATIONS[mlp.activation],
+        norms=Where(sum(where for where, norm in places.items() if norm is not None)),
+        head_norms=NormKind.NONE if heads is None else _KINDS[heads.kind],
+        norms_by_head=heads is not None,
+        norms_together=heads is not None and heads.together,
+        parallel=layer.parallel,
+        grows=attention.growth is not None,
+        scale=attention.scale,
+        soft_cap=attention.soft_cap,
+        residual_scale=layer.residual_scale,
+    )

@@ -1,0 +1,204 @@
+"""Every family that is described: native logits against Transformers' module of the same weights.
+
+A new family needs a line here: its configuration's class and what its switches are set to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from penstock.engine.model import Batch, SequenceSlice
+from penstock.errors import ModelNotLoadable
+from penstock.models.architecture.families import mixtures, shared_mixtures
+from penstock.models.architecture.reading import FAMILIES
+from penstock.models.backends.native import library, loading
+from penstock.models.spec import ModelSpec
+from penstock.models.weights import matrices, q4_0
+from tests.fixtures.models import write_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+try:
+    library.library()
+except ModelNotLoadable as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LOCAL: dict[str, Any] = {
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+FULL = {"layer_types": ["full_attention"] * 4}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0] * 12,
+    "long_factor": [float(1 + step) for step in range(12)],
+    "original_max_position_embeddings": 64,
+}
+GROWING = {
+    "rope_type": "yarn",
+    "rope_theta": 1_000_000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.6,
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", {"sliding_window": 24}),
+    "ministral": ("ministral", {**LOCAL, "head_dim": 32}),
+    "ministral3": ("ministral3", {"head_dim": 32, "rope_parameters": GROWING}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 64}),
+    "seed-oss": ("seed_oss", {"head_dim": 64}),
+    "helium": ("helium", {"head_dim": 32}),
+    "ernie4-5": ("ernie4_5", {"head_dim": 64, "use_bias": True}),
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 6.0,
+            "logits_scaling": 4.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.1,
+        },
+    ),
+    "granite4": (
+        "granitemoehybrid",
+        {
+            **FULL,
+            "num_local_experts": 0,
+            "shared_intermediate_size": 192,
+            "position_embedding_type": "rope",
+            "embedding_multiplier": 6.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.1,
+        },
+    ),
+    "granite4-nope": (
+        "granitemoehybrid",
+        {
+            **FULL,
+            "num_local_experts": 0,
+            "shared_intermediate_size": 192,
+            "attention_multiplier": 0.1,
+        },
+    ),
+    "smollm3": ("smollm3", {}),
+    "arcee": ("arcee", {"head_dim": 32}),
+    "gemma": ("gemma", {"head_dim": 64}),
+    "gemma2": ("gemma2", {**LOCAL, "head_dim": 64, "query_pre_attn_scalar": 48}),
+    "gemma2-capped": (
+        "gemma2",
+        {**LOCAL, "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0},
+    ),
+    "gemma3": ("gemma3_text", {**LOCAL, "head_dim": 64}),
+    "gemma3-capped": ("gemma3_text", {**LOCAL, "final_logit_softcapping": 2.0}),
+    "phi3": ("phi3", {"sliding_window": 24}),
+    "phi4-mini": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {**LONG, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "glm": ("glm", {"head_dim": 32}),
+    "glm4": ("glm4", {"head_dim": 64}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {**LOCAL}),
+    "exaone4": ("exaone4", {**LOCAL}),
+    "exaone4-global": ("exaone4", {"sliding_window": None, **FULL}),
+    "cohere": ("cohere", {"use_qk_norm": True}),
+    "cohere2": ("cohere2", {**LOCAL, "head_dim": 32}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True}),
+    "stablelm-parallel": ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
+    "starcoder2": ("starcoder2", {"sliding_window": 24}),
+    "nemotron": ("nemotron", {}),
+    "nemotron-gelu": ("nemotron", {"hidden_act": "gelu"}),
+}
+
+
+def test_every_family_has_a_case() -> None:
+    of_experts = {
+        kind
+        for module in (mixtures, shared_mixtures)
+        for family in module.FAMILIES
+        for kind in family.model_types
+    }
+    others = {"chatglm"} | of_experts  # which have tests of their own
+    assert set(FAMILIES) - others <= {kind for kind, _ in CASES.values()}
+
+
+def spec_of(path: Path, form: str) -> ModelSpec:
+    return ModelSpec("tiny", "tiny-cpu", "cpu", None, path, "native", format=form)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kind, switches = CASES[request.param]
+    torch.manual_seed(7)
+    module = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**SIZES, **switches}))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 1:  # norms around their neutral value, biases around 0
+                parameter.add_(torch.randn(parameter.shape) * 0.2)
+            else:
+                parameter.copy_(torch.randn(parameter.shape) * 0.08)
+    return write_model(tmp_path_factory.mktemp("families") / request.param, module)
+
+
+def dequantised(path: Path, form: str) -> Any:
+    """Transformers' module in fp32 with the weights that the format stands for."""
+    module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    module.set_attn_implementation("eager")
+    if module.lm_head.weight is module.model.embed_tokens.weight:
+        module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Linear):
+                matrix = getattr(matrices, form)(layer.weight.detach())
+                if matrix.kind == "i4":
+                    weight = q4_0.dequantize(matrix.values, matrix.scales)
+                else:
+                    weight = matrix.values.astype(np.float32) * matrix.scales
+                layer.weight.copy_(torch.from_numpy(weight))
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["sym_int4", "int8"])
+def test_logits_are_those_of_the_same_weights_in_fp32(folder: Path, form: str) -> None:
+    ids = np.random.default_rng(1).integers(3, 500, 150).tolist()
+    with torch.inference_mode():
+        output = dequantised(folder, form)(torch.tensor([ids]), output_hidden_states=True)
+    model: Any = loading.load(spec_of(folder, form), lambda *_: None).model
+    model.allocate(24)
+    blocks = list(range(10))
+    logits, hidden = model.forward_hidden(Batch((SequenceSlice(0, ids, 0, blocks, 0),)))
+
+    for found, wanted in ((logits, output.logits[0]), (hidden, output.hidden_states[-1][0])):
+        assert ((found - wanted).norm() / wanted.norm()).item() < 0.045  # activations are in INT8
+    # Chunks and single tokens give the same bits, in every kind of layer.
+    first = model.forward(Batch((SequenceSlice(1, ids[:70], 0, blocks, 0),)))
+    second = model.forward(Batch((SequenceSlice(1, ids[70:149], 70, blocks, 0),)))
+    third = model.forward(Batch((SequenceSlice(1, ids[149:], 149, blocks, 0),)))
+    assert torch.equal(torch.cat((first, second, third)), logits)
