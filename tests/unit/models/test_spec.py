@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(suitability, "is_installed", lambda: True)
     monkeypatch.setattr(suitability, "native_wins", lambda: False)
+    monkeypatch.setattr(suitability, "has_native", lambda: False)
     models = tmp_path / "models"
     for name, config in {
         "llama": {"model_type": "llama"},
@@ -195,6 +196,39 @@ def test_where_they_win_the_native_kernels_compute(settings, monkeypatch, sizes,
     spec = resolve("bigdl-own-cpu", settings.model_copy(update=update))
     assert (spec.backend, spec.format) == (backend, "sym_int4")
     assert resolve("bigdl-own-cuda", settings).backend == "bigdl"
+
+
+CHATGLM = {
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "padded_vocab_size": 65_024,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "backend"),
+    [
+        ("chatglm3-6b", CHATGLM, "native"),  # always in 4 bit, whatever it is called
+        ("bigdl-glm-4", {"model_type": "glm4"}, "native"),
+        ("bigdl-uneven", {"model_type": "glm4", "intermediate_size": 100}, "bigdl"),
+        ("bigdl-llama", {"model_type": "llama"}, "openvino"),
+        ("chatglm-6b", {**CHATGLM, "position_encoding_2d": True}, "bigdl"),
+    ],
+)
+def test_what_only_the_native_kernels_know_is_theirs(settings, monkeypatch, name, config, backend):
+    """They need not win there: bigdl-llm's way is slower, and cannot have ChatGLM at all."""
+    monkeypatch.setattr(suitability, "has_native", lambda: True)
+    folder = settings.models_dir / name
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for wish in ("auto", "openvino", "native"):
+        chosen = settings.model_copy(update={"bigdl_backend": wish, "kv_cache_type": "auto"})
+        found = resolve(f"{name}-cpu", chosen)
+        wanted = "native" if wish == "native" and backend == "openvino" else backend
+        assert (found.backend, found.format) == (wanted, "sym_int4")
+    assert resolve(f"{name}-cuda", settings).backend == "bigdl"
 
 
 def test_the_native_kernels_can_be_chosen_where_they_do_not_win(settings):

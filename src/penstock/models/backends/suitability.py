@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
-from penstock.models.backends.llama_family import Decoder, NotInFamily, plain
-from penstock.models.backends.native import library
+from penstock.models.backends.llama_family import NotInFamily, plain
+from penstock.models.backends.native import library, reach
 from penstock.models.catalogue.text_part import is_plain
+
+if TYPE_CHECKING:
+    from penstock.models.architecture.description import Architecture
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _WHOLE_GROUPS: Final = 64
@@ -64,27 +67,48 @@ def fastest(
 
     `kv_cache` is the type that is wanted for keys and values; `u8` only OpenVINO has.
     """
-    decoder = described(config)
-    if decoder is None:
+    model = described(config)
+    if model is None:
         return None
-    native = wish != "openvino" and kv_cache != "u8" and has_whole_groups(decoder)
+    native = has_whole_groups(model) and reach.beyond(model) is None
+    if not in_llama_family(model):  # which OpenVINO's graph is not made of
+        return "native" if native and has_native() else None
+    native = native and wish != "openvino" and kv_cache != "u8"
     if native and (wish == "native" or native_wins()):
         return "native"
     return "openvino" if is_installed() else None
 
 
-def described(config: dict[str, Any]) -> Decoder | None:
-    """What a configuration describes, if these backends can compute all that it asks for."""
+def described(config: dict[str, Any]) -> Architecture | None:
+    """What a configuration describes; None: nothing that is computed here."""
     if "quantization_config" in config or not is_plain(config):
         return None
     try:
-        return plain(describe(config))
-    except (NotDescribed, NotInFamily):
+        return describe(config)
+    except NotDescribed:
         return None
 
 
-def has_whole_groups(decoder: Decoder) -> bool:
+def in_llama_family(model: Architecture) -> bool:
+    """Whether a description asks for no more than the Llama family has."""
+    try:
+        plain(model)
+    except NotInFamily:
+        return False
+    return True
+
+
+def has_native() -> bool:
+    """Whether the native kernels are there, and this CPU can compute with them."""
+    try:
+        return native_isa() is not None
+    except ModelNotLoadable:
+        return False
+
+
+def has_whole_groups(model: Architecture) -> bool:
     """Whether every matrix can be held in 4 bit."""
-    across = decoder.heads * decoder.head_size
-    sizes = (decoder.hidden_size, decoder.intermediate_size, across)
-    return not any(size % _WHOLE_GROUPS for size in sizes)
+    columns = {model.hidden_size}
+    for layer in model.layers:
+        columns |= {layer.mlp.size, layer.attention.heads * layer.attention.head_size}
+    return not any(size % _WHOLE_GROUPS for size in columns)

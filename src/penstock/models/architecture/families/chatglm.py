@@ -106,7 +106,13 @@ def _rotation(facts: Facts) -> Rotation:
     if size % 2 or ratio <= 0:
         raise NotDescribed(f"{size} elements of a head are turned, rope_ratio {ratio}")
     if ratio != 1 and is_second(facts.raw("_name_or_path")):
-        scaling = {"rope_type": "linear", "factor": ratio, "rope_theta": _THETA}
+        original = int(context / ratio)
+        scaling = {
+            "rope_type": "linear",
+            "factor": ratio,
+            "rope_theta": _THETA,
+            "original_max_position_embeddings": original,
+        }
         return Rotation(size, _THETA, "linear", True, context, scaling)
     return Rotation(size, _THETA * ratio, interleaved=True, context=context)
 

@@ -11,7 +11,6 @@ from penstock.errors import ModelNotLoadable
 from penstock.models.architecture import tables
 from penstock.models.architecture.description import dense_part
 from penstock.models.architecture.facts import NotDescribed
-from penstock.models.architecture.names import located
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.native import decoder as native_decoder
 from penstock.models.backends.native import library, packing, pages, reach, traits
@@ -51,11 +50,10 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
             f"use backend 'openvino'"
         )
     config = checkpoint.load_config(spec)
-    described = _described(spec, config)
+    model = _described(spec, config)
     form = format_of(spec)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
-    weights = _weights(spec, described, form, progress)
-    model = located(described, weights.has)
+    weights = _weights(spec, model, form, progress)
     native = native_decoder.Decoder(
         shape_of(model), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())
     )
@@ -156,11 +154,10 @@ def _set_traits(native: native_decoder.Decoder, model: Architecture, context_len
         native.set_layer(index, traits.of_layer(layer, turnings))
 
 
-def _weights(spec: ModelSpec, described: Architecture, form: Format, progress: Progress) -> Weights:
+def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progress) -> Weights:
     """The model's weights: as they are, or as the folder of converted ones holds them, packed."""
 
     def convert(converting: Converting, tell: Callable[[float], None]) -> None:
-        model = located(described, converting.has)
         converting.embeddings(f"{model.embeddings}.weight")
         for plan in packing.plans(model, converting):
             packing.packed(plan, converting, form)
