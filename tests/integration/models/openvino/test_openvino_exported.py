@@ -16,7 +16,7 @@ from penstock.models.spec import ModelSpec
 
 pytest.importorskip("openvino")
 
-ARCHIVE = Path(__file__).parent.parent / "fixtures" / "exported-tiny-llama.zip"
+ARCHIVE = Path(__file__).parents[3] / "fixtures" / "exported-tiny-llama.zip"
 
 
 @pytest.fixture
