@@ -26,10 +26,11 @@ from api.access.orphaned_usage import account_forever
 from api.endpoint import install
 from api.error_bodies import broken, refused, shaped
 from api.http.background import at_work
+from api.http.body_reading import UnfinishedBodies
+from api.http.connection_limits import bound_connections
 from api.http.disconnect import CLIENT_GONE, ClientGone
 from api.http.draining import Drain, DrainGate
 from api.http.errors import CLIENT_CLOSED_REQUEST
-from api.http.header_limit import bound_heads
 from api.http.middleware import RequestContext
 from api.http.record import record_of
 from api.http.start_limiter import Turnstile
@@ -100,6 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.drain = drain
+    app.state.bodies = UnfinishedBodies(chosen.max_unfinished_bytes)
     app.add_middleware(DrainGate, drain=drain, refuse=shaped)
     app.add_middleware(RequestContext, telemetry=telemetry, broken=broken, tracing=tracing)
     if chosen.cors_origins:
@@ -120,7 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(gone, _client_gone)
     protocols = (api.openai, api.anthropic, api.admin, api.fastchat, api.web)
     install(app, [protocol.router for protocol in protocols])
-    bound_heads()
+    bound_connections()
     return app
 
 

@@ -11,8 +11,8 @@ from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.fastchat.route import error_response
 from api.http.errors import INVALID, internal_error, json_response, openai_body, openai_response
 from api.http.record import record_of
-from api.http.unread_body import LingeringResponse
-from penstock.errors import BodyTooLarge, InvalidParameter
+from api.http.unread_body import LEAVES_BODY, LingeringResponse
+from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
@@ -35,7 +35,7 @@ def shaped(connection: HTTPConnection, error: PenstockError) -> Response:
         answer = anthropic_response(error, record)
     else:
         answer = openai_response(error)
-    return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+    return LingeringResponse(answer) if isinstance(error, LEAVES_BODY) else answer
 
 
 def refused(request: Request, error: HTTPException) -> Response:

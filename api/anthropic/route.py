@@ -8,8 +8,8 @@ from fastapi.routing import APIRoute
 
 from api.http.errors import answer_of, json_response, response_headers
 from api.http.record import record_of
-from api.http.unread_body import LingeringResponse
-from penstock.errors import BodyTooLarge, PenstockError
+from api.http.unread_body import LEAVES_BODY, LingeringResponse
+from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -27,7 +27,9 @@ TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -72,6 +74,6 @@ class AnthropicRoute(APIRoute):
             except PenstockError as error:
                 record.error_code = error.code
                 answer = anthropic_response(error, record)
-                return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+                return LingeringResponse(answer) if isinstance(error, LEAVES_BODY) else answer
 
         return handle

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from api.openai.schema import INT64, MAX_STOPS, Fields
+from api.openai.schema import INT64, MAX_STOPS, Fields, Whole
 
 MOST_MESSAGES: Final = 100_000
 
@@ -25,7 +25,7 @@ class Thinking(Fields):
     """`thinking`: whether the model's reasoning is wanted."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = Field(default=None, ge=1)
+    budget_tokens: Whole | None = Field(default=None, ge=1)
 
 
 class AnthropicToolChoice(Fields):
@@ -58,16 +58,16 @@ class CountTokensRequest(Fields):
 class MessagesRequest(CountTokensRequest):
     """Body of POST /v1/messages; the last line is an extension."""
 
-    max_tokens: int = Field(ge=1, lt=INT64)
+    max_tokens: Whole = Field(ge=1, lt=INT64)
     stop_sequences: (
         list[Annotated[str, Field(min_length=1, max_length=1_000)]] | None
     ) = Field(default=None, max_length=MAX_STOPS)  # fmt: skip
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, lt=INT64)
+    top_k: Whole | None = Field(default=None, ge=0, lt=INT64)
     metadata: dict[str, Any] | None = None
-    priority: int | None = Field(default=None, ge=0, le=9)
+    priority: Whole | None = Field(default=None, ge=0, le=9)
 
 
 UNSUPPORTED: Final = {

@@ -17,9 +17,8 @@ from api.fastchat.wire import END, STREAM_PATH
 from api.http.errors import json_response
 from api.http.json_body import read_json
 from api.http.record import record_of
-from api.http.unread_body import LingeringResponse
+from api.http.unread_body import LEAVES_BODY, LingeringResponse
 from penstock.errors import (
-    BodyTooLarge,
     InvalidParameter,
     NotAuthenticated,
     NotPermitted,
@@ -59,7 +58,7 @@ class FastChatRoute(APIRoute):
             except PenstockError as error:
                 record.error_code = error.code
                 answer = error_response(self.path, error_object(error))
-                return LingeringResponse(answer) if isinstance(error, BodyTooLarge) else answer
+                return LingeringResponse(answer) if isinstance(error, LEAVES_BODY) else answer
 
         return handle
 

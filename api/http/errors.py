@@ -41,6 +41,8 @@ TABLE: Final[Mapping[type[errors.PenstockError], Answer]] = {
     errors.InvalidParameter: Answer(400, INVALID),
     errors.ContextOverflow: Answer(400, INVALID),
     errors.BodyTooLarge: Answer(413, INVALID),
+    errors.RequestTooSlow: Answer(408, INVALID),
+    errors.UnsupportedEncoding: Answer(415, INVALID),
     errors.UnsupportedFeature: Answer(400, INVALID),
     errors.NotAuthenticated: Answer(401, "authentication_error"),
     errors.NotPermitted: Answer(403, "permission_error"),
@@ -48,6 +50,7 @@ TABLE: Final[Mapping[type[errors.PenstockError], Answer]] = {
     errors.UnknownJob: Answer(404, INVALID),
     errors.UnknownObject: Answer(404, INVALID),
     errors.QueueFull: Answer(429, "rate_limit_error", retry_after_s=1.0),
+    errors.Overloaded: Answer(429, "rate_limit_error", retry_after_s=1.0),
     errors.RateLimited: Answer(429, "rate_limit_error", retry_after_s=1.0),
     # OpenAI's SDKs would try again within seconds, which cannot help.
     errors.QuotaExceeded: Answer(429, "insufficient_quota", retry=False, retry_after_s=3_600.0),
@@ -112,6 +115,8 @@ def response_headers(error: errors.PenstockError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
     if answer.retry is not None:
         headers["x-should-retry"] = "true" if answer.retry else "false"
+    if isinstance(error, errors.UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip, deflate"
     if isinstance(error, errors.NotAuthenticated):
         headers["www-authenticate"] = "Bearer"
     return headers

@@ -1,4 +1,4 @@
-"""Read a request's body within its limit, and turn it into a pydantic model."""
+"""A request's body as JSON, and as a pydantic model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from penstock.errors import BodyTooLarge, InvalidParameter
+from api.http.body_reading import read_body
+from penstock.errors import InvalidParameter
 from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
@@ -15,30 +16,11 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """Return the body.
-
-    :raises BodyTooLarge: by its Content-Length before a byte is read, else as soon as it passes.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
-    return bytes(body)
-
-
-def _too_large(limit_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request's body is over the limit of {limit_bytes} bytes")
-
-
 async def read_object(request: Request, limit_bytes: int) -> dict[str, Any]:
     """Return the body's JSON object.
 
     :raises InvalidParameter: not JSON, not UTF-8, nested too deeply, or no object.
+    :raises PenstockError: as `read_body`.
     """
     body = await read_body(request, limit_bytes)
     try:

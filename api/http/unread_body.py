@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
+from penstock.errors import BodyTooLarge, RequestTooSlow, UnsupportedEncoding
+
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+LEAVES_BODY: Final = (BodyTooLarge, RequestTooSlow, UnsupportedEncoding)
+"""Errors of requests whose bodies are not read to their ends."""
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 32 * 1024 * 1024
 

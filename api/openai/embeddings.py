@@ -16,7 +16,7 @@ from api.http.json_body import read_json
 from api.http.record import record_of
 from api.jobs.embedding import Wish, as_base64, embed
 from api.jobs.routing import pick
-from api.openai.schema import Fields, Prompts, Truncate
+from api.openai.schema import Fields, Prompts, Truncate, Whole
 from penstock.contract.job import WHOLE
 from penstock.errors import InvalidParameter
 
@@ -39,7 +39,7 @@ class EmbeddingRequest(Fields):
     model: str = Field(min_length=1, max_length=500)
     input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: Whole | None = Field(default=None, ge=1)
     user: str | None = None
 
     truncate_prompt_tokens: Truncate | None = None

@@ -18,7 +18,7 @@ from api.http.json_body import read_json
 from api.http.record import record_of
 from api.jobs.routing import pick
 from api.jobs.scoring import score
-from api.openai.schema import INT64, Fields, Truncate
+from api.openai.schema import INT64, Fields, Truncate, Whole
 from penstock.contract.job import TO_CONTEXT, WHOLE
 from penstock.errors import InvalidParameter
 
@@ -51,9 +51,9 @@ class RerankRequest(Fields):
     model: str = Field(min_length=1, max_length=500)
     query: Text
     documents: list[Text | Document] = Field(min_length=1, max_length=MAX_DOCUMENTS)
-    top_n: int | None = Field(default=None, ge=1, lt=INT64)
+    top_n: Whole | None = Field(default=None, ge=1, lt=INT64)
     return_documents: bool | None = None
-    max_tokens_per_doc: int | None = Field(default=None, ge=1, lt=INT64)
+    max_tokens_per_doc: Whole | None = Field(default=None, ge=1, lt=INT64)
     truncation: bool | None = None
     truncate_prompt_tokens: Truncate | None = None
 

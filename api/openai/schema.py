@@ -38,6 +38,8 @@ MAX_STOPS: Final = 16
 MAX_LOGIT_BIAS: Final = 1024
 MAX_LOGPROBS: Final = 20
 INT64: Final = 2**63
+MOST_WHOLE_FLOAT: Final = 2**53
+"""Up to here a float stands for one whole number."""
 
 
 def inconsistent(param: str, message: str) -> PydanticCustomError:
@@ -71,6 +73,17 @@ LogitBias = Annotated[
     BeforeValidator(_token_biases),
     Field(max_length=MAX_LOGIT_BIAS),
 ]
+
+
+def _whole(value: object) -> object:
+    """Take 5.0 for 5, as OpenAI's server does: some clients know no other numbers."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MOST_WHOLE_FLOAT:
+        return int(value)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number, however it is written."""
 Truncate = Annotated[int, Field(ge=-1, lt=INT64)]
 """Tokens that are kept of a prompt; -1: as many as the model reads, 0: all or an error."""
 
@@ -95,27 +108,27 @@ class GenerationRequest(Fields):
     model: str = Field(min_length=1, max_length=500)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    best_of: int | None = Field(default=None, ge=1, le=MAX_BEST_OF)
-    max_tokens: int | None = Field(default=None, ge=1, lt=INT64)
+    n: Whole | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    best_of: Whole | None = Field(default=None, ge=1, le=MAX_BEST_OF)
+    max_tokens: Whole | None = Field(default=None, ge=1, lt=INT64)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     stop: Stops | None = None
-    seed: int | None = Field(default=None, ge=-INT64, lt=INT64)
+    seed: Whole | None = Field(default=None, ge=-INT64, lt=INT64)
     logit_bias: LogitBias | None = None
     user: str | None = None
 
-    top_k: int | None = Field(default=None, ge=-1, lt=INT64)
+    top_k: Whole | None = Field(default=None, ge=-1, lt=INT64)
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
-    min_tokens: int | None = Field(default=None, ge=0, lt=INT64)
+    min_tokens: Whole | None = Field(default=None, ge=0, lt=INT64)
     ignore_eos: bool | None = None
     stop_token_ids: (
         list[Annotated[int, Field(ge=0, lt=INT64)]] | None
     ) = Field(default=None, max_length=MAX_STOPS)  # fmt: skip
-    priority: int | None = Field(default=None, ge=0, le=9)
+    priority: Whole | None = Field(default=None, ge=0, le=9)
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -214,9 +227,9 @@ class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=10_000)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=INT64)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1, lt=INT64)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     reasoning_effort: str | None = None
 
     add_generation_prompt: bool | None = None
@@ -293,8 +306,8 @@ class CompletionRequest(GenerationRequest):
     """Body of POST /v1/completions."""
 
     prompt: Prompts
-    max_tokens: int | None = Field(default=None, ge=0, lt=INT64)
-    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    max_tokens: Whole | None = Field(default=None, ge=0, lt=INT64)
+    logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
     suffix: str | None = None
     add_special_tokens: bool | None = None

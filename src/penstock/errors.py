@@ -74,6 +74,18 @@ class BodyTooLarge(BadRequest):
     code = "body_too_large"
 
 
+class RequestTooSlow(BadRequest):
+    """The request's body does not come in time."""
+
+    code = "request_timeout"
+
+
+class UnsupportedEncoding(BadRequest):
+    """The request's body is compressed in a way that is not known."""
+
+    code = "unsupported_encoding"
+
+
 class UnsupportedFeature(BadRequest):
     """The served model or backend cannot do what was asked for."""
 
@@ -126,6 +138,12 @@ class QueueFull(Unavailable):
     """The model's queue is at its bound."""
 
     code = "queue_full"
+
+
+class Overloaded(Unavailable):
+    """This process has as much of that kind under way as it may."""
+
+    code = "overloaded"
 
 
 class RateLimited(Unavailable):

@@ -24,7 +24,7 @@ class TooDeep(ValueError):
     """JSON whose objects and arrays are nested deeper than `JSON_NESTING`."""
 
 
-def parse_json(text: str | bytes, *, infinities: bool = False) -> Any:
+def parse_json(text: str | bytes | bytearray, *, infinities: bool = False) -> Any:
     """Return what a JSON text holds. Lone surrogates are no JSON, `NaN` and `Infinity` if asked for.
 
     :raises TooDeep: it is nested deeper than `JSON_NESTING`.

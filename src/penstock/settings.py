@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     drain_notice_s: float = Field(default=0.0, ge=0)
     """How long an API that was told to stop serves on, while `/ready` sends balancers away."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    max_unfinished_bytes: int = Field(default=128 * 1024 * 1024, ge=1024)
+    """Of all requests' bodies together that are not whole yet, beyond 64 KiB of each."""
     keepalive_s: float = Field(default=10.0, gt=0)
     resume_grace_s: float = Field(default=30.0, ge=0)
     """Jobs of a request with an `Idempotency-Key` outlive its lost connection by this."""

@@ -13,10 +13,11 @@ from starlette.responses import FileResponse, Response
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
+from api.http.body_reading import encoding_of, paced
 from api.http.errors import json_response
 from api.http.record import record_of
 from api.openai.batches.file_store import FileStore, writing
-from penstock.errors import BodyTooLarge, InvalidParameter
+from penstock.errors import BodyTooLarge, InvalidParameter, UnsupportedEncoding
 
 if TYPE_CHECKING:
     from starlette.types import Message
@@ -112,17 +113,21 @@ async def _form(request: Request, most_bytes: int) -> FormData:
     """Return the body's form; its files are on disk, not in memory.
 
     :raises BodyTooLarge: by its Content-Length before a byte is read, else as soon as it passes.
+    :raises UnsupportedEncoding: it is compressed.
+    :raises RequestTooSlow: it does not come in time.
     :raises StoreUnavailable: the disk takes no more.
     """
     too_large = BodyTooLarge(f"The file is over the limit of {most_bytes} bytes", param="file")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most_bytes:
         raise too_large
-    seen = 0
+    if encoding_of(request):
+        raise UnsupportedEncoding("A file's form is not to be compressed")
+    seen, paced_receive = 0, paced(request.receive)
 
     async def receive() -> Message:
         nonlocal seen
-        message = await request.receive()
+        message = await paced_receive()
         seen += len(message.get("body", b""))
         if seen > most_bytes:
             raise MultiPartException(too_large.message)  # the parser closes its files on this one

@@ -92,6 +92,7 @@ def _works(
             _prompt(prompt, card, asked),
             sampling.of_choice(first, choice),
             echo=bool(asked.echo),
+            fit_context=asked.max_tokens is None,  # the default is no wish of the client's
         )
         for prompt in asked.prompts
         for choice in range(choices.made)

@@ -77,8 +77,8 @@ def _template_message(message: Message, where: str) -> dict[str, Any]:
 def _text(message: Message, where: str) -> str:
     content = message.content
     if content is None:
-        if message.role == "assistant":
-            return message.refusal or ""
+        if "content" in message.model_fields_set or message.role == "assistant":
+            return message.refusal or ""  # null, as OpenAI's server takes it
         raise InvalidParameter(f"{where}.content: Field required", param=f"{where}.content")
     if isinstance(content, str):
         return content

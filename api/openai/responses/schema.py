@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api.openai.schema import INT64, MAX_LOGPROBS, Fields, inconsistent
+from api.openai.schema import INT64, MAX_LOGPROBS, Fields, Whole, inconsistent
 
 MOST_ITEMS: Final = 10_000
 MOST_METADATA: Final = 16
@@ -43,25 +43,25 @@ class ResponseRequest(Fields):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     metadata: Metadata | None = None
-    max_output_tokens: int | None = Field(default=None, ge=1, lt=INT64)
+    max_output_tokens: Whole | None = Field(default=None, ge=1, lt=INT64)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    max_tool_calls: int | None = Field(default=None, ge=1)
+    max_tool_calls: Whole | None = Field(default=None, ge=1)
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     service_tier: str | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
-    seed: int | None = Field(default=None, ge=-INT64, lt=INT64)
-    priority: int | None = Field(default=None, ge=0, le=9)
+    seed: Whole | None = Field(default=None, ge=-INT64, lt=INT64)
+    priority: Whole | None = Field(default=None, ge=0, le=9)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -36,7 +36,7 @@ def completion(**fields: Any) -> CompletionRequest:
         ({"n": 0}, "n"),
         ({"n": 17}, "n"),
         ({"n": True}, "n"),
-        ({"n": 1.0}, "n"),
+        ({"n": 1.5}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from penstock.contract.events import TERMINAL_EVENTS, Event
 from penstock.contract.tokenizer_calls import UtilityReply
-from penstock.errors import NoWorker, StoreUnavailable, UnknownJob, from_code
+from penstock.errors import NoWorker, Overloaded, StoreUnavailable, UnknownJob, from_code
 from penstock.transport import keys
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.replies.follower import Follower, index_after
@@ -42,6 +42,8 @@ SILENT_S: Final = 1.0
 """After this long without an event a follower's job is looked at, and again as often."""
 LOOKS_AT_ONCE: Final = 200
 """Jobs looked at in one pipeline."""
+MOST_READERS: Final = 32
+"""Of one job at one process: each costs the event loop as much as a stream of its own."""
 JOURNAL_PAGE: Final = 256
 """Events that a follower reads at once."""
 AWAY_RETRY_S: Final = 5.0
@@ -125,7 +127,12 @@ class Replies:
         self._expected.pop(job_id, None)
 
     def _begin(self, queue: str, job_id: str, tick_s: float) -> Follower:
-        """Return a job's new follower, which listens from now on or has done so before."""
+        """Return a job's new follower, which listens from now on or has done so before.
+
+        :raises Overloaded: it has as many as it may.
+        """
+        if len(self._followers.get(job_id, ())) >= MOST_READERS:
+            raise Overloaded(f"This job's stream has {MOST_READERS} readers already")
         follower = Follower(queue, job_id, tick_s)
         expected = self._expected.pop(job_id, None)
         if expected is not None:
@@ -150,6 +157,7 @@ class Replies:
         that call says that it has done so.
 
         :raises UnknownJob: no such job, or its journal has expired.
+        :raises Overloaded: too many read this job at this process.
         :raises StoreUnavailable: Redis stayed away for longer than `settings.redis_patience_s`.
         """
         # Listen first, then read the journal: nothing can fall between the two.
