@@ -16,7 +16,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from penstock.engine.events import AttemptEvent
 
 
 class Contender(Protocol):
@@ -44,7 +47,7 @@ class Ours:
         self._loaded = loader.load(spec, settings, slots=32, progress=_quiet)
 
     def run(self, prompts: list[list[int]], steps: int) -> tuple[list[float], float]:
-        from penstock.contract.events import Event, Finished, Tokens
+        from penstock.contract.events import Finished, Tokens
         from penstock.contract.job import Sampling
         from penstock.engine.engine import Engine
         from penstock.engine.options import EngineOptions
@@ -53,10 +56,10 @@ class Ours:
         card, ended = self._loaded.card, 0
         told: list[tuple[float, int]] = []
 
-        def sink(events: list[Event]) -> None:
+        def sink(events: list[AttemptEvent]) -> None:
             nonlocal ended
-            told.append((time.perf_counter(), sum(isinstance(e, Tokens) for e in events)))
-            ended += sum(isinstance(event, Finished) for event in events)
+            told.append((time.perf_counter(), sum(isinstance(one.event, Tokens) for one in events)))
+            ended += sum(isinstance(one.event, Finished) for one in events)
 
         blocks = card.kv_cache_tokens // self._loaded.model.kv_layout.block_size
         options = EngineOptions(

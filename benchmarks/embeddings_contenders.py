@@ -12,7 +12,10 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from penstock.engine.events import AttemptEvent
 
 
 class Contender(Protocol):
@@ -27,7 +30,7 @@ class Ours:
     """Penstock's encoder engine in this process; texts are prepared by one thread, as in a worker."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        from penstock.contract.events import Event, Failed, Finished
+        from penstock.contract.events import Failed, Finished
         from penstock.engine.encoder_engine import EncoderEngine
         from penstock.models import devices
         from penstock.models.backends.encoders import loading
@@ -41,8 +44,8 @@ class Ours:
         self._tokenizer = loaded.tokenizer
         self._found: dict[str, str] = {}
 
-        def sink(events: list[Event]) -> None:
-            for event in events:
+        def sink(events: list[AttemptEvent]) -> None:
+            for event in (one.event for one in events):
                 if isinstance(event, Failed):
                     raise SystemExit(event.message)
                 if isinstance(event, Finished):

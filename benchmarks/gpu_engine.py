@@ -42,7 +42,7 @@ from penstock.models.loading import kv_budget
 from penstock.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
 
 SHAPE = {
     "vocab_size": 32_000,
@@ -174,8 +174,8 @@ class Ours:
         counts: dict[str, int] = {}
         first: list[float] = []
 
-        def sink(events: list[Event]) -> None:
-            for event in events:
+        def sink(events: list[AttemptEvent]) -> None:
+            for event in (one.event for one in events):
                 if isinstance(event, Tokens):
                     first.append(time.perf_counter()) if not first else None
                     counts[event.job_id] = counts.get(event.job_id, 0) + len(event.token_ids)

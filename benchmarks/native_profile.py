@@ -32,7 +32,7 @@ from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.models.backends.native.model import NativeModel
     from penstock.models.loader import LoadedModel
 
@@ -50,11 +50,11 @@ def steps(
     told: list[tuple[float, int, dict[Phase, float]]] = []
     ended = 0
 
-    def sink(events: list[Event]) -> None:
+    def sink(events: list[AttemptEvent]) -> None:
         nonlocal ended
-        count = sum(isinstance(event, Tokens) for event in events)
+        count = sum(isinstance(one.event, Tokens) for one in events)
         told.append((time.perf_counter(), count, model.phases_s()))
-        ended += sum(isinstance(event, Finished) for event in events)
+        ended += sum(isinstance(one.event, Finished) for one in events)
 
     options = replace(
         loaded.options, slots=streams, speculation_tokens=0, prefix_caching=False,

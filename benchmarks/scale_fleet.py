@@ -24,6 +24,7 @@ from benchmarks.sleeping import WordTokenizer, card_of
 from penstock import settings
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.contract.worker import WorkerLoad
+from penstock.engine.events import AttemptEvent
 from penstock.transport.store.connection import connect
 from workers.delivery.application import configuration
 from workers.delivery.pool import EnginePool
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from multiprocessing.connection import Connection as Pipe
 
-    from penstock.contract.events import Event
     from penstock.engine.sequence import SequenceRequest
 
 DRAIN_S = 1.0
@@ -73,6 +73,7 @@ class Tally:
 
 @dataclass
 class _Running:
+    job_id: str
     tokens: int
     most: int
     prompt_tokens: int
@@ -112,13 +113,14 @@ class SleepingEngine:
             self._tally.by_tenant[tenant] += 1
         most = request.sampling.max_tokens or 1
         with self._lock:
-            self._jobs[request.job_id] = _Running(len(request.generated_token_ids), most, 3)
+            first = len(request.generated_token_ids)
+            self._jobs[request.attempt_id] = _Running(request.job_id, first, most, 3)
 
-    def abort(self, job_ids: Iterable[str]) -> None:
+    def abort(self, attempt_ids: Iterable[str]) -> None:
         """Forget jobs."""
         with self._lock:
-            for job_id in job_ids:
-                self._jobs.pop(job_id, None)
+            for attempt_id in attempt_ids:
+                self._jobs.pop(attempt_id, None)
 
     def load(self) -> WorkerLoad:
         """Tell how many run."""
@@ -134,17 +136,19 @@ class SleepingEngine:
 
     def step(self) -> None:
         """Say a token of every job, and the end of those that have all of theirs."""
-        events: list[Event] = []
+        events: list[AttemptEvent] = []
         ended = 0
         with self._lock:
-            for job_id, job in list(self._jobs.items()):
+            for attempt_id, job in list(self._jobs.items()):
                 prompt = None if job.tokens else job.prompt_tokens
-                events.append(Tokens(job_id, job.tokens, (7,), " word", prompt_tokens=prompt))
+                tokens = Tokens(job.job_id, job.tokens, (7,), " word", prompt_tokens=prompt)
+                events.append(AttemptEvent(attempt_id, tokens))
                 job.tokens += 1
                 if job.tokens >= job.most:
                     usage = Usage(job.prompt_tokens, job.tokens)
-                    events.append(Finished(job_id, job.tokens, FinishReason.LENGTH, usage))
-                    del self._jobs[job_id]
+                    end = Finished(job.job_id, job.tokens, FinishReason.LENGTH, usage)
+                    events.append(AttemptEvent(attempt_id, end))
+                    del self._jobs[attempt_id]
                     ended += 1
         self._last_s = time.monotonic()
         if events:

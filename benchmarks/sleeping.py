@@ -22,9 +22,9 @@ from penstock.models.text.dialect import Reasoning
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from penstock.contract.events import Event
     from penstock.contract.job import ChatPrompt, Prompt
     from penstock.contract.structure import Structure
+    from penstock.engine.events import AttemptEvent
     from penstock.engine.sampling.constraint import Constraint
 
 VOCABULARY = 1_000
@@ -134,7 +134,7 @@ def card_of(queue: str, slots: int) -> ModelCard:
     )
 
 
-def make_engine(queue: str, slots: int, sink: Callable[[list[Event]], None]) -> Engine:
+def make_engine(queue: str, slots: int, sink: Callable[[list[AttemptEvent]], None]) -> Engine:
     """Make the engine that the sleeper's worker runs, and that is measured in process."""
     blocks = slots * CONTEXT_LENGTH // BLOCK_TOKENS
     options = EngineOptions(slots=slots, num_blocks=blocks)

@@ -34,7 +34,7 @@ from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.models.loader import LoadedModel
 
 QUESTIONS = (
@@ -58,10 +58,10 @@ def measure(
     times_s: list[float] = []
     ended = 0
 
-    def sink(events: list[Event]) -> None:
+    def sink(events: list[AttemptEvent]) -> None:
         nonlocal ended
         times_s.append(time.perf_counter())
-        ended += sum(isinstance(event, Finished) for event in events)
+        ended += sum(isinstance(one.event, Finished) for one in events)
 
     options = replace(
         loaded.options, slots=streams, speculation_tokens=guesses, prefix_caching=False,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from benchmarks import conditions, processes, sleeping
 from benchmarks.sse_client import Stream, open_stream
 from penstock import settings
-from penstock.contract.events import Event, Failed, Finished, Tokens
+from penstock.contract.events import Failed, Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
@@ -35,6 +35,8 @@ from penstock.models.catalogue import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from penstock.engine.events import AttemptEvent
 
 DEMO_QUEUE = "bigdl-demo-cpu"
 _TEXT = re.compile(rb'"text":"[^"]')
@@ -67,7 +69,7 @@ class Comparison:
 class InProcess:
     """The engine alone; events are timed where the worker would publish them."""
 
-    def __init__(self, make: Callable[[Callable[[list[Event]], None]], Engine]) -> None:
+    def __init__(self, make: Callable[[Callable[[list[AttemptEvent]], None]], Engine]) -> None:
         self._firsts: dict[str, float] = {}
         self._open: set[str] = set()
         self._done = threading.Event()
@@ -98,9 +100,9 @@ class InProcess:
         """End the engine's thread."""
         self._engine.stop()
 
-    def _take(self, events: list[Event]) -> None:
+    def _take(self, events: list[AttemptEvent]) -> None:
         self._last_s = time.perf_counter()
-        for event in events:
+        for event in (one.event for one in events):
             if isinstance(event, Tokens) and event.text:
                 self._firsts.setdefault(event.job_id, self._last_s)
             elif isinstance(event, Failed):

@@ -67,12 +67,12 @@ class Held:
         return not self.ticket.only_returned
 
     @property
-    def attempt(self) -> str:
-        """The name that the engine knows it by.
+    def attempt_id(self) -> str:
+        """What the engine knows it by.
 
-        Two attempts at one job (a lease ran out, and the job came back to the same process) must
-        not share a name, or the old one's last step could pass for the new one's first. A Redis that
-        has lost its memory gives the same epochs out again, hence the number.
+        Two attempts at one job (its lease ran out, and the job came back to the same process) must
+        not share an id, or the old one's last step could pass for the new one's first. A
+        Redis that has lost its memory gives the same epochs again, hence the number.
         """
         name = f"{self.claim.job.id}:{self.claim.epoch}"
         return f"{name}.{self.number}" if self.number else name
@@ -104,9 +104,9 @@ class HeldJobs:
     def add(self, held: Held) -> None:
         """Hold a job, of which no other attempt is held."""
         with self._changed:
-            self._by_attempt[held.attempt] = held
-            self._by_job[held.claim.job.id] = held.attempt
-            self._leased_s[held.attempt] = float("-inf")  # the claim's answer may have been slow
+            self._by_attempt[held.attempt_id] = held
+            self._by_job[held.claim.job.id] = held.attempt_id
+            self._leased_s[held.attempt_id] = float("-inf")  # the claim's answer may have been slow
             self._taken[held.lane.queue] += held.takes_slot
 
     def taken(self, queue: str) -> int:

@@ -148,7 +148,7 @@ class Heartbeat(threading.Thread):
         epochs = {one.claim.job.id: one.claim.epoch for one in held}
         now_s = time.monotonic()
         refused = {refusal.job_id for refusal in self._jobs.renew(lane.queue, epochs)}
-        self._held.leased([one.attempt for one in held], now_s)
+        self._held.leased([one.attempt_id for one in held], now_s)
         for one in held:
             if one.claim.job.id in refused:
                 self._lose(one)

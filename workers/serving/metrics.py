@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
     from workers.serving.claimed_jobs import Held, HeldJobs
     from workers.serving.served_queue import Lane
@@ -67,7 +67,9 @@ class _Attempt:
 class WorkerMetrics:
     """Watches the events that engines and the preparer publish. Called by several threads."""
 
-    def __init__(self, held: HeldJobs, worker_id: str, put: Callable[[list[Event]], None]) -> None:
+    def __init__(
+        self, held: HeldJobs, worker_id: str, put: Callable[[list[AttemptEvent]], None]
+    ) -> None:
         self._held = held
         self._put = put
         self._open: dict[str, _Attempt] = {}
@@ -139,28 +141,29 @@ class WorkerMetrics:
             self._server.shutdown()
             self._server.server_close()
 
-    def put(self, events: list[Event]) -> None:
+    def put(self, events: list[AttemptEvent]) -> None:
         """Note the events' time, then hand them on."""
         now_ns = clock.now_ns()
         with self._lock:
-            for event in events:
-                self._see(event, now_ns)
+            for one in events:
+                self._see(one, now_ns)
         self._put(events)
 
     def drop(self, held: Held) -> None:
         """Count an attempt that was given up."""
         with self._lock:
-            self._open.pop(held.attempt, None)
+            self._open.pop(held.attempt_id, None)
         self._lost.labels(held.lane.card.name, held.lane.card.device).inc()
 
-    def _see(self, event: Event, now_ns: int) -> None:
-        attempt = self._open.get(event.job_id)
+    def _see(self, one: AttemptEvent, now_ns: int) -> None:
+        event = one.event
+        attempt = self._open.get(one.attempt_id)
         if attempt is None:
-            held = self._held.get(event.job_id)
+            held = self._held.get(one.attempt_id)
             if held is None:
                 return
             card = held.lane.card
-            attempt = self._open[event.job_id] = _Attempt(
+            attempt = self._open[one.attempt_id] = _Attempt(
                 (card.name, card.device), held.claim.job.created_ms * 1_000_000, held.claimed_ns
             )
             waited_ns = attempt.claimed_ns - attempt.created_ns
@@ -168,7 +171,7 @@ class WorkerMetrics:
         if isinstance(event, Tokens):
             self._tokens(attempt, len(event.token_ids), now_ns)
             return
-        del self._open[event.job_id]
+        del self._open[one.attempt_id]
         self._end(attempt, event, now_ns)
 
     def _tokens(self, attempt: _Attempt, count: int, now_ns: int) -> None:

@@ -9,6 +9,7 @@ from celery.utils.log import get_logger
 
 from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
+from penstock.engine.events import AttemptEvent
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
 from penstock.models.text.dialect import Reasoning
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from penstock.contract.events import Event
     from penstock.contract.job import Generate, Prompt, Sampling
     from penstock.engine.sampling.constraint import Constraint
     from penstock.settings import Settings
@@ -41,7 +41,7 @@ class Preparation:
         *,
         store: redis.Redis,
         settings: Settings,
-        publish: Callable[[list[Event]], None],
+        publish: Callable[[list[AttemptEvent]], None],
         lose: Callable[[Held], None],
     ) -> None:
         self._store = store
@@ -81,7 +81,8 @@ class Preparation:
         if reasoning is Reasoning.OPENED:
             echo_text = held.lane.card.reasoning[0]  # the answer's text is whole then
         return SequenceRequest(
-            job_id=held.attempt,
+            job_id=job.id,
+            attempt_id=held.attempt_id,
             prompt_token_ids=prompt_token_ids,
             sampling=_fitted(work, len(prompt_token_ids), held.lane),
             generated_token_ids=self._generated(held.claim),
@@ -115,17 +116,14 @@ class Preparation:
         return tuple(token_ids)
 
     def _fail(self, held: Held, error: PenstockError) -> None:
-        self._publish(
-            [
-                Failed(
-                    held.attempt,
-                    held.claim.next_index,
-                    code=error.code,
-                    message=error.message,
-                    param=error.param or "",
-                )
-            ]
+        event = Failed(
+            held.claim.job.id,
+            held.claim.next_index,
+            code=error.code,
+            message=error.message,
+            param=error.param or "",
         )
+        self._publish([AttemptEvent(held.attempt_id, event)])
 
 
 def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:

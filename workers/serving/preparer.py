@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.engine.sequence import SequenceRequest
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim, WorkerQueue
@@ -51,7 +51,7 @@ class Preparer(threading.Thread):
         jobs: WorkerQueue,
         store: redis.Redis,
         settings: Settings,
-        publish: Callable[[list[Event]], None],
+        publish: Callable[[list[AttemptEvent]], None],
         lose: Callable[[Held], None],
     ) -> None:
         super().__init__(name="preparer", daemon=True)
@@ -194,7 +194,7 @@ class Preparer(threading.Thread):
                 ready.append(request)
             if time.monotonic() - began_s > GATHER_S or one is held[-1]:
                 # Without those that were lost meanwhile.
-                ready = [r for r in ready if self._held.get(r.job_id) is not None]
+                ready = [r for r in ready if self._held.get(r.attempt_id) is not None]
                 if ready:
                     engine.submit(*ready)
                 ready.clear()
@@ -216,10 +216,10 @@ class Preparer(threading.Thread):
 
     def _prepare_long(self, held: Held) -> None:
         """Prepare a job that others must not wait for; not in this thread."""
-        if self._held.get(held.attempt) is None:
+        if self._held.get(held.attempt_id) is None:
             return
         request = self._preparation.prepared(held)
-        if request is None or self._held.get(held.attempt) is None:
+        if request is None or self._held.get(held.attempt_id) is None:
             return
         try:
             held.lane.engine.submit(request)

@@ -7,7 +7,6 @@ import time
 from queue import Empty, Queue
 from typing import TYPE_CHECKING
 
-import msgspec
 from celery.utils.log import get_logger
 
 from penstock.contract.events import TERMINAL_EVENTS
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.transport.jobs.queue import Refusal, WorkerQueue
     from workers.serving.claimed_jobs import Held, HeldJobs
 
@@ -53,11 +53,11 @@ class Publisher(threading.Thread):
         self._jobs = jobs
         self._end = end
         self._lose = lose
-        self._steps: Queue[list[Event] | None] = Queue(maxsize=STEPS_BEHIND)
+        self._steps: Queue[list[AttemptEvent] | None] = Queue(maxsize=STEPS_BEHIND)
         self._giving_up = threading.Event()
 
-    def put(self, events: list[Event]) -> None:
-        """Queue one step's events, whose `job_id` is an attempt's name; may block."""
+    def put(self, events: list[AttemptEvent]) -> None:
+        """Queue one step's events; may block."""
         if not self._giving_up.is_set():
             self._steps.put(events)
 
@@ -95,24 +95,24 @@ class Publisher(threading.Thread):
                 for _ in steps:
                     self._steps.task_done()
 
-    def _take_nowait(self) -> list[Event] | None:
+    def _take_nowait(self) -> list[AttemptEvent] | None:
         try:
             return self._steps.get_nowait()
         except Empty:
             return None
 
-    def _write(self, events: list[Event]) -> None:
+    def _write(self, events: list[AttemptEvent]) -> None:
         batches: dict[str, list[tuple[Held, Event]]] = {}
-        for event in events:
-            held = self._held.get(event.job_id)
+        for one in events:
+            held = self._held.get(one.attempt_id)
             if held is not None:
-                batches.setdefault(held.lane.queue, []).append((held, event))
+                batches.setdefault(held.lane.queue, []).append((held, one.event))
         for queue, batch in batches.items():
             asked_s = time.monotonic()
             refusals = self._append(queue, batch)
             if refusals is None:
                 return
-            self._held.leased((held.attempt for held, _ in batch), asked_s)
+            self._held.leased((held.attempt_id for held, _ in batch), asked_s)
             refused = {refusal.job_id for refusal in refusals}
             for held, event in batch:
                 if held.claim.job.id in refused:
@@ -127,12 +127,7 @@ class Publisher(threading.Thread):
         safe: what is there already is not written twice.
         """
         rows = [
-            Row(
-                job_id=held.claim.job.id,
-                epoch=held.claim.epoch,
-                event=msgspec.structs.replace(event, job_id=held.claim.job.id),
-            )
-            for held, event in batch
+            Row(job_id=event.job_id, epoch=held.claim.epoch, event=event) for held, event in batch
         ]
         while not self._giving_up.is_set():
             try:
@@ -142,8 +137,8 @@ class Publisher(threading.Thread):
                 self._giving_up.wait(_RETRY_S)
         return None
 
-    def _lose_all(self, steps: list[list[Event]]) -> None:
-        for attempt in {event.job_id for step in steps for event in step}:
-            held = self._held.get(attempt)
+    def _lose_all(self, steps: list[list[AttemptEvent]]) -> None:
+        for attempt_id in {one.attempt_id for step in steps for one in step}:
+            held = self._held.get(attempt_id)
             if held is not None:
                 self._lose(held)

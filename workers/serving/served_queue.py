@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from penstock.contract.events import Event
     from penstock.contract.job import ChatPrompt, PairPrompt, Prompt
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
+    from penstock.engine.events import AttemptEvent
     from penstock.engine.sampling.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
     from penstock.models.text.dialect import Reasoning
@@ -41,7 +41,7 @@ class Engine(Protocol):
     def submit(self, *requests: SequenceRequest) -> None:
         """Queue sequences, all for the same step; any thread."""
 
-    def abort(self, job_ids: Iterable[str]) -> None:
+    def abort(self, attempt_ids: Iterable[str]) -> None:
         """Forget sequences before the next step; any thread."""
 
     def load(self) -> WorkerLoad:
@@ -109,10 +109,10 @@ class Sink:
     Written by the engine's thread, read by the heartbeat's.
     """
 
-    put: Callable[[list[Event]], None]
+    put: Callable[[list[AttemptEvent]], None]
     blocked: bool = False
 
-    def __call__(self, events: list[Event]) -> None:
+    def __call__(self, events: list[AttemptEvent]) -> None:
         """Hand over one step's events; blocks while the publisher is behind."""
         self.blocked = True
         try:

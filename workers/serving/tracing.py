@@ -10,7 +10,7 @@ from penstock.clock import clock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.observability.tracing import JobSpans, Tracing
     from workers.serving.claimed_jobs import Held, HeldJobs
 
@@ -19,7 +19,11 @@ class AttemptSpans:
     """Watches the events that engines and the preparer publish. Called by several threads."""
 
     def __init__(
-        self, tracing: Tracing, held: HeldJobs, worker_id: str, put: Callable[[list[Event]], None]
+        self,
+        tracing: Tracing,
+        held: HeldJobs,
+        worker_id: str,
+        put: Callable[[list[AttemptEvent]], None],
     ) -> None:
         self._tracing = tracing
         self._held = held
@@ -28,34 +32,33 @@ class AttemptSpans:
         self._open: dict[str, JobSpans] = {}
         self._lock = threading.Lock()
 
-    def put(self, events: list[Event]) -> None:
+    def put(self, events: list[AttemptEvent]) -> None:
         """Note the events' time, then hand them on."""
         now_ns = clock.now_ns()
         with self._lock:
-            for event in events:
-                self._see(event, now_ns)
+            for one in events:
+                self._see(one, now_ns)
         self._put(events)
 
-    def _see(self, event: Event, now_ns: int) -> None:
-        attempt = event.job_id
-        spans = self._open.get(attempt)
+    def _see(self, one: AttemptEvent, now_ns: int) -> None:
+        spans = self._open.get(one.attempt_id)
         if spans is None:
-            held = self._held.get(attempt)
+            held = self._held.get(one.attempt_id)
             if held is None:
                 return
-            spans = self._open[attempt] = self._tracing.attempt(
+            spans = self._open[one.attempt_id] = self._tracing.attempt(
                 held.claim.job,
                 (held.ticket.rung_ns, held.claimed_ns),
                 self._worker_id,
                 held.claim.epoch,
             )
-        if spans.see(event, now_ns):
-            del self._open[attempt]
+        if spans.see(one.event, now_ns):
+            del self._open[one.attempt_id]
 
     def drop(self, held: Held) -> None:
         """End the span of an attempt that was given up."""
         with self._lock:
-            spans = self._open.pop(held.attempt, None)
+            spans = self._open.pop(held.attempt_id, None)
         if spans is not None:
             spans.drop(clock.now_ns())
 

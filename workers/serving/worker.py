@@ -184,11 +184,11 @@ class Station:
 
     def lose(self, held: Held) -> None:
         """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
-        if self._held.pop(held.attempt) is not None:
+        if self._held.pop(held.attempt_id) is not None:
             for watcher in (self._spans, self._metrics):
                 if watcher is not None:
                     watcher.drop(held)
-            held.lane.engine.abort([held.attempt])
+            held.lane.engine.abort([held.attempt_id])
             self._let_go(held)
 
     def begin_drain(self) -> None:
@@ -218,7 +218,7 @@ class Station:
         self.begin_drain()
         self._preparer.join(HAND_BACK_S)
         for held in self._alive_jobs():
-            held.lane.engine.abort([held.attempt])
+            held.lane.engine.abort([held.attempt_id])
         for lane in self.lanes.values():
             with suppress(TimeoutError):  # what it still says is fenced off
                 lane.engine.stop(0 if lane.queue in self._broken else HAND_BACK_S)
@@ -251,7 +251,7 @@ class Station:
         return [held for held in self._held.all() if held.lane.queue not in self._broken]
 
     def _end(self, held: Held) -> None:
-        if self._held.pop(held.attempt) is not None:
+        if self._held.pop(held.attempt_id) is not None:
             self._let_go(held)
 
     def _let_go(self, held: Held) -> None:

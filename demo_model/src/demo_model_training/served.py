@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
 
 
 def answers(
@@ -45,7 +45,7 @@ def answers(
         loaded = loader.load(spec, settings.load(), slots=slots, progress=_untold)
     if not isinstance(loaded, loader.LoadedModel):
         raise SystemExit(f"{folder} holds no model that generates text")
-    arrived: SimpleQueue[list[Event]] = SimpleQueue()
+    arrived: SimpleQueue[list[AttemptEvent]] = SimpleQueue()
     engine = Engine(loaded.model, loaded.tokenizer, loaded.options, arrived.put)
     engine.start()
     for number, prompt in enumerate(prompts):
@@ -56,7 +56,7 @@ def answers(
     texts, ended = [""] * len(prompts), [False] * len(prompts)
     left = len(prompts)
     while left:
-        for event in arrived.get():
+        for event in (one.event for one in arrived.get()):
             number = int(event.job_id)
             if isinstance(event, Failed):
                 raise SystemExit(f"prompt {number}: {event.message}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 
-from penstock.contract.events import Event, Failed, Finished, FinishReason, Usage
+from penstock.contract.events import Finished, FinishReason, Usage
 from penstock.engine.encoder import Encoder, EncoderInput
+from penstock.engine.events import AttemptEvent, failed
+from penstock.engine.failures import MAX_CONSECUTIVE, is_device_lost, is_out_of_memory
 from penstock.engine.pacing.meter import Meter
 from penstock.engine.pooling import encoded
-from penstock.engine.recovery import is_device_lost, is_out_of_memory
 from penstock.engine.runner import Runner
 from penstock.engine.sampling.tensor_lists import flags
 from penstock.errors import (
@@ -32,13 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_FAILURES: Final = 3
-"""Failing batches in a row after which the engine stops: the model or its device is broken."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Abort:
-    job_ids: frozenset[str]
+    attempt_ids: frozenset[str]
 
 
 class EncoderEngine:
@@ -55,7 +53,7 @@ class EncoderEngine:
         *,
         slots: int,
         batch_tokens: int,
-        sink: Callable[[list[Event]], None],
+        sink: Callable[[list[AttemptEvent]], None],
     ) -> None:
         self._encoder = encoder
         self._slots = slots
@@ -78,13 +76,20 @@ class EncoderEngine:
         """
         self._runner.stop(timeout_s)
 
+    def turn(self) -> bool:
+        """Take what was submitted and compute one batch, without the engine's thread.
+
+        Returns whether any text is left.
+        """
+        return self._runner.turn()
+
     def submit(self, *requests: SequenceRequest) -> None:
         """Take requests together; what is wrong with one comes as a `Failed` event."""
         self._runner.post(*requests)
 
-    def abort(self, job_ids: Iterable[str]) -> None:
+    def abort(self, attempt_ids: Iterable[str]) -> None:
         """Give up these jobs, whether they are here or not; no event tells of it."""
-        self._runner.post(_Abort(frozenset(job_ids)))
+        self._runner.post(_Abort(frozenset(attempt_ids)))
 
     def load(self) -> WorkerLoad:
         """Return the engine's load."""
@@ -109,11 +114,11 @@ class EncoderEngine:
         return self._runner.failure
 
     def _turn(self, commands: list[SequenceRequest | _Abort]) -> bool:
-        events: list[Event] = []
+        events: list[AttemptEvent] = []
         for command in commands:
             if isinstance(command, _Abort):
-                for job_id in command.job_ids:
-                    self._waiting.pop(job_id, None)
+                for attempt_id in command.attempt_ids:
+                    self._waiting.pop(attempt_id, None)
             else:
                 events += self._accept(command)
         if self._waiting:
@@ -122,13 +127,13 @@ class EncoderEngine:
             self._sink(events)
         return bool(self._waiting)
 
-    def _accept(self, request: SequenceRequest) -> list[Event]:
+    def _accept(self, request: SequenceRequest) -> list[AttemptEvent]:
         try:
             self._check(request)
         except PenstockError as error:
-            return [Failed(request.job_id, 0, error.code, error.message, error.param or "")]
+            return [failed(request, error, index=0)]
         self._meter.accepted(len(request.prompt_token_ids))
-        self._waiting[request.job_id] = request
+        self._waiting[request.attempt_id] = request
         return []
 
     def _check(self, request: SequenceRequest) -> None:
@@ -163,7 +168,7 @@ class EncoderEngine:
             count += 1
         return window[:count]
 
-    def _run(self, batch: list[SequenceRequest]) -> list[Event]:
+    def _run(self, batch: list[SequenceRequest]) -> list[AttemptEvent]:
         started_s = time.perf_counter()
         self._computing = len(batch)
         try:
@@ -183,21 +188,23 @@ class EncoderEngine:
         )
         return [self._tell(*row) for row in zip(batch, vectors, finite, strict=True)]
 
-    def _tell(self, request: SequenceRequest, vector: torch.Tensor, is_finite: bool) -> Event:
-        self._waiting.pop(request.job_id, None)
+    def _tell(
+        self, request: SequenceRequest, vector: torch.Tensor, is_finite: bool
+    ) -> AttemptEvent:
+        self._waiting.pop(request.attempt_id, None)
         if not is_finite:
-            message = "the model's vector is not of numbers"
-            return Failed(request.job_id, 0, EngineFailed.code, message)
+            return failed(request, EngineFailed("the model's vector is not of numbers"), index=0)
         self._meter.finished()
-        return Finished(
+        event = Finished(
             request.job_id,
             index=0,
             reason=FinishReason.STOP,
             usage=Usage(len(request.prompt_token_ids), 0),
             embedding=encoded(vector),
         )
+        return AttemptEvent(request.attempt_id, event)
 
-    def _recover(self, batch: list[SequenceRequest], error: Exception) -> list[Event]:
+    def _recover(self, batch: list[SequenceRequest], error: Exception) -> list[AttemptEvent]:
         """Go on after a batch that failed: with smaller ones if memory ran out, else without it.
 
         :raises EngineFailed: nothing can be computed here; the texts may be elsewhere.
@@ -211,11 +218,11 @@ class EncoderEngine:
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
         logger.error("a batch of %d texts failed", len(batch), exc_info=error)
         self._failures += 1
-        if self._failures >= _MOST_FAILURES:
+        if self._failures >= MAX_CONSECUTIVE:
             raise EngineFailed(f"{self._failures} batches in a row have failed") from error
-        message = f"{type(error).__name__}: {error}"
-        events: list[Event] = []
+        failure = EngineFailed(f"{type(error).__name__}: {error}")
+        events: list[AttemptEvent] = []
         for request in batch:
-            del self._waiting[request.job_id]
-            events.append(Failed(request.job_id, 0, EngineFailed.code, message))
+            del self._waiting[request.attempt_id]
+            events.append(failed(request, failure, index=0))
         return events

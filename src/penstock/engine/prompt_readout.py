@@ -31,7 +31,7 @@ def forward(model: Model, step: Step, sampler: Sampler) -> torch.Tensor:
     return logits[step.rows] if step.scored or step.pooled else logits
 
 
-def untold_scores(sequence: Sequence, sampler: Sampler) -> tuple[PositionLogprobs, ...]:
+def prompt_scores(sequence: Sequence, sampler: Sampler) -> tuple[PositionLogprobs, ...]:
     """Return the prompt's log probabilities, if they are wanted and have not been told yet."""
     if sequence.scores is None or sequence.generated:
         return ()

@@ -60,6 +60,11 @@ class Runner(Generic[Command]):
             self._inbox.extend(commands)
             self._changed.notify()
 
+    def turn(self) -> bool:
+        """Make one turn in the calling thread; only if `start` was not called."""
+        self._more = self._turn(self._take())
+        return self._more
+
     @property
     def posted(self) -> int:
         """Commands that no turn has taken yet."""
@@ -84,8 +89,7 @@ class Runner(Generic[Command]):
                         self._changed.wait(_TICK_S)
                     if self._stopping:
                         return
-                    commands = list(self._inbox)
-                    self._inbox.clear()
+                    commands = self._take()
                     self._in_turn = self._more or bool(commands)
                 if self._in_turn:
                     self._more = self._turn(commands)
@@ -95,3 +99,8 @@ class Runner(Generic[Command]):
             self._in_turn = self._more = False
             self.failure = error
             logger.critical("%s has stopped", self._thread.name, exc_info=error)
+
+    def _take(self) -> list[Command]:
+        commands = list(self._inbox)
+        self._inbox.clear()
+        return commands

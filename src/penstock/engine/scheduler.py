@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.engine.sampling.sampler import Choice
     from penstock.engine.sequence import Sequence
 
-_order: Final = attrgetter("order")
+_rank: Final = attrgetter("rank")
 
 
 @dataclass(slots=True)
@@ -27,10 +27,11 @@ class Step:
     """One step's work.
 
     `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get
-    tokens: one, and one more for each token of its draft (`drafts`, in the same order) that turns
-    out right. Their logits' rows come in this order, at `rows`: a row for the next token and one
-    after each of the draft. `scored` are those whose prompt's tokens get scores, each with its first row and the position that this row is of; `pooled` likewise those
-    that are embedded. `preempted` lost their blocks just before.
+    tokens: one, and one more for each right token of its draft (`drafts`, in the same order).
+    `rows` are the indices of their logits, in this order: one for the next token and one for each
+    token of the draft. `scored` are the sequences whose prompt's tokens get scores, each with its
+    first row and the position of that row; `pooled` likewise those that are embedded. `preempted`
+    lost their blocks just before this step.
     """
 
     sequences: list[Sequence] = field(default_factory=list["Sequence"])
@@ -51,25 +52,23 @@ class Step:
 
     @property
     def drafted_tokens(self) -> int:
-        """How many of the decode slices' tokens are only guessed."""
+        """How many of the decode slices' tokens are drafts."""
         return sum(map(len, self.drafts))
 
     def choices(self) -> list[Choice]:
-        """What the sampler is asked, a choice a row."""
+        """Return the sampler's input, a choice a row."""
         return [
             choice
             for sequence, draft in zip(self.sampled, self.drafts, strict=True)
             for choice in (sequence.choice.along(draft) if draft else (sequence.choice,))
         ]
 
-    def of(self, here: list[bool]) -> Step:
-        """Return the part of a step of single tokens that belongs to the sequences marked `here`."""
-        if all(here):
-            return self
-        kept = list(compress(self.sequences, here))
+    def only(self, present: list[bool]) -> Step:
+        """Return the part of a step of single tokens whose sequences are marked `present`."""
+        kept = list(compress(self.sequences, present))
         return Step(
             sequences=kept,
-            slices=list(compress(self.slices, here)),
+            slices=list(compress(self.slices, present)),
             sampled=kept,
             drafts=[()] * len(kept),
             decode_tokens=self.decode_tokens,
@@ -78,13 +77,13 @@ class Step:
     def add(
         self, sequence: Sequence, tokens: int, block_size: int, draft: tuple[int, ...] = ()
     ) -> None:
-        """Let the step compute the next `tokens` tokens of a sequence, and what may follow them."""
+        """Add the next `tokens` tokens of a sequence, and a draft of those after them."""
         start = sequence.computed
         end = start + tokens
         last = end == len(sequence.token_ids)
         logits_from = tokens - 1 if last else tokens
-        if sequence.unread:
-            logits_from = self._read(sequence, start, end, logits_from)
+        if sequence.needs_prompt_rows:
+            logits_from = self._add_prompt_rows(sequence, start, end, logits_from)
         count = tokens + len(draft)
         self.row_count += count - logits_from
         self.sequences.append(sequence)
@@ -102,8 +101,8 @@ class Step:
             self.drafts.append(draft)
             self.rows.extend(range(self.row_count - 1 - len(draft), self.row_count))
 
-    def _read(self, sequence: Sequence, start: int, end: int, logits_from: int) -> int:
-        """Note which rows tell of the prompt itself; returns the first that is wanted."""
+    def _add_prompt_rows(self, sequence: Sequence, start: int, end: int, logits_from: int) -> int:
+        """Note the rows that score or embed the prompt; return the offset of the first one."""
         if sequence.pooled is not None:
             first = max(start, sequence.pooled.count)
             if first < min(end, sequence.prompt_length):
@@ -118,11 +117,11 @@ class Step:
 
 
 class Scheduler:
-    """Waiting and running sequences, and the blocks they hold. The engine's thread owns it.
+    """Waiting and running sequences, and their blocks. The engine's thread owns it.
 
-    Sequences are served in their `order`. A running one that needs a block when none is free takes
-    those of the last in that order (recompute preemption), so the first one always goes on and, as
-    each fits into the cache alone, every one ends.
+    Sequences are served by `rank`. A running one that needs a block when none is free takes those
+    of the last by rank (recompute preemption). So the first one always goes on and, as each fits
+    into the cache alone, every one ends.
     """
 
     def __init__(self, pool: BlockPool, slots: int) -> None:
@@ -134,41 +133,41 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait for its turn."""
-        insort(self.waiting, sequence, key=_order)
+        """Put a sequence among the waiting ones."""
+        insort(self.waiting, sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free its blocks."""
+        """Remove a running or waiting sequence and free its blocks."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
         self.pool.release(sequence.block_table)
         sequence.rewind()
 
     def preempt_last(self) -> Sequence:
-        """Send the last running sequence back to wait; its blocks are freed, its tokens stay."""
-        sequence = max(self.running, key=_order)
+        """Move the last running sequence to the waiting ones: its blocks go, its tokens stay."""
+        sequence = max(self.running, key=_rank)
         self.remove(sequence)
         self.add(sequence)
         return sequence
 
     def decoding(self) -> list[Sequence]:
-        """The running sequences whose prompt is done, so that their streams wait for the step."""
+        """Return the running sequences whose prompt is computed: each step gives them a token."""
         return [sequence for sequence in self.running if sequence.remaining == 1]
 
     def schedule(
         self, prefill_tokens: int, drafts: Mapping[int, list[int]] = MappingProxyType({})
     ) -> Step:
-        """Choose the next step's work, with at most so many prompt tokens; take its blocks.
+        """Choose the next step's work, with at most `prefill_tokens`, and allocate its blocks.
 
-        `drafts` are guessed tokens by sequence key; they are cut where the cache has no room.
+        `drafts` are by sequence key; they are cut to the room in the cache.
         """
         step = Step()
-        self._make_room(step)
+        self._allocate_next(step)
         size = self.pool.block_size
         prefilling: list[Sequence] = []
         for sequence in self.running:
             if sequence.remaining == 1:
                 draft = drafts.get(sequence.key)
-                step.add(sequence, 1, size, self._housed(sequence, draft) if draft else ())
+                step.add(sequence, 1, size, self._fit_draft(sequence, draft) if draft else ())
             else:
                 prefilling.append(sequence)
         step.decode_tokens = len(step.slices) + step.drafted_tokens
@@ -178,38 +177,60 @@ class Scheduler:
             self._add_chunk(step, self.running[-1], prefill_tokens)
         return step
 
-    def advance(self, step: Step) -> None:
-        """Take note that a step has been computed; its sequences have their new tokens already.
+    def follow(self, step: Step) -> Step:
+        """Choose the step after one of plain decoding whose tokens are still unknown.
 
-        What was computed of a draft that turned out wrong is computed anew, in its place.
+        It is empty if it cannot be known yet: a waiting sequence may be admitted, a running one is
+        not in `step`, all of them end with it, or blocks are short.
+        """
+        if self.waiting and len(self.running) < self.limit:
+            return Step()
+        decoding = {id(sequence) for sequence in step.sampled}
+        if any(id(sequence) not in decoding for sequence in self.running):
+            return Step()
+        size = self.pool.block_size
+        following = [s for s in self.running if len(s.token_ids) + 1 < s.max_length]
+        growing = [s for s in following if len(s.block_table) * size <= len(s.token_ids)]
+        if not following or len(growing) > self.pool.available:
+            return Step()
+        for sequence in growing:
+            sequence.block_table += self.pool.allocate(1)
+        count = len(following)
+        slices = [_next_slice(sequence, size) for sequence in following]
+        return Step(following, slices, following, drafts=[()] * count, decode_tokens=count)
+
+    def advance(self, step: Step) -> None:
+        """Record that a step has been computed; its sequences already have their new tokens.
+
+        Rejected draft tokens do not count as computed: the next step overwrites them.
         """
         drafted = {s.key: len(d) for s, d in zip(step.sampled, step.drafts, strict=True) if d}
         for sequence, part in zip(step.sequences, step.slices, strict=True):
-            if not sequence.block_table:  # it has failed, and is gone
+            if not sequence.block_table:  # it has failed and was removed
                 continue
             sequence.computed = part.start + len(part.token_ids)
             if sequence.key in drafted:
                 known = max(len(sequence.token_ids) - 1, sequence.computed - drafted[sequence.key])
                 sequence.computed = min(sequence.computed, known)
             full = sequence.computed // self.pool.block_size
-            if full > sequence.registered and self.pool.caching:
+            if full > sequence.registered_blocks and self.pool.caching:
                 extend_digests(sequence.digests, sequence.token_ids, self.pool.block_size)
-                for index in range(sequence.registered, full):
+                for index in range(sequence.registered_blocks, full):
                     self.pool.register(sequence.block_table[index], sequence.digests[index])
-                sequence.registered = full
+                sequence.registered_blocks = full
 
-    def _make_room(self, step: Step) -> None:
-        """Give every decoding sequence the block that its next token needs."""
+    def _allocate_next(self, step: Step) -> None:
+        """Allocate the block for the next token of each decoding sequence whose blocks are full."""
         size = self.pool.block_size
-        needy = [s for s in self.running if len(s.block_table) * size < len(s.token_ids)]
-        for sequence in sorted(needy, key=_order):
+        growing = [s for s in self.running if len(s.block_table) * size < len(s.token_ids)]
+        for sequence in sorted(growing, key=_rank):
             while not self.pool.available and sequence.block_table:
                 step.preempted.append(self.preempt_last())
-            if sequence.block_table:  # it was not the last itself
+            if sequence.block_table:  # it was not preempted itself
                 sequence.block_table += self.pool.allocate(1)
 
-    def _housed(self, sequence: Sequence, draft: list[int]) -> tuple[int, ...]:
-        """Return what of a draft fits into a sequence's blocks, with one more if it is to spare."""
+    def _fit_draft(self, sequence: Sequence, draft: list[int]) -> tuple[int, ...]:
+        """Cut a draft to the room in a sequence's blocks; it gets one more if there are plenty."""
         size = self.pool.block_size
         room = len(sequence.block_table) * size - len(sequence.token_ids)
         if room < len(draft) and self.pool.available > self.slots:
@@ -224,10 +245,10 @@ class Scheduler:
             step.prefill_tokens += tokens
 
     def _admit(self) -> bool:
-        """Let the first waiting sequence run, if a slot and the blocks of its tokens are free.
+        """Run the first waiting sequence if a slot and enough blocks are free.
 
-        One whose beginning another is computing just now is passed over until it is there: so
-        several answers to one prompt compute it once.
+        A sequence is passed over while another one computes its prefix, so that several answers
+        to one prompt compute it once.
         """
         if len(self.running) >= self.limit:
             return False
@@ -238,14 +259,14 @@ class Scheduler:
         else:
             return False
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(matched)
-        # Some blocks are left to those that run, so that a newcomer does not push one out at once.
-        spare = self.pool.num_blocks // 100 if self.running else 0
-        if needed + spare > self.pool.available - self.pool.idle(matched):
+        # A reserve for the running ones, so that a new one does not preempt one of them at once.
+        reserve = self.pool.num_blocks // 100 if self.running else 0
+        if needed + reserve > self.pool.available - self.pool.idle(matched):
             return False
         self.waiting.remove(sequence)
         self.pool.acquire(matched)
         sequence.block_table = matched + self.pool.allocate(needed)
-        sequence.registered = len(matched)
+        sequence.registered_blocks = len(matched)
         sequence.computed = len(matched) * self.pool.block_size
         if sequence.cached_tokens is None:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
@@ -253,19 +274,29 @@ class Scheduler:
         return True
 
     def _is_being_computed(self, sequence: Sequence, block: int) -> bool:
-        """Whether a running sequence is about to fill that block of a waiting one's prompt."""
-        if sequence.unread or block >= (len(sequence.token_ids) - 1) // self.pool.block_size:
+        """Whether a running sequence is computing this block of a waiting one's prompt."""
+        if (
+            sequence.needs_prompt_rows
+            or block >= (len(sequence.token_ids) - 1) // self.pool.block_size
+        ):
             return False
         return any(
-            other.registered <= block < len(other.digests)
+            other.registered_blocks <= block < len(other.digests)
             and other.digests[block] == sequence.digests[block]
             for other in self.running
         )
 
     def _match(self, sequence: Sequence) -> list[int]:
-        """Return cached blocks of a sequence's beginning; one token at least is left to compute."""
-        if not self.pool.caching or sequence.unread:  # what is cached tells nothing
+        """Return the cached blocks of a sequence's prefix; at least one token stays to compute."""
+        if not self.pool.caching or sequence.needs_prompt_rows:  # cached tokens give no logits
             return []
         size = self.pool.block_size
         extend_digests(sequence.digests, sequence.token_ids, size)
         return self.pool.match(sequence.digests[: (len(sequence.token_ids) - 1) // size])
+
+
+def _next_slice(sequence: Sequence, block_size: int) -> SequenceSlice:
+    """The slice of the token that the step under way chooses; its id is a placeholder."""
+    start = len(sequence.token_ids)
+    table = sequence.block_table[: start // block_size + 1]
+    return SequenceSlice(sequence.key, (0,), start, table, 0)

@@ -27,14 +27,16 @@ _CONTEXT_TOKENS: Final = 6
 class SequenceRequest:
     """What the worker asks of the engine.
 
-    `generated_token_ids` are the answer's tokens that the journal holds already: the engine goes
-    on after them, and tells only what is new. `echo_text` comes before the first token's text.
-    `joins_prompt` decodes the answer as the prompt's continuation (a SentencePiece word then keeps
-    its leading space); off, it is a text of its own. `priority` is 0 (first) to 9 (last).
-    `constraint` is fresh, and this sequence's own. `scores_prompt` computes the log probabilities
-    of the prompt's tokens as well, `sampling.logprobs` alternatives each; `embeds` its embedding.
-    `token_types` tell an encoder which of two texts a token is of; empty where there is one.
-    `stop_tokens` are stop strings that are tokens, by their ids: their text may never be told.
+    `attempt_id` identifies the request in this process; two attempts at one job must differ. It
+    is `job_id` by default. `generated_token_ids` are the answer's tokens in the journal: the
+    engine goes on after them and emits only new ones. `echo_text` comes before the first token's
+    text. `joins_prompt` decodes the answer as the prompt's continuation (a SentencePiece word then
+    keeps its leading space); otherwise it is a text of its own. `priority` is 0 (first) to 9
+    (last). `constraint` must be fresh and used by no other sequence. `scores_prompt` also computes
+    the log probabilities of the prompt's tokens, with `sampling.logprobs` alternatives each;
+    `embeds` its embedding. `token_types` assign each token to one of two texts, for encoders;
+    empty for a single text. `stop_tokens` are stop strings that are single tokens, by id: their
+    text is never emitted.
     """
 
     job_id: str
@@ -49,6 +51,11 @@ class SequenceRequest:
     embeds: bool = False
     token_types: collections.abc.Sequence[int] = ()
     stop_tokens: collections.abc.Mapping[int, str] = field(default_factory=dict[int, str])
+    attempt_id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.attempt_id:
+            object.__setattr__(self, "attempt_id", self.job_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +71,11 @@ class Sequence:
     """The state of one request inside the engine; the engine's thread owns it.
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
-    `block_table`. `order` sorts sequences: by priority, then those before the others whose
-    clients have a part of the answer already (another worker had them), then by arrival. `scores`
-    are the log probabilities of the prompt's tokens from its second on, as far as they are known;
-    None where nobody wants them. `pooled` is what its embedding is made of, None likewise.
+    `block_table`, of which the first `registered_blocks` are in the prefix cache. `rank` sorts
+    sequences: by priority, then those first whose clients have a part of the answer already
+    (from another worker), then by arrival. `scores` are the log probabilities of the prompt's
+    tokens from the second on, as far as they are known; None if they are not requested. `pooled`
+    collects its embedding; None if it is not requested.
     """
 
     __slots__ = (
@@ -81,10 +89,10 @@ class Sequence:
         "finish_reason",
         "key",
         "max_length",
-        "order",
         "pooled",
         "prompt_length",
-        "registered",
+        "rank",
+        "registered_blocks",
         "request",
         "scores",
         "stop",
@@ -103,7 +111,7 @@ class Sequence:
         sampling, prompt = request.sampling, request.prompt_token_ids
         self.request = request
         self.key = key
-        self.order = (request.priority, not request.generated_token_ids, key)
+        self.rank = (request.priority, not request.generated_token_ids, key)
         self.token_ids = list(prompt)
         self.prompt_length = len(prompt)
         room = limits.context_length - len(prompt)
@@ -113,7 +121,7 @@ class Sequence:
         self.computed = 0
         self.block_table: list[int] = []
         self.digests: list[bytes] = []
-        self.registered = 0
+        self.registered_blocks = 0
         self.cached_tokens: int | None = None
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
@@ -148,8 +156,8 @@ class Sequence:
         return len(self.token_ids) - self.computed
 
     @property
-    def unread(self) -> bool:
-        """Whether something is still to be learnt of the prompt's tokens themselves."""
+    def needs_prompt_rows(self) -> bool:
+        """Whether prompt tokens still have to be scored or embedded."""
         if self.pooled is not None and self.pooled.count < self.prompt_length:
             return True
         return self.scores is not None and len(self.scores) < self.prompt_length - 1
@@ -188,7 +196,7 @@ class Sequence:
     def rewind(self) -> None:
         """Forget what was computed (its blocks are gone); the tokens stay."""
         self.computed = 0
-        self.registered = 0
+        self.registered_blocks = 0
         self.block_table = []
 
 

@@ -18,14 +18,14 @@ import torch
 import transformers
 
 from penstock.contract.job import Sampling
-from penstock.engine.engine import Engine, _Abort
+from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
 from penstock.models.backends.transformers.model import assemble
 from penstock.models.spec import ModelSpec
 from tests.fixtures.engine import Transcript, WordTokenizer
 from tests.fixtures.models import randomise
-from tests.fixtures.speculation import ForcedDrafts, force_drafts
+from tests.fixtures.speculation import ForcedDrafts
 
 VOCAB = 256
 EOS = 7
@@ -140,11 +140,10 @@ def test_every_answer_is_that_of_generate(name: str, caching: bool, guessing: bo
     case.model.allocate(BLOCKS)
     told = Transcript()
     options = EngineOptions(4, BLOCKS, prefill_chunk_tokens=13, prefix_caching=caching)
-    engine = Engine(case.model, WordTokenizer([EOS]), options, told)
     rng = random.Random(f"{name} {caching}")
-    if guessing:
-        answers = {f"{job}": answer for job, answer in enumerate(case.answers)}
-        force_drafts(engine, ForcedDrafts(answers, rng, vocab_size=VOCAB))
+    answers = {f"{job}": answer for job, answer in enumerate(case.answers)}
+    drafts = ForcedDrafts(answers, rng, vocab_size=VOCAB) if guessing else None
+    engine = Engine(case.model, WordTokenizer([EOS]), options, told, drafter=drafts)
     jobs = range(len(case.prompts))
     arrivals = {job: 0 if job < TOGETHER else rng.randrange(15) for job in jobs}
     aborts = {f"{job}": arrivals[job] + rng.randrange(25) for job in rng.sample(jobs[TOGETHER:], 2)}
@@ -154,13 +153,11 @@ def test_every_answer_is_that_of_generate(name: str, caching: bool, guessing: bo
     told.start[f"{resumed}"] = len(had)
     turn, more = 0, True
     while more or turn < 60:
-        commands: list[Any] = [
-            ask(job, case.prompts[job], generated_token_ids=had if job == resumed else ())
-            for job, at in arrivals.items()
-            if at == turn
-        ]
-        gone = frozenset(job for job, at in aborts.items() if at == turn)
-        more = engine._turn([*commands, _Abort(gone)])
+        for job in (job for job, at in arrivals.items() if at == turn):
+            had_tokens = had if job == resumed else ()
+            engine.submit(ask(job, case.prompts[job], generated_token_ids=had_tokens))
+        engine.abort(job for job, at in aborts.items() if at == turn)
+        more = engine.turn()
         turn += 1
         assert turn < 1_000
     for job, answer in enumerate(case.answers):

@@ -19,9 +19,9 @@ from penstock.models import loader
 from penstock.models.backends.native import library
 from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
-from tests.fixtures.engine import Transcript
+from tests.fixtures.engine import Transcript, serve
 from tests.fixtures.models import randomise, write_model
-from tests.fixtures.speculation import ForcedDrafts, force_drafts
+from tests.fixtures.speculation import ForcedDrafts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,17 +76,12 @@ def texts(
 ) -> tuple[dict[str, list[int]], dict[str, str], Engine, Transcript]:
     """What an engine with these options answers when all prompts come at once."""
     told = Transcript()
-    engine = Engine(loaded.model, loaded.tokenizer, options, told)
-    if answers:
-        drafts = ForcedDrafts(answers, random.Random(1), vocab_size=loaded.model.vocab_size)
-        force_drafts(engine, drafts)
+    vocab_size = loaded.model.vocab_size
+    drafts = ForcedDrafts(answers, random.Random(1), vocab_size=vocab_size) if answers else None
+    engine = Engine(loaded.model, loaded.tokenizer, options, told, drafter=drafts)
     sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER)
-    requests: list[Any] = [
-        SequenceRequest(f"{job}", prompt, sampling) for job, prompt in enumerate(prompts)
-    ]
-    more = engine._turn(requests)
-    while more:
-        more = engine._turn([])
+    requests = [SequenceRequest(f"{job}", prompt, sampling) for job, prompt in enumerate(prompts)]
+    serve(engine, *requests)
     return told.tokens, told.text, engine, told
 
 

@@ -28,7 +28,7 @@ from penstock.models.text.dialect import Reasoning
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
 from tests.fixtures.jobs import wait_until
-from tests.fixtures.speculation import ForcedDrafts, force_drafts
+from tests.fixtures.speculation import ForcedDrafts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,9 +181,11 @@ def test_guessed_tokens_do_not_change_the_form(engine, loaded, transcript, tempe
     run(engine, transcript, *(request(loaded, f"j{s.seed}", s) for s in samplings))
     told = Transcript()
     blocks = loaded.card.kv_cache_tokens // loaded.model.kv_layout.block_size
-    guessing = Engine(loaded.model, loaded.tokenizer, EngineOptions(8, blocks), told)
-    rng = random.Random(temperature)
-    force_drafts(guessing, ForcedDrafts(transcript.tokens, rng, vocab_size=loaded.model.vocab_size))
+    rng, vocab_size = random.Random(temperature), loaded.model.vocab_size
+    drafts = ForcedDrafts(transcript.tokens, rng, vocab_size=vocab_size)
+    guessing = Engine(
+        loaded.model, loaded.tokenizer, EngineOptions(8, blocks), told, drafter=drafts
+    )
     guessing.start()
     try:
         run(guessing, told, *(request(loaded, f"j{s.seed}", s) for s in samplings))

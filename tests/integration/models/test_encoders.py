@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from penstock.contract.events import Event
+    from penstock.engine.events import AttemptEvent
     from penstock.models.backends.encoders import LoadedEncoder
 
 TEXTS = (
@@ -263,9 +264,9 @@ class Ledger:
         self.ends: dict[str, Event] = {}
         self._changed = threading.Condition()
 
-    def __call__(self, events: list[Event]) -> None:
+    def __call__(self, events: list[AttemptEvent]) -> None:
         with self._changed:
-            self.ends.update((event.job_id, event) for event in events)
+            self.ends.update((one.attempt_id, one.event) for one in events)
             self._changed.notify_all()
 
     def wait_for(self, *jobs: str) -> list[Event]:

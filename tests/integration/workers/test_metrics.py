@@ -56,9 +56,9 @@ async def test_each_worker_tells_its_own_attempts(desks: list[Desk], submitter: 
     job_id = await submitter.submit(A)
     one.take(A)
     (request,) = wait_until(lambda: one.engine(A).submitted)
-    one.say(A, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
-    one.say(A, Tokens(request.job_id, 1, (6, 7), "more"))
-    one.say(A, finished(request.job_id, 3))
+    one.emit(A, request, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
+    one.emit(A, request, Tokens(request.job_id, 1, (6, 7), "more"))
+    one.emit(A, request, finished(request.job_id, 3))
     assert (await submitter.answer(A, job_id)).text == "fivemore"
     found = metrics(one)
     for name in (
@@ -93,7 +93,7 @@ async def test_failures_and_lost_attempts_are_counted(desks: list[Desk], submitt
     desk.take(A)
     desk.take(A)
     requests = wait_until(lambda: len(desk.engine(A).submitted) == 2 and desk.engine(A).submitted)
-    desk.say(A, Failed(requests[0].job_id, 0, "engine_failed", "no"))
+    desk.emit(A, requests[0], Failed(requests[0].job_id, 0, "engine_failed", "no"))
     await submitter.queue.cancel(lost)
     wait_until(lambda: metrics(desk).get("requests_lost_total") == 1)
     found = metrics(desk)

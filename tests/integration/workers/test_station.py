@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
+from penstock.engine.events import AttemptEvent
 from tests.fixtures.jobs import wait_until, wait_until_async
 from tests.fixtures.processes import cards
 from tests.unit.workers.fakes import FakeEngine, Slips, make_lane
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import redis
 
     from penstock.contract.events import Event
+    from penstock.engine.sequence import SequenceRequest
     from penstock.settings import Settings
     from tests.fixtures.submitting import Submitter
 
@@ -39,7 +41,7 @@ class Desk:
         )
         self.station.start(on_broken=self._stop, on_drain=lambda: None)
 
-    def _open(self, publish: Callable[[list[Event]], None]) -> list[Lane]:
+    def _open(self, publish: Callable[[list[AttemptEvent]], None]) -> list[Lane]:
         lanes = [make_lane(A), make_lane(B)]
         for lane in lanes:
             lane.sink = Sink(publish)
@@ -62,8 +64,10 @@ class Desk:
         self.station.take(Ticket(queue, slips))
         return slips
 
-    def say(self, queue: str, *events: Event) -> None:
-        self.station.lanes[queue].sink(list(events))
+    def emit(self, queue: str, request: SequenceRequest, *events: Event) -> None:
+        """Have a queue's engine emit events of an attempt."""
+        emitted = [AttemptEvent(request.attempt_id, event) for event in events]
+        self.station.lanes[queue].sink(emitted)
 
     def drain(self) -> None:
         self.station.drain(in_a_hurry=lambda: False, pump=lambda: None)
@@ -78,17 +82,17 @@ def desk(redis_client: redis.Redis, redis_settings: Settings) -> Iterator[Desk]:
     redis_client.delete(A, B)
 
 
-def finished(attempt: str, index: int) -> Finished:
-    return Finished(attempt, index, FinishReason.STOP, Usage(1, index))
+def finished(job_id: str, index: int) -> Finished:
+    return Finished(job_id, index, FinishReason.STOP, Usage(1, index))
 
 
 async def test_a_job_from_its_bell_to_its_end(desk: Desk, submitter: Submitter):
     job_id = await submitter.submit(A)
     slips = desk.take(A)
     (request,) = wait_until(lambda: desk.engine(A).submitted)
-    assert request.job_id == f"{job_id}:1"
-    desk.say(A, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
-    desk.say(A, finished(request.job_id, 1))
+    assert (request.job_id, request.attempt_id) == (job_id, f"{job_id}:1")
+    desk.emit(A, request, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
+    desk.emit(A, request, finished(request.job_id, 1))
     answer = await submitter.answer(A, job_id)
     assert answer.text == "five"
     assert answer.end.job_id == job_id
@@ -126,7 +130,7 @@ async def test_a_drain_hands_back_what_did_not_end_with_all_that_was_said(
     job_id = await submitter.submit(A)
     slips = desk.take(A)
     (request,) = wait_until(lambda: desk.engine(A).submitted)
-    desk.say(A, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
+    desk.emit(A, request, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
     desk.station.begin_drain()
     wait_until(lambda: [card.draining for card in cards(redis_url)] == [True])
     late = desk.take(A)
@@ -168,9 +172,9 @@ async def test_a_job_that_comes_back_to_the_same_process_is_told_from_its_old_at
     desk.station._jobs.release(A, job_id, 1)
     desk.take(A)
     _, new = wait_until(lambda: len(desk.engine(A).submitted) == 2 and desk.engine(A).submitted)
-    assert new.job_id == f"{job_id}:2"
-    assert old.job_id in desk.engine(A).aborted
+    assert (new.job_id, new.attempt_id) == (job_id, f"{job_id}:2")
+    assert old.attempt_id in desk.engine(A).aborted
     assert first.outcomes == [Outcome.ENDED]
-    desk.say(A, Tokens(old.job_id, 0, (9,), "nine", prompt_tokens=1))
-    desk.say(A, Tokens(new.job_id, 0, (5,), "five", prompt_tokens=1), finished(new.job_id, 1))
+    desk.emit(A, old, Tokens(old.job_id, 0, (9,), "nine", prompt_tokens=1))
+    desk.emit(A, new, Tokens(new.job_id, 0, (5,), "five", prompt_tokens=1), finished(new.job_id, 1))
     assert (await submitter.answer(A, job_id)).text == "five"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from penstock.contract.events import Failed, Finished, FinishReason
 from penstock.contract.job import Sampling
-from penstock.engine.drafting.speculation import Speculation
-from penstock.engine.engine import Engine, _Abort
+from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import ContextOverflow, EngineFailed, InvalidParameter
-from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text
+from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text, serve
+
+if TYPE_CHECKING:
+    from penstock.engine.events import AttemptEvent
 
 VOCAB = 50
 PROMPT = [1, 2, 3]
 TEXT = greedy_text(PROMPT, 40, VOCAB)
+OPTIONS = EngineOptions(4, 40, prefill_chunk_tokens=16)
 
 
 def request(job: str = "job", prompt: Any = PROMPT, **kwargs: Any) -> SequenceRequest:
@@ -35,26 +36,28 @@ def request(job: str = "job", prompt: Any = PROMPT, **kwargs: Any) -> SequenceRe
 
 
 def setup(
-    eos: tuple[int, ...] = (), *, blocks: int = 40, slots: int = 4, chunk: int = 16, **model: Any
+    eos: tuple[int, ...] = (),
+    *,
+    blocks: int = 40,
+    slots: int = 4,
+    chunk: int = 16,
+    speculation_tokens: int = 0,
+    **model: Any,
 ) -> tuple[Engine, HashModel, Transcript]:
     fake, told = HashModel(blocks, vocab_size=VOCAB, **model), Transcript()
-    options = EngineOptions(slots, blocks, prefill_chunk_tokens=chunk)
+    options = EngineOptions(
+        slots, blocks, prefill_chunk_tokens=chunk, speculation_tokens=speculation_tokens
+    )
     return Engine(fake, WordTokenizer(eos), options, told), fake, told
-
-
-def run(engine: Engine, *requests: SequenceRequest) -> None:
-    more = engine._turn(list(requests))
-    while more:
-        more = engine._turn([])
 
 
 def answer(one: SequenceRequest, eos: tuple[int, ...] = ()) -> tuple[Transcript, Finished]:
     engine, _, told = setup(eos)
     told.start[one.job_id] = len(one.generated_token_ids)
-    run(engine, one)
+    serve(engine, one)
     end = told.ends[one.job_id]
     assert isinstance(end, Finished)
-    assert engine._scheduler.pool.available == 40
+    assert engine.load().kv_use == 0
     return told, end
 
 
@@ -72,13 +75,13 @@ def test_length():
 
 def test_without_max_tokens_the_context_is_the_limit():
     engine, _, told = setup(context_length=20)
-    run(engine, request(max_tokens=None))
+    serve(engine, request(max_tokens=None))
     assert told.ends["job"].usage.completion_tokens == 17
 
 
 def test_without_max_tokens_the_cache_is_the_limit_too():
     engine, _, told = setup(blocks=3)
-    run(engine, request(max_tokens=None))
+    serve(engine, request(max_tokens=None))
     assert told.ends["job"].usage.completion_tokens == 9
 
 
@@ -187,13 +190,13 @@ def test_sampled_text_does_not_depend_on_company_or_chunks():
     alone, _ = answer(one)
     engine, _, told = setup(chunk=2, slots=3)
     others = [request(f"o{n}", [n, n, 4], seed=n, temperature=2.0) for n in range(6)]
-    run(engine, *others[:3], one, *others[3:])
+    serve(engine, *others[:3], one, *others[3:])
     assert told.tokens["one"] == alone.tokens["one"]
 
 
 def refused(one: SequenceRequest, **model: Any) -> str:
     engine, fake, told = setup(**model)
-    run(engine, one)
+    serve(engine, one)
     end = told.ends[one.job_id]
     assert isinstance(end, Failed)
     assert not fake.steps
@@ -214,25 +217,29 @@ def test_what_cannot_be_served_is_refused():
 
 def test_abort_frees_the_slot_within_a_step_and_tells_nothing():
     engine, fake, told = setup(slots=1)
-    engine._turn([request("a", max_tokens=30), request("b", max_tokens=2)])
+    engine.submit(request("a", max_tokens=30), request("b", max_tokens=2))
+    engine.turn()
     before = len(told.events)
-    engine._turn([_Abort(frozenset({"a", "unknown"}))])
+    engine.abort({"a", "unknown"})
+    engine.turn()
     assert [event.job_id for event in told.events[before:]] == ["b"]
     assert fake.released == [1]
-    engine._turn([_Abort(frozenset({"b"}))])
+    engine.abort({"b"})
+    engine.turn()
     assert told.ends == {}
     assert not engine.busy()
 
 
 def test_a_job_that_comes_again_takes_its_own_place():
     engine, _, told = setup()
-    engine._turn([request(max_tokens=30)])
-    engine._turn([])
+    engine.submit(request(max_tokens=30))
+    engine.turn()
+    engine.turn()
     have = told.tokens.pop("job")
     told.start["job"] = len(have)
-    run(engine, request(max_tokens=8, generated_token_ids=have))
+    serve(engine, request(max_tokens=8, generated_token_ids=have))
     assert have + told.tokens["job"] == TEXT[:8]
-    assert engine._scheduler.pool.available == 40
+    assert engine.load().kv_use == 0
 
 
 class Breaks:
@@ -249,10 +256,10 @@ class Breaks:
 
 def test_a_failed_step_is_repeated_for_each_sequence_alone():
     engine, _, told = setup(slots=2, before_forward=Breaks(RuntimeError("boom"), 2))
-    run(engine, *(request(f"{n}", [n] * 9, max_tokens=3) for n in range(4)))
+    serve(engine, *(request(f"{n}", [n] * 9, max_tokens=3) for n in range(4)))
     assert told.tokens == {f"{n}": greedy_text([n] * 9, 3, VOCAB) for n in range(4)}
     assert all(isinstance(end, Finished) for end in told.ends.values())
-    assert engine._scheduler.pool.available == 40
+    assert engine.load().kv_use == 0
 
 
 class Chokes:
@@ -268,21 +275,21 @@ class Chokes:
 
 @pytest.mark.parametrize("drafted", [False, True])
 def test_a_sequence_that_breaks_its_step_fails_alone(drafted: bool):
-    engine, _, told = setup(slots=4, before_forward=Chokes(2))
-    if drafted:
-        engine._speculation = Speculation(4)
-    run(engine, *(request(f"{n}", [n] * 9, max_tokens=12) for n in range(4)))
+    engine, _, told = setup(
+        slots=4, speculation_tokens=4 if drafted else 0, before_forward=Chokes(2)
+    )
+    serve(engine, *(request(f"{n}", [n] * 9, max_tokens=12) for n in range(4)))
     assert told.ends["1"].code == EngineFailed.code
     assert told.ends["1"].message == "RuntimeError: boom"
     for n in (0, 2, 3):
         assert told.tokens[f"{n}"] == greedy_text([n] * 9, 12, VOCAB)
-    assert engine._scheduler.pool.available == 40
+    assert engine.load().kv_use == 0
 
 
 def test_where_every_sequence_fails_none_of_them_is_to_blame():
     engine, _, told = setup(slots=3, before_forward=Breaks(RuntimeError("boom"), *range(2, 9)))
     with pytest.raises(EngineFailed, match="each of its sequences"):
-        run(engine, *(request(f"{n}", max_tokens=9) for n in range(3)))
+        serve(engine, *(request(f"{n}", max_tokens=9) for n in range(3)))
     assert told.ends == {}
 
 
@@ -301,20 +308,20 @@ def test_nobodys_answer_ends_with_a_device_or_the_last_of_the_memory(
 ):
     engine, _, told = setup(before_forward=Breaks(error, *range(2, 40)))
     with pytest.raises(EngineFailed):
-        run(engine, *(request(f"{n}", max_tokens=9) for n in range(sequences)))
+        serve(engine, *(request(f"{n}", max_tokens=9) for n in range(sequences)))
     assert told.ends == {}, "they go on at another worker"
 
 
 def test_failures_in_a_row_stop_the_engine():
     engine, _, _ = setup(slots=1, before_forward=Breaks(RuntimeError("boom"), 1, 2, 3))
     with pytest.raises(EngineFailed):
-        run(engine, *(request(f"{n}") for n in range(4)))
+        serve(engine, *(request(f"{n}") for n in range(4)))
 
 
 def test_a_sequence_with_bad_logits_fails_alone():
     engine, fake, told = setup()
     fake.poisoned.add(2)
-    run(engine, *(request(f"{n}", max_tokens=3) for n in (1, 2, 3)))
+    serve(engine, *(request(f"{n}", max_tokens=3) for n in (1, 2, 3)))
     assert isinstance(told.ends["2"], Failed)
     assert told.tokens["1"] == told.tokens["3"] == TEXT[:3]
 
@@ -337,108 +344,28 @@ def test_out_of_memory_goes_on_with_less(error: Exception):
         sizes.append(size)
 
     engine, _, told = setup(slots=8, chunk=16, before_forward=tight)
-    run(engine, *(request(f"{n}", [n] * 9, max_tokens=4) for n in range(8)))
+    serve(engine, *(request(f"{n}", [n] * 9, max_tokens=4) for n in range(8)))
     for n in range(8):
         assert told.tokens[f"{n}"] == greedy_text([n] * 9, 4, VOCAB)
     assert max(sizes) > 1
 
 
-# With its thread.
-
-
-def eventually(true: Any, within_s: float = 10.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)
-
-
-def test_the_thread_serves_sleeps_and_wakes():
-    engine, _, told = setup()
-    engine.start()
-    try:
-        for turn in range(3):
-            engine.submit(request(f"{turn}", max_tokens=5))
-            eventually(lambda turn=turn: f"{turn}" in told.ends)
-            eventually(lambda: not engine.busy())
-        load = engine.load()
-        assert load.finished_total == 3
-        assert load.generated_tokens_total == 15
-        assert load.prompt_tokens_total == 9
-        assert load.decode_tokens_per_s > 0
-        assert load.step_ms > 0
-        assert (load.running, load.waiting, load.kv_use) == (0, 0, 0.0)
-        cpu_s, idle_since = time.thread_time(), engine.last_step_s()
-        eventually(lambda: engine.last_step_s() > idle_since)  # idle ticks
-        assert time.thread_time() - cpu_s < 0.3
-    finally:
-        engine.stop(5)
-    assert engine.failure is None
-
-
-def test_the_sink_holds_the_engine_back():
-    gate = threading.Event()
-    told = Transcript()
-
-    def sink(events: list[Any]) -> None:
-        gate.wait(10)
-        told(events)
-
-    model = HashModel(40, vocab_size=VOCAB)
-    engine = Engine(model, WordTokenizer(), EngineOptions(4, 40), sink)
-    engine.start()
-    try:
-        engine.submit(request(max_tokens=5))
-        eventually(lambda: len(model.steps) == 1)
-        assert engine.busy()
-        gate.set()
-        eventually(lambda: "job" in told.ends)
-    finally:
-        gate.set()
-        engine.stop(5)
-
-
-def test_abort_from_another_thread_ends_a_long_answer():
-    engine, _, told = setup(blocks=64)
-    engine.start()
-    try:
-        engine.submit(request(max_tokens=None))
-        eventually(lambda: told.tokens.get("job"))
-        engine.abort(["job"])
-        eventually(lambda: not engine.busy())
-        assert told.ends == {} or len(told.tokens["job"]) > 200
-    finally:
-        engine.stop(5)
-
-
-def test_a_broken_model_leaves_its_error_for_the_watcher():
-    engine, _, _ = setup(slots=1, before_forward=Breaks(ValueError("dead"), 1, 2, 3))
-    engine.start()
-    for n in range(3):
-        engine.submit(request(f"{n}"))
-    eventually(lambda: engine.failure is not None)
-    assert isinstance(engine.failure, EngineFailed)
-    assert isinstance(engine.failure.__cause__, ValueError)
-    engine.stop(5)
-
-
-def test_a_step_that_hangs_is_told_by_stop_and_by_the_clock():
-    began, gate = threading.Event(), threading.Event()
-
-    def hang(batch: object) -> None:
-        began.set()
-        gate.wait(10)
-
-    engine, _, _ = setup(before_forward=hang)
-    engine.start()
-    try:
-        before = engine.last_step_s()
-        engine.submit(request(max_tokens=1))
-        assert began.wait(10)
-        with pytest.raises(TimeoutError):
-            engine.stop(0.05)
-        assert engine.last_step_s() >= before
-        assert engine.last_step_s() < time.monotonic() - 0.05
-    finally:
-        gate.set()
-        engine.stop(5)
+def test_an_attempt_takes_the_place_of_the_same_one_and_not_of_another_of_its_job():
+    first = dataclasses.replace(request(max_tokens=30), attempt_id="job:1")
+    second = dataclasses.replace(first, attempt_id="job:2")
+    emitted: list[AttemptEvent] = []
+    engine = Engine(HashModel(40, vocab_size=VOCAB), WordTokenizer(), OPTIONS, emitted.extend)
+    engine.submit(first, second)
+    engine.turn()
+    assert engine.load().running == 2
+    engine.submit(first)
+    engine.turn()
+    assert engine.load().running == 2
+    engine.abort({"job"})
+    engine.turn()
+    assert engine.load().running == 2, "a job's id is no attempt's"
+    engine.abort({"job:1", "job:2"})
+    engine.turn()
+    assert not engine.busy()
+    assert {one.attempt_id for one in emitted} == {"job:1", "job:2"}
+    assert {one.event.job_id for one in emitted} == {"job"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,50 +13,112 @@ from hypothesis import strategies as st
 
 from penstock.contract.events import FinishReason
 from penstock.contract.job import Sampling
-from penstock.engine.engine import Engine, _Abort
+from penstock.engine.kv_cache import BlockPool
+from penstock.engine.model import Batch
 from penstock.engine.options import EngineOptions
 from penstock.engine.pacing.prefill_budget import PrefillBudget
-from penstock.engine.sequence import SequenceRequest
+from penstock.engine.scheduler import Scheduler, Step
+from penstock.engine.sequence import Limits, Sequence, SequenceRequest
+from penstock.engine.text.detokenizer import DecodeCache
 from penstock.errors import BadSettings
-from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text
+from tests.fixtures.engine import HashModel, WordTokenizer, greedy_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VOCAB = 50
 
 
-def request(job: str, prompt: list[int], count: int, **kwargs) -> SequenceRequest:
-    sampling = Sampling(seed=0, temperature=0.0, max_tokens=count)
-    return SequenceRequest(job, prompt, sampling, **kwargs)
+LIMITS = Limits(256, VOCAB, frozenset())
 
 
-def engine_of(
-    blocks: int, *, slots: int = 4, chunk: int = 8, caching: bool = True, **model
-) -> tuple[Engine, HashModel, Transcript]:
-    fake, told = HashModel(blocks, vocab_size=VOCAB, **model), Transcript()
-    options = EngineOptions(slots, blocks, prefill_chunk_tokens=chunk, prefix_caching=caching)
-    return Engine(fake, WordTokenizer(), options, told), fake, told
+class Loop:
+    """Serves sequences greedily by the scheduler's own methods, on a model that checks its blocks."""
+
+    def __init__(
+        self, blocks: int, *, slots: int = 4, chunk: int = 8, caching: bool = True
+    ) -> None:
+        self.model = HashModel(blocks, vocab_size=VOCAB)
+        self.pool = BlockPool(blocks, self.model.kv_layout.block_size, caching=caching)
+        self.scheduler = Scheduler(self.pool, slots)
+        self.chunk = chunk
+        self.sequences: dict[str, Sequence] = {}
+        self.ended: list[str] = []
+        self.preempted: list[str] = []
+
+    def add(self, job: str, prompt: list[int], count: int, **kwargs: Any) -> Sequence:
+        """Let a sequence wait; `count` tokens end it."""
+        sampling = Sampling(seed=0, temperature=0.0, max_tokens=count)
+        request = SequenceRequest(job, prompt, sampling, **kwargs)
+        key = len(self.sequences) + 1
+        sequence = Sequence(request, key, LIMITS, DecodeCache(WordTokenizer()))
+        self.sequences[job] = sequence
+        self.scheduler.add(sequence)
+        return sequence
+
+    def remove(self, job: str) -> None:
+        """Give a sequence up, if it has not ended."""
+        if job not in self.ended and job in self.sequences:
+            self.scheduler.remove(self.sequences[job])
+            self.ended.append(job)
+
+    def step(self, drafts: Mapping[int, list[int]] = MappingProxyType({})) -> Step:
+        """Schedule, run, postprocess."""
+        step = self.scheduler.schedule(self.chunk, drafts)
+        self.preempted += [sequence.request.job_id for sequence in step.preempted]
+        if step.slices:
+            rows = iter(self.model.forward(Batch(step.slices)).argmax(1).tolist())
+            for sequence, draft in zip(step.sampled, step.drafts, strict=True):
+                _append(sequence, [next(rows) for _ in range(1 + len(draft))], draft)
+            self.scheduler.advance(step)
+        for sequence in step.sampled:
+            if sequence.finish_reason is not None:
+                self.scheduler.remove(sequence)
+                self.ended.append(sequence.request.job_id)
+        self.assert_sound()
+        return step
+
+    def finish(self) -> None:
+        """Step until every sequence has ended."""
+        for _ in range(2_000):
+            if not (self.scheduler.running or self.scheduler.waiting):
+                return
+            self.step()
+        pytest.fail("a sequence never ends")
+
+    def text_of(self, job: str) -> list[int]:
+        """The answer's tokens so far."""
+        sequence = self.sequences[job]
+        return sequence.token_ids[sequence.prompt_length :]
+
+    def assert_sound(self) -> None:
+        """No block leaked, none is in two sequences but for a common prefix."""
+        scheduler, pool = self.scheduler, self.pool
+        prefixes: dict[int, set[tuple[int, ...]]] = {}
+        for sequence in scheduler.running:
+            assert pool.blocks_for(len(sequence.token_ids)) <= len(sequence.block_table) + 1
+            assert len(set(sequence.block_table)) == len(sequence.block_table)
+            for index, block in enumerate(sequence.block_table):
+                end = (index + 1) * pool.block_size
+                prefixes.setdefault(block, set()).add(tuple(sequence.token_ids[:end]))
+        for block, contents in prefixes.items():
+            sharers = [s for s in scheduler.running if block in s.block_table]
+            assert len(contents) == 1
+            assert len(sharers) == 1 or len(next(iter(contents))) % pool.block_size == 0
+        for sequence in scheduler.waiting:
+            assert sequence.block_table == []
+            assert sequence.computed == 0
+        assert pool.idle(prefixes) == 0
+        assert pool.available == pool.num_blocks - len(prefixes)
+        assert len(scheduler.running) <= scheduler.slots
 
 
-def assert_sound(engine: Engine) -> None:
-    """No block leaked, none held by two but for a common prefix."""
-    scheduler = engine._scheduler
-    pool = scheduler.pool
-    counted = [0] * pool.num_blocks
-    holders: dict[int, list[tuple[int, ...]]] = {}
-    for sequence in scheduler.running:
-        assert pool.blocks_for(len(sequence.token_ids)) <= len(sequence.block_table) + 1
-        for index, block in enumerate(sequence.block_table):
-            counted[block] += 1
-            end = (index + 1) * pool.block_size
-            holders.setdefault(block, []).append(tuple(sequence.token_ids[:end]))
-    for sequence in scheduler.waiting:
-        assert sequence.block_table == []
-        assert sequence.computed == 0
-    assert counted == pool._references
-    for prefixes in holders.values():
-        if len(prefixes) > 1:
-            assert len(set(prefixes)) == 1
-            assert len(prefixes[0]) % pool.block_size == 0
-    assert len(scheduler.running) <= scheduler.slots
+def _append(sequence: Sequence, tokens: list[int], draft: tuple[int, ...]) -> None:
+    """Append the next token and, while the draft is right, those after it."""
+    for token, drafted in zip(tokens, (*draft, None), strict=True):
+        sequence.append(token)
+        if sequence.finish_reason is not None or token != drafted:
+            return
 
 
 @dataclass
@@ -91,111 +156,169 @@ arrivals = st.lists(
     st.integers(1, 5),
     st.integers(1, 12),
     st.booleans(),
+    st.none() | st.integers(0, 99),
 )
-def test_everybody_gets_the_right_text(coming, blocks, slots, chunk, caching):
-    engine, model, told = engine_of(blocks, slots=slots, chunk=chunk, caching=caching)
-    turn, more = 0, False
-    while more or turn <= 30:
-        commands = []
+def test_every_sequence_gets_the_right_text(  # noqa: PLR0917 - hypothesis fills them in
+    coming, blocks, slots, chunk, caching, seed
+):
+    """Arrivals, removals, preemptions, shared prefixes, right and wrong drafts."""
+    loop = Loop(blocks, slots=slots, chunk=chunk, caching=caching)
+    rng = random.Random(seed)
+    right = [greedy_text(one.prompt, one.count, VOCAB) for one in coming]
+    for turn in range(2_000):
         for number, one in enumerate(coming):
             if one.turn == turn:
-                commands.append(request(str(number), one.prompt, one.count, priority=one.priority))
+                loop.add(f"{number}", one.prompt, one.count, priority=one.priority)
             if one.abort_after is not None and one.turn + one.abort_after == turn:
-                commands.append(_Abort(frozenset([str(number)])))
-        before = len(model.steps)
-        more = engine._turn(commands)
-        assert_sound(engine)
-        for decoded, computed in model.steps[before:]:
-            assert decoded <= slots
-            assert computed <= slots + chunk
-        turn += 1
-        assert turn < 2_000, "somebody never ends"
+                loop.remove(f"{number}")
+        drafts: dict[int, list[int]] = {}
+        for sequence in loop.scheduler.decoding() if seed is not None else ():
+            answer, done = right[int(sequence.request.job_id)], sequence.generated
+            draft = answer[done : done + rng.randint(0, 5)]
+            if draft and rng.random() < 0.5:
+                draft[rng.randrange(len(draft))] = rng.randrange(VOCAB)
+            drafts[sequence.key] = draft
+        step = loop.step(drafts)
+        decoded = sum(len(part.token_ids) for part in step.slices) - step.prefill_tokens
+        assert decoded == step.decode_tokens <= slots + step.drafted_tokens
+        assert step.prefill_tokens <= chunk
+        if turn > 30 and not (loop.scheduler.running or loop.scheduler.waiting):
+            break
+    else:
+        pytest.fail("a sequence never ends")
     for number, one in enumerate(coming):
-        right = greedy_text(one.prompt, one.count, VOCAB)
-        got = told.tokens.get(str(number), [])
+        job = f"{number}"
+        text = loop.text_of(job)
+        assert text == right[number][: len(text)]
         if one.abort_after is None:
-            end = told.ends[str(number)]
-            assert end.reason is FinishReason.LENGTH
-            assert got == right
-            assert end.usage.prompt_tokens == len(one.prompt)
-            assert end.usage.cached_tokens < len(one.prompt)
-            assert told.text[str(number)] == "".join(f" {token}" for token in right)
-        else:
-            assert got == right[: len(got)]
-    assert engine._scheduler.pool.available == blocks
-    assert not engine.busy()
+            assert text == right[number]
+            assert loop.sequences[job].finish_reason is FinishReason.LENGTH
+            assert loop.sequences[job].usage.cached_tokens < len(one.prompt)
+    assert loop.pool.available == blocks
 
 
 def test_decoding_streams_go_on_beside_a_long_prompt():
-    engine, model, told = engine_of(60, chunk=8)
-    engine._turn([request("stream", [1, 2], 30)])
-    engine._turn([request("long", [3] * 80, 2)])
-    while "long" not in told.tokens:
-        before = len(told.tokens["stream"])
-        engine._turn([])
-        assert len(told.tokens["stream"]) == before + 1
-    assert max(computed for _, computed in model.steps) <= 1 + 8
+    loop = Loop(60, chunk=8)
+    loop.add("stream", [1, 2], 30)
+    loop.step()
+    loop.add("long", [3] * 80, 2)
+    while not loop.text_of("long"):
+        before = len(loop.text_of("stream"))
+        loop.step()
+        assert len(loop.text_of("stream")) == before + 1
+    assert max(computed for _, computed in loop.model.steps) <= 1 + 8
 
 
 def test_prompts_are_served_in_the_order_of_arrival_and_priority():
-    engine, _, told = engine_of(60, slots=1)
-    jobs = [("a", 5), ("b", 5), ("urgent", 0), ("late", 9), ("c", 5)]
-    engine._turn([request(job, [1, 2, 3], 2, priority=priority) for job, priority in jobs])
-    while engine._turn([]):
-        pass
-    assert list(told.ends) == ["urgent", "a", "b", "c", "late"]
+    loop = Loop(60, slots=1)
+    for job, priority in [("a", 5), ("b", 5), ("urgent", 0), ("late", 9), ("c", 5)]:
+        loop.add(job, [1, 2, 3], 2, priority=priority)
+    loop.finish()
+    assert loop.ended == ["urgent", "a", "b", "c", "late"]
 
 
 def test_an_answer_that_another_worker_began_goes_before_new_ones_of_its_priority():
-    engine, _, told = engine_of(60, slots=1)
+    loop = Loop(60, slots=1)
     begun = greedy_text([1, 2, 3], 1, VOCAB)
-    told.start["begun"] = 1
-    engine._turn(
-        [
-            request("new", [1, 2, 3], 2),
-            request("urgent", [1, 2, 3], 2, priority=0),
-            request("begun", [1, 2, 3], 2, generated_token_ids=tuple(begun)),
-        ]
-    )
-    while engine._turn([]):
-        pass
-    assert list(told.ends) == ["urgent", "begun", "new"]
+    loop.add("new", [1, 2, 3], 2)
+    loop.add("urgent", [1, 2, 3], 2, priority=0)
+    loop.add("begun", [1, 2, 3], 2, generated_token_ids=tuple(begun))
+    loop.finish()
+    assert loop.ended == ["urgent", "begun", "new"]
 
 
 def test_the_youngest_is_preempted_and_comes_back_with_the_same_text():
-    engine, model, told = engine_of(8, slots=2, chunk=32)
-    engine._turn([request("old", [1] * 8, 20), request("young", [2] * 8, 20)])
-    while engine._turn([]):
-        assert_sound(engine)
-    assert engine.load().preempted_total >= 1
-    assert list(told.ends) == ["old", "young"]
-    assert told.tokens["young"] == greedy_text([2] * 8, 20, VOCAB)
-    assert 2 in model.released
+    loop = Loop(8, slots=2, chunk=32)
+    loop.add("old", [1] * 8, 20)
+    loop.add("young", [2] * 8, 20)
+    loop.finish()
+    assert set(loop.preempted) == {"young"}
+    assert loop.ended == ["old", "young"]
+    assert loop.text_of("young") == greedy_text([2] * 8, 20, VOCAB)
 
 
 def test_a_shared_prefix_is_computed_once():
-    engine, model, told = engine_of(40, chunk=64)
+    loop = Loop(40, chunk=64)
     prompt = list(range(30))
     for job, cached in (("first", 0), ("second", 28)):
-        before = len(model.steps)
-        while engine._turn([request(job, prompt, 1)] if job not in told.tokens else []):
-            pass
-        assert model.steps[before][1] == len(prompt) - cached
-        assert told.ends[job].usage.cached_tokens == cached
+        before = len(loop.model.steps)
+        loop.add(job, prompt, 1)
+        loop.finish()
+        assert loop.model.steps[before][1] == len(prompt) - cached
+        assert loop.sequences[job].usage.cached_tokens == cached
     # A prompt of whole blocks leaves one block to compute: its last token's logits are needed.
-    engine._turn([request("third", prompt[:28], 1)])
-    assert told.ends["third"].usage.cached_tokens == 24
-    assert told.tokens["third"] == greedy_text(prompt[:28], 1, VOCAB)
+    third = loop.add("third", prompt[:28], 1)
+    loop.finish()
+    assert third.usage.cached_tokens == 24
+    assert loop.text_of("third") == greedy_text(prompt[:28], 1, VOCAB)
 
 
 def test_an_answer_is_cached_for_the_next_turn_of_a_chat():
-    engine, _, told = engine_of(40, chunk=64)
-    engine._turn([request("first", [1, 2, 3, 4, 5], 8)])
-    while engine._turn([]):
-        pass
-    history = [1, 2, 3, 4, 5, *told.tokens["first"], 6]
-    engine._turn([request("second", history, 1)])
-    assert told.ends["second"].usage.cached_tokens == 12
+    loop = Loop(40, chunk=64)
+    loop.add("first", [1, 2, 3, 4, 5], 8)
+    loop.finish()
+    second = loop.add("second", [1, 2, 3, 4, 5, *loop.text_of("first"), 6], 1)
+    loop.finish()
+    assert second.usage.cached_tokens == 12
+
+
+def test_answers_to_one_prompt_compute_it_once() -> None:
+    loop = Loop(64, slots=4, chunk=8)
+    prompt = list(range(1, 31))  # seven full blocks, in four chunks
+    for job in ("a", "b", "c"):
+        loop.add(job, prompt, 3)
+    loop.add("other", [40, 41], 3)
+    while not loop.text_of("other"):
+        loop.step()
+    assert len(loop.text_of("a")) == 1, "the other one does not wait with the siblings"
+    assert not loop.text_of("b")
+    loop.finish()
+    for job in ("a", "b", "c"):
+        assert loop.text_of(job) == greedy_text(prompt, 3, VOCAB)
+    assert [loop.sequences[job].usage.cached_tokens for job in ("a", "b", "c")] == [0, 28, 28]
+    # The prompt once, the siblings' last two tokens, the other's prompt, and what was decoded.
+    assert sum(tokens for _, tokens in loop.model.steps) == 30 + 2 + 2 + 2 + 4 * 2
+
+
+def test_a_sibling_goes_on_alone_when_the_first_one_goes() -> None:
+    loop = Loop(64, slots=4, chunk=8)
+    prompt = list(range(1, 31))
+    for job in ("a", "b"):
+        loop.add(job, prompt, 3)
+    loop.step()
+    loop.remove("a")
+    loop.finish()
+    assert loop.text_of("b") == greedy_text(prompt, 3, VOCAB)
+
+
+def test_the_step_after_one_under_way_is_chosen_before_its_tokens_are_known() -> None:
+    loop = Loop(64, chunk=64)
+    short, long = loop.add("short", [1, 2, 3], 2), loop.add("long", [4, 5, 6], 5)
+    loop.step()
+    under_way = loop.scheduler.schedule(64)
+    following = loop.scheduler.follow(under_way)
+    assert following.sequences == following.sampled == [long], "the other one ends with it"
+    (part,) = following.slices
+    assert (part.start, len(part.token_ids), part.logits_from) == (len(long.token_ids), 1, 0)
+    assert short.max_length == len(short.token_ids) + 1
+
+
+def test_no_step_follows_where_it_cannot_be_known() -> None:
+    full = Loop(4, slots=2, chunk=64)
+    full.add("a", [1, 2, 3], 9)
+    full.step()
+    full.pool.allocate(full.pool.available)
+    assert not full.scheduler.follow(full.scheduler.schedule(64)).slices, "no block is free"
+    arriving = Loop(64, chunk=64)
+    arriving.add("a", [1, 2, 3], 9)
+    arriving.step()
+    under_way = arriving.scheduler.schedule(64)
+    arriving.add("b", [4, 5], 3)
+    assert not arriving.scheduler.follow(under_way).slices, "one waits and may be admitted"
+    last = Loop(64, chunk=64)
+    last.add("a", [1, 2, 3], 2)
+    last.step()
+    assert not last.scheduler.follow(last.scheduler.schedule(64)).slices, "all end with it"
 
 
 def test_budget_is_fixed_without_a_target():
@@ -256,37 +379,3 @@ def test_budget_shrinks_and_recovers():
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(BadSettings):
         EngineOptions(**{"slots": 1, "num_blocks": 1, **wrong})
-
-
-def test_answers_to_one_prompt_compute_it_once() -> None:
-    engine, fake, told = engine_of(64, slots=4, chunk=8)
-    prompt = list(range(1, 31))  # seven full blocks, in four chunks
-    for job in ("a", "b", "c"):
-        engine._accept(request(job, prompt, 3))
-    engine._accept(request("other", [40, 41], 3))
-    for _ in range(30):
-        if events := engine.step():
-            told(events)
-        assert_sound(engine)
-    assert told.ends.keys() == {"a", "b", "c", "other"}
-    for job in ("a", "b", "c"):
-        assert told.tokens[job] == greedy_text(prompt, 3, VOCAB)
-    usages = [told.ends[job].usage.cached_tokens for job in ("a", "b", "c")]
-    assert usages == [0, 28, 28]
-    # The prompt once, the siblings' last two tokens, the other's prompt, and what was decoded.
-    assert sum(tokens for _, tokens in fake.steps) == 30 + 2 + 2 + 2 + 4 * 2
-    # The other one does not wait with the siblings.
-    assert [event.job_id for event in told.events[:2]] == ["a", "other"]
-
-
-def test_a_sibling_goes_on_alone_when_the_first_one_goes() -> None:
-    engine, _, told = engine_of(64, slots=4, chunk=8)
-    prompt = list(range(1, 31))
-    for job in ("a", "b"):
-        engine._accept(request(job, prompt, 3))
-    engine.step()
-    engine._drop("a")
-    for _ in range(12):
-        if events := engine.step():
-            told(events)
-    assert told.tokens == {"b": greedy_text(prompt, 3, VOCAB)}

@@ -15,14 +15,16 @@ from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.drafting.prompt_lookup import Lookup
 from penstock.engine.drafting.speculation import Speculation, _worthy
-from penstock.engine.engine import Engine, _Abort
+from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.pacing.step_cost import StepCost
 from penstock.engine.sampling.logits_edits import LogitsEdits
-from penstock.engine.sequence import SequenceRequest
-from tests.fixtures.engine import HashModel, Transcript, WordTokenizer
-from tests.fixtures.speculation import ForcedDrafts, force_drafts
-from tests.unit.engine.test_scheduler import arrivals, assert_sound
+from penstock.engine.sequence import Limits, SequenceRequest
+from penstock.engine.sequence import Sequence as EngineSequence
+from penstock.engine.text.detokenizer import DecodeCache
+from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, serve
+from tests.fixtures.speculation import ForcedDrafts
+from tests.unit.engine.test_scheduler import arrivals
 
 if TYPE_CHECKING:
     from penstock.contract.events import Event
@@ -45,17 +47,17 @@ class Ring(HashModel):
 
 
 def engine_of(
-    model: HashModel, *, slots: int = 4, tokens: int = 0, eos: tuple[int, ...] = (), **options: Any
+    model: HashModel,
+    drafts: ForcedDrafts | None = None,
+    *,
+    slots: int = 4,
+    tokens: int = 0,
+    eos: tuple[int, ...] = (),
+    **options: Any,
 ) -> tuple[Engine, Transcript]:
     told = Transcript()
     chosen = EngineOptions(slots, len(model.cache), speculation_tokens=tokens, **options)
-    return Engine(model, WordTokenizer(eos), chosen, told), told
-
-
-def finish(engine: Engine, *requests: SequenceRequest) -> None:
-    more = engine._turn(list(requests))
-    while more:
-        more = engine._turn([])
+    return Engine(model, WordTokenizer(eos), chosen, told, drafter=drafts), told
 
 
 def told_of(events: list[Event]) -> dict[str, Any]:
@@ -108,10 +110,10 @@ def requests_of(features: dict[str, Any], generated: tuple[int, ...] = ()) -> li
 def test_the_answer_is_the_same_with_right_and_wrong_drafts(name: str):
     eos = (7, 8) if name == "eos" else ()
     plain, told = engine_of(HashModel(80), eos=eos)
-    finish(plain, *requests_of(FEATURES[name]))
-    engine, drafted = engine_of(HashModel(80), eos=eos)
-    drafts = force_drafts(engine, ForcedDrafts(told.tokens, random.Random(name), vocab_size=VOCAB))
-    finish(engine, *requests_of(FEATURES[name]))
+    serve(plain, *requests_of(FEATURES[name]))
+    drafts = ForcedDrafts(told.tokens, random.Random(name), vocab_size=VOCAB)
+    engine, drafted = engine_of(HashModel(80), drafts, eos=eos)
+    serve(engine, *requests_of(FEATURES[name]))
     assert told_of(drafted.events) == told_of(told.events)
     assert drafts.tried > 30
     assert max(drafts.said) > 1
@@ -124,12 +126,12 @@ def test_the_answer_is_the_same_with_right_and_wrong_drafts(name: str):
 def test_a_continued_answer_goes_on_the_same(done: int):
     features = {"temperature": 1.0, "frequency_penalty": 0.5, "stop": ("1 2 3",)}
     plain, told = engine_of(HashModel(80))
-    finish(plain, requests_of(features)[0])
+    serve(plain, requests_of(features)[0])
     whole = told.tokens["0"]
-    engine, drafted = engine_of(HashModel(80))
+    drafts = ForcedDrafts({"0": whole}, random.Random(done), vocab_size=VOCAB)
+    engine, drafted = engine_of(HashModel(80), drafts)
     drafted.start["0"] = done
-    force_drafts(engine, ForcedDrafts({"0": whole}, random.Random(done), vocab_size=VOCAB))
-    finish(engine, requests_of(features, tuple(whole[:done]))[0])
+    serve(engine, requests_of(features, tuple(whole[:done]))[0])
     assert whole[:done] + drafted.tokens["0"] == whole
     assert drafted.ends["0"].reason == told.ends["0"].reason
 
@@ -160,21 +162,19 @@ def test_everybody_gets_the_same_text(  # noqa: PLR0917 - hypothesis fills them 
     answers: dict[str, list[int]] = {}
     for job, request in requests.items():
         alone, told = engine_of(HashModel(20, vocab_size=VOCAB))
-        finish(alone, request)
+        serve(alone, request)
         answers[job] = told.tokens[job]
     options: dict[str, Any] = {"prefill_chunk_tokens": chunk, "prefix_caching": caching}
-    engine, told = engine_of(HashModel(blocks, vocab_size=VOCAB), slots=slots, **options)
-    force_drafts(engine, ForcedDrafts(answers, random.Random(seed), vocab_size=VOCAB))
+    drafts = ForcedDrafts(answers, random.Random(seed), vocab_size=VOCAB)
+    engine, told = engine_of(HashModel(blocks, vocab_size=VOCAB), drafts, slots=slots, **options)
     turn, more = 0, False
     while more or turn <= 30:
-        commands: list[Any] = []
         for number, one in enumerate(coming):
             if one.turn == turn:
-                commands.append(requests[f"{number}"])
+                engine.submit(requests[f"{number}"])
             if one.abort_after is not None and one.turn + one.abort_after == turn:
-                commands.append(_Abort(frozenset([f"{number}"])))
-        more = engine._turn(commands)
-        assert_sound(engine)
+                engine.abort([f"{number}"])
+        more = engine.turn()
         turn += 1
         assert turn < 2_000, "somebody never ends"
     for number, one in enumerate(coming):
@@ -182,7 +182,7 @@ def test_everybody_gets_the_same_text(  # noqa: PLR0917 - hypothesis fills them 
         if one.abort_after is None:
             assert got == answers[f"{number}"]
         assert got == answers[f"{number}"][: len(got)]
-    assert engine._scheduler.pool.available == blocks
+    assert engine.load().kv_use == 0
 
 
 def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch):
@@ -191,7 +191,7 @@ def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch):
     model = Ring(40, vocab_size=VOCAB)
     engine, told = engine_of(model, tokens=8)
     request = SequenceRequest("job", [0, 1, 2], Sampling(seed=0, temperature=1.0, max_tokens=60))
-    finish(engine, request)
+    serve(engine, request)
     assert told.tokens["job"] == [(3 + n) % 7 for n in range(60)]
     load = engine.load()
     assert len(model.steps) < 30
@@ -202,14 +202,14 @@ def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch):
 
 
 def test_logits_that_are_no_numbers_fail_after_what_was_right():
-    engine, told = engine_of(HashModel(40))
-    force_drafts(engine, ForcedDrafts({"job": []}, random.Random(1), vocab_size=VOCAB))
-    model = engine._model
-    request = SequenceRequest("job", [1, 2], Sampling(seed=0, temperature=0.0, max_tokens=30))
+    model = HashModel(40)
+    drafts = ForcedDrafts({"job": []}, random.Random(1), vocab_size=VOCAB)
+    engine, told = engine_of(model, drafts)
+    engine.submit(SequenceRequest("job", [1, 2], Sampling(seed=0, temperature=0.0, max_tokens=30)))
     for _ in range(4):
-        engine._turn([request] if not engine._sequences else [])
-    model.poisoned.add(next(iter(engine._sequences.values())).key)
-    finish(engine)
+        engine.turn()
+    model.poisoned.add(1)  # the key of the first sequence
+    serve(engine)
     assert "not numbers" in told.ends["job"].message
     assert told.ends["job"].index == len(told.tokens["job"]) > 0
     assert engine.load().kv_use == 0
@@ -255,15 +255,14 @@ def test_a_guess_is_as_long_as_it_pays():
     assert _worthy(0.09, 0.1, 8) == 0
 
 
-def sequence_of(engine: Engine, prompt: list[int], job: str = "job") -> Any:
-    engine._turn([SequenceRequest(job, prompt, Sampling(seed=0, temperature=0.0, max_tokens=200))])
-    return engine._sequences[job]
+def decoding(token_ids: list[int]) -> EngineSequence:
+    request = SequenceRequest("job", token_ids, Sampling(seed=0, temperature=0.0, max_tokens=200))
+    limits = Limits(256, VOCAB, frozenset())
+    return EngineSequence(request, 1, limits, DecodeCache(WordTokenizer()))
 
 
 def test_wrong_guesses_stop_and_right_ones_that_were_not_tried_start_it_again():
-    engine, _ = engine_of(HashModel(80))
-    sequence = sequence_of(engine, [1, 2, 3, 1, 2, 3])
-    sequence.token_ids = [1, 2, 3, 1, 2, 3]
+    sequence = decoding([1, 2, 3, 1, 2, 3])
     speculation = Speculation(4)
     assert speculation.plan([sequence])
     rounds = 0
@@ -280,9 +279,7 @@ def test_wrong_guesses_stop_and_right_ones_that_were_not_tried_start_it_again():
 
 
 def test_nothing_is_tried_where_rows_are_what_costs():
-    engine, _ = engine_of(HashModel(80))
-    sequence = sequence_of(engine, [1, 2, 3, 1, 2, 3])
-    sequence.token_ids = [1, 2, 3, 1, 2, 3]
+    sequence = decoding([1, 2, 3, 1, 2, 3])
     speculation = Speculation(4)
     for rows in (1, 8, 16, 4) * 10:
         speculation.observe(rows, rows * 0.01)
@@ -291,9 +288,7 @@ def test_nothing_is_tried_where_rows_are_what_costs():
 
 
 def test_no_draft_passes_the_end_of_the_answer():
-    engine, _ = engine_of(HashModel(80))
-    sequence = sequence_of(engine, [1, 2, 3, 1, 2, 3])
-    sequence.token_ids = [1, 2, 3, 1, 2, 3]
+    sequence = decoding([1, 2, 3, 1, 2, 3])
     speculation = Speculation(8)
     for room, length in ((1, 0), (2, 1), (4, 3)):
         sequence.max_length = len(sequence.token_ids) + room

@@ -50,8 +50,8 @@ class FakeEngine:
     def submit(self, *requests: SequenceRequest) -> None:
         self.submitted += requests
 
-    def abort(self, job_ids: Iterable[str]) -> None:
-        self.aborted += job_ids
+    def abort(self, attempt_ids: Iterable[str]) -> None:
+        self.aborted += attempt_ids
 
     def load(self) -> WorkerLoad:
         return WorkerLoad(running=len(self.submitted))

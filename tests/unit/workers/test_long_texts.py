@@ -67,7 +67,7 @@ def desk(slow: SlowTokenizer) -> Iterator[Desk]:
 
 
 def submitted(desk: Desk) -> list[str]:
-    return [one.job_id for one in desk.engine.submitted]
+    return [one.attempt_id for one in desk.engine.submitted]
 
 
 def test_sizes() -> None:

@@ -10,8 +10,9 @@ import fakeredis
 import msgspec
 import pytest
 
-from penstock.contract.events import Event, Failed, Tokens
+from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import FillPrompt, PairPrompt
+from penstock.engine.events import AttemptEvent
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
 from penstock.transport import keys
@@ -57,7 +58,7 @@ class Desk:
         self.held = HeldJobs()
         self.lane = make_lane(QUEUE, slots=4)
         self.consumed: list[bool] = []
-        self.published: list[Event] = []
+        self.published: list[AttemptEvent] = []
         self.lost: list[str] = []
         self.preparer = Preparer(
             lanes={QUEUE: self.lane},
@@ -77,8 +78,8 @@ class Desk:
 
     def lose(self, held: Held) -> None:
         """Lose a job, as the station does."""
-        self.lost.append(held.attempt)
-        if self.held.pop(held.attempt) is not None:
+        self.lost.append(held.attempt_id)
+        if self.held.pop(held.attempt_id) is not None:
             held.ticket.done(Outcome.ENDED)
 
     def look_at(self, *, bells: int = 1) -> list[Outcome]:
@@ -130,7 +131,8 @@ def test_a_claimed_job_goes_to_the_engine_under_its_attempt(desk: Desk):
     desk.offer("one", epoch=2, text="hi")
     assert desk.look_at() == []
     (request,) = desk.engine.submitted
-    assert (request.job_id, request.prompt_token_ids) == ("one:2", [104, 105])
+    assert (request.job_id, request.attempt_id) == ("one", "one:2")
+    assert request.prompt_token_ids == [104, 105]
     assert (request.generated_token_ids, request.echo_text) == ((), "")
     assert desk.held.get("one:2") is not None
 
@@ -185,15 +187,18 @@ def test_a_journal_with_a_hole_fails_the_job(desk: Desk):
     desk.offer("one", epoch=2, next_index=5)
     desk.look_at()
     (failed,) = desk.published
-    assert isinstance(failed, Failed)
-    assert (failed.job_id, failed.index, failed.code) == ("one:2", 5, "engine_failed")
+    assert isinstance(failed.event, Failed)
+    assert failed.attempt_id == "one:2"
+    assert failed.event.job_id == "one"
+    assert (failed.event.index, failed.event.code) == (5, "engine_failed")
     assert desk.engine.submitted == []
 
 
 def test_a_prompt_that_the_template_refuses_fails_with_its_code(desk: Desk):
     desk.offer("one", text="refused")
     desk.look_at()
-    assert desk.published == [Failed("one:1", 0, "invalid_parameter", "no such role")]
+    event = Failed("one", 0, "invalid_parameter", "no such role")
+    assert desk.published == [AttemptEvent("one:1", event)]
 
 
 def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
@@ -206,9 +211,9 @@ def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
     desk.offer("one")
     desk.look_at()
     (failed,) = desk.published
-    assert isinstance(failed, Failed)
-    assert failed.code == "engine_failed"
-    assert "boom" in failed.message
+    assert isinstance(failed.event, Failed)
+    assert failed.event.code == "engine_failed"
+    assert "boom" in failed.event.message
 
 
 def test_the_bell_is_put_back_when_redis_is_away(desk: Desk):
@@ -231,7 +236,7 @@ def test_one_bell_brings_as_many_jobs_as_there_are_slots(desk: Desk):
         desk.offer(f"j{number}")
     assert desk.look_at() == []
     assert desk.queue.asked == [(4, 1, 0)]
-    assert [one.job_id for one in desk.engine.submitted] == ["j0:1", "j1:1", "j2:1", "j3:1"]
+    assert [one.attempt_id for one in desk.engine.submitted] == ["j0:1", "j1:1", "j2:1", "j3:1"]
     assert desk.held.taken(QUEUE) == 4
 
 
@@ -249,7 +254,7 @@ def test_a_full_lane_is_not_consumed_until_a_look_finds_nothing(desk: Desk):
     assert desk.consumed == [False]
     desk.end("j1:1")
     desk.run()
-    assert desk.engine.submitted[-1].job_id == "j4:1"
+    assert desk.engine.submitted[-1].attempt_id == "j4:1"
     assert desk.queue.asked[-1] == (1, 0, 3)
     desk.end("j2:1")
     Timer(10 * BURST_S, desk.preparer._inbox.put, (None,)).start()
@@ -331,7 +336,7 @@ def test_a_job_that_is_lost_before_it_is_handed_over_is_not(
 
     monkeypatch.setattr(desk.lane.tokenizer, "encode", encode)
     desk.look_at()
-    assert [one.job_id for one in desk.engine.submitted] == ["j1:1"]
+    assert [one.attempt_id for one in desk.engine.submitted] == ["j1:1"]
 
 
 @pytest.mark.parametrize("only_returned", [False, True], ids=["bell", "spare place"])
@@ -354,7 +359,7 @@ def test_what_an_engine_does_not_take_is_let_go_once(
         return
     desk.offer("next")
     desk.look_at()
-    assert desk.engine.submitted[-1].job_id == "next:1"
+    assert desk.engine.submitted[-1].attempt_id == "next:1"
 
 
 def test_a_claim_that_cannot_be_held_ends_its_bell_once(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from penstock.contract.events import Failed, Tokens
+from penstock.engine.events import AttemptEvent
 from penstock.errors import StoreUnavailable
 from penstock.transport.jobs.queue import Refusal, Row
 from tests.fixtures.jobs import wait_until
@@ -57,7 +58,7 @@ class Desk:
     def hold(self, job_id: str, queue: str = "a-cpu", epoch: int = 1) -> str:
         held = held_job(job_id, queue, epoch, Slips())
         self.held.add(held)
-        return held.attempt
+        return held.attempt_id
 
     def indexes(self) -> list[int]:
         return [row.event.index for _, rows in self.queue.calls for row in rows]
@@ -73,8 +74,14 @@ def desk() -> Iterator[Desk]:
     assert not desk.publisher.is_alive()
 
 
-def tokens(attempt: str, index: int) -> Tokens:
-    return Tokens(attempt, index, (7,), "x")
+def tokens(attempt_id: str, index: int) -> AttemptEvent:
+    job_id, _, _ = attempt_id.rpartition(":")
+    return AttemptEvent(attempt_id, Tokens(job_id, index, (7,), "x"))
+
+
+def failed(attempt_id: str, index: int) -> AttemptEvent:
+    job_id, _, _ = attempt_id.rpartition(":")
+    return AttemptEvent(attempt_id, Failed(job_id, index, "engine_failed", "no"))
 
 
 def test_events_are_written_under_the_job_and_its_epoch(desk: Desk):
@@ -130,7 +137,7 @@ def test_an_absent_redis_is_waited_for_without_end(desk: Desk):
 
 def test_a_terminal_event_ends_the_job_once_it_is_written(desk: Desk):
     attempt = desk.hold("one")
-    desk.publisher.put([Failed(attempt, 0, "engine_failed", "no")])
+    desk.publisher.put([failed(attempt, 0)])
     assert desk.publisher.flush(5)
     assert (desk.ended, desk.lost) == (["one"], [])
 
@@ -138,7 +145,7 @@ def test_a_terminal_event_ends_the_job_once_it_is_written(desk: Desk):
 def test_a_refused_job_is_lost_and_nothing_of_it_counts_as_ended(desk: Desk):
     attempt = desk.hold("one")
     desk.queue.refusals = [Refusal("one", "fenced")]
-    desk.publisher.put([tokens(attempt, 0), Failed(attempt, 1, "engine_failed", "no")])
+    desk.publisher.put([tokens(attempt, 0), failed(attempt, 1)])
     assert desk.publisher.flush(5)
     assert set(desk.lost) == {"one"}
     assert desk.ended == []

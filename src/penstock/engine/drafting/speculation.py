@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from penstock.engine.drafting.prompt_lookup import Lookup
 from penstock.engine.pacing.step_cost import StepCost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from penstock.engine.sequence import Sequence
 
@@ -32,6 +32,23 @@ class _Guesser:
     right: float
     lookup: Lookup = field(default_factory=Lookup)
     guess: list[int] = field(default_factory=list[int])
+
+
+class Drafter(Protocol):
+    """Proposes the tokens that a step verifies."""
+
+    def plan(self, decoding: Iterable[Sequence]) -> Mapping[int, list[int]]:
+        """Return drafts by sequence key, for some of the decoding sequences."""
+        ...
+
+    def learn(self, sequence: Sequence, token_ids: list[int]) -> None:
+        """Compare a sequence's draft with the tokens that it got."""
+
+    def observe(self, rows: int, step_s: float) -> None:
+        """Learn the time of a step without prompts."""
+
+    def forget(self, key: int) -> None:
+        """Drop the state of a sequence that has ended."""
 
 
 class Speculation:
@@ -71,12 +88,12 @@ class Speculation:
                 drafts[sequence.key] = guesser.guess[:worthy]
         return drafts
 
-    def learn(self, sequence: Sequence, said: list[int]) -> None:
+    def learn(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Compare what was guessed for a sequence with the tokens that came."""
         guesser = self._guessers.get(sequence.key)
         if guesser is None:
             return
-        for guessed, token_id in zip(guesser.guess, said, strict=False):
+        for guessed, token_id in zip(guesser.guess, token_ids, strict=False):
             right = float(guessed == token_id)
             guesser.right += _WEIGHT * (right - guesser.right)
             self._right += _FLEET_WEIGHT * (right - self._right)

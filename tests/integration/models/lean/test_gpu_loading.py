@@ -13,7 +13,7 @@ from penstock.models import loader
 from penstock.models.backends.lean.model import LeanModel, PipelinedLean
 from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
-from tests.fixtures.engine import Transcript
+from tests.fixtures.engine import Transcript, serve
 from tests.fixtures.lean import gpu
 from tests.fixtures.models import randomise, write_model
 
@@ -35,9 +35,7 @@ def answer(loaded: loader.LoadedModel) -> list[int]:
     told = Transcript()
     engine = Engine(loaded.model, loaded.tokenizer, loaded.options, told)
     sampling = Sampling(seed=0, temperature=0.0, max_tokens=NEW, ignore_eos=True)
-    engine._turn([SequenceRequest("0", PROMPT, sampling)])
-    while "0" not in told.ends:
-        engine._turn([])
+    serve(engine, SequenceRequest("0", PROMPT, sampling))
     return told.tokens["0"]
 
 
@@ -104,13 +102,10 @@ def test_spare_places_are_in_the_graphs(device, models_dir):
     sampling = Sampling(seed=0, temperature=0.0, max_tokens=NEW, ignore_eos=True)
     known = [answer[:5] if job >= 3 else [] for job, answer in enumerate(wanted)]
     told.start.update({str(job): len(tokens) for job, tokens in enumerate(known)})
-    engine._turn(
-        [
-            SequenceRequest(str(job), prompt, sampling, generated_token_ids=known[job])
-            for job, prompt in enumerate(prompts)
-        ]
-    )
-    while len(told.ends) < len(prompts):
-        engine._turn([])
+    requests = [
+        SequenceRequest(str(job), prompt, sampling, generated_token_ids=known[job])
+        for job, prompt in enumerate(prompts)
+    ]
+    serve(engine, *requests)
     for job, answer in enumerate(wanted):
         assert [*known[job], *told.tokens[str(job)]] == answer

@@ -79,13 +79,11 @@ def serve(model: Any, requests: list[SequenceRequest], *, caching: bool = True) 
     coming = list(requests)
     step = 0
     while coming or engine.busy():
-        arrived = [coming.pop(0)] if coming and step % 2 == 0 else []
-        engine._turn(arrived)
+        if coming and step % 2 == 0:
+            engine.submit(coming.pop(0))
+        engine.turn()
         step += 1
-        if not coming and not engine._sequences:
-            break
-    pool = engine._scheduler.pool
-    assert pool.available == pool.num_blocks  # nothing is left behind
+    assert engine.load().kv_use == 0
     return told
 
 

@@ -28,7 +28,7 @@ from penstock.models.backends.tensor_parallel import loading
 from penstock.models.backends.tensor_parallel.part import Part
 from penstock.models.devices import Cpu
 from penstock.models.spec import ModelSpec
-from tests.fixtures.engine import Transcript, WordTokenizer
+from tests.fixtures.engine import Transcript, WordTokenizer, serve
 from tests.fixtures.lean import COMMON, gpu, lean_of, module_of
 from tests.fixtures.models import write_model
 
@@ -59,10 +59,7 @@ def texts(model: Any, temperature: float = 0.0) -> list[list[int]]:
     told = Transcript()
     options = EngineOptions(SLOTS, BLOCKS, prefill_chunk_tokens=19)
     engine = Engine(model, WordTokenizer([]), options, told)
-    coming = [request(job, prompt, temperature) for job, prompt in enumerate(PROMPTS)]
-    engine._turn(coming)
-    while len(told.ends) < len(PROMPTS):
-        engine._turn([])
+    serve(engine, *(request(job, prompt, temperature) for job, prompt in enumerate(PROMPTS)))
     return [list(told.tokens[f"{job}"]) for job in range(len(PROMPTS))]
 
 

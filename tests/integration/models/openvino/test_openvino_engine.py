@@ -19,7 +19,7 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models.backends.openvino import load
 from penstock.models.spec import ModelSpec
 from tests.fixtures.engine import Transcript, WordTokenizer
-from tests.fixtures.speculation import ForcedDrafts, force_drafts
+from tests.fixtures.speculation import ForcedDrafts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,10 +57,9 @@ def run(
     chosen = EngineOptions(**{"slots": 4, "num_blocks": BLOCKS} | options)
     model.allocate(chosen.num_blocks)
     sink = Waiting(len(prompts))
-    engine = Engine(model, WordTokenizer(), chosen, sink)
-    if answers:
-        known = {str(job): answer for job, answer in enumerate(answers)}
-        force_drafts(engine, ForcedDrafts(known, random.Random(1), vocab_size=model.vocab_size))
+    known = {str(job): answer for job, answer in enumerate(answers)}
+    drafts = ForcedDrafts(known, random.Random(1), vocab_size=model.vocab_size) if known else None
+    engine = Engine(model, WordTokenizer(), chosen, sink, drafter=drafts)
     for job, prompt in enumerate(prompts):
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER)
         engine.submit(SequenceRequest(str(job), prompt, sampling))
