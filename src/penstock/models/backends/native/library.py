@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 4
+ABI = 5
 ALIGNMENT = 64
 """Bytes: where packed matrices and the KV cache begin."""
 
