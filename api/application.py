@@ -99,6 +99,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=penstock.__version__,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages load their scripts from another host
+        redoc_url=None,
     )
     app.state.drain = drain
     app.state.bodies = UnfinishedBodies(chosen.max_unfinished_bytes)

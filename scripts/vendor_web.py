@@ -34,6 +34,15 @@ PACKAGES = {
         "LICENSE",
         {"es/highlight.min.js": "highlight.js"},
     ),
+    "swagger-ui-dist": (
+        "5.35.0",
+        "LICENSE",
+        {
+            "swagger-ui-bundle.js": "swagger-ui.js",
+            "swagger-ui-bundle.js.LICENSE.txt": "swagger-ui.LICENSES.txt",
+            "swagger-ui.css": "swagger-ui.css",
+        },
+    ),
     "uplot": (
         "1.6.32",
         "LICENSE",

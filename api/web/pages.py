@@ -1,4 +1,4 @@
-"""GET / and its assets, from memory. Open to all: no file holds anything of anybody's."""
+"""GET /, /docs and their assets, from memory. Open to all: no file holds anything of anybody's."""
 
 from __future__ import annotations
 
@@ -84,6 +84,13 @@ def _asset(path: str, body: bytes) -> Asset:
 async def page(request: Request) -> Response:
     """Show the page."""
     return await _answer(request, "index.html")
+
+
+@router.endpoint("/docs", method="HEAD")
+@router.endpoint("/docs", method="GET")
+async def docs(request: Request) -> Response:
+    """Show the API's description, by Swagger UI of our own files."""
+    return await _answer(request, "docs.html")
 
 
 @router.endpoint("/assets/{path:path}", method="GET")

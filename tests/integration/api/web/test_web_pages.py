@@ -27,16 +27,28 @@ def server(fleet: Fleet) -> ApiServer:
     return fleet.api(api_keys=("secret",))
 
 
-def test_the_page_needs_no_key_and_nothing_from_elsewhere(server: ApiServer) -> None:
-    page = httpx.get(server.url + "/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_needs_no_key_and_nothing_from_elsewhere(server: ApiServer, path: str) -> None:
+    page = httpx.get(server.url + path)
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "unsafe" not in page.headers["content-security-policy"]
     assert "//" not in re.sub(r"http://www\.w3\.org", "", page.text)
     assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son[a-z]+=", page.text)
-    for path in re.findall(r'(?:href|src)="(/[^"]+)"', page.text):
-        assert httpx.get(server.url + path).status_code == 200, path
+    for part in re.findall(r'(?:href|src)="(/[^"]+)"', page.text):
+        assert httpx.get(server.url + part).status_code == 200, part
+
+
+def test_the_apis_description_is_read_from_here(server: ApiServer) -> None:
+    """What `docs.js` asks Swagger UI to show; FastAPI's own pages would load foreign scripts."""
+    script = (STATIC / "docs.js").read_text()
+    assert re.findall(r'"(/[^"]+)"', script) == ["/openapi.json"]
+    assert "//" not in re.sub(r"^//.*", "", script, flags=re.MULTILINE)
+    assert "validatorUrl: null" in script
+    assert "/v1/chat/completions" in httpx.get(server.url + "/openapi.json").json()["paths"]
+    assert "SwaggerUIBundle" in httpx.get(server.url + "/assets/vendor/swagger-ui.js").text
+    assert httpx.get(server.url + "/redoc").status_code == 404
 
 
 def test_every_file_has_its_type_and_is_sent_once(server: ApiServer) -> None:
