@@ -6,11 +6,15 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from pydantic import (
     AnyHttpUrl,
+    AnyUrl,
     Field,
     RedisDsn,
+    TypeAdapter,
+    UrlConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,6 +27,61 @@ from penstock.redaction import redacted
 PREFIX = "PENSTOCK_"
 
 
+SOCKET_SCHEMES = ("unix", "redis+socket")
+SocketUrl = Annotated[
+    AnyUrl, UrlConstraints(allowed_schemes=list(SOCKET_SCHEMES), host_required=False)
+]
+_SCHEMES = ("redis", "rediss", *SOCKET_SCHEMES)
+_ENCODE = "in a password, write %23 for #, %2F for /, %3F for ?, %40 for @, %25 for %"
+
+
+def _redis_address(given: str) -> str:
+    """Return a Redis URL in the form that every client of it reads in the same way.
+
+    :raises ValueError: it is none; the message holds no part of it, for it may have a password.
+    """
+    scheme, has_scheme, rest = given.strip().partition("://")
+    if not has_scheme or scheme not in _SCHEMES:
+        raise ValueError(f"begin with redis://, rediss:// or unix://; {_ENCODE}")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    rest = rest[len(authority) :]
+    if "#" in rest or (scheme not in SOCKET_SCHEMES and "@" in rest):
+        raise ValueError(f"it does not end where a URL of Redis does; {_ENCODE}")
+    if scheme not in SOCKET_SCHEMES:
+        _, _, place = authority.rpartition("@")
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(:\d{1,5})?", place):
+            raise ValueError(f"its host and port cannot be read; {_ENCODE}")
+        return f"{scheme}://{authority}{rest}"
+    return _socket_address(authority, rest)
+
+
+def _socket_address(authority: str, rest: str) -> str:
+    """Return a socket's URL, with what is before its path among its parameters."""
+    account, at, host = authority.rpartition("@")
+    path, _, query = rest.partition("?")
+    if host or not path.strip("/"):
+        raise ValueError("a socket is unix:///path/of/the/socket?db=0")
+    parameters = dict(parse_qsl(query))
+    if "virtual_host" in parameters:  # Celery's word for it
+        parameters["db"] = parameters.pop("virtual_host")
+    user, _, password = account.partition(":")
+    if at and user:
+        parameters["username"] = unquote(user)
+    if at and password:
+        parameters["password"] = unquote(password)
+    if not parameters.get("db", "0").isdecimal():
+        raise ValueError("a socket is unix:///path/of/the/socket?db=0")
+    return f"unix://{path}?{urlencode(parameters, quote_via=quote)}".rstrip("?")
+
+
+def redis_address(url: str) -> RedisDsn | AnyUrl:
+    """Return a `Settings.redis_url` of a URL's text.
+
+    :raises ValueError: it is none.
+    """
+    return TypeAdapter[RedisDsn | AnyUrl](RedisDsn | SocketUrl).validate_python(_redis_address(url))
+
+
 class Settings(BaseSettings):
     """One frozen object; a field `redis_url` is the variable `PENSTOCK_REDIS_URL`."""
 
@@ -32,7 +91,8 @@ class Settings(BaseSettings):
     """JSON: one object a line, with the request's, job's and worker's ids."""
 
     # Redis
-    redis_url: RedisDsn = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
+    redis_url: RedisDsn | SocketUrl = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
+    """`redis://`, `rediss://` (TLS) or `unix:///path?db=0`, a socket of this machine."""
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated `host:port` of Sentinels; `redis_url` then gives user, password, database."""
     redis_master: str = Field(default="mymaster", min_length=1)
@@ -167,6 +227,11 @@ class Settings(BaseSettings):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
 
+    @field_validator("redis_url", mode="before")
+    @classmethod
+    def _read_redis_url(cls, value: object) -> object:
+        return _redis_address(value) if isinstance(value, str) else value
+
     @field_validator("standby_queues")
     @classmethod
     def _check_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -185,8 +250,10 @@ class Settings(BaseSettings):
             if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
                 raise ValueError(f"{place!r} is not host:port")
         url = info.data.get("redis_url")
-        if value and url is not None and url.scheme == "rediss":
-            raise ValueError("Redis behind Sentinels is not reached by TLS (rediss://)")
+        if value and url is not None and url.scheme != "redis":
+            raise ValueError(
+                "Redis behind Sentinels is reached by redis://, not by TLS or a socket"
+            )
         return value
 
 
@@ -201,5 +268,11 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        given = redacted(repr(first["input"]))  # a URL may have a password
+        if name.startswith(f"{PREFIX}REDIS_URL"):  # it may have a password, wherever it stands
+            raise BadSettings(f"{PREFIX}REDIS_URL: {_reason(first['msg'])}") from None
+        given = redacted(repr(first["input"]))
         raise BadSettings(f"{name}: {first['msg']} (it is {given})") from error
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ")

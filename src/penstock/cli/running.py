@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import msgspec
-from pydantic import RedisDsn
 
 from penstock import settings as settings_module
 from penstock.errors import StartupError
+from penstock.settings import redis_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -77,7 +77,7 @@ def settings() -> Settings:
     if {"redis_url", "redis_sentinels"} & found.model_fields_set:
         return found
     here = find()
-    return found.model_copy(update={"redis_url": RedisDsn(here.redis_url)}) if here else found
+    return found.model_copy(update={"redis_url": redis_address(here.redis_url)}) if here else found
 
 
 def api_url(given: str | None) -> str:

@@ -7,8 +7,6 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pydantic import RedisDsn
-
 from penstock import settings as settings_module
 from penstock.cli import running
 from penstock.cli.console import note, say
@@ -18,6 +16,7 @@ from penstock.cli.fleet.readiness import Awaited, Startup
 from penstock.cli.fleet.supervisor import Supervisor
 from penstock.errors import BadSettings, StartupError
 from penstock.models.catalogue import resolve
+from penstock.settings import redis_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +129,7 @@ class Fleet:
         :raises StartupError: a process ended or was not ready in time.
         """
         plan, startup = self.plan, Startup.make(self.supervisor)
-        reached = plan.settings.model_copy(update={"redis_url": RedisDsn(plan.redis_url)})
+        reached = plan.settings.model_copy(update={"redis_url": redis_address(plan.redis_url)})
         if plan.redis_port not in {None, redis_server.DEFAULT_PORT}:
             note(f"Redis runs on port {plan.redis_port}; for other processes: {self.redis_export}")
         with startup.progress:

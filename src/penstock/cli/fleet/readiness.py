@@ -15,6 +15,7 @@ from penstock.cli.console import err
 from penstock.cli.fleet.supervisor import describe_end
 from penstock.cli.running import LOG_DIR
 from penstock.errors import StartupError, StoreUnavailable
+from penstock.transport.store import sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ class Startup:
 
         :raises StartupError: it does not within 30 s.
         """
-        address = _without_password(str(settings.redis_url))
+        address = sentinel.address(settings)
         row = self.progress.add_task("Redis", total=1, what=address)
         last = ""
 
@@ -173,7 +174,3 @@ def _get(url: str, headers: dict[str, str]) -> httpx.Response | None:
         return httpx.get(url, headers=headers, timeout=2.0)
     except httpx.TransportError:
         return None
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", url)

@@ -63,23 +63,24 @@ TOLD_EVERY_S: Final = 10.0
 """A refusal that is met again and again is a line in the log so often."""
 
 
-def _options() -> dict[str, Any]:
+def _options(settings: Settings) -> dict[str, Any]:
     # RESP2 and no `CLIENT SETINFO` spare each new connection a handshake; where Redis is slow,
     # redis-py pings in the midst of it, and takes the other's answer (an error before Redis 7.2)
     # for the ping's. Retrying is `patiently`'s business alone.
-    return {
+    options: dict[str, Any] = {
         "protocol": 2,
         "driver_info": None,
         "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_keepalive": True,
         "health_check_interval": HEALTH_CHECK_S,
     }
+    if not sentinel.is_socket(settings):
+        options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    return options
 
 
 def connect(settings: Settings) -> redis.Redis:
     """Return a synchronous client; every thread may use it."""
-    options = {**_options(), "retry": Retry(NoBackoff(), 0)}
+    options = {**_options(settings), "retry": Retry(NoBackoff(), 0)}
     if settings.redis_sentinels:
         return NamingRedis.from_pool(sentinel.master_pool(settings, **options))
     return cast("Any", NamingRedis).from_url(str(settings.redis_url), **options)
@@ -88,7 +89,7 @@ def connect(settings: Settings) -> redis.Redis:
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
     """Return an asynchronous client of the running event loop, with a bounded pool."""
     options = {
-        **_options(),
+        **_options(settings),
         "max_connections": ASYNC_CONNECTIONS,
         "timeout": settings.redis_patience_s,
         "retry": AsyncRetry(NoBackoff(), 0),

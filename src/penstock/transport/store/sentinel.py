@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import quote
 
 import redis
 import redis.asyncio
@@ -14,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
+from penstock.settings import SOCKET_SCHEMES
 from penstock.transport.store.cancellable import make_cancellable
 
 if TYPE_CHECKING:
@@ -23,9 +25,16 @@ ASK_TIMEOUT_S: Final = 1.0
 """A Sentinel that is silent for longer is passed over; there are others."""
 
 
+def is_socket(settings: Settings) -> bool:
+    """Return whether Redis is reached by a socket of this machine."""
+    return str(settings.redis_url).partition("://")[0] in SOCKET_SCHEMES
+
+
 def address(settings: Settings) -> str:
     """Return where Redis is to be found, without any password, for logs."""
     url = settings.redis_url
+    if is_socket(settings):
+        return f"unix://{url.path}"
     place = f"{url.host}:{url.port}"
     if settings.redis_sentinels:
         place = f"{settings.redis_master} of the Sentinels {', '.join(settings.redis_sentinels)}"
@@ -111,6 +120,8 @@ def async_master_pool(settings: Settings, **options: Any) -> redis.asyncio.Block
 
 def broker(settings: Settings) -> tuple[str, dict[str, Any]]:
     """Return Celery's broker URL and the transport options that come with it."""
+    if is_socket(settings):
+        return _socket_for_celery(settings), {}
     if not settings.redis_sentinels:
         return str(settings.redis_url), {}
     url = settings.redis_url
@@ -122,3 +133,12 @@ def broker(settings: Settings) -> tuple[str, dict[str, Any]]:
         "sentinel_kwargs": {**_asking(settings), "retry": Retry(NoBackoff(), 0)},
     }
     return ";".join(urls), options
+
+
+def _socket_for_celery(settings: Settings) -> str:
+    """Return a socket's URL in kombu's form, which has the account before the path."""
+    url = settings.redis_url
+    parameters = dict(url.query_params())
+    user, password = parameters.get("username", ""), parameters.get("password", "")
+    account = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+    return f"redis+socket://{account}{url.path}?virtual_host={parameters.get('db', '0')}"
