@@ -36,6 +36,11 @@ MAX_SEQUENCES: Final = 128
 """Prompts times answers of one request."""
 MAX_STOPS: Final = 16
 MAX_LOGIT_BIAS: Final = 1024
+MAX_MESSAGES: Final = 10_000
+LONGEST_STOP: Final = 1_000
+"""Characters of one stop string."""
+LONGEST_MODEL: Final = 500
+"""Characters of a model's name."""
 MAX_LOGPROBS: Final = 20
 INT64: Final = 2**63
 MOST_WHOLE_FLOAT: Final = 2**53
@@ -64,7 +69,7 @@ def _token_biases(value: object) -> object:
 
 
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=1_000)]],
+    list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]],
     BeforeValidator(_texts),
     Field(max_length=MAX_STOPS),
 ]
@@ -105,7 +110,7 @@ class StreamOptions(Fields):
 class GenerationRequest(Fields):
     """What both endpoints share; the lower half is extensions that vLLM's clients send too."""
 
-    model: str = Field(min_length=1, max_length=500)
+    model: str = Field(min_length=1, max_length=LONGEST_MODEL)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Whole | None = Field(default=None, ge=1, le=MAX_CHOICES)
@@ -226,7 +231,7 @@ def _allowed_tools(body: object) -> object:
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=10_000)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Whole | None = Field(default=None, ge=1, lt=INT64)
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)

@@ -18,7 +18,7 @@ def server(fleet: Fleet) -> ApiServer:
 
 def test_the_description_is_shown(browser: Browser, server: ApiServer) -> None:
     browser.open(f"{server.url}/docs")
-    wait_until(
+    browser.until(
         lambda: "/v1/chat/completions" in " ".join(browser.texts(".opblock-summary-path")), 30
     )
     loaded = browser.script("return performance.getEntriesByType('resource').map(one => one.name)")

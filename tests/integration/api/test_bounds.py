@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from api.http.resumption import LONGEST_KEY
 from api.jobs.prompt_bounds import LEAST_CHARACTERS
 from penstock.foreign import JSON_NESTING
 
@@ -80,3 +81,16 @@ def test_nesting_of_a_schema_that_comes_as_text(
         client.chat.completions.create(model="tiny", messages=ASK, extra_body={"guided_json": text})
     assert caught.value.param == "guided_json"
     assert "nested deeper than 200 levels" in caught.value.message
+
+
+def test_an_idempotency_key(fleet: Fleet, client: openai.OpenAI) -> None:
+    fleet.worker()
+
+    def ask(length: int) -> None:
+        client.chat.completions.create(
+            model="tiny", messages=ASK, extra_headers={"idempotency-key": "k" * length}
+        )
+
+    ask(LONGEST_KEY)
+    with pytest.raises(openai.BadRequestError, match="over 256 characters"):
+        ask(LONGEST_KEY + 1)

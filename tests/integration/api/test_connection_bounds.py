@@ -139,6 +139,25 @@ def test_the_rest_of_an_unwanted_body_is_not_waited_for(short: None, server: Api
         assert client.rest().startswith(b"HTTP/1.1 404 ")
 
 
+def test_a_head_at_its_bound(server: ApiServer) -> None:
+    """Counted in pieces of what the socket gives: such a piece more may be taken."""
+
+    def answer(length: int) -> bytes:
+        with Client(server) as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: ")
+            try:
+                for _ in range(length // 1_000):
+                    client.sendall(b"y" * 1_000)
+                    time.sleep(0.001)
+                client.sendall(b"\r\n\r\n")
+                return client.rest()
+            except OSError:  # it was closed before we were done
+                return b""
+
+    assert answer(connection_limits.HEAD_BYTES - 2_000).startswith(b"HTTP/1.1 200 ")
+    assert not answer(3 * connection_limits.HEAD_BYTES).startswith(b"HTTP/1.1 200 ")
+
+
 # -- all together
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -56,8 +57,11 @@ def _target(schema: object, reference: str) -> object:
         key = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(here, dict) and key in here:
             here = cast("dict[str, object]", here)[key]
-        elif isinstance(here, list) and key.isdecimal() and int(key) < len(here):
-            here = cast("list[object]", here)[int(key)]
+        elif isinstance(here, list) and re.fullmatch(r"[0-9]{1,9}", key):
+            members = cast("list[object]", here)
+            if int(key) >= len(members):
+                return True
+            here = members[int(key)]
         else:
             return True
     return here
