@@ -38,6 +38,23 @@ class CallArguments:
 Delta = Content | Thought | CallBegin | CallArguments
 
 
+def joined(deltas: list[Delta]) -> list[Delta]:
+    """Return deltas with neighbours of one kind as one."""
+    kept: list[Delta] = []
+    for delta in deltas:
+        last = kept[-1] if kept else None
+        match last, delta:
+            case (Content(before), Content(text)):
+                kept[-1] = Content(before + text)
+            case (Thought(before), Thought(text)):
+                kept[-1] = Thought(before + text)
+            case (CallArguments(index, before), CallArguments(same, text)) if index == same:
+                kept[-1] = CallArguments(index, before + text)
+            case _:
+                kept.append(delta)
+    return kept
+
+
 @dataclass
 class Call:
     """A whole call."""

@@ -11,7 +11,8 @@ import re
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from api.parsing.deltas import CallArguments, CallBegin, Content, Delta, Thought
+from api.parsing.deltas import CallArguments, CallBegin, Content, Delta, Thought, joined
+from api.parsing.markers import unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -74,7 +75,7 @@ class Source:
     def taken_deltas(self) -> list[Delta]:
         """Return the deltas since the last time, neighbours of one kind joined."""
         deltas, self._deltas = self._deltas, []
-        return _joined(deltas)
+        return joined(deltas)
 
     # -- reading
 
@@ -156,7 +157,7 @@ class Source:
         pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         while True:
             match = pattern.search(self._text, self._at)
-            place = _suspect(self._text, self._at, markers)
+            place = unfinished(self._text, self._at, markers)
             # A match may be the beginning of a longer marker that is not whole yet.
             if match is not None and (match.start() < place or self.ended):
                 self._emit(match.start(), emit)
@@ -316,32 +317,3 @@ class Source:
         if self._space and not self.calls:
             self._deltas.append(Content(self._space))
         self._space = ""
-
-
-def _suspect(text: str, start: int, markers: Collection[str]) -> int:
-    """Return where, from `start` on, a marker may begin that is not whole; else the text's end."""
-    end = len(text)
-    longest = max(map(len, markers)) - 1
-    firsts = {one[0] for one in markers}
-    for place in range(max(start, end - longest), end):
-        if text[place] in firsts:
-            tail = text[place:]
-            if any(len(one) > len(tail) and one.startswith(tail) for one in markers):
-                return place
-    return end
-
-
-def _joined(deltas: list[Delta]) -> list[Delta]:
-    joined: list[Delta] = []
-    for delta in deltas:
-        last = joined[-1] if joined else None
-        match last, delta:
-            case (Content(before), Content(text)):
-                joined[-1] = Content(before + text)
-            case (Thought(before), Thought(text)):
-                joined[-1] = Thought(before + text)
-            case (CallArguments(index, before), CallArguments(same, text)) if index == same:
-                joined[-1] = CallArguments(index, before + text)
-            case _:
-                joined.append(delta)
-    return joined

@@ -152,6 +152,8 @@ class Settings(BaseSettings):
     """How long a step with running streams in it may take for others' prompts; 0 fixes the chunk."""
     speculation: Literal["auto", "on", "off"] = "auto"
     """Guessing tokens by prompt lookup; `auto`: on the backends that were measured to gain by it."""
+    special_tokens_in_text: Literal["text", "tokens"] = "text"
+    """What `<|im_start|>` is in a message of a user or a tool: plain text, or the control token."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
     hung_step_s: float = Field(default=60.0, gt=0)

@@ -21,7 +21,8 @@ class ModelSpec:
 
     `format` None means: by rule at loading (the checkpoint's dtype, where the device is fast at
     it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
-    the template's text, in place of the model's own. `matryoshka` are the lengths that an embedding
+    the template's text, in place of the model's own. `special_tokens_in_text` says what control
+    tokens in the messages of users and tools are. `matryoshka` are the lengths that an embedding
     may be cut to, True for any; None where the model's own files tell. Converted weights are kept
     in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
     process's cores, so that threads may be pinned to them. `large_pages` says that a process may
@@ -44,6 +45,7 @@ class ModelSpec:
     kv_cache_bytes: int | None = None
     target_step_ms: float | None = None
     speculation: str | None = None
+    special_tokens_in_text: Literal["text", "tokens"] = "text"
     kv_cache_type: Literal["u8"] | None = None
     aliases: tuple[str, ...] = ()
     chat_template: str | None = None

@@ -198,3 +198,50 @@ def test_a_folder_without_tokenizer_is_not_loadable(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelNotLoadable, match="tokenizer: "):
         tokenizer.load(spec_of(tmp_path), 512)
+
+
+def test_the_template_of_chats_with_tools_is_tool_use(tiny_llama, tmp_path):
+    """As Transformers chooses among named templates; the calls' format is that template's."""
+    from transformers import AutoTokenizer
+
+    own = AutoTokenizer.from_pretrained(tiny_llama, local_files_only=True)
+    own.chat_template = {
+        "default": "plain{{ messages[0].content }}<think></think>",
+        "tool_use": "tools{{ messages[0].content }}{{ tools | tojson }}<tool_call>",
+    }
+    words = tokenizer.Tokenizer(own, vocab_size=512)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert words.render(chat(USER)) == "plainHi<think></think>"
+    assert words.render(chat(USER, tools=(tool,))).startswith("toolsHi[{")
+    assert words.dialect.tool_parser == "hermes"
+    assert words.dialect.reasoning == ("<think>", "</think>")
+    expected = own.apply_chat_template([USER], tools=[tool], tokenize=False)
+    assert words.render(chat(USER, tools=(tool,), add_generation_prompt=False)) == expected
+
+
+def test_tools_go_into_the_system_message_where_the_template_looks_for_them(tiny_llama):
+    template = (
+        "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+        "{% if 'tools' in message %}<|tool|>{{ message['tools'] }}<|/tool|>{% endif %}{% endfor %}"
+    )
+    words = tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert words.dialect.tool_parser == "phi4"
+    listed = '<|tool|>[{"name": "f", "parameters": {}}]<|/tool|>'
+    system = {"role": "system", "content": "Be short."}
+    assert (
+        words.render(chat(system, USER, tools=(tool,))) == f"<|system|>Be short.{listed}<|user|>Hi"
+    )
+    assert words.render(chat(USER, tools=(tool,))).endswith(f"tools.{listed}<|user|>Hi")
+
+
+def test_calls_are_handed_to_the_template_in_its_form(tiny_llama):
+    template = (
+        "{{ tools }}<tool_call>{% for message in messages %}{% for call in message.tool_calls or [] %}"
+        "{{ '[' + call.function.arguments + ']' }}{% endfor %}{% endfor %}"
+    )
+    words = tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    function = {"name": "f", "arguments": '{"a": "ü"}'}
+    call = {"id": "call_1", "type": "function", "function": function}
+    rendered = words.render(chat(USER, {"role": "assistant", "tool_calls": [call]}))
+    assert rendered.endswith('[{"a": "ü"}]')

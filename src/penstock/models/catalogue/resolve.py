@@ -84,6 +84,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         kv_cache_bytes=entry.kv_cache_bytes,
         target_step_ms=entry.target_step_ms,
         speculation=entry.speculation,
+        special_tokens_in_text=entry.special_tokens_in_text or settings.special_tokens_in_text,
         kv_cache_type=_kv_cache_type(queue, backend, entry, settings),
         aliases=entry.aliases,
         chat_template=entry.chat_template,

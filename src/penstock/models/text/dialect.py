@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
@@ -176,6 +176,12 @@ class Dialect:
     answer: tuple[str, str] | None = None
     between: str = ""
     before_answer: str = ""
+
+    def reasoning_of(self, other: Dialect) -> Dialect:
+        """Return this dialect, with the reasoning of another if it has none itself."""
+        if self.reasoning is not None:
+            return self
+        return replace(self, reasoning=other.reasoning, answer=other.answer)
 
     @property
     def markers(self) -> tuple[str, ...]:

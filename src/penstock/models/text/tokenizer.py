@@ -18,18 +18,14 @@ from penstock.engine.text.detokenizer import REPLACEMENT
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers, transformers_module
+from penstock.models.loading.libraries import transformers
 from penstock.models.structured.grammar import GrammarCompiler
-from penstock.models.text import (
-    dialect,
-    fastchat_templates,
-    fill_in_middle,
-    flat_messages,
-    rendering,
-    token_bytes,
-)
+from penstock.models.text import chat_template as chat_templates
+from penstock.models.text import fastchat_templates, fill_in_middle, rendering, token_bytes
+from penstock.models.text.chat_template import ChatTemplates
 from penstock.models.text.dialect import Dialect, Reasoning
 from penstock.models.text.encoding import Encoder
+from penstock.models.text.plain_markers import PlainMarkers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,22 +37,6 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
     from penstock.models.text.dialect import ToolParser
     from penstock.models.text.fastchat_templates import Template
-
-CHATML = """\
-{%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
-"""
-
-PLAIN = """\
-{%- for message in messages %}
-{{- message.role + ': ' + message.content }}
-{%- if not loop.last or add_generation_prompt %}{{- '\\n' }}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- 'assistant:' }}{%- endif %}
-"""
-
 
 _TAIL: Final = 8
 """Tokens of a prompt's end in which a marker that opens the answer's reasoning is looked for."""
@@ -79,6 +59,7 @@ class Tokenizer:
         tool_parser: ToolParser | None = None,
         model_type: str = "",
         named: Template | None = None,
+        markers_as_text: bool = True,
         context_length: int | None = None,
         lower_case: bool = False,
     ) -> None:
@@ -87,17 +68,25 @@ class Tokenizer:
         self._context_length = self.most_tokens = context_length
         self._lower_case = lower_case
         self._grammars: GrammarCompiler | None = None
-        self._template: str | None = chat_template or _own_template(tokenizer)
+        default, for_tools = chat_template or None, None
+        if default is None:
+            default, for_tools = chat_templates.own(tokenizer)
         self.stop_strings: tuple[str, ...] = ()
-        if self._template is None and named is not None:
-            self._template, self.stop_strings = named.jinja, named.stop
-        self.has_chat_template = self._template is not None
+        if default is None and named is not None:
+            default, self.stop_strings = named.jinja, named.stop
+        self.has_chat_template = default is not None
+        self._chats = ChatTemplates(
+            default or _default_template(tokenizer),
+            for_tools,
+            dict(tokenizer.special_tokens_map),
+            tool_parser=tool_parser,
+            model_type=model_type,
+        )
+        self._plain = PlainMarkers(tokenizer) if markers_as_text else None
         self.vocab_size = vocab_size
         own = tokenizer.eos_token_id
         self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
-        self.dialect: Dialect = dialect.of_template(
-            self._template, tool_parser=tool_parser, model_type=model_type
-        )
+        self.dialect: Dialect = self._chats.dialect
         self._hidden = self._hidden_ids()
         self.fill_in = fill_in_middle.of_tokenizer(tokenizer, self._encoder)
 
@@ -132,9 +121,7 @@ class Tokenizer:
             case FillPrompt(before, after):
                 return self._fill(before, after)
             case ChatPrompt():
-                text = self.render(prompt)
-                # A template writes BOS itself, where the model wants one.
-                return self._encode(text, special=False)
+                return self._chat(prompt)
             case _:
                 assert_never(prompt)
 
@@ -157,40 +144,24 @@ class Tokenizer:
         :raises ContextOverflow: the text has too many characters.
         :raises TakesLong: see `rendering.quickly`.
         """
-        conversation = [flat_messages.flattened(message) for message in prompt.messages]
-        reserved = _RESERVED.intersection(prompt.template_kwargs)
-        if reserved:
-            raise InvalidParameter(
-                f"chat_template_kwargs may not set {', '.join(sorted(reserved))}",
-                param="chat_template_kwargs",
-            )
-        if prompt.continue_final_message and prompt.add_generation_prompt:
-            raise InvalidParameter(
-                "continue_final_message and add_generation_prompt exclude each other",
-                param="continue_final_message",
-            )
         try:
-            return rendering.render(
-                self._template or self._default_template(),
-                conversation,
-                {
-                    "tools": list(prompt.tools) or None,
-                    "documents": None,
-                    "add_generation_prompt": prompt.add_generation_prompt,
-                    **self._tokenizer.special_tokens_map,
-                    **prompt.template_kwargs,
-                },
-                continues=prompt.continue_final_message,
-                most_characters=self._encoder.most_characters,
-            )
+            return self._chats.render(prompt, self._encoder.most_characters)
         except rendering.TooManyCharacters as error:
             self._encoder.check(error.length)
             raise
-        except rendering.TemplateRefuses as error:
-            reason = checkpoint.first_line(error)
-            raise InvalidParameter(
-                f"the model's chat template refuses these messages: {reason}", param="messages"
-            ) from error
+
+    def _chat(self, prompt: ChatPrompt) -> list[int]:
+        """Token ids of a chat: markers are tokens where the template writes them."""
+        masked = None if self._plain is None else self._plain.masked(prompt)
+        if self._plain is None or masked is None:
+            # A template writes BOS itself, where the model wants one.
+            return self._encode(self.render(prompt), special=False)
+        text = self.render(masked)
+        self._encoder.check(len(text))
+        try:
+            return self._plain.encode(text)
+        except (UnicodeError, TypeError) as error:
+            raise _untokenisable(error) from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens skipped, but for those that mark calls and reasoning.
@@ -305,31 +276,6 @@ class Tokenizer:
                 )
         return list(token_ids)
 
-    def _default_template(self) -> str:
-        """ChatML where the tokenizer knows it, else plain lines of `role: text`."""
-        vocabulary: dict[str, int] = self._tokenizer.get_added_vocab()
-        return CHATML if "<|im_start|>" in vocabulary else PLAIN
-
-
-_RESERVED = frozenset(
-    (
-        "conversation",
-        "messages",
-        "tools",
-        "chat_template",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-    )
-)
-
 
 _FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "merges.txt")
 
@@ -366,7 +312,8 @@ def load(
             )
     except Exception as error:
         raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
-    _check_template(path, spec.chat_template or _own_template(tokenizer))
+    for template in (spec.chat_template,) if spec.chat_template else chat_templates.own(tokenizer):
+        chat_templates.check(path, template)
     return Tokenizer(
         tokenizer,
         vocab_size=vocab_size,
@@ -377,21 +324,8 @@ def load(
         named=fastchat_templates.by_model(spec.path.name),
         context_length=context_length,
         lower_case=lower_case,
+        markers_as_text=spec.special_tokens_in_text == "text",
     )
-
-
-def _check_template(path: Path, template: str | None) -> None:
-    """:raises ModelNotLoadable: a chat template that no messages could be rendered by."""
-    if template is None:
-        return
-    try:
-        transformers_module("utils.chat_template_utils")._compile_jinja_template(template)  # noqa: SLF001 - it knows Transformers' own tags
-    except Exception as error:
-        line = getattr(error, "lineno", None)
-        where = f" in line {line}" if line else ""
-        raise ModelNotLoadable(
-            f"{path}: the chat template does not parse{where}: {checkpoint.first_line(error)}"
-        ) from error
 
 
 def eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:
@@ -405,10 +339,7 @@ def eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:
     return ()
 
 
-def _own_template(tokenizer: Any) -> str | None:
-    """The tokenizer's template; of several named ones the default."""
-    template: Any = tokenizer.chat_template
-    if isinstance(template, dict):
-        named = cast("dict[str, str]", template)
-        return named.get("default") or next(iter(named.values()), None)
-    return template or None
+def _default_template(tokenizer: Any) -> str:
+    """ChatML where the tokenizer knows it, else plain lines of `role: text`."""
+    known: dict[str, int] = tokenizer.get_added_vocab()
+    return chat_templates.CHATML if "<|im_start|>" in known else chat_templates.PLAIN

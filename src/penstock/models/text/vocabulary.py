@@ -19,7 +19,7 @@ def markers(tokenizer_json: str) -> dict[str, int]:
     return {
         token["content"]: int(token["id"])
         for token in _added(json.loads(tokenizer_json))
-        if token["special"] or _looks_special(token["content"])
+        if token["special"] or looks_special(token["content"])
     }
 
 
@@ -34,7 +34,7 @@ def read(
     """
     document = cast("dict[str, Any]", json.loads(tokenizer_json))
     for token in _added(document):
-        token["special"] = token["special"] or _looks_special(token["content"])
+        token["special"] = token["special"] or looks_special(token["content"])
     document["truncation"] = document["padding"] = None
     text = json.dumps(document)
     endings = sorted(eos_token_ids)
@@ -67,5 +67,6 @@ def _added(document: dict[str, Any]) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", document.get("added_tokens") or [])
 
 
-def _looks_special(content: str) -> bool:
+def looks_special(content: str) -> bool:
+    """Whether a token is a marker by its look: `<...>` or `[...]`."""
     return any(content.startswith(left) and content.endswith(right) for left, right in _BRACKETS)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from penstock.contract.structure import ToolStructure
     from penstock.models.structured.calls.rules import Rules
 
@@ -40,6 +42,17 @@ class JsonCalls:
             parts.append(f"({rules.literal(self.between)} {call})*")
         parts.append(rules.literal(self.behind))
         rules.add("start", " ".join(filter(None, parts)))
+
+    def written(self, calls: Sequence[tuple[str, str]]) -> str:
+        """Return calls, each a function's name and its arguments as JSON."""
+        texts = [
+            self.call.replace("QUOTED", json.dumps(name))
+            .replace("NAME", name)
+            .replace("NUMBER", str(place))
+            .replace("ARGUMENTS", arguments)
+            for place, (name, arguments) in enumerate(calls)
+        ]
+        return f"{self.before}{self.between.join(texts)}{self.behind}"
 
 
 def _filled(rules: Rules, words: str, name: str) -> str:

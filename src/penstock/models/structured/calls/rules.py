@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from penstock.contract import schema_types
+from penstock.contract import schema_keywords, schema_types
 from penstock.errors import InvalidParameter
 from penstock.models.structured import json_schema, limits
 
@@ -60,7 +60,9 @@ def with_options(schema: dict[str, Any] | bool, lenient: bool) -> dict[str, Any]
     if schema is False:
         raise InvalidParameter("the schema false allows nothing")
     limits.check_schema(schema)
-    known = {} if schema is True else json_schema.closed(schema)
+    if schema is True:
+        schema = {}
+    known = json_schema.closed(schema_keywords.enforceable(schema) if lenient else schema)
     return {**known, "x-guidance": {"whitespace_pattern": _BLANKS, "lenient": lenient}}
 
 

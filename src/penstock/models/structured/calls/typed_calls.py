@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from penstock.errors import InvalidParameter
-from penstock.models.structured.calls.rules import Parameter, in_order, members, parameters, text
+from penstock.models.structured.calls.notations import Literals, MarkedQuotes, PythonQuotes, Tagged
+from penstock.models.structured.calls.rules import in_order, parameters
 
 if TYPE_CHECKING:
     from penstock.contract.structure import ToolFunction, ToolStructure
+    from penstock.models.structured.calls.notations import Notation
     from penstock.models.structured.calls.rules import Rules
 
 _WRITTEN: Final = re.compile(r"[\w.@$-]{1,128}")
 """Names of parameters that stand without quotes."""
-
-_DEEPEST: Final = 6
-"""Objects and lists within each other whose schemas are kept to; deeper ones hold anything."""
-
-
-class Notation(Protocol):
-    """How one argument is written."""
-
-    def argument(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        """Return an argument, its rules named after `name`."""
-        ...
-
-    def any_argument(self, rules: Rules) -> str:
-        """Return an argument of any name and value."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,190 +65,10 @@ class TypedCalls:
         return " ".join(filter(None, (begin, body, rules.literal(self.end))))
 
 
-@dataclass(frozen=True, slots=True)
-class Tagged:
-    """An argument between tags. In `begin`, KEY is its name and IS_TEXT whether it is a string."""
-
-    begin: str
-    end: str
-
-    def argument(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        """See `Notation`."""
-        if not parameter.may_be_text:
-            return self._json(rules, name, parameter)
-        if parameter.is_text or "IS_TEXT" not in self.begin or parameter.types is None:
-            return self._text(rules, name, parameter)
-        return f"({self._json(rules, name, parameter)} | {self._text(rules, name, parameter)})"
-
-    def any_argument(self, rules: Rules) -> str:
-        """See `Notation`."""
-        key = rules.add("KEY", "/[A-Za-z_][A-Za-z0-9_.-]{0,63}/")
-        head, _, tail = self.begin.replace("IS_TEXT", "true").partition("KEY")
-        end = rules.text_up_to("any_value", self.end)
-        return f"{rules.literal(head)} {key} {rules.literal(tail)} {end}"
-
-    def _text(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        begin = self._begin(rules, parameter, "true")
-        if parameter.choices is not None:
-            choices = [_bare(one) for one in parameter.choices]
-            return f"{begin} ({' | '.join(map(text, choices))}) {rules.literal(self.end)}"
-        parameter.check_text()
-        return f"{begin} {rules.text_up_to(f'{name}_text', self.end)}"
-
-    def _json(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        value = rules.json(f"{name}_json", parameter.schema, parameter.scope)
-        return f"{self._begin(rules, parameter, 'false')} {value} {rules.literal(self.end)}"
-
-    def _begin(self, rules: Rules, parameter: Parameter, is_text: str) -> str:
-        words = self.begin.replace("KEY", parameter.name).replace("IS_TEXT", is_text)
-        return rules.literal(words)
-
-
-class Literals:
-    """An argument as a name and a literal, in a notation in which all values can be told apart."""
-
-    def __init__(self, quotes: Quotes, assign: str, comma: str, colon: str, words: Words) -> None:
-        self._quotes = quotes
-        self._assign = assign
-        self._comma = comma
-        self._colon = colon
-        self._words = words
-
-    def argument(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        """See `Notation`."""
-        value = self._value(rules, name, parameter, _DEEPEST)
-        return f"{rules.literal(parameter.name + self._assign)} {value}"
-
-    def any_argument(self, rules: Rules) -> str:
-        """See `Notation`."""
-        key = rules.add("KEY", "/[A-Za-z_][A-Za-z0-9_]{0,63}/")
-        return f"{key} {text(self._assign)} {self._any(rules)}"
-
-    def _value(self, rules: Rules, name: str, parameter: Parameter, depth: int) -> str:
-        if parameter.choices is not None:
-            return f"({' | '.join(self._choice(rules, one) for one in parameter.choices)})"
-        if parameter.types is None or not depth:
-            return self._any(rules)
-        kinds = [
-            self._kind(rules, kind, f"{name}_{kind}", parameter, depth)
-            for kind in sorted(parameter.types)
-        ]
-        return f"({' | '.join(kinds)})"
-
-    def _kind(self, rules: Rules, kind: str, name: str, parameter: Parameter, depth: int) -> str:
-        match kind:
-            case "string":
-                parameter.check_text()
-                return self._quotes.any(rules)
-            case "object":
-                return rules.add(name, self._object(rules, name, parameter, depth))
-            case "array":
-                item = Parameter(name, parameter.fields.get("items"), parameter.scope)
-                value = self._value(rules, name, item, depth - 1)
-                return rules.add(f"{name}_of", self._list(rules, value))
-            case "boolean":
-                return " | ".join(map(text, self._words[:2]))
-            case "null":
-                return text(self._words[2])
-            case _:
-                return rules.add(kind, f'%json {{"type": "{kind}"}}')
-
-    def _object(self, rules: Rules, name: str, parameter: Parameter, depth: int) -> str:
-        known, is_open = members(parameter.schema, parameter.scope)
-        colon = self._mark(rules, "COLON", self._colon)
-        written = [
-            f"{self._quotes.one(rules, one.name)} {colon} "
-            + self._value(rules, f"{name}_{place}", one, depth - 1)
-            for place, one in enumerate(known)
-        ]
-        more = f"{self._quotes.any(rules)} {colon} {self._any(rules)}" if is_open else ""
-        comma = self._mark(rules, "COMMA", self._comma)
-        return f'"{{" {in_order(known, written, more, comma)} "}}"'
-
-    def _list(self, rules: Rules, value: str) -> str:
-        return f'"[" ({value} ({self._mark(rules, "COMMA", self._comma)} {value})*)? "]"'
-
-    def _any(self, rules: Rules) -> str:
-        name = "any_value"
-        colon = self._mark(rules, "COLON", self._colon)
-        comma = self._mark(rules, "COMMA", self._comma)
-        pair = f"{self._quotes.any(rules)} {colon} {name}"
-        pairs = f'"{{" ({pair} ({comma} {pair})*)? "}}"'
-        number = rules.add("number", '%json {"type": "number"}')
-        words = " | ".join(map(text, self._words))
-        body = (
-            f"{self._quotes.any(rules)} | {number} | {words} | {self._list(rules, name)} | {pairs}"
-        )
-        return rules.add(name, body)
-
-    def _choice(self, rules: Rules, choice: Any) -> str:
-        if isinstance(choice, str):
-            return self._quotes.one(rules, choice)
-        word = {True: self._words[0], False: self._words[1], None: self._words[2]}
-        known = isinstance(choice, bool) or choice is None
-        return text(word[choice] if known else json.dumps(choice))
-
-    @staticmethod
-    def _mark(rules: Rules, name: str, mark: str) -> str:
-        """Return a mark between values; blanks behind it may be left out, or be there."""
-        return rules.add(name, f"/{mark.strip()} ?/") if mark.endswith(" ") else text(mark)
-
-
-Words = tuple[str, str, str]
-"""What a notation has for true, false and null."""
-
-
-class Quotes(Protocol):
-    """How texts are written."""
-
-    def any(self, rules: Rules) -> str:
-        """Return any text."""
-        ...
-
-    def one(self, rules: Rules, words: str) -> str:
-        """Return a certain text."""
-        ...
-
-
-class PythonQuotes:
-    """Python's strings, in either kind of quotes."""
-
-    def any(self, rules: Rules) -> str:
-        """See `Quotes`."""
-        inner = r"[^Q\\\x00-\x1f]|\\[\\'\"nrt]"
-        return rules.add("STRING", " | ".join(f"/Q({inner})*Q/".replace("Q", q) for q in "'\""))
-
-    def one(self, rules: Rules, words: str) -> str:  # noqa: ARG002 - the protocol's
-        """See `Quotes`."""
-        ways = {repr(words), json.dumps(words, ensure_ascii=False)}
-        return f"({' | '.join(map(text, sorted(ways)))})"
-
-
-@dataclass(frozen=True, slots=True)
-class MarkedQuotes:
-    """Text between two marks, in which nothing is escaped."""
-
-    mark: str
-
-    def any(self, rules: Rules) -> str:
-        """See `Quotes`."""
-        body = f"{rules.literal(self.mark)} {rules.text_up_to('text_end', self.mark)}"
-        return rules.add("quoted_text", body)
-
-    def one(self, rules: Rules, words: str) -> str:
-        """See `Quotes`."""
-        mark = rules.literal(self.mark)
-        return f"{mark} {text(words)} {mark}"
-
-
 _PYTHON: Final = Literals(PythonQuotes(), "=", ", ", ": ", ("True", "False", "None"))
 _JSON_WORDS: Final = ("true", "false", "null")
 _GEMMA4: Final = Literals(MarkedQuotes('<|"|>'), ":", ",", ":", _JSON_WORDS)
 _FUNCTIONGEMMA: Final = Literals(MarkedQuotes("<escape>"), ":", ",", ":", _JSON_WORDS)
-
-
-def _bare(choice: Any) -> str:
-    return choice if isinstance(choice, str) else json.dumps(choice, ensure_ascii=False)
 
 
 _QWEN: Final = Tagged("<parameter=KEY>\n", "\n</parameter>\n")

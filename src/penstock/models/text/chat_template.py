@@ -1,0 +1,199 @@
+"""A model's chat templates: which one is taken, and messages in the form in which it takes them."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from penstock.errors import InvalidParameter, ModelNotLoadable
+from penstock.models.loading import checkpoint
+from penstock.models.loading.libraries import transformers_module
+from penstock.models.text import dialect, flat_messages, rendering
+from penstock.models.text.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from penstock.contract.job import ChatPrompt
+    from penstock.models.text.dialect import Dialect, ToolParser
+
+CHATML = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+PLAIN = """\
+{%- for message in messages %}
+{{- message.role + ': ' + message.content }}
+{%- if not loop.last or add_generation_prompt %}{{- '\\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- 'assistant:' }}{%- endif %}
+"""
+
+TOOL_USE: Final = "tool_use"
+"""The template that Transformers takes for chats with tools, where a tokenizer has several."""
+
+_PHI4: Final = "You are a helpful assistant with some tools."
+"""The system message of Phi-4-mini's model card, whose template takes the tools from there."""
+
+_RESERVED: Final = frozenset(
+    (
+        "conversation",
+        "messages",
+        "tools",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    )
+)
+
+
+def own(tokenizer: Any) -> tuple[str | None, str | None]:
+    """Return a tokenizer's template, and the one for chats with tools if that is another."""
+    template: Any = tokenizer.chat_template
+    if not isinstance(template, dict):
+        return template or None, None
+    named = cast("dict[str, str]", template)
+    default = named.get("default") or next(iter(named.values()), None)
+    return default, named.get(TOOL_USE) or None
+
+
+class ChatTemplates:
+    """The template of a model's chats, and the one of those with tools. Any thread.
+
+    `variables` are what templates see beside the chat: the tokenizer's special tokens.
+    """
+
+    def __init__(
+        self,
+        default: str,
+        for_tools: str | None,
+        variables: dict[str, Any],
+        *,
+        tool_parser: ToolParser | None = None,
+        model_type: str = "",
+    ) -> None:
+        self._default = default
+        self._for_tools = for_tools or default
+        self._variables = variables
+        known = dialect.of_template(default, tool_parser=tool_parser, model_type=model_type)
+        if for_tools is not None:
+            known = dialect.of_template(
+                for_tools, tool_parser=tool_parser, model_type=model_type
+            ).reasoning_of(known)
+        self.dialect: Dialect = known
+
+    def render(self, prompt: ChatPrompt, most_characters: int | None) -> str:
+        """Return the text that the model sees for a chat.
+
+        :raises InvalidParameter: the template refuses the messages, fails on them, or is over its
+            bounds of time and memory.
+        :raises rendering.TooManyCharacters, rendering.TakesLong: see there.
+        """
+        _check(prompt)
+        conversation = [flat_messages.flattened(message) for message in prompt.messages]
+        if any(message.get("tool_calls") for message in conversation):
+            conversation = self._history.prepared(conversation)
+        try:
+            return self._rendered(
+                conversation,
+                prompt.tools,
+                {
+                    "add_generation_prompt": prompt.add_generation_prompt,
+                    **self._variables,
+                    **prompt.template_kwargs,
+                },
+                continues=prompt.continue_final_message,
+                most_characters=most_characters,
+            )
+        except rendering.TemplateRefuses as error:
+            reason = checkpoint.first_line(error)
+            raise InvalidParameter(
+                f"the model's chat template refuses these messages: {reason}", param="messages"
+            ) from error
+
+    def _rendered(
+        self,
+        conversation: list[dict[str, Any]],
+        tools: Sequence[dict[str, Any]],
+        variables: dict[str, Any],
+        *,
+        continues: bool = False,
+        most_characters: int | None = None,
+    ) -> str:
+        template = self._for_tools if tools else self._default
+        if tools and "message['tools']" in template:
+            conversation = _with_tools_in_system(conversation, tools)
+        return rendering.render(
+            template,
+            conversation,
+            {"tools": list(tools) or None, "documents": None, **variables},
+            continues=continues,
+            most_characters=most_characters,
+        )
+
+    @cached_property
+    def _history(self) -> History:
+        """How the template takes calls; the first chat with such pays for a few small ones."""
+
+        def render(messages: Sequence[dict[str, Any]], tools: Sequence[Any]) -> str | None:
+            try:
+                return self._rendered(
+                    list(messages), tools, {"add_generation_prompt": True, **self._variables}
+                )
+            except rendering.TemplateRefuses:
+                return None
+
+        return History.of(self.dialect.tool_parser, render)
+
+
+def _check(prompt: ChatPrompt) -> None:
+    """:raises InvalidParameter: the prompt's options cannot be had."""
+    reserved = _RESERVED.intersection(prompt.template_kwargs)
+    if reserved:
+        raise InvalidParameter(
+            f"chat_template_kwargs may not set {', '.join(sorted(reserved))}",
+            param="chat_template_kwargs",
+        )
+    if prompt.continue_final_message and prompt.add_generation_prompt:
+        raise InvalidParameter(
+            "continue_final_message and add_generation_prompt exclude each other",
+            param="continue_final_message",
+        )
+
+
+def _with_tools_in_system(
+    conversation: list[dict[str, Any]], tools: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a chat whose system message holds the tools, as JSON."""
+    listed = json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)
+    first, rest = conversation[0] if conversation else {}, conversation[1:]
+    if first.get("role") != "system":
+        first, rest = {"role": "system", "content": _PHI4}, conversation
+    return [{**first, "tools": listed}, *rest]
+
+
+def check(path: Path, template: str | None) -> None:
+    """:raises ModelNotLoadable: a chat template that no messages could be rendered by."""
+    if template is None:
+        return
+    try:
+        transformers_module("utils.chat_template_utils")._compile_jinja_template(template)  # noqa: SLF001 - it knows Transformers' own tags
+    except Exception as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        raise ModelNotLoadable(
+            f"{path}: the chat template does not parse{where}: {checkpoint.first_line(error)}"
+        ) from error

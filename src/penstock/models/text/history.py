@@ -1,0 +1,196 @@
+"""Calls and results of a conversation, in the form in which a model's chat template takes them.
+
+Clients send OpenAI's form. Templates differ: some put a call's arguments into their text as it is,
+others read them as an object; some write one call a message; some want ids of a certain look. What
+a template does with a small conversation shows which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from penstock.models.structured.calls.json_calls import JSON_CALLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from penstock.models.text.dialect import ToolParser
+
+Message = dict[str, Any]
+
+_MISTRAL_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
+_ID: Final = "aB3dE6gH9"
+"""An id that every template takes."""
+
+_KEY: Final = "penstock_key"
+_VALUE: Final = "penstock value"
+_FIRST: Final = "penstock_first"
+_SECOND: Final = "penstock_second"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How a template takes calls.
+
+    `as_text`: arguments are JSON text, not objects. `one_call`: a message has one call at most.
+    `joins_thoughts`: a message with a call has content or reasoning, not both. `ids` names the
+    dialect whose ids have a form of their own, `as_content` the one in which calls become content
+    for a template that leaves calls out.
+    """
+
+    as_text: bool = False
+    one_call: bool = False
+    joins_thoughts: bool = False
+    as_content: str = ""
+    ids: str = ""
+
+    @classmethod
+    def of(
+        cls, dialect: ToolParser, render: Callable[[Sequence[Message], Sequence[Any]], str | None]
+    ) -> History:
+        """Return the form of a template; `render` returns None if it refuses messages and tools."""
+
+        def shown(*calls: Message) -> str:
+            return render(_conversation(calls), [_tool(_FIRST), _tool(_SECOND)]) or ""
+
+        as_object = shown(_call(_FIRST, {_KEY: _VALUE}))
+        as_text = shown(_call(_FIRST, json.dumps({_KEY: _VALUE})))
+        is_text = not _is_good(as_object) and _is_good(as_text)
+        arguments: Any = "{}" if is_text else {}
+        both = shown(_call(_FIRST, arguments), _call(_SECOND, arguments, f"{_ID[:-1]}8"))
+        alone = shown(_call(_FIRST, arguments))
+        # A template may list the tools as well, so that both names stand in its text.
+        writes_second = both.count(_SECOND) > alone.count(_SECOND)
+        return cls(
+            as_text=is_text,
+            one_call=alone.count(_FIRST) > alone.count(_SECOND) and not writes_second,
+            joins_thoughts=dialect == "harmony",
+            as_content=dialect if alone and _leaves_out(as_object, as_text) else "",
+            ids=dialect if dialect in ("kimi_k2", "mistral", "mistral_args") else "",
+        )
+
+    def prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """Return flattened messages as the template takes them."""
+        names = self._names(messages)
+        prepared = [self._message(message, names) for message in messages]
+        return _one_by_one(prepared) if self.one_call else prepared
+
+    def _names(self, messages: Sequence[Message]) -> dict[str, str]:
+        """Return the ids that calls and their results get in place of the client's."""
+        if not self.ids:
+            return {}
+        names: dict[str, str] = {}
+        for call in (call for message in messages for call in _calls(message)):
+            given = str(call.get("id") or "")
+            if self.ids == "kimi_k2":
+                names[given] = f"functions.{_function(call).get('name')}:{len(names)}"
+            elif not _MISTRAL_ID.fullmatch(given):
+                names[given] = hashlib.sha256(given.encode(errors="replace")).hexdigest()[:9]
+        return names
+
+    def _message(self, message: Message, names: dict[str, str]) -> Message:
+        prepared = dict(message)
+        calls = _calls(message)
+        if calls:
+            prepared["tool_calls"] = [self._call(call, names) for call in calls]
+        if calls and self.as_content in JSON_CALLS:
+            written = JSON_CALLS[self.as_content].written([_written(call) for call in calls])
+            prepared["content"] = f"{prepared.get('content') or ''}{written}"
+        answered = prepared.get("tool_call_id")
+        if isinstance(answered, str) and answered in names:
+            prepared["tool_call_id"] = names[answered]
+        thought = prepared.get("reasoning_content")
+        if self.joins_thoughts and calls and thought and prepared.get("content"):
+            prepared["reasoning_content"] = f"{thought}\n\n{prepared['content']}"
+            prepared["content"] = ""
+        return prepared
+
+    def _call(self, call: Message, names: dict[str, str]) -> Message:
+        function = _function(call)
+        arguments = function.get("arguments")
+        if self.as_text and not isinstance(arguments, str):
+            function = {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}
+        prepared = {**call, "function": function}
+        given = str(call.get("id") or "")
+        if given in names:
+            prepared["id"] = names[given]
+        return prepared
+
+
+def _one_by_one(messages: Sequence[Message]) -> list[Message]:
+    """Return messages of one call each, each with its results behind it."""
+    split: list[Message] = []
+    place = 0
+    while place < len(messages):
+        message, place = messages[place], place + 1
+        calls = _calls(message)
+        if not calls:
+            split.append(message)
+            continue
+        results: list[Message] = []
+        while place < len(messages) and messages[place].get("role") == "tool":
+            results.append(messages[place])
+            place += 1
+        for index, call in enumerate(calls):
+            alone = message if not index else {"role": message["role"], "content": ""}
+            split.append({**alone, "tool_calls": [call]})
+            split += [one for one in results if one.get("tool_call_id") == call.get("id")]
+        known = {call.get("id") for call in calls}
+        split += [one for one in results if one.get("tool_call_id") not in known]
+    return split
+
+
+def _leaves_out(*texts: str) -> bool:
+    return not any(_VALUE in text for text in texts)
+
+
+def _written(call: Message) -> tuple[str, str]:
+    function = _function(call)
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return str(function.get("name")), arguments
+
+
+def _is_good(text: str) -> bool:
+    """Whether a text shows arguments as a model writes them: not as a dict of Python's, once quoted."""
+    return _VALUE in text and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
+
+
+def _calls(message: Message) -> list[Message]:
+    calls = message.get("tool_calls")
+    return cast("list[Message]", calls) if isinstance(calls, list) else []
+
+
+def _function(call: Message) -> Message:
+    function: Any = call.get("function")
+    return cast("Message", function) if isinstance(function, dict) else {}
+
+
+def _conversation(calls: Sequence[Message]) -> list[Message]:
+    results = [
+        {
+            "role": "tool",
+            "tool_call_id": call["id"],
+            "name": call["function"]["name"],
+            "content": "1",
+        }
+        for call in calls
+    ]
+    asked = {"role": "user", "content": "?"}
+    return [asked, {"role": "assistant", "content": "", "tool_calls": list(calls)}, *results]
+
+
+def _call(name: str, arguments: Any, call_id: str = _ID) -> Message:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _tool(name: str) -> Message:
+    properties = {"penstock_parameter": {"type": "string", "description": "-"}}
+    parameters: Message = {"type": "object", "properties": properties, "required": []}
+    function: Message = {"name": name, "description": "-", "parameters": parameters}
+    return {"type": "function", "function": function}
