@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import InvalidParameter, ModelNotLoadable
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers_module
-from penstock.models.text import dialect, flat_messages, rendering
+from penstock.models.text import dialect, flat_messages, rendering, template_process
 from penstock.models.text.history import History
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ def check(path: Path, template: str | None) -> None:
     if template is None:
         return
     try:
-        transformers_module("utils.chat_template_utils")._compile_jinja_template(template)  # noqa: SLF001 - it knows Transformers' own tags
+        template_process.parse(template)
     except Exception as error:
         line = getattr(error, "lineno", None)
         where = f" in line {line}" if line else ""
