@@ -22,10 +22,10 @@ TRITON := $(CURDIR)/.venv-kernels/triton-3.7.1
 # What a new release of Transformers may break, and what comes with one.
 NEWEST := $(CURDIR)/.venv-newest
 NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerate
-MODEL_TESTS = tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
+MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test coverage test-kernels test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
@@ -58,6 +58,10 @@ $(TRITON): | setup-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--only-binary=:all: --target $@.part $(subst -,==,$(notdir $@))
 	@mv $@.part $@
+
+test-models: setup-dev ## build every architecture of Transformers tiny, serve it, compare with generate: an hour of two cores
+	@PENSTOCK_TEST_MODELS=all $(BIN)/python -m pytest --numprocesses $(JOBS) \
+		--timeout 600 tests/architectures $(ARGS)
 
 test-newest: setup-dev ## run the tests of models against the newest Transformers: 100 MB (docs/adr/0013)
 	@rm -rf $(NEWEST) && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \

@@ -42,12 +42,12 @@ class Judgement:
     gap: float
 
 
-def prompts() -> list[list[int]]:
-    """Of several lengths; two of them begin alike."""
+def prompts(lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
+    """Of these lengths; two more begin alike."""
     rng = random.Random(5)
     shared = [rng.randrange(3, VOCAB) for _ in range(SHARED)]
-    made = [[rng.randrange(3, VOCAB) for _ in range(length)] for length in LENGTHS]
-    return [*made, shared + made[0], shared + made[2]]
+    made = [[rng.randrange(3, VOCAB) for _ in range(length)] for length in lengths]
+    return [*made, shared + made[0], shared + made[-1]]
 
 
 def settings_for(folder: Path) -> Settings:
@@ -58,7 +58,13 @@ def settings_for(folder: Path) -> Settings:
     )  # fmt: skip
 
 
-def judge(folder: Path, *, low_bit: bool, reference: Path | None = None) -> Judgement:
+def judge(
+    folder: Path,
+    *,
+    low_bit: bool,
+    reference: Path | None = None,
+    lengths: tuple[int, ...] = LENGTHS,
+) -> Judgement:
     """Load a folder as a worker does, serve it under arrivals, compare with `generate`.
 
     `reference` is the folder that `generate` is asked of, if not the same.
@@ -72,9 +78,9 @@ def judge(folder: Path, *, low_bit: bool, reference: Path | None = None) -> Judg
         spec = resolve(queue, settings)
         loaded = loader.load(spec, settings, slots=4, progress=lambda *_: None)
         module = _reference(reference or folder, low_bit=low_bit)
-        served = _served(loaded)
+        served = _served(loaded, prompts(lengths))
         equal, gap = 0, 0.0
-        for prompt, answer in zip(prompts(), served, strict=True):
+        for prompt, answer in zip(prompts(lengths), served, strict=True):
             wanted, rows = _generated(module, prompt)
             part = next((i for i in range(ANSWER) if answer[i] != wanted[i]), None)
             if part is None:
@@ -98,7 +104,7 @@ def _reference(folder: Path, *, low_bit: bool) -> Any:
     return module
 
 
-def _served(loaded: loader.LoadedModel) -> list[tuple[int, ...]]:
+def _served(loaded: loader.LoadedModel, asked: list[list[int]]) -> list[tuple[int, ...]]:
     told = Transcript()
     options = replace(
         loaded.options, prefill_chunk_tokens=13, target_step_ms=None, speculation_tokens=0
@@ -106,7 +112,7 @@ def _served(loaded: loader.LoadedModel) -> list[tuple[int, ...]]:
     engine = Engine(loaded.model, WordTokenizer(), options, told)
     sampling = Sampling(seed=0, temperature=0.0, max_tokens=ANSWER)
     waiting: list[Any] = [
-        SequenceRequest(f"{job}", prompt, sampling) for job, prompt in enumerate(prompts())
+        SequenceRequest(f"{job}", prompt, sampling) for job, prompt in enumerate(asked)
     ]
     count, more = len(waiting), True
     while more or waiting:  # one arrives with each step

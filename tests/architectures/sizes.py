@@ -56,7 +56,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
     "bert": {"is_decoder": True},
     "cohere2": SLIDING,
-    "cohere_compass_text": {"layer_types": ["full_attention"] * 2},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * 2, "head_dim": 32,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
+    },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
         "ffn_config": {
@@ -67,6 +70,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "deepseek_v3": LATENT,
     "deepseek_v32": LATENT,
     "dots3_note_text": {"num_key_value_heads": 4},
+    "dory": {
+        "num_hidden_layers": 8, "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp"] * 2,
+        "n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2, "n_recurrent_loops": 2,
+    },
     "exaone4": {**SLIDING, "sliding_window_pattern": "LG"},
     "falcon": {"alibi": False, "num_kv_heads": 4},
     "falcon_h1": {"mamba_d_ssm": 256},
@@ -90,6 +97,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 24},
     "gpt_oss": SLIDING,
     "granitemoehybrid": {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"]},
+    "inkling2_loop_text": {"unpadded_vocab_size": VOCAB},
+    "inkling2_text": {"unpadded_vocab_size": VOCAB},
     "jamba": {
         "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
         "use_mamba_kernels": False, "expert_layer_period": 2, "expert_layer_offset": 1,
@@ -114,7 +123,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "ministral": SLIDING,
     "modernbert-decoder": {"local_attention": 24, "global_attn_every_n_layers": 2},
-    "moshi": {"num_codebooks": 2},
+    "moshi": {"num_codebooks": 2, "sliding_window": CONTEXT},
     "mpt": {"expansion_ratio": 2},
     "nemotron_h": {
         "layers_block_type": ["mamba", "attention", "moe", "mamba"], "num_hidden_layers": 4,
@@ -124,11 +133,15 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "olmo3": SLIDING,
     "olmo_hybrid": DELTA,
     "phi": {"partial_rotary_factor": 0.5},
-    "qwen4_exp_text": {"layer_types": ["linear_attention", "indexed_attention"]},
     "qwen2": {"use_sliding_window": False},
     "qwen3_5_moe_text": DELTA,
     "qwen3_5_text": DELTA,
     "qwen3_next": DELTA,
+    "qwen4_exp_text": {
+        "layer_types": ["linear_attention", "indexed_attention"], "indexer_n_heads": 2,
+        "indexer_kv_heads": 1, "indexer_head_dim": 32, "indexer_budget": 32,
+        "indexer_compress_ratio": 4,
+    },
     "recurrent_gemma": {
         "num_hidden_layers": 3, "lru_width": 128, "num_key_value_heads": 1,
         "block_types": ["recurrent", "recurrent", "attention"],

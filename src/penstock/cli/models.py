@@ -13,7 +13,8 @@ from penstock.cli import census, machine, running
 from penstock.cli.console import note, out
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
-from penstock.models.catalogue import footprint, resolve
+from penstock.models.catalogue import footprint, resolve, ways
+from penstock.models.catalogue.model_folder import read_config
 
 if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
@@ -27,7 +28,8 @@ class LocalModel(msgspec.Struct, frozen=True):
     """A model that a worker on this machine finds by its queue's name.
 
     `weights_bytes` are in memory, `kv_bytes` of one answer at full context; `fits` are the devices
-    of this machine whose memory takes both.
+    of this machine whose memory takes both. `running` is how its kind runs on a CPU, as far as it
+    is known before it is loaded (see `ModelCard`).
     """
 
     name: str
@@ -41,6 +43,7 @@ class LocalModel(msgspec.Struct, frozen=True):
     context_length: int = 0
     kv_bytes: int = 0
     fits: tuple[str, ...] = ()
+    running: str = ""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -94,12 +97,21 @@ def _local(one: ModelSpec, rooms: tuple[machine.Room, ...]) -> LocalModel:
         context_length=size.context_length,
         kv_bytes=size.kv_bytes,
         fits=tuple(room.device for room in devices if room.memory_bytes >= size.needed_bytes),
+        running=_expected_running(one),
     )
+
+
+def _expected_running(one: ModelSpec) -> str:
+    if one.backend in {"native", "openvino"}:
+        return one.backend
+    if one.task != "generate":
+        return ""
+    return ways.expected(read_config(one.path), low_bit=one.backend == "bigdl")
 
 
 def _served_table(cards: tuple[ModelCard, ...]) -> Table:
     table = Table(title="Served", title_justify="left")
-    for name in ("model", "queue", "architecture", "format"):
+    for name in ("model", "queue", "architecture", "format", "runs"):
         table.add_column(name)
     for name in ("parameters", "weights", "context", "slots"):
         table.add_column(name, justify="right")
@@ -109,6 +121,7 @@ def _served_table(cards: tuple[ModelCard, ...]) -> Table:
             card.queue,
             card.architecture,
             f"{card.format} ({card.backend})",
+            card.running,
             f"{card.parameters / _MEGA:,.1f} M",
             f"{card.weights_bytes / _MEGA:,.0f} MB",
             str(card.context_length),
@@ -119,9 +132,11 @@ def _served_table(cards: tuple[ModelCard, ...]) -> Table:
 
 def _local_table(found: tuple[LocalModel, ...]) -> Table:
     table = Table(title="On this machine", title_justify="left")
-    table.caption = "Serve one with: celery -A workers worker -Q QUEUE"
+    table.caption = (
+        "Serve one with: celery -A workers worker -Q QUEUE. docs/models.md says how each runs."
+    )
     table.caption_justify = "left"
-    for name in ("queue", "format", "folder"):
+    for name in ("queue", "format", "runs", "folder"):
         table.add_column(name, overflow="fold")
     for name in ("on disk", "weights", "KV a slot"):
         table.add_column(name, justify="right")
@@ -130,7 +145,7 @@ def _local_table(found: tuple[LocalModel, ...]) -> Table:
         form = f"{one.format or 'as stored'} ({one.backend})"
         sizes = (one.file_bytes, one.weights_bytes, one.kv_bytes)
         fits = ", ".join(one.fits) or "[red]nowhere here[/]"
-        table.add_row(one.queue, form, one.path, *map(_size, sizes), fits)
+        table.add_row(one.queue, form, one.running or "-", one.path, *map(_size, sizes), fits)
     return table
 
 

@@ -96,11 +96,17 @@ def quantize(
     out.print(_table(done))
     if on_load:
         note("nothing was written; a GPU that has FP8 serves it with, in models.toml:")
-        entry = f'[models.{source.name}]\nformat = "{format_name}"'
+        entry = f'[models.{_key(source.name)}]\nformat = "{format_name}"'
         out.print(entry, markup=False, soft_wrap=True)
         return
     note(f"{escape(str(folder))}: serve it with")
-    out.print(f"celery -A workers worker -Q {folder.name}-cpu", markup=False, soft_wrap=True)
+    written = folder.name if target else f"{source.name}-{format_name}"  # org/name stays so
+    out.print(f"celery -A workers worker -Q {written}-cpu", markup=False, soft_wrap=True)
+
+
+def _key(name: str) -> str:
+    """A name as a key of TOML, where a dot in a bare one would begin another table."""
+    return name if all(letter.isalnum() or letter in "-_" for letter in name) else f'"{name}"'
 
 
 def _source(model: str, settings: Settings) -> ModelSpec:

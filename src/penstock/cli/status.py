@@ -98,8 +98,8 @@ def _queue_table(seen: Census) -> Table:
 
 def _worker_table(seen: Census) -> Table:
     table = Table(title="Workers", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("host", "process", "queue", "format", "step", "tokens", "up", "state"):
-        left = name in {"host", "queue", "format", "state"}
+    for name in ("host", "process", "queue", "format", "runs", "step", "tokens", "up", "state"):
+        left = name in {"host", "queue", "format", "runs", "state"}
         table.add_column(name, justify="left" if left else "right", no_wrap=name == "queue")
     now_ms = clock.now_ms()
     for worker in seen.workers:
@@ -110,6 +110,7 @@ def _worker_table(seen: Census) -> Table:
                 str(worker.pid),
                 model.queue,
                 model.format,
+                model.running,
                 f"{load.step_ms:.1f} ms" if load else "",
                 str(load.generated_tokens_total) if load else "",
                 _duration((now_ms - worker.started_ms) / 1000),

@@ -82,14 +82,35 @@ def test_a_queue_names_a_model_and_a_device(settings, queue, names, holds):
         "llama-cpu.1",
         "llama-xpu.",
         "../llama-cpu",
-        "a/b-cpu",
+        "a/b/c-cpu",
+        "/b-cpu",
+        "a/-cpu",
+        "a/../b-cpu",
         "",
         "a b-cpu",
+        "a:b-cpu",
+        "größe-cpu",
     ],
 )
 def test_other_names_are_no_queues(settings, queue):
-    with pytest.raises(ModelNotFound, match="a queue's name is <model>-<device>"):
+    with pytest.raises(ModelNotFound, match="a queue's name is <model>-<device>") as caught:
         resolve(queue, settings)
+    assert "ASCII letters, digits, '.', '_' and '-', with one '/' at most" in caught.value.message
+
+
+def test_an_organisations_folder_holds_models(settings):
+    for name in ("org/small", "org/large.v2", "minilm/1_Pooling", "org/a b"):
+        (settings.models_dir / name).mkdir(parents=True)
+        (settings.models_dir / name / "config.json").write_text("{}")
+    (settings.models_dir / "minilm" / "config.json").write_text("{}")
+    found = {spec.name for spec in discover(settings)}
+    assert {"org/small", "org/large.v2", "minilm"} <= found
+    assert not {"minilm/1_Pooling", "org/a b", "org"} & found
+    spec = resolve("org/small-cpu", settings)
+    assert (spec.name, spec.path) == ("org/small", settings.models_dir / "org/small")
+    assert resolve("bigdl-org/small-cpu", settings).backend == "bigdl"
+    with pytest.raises(ModelNotFound, match=r"there are .*org/large"):
+        resolve("org/other-cpu", settings)
 
 
 @pytest.mark.parametrize(

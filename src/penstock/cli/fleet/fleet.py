@@ -158,9 +158,8 @@ class Fleet:
         command = [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", queue]
         command += ["-n", f"{queue}@%h"]
         patience_s = self.plan.settings.drain_s + _WORKER_MARGIN_S
-        return Child(
-            f"worker-{queue}", command, running.LOG_DIR, self._environment(), patience_s=patience_s
-        )
+        name = f"worker-{queue.replace('/', '--')}"  # its log is a file of this name
+        return Child(name, command, running.LOG_DIR, self._environment(), patience_s=patience_s)
 
     def _apis(self) -> list[tuple[Child, str]]:
         """One API process a port; they share nothing but Redis."""

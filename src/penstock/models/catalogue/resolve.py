@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 DEMO_NAME = "demo"
 BIGDL_PREFIX = "bigdl-"
 
+_CONFIG = "config.json"
+_MOST_FOLDERS = 1000
 LONGEST_QUEUE = 200
 """Characters of a queue's name: it is a part of Redis keys and, without the device, a folder."""
 
+_PART = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _QUEUE = re.compile(
-    r"(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<device>cpu|xpu|cuda)"
+    rf"(?P<model>{_PART}(?:/{_PART})?)-(?P<device>cpu|xpu|cuda)"
     r"(?:\.(?P<index>\d{1,3})(?:-(?P<last>\d{1,3}))?)?"
 )
 
@@ -53,7 +56,9 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     if match is None or (match["device"] == "cpu" and match["index"] is not None):
         raise ModelNotFound(
             f"queue {queue!r}: a queue's name is <model>-<device>, device one of cpu, xpu, cuda "
-            f"(xpu.1 for the second GPU, cuda.0-3 for one model over four)"
+            f"(xpu.1 for the second GPU, cuda.0-3 for one model over four); a model's name is made "
+            f"of ASCII letters, digits, '.', '_' and '-', with one '/' at most (org/name); give any "
+            f"other folder such a name in models.toml: [models.NAME], path = ..."
         )
     name = match["model"]
     entries = read_models_file(settings.models_file)
@@ -160,12 +165,7 @@ def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
     :raises BadSettings: the models file is not usable.
     """
     names = set(read_models_file(settings.models_file))
-    if settings.models_dir.is_dir():
-        names.update(
-            folder.name
-            for folder in settings.models_dir.iterdir()
-            if (folder / "config.json").is_file() and _QUEUE.fullmatch(f"{folder.name}-cpu")
-        )
+    names.update(name for name in _folders(settings.models_dir) if _QUEUE.fullmatch(f"{name}-cpu"))
     if _demo_path() is not None:
         names.update((DEMO_NAME, BIGDL_PREFIX + DEMO_NAME))
     found: list[ModelSpec] = []
@@ -204,11 +204,23 @@ def _find(
 
 
 def _folders(models_dir: Path) -> list[str]:
-    if not models_dir.is_dir():
+    """Names of the folders that hold a model: `name`, or `org/name` below one that holds none."""
+    names: list[str] = []
+    for folder in _subfolders(models_dir):
+        if (folder / _CONFIG).is_file():
+            names.append(folder.name)
+        else:
+            inner = (one for one in _subfolders(folder) if (one / _CONFIG).is_file())
+            names.extend(f"{folder.name}/{one.name}" for one in inner)
+    return sorted(names)
+
+
+def _subfolders(path: Path) -> list[Path]:
+    """The first of a folder's folders, by name; none where it cannot be read."""
+    try:
+        return sorted(one for one in path.iterdir() if one.is_dir())[:_MOST_FOLDERS]
+    except OSError:
         return []
-    return sorted(
-        folder.name for folder in models_dir.iterdir() if (folder / "config.json").is_file()
-    )
 
 
 def _demo_path() -> Path | None:

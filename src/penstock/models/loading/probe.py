@@ -131,6 +131,7 @@ class Probe:
         Where the module's own decoding fails, so does `generate`: then one forward without a cache
         is all that there is to compare with.
         """
+        name = type(self._module).__name__
         try:
             own = OwnDecoding(self._module, self._device)
             rows = [own.advance(tokens[: len(tokens) - decoded])]
@@ -138,9 +139,13 @@ class Probe:
             self.stateful_layers = own.stateful_layers()
             return torch.cat(rows).float().cpu()
         except Exception as error:  # noqa: BLE001 - whatever a foreign architecture raises
-            name = type(self._module).__name__
             logger.warning("%s cannot generate: %s", name, checkpoint.first_line(error))
+        try:
             return self._plain(tokens)
+        except Exception as error:
+            raise ModelNotLoadable(
+                f"{name} cannot be run: {checkpoint.first_line(error)}"
+            ) from error
 
     @torch.inference_mode()
     def _plain(self, tokens: list[int]) -> torch.Tensor:
