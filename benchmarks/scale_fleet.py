@@ -220,7 +220,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Start the station, then deliver doorbells until the process ends."""
-        self._station.start(on_broken=lambda: None, on_drain=lambda: None)
+        self._station.start()
         celery = configuration()
         broker = Connection(
             celery["broker_url"], transport_options=celery["broker_transport_options"]

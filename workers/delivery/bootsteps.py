@@ -13,7 +13,6 @@ import click
 from celery import bootsteps, signals
 from celery.platforms import EX_FAILURE, SecurityWarning
 from celery.utils.log import get_logger
-from celery.worker import state
 
 from penstock import settings
 from penstock.errors import PenstockError, StartupError
@@ -63,12 +62,7 @@ class Serving(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads; Celery begins to consume right after."""
         if self._station is not None:
-            self._station.start(
-                on_broken=_request_stop,
-                on_drain=parent.pool.wake,
-                on_rest=parent.pool.rest_changed,
-                on_consume=parent.pool.consume,
-            )
+            self._station.start(parent.pool)
             logger.info(
                 "Worker %s serves %s", self._station.worker_id, ", ".join(self._station.lanes)
             )
@@ -118,11 +112,6 @@ def _open(worker: Any) -> Station:
     from workers.serving.startup import open_station  # noqa: PLC0415
 
     return open_station(queues, getattr(worker, "asked_slots", None), settings.load())
-
-
-def _request_stop() -> None:
-    """Have the main thread leave its loop; any thread may call this."""
-    state.should_stop = 1
 
 
 @signals.celeryd_init.connect

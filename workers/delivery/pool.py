@@ -141,6 +141,10 @@ class EnginePool(BasePool):
         if self._hub is not None:
             self._hub.call_soon(self.pump)
 
+    def request_stop(self) -> None:
+        """Let the main thread leave its loop; any thread may call this."""
+        state.should_stop = 1
+
     def rest_changed(self) -> None:
         """Claim nothing while the station rests, go on when it does; any thread may call this."""
         self._post(self._follow_rest)

@@ -12,13 +12,13 @@ from celery.utils.log import get_logger
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from penstock.contract.worker import WorkerCard
     from penstock.settings import Settings
     from penstock.transport.fleet.registry import Announcer
     from penstock.transport.jobs.queue import WorkerQueue
     from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.hooks import Hooks
     from workers.serving.served_queue import Lane
 
 logger = get_logger(__name__)
@@ -54,24 +54,16 @@ class Heartbeat(threading.Thread):
         held: HeldJobs,
         jobs: WorkerQueue,
         announcer: Announcer,
-        card: Callable[[], WorkerCard],
         settings: Settings,
-        lose: Callable[[Held], None],
-        broken: Callable[[Lane, str], None],
-        rest: Callable[[bool], None],
-        look_for_returned: Callable[[Lane], None],
+        hooks: Hooks,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._lanes = lanes
         self._held = held
         self._jobs = jobs
         self._announcer = announcer
-        self._card = card
         self._settings = settings
-        self._lose = lose
-        self._broken = broken
-        self._rest = rest
-        self._look_for_returned = look_for_returned
+        self._hooks = hooks
         self._pause_s = self._next_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._closing = threading.Event()
         self._hung: set[str] = set()
@@ -126,11 +118,11 @@ class Heartbeat(threading.Thread):
         if now_s - self._announced_s >= self._settings.heartbeat_s:
             self._announced_s = now_s
             # An engine that hangs takes no job: each would be lost with its lease.
-            self._rest(self._announcer.announce(self._card()) or bool(self._hung))
+            self._hooks.rest(self._announcer.announce(self._hooks.card()) or bool(self._hung))
         # After the renewal, so that leases which ran out while Redis was away are kept.
         ends_s = [self._jobs.reap(queue).next_end_s for queue in self._lanes]
         for lane in healthy:
-            self._look_for_returned(lane)
+            self._hooks.look_for_returned(lane)
         self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
 
     def _until_next(self, ends_s: list[float]) -> float:
@@ -151,12 +143,12 @@ class Heartbeat(threading.Thread):
         self._held.leased([one.attempt_id for one in held], now_s)
         for one in held:
             if one.claim.job.id in refused:
-                self._lose(one)
+                self._hooks.lose(one)
 
     def _is_healthy(self, lane: Lane) -> bool:
         failure = lane.engine.failure
         if failure is not None:
-            self._broken(lane, f"its engine has died: {failure}")
+            self._hooks.engine_broke(lane, f"its engine has died: {failure}")
             return False
         # A process that was stopped itself cannot say of its engine that it hangs.
         stalled_s = min(lane.stalled_s(), time.monotonic() - self._awake_since_s)
@@ -175,5 +167,5 @@ class Heartbeat(threading.Thread):
                 stalled_s,
             )
         if stalled_s > self._settings.hung_step_s * HUNG_FOR_LONG:
-            self._broken(lane, f"its engine has hung for {stalled_s:.0f} s")
+            self._hooks.engine_broke(lane, f"its engine has hung for {stalled_s:.0f} s")
         return False

@@ -40,7 +40,7 @@ from penstock.errors import StartupError
 from penstock.observability.telemetry import E2E_BUCKETS_S, ITL_BUCKETS_S, LABELS, TTFT_BUCKETS_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from wsgiref.simple_server import WSGIServer
 
     from prometheus_client.metrics_core import Metric
@@ -67,11 +67,8 @@ class _Attempt:
 class WorkerMetrics:
     """Watches the events that engines and the preparer publish. Called by several threads."""
 
-    def __init__(
-        self, held: HeldJobs, worker_id: str, put: Callable[[list[AttemptEvent]], None]
-    ) -> None:
+    def __init__(self, held: HeldJobs, worker_id: str) -> None:
         self._held = held
-        self._put = put
         self._open: dict[str, _Attempt] = {}
         self._lock = threading.Lock()
         self._server: WSGIServer | None = None
@@ -141,13 +138,12 @@ class WorkerMetrics:
             self._server.shutdown()
             self._server.server_close()
 
-    def put(self, events: list[AttemptEvent]) -> None:
-        """Note the events' time, then hand them on."""
+    def see(self, events: list[AttemptEvent]) -> None:
+        """Note events and their time."""
         now_ns = clock.now_ns()
         with self._lock:
             for one in events:
-                self._see(one, now_ns)
-        self._put(events)
+                self._note(one, now_ns)
 
     def drop(self, held: Held) -> None:
         """Count an attempt that was given up."""
@@ -155,7 +151,7 @@ class WorkerMetrics:
             self._open.pop(held.attempt_id, None)
         self._lost.labels(held.lane.card.name, held.lane.card.device).inc()
 
-    def _see(self, one: AttemptEvent, now_ns: int) -> None:
+    def _note(self, one: AttemptEvent, now_ns: int) -> None:
         event = one.event
         attempt = self._open.get(one.attempt_id)
         if attempt is None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from workers.serving.claimed_jobs import Outcome, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    from workers.serving.hooks import Hooks
     from workers.serving.served_queue import Lane
 
 
@@ -22,8 +23,8 @@ class SparePlaces:
     run already less than the wait costs these. Any thread may call any method.
     """
 
-    def __init__(self, lanes: Iterable[Lane], take: Callable[[Ticket], None]) -> None:
-        self._take = take
+    def __init__(self, lanes: Iterable[Lane], hooks: Hooks) -> None:
+        self._hooks = hooks
         self._places = {lane.queue: lane.spare for lane in lanes}
         self._looking: set[str] = set()
         self._lock = threading.Lock()
@@ -35,7 +36,7 @@ class SparePlaces:
                 return
             self._looking.add(queue)
             self._places[queue] -= 1
-        self._take(
+        self._hooks.take(
             Ticket(
                 queue,
                 partial(self._done, queue),

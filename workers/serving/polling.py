@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from workers.serving.claimed_jobs import HeldJobs
+    from workers.serving.hooks import Hooks
     from workers.serving.served_queue import Lane
 
 MOST_AT_ONCE: Final = 16
@@ -34,8 +33,7 @@ class Intake:
 
     lane: Lane
     held: HeldJobs
-    consume: Callable[[str, bool], None]
-    """Told whether Celery shall consume the lane's queue."""
+    hooks: Hooks
     is_only: bool = True
     """Whether the worker has no other lane: Celery waits for all queues at once, and takes a tenth of
     a second to wait for others, which no burst is worth."""
@@ -73,12 +71,12 @@ class Intake:
         """Have Celery consume the queue."""
         if self.alone:
             self.alone = False
-            self.consume(self.lane.queue, True)
+            self.hooks.consume(self.lane.queue, True)
 
     def _go_alone(self, due_s: float) -> None:
         if not self.alone:
             self.alone = True
-            self.consume(self.lane.queue, False)
+            self.hooks.consume(self.lane.queue, False)
         # After `alone`: a slot that has become free meanwhile calls for a look, or is seen here.
         if self.free > 0:
             self.due_s = due_s

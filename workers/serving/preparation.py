@@ -19,8 +19,6 @@ from penstock.transport.jobs import journal
 from penstock.transport.store.connection import patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import redis
 
     from penstock.contract.job import Generate, Prompt, Sampling
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim
     from workers.serving.claimed_jobs import Held
+    from workers.serving.hooks import Hooks
     from workers.serving.served_queue import Lane, Tokenizer
 
 logger = get_logger(__name__)
@@ -36,18 +35,10 @@ logger = get_logger(__name__)
 class Preparation:
     """Prepares jobs, in any thread; one that cannot be served becomes a `Failed` event."""
 
-    def __init__(
-        self,
-        *,
-        store: redis.Redis,
-        settings: Settings,
-        publish: Callable[[list[AttemptEvent]], None],
-        lose: Callable[[Held], None],
-    ) -> None:
+    def __init__(self, *, store: redis.Redis, settings: Settings, hooks: Hooks) -> None:
         self._store = store
         self._patience_s = settings.redis_patience_s
-        self._publish = publish
-        self._lose = lose
+        self._hooks = hooks
 
     def prepared(self, held: Held) -> SequenceRequest | None:
         """Return what the engine is asked; None for a job that has failed, or is let go.
@@ -63,7 +54,7 @@ class Preparation:
             except (StoreUnavailable, MemoryError) as error:
                 # Its lease runs out, and whoever has Redis and memory by then takes it up.
                 logger.warning("Job %s is let go: %s", job.id, error)
-                self._lose(held)
+                self._hooks.lose(held)
             except TakesLong:
                 raise
             except Exception as error:
@@ -123,7 +114,7 @@ class Preparation:
             message=error.message,
             param=error.param or "",
         )
-        self._publish([AttemptEvent(held.attempt_id, event)])
+        self._hooks.publish([AttemptEvent(held.attempt_id, event)])
 
 
 def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:

@@ -18,15 +18,15 @@ from workers.serving.polling import MOST_AT_ONCE, Intake
 from workers.serving.preparation import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import redis
 
-    from penstock.engine.events import AttemptEvent
     from penstock.engine.sequence import SequenceRequest
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim, WorkerQueue
     from workers.serving.claimed_jobs import HeldJobs
+    from workers.serving.hooks import Hooks
     from workers.serving.served_queue import Lane
 
 logger = get_logger(__name__)
@@ -39,8 +39,7 @@ GATHER_S: Final = 0.003
 class Preparer(threading.Thread):
     """Claims jobs for free slots and prepares them, so that no request has a thread of its own.
 
-    `on_closed` is called in its thread, last; `on_consume` is told whether Celery shall consume a
-    queue. A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
+    A prompt that cannot be served becomes a `Failed` event here, before the engine sees it.
     """
 
     def __init__(
@@ -51,28 +50,23 @@ class Preparer(threading.Thread):
         jobs: WorkerQueue,
         store: redis.Redis,
         settings: Settings,
-        publish: Callable[[list[AttemptEvent]], None],
-        lose: Callable[[Held], None],
+        hooks: Hooks,
     ) -> None:
         super().__init__(name="preparer", daemon=True)
         self._lanes = lanes
         self._held = held
         self._jobs = jobs
-        self._preparation = Preparation(store=store, settings=settings, publish=publish, lose=lose)
+        self._preparation = Preparation(store=store, settings=settings, hooks=hooks)
         self._long = LongTexts("long-prompts")
-        self._lose = lose
+        self._hooks = hooks
         self._intakes = {
-            queue: Intake(lane, held, self._consume, is_only=len(lanes) == 1)
+            queue: Intake(lane, held, hooks, is_only=len(lanes) == 1)
             for queue, lane in lanes.items()
         }
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._freed: set[str] = set()
         self._in_hand: list[Held] = []  # what the look under way has claimed
         self._closing = False
-        self.resting = False
-        """Whether nothing is claimed for now."""
-        self.on_closed: Callable[[], None] = lambda: None
-        self.on_consume: Callable[[str, bool], None] = lambda _queue, _wanted: None
 
     def put(self, ticket: Ticket) -> None:
         """Queue a ticket; never blocks."""
@@ -98,7 +92,7 @@ class Preparer(threading.Thread):
                 # Before the look: what becomes free from now on asks for another.
                 self._freed.discard(ticket.queue)
                 self._intakes[ticket.queue].due_s = None
-            if self._closing or self.resting:
+            if self._closing or self._hooks.resting:
                 ticket.done(Outcome.PUT_BACK)
                 continue
             try:
@@ -111,7 +105,7 @@ class Preparer(threading.Thread):
                 self._give_up(ticket, Outcome.EMPTY)
             self._in_hand.clear()
         self._long.close()
-        self.on_closed()
+        self._hooks.claiming_ended()
 
     def _next(self) -> Ticket | None:
         """Wait for a ticket, or until a look is due."""
@@ -159,13 +153,10 @@ class Preparer(threading.Thread):
         intake.claimed(len(held), found.waiting)
         self._take_up(held)
 
-    def _consume(self, queue: str, wanted: bool) -> None:
-        self.on_consume(queue, wanted)
-
     def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:
         """End a look that failed. What it holds is let go: leases run out, and others have the jobs."""
         for held in self._in_hand:
-            self._lose(held)
+            self._hooks.lose(held)
         if all(held.ticket is not ticket for held in self._in_hand):
             ticket.done(outcome)
         if not ticket.only_returned:
@@ -176,7 +167,7 @@ class Preparer(threading.Thread):
         # new one has the same epoch, and so the same name.
         older = self._held.of_job(claim.job.id)
         if older is not None:
-            self._lose(older)
+            self._hooks.lose(older)
         number = self._held.number(claim)
         held = Held(claim, self._lanes[ticket.queue], ticket, number=number)
         self._held.add(held)
@@ -225,7 +216,7 @@ class Preparer(threading.Thread):
             held.lane.engine.submit(request)
         except Exception:
             logger.exception("Job %s is let go", held.claim.job.id)
-            self._lose(held)
+            self._hooks.lose(held)
 
 
 def _tell(claim: Claim) -> None:

@@ -14,12 +14,11 @@ from penstock.errors import StoreUnavailable
 from penstock.transport.jobs.queue import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from penstock.contract.events import Event
     from penstock.engine.events import AttemptEvent
     from penstock.transport.jobs.queue import Refusal, WorkerQueue
     from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.hooks import Hooks
 
 logger = get_logger(__name__)
 
@@ -45,14 +44,12 @@ class Publisher(threading.Thread):
         *,
         held: HeldJobs,
         jobs: WorkerQueue,
-        end: Callable[[Held], None],
-        lose: Callable[[Held], None],
+        hooks: Hooks,
     ) -> None:
         super().__init__(name="publisher", daemon=True)
         self._held = held
         self._jobs = jobs
-        self._end = end
-        self._lose = lose
+        self._hooks = hooks
         self._steps: Queue[list[AttemptEvent] | None] = Queue(maxsize=STEPS_BEHIND)
         self._giving_up = threading.Event()
 
@@ -116,9 +113,9 @@ class Publisher(threading.Thread):
             refused = {refusal.job_id for refusal in refusals}
             for held, event in batch:
                 if held.claim.job.id in refused:
-                    self._lose(held)
+                    self._hooks.lose(held)
                 elif isinstance(event, TERMINAL_EVENTS):
-                    self._end(held)
+                    self._hooks.end(held)
 
     def _append(self, queue: str, batch: list[tuple[Held, Event]]) -> list[Refusal] | None:
         """Append until Redis has answered; None when the process gave up before.
@@ -141,4 +138,4 @@ class Publisher(threading.Thread):
         for attempt_id in {one.attempt_id for step in steps for one in step}:
             held = self._held.get(attempt_id)
             if held is not None:
-                self._lose(held)
+                self._hooks.lose(held)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from penstock.clock import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from penstock.engine.events import AttemptEvent
     from penstock.observability.tracing import JobSpans, Tracing
     from workers.serving.claimed_jobs import Held, HeldJobs
@@ -18,29 +16,21 @@ if TYPE_CHECKING:
 class AttemptSpans:
     """Watches the events that engines and the preparer publish. Called by several threads."""
 
-    def __init__(
-        self,
-        tracing: Tracing,
-        held: HeldJobs,
-        worker_id: str,
-        put: Callable[[list[AttemptEvent]], None],
-    ) -> None:
+    def __init__(self, tracing: Tracing, held: HeldJobs, worker_id: str) -> None:
         self._tracing = tracing
         self._held = held
         self._worker_id = worker_id
-        self._put = put
         self._open: dict[str, JobSpans] = {}
         self._lock = threading.Lock()
 
-    def put(self, events: list[AttemptEvent]) -> None:
-        """Note the events' time, then hand them on."""
+    def see(self, events: list[AttemptEvent]) -> None:
+        """Note events and their time."""
         now_ns = clock.now_ns()
         with self._lock:
             for one in events:
-                self._see(one, now_ns)
-        self._put(events)
+                self._note(one, now_ns)
 
-    def _see(self, one: AttemptEvent, now_ns: int) -> None:
+    def _note(self, one: AttemptEvent, now_ns: int) -> None:
         spans = self._open.get(one.attempt_id)
         if spans is None:
             held = self._held.get(one.attempt_id)

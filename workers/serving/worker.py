@@ -33,7 +33,9 @@ from workers.serving.tracing import AttemptSpans
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
+    from workers.serving.hooks import Delivery, Watcher
     from workers.serving.served_queue import Lane
 
 logger = get_logger(__name__)
@@ -73,51 +75,46 @@ class Station:
         self._draining = False
         self._resting = False
         self._broken: set[str] = set()
-        self._on_broken: Callable[[], None] = lambda: None
-        self._on_rest: Callable[[], None] = lambda: None
+        self._delivery: Delivery | None = None
         self._jobs = WorkerQueue(store, settings, worker_id)
         self._announcer = Announcer(store, settings)
         self._held = HeldJobs()
-        self._publisher = Publisher(held=self._held, jobs=self._jobs, end=self._end, lose=self.lose)
-        tracing = Tracing.of(settings, "penstock-worker")
-        self._spans: AttemptSpans | None = None
-        publish = self._publisher.put
-        if tracing is not None:
-            self._spans = AttemptSpans(tracing, self._held, worker_id, publish)
-            publish = self._spans.put
-        self._metrics: WorkerMetrics | None = None
+        self._publisher = Publisher(held=self._held, jobs=self._jobs, hooks=self)
+        self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(self.publish)}
         self.metrics_url = ""
-        if settings.metrics_port:
-            self._metrics = WorkerMetrics(self._held, worker_id, publish)
-            publish = self._metrics.put
-        self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(publish)}
-        if self._metrics is not None:
-            self._metrics.show(self.lanes)
-            self.metrics_url = self._metrics.serve(settings)
-            logger.info("Metrics at %s", self.metrics_url)
+        self._watchers = self._make_watchers()
         self._preparer = Preparer(
             lanes=self.lanes,
             held=self._held,
             jobs=self._jobs,
             store=store,
             settings=settings,
-            publish=publish,
-            lose=self.lose,
+            hooks=self,
         )
         self._heartbeat = Heartbeat(
             lanes=self.lanes,
             held=self._held,
             jobs=self._jobs,
             announcer=self._announcer,
-            card=self.card,
             settings=settings,
-            lose=self.lose,
-            broken=self._break,
-            rest=self._rest,
-            look_for_returned=self._look_for_returned,
+            hooks=self,
         )
-        self._spare = SparePlaces(self.lanes.values(), self.take)
+        self._spare = SparePlaces(self.lanes.values(), self)
         self._desk = UtilityDesk(lanes=self.lanes, store=store)
+
+    def _make_watchers(self) -> list[Watcher]:
+        """Start what the settings ask for: metrics, traces."""
+        watchers: list[Watcher] = []
+        if self._settings.metrics_port:
+            metrics = WorkerMetrics(self._held, self.worker_id)
+            metrics.show(self.lanes)
+            self.metrics_url = metrics.serve(self._settings)
+            logger.info("Metrics at %s", self.metrics_url)
+            watchers.append(metrics)
+        tracing = Tracing.of(self._settings, "penstock-worker")
+        if tracing is not None:
+            watchers.append(AttemptSpans(tracing, self._held, self.worker_id))
+        return watchers
 
     @property
     def slots(self) -> int:
@@ -138,24 +135,9 @@ class Station:
             draining=self._draining or self._resting,
         )
 
-    def start(
-        self,
-        *,
-        on_broken: Callable[[], None],
-        on_drain: Callable[[], None],
-        on_rest: Callable[[], None] = lambda: None,
-        on_consume: Callable[[str, bool], None] = lambda _queue, _wanted: None,
-    ) -> None:
-        """Start engines and threads.
-
-        `on_broken` is called once an engine is beyond help, `on_drain` when no more is claimed,
-        `on_rest` when `resting` has changed, `on_consume` when a queue's bells shall not be taken
-        for now, or shall again; each in a thread of the station.
-        """
-        self._on_broken = on_broken
-        self._on_rest = on_rest
-        self._preparer.on_closed = on_drain
-        self._preparer.on_consume = on_consume
+    def start(self, delivery: Delivery | None = None) -> None:
+        """Start engines and threads; without `delivery`, jobs come by `take` alone."""
+        self._delivery = delivery
         # What was loaded stays: a collection that looked through it would hold up every stream.
         gc.collect()
         gc.freeze()
@@ -178,6 +160,12 @@ class Station:
         """Look for jobs for the free slots; answers through `ticket.done`, and never blocks."""
         self._preparer.put(ticket)
 
+    def publish(self, events: list[AttemptEvent]) -> None:
+        """See `Hooks`."""
+        for watcher in self._watchers:
+            watcher.see(events)
+        self._publisher.put(events)
+
     def taken(self) -> dict[str, int]:
         """Return how many slots of each queue have a job."""
         return {queue: self._held.taken(queue) for queue in self.lanes}
@@ -185,9 +173,8 @@ class Station:
     def lose(self, held: Held) -> None:
         """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
         if self._held.pop(held.attempt_id) is not None:
-            for watcher in (self._spans, self._metrics):
-                if watcher is not None:
-                    watcher.drop(held)
+            for watcher in self._watchers:
+                watcher.drop(held)
             held.lane.engine.abort([held.attempt_id])
             self._let_go(held)
 
@@ -237,10 +224,9 @@ class Station:
             if left:
                 logger.warning("Handed back %d unfinished jobs", len(left))
         for held in self._held.all():
-            self._end(held)
-        for watcher in (self._spans, self._metrics):
-            if watcher is not None:
-                watcher.close()
+            self.end(held)
+        for watcher in self._watchers:
+            watcher.close()
 
     def _alive_jobs(self) -> list[Held]:
         """Return the held jobs whose engine still works.
@@ -250,7 +236,8 @@ class Station:
         """
         return [held for held in self._held.all() if held.lane.queue not in self._broken]
 
-    def _end(self, held: Held) -> None:
+    def end(self, held: Held) -> None:
+        """See `Hooks`."""
         if self._held.pop(held.attempt_id) is not None:
             self._let_go(held)
 
@@ -258,28 +245,42 @@ class Station:
         held.ticket.done(Outcome.ENDED)
         self._preparer.freed(held.lane.queue)
 
-    def _look_for_returned(self, lane: Lane) -> None:
-        """Take up what a dead worker held, where no slot is free; those that are get it anyway."""
+    def look_for_returned(self, lane: Lane) -> None:
+        """See `Hooks`; a free slot gets such a job anyway."""
         if self._draining or self._resting:
             return
         if self._held.taken(lane.queue) >= lane.slots:
             self._spare.look(lane.queue)
 
-    def _rest(self, wanted: bool) -> None:
+    def rest(self, wanted: bool) -> None:
+        """See `Hooks`."""
         if wanted == self._resting:
             return
-        self._resting = self._preparer.resting = wanted
+        self._resting = wanted
         logger.warning("Worker %s %s", self.worker_id, "rests" if wanted else "goes on")
         self._heartbeat.announce_soon()
-        self._on_rest()
+        if self._delivery is not None:
+            self._delivery.rest_changed()
         for queue in self.lanes:
             self._preparer.freed(queue)
 
-    def _break(self, lane: Lane, why: str) -> None:
+    def consume(self, queue: str, wanted: bool) -> None:
+        """See `Hooks`."""
+        if self._delivery is not None:
+            self._delivery.consume(queue, wanted)
+
+    def claiming_ended(self) -> None:
+        """See `Hooks`."""
+        if self._delivery is not None:
+            self._delivery.wake()
+
+    def engine_broke(self, lane: Lane, reason: str) -> None:
+        """See `Hooks`."""
         if lane.queue in self._broken:
             return
         self._broken.add(lane.queue)
         self.exit_code = os.EX_SOFTWARE
-        logger.critical("Worker %s ends: %s (queue %s)", self.worker_id, why, lane.queue)
+        logger.critical("Worker %s ends: %s (queue %s)", self.worker_id, reason, lane.queue)
         self.begin_drain()
-        self._on_broken()
+        if self._delivery is not None:
+            self._delivery.request_stop()

@@ -39,7 +39,7 @@ class Desk:
             worker_id="station:1:test",
             open_lanes=self._open,
         )
-        self.station.start(on_broken=self._stop, on_drain=lambda: None)
+        self.station.start(self)
 
     def _open(self, publish: Callable[[list[AttemptEvent]], None]) -> list[Lane]:
         lanes = [make_lane(A), make_lane(B)]
@@ -47,8 +47,16 @@ class Desk:
             lane.sink = Sink(publish)
         return lanes
 
-    def _stop(self) -> None:
+    # A `Delivery`, of which only the stop matters here.
+
+    def request_stop(self) -> None:
         self.stops += 1
+
+    def wake(self) -> None: ...
+
+    def rest_changed(self) -> None: ...
+
+    def consume(self, queue: str, wanted: bool) -> None: ...
 
     @property
     def metrics_url(self) -> str:

@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.engine.events import AttemptEvent
 from penstock.observability.fleet_metrics import FleetView
 from penstock.observability.telemetry import Telemetry
 from penstock.settings import PREFIX, Settings
@@ -76,13 +77,17 @@ def exported() -> dict[str, set[str]]:
 def worker_metrics() -> str:
     """Return what a worker exports after a job that ended well and one that did not."""
     held, lane = HeldJobs(), make_lane("m-cpu")
-    metrics = WorkerMetrics(held, "w", lambda _events: None)
+    metrics = WorkerMetrics(held, "w")
     metrics.show({"m-cpu": lane})
     for job_id in ("good", "bad", "lost"):
         held.add(held_job(job_id, "m-cpu", 1, Slips(), lane=lane))
-    metrics.put([Tokens("good:1", 0, (5,), "a"), Failed("bad:1", 0, "engine_failed", "no")])
-    metrics.put([Tokens("good:1", 1, (5,), "b")])
-    metrics.put([Finished("good:1", 2, FinishReason.STOP, Usage(1, 2))])
+    for event in (
+        Tokens("good", 0, (5,), "a"),
+        Failed("bad", 0, "engine_failed", "no"),
+        Tokens("good", 1, (5,), "b"),
+        Finished("good", 2, FinishReason.STOP, Usage(1, 2)),
+    ):
+        metrics.see([AttemptEvent(f"{event.job_id}:1", event)])
     lost = held.get("lost:1")
     assert lost is not None
     metrics.drop(lost)

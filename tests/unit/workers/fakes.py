@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.contract.job import FillPrompt, Generate, Job, Prompt, Sampling, TextPrompt
-from penstock.contract.worker import ModelCard, WorkerLoad
+from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 from penstock.errors import InvalidParameter
 from penstock.models.text.dialect import Reasoning
 from penstock.transport.jobs.queue import Claim
-from workers.serving.claimed_jobs import Held, Outcome, Ticket
+from workers.serving.claimed_jobs import Held, HeldJobs, Outcome, Ticket
 from workers.serving.served_queue import Lane, Sink
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from penstock.contract.job import ChatPrompt, PairPrompt
     from penstock.contract.structure import Structure
+    from penstock.engine.events import AttemptEvent
     from penstock.engine.sampling.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
 
@@ -64,6 +65,53 @@ class FakeEngine:
 
     def usual_step_s(self) -> float | None:
         return self.usual_s
+
+
+class FakeHooks:
+    """Notes what a worker's part asks of it; `held` loses what is lost, as a worker does."""
+
+    def __init__(self, held: HeldJobs | None = None) -> None:
+        self.held = HeldJobs() if held is None else held
+        self.resting = False
+        self.published: list[AttemptEvent] = []
+        self.ended: list[str] = []
+        self.lost: list[str] = []
+        self.tickets: list[Ticket] = []
+        self.looked: list[str] = []
+        self.rests: list[bool] = []
+        self.consumed: list[bool] = []
+        self.broken: list[tuple[str, str]] = []
+
+    def card(self) -> WorkerCard:
+        return WorkerCard("w", "host", 1, "0", 0, 0, models=())
+
+    def take(self, ticket: Ticket) -> None:
+        self.tickets.append(ticket)
+
+    def publish(self, events: list[AttemptEvent]) -> None:
+        self.published += events
+
+    def end(self, held: Held) -> None:
+        self.ended.append(held.attempt_id)
+
+    def lose(self, held: Held) -> None:
+        self.lost.append(held.attempt_id)
+        if self.held.pop(held.attempt_id) is not None:
+            held.ticket.done(Outcome.ENDED)
+
+    def look_for_returned(self, lane: Lane) -> None:
+        self.looked.append(lane.queue)
+
+    def rest(self, wanted: bool) -> None:
+        self.rests.append(wanted)
+
+    def consume(self, queue: str, wanted: bool) -> None:
+        self.consumed.append(wanted)
+
+    def claiming_ended(self) -> None: ...
+
+    def engine_broke(self, lane: Lane, reason: str) -> None:
+        self.broken.append((lane.queue, reason))
 
 
 class FakeTokenizer:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from penstock.contract.worker import WorkerCard
 from penstock.settings import Settings
 from penstock.transport.jobs.queue import ReapResult, Refusal
-from tests.unit.workers.fakes import Slips, held_job, make_lane
+from tests.unit.workers.fakes import FakeHooks, Slips, held_job, make_lane
 from workers.serving.claimed_jobs import HeldJobs
 from workers.serving.heartbeat import (
     HUNG_FOR_LONG,
@@ -24,6 +23,7 @@ from workers.serving.served_queue import LEAST_HUNG_S
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from penstock.contract.worker import WorkerCard
     from workers.serving.served_queue import Lane
 
 HUNG_S = 10.0
@@ -61,21 +61,14 @@ class Desk:
         self.held = HeldJobs()
         self.queue = FakeQueue()
         self.announcer = FakeAnnouncer()
-        self.lost: list[str] = []
-        self.broken: list[tuple[str, str]] = []
-        self.rests: list[bool] = []
-        self.looked: list[str] = []
+        self.hooks = FakeHooks(self.held)
         self.heartbeat = Heartbeat(
             lanes=self.lanes,
             held=self.held,
             jobs=self.queue,
             announcer=self.announcer,
-            card=lambda: WorkerCard("w", "host", 1, "0", 0, 0, models=()),
             settings=Settings(heartbeat_s=3600, hung_step_s=HUNG_S),
-            lose=lambda held: self.lost.append(held.claim.job.id),
-            broken=lambda lane, why: self.broken.append((lane.queue, why)),
-            rest=self.rests.append,
-            look_for_returned=lambda lane: self.looked.append(lane.queue),
+            hooks=self.hooks,
         )
 
     def hold(self, job_id: str, queue: str, epoch: int = 1) -> None:
@@ -139,7 +132,7 @@ def test_a_refused_job_is_lost(desk: Desk):
     desk.hold("two", "a-cpu")
     desk.queue.refusals = [Refusal("two", "cancelled")]
     desk.heartbeat.beat()
-    assert desk.lost == ["two"]
+    assert desk.hooks.lost == ["two:1"]
 
 
 def test_it_reaps_with_each_beat_and_announces_once_in_heartbeat_s_or_when_asked(desk: Desk):
@@ -157,7 +150,7 @@ def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
     hang(desk.lanes["a-cpu"], HUNG_S + 1)
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("b-cpu", {"two": 1})]
-    assert desk.broken == []
+    assert desk.hooks.broken == []
 
 
 def test_a_step_that_takes_many_times_what_steps_take_hangs_before_the_setting_says_so(desk: Desk):
@@ -166,7 +159,7 @@ def test_a_step_that_takes_many_times_what_steps_take_hangs_before_the_setting_s
     hang(desk.lanes["a-cpu"], LEAST_HUNG_S + 0.5)
     desk.heartbeat.beat()
     assert desk.queue.renewed == []
-    assert desk.broken == []
+    assert desk.hooks.broken == []
 
 
 @pytest.mark.parametrize("usual_s", [None, 0.15])
@@ -186,8 +179,8 @@ def test_a_worker_with_a_hung_engine_rests_until_it_goes_on(desk: Desk):
     desk.heartbeat.beat()
     hang(desk.lanes["a-cpu"], 0.0)
     desk.heartbeat.beat()
-    assert desk.rests == [False, True, False]
-    assert desk.broken == []
+    assert desk.hooks.rests == [False, True, False]
+    assert desk.hooks.broken == []
 
 
 def test_after_a_stop_of_the_process_an_engine_has_its_time_again(desk: Desk):
@@ -196,13 +189,13 @@ def test_after_a_stop_of_the_process_an_engine_has_its_time_again(desk: Desk):
     desk.heartbeat._beaten_s = time.monotonic() - HUNG_S * 10
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"one": 1})]
-    assert desk.broken == []
+    assert desk.hooks.broken == []
 
 
 def test_an_engine_that_hangs_for_long_ends_the_process(desk: Desk):
     hang(desk.lanes["b-cpu"], HUNG_S * HUNG_FOR_LONG + 1)
     desk.heartbeat.beat()
-    assert [queue for queue, _ in desk.broken] == ["b-cpu"]
+    assert [queue for queue, _ in desk.hooks.broken] == ["b-cpu"]
 
 
 def test_an_engine_that_waits_for_redis_does_not_hang(desk: Desk):
@@ -211,26 +204,26 @@ def test_an_engine_that_waits_for_redis_does_not_hang(desk: Desk):
     desk.lanes["a-cpu"].sink.blocked = True
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"one": 1})]
-    assert desk.broken == []
+    assert desk.hooks.broken == []
 
 
 def test_an_engine_without_work_does_not_hang(desk: Desk):
     hang(desk.lanes["a-cpu"], HUNG_S * 10)
     desk.lanes["a-cpu"].engine.is_busy = False
     desk.heartbeat.beat()
-    assert desk.broken == []
+    assert desk.hooks.broken == []
 
 
 def test_every_beat_looks_for_what_dead_workers_held_but_not_for_an_engine_that_hangs(desk: Desk):
     desk.heartbeat.beat()
     hang(desk.lanes["a-cpu"], HUNG_S + 1)
     desk.heartbeat.beat()
-    assert desk.looked == ["a-cpu", "b-cpu", "b-cpu"]
+    assert desk.hooks.looked == ["a-cpu", "b-cpu", "b-cpu"]
 
 
 def test_a_dead_engine_ends_the_process_and_its_jobs_are_left_to_their_leases(desk: Desk):
     desk.hold("one", "a-cpu")
     desk.lanes["a-cpu"].engine.failure = RuntimeError("no device")
     desk.heartbeat.beat()
-    assert desk.broken == [("a-cpu", "its engine has died: no device")]
+    assert desk.hooks.broken == [("a-cpu", "its engine has died: no device")]
     assert desk.queue.renewed == []

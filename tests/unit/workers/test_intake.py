@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.workers.fakes import Slips, held_job, make_lane
+from tests.unit.workers.fakes import FakeHooks, Slips, held_job, make_lane
 from workers.serving import polling as module
 from workers.serving.claimed_jobs import HeldJobs
 from workers.serving.polling import BURST_S, LOOK_S, MOST_AT_ONCE, Intake
@@ -20,12 +20,10 @@ QUEUE = "a-cpu"
 class Desk:
     def __init__(self, slots: int = 64, *, is_only: bool = True) -> None:
         self.now_s = 100.0
-        self.told: list[bool] = []
         self.held = HeldJobs()
+        self.hooks = FakeHooks(self.held)
         self.lane = make_lane(QUEUE, slots)
-        self.intake = Intake(
-            self.lane, self.held, lambda _queue, wanted: self.told.append(wanted), is_only=is_only
-        )
+        self.intake = Intake(self.lane, self.held, self.hooks, is_only=is_only)
         self.count = 0
 
     def claim(self, count: int, *, waiting: int = 0, after_s: float = 0.0) -> None:
@@ -56,7 +54,7 @@ def test_jobs_that_come_one_by_one_are_left_to_celery(desk_of: Callable[..., Des
     desk = desk_of()
     for _ in range(3):
         desk.claim(1, after_s=2 * BURST_S)
-    assert desk.told == []
+    assert desk.hooks.consumed == []
     assert desk.intake.due_s is None
 
 
@@ -67,12 +65,12 @@ def test_a_burst_is_looked_into_until_none_comes(
     desk = desk_of()
     for count in counts:
         desk.claim(count, after_s=BURST_S / 2)
-    assert desk.told == [False]
+    assert desk.hooks.consumed == [False]
     assert desk.intake.due_s == desk.now_s + LOOK_S
     desk.find_none(after_s=LOOK_S)
     assert desk.intake.due_s == desk.now_s + LOOK_S
     desk.find_none(after_s=BURST_S)
-    assert desk.told == [False, True]
+    assert desk.hooks.consumed == [False, True]
     assert desk.intake.due_s is None
 
 
@@ -85,7 +83,7 @@ def test_where_more_wait_the_next_look_is_due_at_once(desk_of: Callable[..., Des
 def test_a_full_lane_waits_for_a_slot(desk_of: Callable[..., Desk]):
     desk = desk_of(1)
     desk.claim(1)
-    assert desk.told == [False]
+    assert desk.hooks.consumed == [False]
     assert desk.intake.alone
     assert desk.intake.due_s is None
 
@@ -94,17 +92,17 @@ def test_what_is_left_to_other_workers_is_left_to_bells(desk_of: Callable[..., D
     desk = desk_of()
     desk.claim(3, waiting=0)
     desk.claim(2, waiting=4)
-    assert desk.told == [False, True]
+    assert desk.hooks.consumed == [False, True]
     desk.claim(1, waiting=3)
-    assert desk.told == [False, True]
+    assert desk.hooks.consumed == [False, True]
     desk.claim(1)
     desk.find_none(waiting=2)
-    assert desk.told == [False, True, False, True]
+    assert desk.hooks.consumed == [False, True, False, True]
 
 
 def test_one_of_several_lanes_is_only_alone_when_full(desk_of: Callable[..., Desk]):
     desk = desk_of(4, is_only=False)
     desk.claim(3)
-    assert desk.told == []
+    assert desk.hooks.consumed == []
     desk.claim(1)
-    assert desk.told == [False]
+    assert desk.hooks.consumed == [False]

@@ -106,7 +106,7 @@ def test_a_template_that_takes_long_goes_on_elsewhere(
     desk.offer("one")
     desk.preparer.put(Ticket(QUEUE, Slips()))
     wait_until(lambda: submitted(desk) == ["one:1"])
-    assert not desk.published
+    assert not desk.hooks.published
 
 
 def test_a_long_prompt_that_was_lost_meanwhile_is_not_submitted(
@@ -119,7 +119,7 @@ def test_a_long_prompt_that_was_lost_meanwhile_is_not_submitted(
     wait_until(lambda: "l" in slow.threads)
     held = desk.held.get("gone:1")
     assert held is not None
-    desk.lose(held)
+    desk.hooks.lose(held)
     slow.gate.set()
     wait_until(lambda: submitted(desk) == ["next:1"])
 
@@ -135,7 +135,7 @@ def test_a_long_prompt_that_the_engine_does_not_take_is_let_go(
     slips = Slips()
     desk.preparer.put(Ticket(QUEUE, slips))
     wait_until(lambda: slips.outcomes == [Outcome.ENDED])
-    assert desk.lost == ["one:1"]
+    assert desk.hooks.lost == ["one:1"]
 
 
 def test_work_that_fails_does_not_end_the_thread() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from threading import Timer
-from typing import TYPE_CHECKING
 
 import fakeredis
 import msgspec
@@ -17,13 +16,10 @@ from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
 from penstock.transport import keys
 from penstock.transport.jobs.queue import Claim, Claims
-from tests.unit.workers.fakes import FakeEngine, Slips, make_job, make_lane
+from tests.unit.workers.fakes import FakeEngine, FakeHooks, Slips, make_job, make_lane
 from workers.serving.claimed_jobs import HeldJobs, Outcome, Ticket
 from workers.serving.polling import BURST_S
 from workers.serving.preparer import Preparer
-
-if TYPE_CHECKING:
-    from workers.serving.claimed_jobs import Held
 
 QUEUE = "a-cpu"
 
@@ -57,30 +53,20 @@ class Desk:
         self.queue = FakeQueue()
         self.held = HeldJobs()
         self.lane = make_lane(QUEUE, slots=4)
-        self.consumed: list[bool] = []
-        self.published: list[AttemptEvent] = []
-        self.lost: list[str] = []
+        self.hooks = FakeHooks(self.held)
         self.preparer = Preparer(
             lanes={QUEUE: self.lane},
             held=self.held,
             jobs=self.queue,
             store=self.store,
             settings=Settings(redis_patience_s=0.1),
-            publish=self.published.extend,
-            lose=self.lose,
+            hooks=self.hooks,
         )
-        self.preparer.on_consume = lambda _queue, wanted: self.consumed.append(wanted)
 
     @property
     def engine(self) -> FakeEngine:
         assert isinstance(self.lane.engine, FakeEngine)
         return self.lane.engine
-
-    def lose(self, held: Held) -> None:
-        """Lose a job, as the station does."""
-        self.lost.append(held.attempt_id)
-        if self.held.pop(held.attempt_id) is not None:
-            held.ticket.done(Outcome.ENDED)
 
     def look_at(self, *, bells: int = 1) -> list[Outcome]:
         slips = Slips()
@@ -186,7 +172,7 @@ def test_a_journal_with_a_hole_fails_the_job(desk: Desk):
     desk.write_journal("one", [2])
     desk.offer("one", epoch=2, next_index=5)
     desk.look_at()
-    (failed,) = desk.published
+    (failed,) = desk.hooks.published
     assert isinstance(failed.event, Failed)
     assert failed.attempt_id == "one:2"
     assert failed.event.job_id == "one"
@@ -198,7 +184,7 @@ def test_a_prompt_that_the_template_refuses_fails_with_its_code(desk: Desk):
     desk.offer("one", text="refused")
     desk.look_at()
     event = Failed("one", 0, "invalid_parameter", "no such role")
-    assert desk.published == [AttemptEvent("one:1", event)]
+    assert desk.hooks.published == [AttemptEvent("one:1", event)]
 
 
 def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
@@ -210,7 +196,7 @@ def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
     monkeypatch.setattr(desk.lane.tokenizer, "encode", explode)
     desk.offer("one")
     desk.look_at()
-    (failed,) = desk.published
+    (failed,) = desk.hooks.published
     assert isinstance(failed.event, Failed)
     assert failed.event.code == "engine_failed"
     assert "boom" in failed.event.message
@@ -226,7 +212,7 @@ def test_an_older_attempt_at_the_same_job_is_lost(desk: Desk):
     desk.look_at()
     desk.offer("one", epoch=2)
     desk.look_at()
-    assert desk.lost == ["one:1"]
+    assert desk.hooks.lost == ["one:1"]
     assert desk.held.get("one:1") is None
     assert desk.held.get("one:2") is not None
 
@@ -251,7 +237,7 @@ def test_a_full_lane_is_not_consumed_until_a_look_finds_nothing(desk: Desk):
     for number in range(5):
         desk.offer(f"j{number}")
     desk.look_at()
-    assert desk.consumed == [False]
+    assert desk.hooks.consumed == [False]
     desk.end("j1:1")
     desk.run()
     assert desk.engine.submitted[-1].attempt_id == "j4:1"
@@ -259,7 +245,7 @@ def test_a_full_lane_is_not_consumed_until_a_look_finds_nothing(desk: Desk):
     desk.end("j2:1")
     Timer(10 * BURST_S, desk.preparer._inbox.put, (None,)).start()
     desk.preparer.run()  # it looks again while it is a burst, then no more
-    assert desk.consumed == [False, True]
+    assert desk.hooks.consumed == [False, True]
     assert desk.held.taken(QUEUE) == 3
 
 
@@ -314,11 +300,11 @@ def test_a_resting_preparer_puts_bells_back_and_looks_when_it_goes_on(desk: Desk
     for number in range(5):
         desk.offer(f"j{number}")
     desk.look_at()
-    desk.preparer.resting = True
+    desk.hooks.resting = True
     desk.end("j0:1")
     assert desk.look_at() == [Outcome.PUT_BACK]
     assert len(desk.engine.submitted) == 4
-    desk.preparer.resting = False
+    desk.hooks.resting = False
     desk.preparer.freed(QUEUE)
     desk.run()
     assert len(desk.engine.submitted) == 5
@@ -353,7 +339,7 @@ def test_what_an_engine_does_not_take_is_let_go_once(
     desk.preparer.put(Ticket(QUEUE, slips, only_returned=only_returned))
     desk.run()
     taken = ["j0:1"] if only_returned else ["j0:1", "j1:1"]
-    assert (slips.outcomes, desk.lost, len(desk.held)) == ([Outcome.ENDED], taken, 0)
+    assert (slips.outcomes, desk.hooks.lost, len(desk.held)) == ([Outcome.ENDED], taken, 0)
     monkeypatch.undo()
     if only_returned:
         return

@@ -12,7 +12,7 @@ from penstock.engine.events import AttemptEvent
 from penstock.errors import StoreUnavailable
 from penstock.transport.jobs.queue import Refusal, Row
 from tests.fixtures.jobs import wait_until
-from tests.unit.workers.fakes import Slips, held_job
+from tests.unit.workers.fakes import FakeHooks, Slips, held_job
 from workers.serving.claimed_jobs import HeldJobs
 from workers.serving.publisher import STEPS_BEHIND, Publisher
 
@@ -45,14 +45,8 @@ class Desk:
     def __init__(self) -> None:
         self.queue = FakeQueue()
         self.held = HeldJobs()
-        self.ended: list[str] = []
-        self.lost: list[str] = []
-        self.publisher = Publisher(
-            held=self.held,
-            jobs=self.queue,
-            end=lambda held: self.ended.append(held.claim.job.id),
-            lose=lambda held: self.lost.append(held.claim.job.id),
-        )
+        self.hooks = FakeHooks(self.held)
+        self.publisher = Publisher(held=self.held, jobs=self.queue, hooks=self.hooks)
         self.publisher.start()
 
     def hold(self, job_id: str, queue: str = "a-cpu", epoch: int = 1) -> str:
@@ -139,7 +133,7 @@ def test_a_terminal_event_ends_the_job_once_it_is_written(desk: Desk):
     attempt = desk.hold("one")
     desk.publisher.put([failed(attempt, 0)])
     assert desk.publisher.flush(5)
-    assert (desk.ended, desk.lost) == (["one"], [])
+    assert (desk.hooks.ended, desk.hooks.lost) == (["one:1"], [])
 
 
 def test_a_refused_job_is_lost_and_nothing_of_it_counts_as_ended(desk: Desk):
@@ -147,8 +141,8 @@ def test_a_refused_job_is_lost_and_nothing_of_it_counts_as_ended(desk: Desk):
     desk.queue.refusals = [Refusal("one", "fenced")]
     desk.publisher.put([tokens(attempt, 0), failed(attempt, 1)])
     assert desk.publisher.flush(5)
-    assert set(desk.lost) == {"one"}
-    assert desk.ended == []
+    assert set(desk.hooks.lost) == {"one:1"}
+    assert desk.hooks.ended == []
 
 
 def test_events_of_an_attempt_that_is_not_held_are_dropped(desk: Desk):

@@ -46,4 +46,4 @@ def test_the_heartbeat_hands_the_operators_wish_on():
     desk.announcer.asked_to_rest = False
     desk.heartbeat.announce_soon()
     desk.heartbeat.beat()
-    assert desk.rests == [True, False]
+    assert desk.hooks.rests == [True, False]
