@@ -13,7 +13,10 @@ A peer whose Python or binary was not given, or does not run, is left out with a
 `--budget-s` ends the rounds in time; what was measured until then counts.
 
 The models are random: Llama shapes of 15 million and 1.1 billion (TinyLlama's) weights, written
-once to `--cache`. `--weights-only` stops after that, for the exports that the others need.
+once to `--cache`, and mixtures of experts (`--shape qwen3-30b-a3b`, `--shape gpt-oss-20b`) of which
+`--layers` are kept. Of those a line says what share of the memory's bandwidth one stream has for the
+bytes that a token reads. `--weights-only` stops once a model is written, for the exports that the
+others need.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from benchmarks import conditions
 from tests.fixtures.models import write_tokenizer
@@ -55,6 +60,35 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
     },
 }
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3-30b-a3b": (
+        "qwen3_moe",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+        },
+    ),
+    "gpt-oss-20b": (
+        "gpt_oss",
+        {
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "num_local_experts": 32,
+            "num_experts_per_tok": 4,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+        },
+    ),
+}
+OF_MIXTURES = ("penstock/native/sym_int4",)
 OURS = ("penstock/openvino/int4", "penstock/openvino/sym_int4", "penstock/openvino/int8")
 OTHERS = ("bigdl/sym_int4", "transformers/bf16")
 ROUND_GB = 0.5
@@ -124,6 +158,49 @@ def write_model(cache: Path, shape: str) -> Path:
     return folder
 
 
+def write_mixture(cache: Path, shape: str, layers: int) -> Path:
+    """A random mixture of experts in bf16, layer by layer: its whole need not fit into memory."""
+    folder = cache / f"{shape}-{layers}"
+    if (folder / "config.json").is_file():
+        return folder
+    unfinished = Path(tempfile.mkdtemp(dir=cache))
+    kind, sizes = MIXTURES[shape]
+    config = CONFIG_MAPPING[kind](
+        vocab_size=32_000, max_position_embeddings=2048, num_hidden_layers=layers, **sizes
+    )
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for name, weight in module.state_dict().items():
+        part = name.split(".")[2] if ".layers." in name else "rest"
+        files.setdefault(part, {})[name] = weight
+    torch.manual_seed(0)
+    for part, weights in files.items():
+        drawn = {
+            name: torch.empty(weight.shape, dtype=torch.bfloat16).normal_(0, 0.02)
+            if weight.dim() > 1
+            else torch.ones(weight.shape, dtype=torch.bfloat16)
+            for name, weight in weights.items()
+        }
+        save_file(drawn, unfinished / f"model-{part}.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(unfinished)
+    write_tokenizer(unfinished)
+    shutil.move(unfinished, folder)
+    return folder
+
+
+def bytes_a_token(shape: str, layers: int) -> int:
+    """What one stream reads for a token, in 4 bit with a scale for 64; routers in bf16."""
+    sizes = MIXTURES[shape][1]
+    hidden, head = sizes["hidden_size"], sizes["head_dim"]
+    heads, kv_heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
+    inner = sizes.get("moe_intermediate_size", sizes["intermediate_size"])
+    attention = hidden * head * (2 * heads + 2 * kv_heads)
+    experts = sizes["num_experts_per_tok"] * 3 * hidden * inner
+    router = 2 * hidden * sizes["num_local_experts"]
+    return round(layers * ((attention + experts) * 34 / 64 + router) + 32_000 * hidden * 34 / 64)
+
+
 def read_bandwidth(threads: int) -> float:
     """GB/s of a sum over a large array: what decoding one stream is bound by."""
     torch.set_num_threads(threads)
@@ -152,14 +229,17 @@ def llama_cpp(binary: str, gguf: str, batches: list[int], threads: int) -> dict[
 def arguments() -> argparse.Namespace:
     """The command line, with `--quick` worked in."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", choices=SHAPES, default="1.1b")
+    parser.add_argument(
+        "--model", "--shape", dest="model", choices=(*SHAPES, *MIXTURES), default="1.1b"
+    )
+    parser.add_argument("--layers", type=int, default=4, help="of a mixture of experts")
     parser.add_argument("--quick", action="store_true", help="the 15m model, one short round")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--prefill-tokens", type=int, default=512)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--contenders", nargs="+", default=[*OURS, *OTHERS])
+    parser.add_argument("--contenders", nargs="+")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
     parser.add_argument("--budget-s", type=float, default=3600.0)
     parser.add_argument("--weights-only", action="store_true")
@@ -169,6 +249,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llama-batched-bench")
     parser.add_argument("--gguf")
     chosen = parser.parse_args()
+    if chosen.contenders is None:
+        chosen.contenders = OF_MIXTURES if chosen.model in MIXTURES else [*OURS, *OTHERS]
     if chosen.quick:
         chosen.model, chosen.rounds, chosen.steps = "15m", 1, 8
         chosen.batches = [1, 8]
@@ -178,14 +260,19 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen = arguments()
     chosen.cache.mkdir(parents=True, exist_ok=True)
-    folder = write_model(chosen.cache, chosen.model)
+    mixture = chosen.model in MIXTURES
+    folder = (
+        write_mixture(chosen.cache, chosen.model, chosen.layers)
+        if mixture
+        else write_model(chosen.cache, chosen.model)
+    )
     if chosen.weights_only:
         print(folder)
         return
     seen = conditions.observe()
     conditions.show(seen)
     bandwidth = read_bandwidth(chosen.threads)
-    print(f"{chosen.model} Llama, {chosen.threads} threads, read bandwidth {bandwidth:.1f} GB/s")
+    print(f"{folder.name}, {chosen.threads} threads, read bandwidth {bandwidth:.1f} GB/s")
     processes = start(chosen, folder)
     figures: dict[str, dict[str, list[float]]] = {}
     deadline = time.monotonic() + chosen.budget_s
@@ -201,6 +288,9 @@ def main() -> None:
         for name, row in figures.items()
     }
     _print(medians, {process.name: process.loaded for process in processes})
+    for name, row in medians.items() if mixture else ():
+        read = row.get("b1", 0.0) * bytes_a_token(chosen.model, chosen.layers) / 1e9
+        print(f"{name}: one stream reads {read:.1f} GB/s, {read / bandwidth:.0%} of the bandwidth")
     path = conditions.save(
         f"cpu-engine-{chosen.model}-{chosen.label}",
         seen,

@@ -91,6 +91,10 @@ def test_mixtures_are_described_layer_by_layer() -> None:
         2816,
         "model.layers.3.mlp.shared_experts.up_proj",
     )
+    for name in ("num_experts", "num_local_experts"):  # as published, and as Transformers writes it
+        (layer, *_) = describe({"model_type": "qwen3_moe", name: 7}).layers
+        assert isinstance(layer.mlp, Experts)
+        assert layer.mlp.routing.experts == 7
     oss = describe({"model_type": "gpt_oss"}).layers
     assert [layer.attention.window for layer in oss[:3]] == [128, 0, 128]
     assert oss[2].attention.sinks == "model.layers.2.self_attn.sinks"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.llama_family import NotInFamily, plain
@@ -81,12 +82,20 @@ def fastest(
 
 def described(config: dict[str, Any]) -> Architecture | None:
     """What a configuration describes; None: nothing that is computed here."""
-    if "quantization_config" in config or not is_plain(config):
+    if not is_plain(config):
         return None
     try:
-        return describe(config)
+        model = describe(config)
     except NotDescribed:
         return None
+    stated: dict[str, Any] = config.get("quantization_config") or {}
+    return model if not stated or _is_read(stated, model) else None
+
+
+def _is_read(stated: dict[str, Any], model: Architecture) -> bool:
+    """Whether a checkpoint's own quantisation is known here: MXFP4, of experts alone."""
+    mixture = any(isinstance(layer.mlp, Experts) for layer in model.layers)
+    return stated.get("quant_method") == "mxfp4" and mixture
 
 
 def in_llama_family(model: Architecture) -> bool:
@@ -111,4 +120,6 @@ def has_whole_groups(model: Architecture) -> bool:
     columns = {model.hidden_size}
     for layer in model.layers:
         columns |= {layer.mlp.size, layer.attention.heads * layer.attention.head_size}
+        shared = dense_part(layer.mlp)
+        columns |= set() if shared is None else {shared.size}
     return not any(size % _WHOLE_GROUPS for size in columns)

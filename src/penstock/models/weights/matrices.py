@@ -157,7 +157,10 @@ class Checkpoint:
 
         :raises ModelNotLoadable: its shape is not `shape`, or its blocks are not sym_int4's.
         """
-        weight = self.tensor(name)
+        return self.held(name, self.tensor(name), shape, form)
+
+    def held(self, name: str, weight: torch.Tensor, shape: tuple[int, int], form: Format) -> Matrix:
+        """As `matrix`, of a weight that was read already, or is a part of a tensor."""
         rows, columns = shape
         if weight.dtype == torch.uint8:
             return self._from_blocks(name, weight, rows, columns)

@@ -29,7 +29,7 @@ def matrices(
 
 
 def count(facts: Facts, *names: str) -> int:
-    """A number that configurations have under several names.
+    """A number that configurations have under several names; a default has the last of them.
 
     :raises NotDescribed: they have none of them.
     """

@@ -62,7 +62,7 @@ def _mixtral(facts: Facts) -> Architecture:
             activation=facts.activation("hidden_act"),
             routing=Routing(
                 f"{name}.block_sparse_moe.gate",
-                experts.count(facts, "num_local_experts", "num_experts"),
+                experts.count(facts, "num_experts", "num_local_experts"),
                 facts.size("num_experts_per_tok"),
             ),
             matrices=matrices,
@@ -137,7 +137,7 @@ def _gpt_oss(facts: Facts) -> Architecture:
             activation=gate,
             routing=Routing(
                 f"{name}.mlp.router",
-                experts.count(facts, "num_local_experts", "num_experts"),
+                experts.count(facts, "num_experts", "num_local_experts"),
                 facts.size("num_experts_per_tok"),
                 scoring="softmax_of_chosen",
             ),
@@ -169,7 +169,7 @@ FAMILIES: Final = (
             "num_key_value_heads": 4,
             "moe_intermediate_size": 768,
             "num_experts_per_tok": 8,
-            "num_experts": 128,
+            "num_local_experts": 128,
         },
     ),
     Family(
@@ -183,7 +183,7 @@ FAMILIES: Final = (
             "moe_intermediate_size": 1408,
             "shared_expert_intermediate_size": 5632,
             "num_experts_per_tok": 4,
-            "num_experts": 60,
+            "num_local_experts": 60,
         },
     ),
     Family(
@@ -215,7 +215,7 @@ FAMILIES: Final = (
             "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5,
             "num_experts_per_tok": 8,
-            "num_experts": 64,
+            "num_local_experts": 64,
         },
     ),
     Family(

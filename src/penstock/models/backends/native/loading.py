@@ -9,11 +9,11 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture import tables
-from penstock.models.architecture.description import dense_part
+from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.native import decoder as native_decoder
-from penstock.models.backends.native import library, packing, pages, reach, traits
+from penstock.models.backends.native import expert_packing, library, packing, pages, reach, traits
 from penstock.models.backends.native.matrix import packed_version
 from penstock.models.backends.native.model import BLOCK_SIZE, NativeModel
 from penstock.models.catalogue.model_folder import read_config
@@ -61,6 +61,9 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     table = weights.embeddings(f"{model.embeddings}.weight")
     native.set_embeddings(table.values)
     held = table.nbytes
+    for layer, router in expert_packing.routers(model, weights):
+        native.set_router(layer, router)
+        held += router.nbytes
     in_large_pages = spec.large_pages and pages.available()
     for plan in packing.plans(model, weights):
         progress(0.7 + 0.1 * plan.layer / len(model.layers), f"weights as {form}")
@@ -73,6 +76,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         held += values.nbytes
     for which, layer, vector in packing.vectors(model, weights):
         native.set_vector(which, layer, vector)
+        held += vector.nbytes
     return Assembled(
         model=NativeModel(native, context_length),
         backend="native",
@@ -152,6 +156,8 @@ def _set_traits(native: native_decoder.Decoder, model: Architecture, context_len
         native.set_growth(tables.growths(growth, context_length))
     for index, layer in enumerate(model.layers):
         native.set_layer(index, traits.of_layer(layer, turnings))
+        if isinstance(layer.mlp, Experts):
+            native.set_experts(index, expert_packing.native_experts(layer.mlp))
 
 
 def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progress) -> Weights:
@@ -159,6 +165,8 @@ def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progr
 
     def convert(converting: Converting, tell: Callable[[float], None]) -> None:
         converting.embeddings(f"{model.embeddings}.weight")
+        for _ in expert_packing.routers(model, converting):
+            pass
         for plan in packing.plans(model, converting):
             packing.packed(plan, converting, form)
             tell((plan.layer + 1) / len(model.layers))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.architecture.description import Rows, dense_part
+from penstock.models.architecture.description import Experts, Rows, dense_part
+from penstock.models.backends.native import expert_packing
 from penstock.models.backends.native.decoder import Vector, Which
+from penstock.models.backends.native.expert_packing import ExpertPlan
 from penstock.models.backends.native.library import ALIGNMENT
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights.matrices import Packed
@@ -65,7 +67,7 @@ class Plan:
         return sum(part.rows.rows for part in self.parts)
 
 
-def plans(model: Architecture, weights: Weights) -> Iterator[Plan]:
+def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
     """Every matrix of a model, layer by layer, the head last."""
     hidden = model.hidden_size
     for index, layer in enumerate(model.layers):
@@ -77,6 +79,8 @@ def plans(model: Architecture, weights: Weights) -> Iterator[Plan]:
             layout = Layout.STACKED if mlp.gate is None else Layout.PAIRED
             yield Plan(Which.GATE_UP, index, layout, hidden, _gate_up(mlp))
             yield Plan(Which.DOWN, index, Layout.STACKED, mlp.size, (Source(mlp.down),))
+        if isinstance(layer.mlp, Experts):
+            yield from expert_packing.plans(index, layer.mlp, hidden, weights)
     tied = model.tied and not weights.has(f"{model.head.name}.weight")
     head = Rows(model.embeddings, model.vocab_size) if tied else model.head
     yield Plan(Which.HEAD, 0, Layout.STACKED, hidden, (Source(head),))
@@ -111,13 +115,23 @@ def _by_head(order: NDArray[np.int64] | None, heads: int) -> NDArray[np.int64] |
     return (np.arange(heads)[:, None] * len(order) + order).reshape(-1)
 
 
-def packed(plan: Plan, weights: Weights, form: Format) -> tuple[Packing, NDArray[np.uint8]]:
+def packed(
+    plan: Plan | ExpertPlan, weights: Weights, form: Format
+) -> tuple[Packing, NDArray[np.uint8]]:
     """A matrix as the kernels want it, packed now or mapped from where it was kept.
+
+    Of experts the bytes are the matrices of all of a layer's, one after another.
 
     :raises ModelNotLoadable: the checkpoint lacks a part, has one of another shape, or one whose
         columns make no whole groups.
     """
-    found = weights.packed(plan.key, lambda checkpoint: _pack(plan, checkpoint, form))
+
+    def make(checkpoint: Checkpoint) -> Packed:
+        if isinstance(plan, ExpertPlan):
+            return expert_packing.pack_experts(plan, checkpoint, form, _kind, aligned)
+        return _pack(plan, checkpoint, form)
+
+    found = weights.packed(plan.key, make)
     return _packing(found.facts), found.values
 
 
@@ -128,7 +142,7 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
         if name not in read:
             read[name] = checkpoint.matrix(f"{name}.weight", (rows, plan.columns), form)
     matrices = [read[part.rows.name] for part in plan.parts]
-    kinds = [_kind(plan, matrix, checkpoint) for matrix in matrices]
+    kinds = [_kind(plan.key, matrix, checkpoint) for matrix in matrices]
     if len(set(kinds)) != 1:
         raise ModelNotLoadable(
             f"{checkpoint.path}: {plan.key} is held in several formats; use backend 'openvino'"
@@ -149,14 +163,14 @@ def _by_row(values: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
     return values.reshape(matrix.rows, -1)
 
 
-def _kind(plan: Plan, matrix: Matrix, checkpoint: Checkpoint) -> tuple[Kind, int]:
+def _kind(key: str, matrix: Matrix, checkpoint: Checkpoint) -> tuple[Kind, int]:
     """The kernels' name of a matrix's format, and its group."""
     if matrix.kind == "i8":
         return Kind.I8, _INT8_GROUP
     if matrix.kind == "i4":
         return Kind.I4, matrix.columns // _scales(matrix).shape[1]
     raise ModelNotLoadable(
-        f"{checkpoint.path}: {plan.key}: {plan.columns} columns are no whole groups; "
+        f"{checkpoint.path}: {key}: {matrix.columns} columns are no whole groups; "
         f"use format 'int8', or backend 'openvino'"
     )
 
@@ -206,6 +220,8 @@ def vectors(
             bias = _bias(parts, weights)
             if bias is not None:
                 yield which, index, bias
+        if isinstance(layer.mlp, Experts):
+            yield from expert_packing.vectors(index, layer.mlp, model.hidden_size, weights)
         if layer.attention.sinks is not None:
             yield Vector.SINKS, index, weights.vector(layer.attention.sinks)
     yield from _norm(Vector.FINAL_NORM, 0, model.norm, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.models.architecture.description import Dense
+from penstock.models.architecture.description import ClampedGate, Experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +33,19 @@ def _beyond(model: Architecture) -> Iterator[str]:
         yield "no final norm"
     for layer in model.layers:
         attention = layer.attention
-        if not isinstance(layer.mlp, Dense):
-            yield "experts"
+        if isinstance(layer.mlp, Experts):
+            yield from _beyond_experts(layer.mlp)
         if (attention.heads, attention.kv_heads, attention.head_size) != shape:
             yield "layers differ in their heads"
         yield from _beyond_norms(layer, model.norm)
+
+
+def _beyond_experts(experts: Experts) -> Iterator[str]:
+    if not isinstance(experts.activation, ClampedGate) and experts.activation != "silu":
+        yield f"experts with {experts.activation!r}"
+    shared = experts.shared
+    if shared is not None and (shared.gate is None or shared.activation != "silu"):
+        yield "an MLP beside experts that is not gated by 'silu'"
 
 
 def _beyond_norms(layer: Layer, norm: Norm) -> Iterator[str]:

@@ -1,0 +1,247 @@
+"""The weights of layers with experts as the kernels want them: every expert's, one after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from penstock.errors import ModelNotLoadable
+from penstock.models.architecture.description import ClampedGate, Experts
+from penstock.models.backends.native.decoder import Vector, Which
+from penstock.models.backends.native.experts import Experts as NativeExperts
+from penstock.models.backends.native.experts import Gate, Scoring
+from penstock.models.backends.native.matrix import Layout, Packing, Part, pack, packed_bytes
+from penstock.models.weights import q4_0
+from penstock.models.weights.experts import ExpertTensor
+from penstock.models.weights.matrices import Packed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from penstock.models.architecture.description import Architecture
+    from penstock.models.backends.native.matrix import Kind
+    from penstock.models.weights.matrices import Checkpoint, Format, Matrix, Weights
+
+_SCORING: Final = {
+    "softmax": Scoring.SOFTMAX,
+    "softmax_of_chosen": Scoring.SOFTMAX_OF_CHOSEN,
+    "sigmoid": Scoring.SIGMOID,
+}
+
+
+_NAMES: Final = (
+    (".block_sparse_moe.", ".mlp."),
+    (".router.layer", ".router"),
+    (".block_sparse_moe.input_linear", ".block_sparse_moe.experts.gate_up_proj"),
+    (".block_sparse_moe.output_linear", ".block_sparse_moe.experts.down_proj"),
+    (".mlp.moe_statics.", ".mlp.gate.moe_statics."),
+)
+"""Parts of published names, and of those that Transformers' modules have, as low-bit folders do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPlan:
+    """One kind of matrix of all experts of a layer."""
+
+    which: Which
+    layer: int
+    experts: Experts
+    hidden: int
+
+    @property
+    def key(self) -> str:
+        """Its name in a file of converted weights."""
+        return f"{self.layer}.{self.which.name.lower()}"
+
+    @property
+    def layout(self) -> Layout:
+        """How the kernels have each matrix."""
+        return Layout.PAIRED if self.which is Which.EXPERTS_GATE_UP else Layout.STACKED
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of one expert's matrix."""
+        if self.which is Which.EXPERTS_GATE_UP:
+            return 2 * self.experts.size, self.hidden
+        return self.hidden, self.experts.size
+
+
+def plans(index: int, experts: Experts, hidden: int, weights: Weights) -> Iterator[ExpertPlan]:
+    """The matrices of a layer's experts."""
+    named = _located(experts, weights)
+    for which in (Which.EXPERTS_GATE_UP, Which.EXPERTS_DOWN):
+        yield ExpertPlan(which, index, named, hidden)
+
+
+def _located(experts: Experts, weights: Weights) -> Experts:
+    """The same experts by the names that a checkpoint has."""
+
+    def known(name: str) -> str:
+        ways = (name, *(name.replace(*names) for names in _NAMES))
+        return next((way for way in ways if weights.has(way) or weights.has(f"{way}.weight")), name)
+
+    matrices, routing = experts.matrices, experts.routing
+    return replace(
+        experts,
+        matrices=replace(
+            matrices,
+            together=known(matrices.together),
+            down_together=known(matrices.down_together),
+        ),
+        routing=replace(
+            routing,
+            router=known(routing.router),
+            correction=None if routing.correction is None else known(routing.correction),
+        ),
+    )
+
+
+def native_experts(experts: Experts) -> NativeExperts:
+    """A layer's experts in the library's words."""
+    routing, gate = experts.routing, experts.activation
+    clamped = gate if isinstance(gate, ClampedGate) else None
+    return NativeExperts(
+        experts=routing.experts,
+        chosen=routing.chosen,
+        intermediate=experts.size,
+        shared=0 if experts.shared is None else experts.shared.size,
+        scoring=_SCORING[routing.scoring],
+        normalise=routing.normalise,
+        groups=routing.groups,
+        chosen_groups=routing.chosen_groups,
+        group_best=routing.group_best,
+        gate=Gate.SILU if clamped is None else Gate.CLAMPED_SILU,
+        least_sum=routing.least_sum,
+        added_sum=routing.added_sum,
+        scale=routing.scale,
+        gate_alpha=1.0 if clamped is None else clamped.alpha,
+        gate_limit=0.0 if clamped is None else clamped.limit,
+    )
+
+
+def pack_experts(
+    plan: ExpertPlan,
+    checkpoint: Checkpoint,
+    form: Format,
+    kind_of: Callable[[str, Matrix, Checkpoint], tuple[Kind, int]],
+    taken: Callable[[int], NDArray[np.uint8]],
+) -> Packed:
+    """Quantise and pack the matrices of all experts; `taken` gives memory for them.
+
+    :raises ModelNotLoadable: the checkpoint lacks one, or has one of another shape.
+    """
+    count = plan.experts.routing.experts
+    rows, columns = plan.shape
+    values: NDArray[np.uint8] | None = None
+    facts: dict[str, Any] = {}
+    for number, matrices in enumerate(_matrices(plan, checkpoint, form)):
+        kinds = {kind_of(plan.key, matrix, checkpoint) for matrix in matrices}
+        if len(kinds) != 1 or (facts and kinds != {(facts["kind"], facts["group"])}):
+            raise ModelNotLoadable(f"{checkpoint.path}: {plan.key} is held in several formats")
+        ((kind, group),) = kinds
+        packing = Packing(kind, plan.layout, rows, columns, group)
+        if values is None:
+            values = taken(count * packed_bytes(packing)).reshape(count, -1)
+            facts = {"kind": int(kind), "layout": int(plan.layout), "rows": rows}
+            facts |= {"columns": columns, "group": group}
+        pack(packing, _parts(plan, matrices), values[number])
+    assert values is not None  # noqa: S101 - a described mixture has an expert at least
+    return Packed(facts, values.reshape(-1))
+
+
+def _matrices(
+    plan: ExpertPlan, checkpoint: Checkpoint, form: Format
+) -> Iterator[tuple[Matrix, ...]]:
+    """By expert: gate and up, or both in one, or down."""
+    names, count = plan.experts.matrices, plan.experts.routing.experts
+    rows, columns = plan.shape
+    first = plan.which is Which.EXPERTS_GATE_UP
+    each = (names.gate, names.up) if first else (names.down,)
+    if checkpoint.has(f"{each[0].format(0)}.weight"):
+        shape = (rows // len(each), columns)
+        for number in range(count):
+            yield tuple(
+                checkpoint.matrix(f"{name.format(number)}.weight", shape, form) for name in each
+            )
+        return
+    together = names.together if first else names.down_together
+    tensor = ExpertTensor.of(checkpoint, together, count, plan.shape, transposed=names.transposed)
+    for number in range(count):
+        yield (tensor.matrix(number, form),)
+
+
+def _parts(plan: ExpertPlan, matrices: tuple[Matrix, ...]) -> list[Part]:
+    parts = [Part(matrix.values.reshape(matrix.rows, -1), _scales(matrix)) for matrix in matrices]
+    if len(parts) == 1 and plan.layout is Layout.PAIRED:
+        (both,) = parts
+        halves = (
+            (slice(0, None, 2), slice(1, None, 2))
+            if plan.experts.matrices.interleaved
+            else (slice(0, plan.experts.size), slice(plan.experts.size, None))
+        )
+        return [Part(both.values[half], both.scales[half]) for half in halves]
+    return parts
+
+
+def _scales(matrix: Matrix) -> NDArray[Any]:
+    assert matrix.scales is not None  # noqa: S101 - of what is packed every matrix has them
+    return matrix.scales.reshape(matrix.rows, -1)
+
+
+def routers(model: Architecture, weights: Weights) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Every layer's router, (experts, hidden), in the checkpoint's own type.
+
+    :raises ModelNotLoadable: there is none, or one of another shape.
+    """
+    for index, experts in mixtures(model):
+        name = f"{_located(experts, weights).routing.router}.weight"
+        matrix = weights.embeddings(name)
+        if (matrix.rows, matrix.columns) != (experts.routing.experts, model.hidden_size):
+            raise ModelNotLoadable(f"{name} is ({matrix.rows}, {matrix.columns})")
+        yield index, matrix.values
+
+
+def vectors(
+    index: int, experts: Experts, hidden: int, weights: Weights
+) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
+    """What a layer's experts have beside matrices: biases, corrections, the gate of what is shared.
+
+    :raises ModelNotLoadable: one that is described is missing.
+    """
+    named = _located(experts, weights)
+    routing, names = named.routing, named.matrices
+    optional = {
+        Vector.ROUTER_BIAS: f"{routing.router}.bias",
+        Vector.EXPERTS_DOWN_BIAS: f"{names.down_together}_bias",
+    }
+    for which, name in optional.items():
+        if weights.has(name):
+            yield which, index, weights.vector(name)
+    if weights.has(f"{names.together}_bias"):
+        biases = weights.vector(f"{names.together}_bias")
+        if names.interleaved:
+            biases = np.concatenate((biases[:, 0::2], biases[:, 1::2]), axis=1)
+        yield Vector.EXPERTS_GATE_UP_BIAS, index, biases
+    if routing.correction is not None:
+        yield Vector.ROUTER_CORRECTION, index, weights.vector(routing.correction)
+    if experts.shared_gate is not None:
+        yield Vector.SHARED_GATE, index, _row(f"{experts.shared_gate}.weight", hidden, weights)
+
+
+def _row(name: str, columns: int, weights: Weights) -> NDArray[np.float32]:
+    """A matrix of one row, which low-bit folders may hold as blocks."""
+    matrix = weights.matrix(name, (1, columns), "fp32")
+    if matrix.kind == "i4":
+        return q4_0.dequantize(matrix.values, _scales(matrix))
+    return matrix.values
+
+
+def mixtures(model: Architecture) -> Iterator[tuple[int, Experts]]:
+    """The layers that have experts."""
+    for index, layer in enumerate(model.layers):
+        if isinstance(layer.mlp, Experts):
+            yield index, layer.mlp
