@@ -26,6 +26,7 @@ even where no process is left to tidy up; most of it goes at once when it is emp
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
 | `penstock:workers` | zset | worker -> end of its announcement; as the last of them |
 | `penstock:worker:<id>` | string | a worker's card; seconds, renewed by heartbeat |
+| `penstock:store` | string | when this store began; a day, renewed by API processes |
 | `penstock:drain:<id>` | string | an operator has asked this worker to rest; an hour, renewed by it |
 | `penstock:history:<minute>` | hash | one minute's tokens and latencies of all API processes; hours |
 | `penstock:models` | zset | queue -> when a worker last served it; a day |
@@ -53,6 +54,9 @@ PREFIX: Final = "penstock"
 WORKERS: Final = f"{PREFIX}:workers"
 
 MODELS: Final = f"{PREFIX}:models"
+
+STORE: Final = f"{PREFIX}:store"
+"""Unix ms of the moment at which somebody first looked into an empty store."""
 
 API_KEYS: Final = f"{PREFIX}:keys"
 

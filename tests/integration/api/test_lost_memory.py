@@ -254,3 +254,25 @@ def test_a_journal_of_something_else_ends_its_stream(
     thread.join(30.0)
     assert not thread.is_alive()
     assert heard.error == "store_unavailable"
+
+
+def test_a_served_model_is_never_unknown(fleet: Fleet, redis_client: redis.Redis) -> None:
+    """Not to a process that has seen it, nor to one that is started just then."""
+    server = fleet.api()
+    fleet.worker(count_up).step_s = 0.001
+    ask = {**ASK, "stream": False, "max_tokens": 4}
+    redis_client.flushall()
+    servers = [server, fleet.api()]
+    seen: set[int] = set()
+    end_s = time.monotonic() + 3.0
+    while time.monotonic() < end_s or 200 not in seen:
+        for one in servers:
+            for answer in (
+                httpx.post(f"{one.url}/v1/completions", json=ask, timeout=30.0),
+                httpx.get(f"{one.url}/v1/models/tiny"),
+            ):
+                seen.add(answer.status_code)
+                assert answer.status_code in {200, 503}, answer.text
+                if answer.status_code == 503:
+                    assert int(answer.headers["retry-after"]) >= 1
+        assert time.monotonic() < end_s + 20.0

@@ -7,6 +7,7 @@ import pytest
 
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
+from penstock.transport import keys
 from penstock.transport.fleet.registry import Announcer, Registry
 from penstock.transport.jobs.queue import JobQueue
 from penstock.transport.store.connection import connect, connect_async
@@ -241,3 +242,40 @@ async def test_before_the_first_view_nothing_is_known(registry: Registry) -> Non
     assert registry.models() == ()
     with pytest.raises(StoreUnavailable):
         registry.resolve("demo")
+
+
+async def test_after_a_loss_of_memory_no_model_is_unknown_for_some_heartbeats(
+    async_redis: redis.asyncio.Redis, redis_settings: Settings
+) -> None:
+    settings = redis_settings.model_copy(update={"heartbeat_s": 0.1})
+    registry = Registry(async_redis, settings)
+    await registry.refresh()
+    with pytest.raises(UnknownModel):
+        registry.resolve("nothing")
+    await async_redis.flushall()
+    await registry.refresh()
+    other = Registry(async_redis, settings)  # a process that is started in that moment
+    await other.refresh()
+    for one in (registry, other):
+        with pytest.raises(NoWorker, match="announcing") as caught:
+            one.resolve("nothing")
+        assert caught.value.retry_after_s
+        assert 0 < caught.value.retry_after_s <= 5.5
+    began_ms = int(await async_redis.get(keys.STORE))
+    await async_redis.set(keys.STORE, began_ms - 6_000, keepttl=True)
+    for one in (registry, other):
+        await one.refresh()
+        with pytest.raises(UnknownModel):
+            one.resolve("nothing")
+    assert await async_redis.ttl(keys.STORE) > 80_000
+
+
+async def test_a_mark_of_another_type_is_set_again(
+    async_redis: redis.asyncio.Redis, redis_settings: Settings
+) -> None:
+    await async_redis.delete(keys.STORE)
+    await async_redis.lpush(keys.STORE, "x")
+    registry = Registry(async_redis, redis_settings)
+    await registry.refresh()
+    await registry.refresh()
+    assert (await async_redis.get(keys.STORE)).isdigit()

@@ -11,15 +11,15 @@ import msgspec
 from redis.exceptions import RedisError
 
 from penstock.clock import clock
-from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.contract.worker import ModelCard, WorkerCard
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport import keys
 from penstock.transport.fleet.announcer import MODEL_LIFE_S, Announcer
+from penstock.transport.fleet.beginning import Beginning
+from penstock.transport.fleet.served import Served, by_name, by_queue, serve
 from penstock.transport.fleet.standby import plain_card
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import redis.asyncio
 
     from penstock.settings import Settings
@@ -36,21 +36,6 @@ _worker_decoder = msgspec.json.Decoder(WorkerCard)
 _model_decoder = msgspec.json.Decoder(ModelCard)
 
 
-class Served(msgspec.Struct, frozen=True):
-    """One queue that serves a model.
-
-    `workers` are the live ones; there are none in the grace time after the last one went. `load`
-    sums theirs, `slots` too. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
-    """
-
-    card: ModelCard
-    workers: tuple[WorkerCard, ...]
-    load: WorkerLoad
-    waiting_jobs: int = 0
-    seen_s: float = 0.0
-    slots: int = 0
-
-
 class View(msgspec.Struct, frozen=True):
     """The fleet as it was at `read_s` (monotonic); `now_s` is Redis's clock then."""
 
@@ -62,52 +47,19 @@ class View(msgspec.Struct, frozen=True):
     """By a model's name, its aliases and its queues' names."""
 
 
-def _names(served: Iterable[Served]) -> dict[str, list[Served]]:
-    found: dict[str, list[Served]] = {}
-    for one in served:
-        for name in {one.card.name, one.card.queue, *one.card.aliases}:
-            found.setdefault(name, []).append(one)
-    return found
+def _without_errors(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
-def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
-    """Add the loads of a queue's workers up; use of KV and step time are means."""
-    if not loads:
-        return WorkerLoad()
-    return WorkerLoad(
-        running=sum(load.running for load in loads),
-        waiting=sum(load.waiting for load in loads),
-        kv_use=sum(load.kv_use for load in loads) / len(loads),
-        decode_tokens_per_s=sum(load.decode_tokens_per_s for load in loads),
-        prefill_tokens_per_s=sum(load.prefill_tokens_per_s for load in loads),
-        step_ms=sum(load.step_ms for load in loads) / len(loads),
-        generated_tokens_total=sum(load.generated_tokens_total for load in loads),
-        prompt_tokens_total=sum(load.prompt_tokens_total for load in loads),
-        finished_total=sum(load.finished_total for load in loads),
-        preempted_total=sum(load.preempted_total for load in loads),
-    )
-
-
-def _by_queue(workers: Iterable[WorkerCard]) -> dict[str, list[WorkerCard]]:
-    """Sort workers by what they serve; with many of both, nobody may look for each in each."""
-    found: dict[str, list[WorkerCard]] = {}
-    for worker in workers:
-        for queue in {model.queue for model in worker.models}:
-            found.setdefault(queue, []).append(worker)
-    return found
-
-
-def _serve(last: ModelCard, workers: Sequence[WorkerCard], waiting: int, seen_s: float) -> Served:
-    """Return what a queue's live workers amount to; `last` is the card announced last."""
-    queue = last.queue
-    return Served(
-        card=last,
-        workers=tuple(workers),
-        load=_sum([worker.loads.get(queue, WorkerLoad()) for worker in workers]),
-        waiting_jobs=waiting,
-        seen_s=seen_s,
-        slots=sum(m.slots for worker in workers for m in worker.models if m.queue == queue),
-    )
+def _waiting(queue: str, answer: Any) -> int:
+    """Return how many jobs wait; a queue whose key is of another type does not hide the others."""
+    if isinstance(answer, int):
+        return answer
+    _log.warning("how much waits on %s cannot be read: %s", keys.arrivals(queue), answer)
+    return 0
 
 
 class Registry:
@@ -122,6 +74,7 @@ class Registry:
         self._most_waiting = settings.max_waiting_jobs
         self._standby = settings.standby_queues
         self._view_life_s = settings.redis_patience_s
+        self._beginning = Beginning(settings)
         self._view: View | None = None
         self._picked: dict[str, int] = {}
         self._best_tokens_per_s: dict[tuple[str, int], float] = {}
@@ -160,7 +113,9 @@ class Registry:
         pipeline.time()
         pipeline.zrange(keys.WORKERS, 0, -1)
         pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
-        (seconds, microseconds), worker_ids, models = await pipeline.execute()
+        self._beginning.ask(pipeline)
+        *answers, mark = await pipeline.execute(raise_on_error=False)
+        (seconds, microseconds), worker_ids, models = _without_errors(answers)
         clock.hear((seconds, microseconds), asked_s)
         seen_ms = {queue.decode(): seen for queue, seen in models}
         seen_ms = dict.fromkeys(self._standby, 0.0) | seen_ms
@@ -171,13 +126,16 @@ class Registry:
         pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
         for queue in queues:
             pipeline.zcard(keys.arrivals(queue))
+        self._beginning.hear(mark, seconds * 1000 + microseconds // 1000, pipeline)
         for queue in self._standby:  # what its last worker told is not forgotten
             pipeline.expire(keys.model(queue), MODEL_LIFE_S)
-        cards, model_cards, *rest = await pipeline.execute()
+        answers = await pipeline.execute(raise_on_error=False)
+        cards, model_cards = _without_errors(answers[:2])
+        rest = [_waiting(queue, one) for queue, one in zip(queues, answers[2:], strict=False)]
         workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
-        working = _by_queue(worker for worker in workers if not worker.draining)
+        working = by_queue(worker for worker in workers if not worker.draining)
         served = tuple(
-            _serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
+            serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
             for queue, known, waiting in zip(queues, model_cards, rest, strict=False)
             if (card := self._card(queue, known)) is not None
         )
@@ -191,7 +149,7 @@ class Registry:
             now_s=seconds + microseconds / 1e6,
             workers=workers,
             served=served,
-            by_name=_names(served),
+            by_name=by_name(served),
         )
 
     def _card(self, queue: str, known: bytes | None) -> ModelCard | None:
@@ -240,7 +198,8 @@ class Registry:
         moment ago.
 
         :raises UnknownModel: no worker has announced it within a day.
-        :raises NoWorker: its last worker has been gone for longer than the grace time.
+        :raises NoWorker: its last worker has been gone for longer than the grace time, or the store
+            is new or has lost its memory, and workers are announcing themselves.
         :raises StoreUnavailable: Redis has been away for too long to tell.
         """
         view = self._fresh_view()
@@ -248,6 +207,12 @@ class Registry:
             raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
         known = view.by_name.get(name)
         if not known:
+            left_s = self._beginning.settles_in_s()
+            if left_s > 0:
+                raise NoWorker(
+                    f"the model {name!r} is not known yet: workers are announcing themselves",
+                    retry_after_s=left_s,
+                )
             raise UnknownModel(f"the model {name!r} does not exist")
         live = tuple(one for one in known if one.workers)
         recent = tuple(
