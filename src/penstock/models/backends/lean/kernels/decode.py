@@ -36,25 +36,25 @@ def _keep(
     head,
     split,
     real,
-    peak,
-    total,
-    summed,
+    m_i,
+    l_i,
+    acc,
     HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     SPLITS: tl.constexpr,
 ):
-    """Store what a program has: peak and total (heads,), summed (heads, HEAD_SIZE)."""
+    """Store a program's part: maximum m_i and sum l_i (heads,), acc (heads, HEAD_SIZE)."""
     offsets = tl.arange(0, HEAD_SIZE)
     if SPLITS == 1:
-        divided = summed / tl.where(total > 0, total, 1.0)[:, None]
+        divided = acc / tl.where(l_i > 0, l_i, 1.0)[:, None]
         out_place = sequence * out_stride + head[:, None] * HEAD_SIZE + offsets[None, :]
         tl.store(out_ptr + out_place, divided.to(out_ptr.dtype.element_ty), mask=real[:, None])
     else:
         slot = (sequence * HEADS + head) * SPLITS + split
         place = slot[:, None] * HEAD_SIZE + offsets[None, :]
-        tl.store(partial_ptr + place, summed, mask=real[:, None])
-        tl.store(weight_ptr + slot * 2, peak, mask=real)
-        tl.store(weight_ptr + slot * 2 + 1, total, mask=real)
+        tl.store(partial_ptr + place, acc, mask=real[:, None])
+        tl.store(weight_ptr + slot * 2, m_i, mask=real)
+        tl.store(weight_ptr + slot * 2 + 1, l_i, mask=real)
 
 
 @triton.jit(do_not_specialize_on_alignment=["positions_ptr", "rows_ptr"])
@@ -104,9 +104,9 @@ def decode_kernel(
     real = group < GROUP
     query_place = sequence * query_stride + head[:, None] * HEAD_SIZE + offsets[None, :]
     query = tl.load(query_ptr + query_place, mask=real[:, None], other=0.0)
-    peak = tl.full((PADDED,), float("-inf"), tl.float32)
-    total = tl.zeros((PADDED,), tl.float32)
-    summed = tl.zeros((PADDED, HEAD_SIZE), tl.float32)
+    m_i = tl.full((PADDED,), float("-inf"), tl.float32)
+    l_i = tl.zeros((PADDED,), tl.float32)
+    acc = tl.zeros((PADDED, HEAD_SIZE), tl.float32)
     tile = tl.arange(0, TILE)
     for start in range(begin, end, TILE):
         position = start + tile
@@ -118,13 +118,13 @@ def decode_kernel(
         values = tl.load(values_ptr + where, mask=seen[:, None], other=0.0)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale_log2
         scores = tl.where(seen[None, :], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        shrink = tl.exp2(peak - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * shrink + tl.sum(weights, 1)
-        summed = summed * shrink[:, None]
-        summed += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
-        peak = higher
+        m_new = tl.maximum(m_i, tl.max(scores, 1))
+        alpha = tl.exp2(m_i - m_new)
+        weights = tl.exp2(scores - m_new[:, None])
+        l_i = l_i * alpha + tl.sum(weights, 1)
+        acc = acc * alpha[:, None]
+        acc += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+        m_i = m_new
     _keep(
         out_ptr,
         partial_ptr,
@@ -134,9 +134,9 @@ def decode_kernel(
         head,
         split,
         real,
-        peak,
-        total,
-        summed,
+        m_i,
+        l_i,
+        acc,
         HEADS,
         HEAD_SIZE,
         SPLITS,
@@ -181,9 +181,9 @@ def decode_alone_kernel(
     offsets = tl.arange(0, HEAD_SIZE)
     query_place = sequence * query_stride + head * HEAD_SIZE + offsets
     query = tl.load(query_ptr + query_place).to(tl.float32) * scale_log2
-    peak = tl.full((TILE,), float("-inf"), tl.float32)
-    total = tl.zeros((TILE,), tl.float32)
-    summed = tl.zeros((TILE, HEAD_SIZE), tl.float32)
+    m_i = tl.full((TILE,), float("-inf"), tl.float32)
+    l_i = tl.zeros((TILE,), tl.float32)
+    acc = tl.zeros((TILE, HEAD_SIZE), tl.float32)
     tile = tl.arange(0, TILE)
     for start in range(begin, end, TILE):
         position = start + tile
@@ -194,18 +194,18 @@ def decode_alone_kernel(
         keys = tl.load(keys_ptr + where, mask=seen[:, None], other=0.0).to(tl.float32)
         values = tl.load(values_ptr + where, mask=seen[:, None], other=0.0).to(tl.float32)
         scores = tl.where(seen, tl.sum(query[None, :] * keys, 1), float("-inf"))
-        higher = tl.maximum(peak, scores)
-        base = tl.where(higher > float("-inf"), higher, 0.0)
-        shrink = tl.exp2(peak - base)
+        m_new = tl.maximum(m_i, scores)
+        base = tl.where(m_new > float("-inf"), m_new, 0.0)
+        alpha = tl.exp2(m_i - base)
         weights = tl.exp2(scores - base)
-        total = total * shrink + weights
-        summed = summed * shrink[:, None] + weights[:, None] * values
-        peak = higher
-    highest = tl.max(peak, 0)
+        l_i = l_i * alpha + weights
+        acc = acc * alpha[:, None] + weights[:, None] * values
+        m_i = m_new
+    highest = tl.max(m_i, 0)
     base = tl.where(highest > float("-inf"), highest, 0.0)
-    shares = tl.exp2(peak - base)
-    whole = tl.sum(total * shares, 0)
-    together = tl.sum(summed * shares[:, None], 0)
+    shares = tl.exp2(m_i - base)
+    whole = tl.sum(l_i * shares, 0)
+    together = tl.sum(acc * shares[:, None], 0)
     one = tl.zeros((1,), tl.int32)
     _keep(
         out_ptr,
@@ -245,10 +245,10 @@ def combine_kernel(
     follow(OVERLAPS)
     peaks = tl.load(weight_ptr + slot * 2)
     totals = tl.load(weight_ptr + slot * 2 + 1)
-    peak = tl.max(peaks, 0)
-    shares = tl.where(totals > 0, tl.exp2(peaks - peak), 0.0)
-    summed = tl.load(partial_ptr + slot[:, None] * HEAD_SIZE + offsets[None, :])
-    total = tl.sum(shares * totals, 0)
-    out = tl.sum(summed * shares[:, None], 0) / tl.where(total > 0, total, 1.0)
+    m_i = tl.max(peaks, 0)
+    shares = tl.where(totals > 0, tl.exp2(peaks - m_i), 0.0)
+    acc = tl.load(partial_ptr + slot[:, None] * HEAD_SIZE + offsets[None, :])
+    l_i = tl.sum(shares * totals, 0)
+    out = tl.sum(acc * shares[:, None], 0) / tl.where(l_i > 0, l_i, 1.0)
     out_place = sequence * out_stride + head * HEAD_SIZE + offsets
     tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty))

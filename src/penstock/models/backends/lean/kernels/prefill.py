@@ -52,9 +52,9 @@ def prefill_kernel(
         token = (begin_row + index).to(tl.int64)
         query_place = token[:, None] * query_stride + head * HEAD_SIZE + offsets[None, :]
         query = tl.load(query_ptr + query_place, mask=real[:, None], other=0.0)
-        peak = tl.full((QUERIES,), float("-inf"), tl.float32)
-        total = tl.zeros((QUERIES,), tl.float32)
-        summed = tl.zeros((QUERIES, HEAD_SIZE), tl.float32)
+        m_i = tl.full((QUERIES,), float("-inf"), tl.float32)
+        l_i = tl.zeros((QUERIES,), tl.float32)
+        acc = tl.zeros((QUERIES, HEAD_SIZE), tl.float32)
         end = begin + tl.minimum(first + QUERIES, count)
         start_at = 0
         if WINDOW > 0:
@@ -74,15 +74,15 @@ def prefill_kernel(
             if WINDOW > 0:
                 seen &= key_position[None, :] > position[:, None] - WINDOW
             scores = tl.where(seen, scores, float("-inf"))
-            higher = tl.maximum(peak, tl.max(scores, 1))
-            base = tl.where(higher > float("-inf"), higher, 0.0)
-            shrink = tl.exp2(peak - base)
+            m_new = tl.maximum(m_i, tl.max(scores, 1))
+            base = tl.where(m_new > float("-inf"), m_new, 0.0)
+            alpha = tl.exp2(m_i - base)
             weights = tl.exp2(scores - base[:, None])
-            total = total * shrink + tl.sum(weights, 1)
+            l_i = l_i * alpha + tl.sum(weights, 1)
             values = tl.load(values_ptr + where, mask=inside[:, None], other=0.0)
-            summed = summed * shrink[:, None]
-            summed += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
-            peak = higher
-        out = summed / tl.where(total > 0, total, 1.0)[:, None]
+            acc = acc * alpha[:, None]
+            acc += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+            m_i = m_new
+        out = acc / tl.where(l_i > 0, l_i, 1.0)[:, None]
         out_place = token[:, None] * out_stride + head * HEAD_SIZE + offsets[None, :]
         tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty), mask=real[:, None])
