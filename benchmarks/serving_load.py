@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 import httpx
+from httpx_sse import EventSource
 
 
 @dataclass
@@ -50,12 +51,12 @@ async def _ask(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) 
     async with client.stream("POST", "/v1/completions", json=body) as response:
         if response.status_code != httpx.codes.OK:
             raise SystemExit(f"{response.status_code}: {(await response.aread())[:500]!r}")
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
+        async for event in EventSource(response).aiter_sse():
+            if event.data == "[DONE]":
                 continue
-            chunk = json.loads(line[6:])
+            chunk = json.loads(event.data)
             if "error" in chunk:
-                raise SystemExit(line)
+                raise SystemExit(event.data)
             for choice in chunk["choices"]:
                 reason = choice.get("finish_reason") or reason
                 if choice.get("text"):

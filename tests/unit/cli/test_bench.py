@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import typer
 
 from penstock.cli.bench.command import _span
-from penstock.cli.bench.load import Load, Sample, Span, _read_frame, bodies
+from penstock.cli.bench.load import Load, Sample, Span, _read_frame, bodies, run
 from penstock.cli.bench.report import percentiles, summarise
 
 
@@ -76,3 +78,37 @@ def test_spans() -> None:
     for bad in ("", "a", "9:5", "0", "1:2:3"):
         with pytest.raises(typer.BadParameter):
             _span(bad)
+
+
+STREAM = (
+    b": keep-alive\r\n\r\n"
+    b'id: 1\r\ndata: {"choices": [{"delta": {"content": "a"}}]}\r\n\r\n'
+    b'data: {"choices": [{"delta":\ndata: {"content": "b"}}]}\n\n'
+    b'data:{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\n'
+)
+
+
+async def sample_of(body: bytes, content_type: str = "text/event-stream") -> Sample:
+    """Send one request to a server that answers it with these bytes, then closes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        load = Load(f"http://127.0.0.1:{port}", "k", "m", 1, 9.0, None, 1, Span(1, 1), Span(1, 1))
+        (one,) = await run(load, lambda _sample: None)
+    return one
+
+
+async def test_streams_are_read_as_server_sent_events() -> None:
+    whole = await sample_of(STREAM + b"data: [DONE]\n\n")
+    assert (whole.error, len(whole.pieces_at)) == ("", 2)
+    assert (whole.prompt_tokens, whole.completion_tokens) == (3, 2)
+    assert (await sample_of(STREAM)).error == "stream broke off"
+    assert (await sample_of(b"<html>", "text/html")).error == "SSEError"

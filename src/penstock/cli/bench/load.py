@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import msgspec
+from httpx_sse import EventSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,15 +97,13 @@ class _Sender:
                 await answer.aread()
                 sample.error = f"HTTP {answer.status_code}"
                 return
-            async for line in answer.aiter_lines():
-                if not line.startswith("data:"):
-                    continue
-                frame = line[5:].strip()
-                if frame == _DONE:
-                    return
-                _read_frame(msgspec.json.decode(frame), sample)
-                if sample.error:
-                    return
+            async with aclosing(EventSource(answer).aiter_sse()) as events:
+                async for event in events:
+                    if event.data == _DONE:
+                        return
+                    _read_frame(msgspec.json.decode(event.data), sample)
+                    if sample.error:
+                        return
         sample.error = "stream broke off"
 
 
