@@ -44,6 +44,7 @@ class Probe:
     def __init__(self, module: Any, device: torch.device, tolerance: float) -> None:
         self.tolerance = tolerance
         self.stateful_layers: list[str] = []
+        self._in_order = True  # whether the model's sums are always in one order
         self._module = module
         self._device = device
         self._has_experts = any("expert" in name.lower() for name, _ in module.named_modules())
@@ -103,7 +104,9 @@ class Probe:
             (_part(1, long, _CHUNK, _LONG - 1),),
             (_part(2, short, _SHORT - 1, _SHORT), _part(1, long, _LONG - 1, _LONG)),
         )
-        (first, middle, last) = (model.forward(Batch(step)).cpu() for step in steps)
+        computed = [model.forward(Batch(step)) for step in steps]
+        self._in_order = all(rows.device.type == "cpu" for rows in computed)
+        (first, middle, last) = (rows.cpu() for rows in computed)
         model.release(1)
         model.release(2)
         return torch.cat((first[:_CHUNK], middle, last[1:], first[_CHUNK:], last[:1]))
@@ -117,7 +120,7 @@ class Probe:
         """
         if self._has_experts:
             return self._distance(again, logits) > self.tolerance
-        if self._device.type == "cpu":
+        if self._in_order:
             return not torch.equal(again, logits)
         return self._distance(again, logits) > self.tolerance * _GPU_NOISE
 
