@@ -23,7 +23,6 @@ PRIVATE_PARTS: Final = {
     "models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING": "which of them generate text",
     "models.auto.modeling_auto:MODEL_FOR_TEXT_ENCODING_MAPPING": "encoders of encoder-decoders",
     "quantizers.auto:AUTO_QUANTIZATION_CONFIG_MAPPING": "quantisation methods that it reads",
-    "utils.chat_template_utils:_compile_jinja_template": "whether a chat template parses",
     "pytorch_utils:Conv1D": "GPT-2's linear layers, which lie the other way round",
     "utils.logging:disable_progress_bar": "a quiet load",
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import InvalidParameter, ModelNotLoadable
+from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
 from penstock.models.text import dialect, flat_messages, rendering, template_process
 from penstock.models.text.history import History
@@ -39,6 +41,10 @@ TOOL_USE: Final = "tool_use"
 _PHI4: Final = "You are a helpful assistant with some tools."
 """The system message of Phi-4-mini's model card, whose template takes the tools from there."""
 
+_PARTS: Final = re.compile(r"\btype\b")
+"""What a template that reads parts asks of each."""
+_SAMPLE: Final = "penstockreadsthis"
+
 _RESERVED: Final = frozenset(
     (
         "conversation",
@@ -67,6 +73,12 @@ def own(tokenizer: Any) -> tuple[str | None, str | None]:
     named = cast("dict[str, str]", template)
     default = named.get("default") or next(iter(named.values()), None)
     return default, named.get(TOOL_USE) or None
+
+
+def of_processor(path: Path) -> str | None:
+    """The template that older checkpoints with images keep apart, for their processor."""
+    template = read_config(path, "chat_template.json").get("chat_template")
+    return template if isinstance(template, str) and template else None
 
 
 class ChatTemplates:
@@ -133,6 +145,8 @@ class ChatTemplates:
         most_characters: int | None = None,
     ) -> str:
         template = self._for_tools if tools else self._default
+        if self._takes_parts:
+            conversation = [_in_parts(message) for message in conversation]
         if tools and "message['tools']" in template:
             conversation = _with_tools_in_system(conversation, tools)
         return rendering.render(
@@ -142,6 +156,28 @@ class ChatTemplates:
             continues=continues,
             most_characters=most_characters,
         )
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template reads a list of parts, and passes over content that is a text.
+
+        So those of some models that take images do; the first chat pays for two small ones.
+        """
+        if not _PARTS.search(self._default):
+            return False
+        variables = {"add_generation_prompt": True, **self._variables}
+        message = {"role": "user", "content": _SAMPLE}
+
+        def shows(one: dict[str, Any]) -> bool:
+            try:
+                text = rendering.render(
+                    self._default, [one], variables, continues=False, most_characters=None
+                )
+            except rendering.TemplateRefuses:
+                return False
+            return _SAMPLE in text
+
+        return not shows(message) and shows(_in_parts(message))
 
     @cached_property
     def _history(self) -> History:
@@ -156,6 +192,13 @@ class ChatTemplates:
                 return None
 
         return History.of(self.dialect.tool_parser, render)
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}]}
 
 
 def _check(prompt: ChatPrompt) -> None:

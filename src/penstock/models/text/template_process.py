@@ -134,17 +134,26 @@ def render(
     chat = [_seen(message) for message in messages]
     if not continues:
         return compiled(template).render(messages=chat, **variables)
-    last = chat[-1] if chat else {}
-    text = last.get("content")
-    if not isinstance(text, str):
-        raise TemplateError("continue_final_message: the last message has no text")
-    last["content"] = f"{text}{CONTINUED} "
+    holder, name = _last_text(chat)
+    text: str = holder[name]
+    holder[name] = f"{text}{CONTINUED} "
     rendered: str = compiled(template).render(messages=chat, **variables)
     before, mark, after = rendered.rpartition(CONTINUED)
     if not mark or text.strip() not in before:
         raise TemplateError("continue_final_message: the template leaves out the last message")
     # A template that strips texts takes the space, and would take the text's own blanks.
     return before if after.startswith(" ") else before.rstrip()
+
+
+def _last_text(chat: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """Return what holds the last message's text, and under which name: itself, or its last part."""
+    last = chat[-1] if chat else {}
+    parts = last.get("content")
+    holder: Any
+    holder, name = (parts[-1], "text") if isinstance(parts, list) and parts else (last, "content")
+    if not isinstance(holder.get(name), str):
+        raise TemplateError("continue_final_message: the last message has no text")
+    return holder, name
 
 
 def _seen(message: dict[str, Any]) -> dict[str, Any]:

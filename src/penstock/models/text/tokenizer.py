@@ -312,13 +312,16 @@ def load(
             )
     except Exception as error:
         raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
-    for template in (spec.chat_template,) if spec.chat_template else chat_templates.own(tokenizer):
+    stated = spec.chat_template
+    if not stated and chat_templates.own(tokenizer)[0] is None:
+        stated = chat_templates.of_processor(path)
+    for template in (stated,) if stated else chat_templates.own(tokenizer):
         chat_templates.check(path, template)
     return Tokenizer(
         tokenizer,
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids(spec),
-        chat_template=spec.chat_template,
+        chat_template=stated,
         tool_parser=spec.tool_parser,
         model_type=str(read_config(spec.path).get("model_type") or ""),
         named=fastchat_templates.by_model(spec.path.name),
