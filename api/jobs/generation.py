@@ -108,6 +108,7 @@ class Generation:
 
         :raises UnsupportedFeature: the model generates no text.
         :raises ContextOverflow: a prompt cannot fit.
+        :raises Overloaded: too many read this request's answer already.
         :raises RateLimited, QuotaExceeded, StoreUnavailable: see `Ledger.opened`.
         """
         if CAPABILITY not in card.capabilities and not all(work.embed for work in works):
@@ -116,6 +117,8 @@ class Generation:
             )
         for work in works:
             prompt_bounds.check(work.prompt, card, blame.prompt)
+        if resumption:
+            services.replies.check_room(resumption.job_id(record.tenant, 0))
         jobs = await _jobs(services, record, card, works, priority=priority, resumption=resumption)
         ledger = await Ledger.opened(services, record, card, jobs, choices)
         return cls(

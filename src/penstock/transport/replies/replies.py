@@ -96,6 +96,14 @@ class Replies:
         """Whether a client of this process waits for a job's events."""
         return job_id in self._followers
 
+    def check_room(self, job_id: str) -> None:
+        """See that a job may have another follower, before anything else is done for it.
+
+        :raises Overloaded: it has as many as it may.
+        """
+        if len(self._followers.get(job_id, ())) >= MOST_READERS:
+            raise Overloaded(f"This job's stream has {MOST_READERS} readers already")
+
     async def start(self) -> None:
         """Subscribe. Where Redis is away, streams still work, from their journals and later."""
         self._tasks = [
@@ -131,8 +139,7 @@ class Replies:
 
         :raises Overloaded: it has as many as it may.
         """
-        if len(self._followers.get(job_id, ())) >= MOST_READERS:
-            raise Overloaded(f"This job's stream has {MOST_READERS} readers already")
+        self.check_room(job_id)
         follower = Follower(queue, job_id, tick_s)
         expected = self._expected.pop(job_id, None)
         if expected is not None:
