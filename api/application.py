@@ -19,6 +19,7 @@ from starlette.responses import Response
 import api.admin
 import api.anthropic
 import api.fastchat
+import api.ollama
 import api.openai
 import api.web
 import penstock
@@ -122,7 +123,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(kind, _unexpected)
     for gone in (ClientGone, ClientDisconnect):
         app.add_exception_handler(gone, _client_gone)
-    protocols = (api.openai, api.anthropic, api.admin, api.fastchat, api.web)
+    protocols = (api.openai, api.anthropic, api.ollama, api.admin, api.fastchat, api.web)
     install(app, [protocol.router for protocol in protocols])
     bound_connections()
     return app

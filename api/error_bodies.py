@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import api.anthropic
 import api.fastchat
+import api.ollama
 from api.anthropic.route import REQUEST_ID_HEADER, anthropic_response, error_body
 from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.fastchat.route import error_response
 from api.http.errors import INVALID, internal_error, json_response, openai_body, openai_response
 from api.http.record import record_of
 from api.http.unread_body import LEAVES_BODY, LingeringResponse
+from api.ollama.errors import error_object as ollama_object
+from api.ollama.errors import ollama_response
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ def shaped(connection: HTTPConnection, error: PenstockError) -> Response:
         answer = error_response(path, error_object(error))
     elif api.anthropic.speaks(path):
         answer = anthropic_response(error, record)
+    elif api.ollama.speaks(path):
+        answer = ollama_response(error)
     else:
         answer = openai_response(error)
     return LingeringResponse(answer) if isinstance(error, LEAVES_BODY) else answer
@@ -50,6 +55,8 @@ def refused(request: Request, error: HTTPException) -> Response:
         record.headers[REQUEST_ID_HEADER] = record.request_id
         body = error_body(status, message, record.request_id, code=code)
         return json_response(body, status, error.headers)
+    if api.ollama.speaks(path):
+        return json_response(ollama_object(message, code), status, error.headers)
     return json_response(
         openai_body(message, INVALID, param=None, code=code), status, error.headers
     )

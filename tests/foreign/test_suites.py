@@ -58,7 +58,7 @@ def judge(
     return run
 
 
-@pytest.mark.parametrize("suite", ["openai", "anthropic", "vercel"])
+@pytest.mark.parametrize("suite", ["openai", "anthropic", "vercel", "ollama"])
 def test_node(suite: str, judge: Callable[..., None]) -> None:
     node = shutil.which("node")
     if node is None:

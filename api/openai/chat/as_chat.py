@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from api.access.dependencies import services_of
 from api.http.json_body import validated
 from api.http.record import record_of
 from api.http.resumption import Resumption, resumption_of
 from api.jobs.generation import Generation
 from api.openai import unsupported
+from api.openai.chat.best_of import Choices
+from api.openai.chat.completions import works_of
 from api.openai.chat.plan import ChatPlan
-from api.openai.schema import ChatRequest
+from api.openai.schema import ChatRequest, CompletionRequest
 from penstock.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -61,4 +65,35 @@ async def generation_of(
         priority=plan.priority,
         resumption=Resumption(repeated.key) if repeated else None,
         detached=detached,
+    )
+
+
+async def completion_of(
+    request: Request,
+    card: ModelCard,
+    body: dict[str, Any],
+    blamed: Callable[[str | None], str | None],
+) -> Generation:
+    """Return the generation of a completion's body that was translated from another API's.
+
+    Without `max_tokens` the answer may fill the context.
+
+    :raises PenstockError: as a completion would; `param` is the original request's field.
+    """
+    try:
+        asked = validated({"max_tokens": card.context_length, **body}, CompletionRequest)
+        works, blame = works_of(asked, card, Choices.of(asked))
+    except BadRequest as error:
+        error.param = blamed(error.param)
+        raise
+    if "max_tokens" not in body:
+        works = [msgspec.structs.replace(work, fit_context=True) for work in works]
+    repeated = resumption_of(request)
+    return await Generation.of(
+        services_of(request),
+        record_of(request),
+        card,
+        works,
+        blame=blame.renamed(blamed),
+        resumption=Resumption(repeated.key) if repeated else None,
     )

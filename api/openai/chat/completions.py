@@ -39,7 +39,7 @@ async def completions(request: Request) -> Response:
     asked, repeated = await read_request(request, CompletionRequest, unsupported.COMPLETION)
     card = pick(request, asked.model)
     choices = Choices.of(asked)
-    works, blame = _works(asked, card, choices)
+    works, blame = works_of(asked, card, choices)
     generation = await Generation.of(
         services_of(request),
         record_of(request),
@@ -67,7 +67,7 @@ async def completions(request: Request) -> Response:
     return event_stream(generation, writer)
 
 
-def _works(
+def works_of(
     asked: CompletionRequest, card: ModelCard, choices: Choices
 ) -> tuple[list[Generate], Blame]:
     """Return the works and the fields to blame for their errors.

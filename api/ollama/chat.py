@@ -1,0 +1,37 @@
+"""POST /api/chat."""
+
+from __future__ import annotations
+
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
+from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
+
+from api.access.dependencies import services_of
+from api.endpoint import Router
+from api.http.json_body import read_json
+from api.ollama.answers import answer, as_message, loaded
+from api.ollama.as_chat import blamed, chat_body
+from api.ollama.names import pick_tagged
+from api.ollama.schema import OllamaChatRequest
+from api.openai.chat.as_chat import generation_of, plan_of
+
+router = Router()
+
+
+@router.endpoint("/api/chat", OllamaChatRequest)
+async def chat(request: Request) -> Response:
+    """Answer a chat; without messages, say that the model is loaded."""
+    services = services_of(request)
+    asked = await read_json(request, OllamaChatRequest, services.settings.max_body_bytes)
+    card = pick_tagged(request, services, asked.model)
+    if not asked.messages:
+        return loaded(asked.model, as_message)
+    plan = plan_of(chat_body(asked), card, blamed)
+    generation = await generation_of(request, card, plan)
+    return await answer(
+        request,
+        generation,
+        plan.reading,
+        model=asked.model,
+        stream=asked.stream,
+        members=as_message,
+    )

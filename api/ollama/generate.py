@@ -1,0 +1,42 @@
+"""POST /api/generate."""
+
+from __future__ import annotations
+
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
+from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
+
+from api.access.dependencies import services_of
+from api.endpoint import Router
+from api.http.json_body import read_json
+from api.ollama.answers import answer, as_response, loaded
+from api.ollama.as_chat import blamed, chat_body_of_prompt, completion_body
+from api.ollama.names import pick_tagged
+from api.ollama.schema import GenerateRequest
+from api.openai.chat.as_chat import completion_of, generation_of, plan_of
+from api.openai.chat.tools import Reading
+
+router = Router()
+
+
+@router.endpoint("/api/generate", GenerateRequest)
+async def generate(request: Request) -> Response:
+    """Continue a prompt: through the chat template, raw, or before a suffix."""
+    services = services_of(request)
+    asked = await read_json(request, GenerateRequest, services.settings.max_body_bytes)
+    card = pick_tagged(request, services, asked.model)
+    if not asked.prompt and not asked.suffix:
+        return loaded(asked.model, as_response)
+    if asked.raw or asked.suffix or not card.has_chat_template:
+        generation = await completion_of(request, card, completion_body(asked), blamed)
+        reading = Reading()
+    else:
+        plan = plan_of(chat_body_of_prompt(asked), card, blamed)
+        generation, reading = await generation_of(request, card, plan), plan.reading
+    return await answer(
+        request,
+        generation,
+        reading,
+        model=asked.model,
+        stream=asked.stream,
+        members=as_response,
+    )
