@@ -104,7 +104,7 @@ def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
     :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
     """
     if chatglm.is_original(read_config(spec.path)):
-        return _complete(transformers().AutoModelForCausalLM, spec, config, dtype)
+        return _complete(transformers().GlmForCausalLM, spec, config, dtype)
     whole = _whole_config(spec)
     if image_text.is_image_text(whole):
         return _text_module(spec, whole, dtype)

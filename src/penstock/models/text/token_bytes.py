@@ -35,6 +35,17 @@ def of_piece(piece: str | bytes, text: str) -> bytes:
     return text.encode()
 
 
+def as_characters(token: bytes) -> str:
+    """Return a token as byte-level vocabularies write it."""
+    alphabet = _character_of_byte()
+    return "".join(alphabet[byte] for byte in token)
+
+
+@cache
+def _character_of_byte() -> dict[int, str]:
+    return {byte: character for character, byte in _byte_of_character().items()}
+
+
 @cache
 def _byte_of_character() -> dict[str, int]:
     """GPT-2's alphabet (Radford et al. 2019): all other bytes follow in order from U+0100 on."""

@@ -17,11 +17,17 @@ from penstock.contract.job import (
 from penstock.engine.text.detokenizer import REPLACEMENT
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
 from penstock.models.catalogue.model_folder import read_config
-from penstock.models.loading import checkpoint
+from penstock.models.loading import chatglm, checkpoint
 from penstock.models.loading.libraries import transformers
 from penstock.models.structured.grammar import GrammarCompiler
 from penstock.models.text import chat_template as chat_templates
-from penstock.models.text import fastchat_templates, fill_in_middle, rendering, token_bytes
+from penstock.models.text import (
+    chatglm_tokenizer,
+    fastchat_templates,
+    fill_in_middle,
+    rendering,
+    token_bytes,
+)
 from penstock.models.text.chat_template import ChatTemplates
 from penstock.models.text.dialect import Dialect, Reasoning
 from penstock.models.text.encoding import Encoder
@@ -303,15 +309,9 @@ def load(
     if not spec.trust_remote_code and not any(any(path.glob(name)) for name in _FILES):
         # Transformers would make an empty one.
         raise ModelNotLoadable(f"{path}: there is no tokenizer (tokenizer.json or the like)")
-    library = transformers()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tokenizer = library.AutoTokenizer.from_pretrained(
-                path, local_files_only=True, trust_remote_code=spec.trust_remote_code
-            )
-    except Exception as error:
-        raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
+    config = read_config(spec.path)
+    original = chatglm.is_original(config) and not (path / "tokenizer.json").is_file()
+    tokenizer = chatglm_tokenizer.load(path, config) if original else _by_transformers(spec, path)
     stated = spec.chat_template
     if not stated and chat_templates.own(tokenizer)[0] is None:
         stated = chat_templates.of_processor(path)
@@ -320,15 +320,33 @@ def load(
     return Tokenizer(
         tokenizer,
         vocab_size=vocab_size,
-        eos_token_ids=eos_token_ids(spec),
+        eos_token_ids=(
+            *eos_token_ids(spec),
+            *(chatglm_tokenizer.endings(tokenizer) if original else ()),
+        ),
         chat_template=stated,
         tool_parser=spec.tool_parser,
-        model_type=str(read_config(spec.path).get("model_type") or ""),
+        model_type=str(config.get("model_type") or ""),
         named=fastchat_templates.by_model(spec.path.name),
         context_length=context_length,
         lower_case=lower_case,
         markers_as_text=spec.special_tokens_in_text == "text",
     )
+
+
+def _by_transformers(spec: ModelSpec, path: Path) -> Any:
+    """The tokenizer as Transformers loads it.
+
+    :raises ModelNotLoadable: it does not.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return transformers().AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=spec.trust_remote_code
+            )
+    except Exception as error:
+        raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
 
 
 def eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:
