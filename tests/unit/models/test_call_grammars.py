@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,10 +12,12 @@ import pytest
 from api.parsing.answer import functions_of
 from api.parsing.dialects import DIALECTS as PARSERS
 from penstock import demo_model
+from penstock.contract.job import TextPrompt
 from penstock.contract.structure import EitherStructure, JsonStructure, ToolFunction, ToolStructure
 from penstock.errors import InvalidParameter
 from penstock.models.structured.calls import CALLS as GRAMMARS
 from penstock.models.text.dialect import FAMILIES, Dialect, Reasoning, ToolParser, of_template
+from penstock.models.text.tokenizer import Tokenizer
 from tests.unit.api.parsing.cuts import parsed, tool
 from tests.unit.api.parsing.written import written
 from tests.unit.models.test_grammar import Vocabulary
@@ -191,3 +194,84 @@ def test_an_answer_may_stand_between_markers_of_its_own(with_tokens: Path) -> No
     assert words.fits(ToolStructure(FUNCTIONS), f"So.<|END_THINKING|>{call}", Reasoning.OPENED)
     assert not words.fits(form, "<|START_RESPONSE|>{}", Reasoning.POSSIBLE)
     assert thought  # its first marker is no token of this vocabulary
+
+
+SIGNS = {family.name: family for family in reversed(FAMILIES)}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_familys_markers_stay_in_the_text_and_other_special_tokens_do_not(
+    with_tokens: Path, name: str, listed: bool
+) -> None:
+    """Also where the tokenizer's file marks them as special and its configuration lists none."""
+    from transformers import PreTrainedTokenizerFast
+
+    markers = {"extra_special_tokens": list(SIGNS[name].tokens)} if listed else {}
+    own = PreTrainedTokenizerFast(
+        tokenizer_file=str(with_tokens / "tokenizer.json"), eos_token="<|im_end|>", **markers
+    )
+    own.chat_template = "{{ tools }}" + "".join(SIGNS[name].signs)
+    words = Tokenizer(own, vocab_size=len(own), model_type=(SIGNS[name].model_types or ("",))[0])
+    assert words.dialect.tool_parser == name
+    text = written(name, [("get_weather", SOME), ("now", {})]).replace("<|call|>", "")
+    ids = words.encode(TextPrompt(text + "<|im_end|>", add_special_tokens=False))
+    assert words.decode(ids) == text
+
+
+BOUNDED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "n": {"type": "integer", "minimum": 0, "maximum": 99},
+        "flag": {"type": "boolean"},
+        "unit": {"enum": ["km", "mi"]},
+        "list": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
+        "maybe": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 3}, {"type": "null"}]},
+    },
+    "required": ["n", "list"],
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_whatever_the_grammar_lets_through_is_read_as_calls_that_fit(
+    vocabulary, folder: Path, name: str
+) -> None:
+    """A model without any sense, held to the grammar, calls the functions rightly."""
+    words = vocabulary(folder, name)
+    structure = ToolStructure((ToolFunction("go", BOUNDED), ToolFunction("now")), parallel=True)
+    tools = [tool("go", **BOUNDED["properties"]), tool("now")]
+    dice = random.Random(name)
+    for _ in range(4):
+        calls = arguments(name, walked(words, structure, dice), tools)
+        assert calls
+        for called, given in calls:
+            assert called in ("go", "now")
+            if called == "go":
+                check(given)
+            else:
+                assert given == {}
+
+
+def check(given: dict[str, Any]) -> None:
+    assert {"n", "list"} <= set(given) <= set(BOUNDED["properties"])
+    assert type(given["n"]) is int
+    assert 0 <= given["n"] <= 99
+    assert 1 <= len(given["list"]) <= 3
+    assert all(type(one) is bool for one in (*given["list"], given.get("flag", True)))
+    assert given.get("unit", "km") in ("km", "mi")
+    assert given.get("maybe") in (None, 1, 2, 3)
+
+
+def walked(words: Vocabulary, structure: ToolStructure, dice: random.Random) -> str:
+    """Return a text of tokens that the grammar allows, drawn without a model."""
+    constraint = words.begin(structure, Reasoning.NONE)
+    ids: list[int] = []
+    while not constraint.complete:
+        allowed = sorted(words.allowed(constraint))
+        if {0, 2} & set(allowed) and (len(allowed) == 2 or dice.random() < 0.7):
+            break
+        token = dice.choice([one for one in allowed if one not in (0, 2)])
+        constraint.advance(token)
+        ids.append(token)
+        assert len(ids) < 2_000
+    return words.tokenizer.decode(ids, skip_special_tokens=False)

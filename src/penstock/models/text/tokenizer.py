@@ -233,12 +233,15 @@ class Tokenizer:
         return self._grammars.begin(structure, reasoning=reasoning)
 
     def _hidden_ids(self) -> frozenset[int] | None:
-        """Special tokens that `decode` skips; None where those are all the special ones."""
-        special = {
-            int(token): str(self.token_text(token)) for token in self._tokenizer.all_special_ids
-        }
-        shown = [token for token, text in special.items() if self.dialect.shows(text)]
-        return frozenset(special).difference(shown) if shown else None
+        """Special tokens that `decode` skips; None where those are all the special ones.
+
+        A tokenizer's file may mark tokens as special that its configuration does not list (gpt-oss).
+        """
+        added: dict[int, Any] = self._tokenizer.added_tokens_decoder
+        ids = {int(token) for token in self._tokenizer.all_special_ids}
+        ids.update(int(number) for number, token in added.items() if token.special)
+        shown = {token for token in ids if self.dialect.shows(self.token_text(token))}
+        return frozenset(ids - shown) if shown else None
 
     def _encode(self, text: str, *, special: bool, truncate: int = WHOLE) -> list[int]:
         try:

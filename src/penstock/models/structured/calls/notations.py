@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from penstock.models.structured.calls.rules import Parameter, in_order, members, text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock.models.structured.calls.rules import Rules
 
 _DEEPEST: Final = 6
 """Objects and lists within each other whose schemas are kept to; deeper ones hold anything."""
+
+
+_BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+"""Keywords of a number that are enforced in every notation."""
 
 
 class Notation(Protocol):
@@ -91,6 +97,12 @@ class Literals:
             return f"({' | '.join(self._choice(rules, one) for one in parameter.choices)})"
         if parameter.types is None or not depth:
             return self._any(rules)
+        if parameter.alternatives:
+            ways = [
+                self._value(rules, f"{name}_{place}", one, depth - 1)
+                for place, one in enumerate(parameter.alternatives)
+            ]
+            return f"({' | '.join(ways)})"
         kinds = [
             self._kind(rules, kind, f"{name}_{kind}", parameter, depth)
             for kind in sorted(parameter.types)
@@ -107,13 +119,14 @@ class Literals:
             case "array":
                 item = Parameter(name, parameter.fields.get("items"), parameter.scope)
                 value = self._value(rules, name, item, depth - 1)
-                return rules.add(f"{name}_of", self._list(rules, value))
+                return rules.add(f"{name}_of", self._list(rules, value, parameter.fields))
             case "boolean":
                 return " | ".join(map(text, self._words[:2]))
             case "null":
                 return text(self._words[2])
             case _:
-                return rules.add(kind, f'%json {{"type": "{kind}"}}')
+                bounds = {key: parameter.fields[key] for key in _BOUNDS if key in parameter.fields}
+                return rules.json(name, {"type": kind, **bounds}, parameter.scope)
 
     def _object(self, rules: Rules, name: str, parameter: Parameter, depth: int) -> str:
         known, is_open = members(parameter.schema, parameter.scope)
@@ -127,8 +140,14 @@ class Literals:
         comma = self._mark(rules, "COMMA", self._comma)
         return f'"{{" {in_order(known, written, more, comma)} "}}"'
 
-    def _list(self, rules: Rules, value: str) -> str:
-        return f'"[" ({value} ({self._mark(rules, "COMMA", self._comma)} {value})*)? "]"'
+    def _list(self, rules: Rules, value: str, fields: Mapping[str, Any] | None = None) -> str:
+        least, most = (fields or {}).get("minItems"), (fields or {}).get("maxItems")
+        least = least if isinstance(least, int) else 0
+        if isinstance(most, int) and most < max(least, 1):
+            return '"[]"'
+        more = f"{{{max(least - 1, 0)},{most - 1 if isinstance(most, int) else ''}}}"
+        items = f"{value} ({self._mark(rules, 'COMMA', self._comma)} {value}){more}"
+        return f'"[" {items} "]"' if least > 0 else f'"[" ({items})? "]"'
 
     def _any(self, rules: Rules) -> str:
         name = "any_value"

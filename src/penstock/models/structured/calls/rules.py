@@ -146,6 +146,14 @@ class Parameter:
         self.choices = cast("list[Any]", choices) if isinstance(choices, list) else None
 
     @property
+    def alternatives(self) -> list[Parameter]:
+        """The schemas of which one has to fit, if the schema is nothing but such a choice."""
+        members = self.fields.get("anyOf", self.fields.get("oneOf"))
+        if "type" in self.fields or not isinstance(members, list):
+            return []
+        return [Parameter(self.name, one, self.scope) for one in cast("list[Any]", members)]
+
+    @property
     def is_text(self) -> bool:
         """Whether the value is a string in any case."""
         return self.types == {"string"}
