@@ -95,6 +95,11 @@ def test_mixtures_are_described_layer_by_layer() -> None:
         (layer, *_) = describe({"model_type": "qwen3_moe", name: 7}).layers
         assert isinstance(layer.mlp, Experts)
         assert layer.mlp.routing.experts == 7
+    vision = describe(
+        {"model_type": "qwen3_vl_moe", "text_config": {"model_type": "qwen3_vl_moe_text"}}
+    )
+    assert isinstance(vision.layers[0].mlp, Experts)
+    assert vision.layers[0].mlp.routing.normalise  # which of Qwen3 is a switch
     oss = describe({"model_type": "gpt_oss"}).layers
     assert [layer.attention.window for layer in oss[:3]] == [128, 0, 128]
     assert oss[2].attention.sinks == "model.layers.2.self_attn.sinks"

@@ -20,6 +20,9 @@ EQUIVALENT: Final = {
 Their rotation takes three positions of a token (of time, height and width); in text these are one.
 """
 
+_ALWAYS: Final = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
+"""What is a switch of the equivalent, and fixed in the language model."""
+
 PLAIN_WRAPPERS: Final = frozenset(
     {
         "aya_vision", "cohere2_vision", "idefics2", "idefics3", "internvl", "llava", "llava_next",
@@ -50,6 +53,7 @@ def as_text(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in EQUIVALENT:
         return text
     text["model_type"] = EQUIVALENT[kind]
+    text |= _ALWAYS.get(kind, {})
     for name in ("rope_parameters", "rope_scaling"):
         rules = text.get(name)
         if isinstance(rules, dict):

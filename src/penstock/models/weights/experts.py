@@ -40,6 +40,8 @@ class ExpertTensor:
     ) -> ExpertTensor:
         """The tensor `name`, with or without `.weight`, or the pair that MXFP4 has.
 
+        Matrices that are not square lie as their shape says, whatever `transposed` does.
+
         :raises ModelNotLoadable: it is missing, or of another shape.
         """
         rows, columns = shape
@@ -58,6 +60,8 @@ class ExpertTensor:
             return ExpertTensor(
                 checkpoint, own, values.reshape(count, -1), None, shape, transposed=False
             )
+        if rows != columns:
+            transposed = tuple(values.shape[1:]) == (columns, rows)
         lying = (columns, rows) if transposed else (rows, columns)
         _check(checkpoint.path, own, values, (count, *lying))
         return ExpertTensor(checkpoint, own, values, None, shape, transposed=transposed)
