@@ -28,8 +28,8 @@ from penstock.engine.events import AttemptEvent
 from penstock.transport.store.connection import connect
 from workers.delivery.application import configuration
 from workers.delivery.pool import EnginePool
-from workers.serving.served_queue import Lane, Sink
-from workers.serving.worker import Station, new_worker_id
+from workers.serving.served_queue import ServedQueue, Sink
+from workers.serving.worker import Worker, new_worker_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -195,7 +195,7 @@ class Metronome(threading.Thread):
                 heapq.heappush(self._due, (due_s + self._step_s, number, engine))
 
 
-class Worker(threading.Thread):
+class SimulatedWorker(threading.Thread):
     """One worker; its thread stands for Celery's main loop."""
 
     def __init__(self, queue: str, slots: int, metronome: Metronome, tally: Tally) -> None:
@@ -203,24 +203,24 @@ class Worker(threading.Thread):
         chosen = settings.load()
         self._queue = queue
 
-        def open_lanes(publish: Callable[..., None]) -> list[Lane]:
+        def open_queues(publish: Callable[..., None]) -> list[ServedQueue]:
             sink = Sink(publish)
             engine = SleepingEngine(sink, tally)
             metronome.add(engine)
-            return [Lane(card_of(queue, slots), WordTokenizer(), engine, sink)]
+            return [ServedQueue(card_of(queue, slots), WordTokenizer(), engine, sink)]
 
-        self._station = Station(
+        self._worker = Worker(
             settings=chosen,
             store=connect(chosen),
             worker_id=new_worker_id(),
-            open_lanes=open_lanes,
+            open_queues=open_queues,
         )
         self._pool = EnginePool(limit=slots)
-        self._pool.attach(self._station, SimpleNamespace(consumer=None))
+        self._pool.attach(self._worker, SimpleNamespace(consumer=None))
 
     def run(self) -> None:
         """Start the station, then deliver doorbells until the process ends."""
-        self._station.start()
+        self._worker.start()
         celery = configuration()
         broker = Connection(
             celery["broker_url"], transport_options=celery["broker_transport_options"]
@@ -234,7 +234,7 @@ class Worker(threading.Thread):
                 [Queue(self._queue, routing_key=self._queue)],
                 accept=["json"],
                 on_message=self._bell,
-                prefetch_count=self._station.slots,
+                prefetch_count=self._worker.slots,
                 channel=channel,
             )
             with consumer:
@@ -267,7 +267,7 @@ def serve(pipe: Pipe, step_ms: int, slots: int) -> None:
         word, *arguments = pipe.recv()
         if word == "grow":
             for queue in arguments[0]:
-                Worker(queue, slots, metronome, tally).start()
+                SimulatedWorker(queue, slots, metronome, tally).start()
             pipe.send(True)
         elif word == "take":
             pipe.send({**tally.take(), "cpu_s": time.process_time()})

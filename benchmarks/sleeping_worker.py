@@ -14,8 +14,8 @@ from penstock import settings
 from penstock.transport.store.connection import connect
 from workers.delivery.application import app, steps
 from workers.delivery.bootsteps import Serving
-from workers.serving.served_queue import Lane, Sink
-from workers.serving.worker import Station, new_worker_id
+from workers.serving.served_queue import ServedQueue, Sink
+from workers.serving.worker import Worker, new_worker_id
 
 __all__ = ["app"]
 
@@ -33,20 +33,20 @@ class SleepingServing(Serving):
         chosen = settings.load()
         slots = chosen.slots or _SLOTS
 
-        def open_lanes(publish: Any) -> list[Lane]:
+        def open_queues(publish: Any) -> list[ServedQueue]:
             sink = Sink(publish)
             engine = make_engine(queue, slots, sink)
-            return [Lane(card_of(queue, slots), WordTokenizer(), engine, sink)]
+            return [ServedQueue(card_of(queue, slots), WordTokenizer(), engine, sink)]
 
-        self._station = Station(
+        self._worker = Worker(
             settings=chosen,
             store=connect(chosen),
             worker_id=new_worker_id(),
-            open_lanes=open_lanes,
+            open_queues=open_queues,
         )
         signals.worker_shutting_down.connect(self._on_signal)
-        parent.concurrency = parent.min_concurrency = self._station.slots
-        parent.pool.attach(self._station, parent)
+        parent.concurrency = parent.min_concurrency = self._worker.slots
+        parent.pool.attach(self._worker, parent)
 
 
 steps["worker"].discard("workers.delivery.bootsteps:Serving")

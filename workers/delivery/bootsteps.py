@@ -22,7 +22,7 @@ from workers.delivery.consumer import calm_acks
 from workers.delivery.pool import EnginePool
 
 if TYPE_CHECKING:
-    from workers.serving.worker import Station
+    from workers.serving.worker import Worker
 
 logger = get_logger(__name__)
 
@@ -43,45 +43,45 @@ class Serving(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._station: Station | None = None
+        self._worker: Worker | None = None
         self._exit_code: int | None = None
 
     def create(self, parent: Any) -> None:
         """Load every model; any failure is one line on stderr and exit code 1."""
         try:
-            self._station = _open(parent)
+            self._worker = _open(parent)
         except PenstockError as error:
             sys.exit(f"penstock: {error}")
         # Before Celery's own, which starts the program anew after SIGHUP and has to come first.
         atexit.register(self._leave)
         # Claim nothing more from the moment of the signal, not from when the loop notices it.
         signals.worker_shutting_down.connect(self._on_signal)
-        parent.concurrency = parent.min_concurrency = self._station.slots
-        parent.pool.attach(self._station, parent)
+        parent.concurrency = parent.min_concurrency = self._worker.slots
+        parent.pool.attach(self._worker, parent)
 
     def start(self, parent: Any) -> None:
         """Start the threads; Celery begins to consume right after."""
-        if self._station is not None:
-            self._station.start(parent.pool)
+        if self._worker is not None:
+            self._worker.start(parent.pool)
             logger.info(
-                "Worker %s serves %s", self._station.worker_id, ", ".join(self._station.lanes)
+                "Worker %s serves %s", self._worker.worker_id, ", ".join(self._worker.served_queues)
             )
 
     def stop(self, parent: Any) -> None:
         """Drain; the process's exit code is 0 unless an engine broke, or Celery did."""
-        if self._station is None:
+        if self._worker is None:
             return
         pool: EnginePool = parent.pool
-        self._station.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
-        self._exit_code = self._station.exit_code or parent.exitcode or 0
+        self._worker.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
+        self._exit_code = self._worker.exit_code or parent.exitcode or 0
         parent.exitcode = self._exit_code
 
     def terminate(self, parent: Any) -> None:
         """Hand everything back at once."""
-        if self._station is not None:
-            self._station.hand_back()
+        if self._worker is not None:
+            self._worker.hand_back()
             parent.pool.pump()
-            self._exit_code = self._station.exit_code or EX_FAILURE
+            self._exit_code = self._worker.exit_code or EX_FAILURE
 
     def _leave(self) -> None:
         """End the process without taking the interpreter apart, once all is handed over.
@@ -96,11 +96,11 @@ class Serving(bootsteps.StartStopStep):
             os._exit(self._exit_code)
 
     def _on_signal(self, **_: Any) -> None:
-        if self._station is not None:
-            self._station.begin_drain()
+        if self._worker is not None:
+            self._worker.begin_drain()
 
 
-def _open(worker: Any) -> Station:
+def _open(worker: Any) -> Worker:
     if not isinstance(worker.pool, EnginePool):
         raise StartupError("-P: this worker serves with its own pool; leave the option out")
     if worker.autoscale:
@@ -109,9 +109,9 @@ def _open(worker: Any) -> Station:
     if queues == [NO_QUEUE]:
         raise StartupError("name the queues to serve: celery -A workers worker -Q <model>-<device>")
     # Here, not above: this brings the model libraries, which `celery inspect` has no use for.
-    from workers.serving.startup import open_station  # noqa: PLC0415
+    from workers.serving.startup import open_worker  # noqa: PLC0415
 
-    return open_station(queues, getattr(worker, "asked_slots", None), settings.load())
+    return open_worker(queues, getattr(worker, "asked_slots", None), settings.load())
 
 
 @signals.celeryd_init.connect

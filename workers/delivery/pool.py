@@ -22,7 +22,7 @@ from workers.serving.claimed_jobs import Outcome, Ticket
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from workers.serving.worker import Station
+    from workers.serving.worker import Worker
 
 logger = get_logger(__name__)
 
@@ -56,8 +56,8 @@ class EnginePool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._station: Station | None = None
-        self._worker: Any = None
+        self._worker: Worker | None = None
+        self._celery_worker: Any = None
         self._hub: Any = None
         self._paused: dict[str, set[Why]] = {}
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -65,11 +65,11 @@ class EnginePool(BasePool):
 
     # Celery's side
 
-    def attach(self, station: Station, worker: Any) -> None:
+    def attach(self, worker: Worker, celery_worker: Any) -> None:
         """Serve this station's lanes; called before the pool starts."""
-        self._station = station
         self._worker = worker
-        self.limit = station.slots
+        self._celery_worker = celery_worker
+        self.limit = worker.slots
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Take the event loop; Celery calls this anew for each connection, then consumes."""
@@ -93,11 +93,11 @@ class EnginePool(BasePool):
         if accept_callback:
             accept_callback(os.getpid(), time.monotonic())
         queue: str = args[2]["delivery_info"]["routing_key"]
-        if self._station is None or self._station.resting or queue not in self._station.lanes:
+        if self._worker is None or self._worker.resting or queue not in self._worker.served_queues:
             self._put_back(queue, error_callback)
             return
         ended = partial(self._bell_ended, queue, callback, error_callback, time.monotonic())
-        self._station.take(Ticket(queue, partial(self._post, ended)))
+        self._worker.take(Ticket(queue, partial(self._post, ended)))
 
     def on_stop(self) -> None:
         """End the side thread; `Serving` has drained the station by then.
@@ -155,9 +155,9 @@ class EnginePool(BasePool):
 
     def look(self) -> None:
         """Have the station look for jobs without a bell: Redis refuses what Celery asks of it."""
-        if self._station is not None and not self._station.resting:
-            for queue in self._station.lanes:
-                self._station.take(Ticket(queue, has_bell=False))
+        if self._worker is not None and not self._worker.resting:
+            for queue in self._worker.served_queues:
+                self._worker.take(Ticket(queue, has_bell=False))
 
     def pump(self) -> None:
         """Run what other threads left for this one; for use when the event loop has ended."""
@@ -171,7 +171,7 @@ class EnginePool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         return {
             **super()._get_info(),
-            "taken": self._station.taken() if self._station else {},
+            "taken": self._worker.taken() if self._worker else {},
             "paused": sorted(self._paused),
         }
 
@@ -197,16 +197,16 @@ class EnginePool(BasePool):
     # Which queues are consumed
 
     def _follow_rest(self) -> None:
-        resting = self._station is not None and self._station.resting
-        for queue in self._lanes():
+        resting = self._worker is not None and self._worker.resting
+        for queue in self._served_queues():
             (self._pause if resting else self._resume)(queue, Why.RESTING)
 
     def _put_back(self, queue: str, error_callback: Any) -> None:
         """Leave a bell to others, and do not take it again at once."""
         self._pause(queue, Why.PUT_BACK)
-        if queue not in self._lanes():
+        if queue not in self._served_queues():
             logger.error("Queue %s is not served here: name it with -Q at the start", queue)
-        elif self._hub is not None and self._station and not self._station.draining:
+        elif self._hub is not None and self._worker and not self._worker.draining:
             self._hub.call_later(REOPEN_S, self._resume, queue, Why.PUT_BACK)
         error_callback(_einfo(Reject("not looked at", requeue=True)))
 
@@ -227,11 +227,11 @@ class EnginePool(BasePool):
         if consumer is not None:
             consumer.channel.pause(frozenset(self._paused))
 
-    def _lanes(self) -> Collection[str]:
-        return () if self._station is None else self._station.lanes
+    def _served_queues(self) -> Collection[str]:
+        return () if self._worker is None else self._worker.served_queues
 
     def _task_consumer(self) -> Any:
-        consumer = getattr(self._worker, "consumer", None)
+        consumer = getattr(self._celery_worker, "consumer", None)
         return getattr(consumer, "task_consumer", None)
 
     def _run_aside(

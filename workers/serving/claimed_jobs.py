@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from penstock.transport.jobs.queue import Claim
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 REMEMBERED: Final = 4096
 """Attempts whose names are not given again."""
@@ -51,11 +51,11 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ClaimedJob:
     """A claimed job: from its claim until its terminal event is stored, or it is lost."""
 
     claim: Claim
-    lane: Lane
+    served: ServedQueue
     ticket: Ticket
     claimed_ns: int = field(default_factory=clock.now_ns)
     number: int = 0
@@ -78,14 +78,14 @@ class Held:
         return f"{name}.{self.number}" if self.number else name
 
 
-class HeldJobs:
+class ClaimedJobs:
     """All held jobs by attempt. Shared by the preparer, publisher and heartbeat threads.
 
     It is the account of slots as well: the preparer alone claims, so that what it finds free stays so.
     """
 
     def __init__(self) -> None:
-        self._by_attempt: dict[str, Held] = {}
+        self._by_attempt: dict[str, ClaimedJob] = {}
         self._by_job: dict[str, str] = {}
         self._leased_s: dict[str, float] = {}
         self._taken: Counter[str] = Counter()
@@ -101,20 +101,22 @@ class HeldJobs:
             self._numbers.popitem(last=False)
         return number
 
-    def add(self, held: Held) -> None:
+    def add(self, claimed: ClaimedJob) -> None:
         """Hold a job, of which no other attempt is held."""
         with self._changed:
-            self._by_attempt[held.attempt_id] = held
-            self._by_job[held.claim.job.id] = held.attempt_id
-            self._leased_s[held.attempt_id] = float("-inf")  # the claim's answer may have been slow
-            self._taken[held.lane.queue] += held.takes_slot
+            self._by_attempt[claimed.attempt_id] = claimed
+            self._by_job[claimed.claim.job.id] = claimed.attempt_id
+            self._leased_s[claimed.attempt_id] = float(
+                "-inf"
+            )  # the claim's answer may have been slow
+            self._taken[claimed.served.queue] += claimed.takes_slot
 
     def taken(self, queue: str) -> int:
         """Return how many slots of a queue have a job; spare places are none."""
         with self._changed:
             return self._taken[queue]
 
-    def of_job(self, job_id: str) -> Held | None:
+    def of_job(self, job_id: str) -> ClaimedJob | None:
         """Return the attempt at a job that is held."""
         with self._changed:
             return self._by_attempt.get(self._by_job.get(job_id, ""))
@@ -126,28 +128,28 @@ class HeldJobs:
                 if attempt in self._by_attempt:
                     self._leased_s[attempt] = at_s
 
-    def leased_before(self, end_s: float) -> list[Held]:
+    def leased_before(self, end_s: float) -> list[ClaimedJob]:
         """Return what is held and has had no new lease since `end_s` (monotonic)."""
         with self._changed:
             return [one for key, one in self._by_attempt.items() if self._leased_s[key] < end_s]
 
-    def get(self, attempt: str) -> Held | None:
+    def get(self, attempt: str) -> ClaimedJob | None:
         """Return an attempt that is still held."""
         return self._by_attempt.get(attempt)
 
-    def pop(self, attempt: str) -> Held | None:
+    def pop(self, attempt: str) -> ClaimedJob | None:
         """Forget an attempt; None when it was not held (any more)."""
         with self._changed:
-            held = self._by_attempt.pop(attempt, None)
-            if held is not None:
+            claimed = self._by_attempt.pop(attempt, None)
+            if claimed is not None:
                 del self._leased_s[attempt]
-                self._taken[held.lane.queue] -= held.takes_slot
-                if self._by_job.get(held.claim.job.id) == attempt:
-                    del self._by_job[held.claim.job.id]
+                self._taken[claimed.served.queue] -= claimed.takes_slot
+                if self._by_job.get(claimed.claim.job.id) == attempt:
+                    del self._by_job[claimed.claim.job.id]
                 self._changed.notify_all()
-            return held
+            return claimed
 
-    def all(self) -> list[Held]:
+    def all(self) -> list[ClaimedJob]:
         """Return what is held now."""
         with self._changed:
             return list(self._by_attempt.values())

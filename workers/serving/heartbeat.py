@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from penstock.transport.fleet.registry import Announcer
     from penstock.transport.jobs.queue import WorkerQueue
-    from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs
     from workers.serving.hooks import Hooks
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
 
@@ -50,16 +50,16 @@ class Heartbeat(threading.Thread):
     def __init__(
         self,
         *,
-        lanes: Mapping[str, Lane],
-        held: HeldJobs,
+        served_queues: Mapping[str, ServedQueue],
+        claimed: ClaimedJobs,
         jobs: WorkerQueue,
         announcer: Announcer,
         settings: Settings,
         hooks: Hooks,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._lanes = lanes
-        self._held = held
+        self._served_queues = served_queues
+        self._claimed = claimed
         self._jobs = jobs
         self._announcer = announcer
         self._settings = settings
@@ -109,20 +109,20 @@ class Heartbeat(threading.Thread):
         now_s = time.monotonic()
         if now_s - self._beaten_s > ASLEEP_S + self._pause_s:
             self._awake_since_s = now_s
-        healthy = [lane for lane in self._lanes.values() if self._is_healthy(lane)]
+        healthy = [served for served in self._served_queues.values() if self._is_healthy(served)]
         # Writing tokens renews as well: what an engine at work holds is seldom due here.
-        held = self._held.leased_before(time.monotonic() - self._pause_s)
-        for lane in healthy:
-            self._renew(lane, [one for one in held if one.lane is lane])
+        claimed = self._claimed.leased_before(time.monotonic() - self._pause_s)
+        for served in healthy:
+            self._renew(served, [one for one in claimed if one.served is served])
         now_s = time.monotonic()
         if now_s - self._announced_s >= self._settings.heartbeat_s:
             self._announced_s = now_s
             # An engine that hangs takes no job: each would be lost with its lease.
             self._hooks.rest(self._announcer.announce(self._hooks.card()) or bool(self._hung))
         # After the renewal, so that leases which ran out while Redis was away are kept.
-        ends_s = [self._jobs.reap(queue).next_end_s for queue in self._lanes]
-        for lane in healthy:
-            self._hooks.look_for_returned(lane)
+        ends_s = [self._jobs.reap(queue).next_end_s for queue in self._served_queues]
+        for served in healthy:
+            self._hooks.look_for_returned(served)
         self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
 
     def _until_next(self, ends_s: list[float]) -> float:
@@ -134,38 +134,38 @@ class Heartbeat(threading.Thread):
         pause_s = HURRIED_PAUSE_S if now_s < self._hurried_until_s else self._pause_s
         return max(min(pause_s, left_s, self._pause_s), SHORTEST_PAUSE_S)
 
-    def _renew(self, lane: Lane, held: list[Held]) -> None:
-        if not held:
+    def _renew(self, served: ServedQueue, claimed: list[ClaimedJob]) -> None:
+        if not claimed:
             return
-        epochs = {one.claim.job.id: one.claim.epoch for one in held}
+        epochs = {one.claim.job.id: one.claim.epoch for one in claimed}
         now_s = time.monotonic()
-        refused = {refusal.job_id for refusal in self._jobs.renew(lane.queue, epochs)}
-        self._held.leased([one.attempt_id for one in held], now_s)
-        for one in held:
+        refused = {refusal.job_id for refusal in self._jobs.renew(served.queue, epochs)}
+        self._claimed.leased([one.attempt_id for one in claimed], now_s)
+        for one in claimed:
             if one.claim.job.id in refused:
                 self._hooks.lose(one)
 
-    def _is_healthy(self, lane: Lane) -> bool:
-        failure = lane.engine.failure
+    def _is_healthy(self, served: ServedQueue) -> bool:
+        failure = served.engine.failure
         if failure is not None:
-            self._hooks.engine_broke(lane, f"its engine has died: {failure}")
+            self._hooks.engine_broke(served, f"its engine has died: {failure}")
             return False
         # A process that was stopped itself cannot say of its engine that it hangs.
-        stalled_s = min(lane.stalled_s(), time.monotonic() - self._awake_since_s)
-        if stalled_s <= lane.hung_after_s(self._settings.hung_step_s):
-            if lane.queue in self._hung:
-                self._hung.discard(lane.queue)
+        stalled_s = min(served.stalled_s(), time.monotonic() - self._awake_since_s)
+        if stalled_s <= served.hung_after_s(self._settings.hung_step_s):
+            if served.queue in self._hung:
+                self._hung.discard(served.queue)
                 self.announce_soon()
-                logger.warning("The engine of %s goes on again", lane.queue)
+                logger.warning("The engine of %s goes on again", served.queue)
             return True
-        if lane.queue not in self._hung:
-            self._hung.add(lane.queue)
+        if served.queue not in self._hung:
+            self._hung.add(served.queue)
             self.announce_soon()
             logger.error(
                 "The engine of %s has been in one step for %.0f s; its leases are not renewed",
-                lane.queue,
+                served.queue,
                 stalled_s,
             )
         if stalled_s > self._settings.hung_step_s * HUNG_FOR_LONG:
-            self._hooks.engine_broke(lane, f"its engine has hung for {stalled_s:.0f} s")
+            self._hooks.engine_broke(served, f"its engine has hung for {stalled_s:.0f} s")
         return False

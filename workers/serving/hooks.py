@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from penstock.contract.worker import WorkerCard
     from penstock.engine.events import AttemptEvent
-    from workers.serving.claimed_jobs import Held, Ticket
-    from workers.serving.served_queue import Lane
+    from workers.serving.claimed_jobs import ClaimedJob, Ticket
+    from workers.serving.served_queue import ServedQueue
 
 
 class Hooks(Protocol):
@@ -29,13 +29,13 @@ class Hooks(Protocol):
     def publish(self, events: list[AttemptEvent]) -> None:
         """Write events, in their order; blocks while many steps wait to be written."""
 
-    def end(self, held: Held) -> None:
+    def end(self, claimed: ClaimedJob) -> None:
         """Forget a job whose terminal event is stored."""
 
-    def lose(self, held: Held) -> None:
+    def lose(self, claimed: ClaimedJob) -> None:
         """Give up an attempt whose job is over or another worker's; nothing more is written."""
 
-    def look_for_returned(self, lane: Lane) -> None:
+    def look_for_returned(self, served: ServedQueue) -> None:
         """Claim jobs of a dead worker beyond the slots, if all of these are taken."""
 
     def rest(self, wanted: bool) -> None:
@@ -47,7 +47,7 @@ class Hooks(Protocol):
     def claiming_ended(self) -> None:
         """Note that no further job will be claimed."""
 
-    def engine_broke(self, lane: Lane, reason: str) -> None:
+    def engine_broke(self, served: ServedQueue, reason: str) -> None:
         """End the worker: one of its engines is beyond help."""
 
 
@@ -73,7 +73,7 @@ class Watcher(Protocol):
     def see(self, events: list[AttemptEvent]) -> None:
         """Note events and their time; called before they are published, by several threads."""
 
-    def drop(self, held: Held) -> None:
+    def drop(self, claimed: ClaimedJob) -> None:
         """Note that an attempt was given up."""
 
     def close(self) -> None:

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
-    from workers.serving.claimed_jobs import Held, HeldJobs
-    from workers.serving.served_queue import Lane
+    from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs
+    from workers.serving.served_queue import ServedQueue
 
 PREFIX: Final = "penstock_worker_"
 PORTS: Final = 64
@@ -67,8 +67,8 @@ class _Attempt:
 class WorkerMetrics:
     """Watches the events that engines and the preparer publish. Called by several threads."""
 
-    def __init__(self, held: HeldJobs, worker_id: str) -> None:
-        self._held = held
+    def __init__(self, claimed: ClaimedJobs, worker_id: str) -> None:
+        self._claimed = claimed
         self._open: dict[str, _Attempt] = {}
         self._lock = threading.Lock()
         self._server: WSGIServer | None = None
@@ -112,9 +112,9 @@ class WorkerMetrics:
     def _counter(self, name: str, text: str, *more: str) -> Counter:
         return Counter(PREFIX + name, text, (*LABELS, *more), registry=self.registry)
 
-    def show(self, lanes: Mapping[str, Lane]) -> None:
+    def show(self, served_queues: Mapping[str, ServedQueue]) -> None:
         """Show the engines' loads too."""
-        self.registry.register(_Loads(lanes))
+        self.registry.register(_Loads(served_queues))
 
     def serve(self, settings: Settings) -> str:
         """Answer at the first free port from `settings.metrics_port` on; return where.
@@ -145,22 +145,24 @@ class WorkerMetrics:
             for one in events:
                 self._note(one, now_ns)
 
-    def drop(self, held: Held) -> None:
+    def drop(self, claimed: ClaimedJob) -> None:
         """Count an attempt that was given up."""
         with self._lock:
-            self._open.pop(held.attempt_id, None)
-        self._lost.labels(held.lane.card.name, held.lane.card.device).inc()
+            self._open.pop(claimed.attempt_id, None)
+        self._lost.labels(claimed.served.card.name, claimed.served.card.device).inc()
 
     def _note(self, one: AttemptEvent, now_ns: int) -> None:
         event = one.event
         attempt = self._open.get(one.attempt_id)
         if attempt is None:
-            held = self._held.get(one.attempt_id)
-            if held is None:
+            claimed = self._claimed.get(one.attempt_id)
+            if claimed is None:
                 return
-            card = held.lane.card
+            card = claimed.served.card
             attempt = self._open[one.attempt_id] = _Attempt(
-                (card.name, card.device), held.claim.job.created_ms * 1_000_000, held.claimed_ns
+                (card.name, card.device),
+                claimed.claim.job.created_ms * 1_000_000,
+                claimed.claimed_ns,
             )
             waited_ns = attempt.claimed_ns - attempt.created_ns
             self._queue.labels(*attempt.labels).observe(max(waited_ns, 0) / 1e9)
@@ -196,13 +198,13 @@ class WorkerMetrics:
 class _Loads(Collector):
     """The engines' loads as they are when somebody looks."""
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
-        self._lanes = lanes
+    def __init__(self, served_queues: Mapping[str, ServedQueue]) -> None:
+        self._served_queues = served_queues
 
     def collect(self) -> Iterable[Metric]:
         loads = [
-            ((lane.card.name, lane.card.device), lane.engine.load())
-            for lane in self._lanes.values()
+            ((served.card.name, served.card.device), served.engine.load())
+            for served in self._served_queues.values()
         ]
         for name, text, of in (
             ("num_requests_running", "Sequences in the batch", lambda load: load.running),

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from workers.serving.hooks import Hooks
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 
-class SparePlaces:
+class OverflowSlots:
     """Takes returned jobs up, one ticket after the other, while its lane has spare places.
 
     The others of a full fleet have no slot for what a dead worker held, and its clients wait with
@@ -23,9 +23,9 @@ class SparePlaces:
     run already less than the wait costs these. Any thread may call any method.
     """
 
-    def __init__(self, lanes: Iterable[Lane], hooks: Hooks) -> None:
+    def __init__(self, served_queues: Iterable[ServedQueue], hooks: Hooks) -> None:
         self._hooks = hooks
-        self._places = {lane.queue: lane.spare for lane in lanes}
+        self._places = {served.queue: served.spare for served in served_queues}
         self._looking: set[str] = set()
         self._lock = threading.Lock()
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from workers.serving.claimed_jobs import HeldJobs
+    from workers.serving.claimed_jobs import ClaimedJobs
     from workers.serving.hooks import Hooks
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 MOST_AT_ONCE: Final = 16
 """Jobs of one claim: more would save little, and what comes later with a better priority waits."""
@@ -28,11 +28,11 @@ LOOK_S: Final = 0.002
 
 
 @dataclass(slots=True)
-class Intake:
+class Polling:
     """How one lane gets its jobs just now. The preparer's thread owns it; others may read `alone`."""
 
-    lane: Lane
-    held: HeldJobs
+    served: ServedQueue
+    claimed_jobs: ClaimedJobs
     hooks: Hooks
     is_only: bool = True
     """Whether the worker has no other lane: Celery waits for all queues at once, and takes a tenth of
@@ -46,7 +46,7 @@ class Intake:
     @property
     def free(self) -> int:
         """Slots that are free."""
-        return self.lane.slots - self.held.taken(self.lane.queue)
+        return self.served.slots - self.claimed_jobs.taken(self.served.queue)
 
     def claimed(self, count: int, waiting: int) -> None:
         """Note that a look has brought so many jobs, which are held by now, and how many it left."""
@@ -71,12 +71,12 @@ class Intake:
         """Have Celery consume the queue."""
         if self.alone:
             self.alone = False
-            self.hooks.consume(self.lane.queue, True)
+            self.hooks.consume(self.served.queue, True)
 
     def _go_alone(self, due_s: float) -> None:
         if not self.alone:
             self.alone = True
-            self.hooks.consume(self.lane.queue, False)
+            self.hooks.consume(self.served.queue, False)
         # After `alone`: a slot that has become free meanwhile calls for a look, or is seen here.
         if self.free > 0:
             self.due_s = due_s

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from penstock.engine.sampling.constraint import Constraint
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim
-    from workers.serving.claimed_jobs import Held
+    from workers.serving.claimed_jobs import ClaimedJob
     from workers.serving.hooks import Hooks
-    from workers.serving.served_queue import Lane, Tokenizer
+    from workers.serving.served_queue import ServedQueue, Tokenizer
 
 logger = get_logger(__name__)
 
@@ -40,43 +40,43 @@ class Preparation:
         self._patience_s = settings.redis_patience_s
         self._hooks = hooks
 
-    def prepared(self, held: Held) -> SequenceRequest | None:
+    def prepared(self, claimed: ClaimedJob) -> SequenceRequest | None:
         """Return what the engine is asked; None for a job that has failed, or is let go.
 
         :raises TakesLong: its template does, in a thread that others wait for.
         """
-        job = held.claim.job
+        job = claimed.claim.job
         with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
             try:
-                return self._prepare(held)
+                return self._prepare(claimed)
             except (BadRequest, EngineFailed) as error:
-                self._fail(held, error)
+                self._fail(claimed, error)
             except (StoreUnavailable, MemoryError) as error:
                 # Its lease runs out, and whoever has Redis and memory by then takes it up.
                 logger.warning("Job %s is let go: %s", job.id, error)
-                self._hooks.lose(held)
+                self._hooks.lose(claimed)
             except TakesLong:
                 raise
             except Exception as error:
                 logger.exception("Job %s could not be prepared", job.id)
-                self._fail(held, EngineFailed(f"the prompt could not be prepared: {error}"))
+                self._fail(claimed, EngineFailed(f"the prompt could not be prepared: {error}"))
             return None
 
-    def _prepare(self, held: Held) -> SequenceRequest:
+    def _prepare(self, claimed: ClaimedJob) -> SequenceRequest:
         """Make the engine's request, with the tokens that an earlier attempt left."""
-        job, work = held.claim.job, held.claim.job.work
-        prompt_token_ids, token_types = _encoded(work.prompt, held.lane.tokenizer)
-        echo_text = _echo_text(work, held.lane, prompt_token_ids) if work.echo else ""
-        reasoning = held.lane.tokenizer.reasoning(work.prompt, prompt_token_ids)
-        constraint = _constraint(work.sampling, held.lane, reasoning)
+        job, work = claimed.claim.job, claimed.claim.job.work
+        prompt_token_ids, token_types = _encoded(work.prompt, claimed.served.tokenizer)
+        echo_text = _echo_text(work, claimed.served, prompt_token_ids) if work.echo else ""
+        reasoning = claimed.served.tokenizer.reasoning(work.prompt, prompt_token_ids)
+        constraint = _constraint(work.sampling, claimed.served, reasoning)
         if reasoning is Reasoning.OPENED:
-            echo_text = held.lane.card.reasoning[0]  # the answer's text is whole then
+            echo_text = claimed.served.card.reasoning[0]  # the answer's text is whole then
         return SequenceRequest(
             job_id=job.id,
-            attempt_id=held.attempt_id,
+            attempt_id=claimed.attempt_id,
             prompt_token_ids=prompt_token_ids,
-            sampling=_fitted(work, len(prompt_token_ids), held.lane),
-            generated_token_ids=self._generated(held.claim),
+            sampling=_fitted(work, len(prompt_token_ids), claimed.served),
+            generated_token_ids=self._generated(claimed.claim),
             echo_text=echo_text,
             priority=job.priority,
             joins_prompt=work.echo or _joins(work.prompt),
@@ -84,7 +84,7 @@ class Preparation:
             embeds=work.embed,
             token_types=token_types,
             scores_prompt=work.echo and work.sampling.logprobs is not None,
-            stop_tokens=held.lane.tokenizer.tokens_of(work.sampling.stop),
+            stop_tokens=claimed.served.tokenizer.tokens_of(work.sampling.stop),
         )
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:
@@ -106,23 +106,23 @@ class Preparation:
             token_ids += [token_id for event in tokens for token_id in event.token_ids]
         return tuple(token_ids)
 
-    def _fail(self, held: Held, error: PenstockError) -> None:
+    def _fail(self, claimed: ClaimedJob, error: PenstockError) -> None:
         event = Failed(
-            held.claim.job.id,
-            held.claim.next_index,
+            claimed.claim.job.id,
+            claimed.claim.next_index,
             code=error.code,
             message=error.message,
             param=error.param or "",
         )
-        self._hooks.publish([AttemptEvent(held.attempt_id, event)])
+        self._hooks.publish([AttemptEvent(claimed.attempt_id, event)])
 
 
-def _constraint(sampling: Sampling, lane: Lane, reasoning: Reasoning) -> Constraint | None:
+def _constraint(sampling: Sampling, served: ServedQueue, reasoning: Reasoning) -> Constraint | None:
     if sampling.structure is None:
         return None
     try:
-        with lane.compiling:
-            return lane.tokenizer.constrain(sampling.structure, reasoning)
+        with served.compiling:
+            return served.tokenizer.constrain(sampling.structure, reasoning)
     except BadRequest as error:
         error.param = "structure"
         raise
@@ -142,24 +142,24 @@ def _joins(prompt: Prompt) -> bool:
     return not isinstance(prompt, ChatPrompt)
 
 
-def _fitted(work: Generate, prompt_tokens: int, lane: Lane) -> Sampling:
+def _fitted(work: Generate, prompt_tokens: int, served: ServedQueue) -> Sampling:
     """Return the sampling with the prompt's own endings, and `max_tokens` cut to the room if so asked."""
     sampling = work.sampling
     if isinstance(work.prompt, FillPrompt):
-        endings = (*sampling.stop_token_ids, *lane.tokenizer.fill_endings)
+        endings = (*sampling.stop_token_ids, *served.tokenizer.fill_endings)
         sampling = msgspec.structs.replace(sampling, stop_token_ids=endings)
-    room = min(lane.card.context_length, lane.card.kv_cache_tokens) - prompt_tokens
+    room = min(served.card.context_length, served.card.kv_cache_tokens) - prompt_tokens
     if not work.fit_context or sampling.max_tokens is None or not 0 < room < sampling.max_tokens:
         return sampling
     return msgspec.structs.replace(sampling, max_tokens=room)
 
 
-def _echo_text(work: Generate, lane: Lane, prompt_token_ids: list[int]) -> str:
+def _echo_text(work: Generate, served: ServedQueue, prompt_token_ids: list[int]) -> str:
     prompt = work.prompt
     if isinstance(prompt, TextPrompt):
         return prompt.text
     if isinstance(prompt, FillPrompt):
         return prompt.before
     if isinstance(prompt, ChatPrompt):
-        return lane.tokenizer.render(prompt)
-    return lane.tokenizer.decode(prompt_token_ids)
+        return served.tokenizer.render(prompt)
+    return served.tokenizer.decode(prompt_token_ids)

@@ -12,9 +12,9 @@ from celery.utils.log import get_logger
 from penstock.errors import StoreUnavailable
 from penstock.models.text import rendering
 from penstock.observability.logs import about
-from workers.serving.claimed_jobs import Held, Outcome, Ticket
+from workers.serving.claimed_jobs import ClaimedJob, Outcome, Ticket
 from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
-from workers.serving.polling import MOST_AT_ONCE, Intake
+from workers.serving.polling import MOST_AT_ONCE, Polling
 from workers.serving.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from penstock.engine.sequence import SequenceRequest
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim, WorkerQueue
-    from workers.serving.claimed_jobs import HeldJobs
+    from workers.serving.claimed_jobs import ClaimedJobs
     from workers.serving.hooks import Hooks
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
 
@@ -45,27 +45,27 @@ class Preparer(threading.Thread):
     def __init__(
         self,
         *,
-        lanes: Mapping[str, Lane],
-        held: HeldJobs,
+        served_queues: Mapping[str, ServedQueue],
+        claimed: ClaimedJobs,
         jobs: WorkerQueue,
         store: redis.Redis,
         settings: Settings,
         hooks: Hooks,
     ) -> None:
         super().__init__(name="preparer", daemon=True)
-        self._lanes = lanes
-        self._held = held
+        self._served_queues = served_queues
+        self._claimed = claimed
         self._jobs = jobs
         self._preparation = Preparation(store=store, settings=settings, hooks=hooks)
         self._long = LongTexts("long-prompts")
         self._hooks = hooks
-        self._intakes = {
-            queue: Intake(lane, held, hooks, is_only=len(lanes) == 1)
-            for queue, lane in lanes.items()
+        self._pollings = {
+            queue: Polling(served, claimed, hooks, is_only=len(served_queues) == 1)
+            for queue, served in served_queues.items()
         }
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._freed: set[str] = set()
-        self._in_hand: list[Held] = []  # what the look under way has claimed
+        self._in_hand: list[ClaimedJob] = []  # what the look under way has claimed
         self._closing = False
 
     def put(self, ticket: Ticket) -> None:
@@ -74,7 +74,7 @@ class Preparer(threading.Thread):
 
     def freed(self, queue: str) -> None:
         """Look into a queue that Celery does not consume: a slot is free. Any thread."""
-        if self._intakes[queue].alone and queue not in self._freed:
+        if self._pollings[queue].alone and queue not in self._freed:
             self._freed.add(queue)
             self._inbox.put(Ticket(queue, has_bell=False))
 
@@ -85,13 +85,13 @@ class Preparer(threading.Thread):
 
     def run(self) -> None:
         """Look into queues until closed."""
-        if any(lane.card.has_chat_template for lane in self._lanes.values()):
+        if any(served.card.has_chat_template for served in self._served_queues.values()):
             rendering.warm()
         while (ticket := self._next()) is not None:
             if not ticket.only_returned:
                 # Before the look: what becomes free from now on asks for another.
                 self._freed.discard(ticket.queue)
-                self._intakes[ticket.queue].due_s = None
+                self._pollings[ticket.queue].due_s = None
             if self._closing or self._hooks.resting:
                 ticket.done(Outcome.PUT_BACK)
                 continue
@@ -109,7 +109,7 @@ class Preparer(threading.Thread):
 
     def _next(self) -> Ticket | None:
         """Wait for a ticket, or until a look is due."""
-        due = {i.due_s: queue for queue, i in self._intakes.items() if i.due_s is not None}
+        due = {i.due_s: queue for queue, i in self._pollings.items() if i.due_s is not None}
         if not due:
             return self._inbox.get()
         first_s = min(due)
@@ -126,10 +126,10 @@ class Preparer(threading.Thread):
                 ticket.done(Outcome.EMPTY)
             else:
                 ticket.claimed()
-                self._take_up([self._hold(claim, ticket)])
+                self._take_up([self._register(claim, ticket)])
             return
-        intake = self._intakes[ticket.queue]
-        free = intake.free
+        polling = self._pollings[ticket.queue]
+        free = polling.free
         if free <= 0:
             ticket.done(Outcome.FULL)
             return
@@ -137,86 +137,86 @@ class Preparer(threading.Thread):
             ticket.queue,
             min(free, MOST_AT_ONCE),
             least=int(ticket.has_bell),
-            held=intake.lane.slots - free,
+            held=polling.served.slots - free,
         )
         if not found.claims:
             ticket.done(Outcome.EMPTY)
-            intake.found_none(found.waiting)
+            polling.found_none(found.waiting)
             return
         ticket.claimed()
         others = Ticket(ticket.queue, has_bell=False, rung_ns=ticket.rung_ns)
         # All are held, and so their leases renewed, before the first is prepared.
-        held = [
-            self._hold(claim, others if place else ticket)
+        claimed = [
+            self._register(claim, others if place else ticket)
             for place, claim in enumerate(found.claims)
         ]
-        intake.claimed(len(held), found.waiting)
-        self._take_up(held)
+        polling.claimed(len(claimed), found.waiting)
+        self._take_up(claimed)
 
     def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:
         """End a look that failed. What it holds is let go: leases run out, and others have the jobs."""
-        for held in self._in_hand:
-            self._hooks.lose(held)
-        if all(held.ticket is not ticket for held in self._in_hand):
+        for claimed in self._in_hand:
+            self._hooks.lose(claimed)
+        if all(claimed.ticket is not ticket for claimed in self._in_hand):
             ticket.done(outcome)
         if not ticket.only_returned:
-            self._intakes[ticket.queue].let_go()
+            self._pollings[ticket.queue].let_go()
 
-    def _hold(self, claim: Claim, ticket: Ticket) -> Held:
+    def _register(self, claim: Claim, ticket: Ticket) -> ClaimedJob:
         # An older attempt is lost by now. It goes first: where Redis has forgotten its claim, the
         # new one has the same epoch, and so the same name.
-        older = self._held.of_job(claim.job.id)
+        older = self._claimed.of_job(claim.job.id)
         if older is not None:
             self._hooks.lose(older)
-        number = self._held.number(claim)
-        held = Held(claim, self._lanes[ticket.queue], ticket, number=number)
-        self._held.add(held)
-        self._in_hand.append(held)
-        return held
+        number = self._claimed.number(claim)
+        claimed = ClaimedJob(claim, self._served_queues[ticket.queue], ticket, number=number)
+        self._claimed.add(claimed)
+        self._in_hand.append(claimed)
+        return claimed
 
-    def _take_up(self, held: Sequence[Held]) -> None:
+    def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
         """Prepare jobs and hand them to their engine, together unless that takes long."""
-        engine = held[0].lane.engine
+        engine = claimed[0].served.engine
         ready: list[SequenceRequest] = []
         began_s = time.monotonic()
-        for one in held:
+        for one in claimed:
             request = self._prepared(one)
             if request is not None:
                 ready.append(request)
-            if time.monotonic() - began_s > GATHER_S or one is held[-1]:
+            if time.monotonic() - began_s > GATHER_S or one is claimed[-1]:
                 # Without those that were lost meanwhile.
-                ready = [r for r in ready if self._held.get(r.attempt_id) is not None]
+                ready = [r for r in ready if self._claimed.get(r.attempt_id) is not None]
                 if ready:
                     engine.submit(*ready)
                 ready.clear()
-        for one in held:  # now that nobody waits for it
+        for one in claimed:  # now that nobody waits for it
             _tell(one.claim)
 
-    def _prepared(self, held: Held) -> SequenceRequest | None:
+    def _prepared(self, claimed: ClaimedJob) -> SequenceRequest | None:
         """Return what the engine is asked; None for a job that has failed, is let go, or is long."""
-        work = held.claim.job.work
+        work = claimed.claim.job.work
         size = size_of(work.prompt, work.sampling.structure)
         if size <= LONG_BYTES:
             try:
                 with rendering.quickly():
-                    return self._preparation.prepared(held)
+                    return self._preparation.prepared(claimed)
             except rendering.TakesLong:
                 size = HUGE_BYTES + 1
-        self._long.put(lambda: self._prepare_long(held), size)
+        self._long.put(lambda: self._prepare_long(claimed), size)
         return None
 
-    def _prepare_long(self, held: Held) -> None:
+    def _prepare_long(self, claimed: ClaimedJob) -> None:
         """Prepare a job that others must not wait for; not in this thread."""
-        if self._held.get(held.attempt_id) is None:
+        if self._claimed.get(claimed.attempt_id) is None:
             return
-        request = self._preparation.prepared(held)
-        if request is None or self._held.get(held.attempt_id) is None:
+        request = self._preparation.prepared(claimed)
+        if request is None or self._claimed.get(claimed.attempt_id) is None:
             return
         try:
-            held.lane.engine.submit(request)
+            claimed.served.engine.submit(request)
         except Exception:
-            logger.exception("Job %s is let go", held.claim.job.id)
-            self._hooks.lose(held)
+            logger.exception("Job %s is let go", claimed.claim.job.id)
+            self._hooks.lose(claimed)
 
 
 def _tell(claim: Claim) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from penstock.contract.events import Event
     from penstock.engine.events import AttemptEvent
     from penstock.transport.jobs.queue import Refusal, WorkerQueue
-    from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs
     from workers.serving.hooks import Hooks
 
 logger = get_logger(__name__)
@@ -42,12 +42,12 @@ class Publisher(threading.Thread):
     def __init__(
         self,
         *,
-        held: HeldJobs,
+        claimed: ClaimedJobs,
         jobs: WorkerQueue,
         hooks: Hooks,
     ) -> None:
         super().__init__(name="publisher", daemon=True)
-        self._held = held
+        self._claimed = claimed
         self._jobs = jobs
         self._hooks = hooks
         self._steps: Queue[list[AttemptEvent] | None] = Queue(maxsize=STEPS_BEHIND)
@@ -99,32 +99,33 @@ class Publisher(threading.Thread):
             return None
 
     def _write(self, events: list[AttemptEvent]) -> None:
-        batches: dict[str, list[tuple[Held, Event]]] = {}
+        batches: dict[str, list[tuple[ClaimedJob, Event]]] = {}
         for one in events:
-            held = self._held.get(one.attempt_id)
-            if held is not None:
-                batches.setdefault(held.lane.queue, []).append((held, one.event))
+            claimed = self._claimed.get(one.attempt_id)
+            if claimed is not None:
+                batches.setdefault(claimed.served.queue, []).append((claimed, one.event))
         for queue, batch in batches.items():
             asked_s = time.monotonic()
             refusals = self._append(queue, batch)
             if refusals is None:
                 return
-            self._held.leased((held.attempt_id for held, _ in batch), asked_s)
+            self._claimed.leased((claimed.attempt_id for claimed, _ in batch), asked_s)
             refused = {refusal.job_id for refusal in refusals}
-            for held, event in batch:
-                if held.claim.job.id in refused:
-                    self._hooks.lose(held)
+            for claimed, event in batch:
+                if claimed.claim.job.id in refused:
+                    self._hooks.lose(claimed)
                 elif isinstance(event, TERMINAL_EVENTS):
-                    self._hooks.end(held)
+                    self._hooks.end(claimed)
 
-    def _append(self, queue: str, batch: list[tuple[Held, Event]]) -> list[Refusal] | None:
+    def _append(self, queue: str, batch: list[tuple[ClaimedJob, Event]]) -> list[Refusal] | None:
         """Append until Redis has answered; None when the process gave up before.
 
         The queue is patient for `redis_patience_s` itself. Appending again after a lost answer is
         safe: what is there already is not written twice.
         """
         rows = [
-            Row(job_id=event.job_id, epoch=held.claim.epoch, event=event) for held, event in batch
+            Row(job_id=event.job_id, epoch=claimed.claim.epoch, event=event)
+            for claimed, event in batch
         ]
         while not self._giving_up.is_set():
             try:
@@ -136,6 +137,6 @@ class Publisher(threading.Thread):
 
     def _lose_all(self, steps: list[list[AttemptEvent]]) -> None:
         for attempt_id in {one.attempt_id for step in steps for one in step}:
-            held = self._held.get(attempt_id)
-            if held is not None:
-                self._hooks.lose(held)
+            claimed = self._claimed.get(attempt_id)
+            if claimed is not None:
+                self._hooks.lose(claimed)

@@ -122,7 +122,7 @@ class Sink:
 
 
 @dataclass(slots=True)
-class Lane:
+class ServedQueue:
     """A served queue. `compiling` serialises the threads that compile forms of answers."""
 
     card: ModelCard

@@ -22,8 +22,8 @@ from penstock.models.catalogue import resolve
 from penstock.models.devices import cpu_cores
 from penstock.transport.store import sentinel
 from penstock.transport.store.connection import connect, patiently
-from workers.serving.served_queue import Lane, Sink
-from workers.serving.worker import Station, new_worker_id
+from workers.serving.served_queue import ServedQueue, Sink
+from workers.serving.worker import Worker, new_worker_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ logger = get_logger(__name__)
 _LINE_EVERY_S = 5.0
 
 
-def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -> Station:
+def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) -> Worker:
     """Check everything that is quick to check, then load the models; no thread is started.
 
     `slots` is `-c`: how many jobs each queue takes at once. It goes before the setting and the
@@ -56,11 +56,11 @@ def open_station(queues: Sequence[str], slots: int | None, settings: Settings) -
     store = connect(settings)
     _await_redis(store, settings)
     loaded = [_load(one, settings) for one in specs]
-    return Station(
+    return Worker(
         settings=settings,
         store=store,
         worker_id=new_worker_id(),
-        open_lanes=lambda publish: [_open_lane(model, publish) for model in loaded],
+        open_queues=lambda publish: [_open_queue(model, publish) for model in loaded],
     )
 
 
@@ -117,15 +117,15 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _open_lane(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None]) -> Lane:
+def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None]) -> ServedQueue:
     card, sink = loaded.card, Sink(publish)
     if isinstance(loaded, LoadedEncoder):
         engine = EncoderEngine(
             loaded.encoder, slots=card.slots, batch_tokens=loaded.batch_tokens, sink=sink
         )
-        return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
+        return ServedQueue(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink)
-    return Lane(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
+    return ServedQueue(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_o
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
 
@@ -33,12 +33,12 @@ MOST_WAITING: Final = 8
 """Calls on long texts that may wait, and as many on huge ones; further ones are refused."""
 
 
-class UtilityDesk(threading.Thread):
+class TokenizerService(threading.Thread):
     """Takes calls of all lanes in turn; never waits for a running answer."""
 
-    def __init__(self, *, lanes: Mapping[str, Lane], store: redis.Redis) -> None:
+    def __init__(self, *, served_queues: Mapping[str, ServedQueue], store: redis.Redis) -> None:
         super().__init__(name="utility", daemon=True)
-        self._lanes = lanes
+        self._served_queues = served_queues
         self._store = store
         self._closing = threading.Event()
         self._long = LongTexts("long-calls", most_waiting=MOST_WAITING)
@@ -52,7 +52,9 @@ class UtilityDesk(threading.Thread):
         """Answer until closed."""
         while not self._closing.is_set():
             try:
-                call = tokenizer_calls.take(self._store, list(self._lanes), timeout_s=_WAIT_S)
+                call = tokenizer_calls.take(
+                    self._store, list(self._served_queues), timeout_s=_WAIT_S
+                )
                 if call is not None:
                     self._take(call)
             except (redis.RedisError, PenstockError):
@@ -62,24 +64,24 @@ class UtilityDesk(threading.Thread):
 
     def _take(self, call: UtilityCall) -> None:
         """Answer a call now, or have it answered where no other call waits for it."""
-        lane = self._lanes[call.queue]
+        served = self._served_queues[call.queue]
         size = _size(call)
         if size <= LONG_BYTES:
             try:
                 with rendering.quickly():
-                    tokenizer_calls.answer(self._store, call.reply, answer(call, lane))
+                    tokenizer_calls.answer(self._store, call.reply, answer(call, served))
             except rendering.TakesLong:
                 size = HUGE_BYTES + 1
             else:
                 return
-        if not self._long.put(lambda: self._answer_long(call, lane), size):
+        if not self._long.put(lambda: self._answer_long(call, served), size):
             busy = QueueFull("too many long texts are being tokenised")
             refusal = UtilityReply(call.id, error_code=busy.code, error_message=busy.message)
             tokenizer_calls.answer(self._store, call.reply, refusal)
 
-    def _answer_long(self, call: UtilityCall, lane: Lane) -> None:
+    def _answer_long(self, call: UtilityCall, served: ServedQueue) -> None:
         with suppress(redis.RedisError):  # who asked gives up in time
-            tokenizer_calls.answer(self._store, call.reply, answer(call, lane))
+            tokenizer_calls.answer(self._store, call.reply, answer(call, served))
 
 
 def _size(call: UtilityCall) -> int:
@@ -90,7 +92,7 @@ def _size(call: UtilityCall) -> int:
             return size_of(prompt)
 
 
-def answer(call: UtilityCall, lane: Lane) -> UtilityReply:
+def answer(call: UtilityCall, served: ServedQueue) -> UtilityReply:
     """Compute the reply to a call; an error becomes a reply that names it.
 
     :raises TakesLong: its template does, in a thread that others wait for.
@@ -98,13 +100,13 @@ def answer(call: UtilityCall, lane: Lane) -> UtilityReply:
     try:
         match call.call:
             case Tokenize(prompt):
-                return UtilityReply(call.id, token_ids=tuple(lane.tokenizer.encode(prompt)))
+                return UtilityReply(call.id, token_ids=tuple(served.tokenizer.encode(prompt)))
             case Detokenize(token_ids, each):
-                texts = tuple(map(lane.tokenizer.token_text, token_ids)) if each else ()
-                text = lane.tokenizer.decode(token_ids)
+                texts = tuple(map(served.tokenizer.token_text, token_ids)) if each else ()
+                text = served.tokenizer.decode(token_ids)
                 return UtilityReply(call.id, text=text, texts=texts)
             case Render(prompt):
-                return UtilityReply(call.id, text=lane.tokenizer.render(prompt))
+                return UtilityReply(call.id, text=served.tokenizer.render(prompt))
     except rendering.TakesLong:
         raise
     except PenstockError as error:

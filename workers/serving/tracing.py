@@ -10,15 +10,15 @@ from penstock.clock import clock
 if TYPE_CHECKING:
     from penstock.engine.events import AttemptEvent
     from penstock.observability.tracing import JobSpans, Tracing
-    from workers.serving.claimed_jobs import Held, HeldJobs
+    from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs
 
 
 class AttemptSpans:
     """Watches the events that engines and the preparer publish. Called by several threads."""
 
-    def __init__(self, tracing: Tracing, held: HeldJobs, worker_id: str) -> None:
+    def __init__(self, tracing: Tracing, claimed: ClaimedJobs, worker_id: str) -> None:
         self._tracing = tracing
-        self._held = held
+        self._claimed = claimed
         self._worker_id = worker_id
         self._open: dict[str, JobSpans] = {}
         self._lock = threading.Lock()
@@ -33,22 +33,22 @@ class AttemptSpans:
     def _note(self, one: AttemptEvent, now_ns: int) -> None:
         spans = self._open.get(one.attempt_id)
         if spans is None:
-            held = self._held.get(one.attempt_id)
-            if held is None:
+            claimed = self._claimed.get(one.attempt_id)
+            if claimed is None:
                 return
             spans = self._open[one.attempt_id] = self._tracing.attempt(
-                held.claim.job,
-                (held.ticket.rung_ns, held.claimed_ns),
+                claimed.claim.job,
+                (claimed.ticket.rung_ns, claimed.claimed_ns),
                 self._worker_id,
-                held.claim.epoch,
+                claimed.claim.epoch,
             )
         if spans.see(one.event, now_ns):
             del self._open[one.attempt_id]
 
-    def drop(self, held: Held) -> None:
+    def drop(self, claimed: ClaimedJob) -> None:
         """End the span of an attempt that was given up."""
         with self._lock:
-            spans = self._open.pop(held.attempt_id, None)
+            spans = self._open.pop(claimed.attempt_id, None)
         if spans is not None:
             spans.drop(clock.now_ns())
 

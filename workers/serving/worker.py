@@ -21,13 +21,13 @@ from penstock.observability.logs import identify
 from penstock.observability.tracing import Tracing
 from penstock.transport.fleet.registry import Announcer
 from penstock.transport.jobs.queue import WorkerQueue
-from workers.serving.claimed_jobs import Held, HeldJobs, Outcome, Ticket
+from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs, Outcome, Ticket
 from workers.serving.heartbeat import Heartbeat
 from workers.serving.metrics import WorkerMetrics
-from workers.serving.overflow_slots import SparePlaces
+from workers.serving.overflow_slots import OverflowSlots
 from workers.serving.preparer import Preparer
 from workers.serving.publisher import Publisher
-from workers.serving.tokenizer_service import UtilityDesk
+from workers.serving.tokenizer_service import TokenizerService
 from workers.serving.tracing import AttemptSpans
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
     from workers.serving.hooks import Delivery, Watcher
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
 
@@ -51,7 +51,7 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
 
-class Station:
+class Worker:
     """Owns the preparer, publisher, heartbeat and utility threads, and starts the engines.
 
     A job is held from its claim on. It leaves by `_end` (its terminal event is stored), by `lose`
@@ -64,7 +64,7 @@ class Station:
         settings: Settings,
         store: redis.Redis,
         worker_id: str,
-        open_lanes: Callable[[Callable[..., None]], Iterable[Lane]],
+        open_queues: Callable[[Callable[..., None]], Iterable[ServedQueue]],
     ) -> None:
         """Make every part; `open_lanes` gets what an engine's sink shall call."""
         self.worker_id = worker_id
@@ -78,48 +78,50 @@ class Station:
         self._delivery: Delivery | None = None
         self._jobs = WorkerQueue(store, settings, worker_id)
         self._announcer = Announcer(store, settings)
-        self._held = HeldJobs()
-        self._publisher = Publisher(held=self._held, jobs=self._jobs, hooks=self)
-        self.lanes: dict[str, Lane] = {lane.queue: lane for lane in open_lanes(self.publish)}
+        self._claimed = ClaimedJobs()
+        self._publisher = Publisher(claimed=self._claimed, jobs=self._jobs, hooks=self)
+        self.served_queues: dict[str, ServedQueue] = {
+            served.queue: served for served in open_queues(self.publish)
+        }
         self.metrics_url = ""
         self._watchers = self._make_watchers()
         self._preparer = Preparer(
-            lanes=self.lanes,
-            held=self._held,
+            served_queues=self.served_queues,
+            claimed=self._claimed,
             jobs=self._jobs,
             store=store,
             settings=settings,
             hooks=self,
         )
         self._heartbeat = Heartbeat(
-            lanes=self.lanes,
-            held=self._held,
+            served_queues=self.served_queues,
+            claimed=self._claimed,
             jobs=self._jobs,
             announcer=self._announcer,
             settings=settings,
             hooks=self,
         )
-        self._spare = SparePlaces(self.lanes.values(), self)
-        self._desk = UtilityDesk(lanes=self.lanes, store=store)
+        self._overflow = OverflowSlots(self.served_queues.values(), self)
+        self._desk = TokenizerService(served_queues=self.served_queues, store=store)
 
     def _make_watchers(self) -> list[Watcher]:
         """Start what the settings ask for: metrics, traces."""
         watchers: list[Watcher] = []
         if self._settings.metrics_port:
-            metrics = WorkerMetrics(self._held, self.worker_id)
-            metrics.show(self.lanes)
+            metrics = WorkerMetrics(self._claimed, self.worker_id)
+            metrics.show(self.served_queues)
             self.metrics_url = metrics.serve(self._settings)
             logger.info("Metrics at %s", self.metrics_url)
             watchers.append(metrics)
         tracing = Tracing.of(self._settings, "penstock-worker")
         if tracing is not None:
-            watchers.append(AttemptSpans(tracing, self._held, self.worker_id))
+            watchers.append(AttemptSpans(tracing, self._claimed, self.worker_id))
         return watchers
 
     @property
     def slots(self) -> int:
         """Jobs that all lanes together hold at once."""
-        return sum(lane.slots for lane in self.lanes.values())
+        return sum(served.slots for served in self.served_queues.values())
 
     def card(self) -> WorkerCard:
         """Describe this worker as of now."""
@@ -130,8 +132,8 @@ class Station:
             version=penstock.__version__,
             started_ms=self._started_ms,
             heartbeat_ms=clock.now_ms(),
-            models=tuple(lane.card for lane in self.lanes.values()),
-            loads={lane.queue: lane.engine.load() for lane in self.lanes.values()},
+            models=tuple(served.card for served in self.served_queues.values()),
+            loads={served.queue: served.engine.load() for served in self.served_queues.values()},
             draining=self._draining or self._resting,
         )
 
@@ -141,8 +143,8 @@ class Station:
         # What was loaded stays: a collection that looked through it would hold up every stream.
         gc.collect()
         gc.freeze()
-        for lane in self.lanes.values():
-            lane.engine.start()
+        for served in self.served_queues.values():
+            served.engine.start()
         for thread in (self._publisher, self._preparer, self._desk, self._heartbeat):
             thread.start()
 
@@ -168,15 +170,15 @@ class Station:
 
     def taken(self) -> dict[str, int]:
         """Return how many slots of each queue have a job."""
-        return {queue: self._held.taken(queue) for queue in self.lanes}
+        return {queue: self._claimed.taken(queue) for queue in self.served_queues}
 
-    def lose(self, held: Held) -> None:
+    def lose(self, claimed: ClaimedJob) -> None:
         """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
-        if self._held.pop(held.attempt_id) is not None:
+        if self._claimed.pop(claimed.attempt_id) is not None:
             for watcher in self._watchers:
-                watcher.drop(held)
-            held.lane.engine.abort([held.attempt_id])
-            self._let_go(held)
+                watcher.drop(claimed)
+            claimed.served.engine.abort([claimed.attempt_id])
+            self._let_go(claimed)
 
     def begin_drain(self) -> None:
         """Claim nothing more and say so in the registry; running jobs go on. Cheap, repeatable."""
@@ -195,7 +197,7 @@ class Station:
         self.begin_drain()
         end = time.monotonic() + self._settings.drain_s
         while self._alive_jobs() and time.monotonic() < end and not in_a_hurry():
-            self._held.wait_for_change(_POLL_S)
+            self._claimed.wait_for_change(_POLL_S)
             pump()
         self.hand_back()
         pump()
@@ -204,53 +206,55 @@ class Station:
         """Release what is still held at its last stored token, and stop all threads."""
         self.begin_drain()
         self._preparer.join(HAND_BACK_S)
-        for held in self._alive_jobs():
-            held.lane.engine.abort([held.attempt_id])
-        for lane in self.lanes.values():
+        for claimed in self._alive_jobs():
+            claimed.served.engine.abort([claimed.attempt_id])
+        for served in self.served_queues.values():
             with suppress(TimeoutError):  # what it still says is fenced off
-                lane.engine.stop(0 if lane.queue in self._broken else HAND_BACK_S)
+                served.engine.stop(0 if served.queue in self._broken else HAND_BACK_S)
         self._publisher.flush(HAND_BACK_S)
         self._publisher.close()
         self._heartbeat.close()
         self._heartbeat.join(HAND_BACK_S)
         left = self._alive_jobs()
         try:
-            for held in left:
-                self._jobs.release(held.lane.queue, held.claim.job.id, held.claim.epoch)
-            self._announcer.withdraw(self.worker_id, self.lanes)
+            for claimed in left:
+                self._jobs.release(claimed.served.queue, claimed.claim.job.id, claimed.claim.epoch)
+            self._announcer.withdraw(self.worker_id, self.served_queues)
         except (redis.RedisError, PenstockError) as error:
             logger.warning("%d jobs are left to their leases: %s", len(left), error)
         else:
             if left:
                 logger.warning("Handed back %d unfinished jobs", len(left))
-        for held in self._held.all():
-            self.end(held)
+        for claimed in self._claimed.all():
+            self.end(claimed)
         for watcher in self._watchers:
             watcher.close()
 
-    def _alive_jobs(self) -> list[Held]:
+    def _alive_jobs(self) -> list[ClaimedJob]:
         """Return the held jobs whose engine still works.
 
         The others are left to their leases, which counts as an attempt: what broke the engine may
         be one of them.
         """
-        return [held for held in self._held.all() if held.lane.queue not in self._broken]
+        return [
+            claimed for claimed in self._claimed.all() if claimed.served.queue not in self._broken
+        ]
 
-    def end(self, held: Held) -> None:
+    def end(self, claimed: ClaimedJob) -> None:
         """See `Hooks`."""
-        if self._held.pop(held.attempt_id) is not None:
-            self._let_go(held)
+        if self._claimed.pop(claimed.attempt_id) is not None:
+            self._let_go(claimed)
 
-    def _let_go(self, held: Held) -> None:
-        held.ticket.done(Outcome.ENDED)
-        self._preparer.freed(held.lane.queue)
+    def _let_go(self, claimed: ClaimedJob) -> None:
+        claimed.ticket.done(Outcome.ENDED)
+        self._preparer.freed(claimed.served.queue)
 
-    def look_for_returned(self, lane: Lane) -> None:
+    def look_for_returned(self, served: ServedQueue) -> None:
         """See `Hooks`; a free slot gets such a job anyway."""
         if self._draining or self._resting:
             return
-        if self._held.taken(lane.queue) >= lane.slots:
-            self._spare.look(lane.queue)
+        if self._claimed.taken(served.queue) >= served.slots:
+            self._overflow.look(served.queue)
 
     def rest(self, wanted: bool) -> None:
         """See `Hooks`."""
@@ -261,7 +265,7 @@ class Station:
         self._heartbeat.announce_soon()
         if self._delivery is not None:
             self._delivery.rest_changed()
-        for queue in self.lanes:
+        for queue in self.served_queues:
             self._preparer.freed(queue)
 
     def consume(self, queue: str, wanted: bool) -> None:
@@ -274,13 +278,13 @@ class Station:
         if self._delivery is not None:
             self._delivery.wake()
 
-    def engine_broke(self, lane: Lane, reason: str) -> None:
+    def engine_broke(self, served: ServedQueue, reason: str) -> None:
         """See `Hooks`."""
-        if lane.queue in self._broken:
+        if served.queue in self._broken:
             return
-        self._broken.add(lane.queue)
+        self._broken.add(served.queue)
         self.exit_code = os.EX_SOFTWARE
-        logger.critical("Worker %s ends: %s (queue %s)", self.worker_id, reason, lane.queue)
+        logger.critical("Worker %s ends: %s (queue %s)", self.worker_id, reason, served.queue)
         self.begin_drain()
         if self._delivery is not None:
             self._delivery.request_stop()

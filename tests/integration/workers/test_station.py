@@ -11,10 +11,10 @@ from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.engine.events import AttemptEvent
 from tests.fixtures.jobs import wait_until, wait_until_async
 from tests.fixtures.processes import cards
-from tests.unit.workers.fakes import FakeEngine, Slips, make_lane
+from tests.unit.workers.fakes import FakeEngine, Slips, make_served
 from workers.serving.claimed_jobs import Outcome, Ticket
-from workers.serving.served_queue import Lane, Sink
-from workers.serving.worker import Station
+from workers.serving.served_queue import ServedQueue, Sink
+from workers.serving.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,19 +33,19 @@ class Desk:
     def __init__(self, store: redis.Redis, settings: Settings) -> None:
         self.stops = 0
         self.settings = settings.model_copy(update={"drain_s": 0.2, "heartbeat_s": 0.05})
-        self.station = Station(
+        self.worker = Worker(
             settings=self.settings,
             store=store,
             worker_id="station:1:test",
-            open_lanes=self._open,
+            open_queues=self._open,
         )
-        self.station.start(self)
+        self.worker.start(self)
 
-    def _open(self, publish: Callable[[list[AttemptEvent]], None]) -> list[Lane]:
-        lanes = [make_lane(A), make_lane(B)]
-        for lane in lanes:
-            lane.sink = Sink(publish)
-        return lanes
+    def _open(self, publish: Callable[[list[AttemptEvent]], None]) -> list[ServedQueue]:
+        served_queues = [make_served(A), make_served(B)]
+        for served in served_queues:
+            served.sink = Sink(publish)
+        return served_queues
 
     # A `Delivery`, of which only the stop matters here.
 
@@ -60,32 +60,32 @@ class Desk:
 
     @property
     def metrics_url(self) -> str:
-        return self.station.metrics_url
+        return self.worker.metrics_url
 
     def engine(self, queue: str) -> FakeEngine:
-        engine = self.station.lanes[queue].engine
+        engine = self.worker.served_queues[queue].engine
         assert isinstance(engine, FakeEngine)
         return engine
 
     def take(self, queue: str) -> Slips:
         slips = Slips()
-        self.station.take(Ticket(queue, slips))
+        self.worker.take(Ticket(queue, slips))
         return slips
 
     def emit(self, queue: str, request: SequenceRequest, *events: Event) -> None:
         """Have a queue's engine emit events of an attempt."""
         emitted = [AttemptEvent(request.attempt_id, event) for event in events]
-        self.station.lanes[queue].sink(emitted)
+        self.worker.served_queues[queue].sink(emitted)
 
     def drain(self) -> None:
-        self.station.drain(in_a_hurry=lambda: False, pump=lambda: None)
+        self.worker.drain(in_a_hurry=lambda: False, pump=lambda: None)
 
 
 @pytest.fixture
 def desk(redis_client: redis.Redis, redis_settings: Settings) -> Iterator[Desk]:
     desk = Desk(redis_client, redis_settings)
     yield desk
-    if not desk.station.draining or cards(str(redis_settings.redis_url)):
+    if not desk.worker.draining or cards(str(redis_settings.redis_url)):
         desk.drain()
     redis_client.delete(A, B)
 
@@ -139,7 +139,7 @@ async def test_a_drain_hands_back_what_did_not_end_with_all_that_was_said(
     slips = desk.take(A)
     (request,) = wait_until(lambda: desk.engine(A).submitted)
     desk.emit(A, request, Tokens(request.job_id, 0, (5,), "five", prompt_tokens=1))
-    desk.station.begin_drain()
+    desk.worker.begin_drain()
     wait_until(lambda: [card.draining for card in cards(redis_url)] == [True])
     late = desk.take(A)
     desk.drain()
@@ -147,7 +147,7 @@ async def test_a_drain_hands_back_what_did_not_end_with_all_that_was_said(
     assert (state.status, state.next_index, state.lost) == ("waiting", 1, 0)
     assert slips.outcomes == [Outcome.ENDED]
     assert cards(redis_url) == []
-    assert desk.station.exit_code == 0
+    assert desk.worker.exit_code == 0
     assert late.outcomes in ([], [Outcome.PUT_BACK])
 
 
@@ -160,9 +160,9 @@ async def test_jobs_of_a_dead_engine_are_left_to_their_leases_and_the_others_han
         wait_until(lambda queue=queue: desk.engine(queue).submitted)
     desk.engine(A).failure = RuntimeError("no device")
     wait_until(lambda: desk.stops == 1)
-    assert desk.station.draining
+    assert desk.worker.draining
     desk.drain()
-    assert desk.station.exit_code == os.EX_SOFTWARE
+    assert desk.worker.exit_code == os.EX_SOFTWARE
     assert (await submitter.queue.state(jobs[B])).status == "waiting"
     assert (await submitter.queue.state(jobs[A])).status == "running"
     await wait_until_async(lambda: requeued(submitter, jobs[A]))
@@ -177,7 +177,7 @@ async def test_a_job_that_comes_back_to_the_same_process_is_told_from_its_old_at
     first = desk.take(A)
     (old,) = wait_until(lambda: desk.engine(A).submitted)
     # Its lease ran out while the process stood still, and the reaper was quicker than the renewal.
-    desk.station._jobs.release(A, job_id, 1)
+    desk.worker._jobs.release(A, job_id, 1)
     desk.take(A)
     _, new = wait_until(lambda: len(desk.engine(A).submitted) == 2 and desk.engine(A).submitted)
     assert (new.job_id, new.attempt_id) == (job_id, f"{job_id}:2")

@@ -20,8 +20,8 @@ from penstock.observability.fleet_metrics import FleetView
 from penstock.observability.telemetry import Telemetry
 from penstock.settings import PREFIX, Settings
 from penstock.transport.jobs.records import QueueDepth
-from tests.unit.workers.fakes import Slips, held_job, make_lane
-from workers.serving.claimed_jobs import HeldJobs
+from tests.unit.workers.fakes import Slips, claimed_job, make_served
+from workers.serving.claimed_jobs import ClaimedJobs
 from workers.serving.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -76,11 +76,11 @@ def exported() -> dict[str, set[str]]:
 
 def worker_metrics() -> str:
     """Return what a worker exports after a job that ended well and one that did not."""
-    held, lane = HeldJobs(), make_lane("m-cpu")
-    metrics = WorkerMetrics(held, "w")
-    metrics.show({"m-cpu": lane})
+    claimed, served = ClaimedJobs(), make_served("m-cpu")
+    metrics = WorkerMetrics(claimed, "w")
+    metrics.show({"m-cpu": served})
     for job_id in ("good", "bad", "lost"):
-        held.add(held_job(job_id, "m-cpu", 1, Slips(), lane=lane))
+        claimed.add(claimed_job(job_id, "m-cpu", 1, Slips(), served=served))
     for event in (
         Tokens("good", 0, (5,), "a"),
         Failed("bad", 0, "engine_failed", "no"),
@@ -88,7 +88,7 @@ def worker_metrics() -> str:
         Finished("good", 2, FinishReason.STOP, Usage(1, 2)),
     ):
         metrics.see([AttemptEvent(f"{event.job_id}:1", event)])
-    lost = held.get("lost:1")
+    lost = claimed.get("lost:1")
     assert lost is not None
     metrics.drop(lost)
     return generate_latest(metrics.registry).decode()

@@ -10,8 +10,8 @@ from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 from penstock.errors import InvalidParameter
 from penstock.models.text.dialect import Reasoning
 from penstock.transport.jobs.queue import Claim
-from workers.serving.claimed_jobs import Held, HeldJobs, Outcome, Ticket
-from workers.serving.served_queue import Lane, Sink
+from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs, Outcome, Ticket
+from workers.serving.served_queue import ServedQueue, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,8 +70,8 @@ class FakeEngine:
 class FakeHooks:
     """Notes what a worker's part asks of it; `held` loses what is lost, as a worker does."""
 
-    def __init__(self, held: HeldJobs | None = None) -> None:
-        self.held = HeldJobs() if held is None else held
+    def __init__(self, claimed: ClaimedJobs | None = None) -> None:
+        self.claimed = ClaimedJobs() if claimed is None else claimed
         self.resting = False
         self.published: list[AttemptEvent] = []
         self.ended: list[str] = []
@@ -91,16 +91,16 @@ class FakeHooks:
     def publish(self, events: list[AttemptEvent]) -> None:
         self.published += events
 
-    def end(self, held: Held) -> None:
-        self.ended.append(held.attempt_id)
+    def end(self, claimed: ClaimedJob) -> None:
+        self.ended.append(claimed.attempt_id)
 
-    def lose(self, held: Held) -> None:
-        self.lost.append(held.attempt_id)
-        if self.held.pop(held.attempt_id) is not None:
-            held.ticket.done(Outcome.ENDED)
+    def lose(self, claimed: ClaimedJob) -> None:
+        self.lost.append(claimed.attempt_id)
+        if self.claimed.pop(claimed.attempt_id) is not None:
+            claimed.ticket.done(Outcome.ENDED)
 
-    def look_for_returned(self, lane: Lane) -> None:
-        self.looked.append(lane.queue)
+    def look_for_returned(self, served: ServedQueue) -> None:
+        self.looked.append(served.queue)
 
     def rest(self, wanted: bool) -> None:
         self.rests.append(wanted)
@@ -110,8 +110,8 @@ class FakeHooks:
 
     def claiming_ended(self) -> None: ...
 
-    def engine_broke(self, lane: Lane, reason: str) -> None:
-        self.broken.append((lane.queue, reason))
+    def engine_broke(self, served: ServedQueue, reason: str) -> None:
+        self.broken.append((served.queue, reason))
 
 
 class FakeTokenizer:
@@ -165,8 +165,8 @@ def make_card(queue: str = "a-cpu", slots: int = 2) -> ModelCard:
     )
 
 
-def make_lane(queue: str = "a-cpu", slots: int = 2) -> Lane:
-    return Lane(
+def make_served(queue: str = "a-cpu", slots: int = 2) -> ServedQueue:
+    return ServedQueue(
         card=make_card(queue, slots),
         tokenizer=FakeTokenizer(),
         engine=FakeEngine(),
@@ -187,14 +187,14 @@ def make_job(job_id: str, queue: str = "a-cpu", text: str = "ab", *, echo: bool 
     )
 
 
-def held_job(
+def claimed_job(
     job_id: str,
     queue: str,
     epoch: int,
     slips: Slips,
     *,
     next_index: int = 0,
-    lane: Lane | None = None,
-) -> Held:
+    served: ServedQueue | None = None,
+) -> ClaimedJob:
     claim = Claim(job=make_job(job_id, queue), epoch=epoch, next_index=next_index, attempt=epoch)
-    return Held(claim, lane or make_lane(queue), Ticket(queue, slips))
+    return ClaimedJob(claim, served or make_served(queue), Ticket(queue, slips))

@@ -9,8 +9,8 @@ import pytest
 
 from penstock.settings import Settings
 from penstock.transport.jobs.queue import ReapResult, Refusal
-from tests.unit.workers.fakes import FakeHooks, Slips, held_job, make_lane
-from workers.serving.claimed_jobs import HeldJobs
+from tests.unit.workers.fakes import FakeHooks, Slips, claimed_job, make_served
+from workers.serving.claimed_jobs import ClaimedJobs
 from workers.serving.heartbeat import (
     HUNG_FOR_LONG,
     HURRIED_PAUSE_S,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from penstock.contract.worker import WorkerCard
-    from workers.serving.served_queue import Lane
+    from workers.serving.served_queue import ServedQueue
 
 HUNG_S = 10.0
 
@@ -36,8 +36,8 @@ class FakeQueue:
         self.refusals: list[Refusal] = []
         self.next_end_s: dict[str, float] = {}
 
-    def renew(self, queue: str, held: Mapping[str, int]) -> list[Refusal]:
-        self.renewed.append((queue, dict(held)))
+    def renew(self, queue: str, claimed: Mapping[str, int]) -> list[Refusal]:
+        self.renewed.append((queue, dict(claimed)))
         return self.refusals
 
     def reap(self, queue: str) -> ReapResult:
@@ -57,14 +57,14 @@ class FakeAnnouncer:
 
 class Desk:
     def __init__(self) -> None:
-        self.lanes = {queue: make_lane(queue) for queue in ("a-cpu", "b-cpu")}
-        self.held = HeldJobs()
+        self.served_queues = {queue: make_served(queue) for queue in ("a-cpu", "b-cpu")}
+        self.claimed = ClaimedJobs()
         self.queue = FakeQueue()
         self.announcer = FakeAnnouncer()
-        self.hooks = FakeHooks(self.held)
+        self.hooks = FakeHooks(self.claimed)
         self.heartbeat = Heartbeat(
-            lanes=self.lanes,
-            held=self.held,
+            served_queues=self.served_queues,
+            claimed=self.claimed,
             jobs=self.queue,
             announcer=self.announcer,
             settings=Settings(heartbeat_s=3600, hung_step_s=HUNG_S),
@@ -72,7 +72,9 @@ class Desk:
         )
 
     def hold(self, job_id: str, queue: str, epoch: int = 1) -> None:
-        self.held.add(held_job(job_id, queue, epoch, Slips(), lane=self.lanes[queue]))
+        self.claimed.add(
+            claimed_job(job_id, queue, epoch, Slips(), served=self.served_queues[queue])
+        )
 
 
 @pytest.fixture
@@ -80,9 +82,9 @@ def desk() -> Desk:
     return Desk()
 
 
-def hang(lane: Lane, for_s: float) -> None:
-    lane.engine.is_busy = True
-    lane.engine.step_s = time.monotonic() - for_s
+def hang(served: ServedQueue, for_s: float) -> None:
+    served.engine.is_busy = True
+    served.engine.step_s = time.monotonic() - for_s
 
 
 def test_the_next_beat_comes_as_a_lease_ends_and_some_more_right_after(desk: Desk):
@@ -105,7 +107,7 @@ def test_the_next_beat_comes_as_a_lease_ends_and_some_more_right_after(desk: Des
 def test_what_was_just_written_or_renewed_is_not_renewed_again(desk: Desk):
     desk.hold("written", "a-cpu")
     desk.hold("silent", "a-cpu")
-    desk.held.leased(["written:1"], time.monotonic())
+    desk.claimed.leased(["written:1"], time.monotonic())
     desk.heartbeat.beat()
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"silent": 1})]
@@ -114,7 +116,7 @@ def test_what_was_just_written_or_renewed_is_not_renewed_again(desk: Desk):
 def test_a_lease_is_renewed_again_after_a_quarter_of_it(desk: Desk):
     desk.hold("one", "a-cpu")
     quarter_s = Settings().lease_ms / 4000
-    desk.held.leased(["one:1"], time.monotonic() - quarter_s)
+    desk.claimed.leased(["one:1"], time.monotonic() - quarter_s)
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"one": 1})]
 
@@ -147,7 +149,7 @@ def test_it_reaps_with_each_beat_and_announces_once_in_heartbeat_s_or_when_asked
 def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
     desk.hold("one", "a-cpu")
     desk.hold("two", "b-cpu")
-    hang(desk.lanes["a-cpu"], HUNG_S + 1)
+    hang(desk.served_queues["a-cpu"], HUNG_S + 1)
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("b-cpu", {"two": 1})]
     assert desk.hooks.broken == []
@@ -155,8 +157,8 @@ def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
 
 def test_a_step_that_takes_many_times_what_steps_take_hangs_before_the_setting_says_so(desk: Desk):
     desk.hold("one", "a-cpu")
-    desk.lanes["a-cpu"].engine.usual_s = 0.05
-    hang(desk.lanes["a-cpu"], LEAST_HUNG_S + 0.5)
+    desk.served_queues["a-cpu"].engine.usual_s = 0.05
+    hang(desk.served_queues["a-cpu"], LEAST_HUNG_S + 0.5)
     desk.heartbeat.beat()
     assert desk.queue.renewed == []
     assert desk.hooks.broken == []
@@ -167,17 +169,17 @@ def test_a_slow_step_does_not_hang_where_steps_are_slow_or_unknown(
     desk: Desk, usual_s: float | None
 ):
     desk.hold("one", "a-cpu")
-    desk.lanes["a-cpu"].engine.usual_s = usual_s
-    hang(desk.lanes["a-cpu"], LEAST_HUNG_S + 0.5)
+    desk.served_queues["a-cpu"].engine.usual_s = usual_s
+    hang(desk.served_queues["a-cpu"], LEAST_HUNG_S + 0.5)
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"one": 1})]
 
 
 def test_a_worker_with_a_hung_engine_rests_until_it_goes_on(desk: Desk):
     desk.heartbeat.beat()
-    hang(desk.lanes["a-cpu"], HUNG_S + 1)
+    hang(desk.served_queues["a-cpu"], HUNG_S + 1)
     desk.heartbeat.beat()
-    hang(desk.lanes["a-cpu"], 0.0)
+    hang(desk.served_queues["a-cpu"], 0.0)
     desk.heartbeat.beat()
     assert desk.hooks.rests == [False, True, False]
     assert desk.hooks.broken == []
@@ -185,7 +187,7 @@ def test_a_worker_with_a_hung_engine_rests_until_it_goes_on(desk: Desk):
 
 def test_after_a_stop_of_the_process_an_engine_has_its_time_again(desk: Desk):
     desk.hold("one", "a-cpu")
-    hang(desk.lanes["a-cpu"], HUNG_S * 10)
+    hang(desk.served_queues["a-cpu"], HUNG_S * 10)
     desk.heartbeat._beaten_s = time.monotonic() - HUNG_S * 10
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"one": 1})]
@@ -193,37 +195,37 @@ def test_after_a_stop_of_the_process_an_engine_has_its_time_again(desk: Desk):
 
 
 def test_an_engine_that_hangs_for_long_ends_the_process(desk: Desk):
-    hang(desk.lanes["b-cpu"], HUNG_S * HUNG_FOR_LONG + 1)
+    hang(desk.served_queues["b-cpu"], HUNG_S * HUNG_FOR_LONG + 1)
     desk.heartbeat.beat()
     assert [queue for queue, _ in desk.hooks.broken] == ["b-cpu"]
 
 
 def test_an_engine_that_waits_for_redis_does_not_hang(desk: Desk):
     desk.hold("one", "a-cpu")
-    hang(desk.lanes["a-cpu"], HUNG_S * 10)
-    desk.lanes["a-cpu"].sink.blocked = True
+    hang(desk.served_queues["a-cpu"], HUNG_S * 10)
+    desk.served_queues["a-cpu"].sink.blocked = True
     desk.heartbeat.beat()
     assert desk.queue.renewed == [("a-cpu", {"one": 1})]
     assert desk.hooks.broken == []
 
 
 def test_an_engine_without_work_does_not_hang(desk: Desk):
-    hang(desk.lanes["a-cpu"], HUNG_S * 10)
-    desk.lanes["a-cpu"].engine.is_busy = False
+    hang(desk.served_queues["a-cpu"], HUNG_S * 10)
+    desk.served_queues["a-cpu"].engine.is_busy = False
     desk.heartbeat.beat()
     assert desk.hooks.broken == []
 
 
 def test_every_beat_looks_for_what_dead_workers_held_but_not_for_an_engine_that_hangs(desk: Desk):
     desk.heartbeat.beat()
-    hang(desk.lanes["a-cpu"], HUNG_S + 1)
+    hang(desk.served_queues["a-cpu"], HUNG_S + 1)
     desk.heartbeat.beat()
     assert desk.hooks.looked == ["a-cpu", "b-cpu", "b-cpu"]
 
 
 def test_a_dead_engine_ends_the_process_and_its_jobs_are_left_to_their_leases(desk: Desk):
     desk.hold("one", "a-cpu")
-    desk.lanes["a-cpu"].engine.failure = RuntimeError("no device")
+    desk.served_queues["a-cpu"].engine.failure = RuntimeError("no device")
     desk.heartbeat.beat()
     assert desk.hooks.broken == [("a-cpu", "its engine has died: no device")]
     assert desk.queue.renewed == []

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.workers.fakes import FakeHooks, Slips, held_job, make_lane
+from tests.unit.workers.fakes import FakeHooks, Slips, claimed_job, make_served
 from workers.serving import polling as module
-from workers.serving.claimed_jobs import HeldJobs
-from workers.serving.polling import BURST_S, LOOK_S, MOST_AT_ONCE, Intake
+from workers.serving.claimed_jobs import ClaimedJobs
+from workers.serving.polling import BURST_S, LOOK_S, MOST_AT_ONCE, Polling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,24 +20,24 @@ QUEUE = "a-cpu"
 class Desk:
     def __init__(self, slots: int = 64, *, is_only: bool = True) -> None:
         self.now_s = 100.0
-        self.held = HeldJobs()
-        self.hooks = FakeHooks(self.held)
-        self.lane = make_lane(QUEUE, slots)
-        self.intake = Intake(self.lane, self.held, self.hooks, is_only=is_only)
+        self.claimed = ClaimedJobs()
+        self.hooks = FakeHooks(self.claimed)
+        self.served = make_served(QUEUE, slots)
+        self.polling = Polling(self.served, self.claimed, self.hooks, is_only=is_only)
         self.count = 0
 
     def claim(self, count: int, *, waiting: int = 0, after_s: float = 0.0) -> None:
         self.now_s += after_s
-        self.intake.due_s = None
+        self.polling.due_s = None
         for _ in range(count):
             self.count += 1
-            self.held.add(held_job(f"j{self.count}", QUEUE, 1, Slips(), lane=self.lane))
-        self.intake.claimed(count, waiting)
+            self.claimed.add(claimed_job(f"j{self.count}", QUEUE, 1, Slips(), served=self.served))
+        self.polling.claimed(count, waiting)
 
     def find_none(self, *, waiting: int = 0, after_s: float = 0.0) -> None:
         self.now_s += after_s
-        self.intake.due_s = None
-        self.intake.found_none(waiting)
+        self.polling.due_s = None
+        self.polling.found_none(waiting)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_jobs_that_come_one_by_one_are_left_to_celery(desk_of: Callable[..., Des
     for _ in range(3):
         desk.claim(1, after_s=2 * BURST_S)
     assert desk.hooks.consumed == []
-    assert desk.intake.due_s is None
+    assert desk.polling.due_s is None
 
 
 @pytest.mark.parametrize("counts", [(2,), (1, 1)])
@@ -66,26 +66,26 @@ def test_a_burst_is_looked_into_until_none_comes(
     for count in counts:
         desk.claim(count, after_s=BURST_S / 2)
     assert desk.hooks.consumed == [False]
-    assert desk.intake.due_s == desk.now_s + LOOK_S
+    assert desk.polling.due_s == desk.now_s + LOOK_S
     desk.find_none(after_s=LOOK_S)
-    assert desk.intake.due_s == desk.now_s + LOOK_S
+    assert desk.polling.due_s == desk.now_s + LOOK_S
     desk.find_none(after_s=BURST_S)
     assert desk.hooks.consumed == [False, True]
-    assert desk.intake.due_s is None
+    assert desk.polling.due_s is None
 
 
 def test_where_more_wait_the_next_look_is_due_at_once(desk_of: Callable[..., Desk]):
     desk = desk_of()
     desk.claim(MOST_AT_ONCE, waiting=5)
-    assert desk.intake.due_s == desk.now_s
+    assert desk.polling.due_s == desk.now_s
 
 
 def test_a_full_lane_waits_for_a_slot(desk_of: Callable[..., Desk]):
     desk = desk_of(1)
     desk.claim(1)
     assert desk.hooks.consumed == [False]
-    assert desk.intake.alone
-    assert desk.intake.due_s is None
+    assert desk.polling.alone
+    assert desk.polling.due_s is None
 
 
 def test_what_is_left_to_other_workers_is_left_to_bells(desk_of: Callable[..., Desk]):

@@ -15,12 +15,12 @@ from penstock.contract.tokenizer_calls import Tokenize, UtilityCall
 from penstock.models.text.rendering import TakesLong
 from penstock.transport.replies import tokenizer_calls
 from tests.fixtures.jobs import wait_until
-from tests.unit.workers.fakes import FakeTokenizer, Slips, make_lane
+from tests.unit.workers.fakes import FakeTokenizer, Slips, make_served
 from tests.unit.workers.test_preparer import QUEUE, Desk
 from workers.serving import tokenizer_service
 from workers.serving.claimed_jobs import Outcome, Ticket
 from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
-from workers.serving.tokenizer_service import UtilityDesk
+from workers.serving.tokenizer_service import TokenizerService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def slow() -> Iterator[SlowTokenizer]:
 @pytest.fixture
 def desk(slow: SlowTokenizer) -> Iterator[Desk]:
     desk = Desk()
-    desk.lane.tokenizer = slow
+    desk.served.tokenizer = slow
     desk.preparer.start()
     yield desk
     slow.gate.set()
@@ -87,7 +87,7 @@ def test_a_short_prompt_waits_for_no_long_one_and_a_long_one_for_no_huge_one(
     slips = Slips()
     desk.preparer.put(Ticket(QUEUE, slips))
     wait_until(lambda: sorted(submitted(desk)) == ["long:1", "short:1"])
-    assert desk.held.get("huge:1") is not None  # its lease is renewed meanwhile
+    assert desk.claimed.get("huge:1") is not None  # its lease is renewed meanwhile
     slow.gate.set()
     wait_until(lambda: "huge:1" in submitted(desk))
     names = {"s": "preparer", "l": "long-prompts-0", "h": "long-prompts-1"}
@@ -102,7 +102,7 @@ def test_a_template_that_takes_long_goes_on_elsewhere(
             raise TakesLong
         return [7]
 
-    monkeypatch.setattr(desk.lane.tokenizer, "encode", encode)
+    monkeypatch.setattr(desk.served.tokenizer, "encode", encode)
     desk.offer("one")
     desk.preparer.put(Ticket(QUEUE, Slips()))
     wait_until(lambda: submitted(desk) == ["one:1"])
@@ -117,9 +117,9 @@ def test_a_long_prompt_that_was_lost_meanwhile_is_not_submitted(
     desk.offer("next", text=LONG)
     desk.preparer.put(Ticket(QUEUE, Slips()))
     wait_until(lambda: "l" in slow.threads)
-    held = desk.held.get("gone:1")
-    assert held is not None
-    desk.hooks.lose(held)
+    claimed = desk.claimed.get("gone:1")
+    assert claimed is not None
+    desk.hooks.lose(claimed)
     slow.gate.set()
     wait_until(lambda: submitted(desk) == ["next:1"])
 
@@ -154,10 +154,10 @@ class Calls:
     """A desk of small calls over a fake Redis, whose replies are kept."""
 
     def __init__(self, slow: SlowTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-        lane = make_lane(QUEUE)
-        lane.tokenizer = slow
+        served = make_served(QUEUE)
+        served.tokenizer = slow
         self.replies: dict[str, UtilityReply] = {}
-        self.desk = UtilityDesk(lanes={QUEUE: lane}, store=fakeredis.FakeRedis())
+        self.desk = TokenizerService(served_queues={QUEUE: served}, store=fakeredis.FakeRedis())
         monkeypatch.setattr(tokenizer_calls, "answer", self._answer)
 
     def _answer(self, _store: object, _channel: str, reply: UtilityReply) -> None:

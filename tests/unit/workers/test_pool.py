@@ -9,7 +9,7 @@ import pytest
 from celery.exceptions import Reject
 from celery.worker import state
 
-from tests.unit.workers.fakes import make_lane
+from tests.unit.workers.fakes import make_served
 from workers.delivery.pool import REOPEN_S, EnginePool
 from workers.delivery.tasks import DOORBELL
 from workers.serving.claimed_jobs import Outcome, Ticket
@@ -34,9 +34,9 @@ class FakeHub:
         self.timers.append((delay_s, function, args))
 
 
-class FakeStation:
+class FakeWorker:
     def __init__(self, slots: dict[str, int]) -> None:
-        self.lanes = {queue: make_lane(queue, count) for queue, count in slots.items()}
+        self.served_queues = {queue: make_served(queue, count) for queue, count in slots.items()}
         self.slots = sum(slots.values())
         self.draining = False
         self.resting = False
@@ -46,20 +46,20 @@ class FakeStation:
         self.tickets.append(ticket)
 
     def taken(self) -> dict[str, int]:
-        return dict.fromkeys(self.lanes, 0)
+        return dict.fromkeys(self.served_queues, 0)
 
 
 class Desk:
     def __init__(self, **slots: int) -> None:
         queues = {f"{name}-cpu": count for name, count in slots.items()}
-        self.station = FakeStation(queues)
+        self.worker = FakeWorker(queues)
         self.channel = FakeChannel()
         self.hub = FakeHub()
         self.acked: list[str] = []
         self.rejected: list[str] = []
         self.pool = EnginePool(1)
         self.pool.attach(
-            self.station,
+            self.worker,
             SimpleNamespace(
                 consumer=SimpleNamespace(task_consumer=SimpleNamespace(channel=self.channel))
             ),
@@ -81,7 +81,7 @@ class Desk:
         )
 
     def end(self, index: int, outcome: Outcome) -> None:
-        self.station.tickets[index].done(outcome)
+        self.worker.tickets[index].done(outcome)
 
 
 def test_a_bell_is_acked_when_its_job_has_ended_and_not_before():
@@ -109,7 +109,7 @@ def test_every_bell_is_for_the_station_which_alone_knows_what_is_free():
     desk = Desk(a=1)
     for _ in range(3):
         desk.ring("a-cpu")
-    assert len(desk.station.tickets) == 3
+    assert len(desk.worker.tickets) == 3
     assert desk.rejected == []
 
 
@@ -145,9 +145,9 @@ def test_a_bell_that_could_not_be_looked_at_is_put_back_and_rests_for_a_while():
 def test_a_queue_is_consumed_when_no_reason_against_it_is_left():
     desk = Desk(a=1)
     desk.pool.consume("a-cpu", False)
-    desk.station.resting = True
+    desk.worker.resting = True
     desk.pool.rest_changed()
-    desk.station.resting = False
+    desk.worker.resting = False
     desk.pool.rest_changed()
     assert desk.channel.paused == {"a-cpu"}
     desk.pool.consume("a-cpu", True)
@@ -156,24 +156,24 @@ def test_a_queue_is_consumed_when_no_reason_against_it_is_left():
 
 def test_a_resting_worker_consumes_nothing_and_puts_back_what_comes():
     desk = Desk(a=1, b=1)
-    desk.station.resting = True
+    desk.worker.resting = True
     desk.pool.rest_changed()
     assert desk.channel.paused == {"a-cpu", "b-cpu"}
     desk.ring("a-cpu")
     assert desk.rejected == ["a-cpu"]
-    assert desk.station.tickets == []
+    assert desk.worker.tickets == []
 
 
 def test_a_bell_of_a_queue_that_is_not_served_is_put_back():
     desk = Desk(a=1)
     desk.ring("b-cpu")
     assert desk.rejected == ["b-cpu"]
-    assert desk.station.tickets == []
+    assert desk.worker.tickets == []
 
 
 def test_a_draining_worker_does_not_consume_again_what_it_put_back():
     desk = Desk(a=1)
-    desk.station.draining = True
+    desk.worker.draining = True
     desk.ring("a-cpu")
     desk.end(0, Outcome.PUT_BACK)
     assert desk.hub.timers == []

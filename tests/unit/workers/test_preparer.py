@@ -16,8 +16,8 @@ from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
 from penstock.transport import keys
 from penstock.transport.jobs.queue import Claim, Claims
-from tests.unit.workers.fakes import FakeEngine, FakeHooks, Slips, make_job, make_lane
-from workers.serving.claimed_jobs import HeldJobs, Outcome, Ticket
+from tests.unit.workers.fakes import FakeEngine, FakeHooks, Slips, make_job, make_served
+from workers.serving.claimed_jobs import ClaimedJobs, Outcome, Ticket
 from workers.serving.polling import BURST_S
 from workers.serving.preparer import Preparer
 
@@ -51,12 +51,12 @@ class Desk:
     def __init__(self) -> None:
         self.store = fakeredis.FakeRedis()
         self.queue = FakeQueue()
-        self.held = HeldJobs()
-        self.lane = make_lane(QUEUE, slots=4)
-        self.hooks = FakeHooks(self.held)
+        self.claimed = ClaimedJobs()
+        self.served = make_served(QUEUE, slots=4)
+        self.hooks = FakeHooks(self.claimed)
         self.preparer = Preparer(
-            lanes={QUEUE: self.lane},
-            held=self.held,
+            served_queues={QUEUE: self.served},
+            claimed=self.claimed,
             jobs=self.queue,
             store=self.store,
             settings=Settings(redis_patience_s=0.1),
@@ -65,8 +65,8 @@ class Desk:
 
     @property
     def engine(self) -> FakeEngine:
-        assert isinstance(self.lane.engine, FakeEngine)
-        return self.lane.engine
+        assert isinstance(self.served.engine, FakeEngine)
+        return self.served.engine
 
     def look_at(self, *, bells: int = 1) -> list[Outcome]:
         slips = Slips()
@@ -82,9 +82,9 @@ class Desk:
 
     def end(self, attempt: str) -> None:
         """End a job, as the station does."""
-        held = self.held.pop(attempt)
-        assert held
-        held.ticket.done(Outcome.ENDED)
+        claimed = self.claimed.pop(attempt)
+        assert claimed
+        claimed.ticket.done(Outcome.ENDED)
         self.preparer.freed(QUEUE)
 
     def offer(self, job_id: str, *, epoch: int = 1, next_index: int = 0, **options) -> None:
@@ -120,7 +120,7 @@ def test_a_claimed_job_goes_to_the_engine_under_its_attempt(desk: Desk):
     assert (request.job_id, request.attempt_id) == ("one", "one:2")
     assert request.prompt_token_ids == [104, 105]
     assert (request.generated_token_ids, request.echo_text) == ((), "")
-    assert desk.held.get("one:2") is not None
+    assert desk.claimed.get("one:2") is not None
 
 
 def test_an_echo_is_the_prompts_text(desk: Desk):
@@ -193,7 +193,7 @@ def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(
     def explode(prompt: object) -> list[int]:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(desk.lane.tokenizer, "encode", explode)
+    monkeypatch.setattr(desk.served.tokenizer, "encode", explode)
     desk.offer("one")
     desk.look_at()
     (failed,) = desk.hooks.published
@@ -213,8 +213,8 @@ def test_an_older_attempt_at_the_same_job_is_lost(desk: Desk):
     desk.offer("one", epoch=2)
     desk.look_at()
     assert desk.hooks.lost == ["one:1"]
-    assert desk.held.get("one:1") is None
-    assert desk.held.get("one:2") is not None
+    assert desk.claimed.get("one:1") is None
+    assert desk.claimed.get("one:2") is not None
 
 
 def test_one_bell_brings_as_many_jobs_as_there_are_slots(desk: Desk):
@@ -223,7 +223,7 @@ def test_one_bell_brings_as_many_jobs_as_there_are_slots(desk: Desk):
     assert desk.look_at() == []
     assert desk.queue.asked == [(4, 1, 0)]
     assert [one.attempt_id for one in desk.engine.submitted] == ["j0:1", "j1:1", "j2:1", "j3:1"]
-    assert desk.held.taken(QUEUE) == 4
+    assert desk.claimed.taken(QUEUE) == 4
 
 
 def test_a_bell_for_a_full_lane_is_for_others(desk: Desk):
@@ -246,7 +246,7 @@ def test_a_full_lane_is_not_consumed_until_a_look_finds_nothing(desk: Desk):
     Timer(10 * BURST_S, desk.preparer._inbox.put, (None,)).start()
     desk.preparer.run()  # it looks again while it is a burst, then no more
     assert desk.hooks.consumed == [False, True]
-    assert desk.held.taken(QUEUE) == 3
+    assert desk.claimed.taken(QUEUE) == 3
 
 
 def test_slots_that_become_free_together_call_for_one_look(desk: Desk):
@@ -257,7 +257,7 @@ def test_slots_that_become_free_together_call_for_one_look(desk: Desk):
         desk.end(f"j{number}:1")
     desk.run()
     assert [most for most, _, _ in desk.queue.asked] == [4, 3]
-    assert desk.held.taken(QUEUE) == 4
+    assert desk.claimed.taken(QUEUE) == 4
 
 
 def test_the_first_jobs_end_ends_its_bell_and_the_others_have_none(desk: Desk):
@@ -280,7 +280,7 @@ def test_a_spare_place_takes_no_slot(desk: Desk):
     )
     desk.run()
     assert claimed == [True]
-    assert desk.held.taken(QUEUE) == 0
+    assert desk.claimed.taken(QUEUE) == 0
     assert len(desk.engine.submitted) == 1
 
 
@@ -288,12 +288,12 @@ def test_a_look_for_returned_jobs_puts_off_no_other(desk: Desk):
     for number in range(2):
         desk.offer(f"j{number}")
     desk.look_at()
-    intake = desk.preparer._intakes[QUEUE]
-    due_s = intake.due_s
+    polling = desk.preparer._pollings[QUEUE]
+    due_s = polling.due_s
     assert due_s is not None
     desk.preparer.put(Ticket(QUEUE, only_returned=True, has_bell=False))
     desk.run()
-    assert intake.due_s == due_s
+    assert polling.due_s == due_s
 
 
 def test_a_resting_preparer_puts_bells_back_and_looks_when_it_goes_on(desk: Desk):
@@ -317,10 +317,10 @@ def test_a_job_that_is_lost_before_it_is_handed_over_is_not(
         desk.offer(f"j{number}")
 
     def encode(prompt: object) -> list[int]:
-        desk.held.pop("j0:1")
+        desk.claimed.pop("j0:1")
         return [1]
 
-    monkeypatch.setattr(desk.lane.tokenizer, "encode", encode)
+    monkeypatch.setattr(desk.served.tokenizer, "encode", encode)
     desk.look_at()
     assert [one.attempt_id for one in desk.engine.submitted] == ["j1:1"]
 
@@ -339,7 +339,7 @@ def test_what_an_engine_does_not_take_is_let_go_once(
     desk.preparer.put(Ticket(QUEUE, slips, only_returned=only_returned))
     desk.run()
     taken = ["j0:1"] if only_returned else ["j0:1", "j1:1"]
-    assert (slips.outcomes, desk.hooks.lost, len(desk.held)) == ([Outcome.ENDED], taken, 0)
+    assert (slips.outcomes, desk.hooks.lost, len(desk.claimed)) == ([Outcome.ENDED], taken, 0)
     monkeypatch.undo()
     if only_returned:
         return
@@ -351,10 +351,10 @@ def test_what_an_engine_does_not_take_is_let_go_once(
 def test_a_claim_that_cannot_be_held_ends_its_bell_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ):
-    def explode(held: object) -> None:
+    def explode(claimed: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(desk.held, "add", explode)
+    monkeypatch.setattr(desk.claimed, "add", explode)
     desk.offer("one")
     assert desk.look_at() == [Outcome.EMPTY]
 

@@ -12,8 +12,8 @@ from penstock.engine.events import AttemptEvent
 from penstock.errors import StoreUnavailable
 from penstock.transport.jobs.queue import Refusal, Row
 from tests.fixtures.jobs import wait_until
-from tests.unit.workers.fakes import FakeHooks, Slips, held_job
-from workers.serving.claimed_jobs import HeldJobs
+from tests.unit.workers.fakes import FakeHooks, Slips, claimed_job
+from workers.serving.claimed_jobs import ClaimedJobs
 from workers.serving.publisher import STEPS_BEHIND, Publisher
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ class FakeQueue:
 class Desk:
     def __init__(self) -> None:
         self.queue = FakeQueue()
-        self.held = HeldJobs()
-        self.hooks = FakeHooks(self.held)
-        self.publisher = Publisher(held=self.held, jobs=self.queue, hooks=self.hooks)
+        self.claimed = ClaimedJobs()
+        self.hooks = FakeHooks(self.claimed)
+        self.publisher = Publisher(claimed=self.claimed, jobs=self.queue, hooks=self.hooks)
         self.publisher.start()
 
     def hold(self, job_id: str, queue: str = "a-cpu", epoch: int = 1) -> str:
-        held = held_job(job_id, queue, epoch, Slips())
-        self.held.add(held)
-        return held.attempt_id
+        claimed = claimed_job(job_id, queue, epoch, Slips())
+        self.claimed.add(claimed)
+        return claimed.attempt_id
 
     def indexes(self) -> list[int]:
         return [row.event.index for _, rows in self.queue.calls for row in rows]
@@ -148,7 +148,7 @@ def test_a_refused_job_is_lost_and_nothing_of_it_counts_as_ended(desk: Desk):
 def test_events_of_an_attempt_that_is_not_held_are_dropped(desk: Desk):
     old = desk.hold("one", epoch=1)
     new = desk.hold("one", epoch=2)
-    desk.held.pop(old)
+    desk.claimed.pop(old)
     desk.publisher.put([tokens(old, 0), tokens(new, 5)])
     assert desk.publisher.flush(5)
     assert [(row.epoch, row.event.index) for _, rows in desk.queue.calls for row in rows] == [

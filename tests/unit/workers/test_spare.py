@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.unit.workers.fakes import FakeHooks, make_lane
+from tests.unit.workers.fakes import FakeHooks, make_served
 from workers.serving.claimed_jobs import Outcome
-from workers.serving.overflow_slots import SparePlaces
+from workers.serving.overflow_slots import OverflowSlots
 
 QUEUE = "a-cpu"
 
 
 class Desk:
     def __init__(self, spare: int) -> None:
-        lane = make_lane(QUEUE, slots=2)
-        lane.card = msgspec.structs.replace(lane.card, spare_slots=spare)
+        served = make_served(QUEUE, slots=2)
+        served.card = msgspec.structs.replace(served.card, spare_slots=spare)
         self.hooks = FakeHooks()
-        self.places = SparePlaces([lane], self.hooks)
+        self.places = OverflowSlots([served], self.hooks)
 
 
 def test_a_look_that_finds_nothing_leaves_the_place_and_may_be_repeated():

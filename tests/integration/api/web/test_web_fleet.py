@@ -134,14 +134,14 @@ async def test_a_worker_rests_when_asked_and_says_so(
     try:
         wait_until(lambda: cards(url))
         overview = Overview(async_redis)
-        await overview.ask_to_rest(desk.station.worker_id, rest=True)
+        await overview.ask_to_rest(desk.worker.worker_id, rest=True)
         wait_until(lambda: [card.draining for card in cards(url)] == [True])
-        assert desk.station.resting
-        assert not desk.station.draining
-        await overview.ask_to_rest(desk.station.worker_id, rest=False)
+        assert desk.worker.resting
+        assert not desk.worker.draining
+        await overview.ask_to_rest(desk.worker.worker_id, rest=False)
         wait_until(lambda: [card.draining for card in cards(url)] == [False])
         # The wish ends with the worker that it is for.
-        await overview.ask_to_rest(desk.station.worker_id, rest=True)
+        await overview.ask_to_rest(desk.worker.worker_id, rest=True)
     finally:
         desk.drain()
-    assert await overview.resting([desk.station.worker_id]) == frozenset()
+    assert await overview.resting([desk.worker.worker_id]) == frozenset()

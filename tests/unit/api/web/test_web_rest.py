@@ -9,7 +9,7 @@ from tests.unit.workers.test_pool import Desk
 
 
 def tell(desk: Desk, *, rest: bool) -> None:
-    desk.station.resting = rest
+    desk.worker.resting = rest
     desk.pool.rest_changed()
 
 
@@ -17,7 +17,7 @@ def tell(desk: Desk, *, rest: bool) -> None:
 def test_a_resting_worker_consumes_nothing_and_then_again(slots: dict[str, int]):
     desk = Desk(**slots)
     tell(desk, rest=True)
-    assert desk.channel.paused == set(desk.station.lanes)
+    assert desk.channel.paused == set(desk.worker.served_queues)
     tell(desk, rest=False)
     assert desk.channel.paused == frozenset()
 
@@ -27,7 +27,7 @@ def test_a_bell_that_comes_to_a_resting_worker_is_put_back_for_others():
     tell(desk, rest=True)
     desk.ring("a-cpu")
     assert desk.rejected == ["a-cpu"]
-    assert desk.station.tickets == []
+    assert desk.worker.tickets == []
 
 
 def test_a_queue_that_the_station_looks_into_itself_is_not_consumed_when_the_rest_ends():
