@@ -157,16 +157,50 @@ def test_a_function_without_named_parameters_takes_any(
     assert arguments(name, text, [tool("note")]) == [("note", {"a": "b"})]
 
 
-@pytest.mark.parametrize("name", ["qwen3_coder", "glm45", "minimax_m2", "gemma4"])
-def test_text_without_quotes_cannot_be_held_to_a_strict_pattern(
+def with_text(strict: bool, **said: Any) -> ToolStructure:
+    schema = {"type": "object", "properties": {"zip": {"type": "string", **said}}}
+    return ToolStructure((ToolFunction("f", schema, strict=strict),))
+
+
+WITHOUT_QUOTES = ["qwen3_coder", "seed_oss", "glm45", "minimax_m2", "deepseek_v32", "gemma4"]
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_QUOTES, "pythonic", "hermes"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_text_is_held_to_a_pattern_or_a_length(
+    vocabulary, folder: Path, name: str, strict: bool
+) -> None:
+    words = vocabulary(folder, name)
+    for said, good, bad in (
+        ({"pattern": "^[0-9]+(/[a-z]|\n.)*$"}, "12/a\nx", "1/2"),
+        ({"pattern": "^(?:a|b<c>)$"}, "b<c>", "ab"),
+        ({"maxLength": 3}, "äöü", "abcd"),
+        ({"minLength": 2, "maxLength": 3}, "ab", "a"),
+    ):
+        structure = with_text(strict, **said)
+        write = json_quoted if name == "pythonic" else written
+        assert words.fits(structure, write(name, [("f", {"zip": good})])), said
+        assert not words.fits(structure, write(name, [("f", {"zip": bad})])), said
+
+
+def json_quoted(name: str, calls: list[tuple[str, dict[str, Any]]]) -> str:
+    return written(name, calls).replace("'", '"')
+
+
+@pytest.mark.parametrize("name", WITHOUT_QUOTES)
+def test_text_without_quotes_cannot_be_held_to_everything(
     vocabulary, with_tokens: Path, name: str
 ) -> None:
-    schema = {"type": "object", "properties": {"zip": {"type": "string", "pattern": "^[0-9]+$"}}}
     words = vocabulary(with_tokens, name)
-    lenient = ToolStructure((ToolFunction("f", schema),))
-    assert words.fits(lenient, written(name, [("f", {"zip": "12"})]))
-    with pytest.raises(InvalidParameter, match="pattern of 'zip' cannot be enforced"):
-        words.begin(ToolStructure((ToolFunction("f", schema, strict=True),)), Reasoning.NONE)
+    for said in (
+        {"pattern": "[0-9]"},
+        {"format": "date"},
+        {"pattern": "^a$|^b$"},
+        {"minLength": 3},
+    ):
+        assert words.fits(with_text(False, **said), written(name, [("f", {"zip": "x"})]))
+        with pytest.raises(InvalidParameter, match=f"{next(iter(said))} of 'zip' cannot be"):
+            words.begin(with_text(True, **said), Reasoning.NONE)
 
 
 def test_harmony_puts_each_form_into_its_channel(vocabulary, with_tokens: Path) -> None:

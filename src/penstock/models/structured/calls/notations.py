@@ -60,8 +60,7 @@ class Tagged:
         if parameter.choices is not None:
             choices = [_bare(one) for one in parameter.choices]
             return f"{begin} ({' | '.join(map(text, choices))}) {rules.literal(self.end)}"
-        parameter.check_text()
-        return f"{begin} {rules.text_up_to(f'{name}_text', self.end)}"
+        return f"{begin} {rules.text_up_to(f'{name}_text', self.end, parameter.text_form())}"
 
     def _json(self, rules: Rules, name: str, parameter: Parameter) -> str:
         value = rules.json(f"{name}_json", parameter.schema, parameter.scope)
@@ -112,8 +111,7 @@ class Literals:
     def _kind(self, rules: Rules, kind: str, name: str, parameter: Parameter, depth: int) -> str:
         match kind:
             case "string":
-                parameter.check_text()
-                return self._quotes.any(rules)
+                return self._quotes.of(rules, name, parameter)
             case "object":
                 return rules.add(name, self._object(rules, name, parameter, depth))
             case "array":
@@ -186,6 +184,10 @@ class Quotes(Protocol):
         """Return any text."""
         ...
 
+    def of(self, rules: Rules, name: str, parameter: Parameter) -> str:
+        """Return text of a parameter's form, its rules named after `name`."""
+        ...
+
     def one(self, rules: Rules, words: str) -> str:
         """Return a certain text."""
         ...
@@ -198,6 +200,12 @@ class PythonQuotes:
         """See `Quotes`."""
         inner = r"[^Q\\\x00-\x1f]|\\[\\'\"nrt]"
         return rules.add("STRING", " | ".join(f"/Q({inner})*Q/".replace("Q", q) for q in "'\""))
+
+    def of(self, rules: Rules, name: str, parameter: Parameter) -> str:
+        """See `Quotes`. What is said of a text is enforced by writing it as JSON does."""
+        if not parameter.has_form:
+            return self.any(rules)
+        return rules.json(name, {**parameter.fields, "type": "string"}, parameter.scope)
 
     def one(self, rules: Rules, words: str) -> str:  # noqa: ARG002 - the protocol's
         """See `Quotes`."""
@@ -215,6 +223,13 @@ class MarkedQuotes:
         """See `Quotes`."""
         body = f"{rules.literal(self.mark)} {rules.text_up_to('text_end', self.mark)}"
         return rules.add("quoted_text", body)
+
+    def of(self, rules: Rules, name: str, parameter: Parameter) -> str:
+        """See `Quotes`."""
+        if not parameter.has_form:
+            return self.any(rules)
+        text_and_end = rules.text_up_to(name, self.mark, parameter.text_form())
+        return f"{rules.literal(self.mark)} {text_and_end}"
 
     def one(self, rules: Rules, words: str) -> str:
         """See `Quotes`."""

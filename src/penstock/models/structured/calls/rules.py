@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from dataclasses import dataclass
@@ -27,10 +28,14 @@ _NOTHING: Final[dict[str, Any]] = {
     "additionalProperties": False,
 }
 
+_ANY_TEXT: Final = "(?s:.*)"
+_LONGEST_COUNTED: Final = 1_000
+"""`maxLength` that is counted in text without quotes: an expression grows with it."""
+
 _DEFINITIONS: Final = ("$defs", "definitions")
 
 _OF_TEXT: Final = ("pattern", "format", "minLength", "maxLength")
-"""Keywords that no grammar of ours enforces on text that stands without quotes."""
+"""Keywords of text, which stands without quotes: only some of them can be enforced then."""
 
 
 def text(value: str) -> str:
@@ -114,17 +119,17 @@ class Rules:
         nothing = json_schema.names_nothing(function.parameters)
         return self.json(name, _NOTHING if nothing else function.parameters, Scope.of(function))
 
-    def text_up_to(self, name: str, end: str) -> str:
-        """Return any text, and the `end` behind it."""
+    def text_up_to(self, name: str, end: str, form: str = _ANY_TEXT) -> str:
+        """Return text that the regular expression `form` matches, and the `end` behind it."""
         places = [end.find(one) for one in self._markers if one in end]
         if places:
             # A text ends at a token in any case, so it may be as long as it likes.
             head, rest = end[: min(places)], end[min(places) :]
-            anything = self.add(
-                f"ANYTHING_{len(self._bodies)}" if head else "ANYTHING", f"/(?s:.*){pattern(head)}/"
-            )
-            return f"{anything} {self.literal(rest)}"
-        return self.add(f"{name}[lazy]", f"/(?s:.*){pattern(end)}/").removesuffix("[lazy]")
+            body = f"/{form}{pattern(head)}/"
+            known = next((key for key, one in self._bodies.items() if one == body), None)
+            text_name = known or self.add(f"TEXT_{len(self._bodies)}", body)
+            return f"{text_name} {self.literal(rest)}"
+        return self.add(f"{name}[lazy]", f"/{form}{pattern(end)}/").removesuffix("[lazy]")
 
     def source(self) -> str:
         """Return the grammar."""
@@ -163,17 +168,53 @@ class Parameter:
         """Whether the value may be a string."""
         return self.types is None or "string" in self.types
 
-    def check_text(self) -> None:
-        """See that text without quotes can be held to the schema.
+    @property
+    def has_form(self) -> bool:
+        """Whether the schema says more of a text than that it is one."""
+        return any(key in self.fields for key in _OF_TEXT)
 
-        :raises InvalidParameter: the schema is strict and says more of it than that it is text.
+    def text_form(self) -> str:
+        """Return the regular expression of text without quotes, as llguidance's Lark has it.
+
+        :raises InvalidParameter: the schema is strict, and says of the text what is not enforced.
         """
-        keyword = next((one for one in _OF_TEXT if one in self.fields), None)
-        if self.scope.strict and self.choices is None and keyword is not None:
+        said = [key for key in _OF_TEXT if key in self.fields]
+        if said == ["pattern"] and (inner := whole_pattern(self.fields["pattern"])) is not None:
+            library: Any = importlib.import_module("llguidance")
+            return f"(?:{library.regex_to_lark(inner, 'd')})"
+        if said and not set(said) & {"format", "pattern"}:
+            least, most = (self.fields.get(key) for key in ("minLength", "maxLength"))
+            if isinstance(most, int) and most <= _LONGEST_COUNTED:
+                return f"(?s:.{{{least if isinstance(least, int) else 0},{most}}})"
+        if said and self.scope.strict:
             raise InvalidParameter(
-                f"{keyword} of {self.name[:64]!r} cannot be enforced in the way "
-                "in which this model writes text"
+                f"{said[0]} of {self.name[:64]!r} cannot be enforced in the way in which this model "
+                "writes text"
             )
+        return _ANY_TEXT
+
+
+def whole_pattern(expression: Any) -> str | None:
+    """Return what a pattern has between `^` and `$`; None unless all of a text has to match it."""
+    if not isinstance(expression, str) or schema_keywords.needs_look_around(expression):
+        return None
+    if not expression.startswith("^") or not expression.endswith("$"):
+        return None
+    inner, depth, place, in_class = expression[1:-1], 0, 0, False
+    while place < len(inner):
+        character = inner[place]
+        if character == "\\":
+            place += 1
+        elif in_class:
+            in_class = character != "]"
+        elif character == "[":
+            in_class = True
+        elif character in "()":
+            depth += 1 if character == "(" else -1
+        elif character == "|" and depth == 0:
+            return None
+        place += 1
+    return inner if place == len(inner) else None  # else the `$` is escaped
 
 
 def members(schema: Any, scope: Scope) -> tuple[list[Parameter], bool]:
