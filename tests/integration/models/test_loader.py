@@ -302,6 +302,14 @@ def test_what_cannot_be_loaded_is_told_in_one_line(tiny_llama, tmp_path, damage,
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("queue", ["m-cpu", "bigdl-m-cpu"])
+def test_weights_of_no_number_are_named_by_every_backend(tiny_llama, tmp_path, queue):
+    folder = copy_of(tiny_llama, tmp_path)
+    _not_a_number(folder)
+    with pytest.raises(ModelNotLoadable, match=r"the weight .*up_proj.* holds NaN"):
+        load(queue, in_folder(tmp_path))
+
+
 def test_a_model_that_looks_ahead_is_refused(tmp_path):
     from transformers import BertConfig, BertLMHeadModel
 

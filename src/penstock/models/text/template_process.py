@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
@@ -148,9 +148,9 @@ def render(
 def _last_text(chat: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """Return what holds the last message's text, and under which name: itself, or its last part."""
     last = chat[-1] if chat else {}
-    parts = last.get("content")
-    holder: Any
-    holder, name = (parts[-1], "text") if isinstance(parts, list) and parts else (last, "content")
+    parts = cast("list[dict[str, Any]] | str | None", last.get("content"))
+    holder = parts[-1] if isinstance(parts, list) and parts else last
+    name = "content" if holder is last else "text"
     if not isinstance(holder.get(name), str):
         raise TemplateError("continue_final_message: the last message has no text")
     return holder, name

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
 
 from penstock.errors import ModelNotLoadable, first_line
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4"]
@@ -144,7 +144,9 @@ class Checkpoint:
         """A norm's weight or a bias."""
         weight = self.tensor(name)
         self._sizes[name] = weight.numel()
-        return weight.float().numpy()
+        values: NDArray[np.float32] = weight.float().numpy()
+        self._require_numbers(name, values)
+        return values
 
     def embeddings(self, name: str) -> Matrix:
         """An embedding table, in the checkpoint's own type: only a few rows are read a step."""
@@ -167,12 +169,22 @@ class Checkpoint:
         if tuple(weight.shape) != shape:
             raise wrong_shape(self.path, name, tuple(weight.shape), shape)
         self._sizes[name] = rows * columns
-        return _AS[form](weight)
+        held = _AS[form](weight)
+        if held.scales is not None:
+            self._require_numbers(name, held.scales)
+        return held
 
     def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
         """What `make` makes of it. `key` names that for a file of converted weights."""
         del key
         return make(self)
+
+    def _require_numbers(self, name: str, values: NDArray[Any]) -> None:
+        """:raises ModelNotLoadable: the checkpoint is damaged, or too large for its format."""
+        if not np.isfinite(values).all():
+            raise ModelNotLoadable(
+                f"{self.path}: the weight {name} holds NaN or infinity: the checkpoint is damaged"
+            )
 
     def _from_blocks(self, name: str, blocks: torch.Tensor, rows: int, columns: int) -> Matrix:
         expected = rows * columns // q4_0.BLOCK * q4_0.BLOCK_BYTES
