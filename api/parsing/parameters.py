@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from api.parsing import python_values
+from api.parsing.source import Malformed, Source
 from penstock.contract import schema_types
 from penstock.foreign import parse_json
 
@@ -32,7 +34,8 @@ def as_json(text: str, types: Sequence[str] | None) -> str:
     """Return the JSON of a value that was written without quotes, as its parameter's types read it.
 
     Text that is no JSON of a type that is allowed is a string, whatever the schema wants: the
-    client sees what the model wrote. Python's words for true, false and null are understood.
+    client sees what the model wrote. Python's words for true, false and null are understood, and
+    its lists and dicts for a parameter that is no string.
     """
     raw = text.strip()
     raw = _PYTHON.get(raw, raw)
@@ -40,9 +43,24 @@ def as_json(text: str, types: Sequence[str] | None) -> str:
     try:
         found = parse_json(raw)
     except ValueError:
-        return quoted
+        return _of_python(raw, types) or quoted
     if isinstance(found, str) and (not types or STRING in types):
         return quoted
     if types and not set(schema_types.of_value(found)) & set(types):
         return quoted
     return raw
+
+
+def _of_python(raw: str, types: Sequence[str] | None) -> str:
+    """Return the JSON of a list or a dict of Python's, which some templates write; else nothing."""
+    if not types or STRING in types or not raw.startswith(("[", "{")):
+        return ""
+    source, pieces = Source(), list[str]()
+    source.feed(raw)
+    source.ended = True
+    try:
+        for _ in python_values.value(source, pieces.append):
+            pass
+    except Malformed:
+        return ""
+    return "" if source.unread.strip() else "".join(pieces)

@@ -245,3 +245,16 @@ def test_calls_are_handed_to_the_template_in_its_form(tiny_llama):
     call = {"id": "call_1", "type": "function", "function": function}
     rendered = words.render(chat(USER, {"role": "assistant", "tool_calls": [call]}))
     assert rendered.endswith('[{"a": "ü"}]')
+
+
+def test_tools_without_descriptions_are_described_by_nothing_where_the_template_fails(tiny_llama):
+    template = (
+        "{% for tool in tools %}{{ '// ' + tool.function.description }} {{ tool.function.name }}"
+        "{% for name, one in tool.function.parameters.properties.items() %}"
+        "({{ name + one.description }}){% endfor %}{% endfor %}"
+    )
+    words = tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    bare = {"type": "function", "function": {"name": "f"}}
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    half = {"type": "function", "function": {"name": "g", "description": "G", "parameters": schema}}
+    assert words.render(chat(USER, tools=(bare, half))) == "//  f// G g(a)"

@@ -117,18 +117,24 @@ class ChatTemplates:
         conversation = [flat_messages.flattened(message) for message in prompt.messages]
         if any(message.get("tool_calls") for message in conversation):
             conversation = self._history.prepared(conversation)
+        variables = {
+            "add_generation_prompt": prompt.add_generation_prompt,
+            **self._variables,
+            **prompt.template_kwargs,
+        }
+        how: Any = {
+            "continues": prompt.continue_final_message,
+            "most_characters": most_characters,
+        }
         try:
-            return self._rendered(
-                conversation,
-                prompt.tools,
-                {
-                    "add_generation_prompt": prompt.add_generation_prompt,
-                    **self._variables,
-                    **prompt.template_kwargs,
-                },
-                continues=prompt.continue_final_message,
-                most_characters=most_characters,
-            )
+            try:
+                return self._rendered(conversation, prompt.tools, variables, **how)
+            except rendering.TemplateRefuses:
+                tools = [_completed(tool) for tool in prompt.tools]
+                if tools == list(prompt.tools):
+                    raise
+                # Many templates join descriptions without a look whether there are any.
+                return self._rendered(conversation, tools, variables, **how)
         except rendering.TemplateRefuses as error:
             reason = checkpoint.first_line(error)
             raise InvalidParameter(
@@ -214,6 +220,24 @@ def _check(prompt: ChatPrompt) -> None:
             "continue_final_message and add_generation_prompt exclude each other",
             param="continue_final_message",
         )
+
+
+def _completed(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool with an empty description, for itself and each parameter, where it has none."""
+    function: Any = tool.get("function")
+    if not isinstance(function, dict):
+        return tool
+    own = cast("dict[str, Any]", function)
+    parameters: Any = own.get("parameters") or {"type": "object"}
+    properties: Any = parameters.get("properties") or {}
+    described = {
+        name: {"description": "", **cast("dict[str, Any]", schema)}
+        if isinstance(schema, dict)
+        else schema
+        for name, schema in properties.items()
+    }
+    filled = {**parameters, "properties": described}
+    return {**tool, "function": {"description": "", **own, "parameters": filled}}
 
 
 def _with_tools_in_system(

@@ -131,7 +131,10 @@ def test_code_that_holds_tags_is_text(dialect: str, text: str) -> None:
         ("anything", "[1, 2]", [1, 2]),
         ("anything", "plain", "plain"),
         ("unknown", "7", 7),
-        ("places", "[{'a': 1}]", "[{'a': 1}]"),
+        ("places", "[{'a': None}, {'b': (True, 'x')}]", [{"a": None}, {"b": [True, "x"]}]),
+        ("places", "[{'a': 1}] x", "[{'a': 1}] x"),
+        ("places", "[a, b]", "[a, b]"),
+        ("city", "['a']", "['a']"),
     ],
 )
 def test_values_are_what_the_schema_allows(write, key: str, text: str, value: object) -> None:
