@@ -112,6 +112,14 @@ def test_several_calls_become_messages_with_their_results_behind_each() -> None:
     assert [one["role"] for one in in_order] == ["assistant", "tool", "assistant", "tool"]
 
 
+def test_results_come_in_the_order_of_their_calls() -> None:
+    a, b = (call("f", {}, name) for name in "ab")
+    messages = [said(a, b), result("x"), result("b"), result("a"), result("b", "2"), said(a)]
+    prepared = History().prepared(messages)
+    assert [one.get("tool_call_id", "-") for one in prepared] == ["-", "a", "b", "b", "x", "-"]
+    assert [one.get("content") for one in prepared[2:4]] == ["1", "2"]
+
+
 def test_kimis_ids_count_the_calls_of_the_conversation() -> None:
     form = History(ids="kimi_k2")
     messages = [said(call("f", {}, "call_x"), call("g", {}, "call_y")), result("call_y"),
@@ -120,7 +128,7 @@ def test_kimis_ids_count_the_calls_of_the_conversation() -> None:
     ids = [[one["id"] for one in message.get("tool_calls", [])] for message in prepared]
     assert ids == [["functions.f:0", "functions.g:1"], [], [], ["functions.f:2"]]
     assert [prepared[1]["tool_call_id"], prepared[2]["tool_call_id"]] == [
-        "functions.g:1", "functions.f:0",
+        "functions.f:0", "functions.g:1",
     ]  # fmt: skip
 
 

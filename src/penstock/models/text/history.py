@@ -77,7 +77,7 @@ class History:
         """Return flattened messages as the template takes them."""
         names = self._names(messages)
         prepared = [self._message(message, names) for message in messages]
-        return _one_by_one(prepared) if self.one_call else prepared
+        return _in_order(prepared, one_by_one=self.one_call)
 
     def _names(self, messages: Sequence[Message]) -> dict[str, str]:
         """Return the ids that calls and their results get in place of the client's."""
@@ -121,27 +121,33 @@ class History:
         return prepared
 
 
-def _one_by_one(messages: Sequence[Message]) -> list[Message]:
-    """Return messages of one call each, each with its results behind it."""
-    split: list[Message] = []
+def _in_order(messages: Sequence[Message], *, one_by_one: bool) -> list[Message]:
+    """Return messages with results in the order of their calls: many templates show no ids.
+
+    With `one_by_one` each call is a message of its own, with its results behind it.
+    """
+    ordered: list[Message] = []
     place = 0
     while place < len(messages):
         message, place = messages[place], place + 1
         calls = _calls(message)
         if not calls:
-            split.append(message)
+            ordered.append(message)
             continue
         results: list[Message] = []
         while place < len(messages) and messages[place].get("role") == "tool":
             results.append(messages[place])
             place += 1
+        if not one_by_one:
+            ordered.append(message)
         for index, call in enumerate(calls):
-            alone = message if not index else {"role": message["role"], "content": ""}
-            split.append({**alone, "tool_calls": [call]})
-            split += [one for one in results if one.get("tool_call_id") == call.get("id")]
+            if one_by_one:
+                alone = message if not index else {"role": message["role"], "content": ""}
+                ordered.append({**alone, "tool_calls": [call]})
+            ordered += [one for one in results if one.get("tool_call_id") == call.get("id")]
         known = {call.get("id") for call in calls}
-        split += [one for one in results if one.get("tool_call_id") not in known]
-    return split
+        ordered += [one for one in results if one.get("tool_call_id") not in known]
+    return ordered
 
 
 def _leaves_out(*texts: str) -> bool:
