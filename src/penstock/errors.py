@@ -165,9 +165,13 @@ class NoWorker(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    """Redis does not answer, or is out of memory."""
+    """Redis does not answer, is out of memory, or refuses a call.
+
+    `is_refused`: it answers, and would say the same again, such as of a key of another type.
+    """
 
     code = "store_unavailable"
+    is_refused: bool = False
 
 
 class Draining(Unavailable):

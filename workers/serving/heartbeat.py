@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import redis
 from celery.utils.log import get_logger
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from penstock.settings import Settings
     from penstock.transport.fleet.registry import Announcer
@@ -37,6 +38,17 @@ ASLEEP_S = 1.0
 
 HUNG_FOR_LONG = 2
 """After so many times `hung_step_s` in one step, the process ends and a supervisor restarts it."""
+
+
+@contextmanager
+def _noted(refusals: list[StoreUnavailable]) -> Iterator[None]:
+    """Keep what Redis refuses of one queue from what is done for the others."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        if not error.is_refused:
+            raise
+        refusals.append(error)
 
 
 class Heartbeat(threading.Thread):
@@ -112,18 +124,25 @@ class Heartbeat(threading.Thread):
         healthy = [served for served in self._served_queues.values() if self._is_healthy(served)]
         # Writing tokens renews as well: what an engine at work holds is seldom due here.
         claimed = self._claimed.leased_before(time.monotonic() - self._pause_s)
+        refusals: list[StoreUnavailable] = []
         for served in healthy:
-            self._renew(served, [one for one in claimed if one.served is served])
+            with _noted(refusals):
+                self._renew(served, [one for one in claimed if one.served is served])
         now_s = time.monotonic()
         if now_s - self._announced_s >= self._settings.heartbeat_s:
             self._announced_s = now_s
             # An engine that hangs takes no job: each would be lost with its lease.
             self._hooks.rest(self._announcer.announce(self._hooks.card()) or bool(self._hung))
         # After the renewal, so that leases which ran out while Redis was away are kept.
-        ends_s = [self._jobs.reap(queue).next_end_s for queue in self._served_queues]
+        ends_s: list[float | None] = []
+        for queue in self._served_queues:
+            with _noted(refusals):
+                ends_s.append(self._jobs.reap(queue).next_end_s)
         for served in healthy:
             self._hooks.look_for_returned(served)
         self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
+        if refusals:
+            raise refusals[0]
 
     def _until_next(self, ends_s: list[float]) -> float:
         """Return how long to wait, where the next leases of the lanes end in so many seconds."""

@@ -11,12 +11,13 @@ from celery.utils.log import get_logger
 
 from penstock.contract.events import TERMINAL_EVENTS
 from penstock.errors import StoreUnavailable
-from penstock.transport.jobs.queue import Row
+from penstock.transport import keys
+from penstock.transport.jobs.queue import Refusal, Row
 
 if TYPE_CHECKING:
     from penstock.contract.events import Event
     from penstock.engine.events import AttemptEvent
-    from penstock.transport.jobs.queue import Refusal, WorkerQueue
+    from penstock.transport.jobs.queue import WorkerQueue
     from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs
     from workers.serving.hooks import Hooks
 
@@ -111,6 +112,14 @@ class Publisher(threading.Thread):
                 return
             self._claimed.leased((claimed.attempt_id for claimed, _ in batch), asked_s)
             refused = {refusal.job_id for refusal in refusals}
+            for refusal in refusals:
+                if refusal.reason == "broken":
+                    logger.error(
+                        "Job %s is dropped: %s or %s has another type than ours",
+                        refusal.job_id,
+                        keys.job(queue, refusal.job_id),
+                        keys.journal(queue, refusal.job_id),
+                    )
             for claimed, event in batch:
                 if claimed.claim.job.id in refused:
                     self._hooks.lose(claimed)
@@ -131,9 +140,26 @@ class Publisher(threading.Thread):
             try:
                 return self._jobs.append(queue, rows)
             except StoreUnavailable as error:
+                if error.is_refused:
+                    return self._append_apart(queue, rows)
                 logger.warning("%d events of %s wait: %s", len(rows), queue, error)
                 self._giving_up.wait(_RETRY_S)
         return None
+
+    def _append_apart(self, queue: str, rows: list[Row]) -> list[Refusal]:
+        """Append each job's events alone: what Redis refuses of one must not keep others back.
+
+        A job whose events are refused is dropped; its lease runs out, or its client hears why.
+        """
+        refusals: list[Refusal] = []
+        for job_id in dict.fromkeys(row.job_id for row in rows):
+            its = [row for row in rows if row.job_id == job_id]
+            try:
+                refusals += self._jobs.append(queue, its)
+            except StoreUnavailable as error:
+                logger.error("The events of job %s are dropped: %s", job_id, error)  # noqa: TRY400
+                refusals.append(Refusal(job_id, "fenced"))
+        return refusals
 
     def _lose_all(self, steps: list[list[AttemptEvent]]) -> None:
         for attempt_id in {one.attempt_id for step in steps for one in step}:

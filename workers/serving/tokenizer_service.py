@@ -19,6 +19,7 @@ from penstock.contract.tokenizer_calls import (
 from penstock.errors import PenstockError, QueueFull
 from penstock.models.text import rendering
 from penstock.transport.replies import tokenizer_calls
+from penstock.transport.store.connection import as_unavailable
 from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ class TokenizerService(threading.Thread):
                 )
                 if call is not None:
                     self._take(call)
-            except (redis.RedisError, PenstockError):
-                self._closing.wait(_WAIT_S)  # the heartbeat tells of Redis's absence
+            except (redis.RedisError, PenstockError) as error:
+                as_unavailable(error)  # logs a refusal; the heartbeat reports Redis's absence
+                self._closing.wait(_WAIT_S)
             except Exception:
                 logger.exception("A small call was not answered")
 

@@ -148,4 +148,4 @@ async def test_an_unknown_queue_leaves_no_trace(
     await jobs.reap("nothing-cpu")
     assert worker.claim("nothing-cpu") is None
     assert (await jobs.depth("nothing-cpu")).waiting_jobs == 0
-    assert redis_client.dbsize() == 0
+    assert list(redis_client.scan_iter()) == [keys.STORE.encode()]

@@ -89,11 +89,12 @@ class Row(msgspec.Struct, frozen=True):
 class Refusal(msgspec.Struct, frozen=True):
     """A job that this worker must drop at once, without another word to its client.
 
-    `fenced`: it is not this worker's any more. `cancelled` and `expired`: it has ended.
+    `fenced`: it is not this worker's any more. `cancelled` and `expired`: it has ended. `broken`:
+    something else is in its keys' place.
     """
 
     job_id: str
-    reason: Literal["fenced", "cancelled", "expired"]
+    reason: Literal["fenced", "cancelled", "expired", "broken"]
 
 
 class ReapResult(msgspec.Struct, frozen=True):

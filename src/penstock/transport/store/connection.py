@@ -161,7 +161,11 @@ def _give_up(error: Exception) -> StoreUnavailable:
     if refused and not isinstance(error, AuthenticationError | AuthorizationError):
         if _told.is_due(str(error)):
             _log.error("Redis refuses a command: %s", error)
-        return StoreUnavailable(f"Redis refuses a command ({_code(error) or type(error).__name__})")
+        refusal = StoreUnavailable(
+            f"Redis refuses a command ({_code(error) or type(error).__name__})"
+        )
+        refusal.is_refused = True
+        return refusal
     return StoreUnavailable(f"Redis does not answer: {error}")
 
 

@@ -106,6 +106,9 @@ def _search(command: Sequence[Any]) -> Search:
         if count == 2 and its_keys[0] == keys.queue_prefix(its_keys[1]):  # noqa: PLR2004
             return (yield from _of_script(its_keys[1], command[5:]))
         return its_keys
+    if str(command[0]).upper() == "BRPOP":
+        lists = {str(key): "list" for key in command[1:-1]}
+        return wrong(lists, (yield [("TYPE", key) for key in lists]))
     return [str(command[1])] if len(command) > 1 else []
 
 

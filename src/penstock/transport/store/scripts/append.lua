@@ -29,7 +29,12 @@ local function write(job, index, count, terminal, event)
     finish(job, terminal, event)
     return
   end
-  redis.call('XADD', journal_key(job.id), '1-' .. index, 'e', event)
+  if is_error(redis.pcall('XADD', journal_key(job.id), '1-' .. index, 'e', event)) then
+    -- Something else is in its journal's place: nobody could go on with it.
+    fail(job, 'failed', 'store_unavailable', 'the journal of the answer is not ours')
+    refuse(job.id, 'broken')
+    return
+  end
   redis.call('HSET', job_key(job.id), 'next', job.next + count)
   redis.call('ZADD', leases, now + lease_ms, job.id)
   if job.next == 0 then
@@ -39,8 +44,12 @@ local function write(job, index, count, terminal, event)
 end
 
 local function append(id, epoch, index, count, terminal, event)
-  local f = redis.call('HMGET', job_key(id), 'state', 'epoch', 'next', 'deadline', 'cancel', 'reply',
+  local f = redis.pcall('HMGET', job_key(id), 'state', 'epoch', 'next', 'deadline', 'cancel', 'reply',
     'worker')
+  if is_error(f) then
+    refuse(id, 'broken')
+    return
+  end
   if f[1] ~= 'running' or not is_ours(f, epoch) then
     local reason = reason_against(f, epoch, tonumber(index), terminal)
     if reason then refuse(id, reason) end

@@ -40,11 +40,15 @@ local function kept_until(deadline) return math.max(deadline, now) + journal_ms 
 
 local function number_at(field) return tonumber(redis.call('HGET', counters, field) or 0) end
 
--- The job's fields, or nil where there is no such job.
+-- Whether a call by `pcall` has failed: its key has another type than ours.
+local function is_error(answer) return type(answer) == 'table' and answer.err ~= nil end
+
+-- The job's fields, or nil where there is no such job, or something else in its place: one broken
+-- job must not stop the scripts for all others.
 local function read(id)
-  local f = redis.call('HMGET', job_key(id), 'state', 'epoch', 'next', 'lost', 'deadline',
+  local f = redis.pcall('HMGET', job_key(id), 'state', 'epoch', 'next', 'lost', 'deadline',
     'cancel', 'reply', 'priority', 'tenant', 'cost', 'seq', 'created', 'worker')
-  if not f[1] then return nil end
+  if is_error(f) or not f[1] then return nil end
   return {
     id = id, state = f[1], epoch = tonumber(f[2]), next = tonumber(f[3]), lost = tonumber(f[4]),
     deadline = tonumber(f[5]), cancel = f[6] == '1', reply = f[7], priority = f[8],
@@ -74,10 +78,10 @@ local function publish()
   for _, channel in ipairs(channels) do
     local heard = redis.call('PUBLISH', channel, '[' .. table.concat(said[channel], ',') .. ']')
     for _, id in ipairs(ended[channel]) do
-      if heard > 0 or redis.call('HEXISTS', job_key(id), 'left') == 1 then
+      if heard > 0 or redis.pcall('HEXISTS', job_key(id), 'left') == 1 then
         redis.call('HDEL', job_key(id), 'job')
       else
-        redis.call('ZADD', unheard, now, id)
+        redis.pcall('ZADD', unheard, now, id)
         keep(unheard, now + journal_ms)
       end
     end
@@ -211,7 +215,7 @@ local function finish(job, status, event)
   redis.call('ZREM', leases, job.id)
   redis.call('ZREM', deadlines, job.id)
   redis.call('HSET', key, 'state', status)
-  redis.call('XADD', journal, '1-' .. string.format('%d', job.next), 'e', event)
+  redis.pcall('XADD', journal, '1-' .. string.format('%d', job.next), 'e', event)
   redis.call('PEXPIRE', key, journal_ms)
   redis.call('PEXPIRE', journal, journal_ms)
   say(job.reply, event)
