@@ -15,6 +15,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import loader
 from penstock.models.backends import bigdl
 from penstock.models.backends.lean.model import LeanModel
+from penstock.models.backends.linear_layers import linear_layers
 from penstock.models.catalogue.models_file import BIGDL_FORMATS
 from penstock.models.catalogue.resolve import resolve
 from penstock.models.loading import checkpoint
@@ -52,7 +53,7 @@ def reference(path: Path, settings: Settings, quantise) -> torch.Tensor:
     """Logits of the plain model with every matrix rounded by `quantise`."""
     spec = replace(resolve("tiny-llama-cpu", settings), path=path)
     module = checkpoint.load_module(spec, checkpoint.load_config(spec), torch.float32)
-    for _, _, layer in bigdl.linear_layers(module):
+    for _, _, layer in linear_layers(module):
         layer.weight.data = quantise(layer.weight.data)
     return module(input_ids=torch.tensor([TOKENS]), use_cache=False).logits[0]
 

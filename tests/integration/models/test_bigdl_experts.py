@@ -28,6 +28,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.models import loader, quantise
 from penstock.models.backends import bigdl, low_bit_experts
+from penstock.models.backends.linear_layers import linear_layers, matrix_of
 from penstock.models.backends.native import library
 from penstock.models.catalogue import footprint
 from penstock.models.catalogue.models_file import BIGDL_FORMATS
@@ -176,8 +177,8 @@ def dequantised(model: Any) -> Any:
     if model.config.tie_word_embeddings:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
-        for _, _, layer in bigdl.linear_layers(model):
-            round_trip(bigdl.matrix_of(layer))
+        for _, _, layer in linear_layers(model):
+            round_trip(matrix_of(layer))
         for _, part in low_bit_experts.expert_modules(model):
             for name in low_bit_experts.matrix_names(part):
                 for weight in getattr(part, name):

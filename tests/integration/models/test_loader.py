@@ -17,6 +17,7 @@ from penstock.models.backends.lean.model import LeanModel
 from penstock.models.catalogue.resolve import resolve
 from penstock.models.devices import cpu
 from penstock.settings import Settings
+from tests.architectures import build
 from tests.fixtures.models import randomise, write_model, write_tiny_llama
 
 
@@ -158,6 +159,14 @@ def test_layers_that_mix_rows_fall_back_although_they_have_the_interface(tmp_pat
     card = load("lfm-cpu", in_folder(tmp_path)).card
     assert (card.batching, card.running) == ("grouped", "grouped-chunks")
     assert "its layers keep a state: LinearAttentionLayer" in caplog.text
+
+
+@pytest.mark.parametrize("entry", ["dtype = 'bf16'", "format = 'sym_int4'\nbackend = 'bigdl'"])
+def test_a_state_that_weighs_little_is_seen_in_coarse_formats(tmp_path, entry):
+    """Falcon-H1's Mamba moves logits by 1 %, less than 16 and 4 bit round: no probe would tell."""
+    build.write("falcon_h1", tmp_path / "models" / "m")
+    (tmp_path / "models.toml").write_text(f"[models.m]\n{entry}")
+    assert load("m-cpu", in_folder(tmp_path)).card.batching == "grouped"
 
 
 def _no_config(folder: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import logging
 import sys
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,19 +20,22 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.backends import low_bit_experts as experts
 from penstock.models.backends.lean.products import low_bit
+from penstock.models.backends.linear_layers import (
+    contiguous_class,
+    linear_layers,
+    matrix_of,
+    read_directly,
+)
 from penstock.models.backends.transformers.model import assemble
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers, transformers_module
+from penstock.models.loading.libraries import transformers
 from penstock.models.spec import DEFAULT_LOW_BIT
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from penstock.models.loading.assembled import Assembled, Progress
     from penstock.models.spec import ModelSpec
-
-BLOCK = 64  # every format's rows are whole blocks of this many weights
-logger = logging.getLogger(__name__)
 
 _NEGLIGIBLE = 10
 """Bytes in low bit for each weight in fp32: what is held of routers and norms is far less."""
@@ -152,7 +154,7 @@ class Quantiser:
                 f"takes {expected * outputs} bytes, not {packed.numel()}"
             )
         with torch.device("meta"):
-            low_bit = _contiguous_class(self._library.LowBitLinear)(
+            low_bit = contiguous_class(self._library.LowBitLinear)(
                 inputs, outputs, self._qtype, layer.bias is not None
             )
         low_bit._parameters["weight"] = self._library.FP4Params(  # noqa: SLF001 - as bigdl-llm does
@@ -161,61 +163,6 @@ class Quantiser:
         if layer.bias is not None:
             low_bit.bias = nn.Parameter(layer.bias.data, requires_grad=False)
         return low_bit
-
-
-@cache
-def _contiguous_class(kind: Any) -> Any:
-    """bigdl-llm's layer for any input: its kernel reads a strided one as if it were contiguous."""
-
-    class LowBitLinear(kind):
-        """A LowBitLinear that lays its input out first, and takes an empty one."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            """(..., in) -> (..., out) float32."""
-            if x.numel() == 0:
-                return x.new_empty((*x.shape[:-1], self.out_len), dtype=torch.float32)
-            product: torch.Tensor = kind.forward(self, x.contiguous())
-            return product
-
-    return LowBitLinear
-
-
-@torch.inference_mode()
-def read_directly(module: Any) -> set[nn.Module]:
-    """Linear layers whose weights their owner multiplies by itself, as some routers do.
-
-    Found by one forward of two tokens: their owner runs and they do not. Packed weights would be
-    read as numbers there. (That forward also lets a module change its weights once, as RWKV does.)
-    """
-    layers = list(linear_layers(module))
-    ran: set[nn.Module] = set()
-    parts = {part for parent, _, layer in layers for part in (parent, layer)}
-    hooks = [part.register_forward_pre_hook(lambda part, _: ran.add(part)) for part in parts]
-    try:
-        module.eval()(input_ids=torch.zeros((1, 2), dtype=torch.int64), use_cache=False)
-    except Exception as error:  # noqa: BLE001 - the check at the load's end has the last word
-        logger.info("no forward before quantising: %s", checkpoint.first_line(error))
-        return set()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {layer for parent, _, layer in layers if parent in ran and layer not in ran}
-
-
-def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, Any]]:
-    """(parent, name, layer) of every linear layer whose rows are whole blocks."""
-    transposed = transformers_module("pytorch_utils").Conv1D
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            # Routers that subclass it return more than a product.
-            if type(child) in {nn.Linear, transposed} and matrix_of(child).shape[1] % BLOCK == 0:
-                yield parent, name, child
-
-
-def matrix_of(layer: Any) -> torch.Tensor:
-    """(outputs, inputs) of a linear layer; GPT-2's have theirs the other way round."""
-    weight: torch.Tensor = layer.weight.data
-    return weight if isinstance(layer, nn.Linear) else weight.T
 
 
 def _key_of(module: Any, parent: nn.Module, name: str) -> str:
