@@ -25,8 +25,10 @@ SAMPLE = (
     "qwen3_5_text", "rwkv",
 )  # fmt: skip
 IMAGE_SAMPLE = ("idefics3", "llama4", "mllama")
+COARSE = 0.15
+"""What rounding of activations to 8 bit may tip in 4 bit, in standard deviations of a row."""
 ROUTERS = 1.5
-"""Of a router's model in 4 bit: a choice that rounding tips moves logits by this much."""
+"""The same of a model with experts, where it may tip a router's choice."""
 
 known = ways.read()
 types = [name for name in known.text if ALL or name in SAMPLE]
@@ -69,9 +71,9 @@ def _expect(folder: Path, way: ways.Way, *, low_bit: bool) -> None:
     judged = serve.judge(folder, low_bit=low_bit)
     expected = way.low_bit if low_bit else way.full
     assert ways.speed(judged.card.running) >= ways.speed(expected), judged
-    if judged.gap >= serve.ROUNDING:
-        # Four bits round activations too, and a router makes much of little.
-        assert low_bit, judged
-        assert judged.gap < ROUTERS, judged
-    # In 4 bit most answers of a mixture meet a near tie, or a tipped choice, within eight tokens.
-    assert judged.equal >= (1 if low_bit else judged.answers // 2), judged
+    if low_bit:  # activations are rounded too, and a router makes much of little
+        routed = "expert" in (folder / "config.json").read_text(encoding="utf-8")
+        assert judged.gap < (ROUTERS if routed else COARSE), judged
+    else:
+        assert judged.gap < serve.ROUNDING, judged
+        assert judged.equal >= judged.answers - 1, judged
