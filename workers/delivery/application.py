@@ -28,7 +28,7 @@ _DAY_S = 24 * 60 * 60
 def configuration() -> dict[str, Any]:
     """Celery's settings, made of ours when Celery first asks for one.
 
-    A bad value ends the process with one line: whoever asks is a command that cannot go on.
+    A bad value ends the process with one line: the command that reads it cannot go on.
     """
     try:
         ours = settings.load()

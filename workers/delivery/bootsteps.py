@@ -1,4 +1,4 @@
-"""Where the station joins Celery's worker: after the pool is made, before anything is consumed."""
+"""Starts our worker inside Celery's: after the pool is made, before anything is consumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 SEVERAL_QUEUES_POLL_S = 0.1
-"""How long Celery waits on one set of queues before it looks whether the set has changed."""
+"""How long Celery waits for one set of queues before it checks whether the set has changed."""
 
 _CHATTY = ("celery.worker.strategy", "celery.worker.consumer.connection", "kombu.pidbox")
 
@@ -52,9 +52,9 @@ class Serving(bootsteps.StartStopStep):
             self._worker = _open(parent)
         except PenstockError as error:
             sys.exit(f"penstock: {error}")
-        # Before Celery's own, which starts the program anew after SIGHUP and has to come first.
+        # Before Celery's own, which restarts the program after SIGHUP and has to run first.
         atexit.register(self._leave)
-        # Claim nothing more from the moment of the signal, not from when the loop notices it.
+        # Claim nothing from the signal on, not only once the loop notices it.
         signals.worker_shutting_down.connect(self._on_signal)
         parent.concurrency = parent.min_concurrency = self._worker.slots
         parent.pool.attach(self._worker, parent)
@@ -84,7 +84,7 @@ class Serving(bootsteps.StartStopStep):
             self._exit_code = self._worker.exit_code or EX_FAILURE
 
     def _leave(self) -> None:
-        """End the process without taking the interpreter apart, once all is handed over.
+        """End the process without tearing down the interpreter, once all is handed over.
 
         With torch in it that takes seconds, and native code which still runs in a hung engine's
         thread would abort it.
@@ -108,7 +108,7 @@ def _open(worker: Any) -> Worker:
     queues = sorted(worker.app.amqp.queues.consume_from)
     if queues == [NO_QUEUE]:
         raise StartupError("name the queues to serve: celery -A workers worker -Q <model>-<device>")
-    # Here, not above: this brings the model libraries, which `celery inspect` has no use for.
+    # Imported here: this loads the model libraries, which `celery inspect` does not need.
     from workers.serving.startup import open_worker  # noqa: PLC0415
 
     return open_worker(queues, getattr(worker, "asked_slots", None), settings.load())
@@ -117,7 +117,7 @@ def _open(worker: Any) -> Worker:
 @signals.celeryd_init.connect
 def _note_options(instance: Any, options: Any, **_: Any) -> None:
     """Remember `-c` before Celery puts the number of cores in its place."""
-    instance.quiet = True  # Celery's banner; the lines about the models say more
+    instance.quiet = True  # no banner of Celery's; the lines about the models have more
     # It warns root of messages that carry code; ours are JSON and can carry none.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     slots = options.get("concurrency")
@@ -127,7 +127,7 @@ def _note_options(instance: Any, options: Any, **_: Any) -> None:
 @signals.after_setup_logger.connect
 @signals.after_setup_task_logger.connect
 def _write_json(logger: logging.Logger, **_: Any) -> None:
-    """Have Celery's lines, and through its root logger all others, in the form that is wanted."""
+    """Format Celery's log lines, and by its root logger all others, as the settings have it."""
     adopt(logger.handlers, settings.load())
 
 
@@ -135,7 +135,7 @@ def _write_json(logger: logging.Logger, **_: Any) -> None:
 def _tune(sender: Any, **_: Any) -> None:
     """Set what the plain command line leaves at Celery's own defaults."""
     calm_acks()
-    # Workers have nothing to say to each other: no second of mingling at the start.
+    # Workers do not talk to each other: no second of mingling at the start.
     sender.options["without_mingle"] = sender.options["without_gossip"] = True
     context = click.get_current_context(silent=True)
     source = context.get_parameter_source("loglevel") if context else None

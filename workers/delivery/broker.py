@@ -129,7 +129,7 @@ class SteadyChannel(Steady, Channel):
 
 
 class SteadySentinelChannel(Steady, SentinelChannel):
-    """kombu's channel to whoever the Sentinels name."""
+    """kombu's channel to the master that the Sentinels name."""
 
 
 class SteadyTransport(Sifting, Transport):

@@ -130,7 +130,7 @@ class PromptConsumer(Consumer):
         """Note an outage, close the connection, and wait a moment."""
         self._settle_no_more()
         with warnings.catch_warnings():
-            # It says at each lost connection that tasks are not cancelled, which is what we want.
+            # It warns at each lost connection that tasks are not cancelled, as intended.
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
         self._wait(exc)
@@ -186,7 +186,7 @@ class PromptConsumer(Consumer):
         self._drop(message, "it names no task", body)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Drop a message whose task nobody knows."""
+        """Drop a message with an unknown task."""
         self._drop(message, f"unknown task {exc}", body)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:

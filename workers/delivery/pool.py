@@ -33,18 +33,18 @@ REOPEN_S = 1.0
 class Why(Enum):
     """Why a queue is not consumed."""
 
-    ALONE = "the station looks by itself"
-    RESTING = "the station claims nothing for now"
+    POLLED = "the worker polls it"
+    RESTING = "the worker claims nothing for now"
     PUT_BACK = "a bell had to be put back a moment ago"
 
 
 class EnginePool(BasePool):
-    """Hands doorbells to the station and tells Celery when their jobs have ended.
+    """Passes doorbells to the worker and reports to Celery when their jobs have ended.
 
-    A bell takes no slot: the station claims as many jobs as it has slots free, whatever rang. While
-    it looks for jobs by itself (a queue is full, or jobs come in a burst), the queue is *paused*:
-    Celery does not consume it. A bell that comes in spite of it to a full queue is put back. What
-    bells Celery holds is bounded by its prefetch count, the sum of all slots.
+    A bell takes no slot: the worker claims as many jobs as it has free slots, whichever bell rang.
+    While it polls a queue (all slots are taken, or jobs come in a burst), the queue is *paused*:
+    Celery does not consume it. A bell that still arrives for a full queue is put back. Celery's
+    prefetch count, the sum of all slots, bounds the unacknowledged bells.
 
     Every attribute belongs to the main thread, which runs Celery's event loop; other threads
     only call `_post` and `wake`.
@@ -66,15 +66,15 @@ class EnginePool(BasePool):
     # Celery's side
 
     def attach(self, worker: Worker, celery_worker: Any) -> None:
-        """Serve this station's lanes; called before the pool starts."""
+        """Serve this worker's queues; called before the pool starts."""
         self._worker = worker
         self._celery_worker = celery_worker
         self.limit = worker.slots
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Take the event loop; Celery calls this anew for each connection, then consumes."""
+        """Take the event loop; Celery calls this for each new connection, then consumes."""
         self._hub = loop
-        self._tell_broker()
+        self._update_broker()
 
     def on_apply(  # noqa: PLR0917 - Celery's signature
         self,
@@ -86,7 +86,7 @@ class EnginePool(BasePool):
         error_callback: Any = None,
         **_: Any,
     ) -> None:
-        """Start a task: a doorbell is for the station; anything else runs in the side thread."""
+        """Start a task: a doorbell goes to the worker; anything else runs in the side thread."""
         if args[0] != DOORBELL:
             self._run_aside(target, args, kwargs, callback, accept_callback)
             return
@@ -100,7 +100,7 @@ class EnginePool(BasePool):
         self._worker.take(Ticket(queue, partial(self._post, ended)))
 
     def on_stop(self) -> None:
-        """End the side thread; `Serving` has drained the station by then.
+        """End the side thread; `Serving` has drained the worker by then.
 
         Celery's handler of SIGQUIT (and of a second SIGINT) calls this from within the signal
         handler. The drain that it interrupts sees `state.should_terminate` and makes haste.
@@ -118,7 +118,7 @@ class EnginePool(BasePool):
     def grow(self, n: int = 1) -> None:
         """Refuse: the KV cache was made for the slots that there are.
 
-        :raises ValueError: always; remote control hands it to whoever asked, Flower for one.
+        :raises ValueError: always; remote control returns it to its caller, such as Flower.
         """
         raise ValueError(f"no {n} slots more: {self.limit} are fixed at the start (-c)")
 
@@ -130,11 +130,11 @@ class EnginePool(BasePool):
         raise ValueError(f"no {n} slots less: {self.limit} are fixed at the start (-c)")
 
     def in_a_hurry(self) -> bool:
-        """Whether the process was told to stop now (SIGQUIT, a second SIGINT)."""
+        """Whether the process has to stop now (SIGQUIT, a second SIGINT)."""
         return state.should_terminate not in {None, False}
 
     def wake(self) -> None:
-        """Have the event loop turn once; any thread may call this.
+        """Make the event loop run once; any thread may call this.
 
         After a signal it would otherwise sleep on: its handler only leaves a note.
         """
@@ -146,21 +146,21 @@ class EnginePool(BasePool):
         state.should_stop = 1
 
     def rest_changed(self) -> None:
-        """Claim nothing while the station rests, go on when it does; any thread may call this."""
+        """Follow `Worker.resting`: pause all queues or resume them; any thread may call this."""
         self._post(self._follow_rest)
 
     def consume(self, queue: str, wanted: bool) -> None:
-        """Have Celery consume a queue, or not for now; any thread may call this."""
-        self._post(self._resume if wanted else self._pause, queue, Why.ALONE)
+        """Let Celery consume a queue, or not for now; any thread may call this."""
+        self._post(self._resume if wanted else self._pause, queue, Why.POLLED)
 
     def look(self) -> None:
-        """Have the station look for jobs without a bell: Redis refuses what Celery asks of it."""
+        """Let the worker look for jobs without a bell: Redis refuses Celery's commands."""
         if self._worker is not None and not self._worker.resting:
             for queue in self._worker.served_queues:
                 self._worker.take(Ticket(queue, has_bell=False))
 
     def pump(self) -> None:
-        """Run what other threads left for this one; for use when the event loop has ended."""
+        """Run the calls that other threads have queued; for use when the event loop has ended."""
         while True:
             try:
                 call = self._calls.get_nowait()
@@ -175,10 +175,10 @@ class EnginePool(BasePool):
             "paused": sorted(self._paused),
         }
 
-    # The station's side
+    # The worker's side
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the main thread call a function; any thread may ask."""
+        """Let the main thread call a function; any thread may call this."""
         self._calls.put(partial(function, *args))
         self.wake()
 
@@ -191,7 +191,7 @@ class EnginePool(BasePool):
         if outcome is Outcome.PUT_BACK:
             self._put_back(queue, error_callback)
             return
-        # Request.on_success: acknowledges, and tells Flower how long the job took.
+        # Request.on_success: acknowledges, and reports the job's duration to Flower.
         callback((0, outcome.name, time.monotonic() - taken_s))
 
     # Which queues are consumed
@@ -202,7 +202,7 @@ class EnginePool(BasePool):
             (self._pause if resting else self._resume)(queue, Why.RESTING)
 
     def _put_back(self, queue: str, error_callback: Any) -> None:
-        """Leave a bell to others, and do not take it again at once."""
+        """Leave a bell to other workers, and do not take it again at once."""
         self._pause(queue, Why.PUT_BACK)
         if queue not in self._served_queues():
             logger.error("Queue %s is not served here: name it with -Q at the start", queue)
@@ -212,17 +212,17 @@ class EnginePool(BasePool):
 
     def _pause(self, queue: str, why: Why) -> None:
         self._paused.setdefault(queue, set()).add(why)
-        self._tell_broker()
+        self._update_broker()
 
     def _resume(self, queue: str, why: Why) -> None:
         reasons = self._paused.get(queue, set())
         reasons.discard(why)
         if not reasons:
             self._paused.pop(queue, None)
-        self._tell_broker()
+        self._update_broker()
 
-    def _tell_broker(self) -> None:
-        """Say which queues are paused; when the connection is lost, the next one is told anew."""
+    def _update_broker(self) -> None:
+        """Pass on which queues are paused; a new connection gets it again."""
         consumer = self._task_consumer()
         if consumer is not None:
             consumer.channel.pause(frozenset(self._paused))
@@ -245,7 +245,7 @@ class EnginePool(BasePool):
 
 
 def _einfo(error: Exception) -> ExceptionInfo:
-    """Wrap an error as Celery's callbacks want it."""
+    """Wrap an error as Celery's callbacks expect it."""
     try:
         raise error
     except type(error):

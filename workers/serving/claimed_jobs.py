@@ -1,4 +1,4 @@
-"""The jobs that this process holds a lease of."""
+"""The jobs that this worker has leased."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from workers.serving.served_queue import ServedQueue
 
 REMEMBERED: Final = 4096
-"""Attempts whose names are not given again."""
+"""Attempts whose ids are not used again."""
 
 
 class Outcome(Enum):
-    """What became of a ticket."""
+    """How a ticket ended."""
 
-    ENDED = "its job ended here, or is somebody else's by now"
+    ENDED = "its job ended here, or was lost"
     EMPTY = "no job was waiting"
-    FULL = "no slot was free; the bell is for others"
-    PUT_BACK = "it was not looked at; the bell has to ring again"
+    FULL = "no slot was free; the bell is for other workers"
+    PUT_BACK = "the queue was not looked into; the bell has to ring again"
 
 
-def _nobody(_outcome: Outcome) -> None:
-    """Tell nobody: the station has looked by itself."""
+def _ignore(_outcome: Outcome) -> None:
+    """Do nothing: the worker looked without a bell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Why a queue is looked into: a bell has rung, or the station looks by itself.
+    """A request to look into a queue: a bell has rung, or the worker polls.
 
-    Where there is a job, `claimed` is called, and `done` when it has ended; where there is none,
-    `done` at once. From any thread; `done` of a bell exactly once. With `only_returned` nothing is
-    taken but a job that another worker had, into a spare place.
+    If there is a job, `claimed` is called, and `done` when it has ended; otherwise `done` at once.
+    Both are called from any thread; `done` is called exactly once per doorbell. `only_returned`
+    claims only a job that another worker had, into an overflow slot.
     """
 
     queue: str
-    done: Callable[[Outcome], None] = _nobody
+    done: Callable[[Outcome], None] = _ignore
     has_bell: bool = True
     only_returned: bool = False
     claimed: Callable[[], None] = lambda: None
@@ -52,36 +52,36 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A claimed job: from its claim until its terminal event is stored, or it is lost."""
+    """A leased job: from its claim until its terminal event is stored, or it is lost."""
 
     claim: Claim
     served: ServedQueue
     ticket: Ticket
     claimed_ns: int = field(default_factory=clock.now_ns)
     number: int = 0
-    """How often this process has held this epoch of this job before."""
+    """How often this process has claimed this epoch of this job before."""
 
     @property
     def takes_slot(self) -> bool:
-        """Whether it has a slot, not a spare place."""
+        """Whether it takes a slot, not an overflow slot."""
         return not self.ticket.only_returned
 
     @property
     def attempt_id(self) -> str:
-        """What the engine knows it by.
+        """The engine's id for it.
 
         Two attempts at one job (its lease ran out, and the job came back to the same process) must
-        not share an id, or the old one's last step could pass for the new one's first. A
-        Redis that has lost its memory gives the same epochs again, hence the number.
+        not share an id, or the old one's last step could pass for the new one's first. A Redis
+        that has lost its memory gives out the same epochs again, hence the number.
         """
         name = f"{self.claim.job.id}:{self.claim.epoch}"
         return f"{name}.{self.number}" if self.number else name
 
 
 class ClaimedJobs:
-    """All held jobs by attempt. Shared by the preparer, publisher and heartbeat threads.
+    """All leased jobs by attempt. Shared by the preparer, publisher and heartbeat threads.
 
-    It is the account of slots as well: the preparer alone claims, so that what it finds free stays so.
+    It also counts the taken slots. Only the preparer claims, so a slot that it sees free stays free.
     """
 
     def __init__(self) -> None:
@@ -89,11 +89,11 @@ class ClaimedJobs:
         self._by_job: dict[str, str] = {}
         self._leased_s: dict[str, float] = {}
         self._taken: Counter[str] = Counter()
-        self._numbers: OrderedDict[str, int] = OrderedDict()  # the preparer's alone
+        self._numbers: OrderedDict[str, int] = OrderedDict()  # only the preparer's
         self._changed = threading.Condition()
 
     def number(self, claim: Claim) -> int:
-        """Return how often this epoch of a job was held before, and count this time."""
+        """Return how often this epoch of a job was claimed before, and count this time."""
         name = f"{claim.job.id}:{claim.epoch}"
         number = self._numbers.pop(name, 0)
         self._numbers[name] = number + 1
@@ -102,43 +102,42 @@ class ClaimedJobs:
         return number
 
     def add(self, claimed: ClaimedJob) -> None:
-        """Hold a job, of which no other attempt is held."""
+        """Add a job of which no other attempt is leased."""
         with self._changed:
             self._by_attempt[claimed.attempt_id] = claimed
             self._by_job[claimed.claim.job.id] = claimed.attempt_id
-            self._leased_s[claimed.attempt_id] = float(
-                "-inf"
-            )  # the claim's answer may have been slow
+            # Unknown: the claim's answer may have been slow.
+            self._leased_s[claimed.attempt_id] = float("-inf")
             self._taken[claimed.served.queue] += claimed.takes_slot
 
     def taken(self, queue: str) -> int:
-        """Return how many slots of a queue have a job; spare places are none."""
+        """Return how many slots of a queue have a job, without overflow slots."""
         with self._changed:
             return self._taken[queue]
 
     def of_job(self, job_id: str) -> ClaimedJob | None:
-        """Return the attempt at a job that is held."""
+        """Return the current attempt at a job, if it is leased."""
         with self._changed:
             return self._by_attempt.get(self._by_job.get(job_id, ""))
 
     def leased(self, attempts: Iterable[str], at_s: float) -> None:
-        """Note that Redis was asked at `at_s` (monotonic) to give these a whole lease again."""
+        """Note that Redis was asked at `at_s` (monotonic) to renew these leases."""
         with self._changed:
             for attempt in attempts:
                 if attempt in self._by_attempt:
                     self._leased_s[attempt] = at_s
 
     def leased_before(self, end_s: float) -> list[ClaimedJob]:
-        """Return what is held and has had no new lease since `end_s` (monotonic)."""
+        """Return the jobs whose lease was not renewed since `end_s` (monotonic)."""
         with self._changed:
-            return [one for key, one in self._by_attempt.items() if self._leased_s[key] < end_s]
+            return [job for key, job in self._by_attempt.items() if self._leased_s[key] < end_s]
 
     def get(self, attempt: str) -> ClaimedJob | None:
-        """Return an attempt that is still held."""
+        """Return an attempt that is still leased."""
         return self._by_attempt.get(attempt)
 
     def pop(self, attempt: str) -> ClaimedJob | None:
-        """Forget an attempt; None when it was not held (any more)."""
+        """Remove an attempt; None if it is not leased (any more)."""
         with self._changed:
             claimed = self._by_attempt.pop(attempt, None)
             if claimed is not None:
@@ -150,12 +149,12 @@ class ClaimedJobs:
             return claimed
 
     def all(self) -> list[ClaimedJob]:
-        """Return what is held now."""
+        """Return all leased jobs."""
         with self._changed:
             return list(self._by_attempt.values())
 
     def wait_for_change(self, timeout_s: float) -> None:
-        """Return when something was let go, or after `timeout_s`; at once when nothing is held."""
+        """Return when a job was removed, or after `timeout_s`; at once if there is none."""
         with self._changed:
             if self._by_attempt:
                 self._changed.wait(timeout_s)

@@ -1,4 +1,4 @@
-"""The thread that keeps leases, reaps, announces the worker, and watches the engines."""
+"""The thread that renews leases, reaps, announces the worker, and watches the engines."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SHORTEST_PAUSE_S = 0.01
 
 HURRIED_PAUSE_S = 0.1
 HURRY_S = 1.5
-"""Beats are so much closer for so long after a lease ended: its jobs look for places, and a slot
-that is free now and taken a moment later is not seen at one look."""
+"""For `HURRY_S` after a lease ended, beats come every `HURRIED_PAUSE_S`: its jobs need slots, and
+one beat may miss a slot that is free only for a moment."""
 
 ASLEEP_S = 1.0
-"""A beat that is late by more: the process was stopped, or starved of its processor."""
+"""A beat that is later than this: the process was stopped, or got no CPU time."""
 
 HUNG_FOR_LONG = 2
-"""After so many times `hung_step_s` in one step, the process ends and a supervisor restarts it."""
+"""After this many times `hung_step_s` in one step, the process ends and a supervisor restarts it."""
 
 
 @contextmanager
 def _noted(refusals: list[StoreUnavailable]) -> Iterator[None]:
-    """Keep what Redis refuses of one queue from what is done for the others."""
+    """Collect a refusal of Redis for one queue, so that the other queues are still served."""
     try:
         yield
     except StoreUnavailable as error:
@@ -52,11 +52,11 @@ def _noted(refusals: list[StoreUnavailable]) -> Iterator[None]:
 
 
 class Heartbeat(threading.Thread):
-    """Beats every quarter of a lease or sooner; a beat that fails is tried again at the next.
+    """Beats every quarter of a lease or sooner; a failed beat is repeated at the next one.
 
-    Leases are kept for jobs that wait for the preparer or the engine as well as for running ones.
-    They are not kept for an engine that hangs or has died: its jobs go to another worker, and the
-    lost lease counts as an attempt, so that a job which kills engines does not live for ever.
+    Leases are renewed for running jobs and for those that wait for the preparer or the engine, but
+    not for an engine that hangs or has died: its jobs go to another worker. The lost lease counts
+    as an attempt, so that a job that kills engines does not live for ever.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Heartbeat(threading.Thread):
                 self.beat()
             except (redis.RedisError, PenstockError) as error:
                 if not self._away:
-                    logger.warning("Redis does not answer, going on without it: %s", error)
+                    logger.warning("Redis does not answer, continuing without it: %s", error)
                 self._away = True
             except Exception:
                 logger.exception("A heartbeat failed")
@@ -114,26 +114,26 @@ class Heartbeat(threading.Thread):
     def beat(self) -> None:
         """Watch the engines, renew leases, announce the worker (every `heartbeat_s`), and reap.
 
-        The next beat comes as a lease ends, where one does before its time: its worker is dead. Some
-        more follow closely.
+        The next beat comes early if a lease is about to end: its worker is dead. Some more follow
+        closely.
         """
         self._next_s = self._pause_s
         now_s = time.monotonic()
         if now_s - self._beaten_s > ASLEEP_S + self._pause_s:
             self._awake_since_s = now_s
         healthy = [served for served in self._served_queues.values() if self._is_healthy(served)]
-        # Writing tokens renews as well: what an engine at work holds is seldom due here.
+        # Writing tokens also renews, so the leases of running jobs are seldom due here.
         claimed = self._claimed.leased_before(time.monotonic() - self._pause_s)
         refusals: list[StoreUnavailable] = []
         for served in healthy:
             with _noted(refusals):
-                self._renew(served, [one for one in claimed if one.served is served])
+                self._renew(served, [job for job in claimed if job.served is served])
         now_s = time.monotonic()
         if now_s - self._announced_s >= self._settings.heartbeat_s:
             self._announced_s = now_s
-            # An engine that hangs takes no job: each would be lost with its lease.
+            # No job for an engine that hangs: it would be lost with its lease.
             self._hooks.rest(self._announcer.announce(self._hooks.card()) or bool(self._hung))
-        # After the renewal, so that leases which ran out while Redis was away are kept.
+        # After the renewal, so that leases that ran out while Redis was away are kept.
         ends_s: list[float | None] = []
         for queue in self._served_queues:
             with _noted(refusals):
@@ -145,7 +145,7 @@ class Heartbeat(threading.Thread):
             raise refusals[0]
 
     def _until_next(self, ends_s: list[float]) -> float:
-        """Return how long to wait, where the next leases of the lanes end in so many seconds."""
+        """Return the pause (s) before the next beat, given when the queues' next leases end."""
         now_s = time.monotonic()
         left_s = min(ends_s, default=self._pause_s)
         if left_s < self._pause_s:
@@ -156,20 +156,20 @@ class Heartbeat(threading.Thread):
     def _renew(self, served: ServedQueue, claimed: list[ClaimedJob]) -> None:
         if not claimed:
             return
-        epochs = {one.claim.job.id: one.claim.epoch for one in claimed}
+        epochs = {job.claim.job.id: job.claim.epoch for job in claimed}
         now_s = time.monotonic()
         refused = {refusal.job_id for refusal in self._jobs.renew(served.queue, epochs)}
-        self._claimed.leased([one.attempt_id for one in claimed], now_s)
-        for one in claimed:
-            if one.claim.job.id in refused:
-                self._hooks.lose(one)
+        self._claimed.leased([job.attempt_id for job in claimed], now_s)
+        for job in claimed:
+            if job.claim.job.id in refused:
+                self._hooks.lose(job)
 
     def _is_healthy(self, served: ServedQueue) -> bool:
         failure = served.engine.failure
         if failure is not None:
             self._hooks.engine_broke(served, f"its engine has died: {failure}")
             return False
-        # A process that was stopped itself cannot say of its engine that it hangs.
+        # A process that was stopped itself cannot tell whether its engine hangs.
         stalled_s = min(served.stalled_s(), time.monotonic() - self._awake_since_s)
         if stalled_s <= served.hung_after_s(self._settings.hung_step_s):
             if served.queue in self._hung:

@@ -61,7 +61,7 @@ class Delivery(Protocol):
         """Let the main loop see that something has changed."""
 
     def rest_changed(self) -> None:
-        """Follow `Station.resting`, which has changed."""
+        """Follow `Worker.resting`, which has changed."""
 
     def consume(self, queue: str, wanted: bool) -> None:
         """Take a queue's bells, or not for now."""

@@ -1,4 +1,4 @@
-"""Work on texts that takes long, in threads of its own: no short text waits for a long one."""
+"""Threads for long texts, so that no short text waits for a long one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LONG_BYTES: Final = 32 * 1024
-"""A prompt, with its answer's form, that is larger is prepared apart: it takes over 10 ms or so."""
+"""A larger prompt, with its grammar, is prepared apart: it takes more than about 10 ms."""
 HUGE_BYTES: Final = 512 * 1024
-"""One that is larger takes a good part of a second or more; others that are long do not wait for it."""
+"""An even larger one takes a good part of a second or more; other long ones do not wait for it."""
 
 _encoder = msgspec.json.Encoder()
 
 
 def size_of(prompt: Prompt, structure: Structure | None = None) -> int:
-    """Return what preparing takes: bytes of JSON, characters or token ids."""
+    """Return the size that preparing depends on: bytes of JSON, characters or token ids."""
     form = 0 if structure is None else len(_encoder.encode(structure))
     match prompt:
         case TextPrompt(text):
@@ -40,9 +40,9 @@ def size_of(prompt: Prompt, structure: Structure | None = None) -> int:
 
 
 class LongTexts:
-    """A thread for the long ones and one for the huge ones, each started when it is first needed.
+    """A thread for long texts and one for huge ones, each started when first needed.
 
-    Python's lock is free while a text is tokenised or a template rendered, so steps go on.
+    Tokenising and rendering release Python's lock, so steps go on.
     """
 
     def __init__(self, name: str, *, most_waiting: int | None = None) -> None:
@@ -51,11 +51,11 @@ class LongTexts:
         )
 
     def put(self, work: Callable[[], None], size: int) -> bool:
-        """Queue work on a text of so many bytes; False where too much waits."""
+        """Queue work on a text of `size` bytes; False if too much is waiting."""
         return self._threads[size > HUGE_BYTES].put(work)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin no more work."""
         for thread in self._threads:
             thread.close()
 
@@ -89,4 +89,4 @@ class _Thread(threading.Thread):
             try:
                 work()
             except Exception:
-                logger.exception("A long text was given up")
+                logger.exception("Work on a long text failed")

@@ -1,4 +1,4 @@
-"""A worker's own Prometheus metrics, at a port of its own. Names are vLLM's where they mean the same.
+"""A worker's own Prometheus metrics, at a port of its own. Metrics that vLLM has keep its names.
 
 All begin with `penstock_worker_`, so that they never add up with what the API measures: an API
 process sees requests as its clients do, a worker sees attempts at jobs. Labels: model, device.
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "penstock_worker_"
 PORTS: Final = 64
-"""Workers of one machine that may share a first port: each takes the next that is free."""
+"""How many workers of one machine may share a first port: each takes the next free one."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class _Attempt:
 
 
 class WorkerMetrics:
-    """Watches the events that engines and the preparer publish. Called by several threads."""
+    """Counts from the events that are published. Called by several threads."""
 
     def __init__(self, claimed: ClaimedJobs, worker_id: str) -> None:
         self._claimed = claimed
@@ -113,11 +113,11 @@ class WorkerMetrics:
         return Counter(PREFIX + name, text, (*LABELS, *more), registry=self.registry)
 
     def show(self, served_queues: Mapping[str, ServedQueue]) -> None:
-        """Show the engines' loads too."""
+        """Export the engines' loads too."""
         self.registry.register(_Loads(served_queues))
 
     def serve(self, settings: Settings) -> str:
-        """Answer at the first free port from `settings.metrics_port` on; return where.
+        """Serve at the first free port from `settings.metrics_port` on; return the URL.
 
         :raises StartupError: none of them can be had.
         """
@@ -133,7 +133,7 @@ class WorkerMetrics:
         raise StartupError(f"PENSTOCK_METRICS_PORT: no port from {first} on: {problem}")
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop serving."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -142,8 +142,8 @@ class WorkerMetrics:
         """Note events and their time."""
         now_ns = clock.now_ns()
         with self._lock:
-            for one in events:
-                self._note(one, now_ns)
+            for emitted in events:
+                self._note(emitted, now_ns)
 
     def drop(self, claimed: ClaimedJob) -> None:
         """Count an attempt that was given up."""
@@ -151,15 +151,15 @@ class WorkerMetrics:
             self._open.pop(claimed.attempt_id, None)
         self._lost.labels(claimed.served.card.name, claimed.served.card.device).inc()
 
-    def _note(self, one: AttemptEvent, now_ns: int) -> None:
-        event = one.event
-        attempt = self._open.get(one.attempt_id)
+    def _note(self, emitted: AttemptEvent, now_ns: int) -> None:
+        event = emitted.event
+        attempt = self._open.get(emitted.attempt_id)
         if attempt is None:
-            claimed = self._claimed.get(one.attempt_id)
+            claimed = self._claimed.get(emitted.attempt_id)
             if claimed is None:
                 return
             card = claimed.served.card
-            attempt = self._open[one.attempt_id] = _Attempt(
+            attempt = self._open[emitted.attempt_id] = _Attempt(
                 (card.name, card.device),
                 claimed.claim.job.created_ms * 1_000_000,
                 claimed.claimed_ns,
@@ -169,7 +169,7 @@ class WorkerMetrics:
         if isinstance(event, Tokens):
             self._tokens(attempt, len(event.token_ids), now_ns)
             return
-        del self._open[one.attempt_id]
+        del self._open[emitted.attempt_id]
         self._end(attempt, event, now_ns)
 
     def _tokens(self, attempt: _Attempt, count: int, now_ns: int) -> None:
@@ -196,7 +196,7 @@ class WorkerMetrics:
 
 
 class _Loads(Collector):
-    """The engines' loads as they are when somebody looks."""
+    """The engines' loads at the time of the scrape."""
 
     def __init__(self, served_queues: Mapping[str, ServedQueue]) -> None:
         self._served_queues = served_queues

@@ -1,4 +1,4 @@
-"""Places beside the slots: jobs of a worker that died need not wait for one to be free."""
+"""Slots beyond the usual ones: jobs of a dead worker need not wait for a free slot."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 class OverflowSlots:
-    """Takes returned jobs up, one ticket after the other, while its lane has spare places.
+    """Claims returned jobs, one ticket after the other, while a queue has overflow slots free.
 
-    The others of a full fleet have no slot for what a dead worker held, and its clients wait with
-    half an answer before them. A batch that is larger for the length of an answer costs those who
-    run already less than the wait costs these. Any thread may call any method.
+    In a full fleet no worker has a slot for a dead worker's jobs, and their clients wait with half
+    an answer. A larger batch for the length of one answer costs the running jobs less than the wait
+    costs these. Any thread may call any method.
     """
 
     def __init__(self, served_queues: Iterable[ServedQueue], hooks: Hooks) -> None:
         self._hooks = hooks
-        self._places = {served.queue: served.spare for served in served_queues}
+        self._free = {served.queue: served.spare for served in served_queues}
         self._looking: set[str] = set()
         self._lock = threading.Lock()
 
     def look(self, queue: str) -> None:
-        """Have the preparer look for a returned job, if there is a place and it does not do so."""
+        """Let the preparer look for a returned job, if an overflow slot is free and it is not looking."""
         with self._lock:
-            if queue in self._looking or self._places[queue] <= 0:
+            if queue in self._looking or self._free[queue] <= 0:
                 return
             self._looking.add(queue)
-            self._places[queue] -= 1
+            self._free[queue] -= 1
         self._hooks.take(
             Ticket(
                 queue,
@@ -49,10 +49,10 @@ class OverflowSlots:
     def _claimed(self, queue: str) -> None:
         with self._lock:
             self._looking.discard(queue)
-        self.look(queue)  # where there was one, there may be more
+        self.look(queue)  # there may be more
 
     def _done(self, queue: str, outcome: Outcome) -> None:
         with self._lock:
-            self._places[queue] += 1
+            self._free[queue] += 1
             if outcome is not Outcome.ENDED:  # no job was claimed
                 self._looking.discard(queue)

@@ -1,9 +1,9 @@
-"""When a lane looks for jobs by itself, and when Celery's bells tell it to.
+"""When a queue is polled for jobs, and when Celery's doorbells announce them.
 
-A bell costs about a millisecond of Celery's work, so it is the signal that there is work, not the way
-to each job of it: like a network card's driver, which turns to polling after the first interrupt of a
-burst. While a lane is full or jobs come one upon the other, Celery does not consume its queue; the
-lane looks when a slot becomes free, or every few milliseconds, and takes all that it has room for.
+A bell costs Celery about a millisecond, so it signals that there is work but does not carry each
+job: a network card's driver likewise switches to polling after a burst's first interrupt. While all
+slots are taken, or jobs come in a burst, Celery does not consume the queue. It is then polled when
+a slot becomes free, or every few milliseconds, for as many jobs as there are free slots.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from workers.serving.served_queue import ServedQueue
 
 MOST_AT_ONCE: Final = 16
-"""Jobs of one claim: more would save little, and what comes later with a better priority waits."""
+"""Jobs of one claim: more would save little, and later jobs of a better priority would wait."""
 
 BURST_S: Final = 0.005
-"""Jobs that come closer one upon the other are a burst, which ends when none has come for so long."""
+"""Jobs that follow each other within this time are a burst; it ends after as long without one."""
 
 LOOK_S: Final = 0.002
-"""Pause between two looks in a burst."""
+"""Pause between two polls in a burst."""
 
 
 @dataclass(slots=True)
 class Polling:
-    """How one lane gets its jobs just now. The preparer's thread owns it; others may read `alone`."""
+    """How one queue gets its jobs now. The preparer's thread owns it; others may read `alone`."""
 
     served: ServedQueue
     claimed_jobs: ClaimedJobs
     hooks: Hooks
     is_only: bool = True
-    """Whether the worker has no other lane: Celery waits for all queues at once, and takes a tenth of
-    a second to wait for others, which no burst is worth."""
+    """Whether the worker serves no other queue: Celery waits for all queues at once, and switching
+    takes 0.1 s, longer than a burst lasts."""
     alone: bool = False
-    """Whether Celery does not: a slot that becomes free calls for a look."""
+    """Whether the queue is polled and Celery does not consume it."""
     due_s: float | None = None
-    """When to look next (monotonic), slots that become free aside."""
+    """When to poll next (monotonic), unless a slot becomes free before."""
     _claimed_s: float = float("-inf")
 
     @property
     def free(self) -> int:
-        """Slots that are free."""
+        """The number of free slots."""
         return self.served.slots - self.claimed_jobs.taken(self.served.queue)
 
     def claimed(self, count: int, waiting: int) -> None:
-        """Note that a look has brought so many jobs, which are held by now, and how many it left."""
+        """Note that a poll has claimed `count` jobs, already leased, and left `waiting`."""
         now_s = time.monotonic()
         burst = self.is_only and (count > 1 or now_s - self._claimed_s < BURST_S)
         self._claimed_s = now_s
@@ -60,7 +60,7 @@ class Polling:
             self._go_alone(now_s if waiting else now_s + LOOK_S)
 
     def found_none(self, waiting: int) -> None:
-        """Note that a look has brought nothing, and how many jobs it has left to other workers."""
+        """Note that a poll has claimed nothing, and left `waiting` jobs to other workers."""
         now_s = time.monotonic()
         if waiting or now_s - self._claimed_s >= BURST_S:
             self.let_go()
@@ -68,7 +68,7 @@ class Polling:
             self.due_s = now_s + LOOK_S
 
     def let_go(self) -> None:
-        """Have Celery consume the queue."""
+        """Let Celery consume the queue again."""
         if self.alone:
             self.alone = False
             self.hooks.consume(self.served.queue, True)
@@ -77,6 +77,6 @@ class Polling:
         if not self.alone:
             self.alone = True
             self.hooks.consume(self.served.queue, False)
-        # After `alone`: a slot that has become free meanwhile calls for a look, or is seen here.
+        # After `alone` is set: a slot that became free meanwhile either polls, or is seen here.
         if self.free > 0:
             self.due_s = due_s

@@ -1,4 +1,4 @@
-"""One claimed job, made ready for its engine: rendered, tokenised, with what its journal holds."""
+"""Prepares a leased job for its engine: renders, tokenises, reads its journal."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Preparation:
         self._hooks = hooks
 
     def prepared(self, claimed: ClaimedJob) -> SequenceRequest | None:
-        """Return what the engine is asked; None for a job that has failed, or is let go.
+        """Return the engine's request; None for a job that failed or was lost.
 
-        :raises TakesLong: its template does, in a thread that others wait for.
+        :raises TakesLong: rendering its template takes too long for the calling thread.
         """
         job = claimed.claim.job
         with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
@@ -52,8 +52,8 @@ class Preparation:
             except (BadRequest, EngineFailed) as error:
                 self._fail(claimed, error)
             except (StoreUnavailable, MemoryError) as error:
-                # Its lease runs out, and whoever has Redis and memory by then takes it up.
-                logger.warning("Job %s is let go: %s", job.id, error)
+                # Its lease runs out, and a worker that has Redis and memory by then claims it.
+                logger.warning("Job %s is left to its lease: %s", job.id, error)
                 self._hooks.lose(claimed)
             except TakesLong:
                 raise
@@ -63,14 +63,14 @@ class Preparation:
             return None
 
     def _prepare(self, claimed: ClaimedJob) -> SequenceRequest:
-        """Make the engine's request, with the tokens that an earlier attempt left."""
+        """Make the engine's request, with the tokens of earlier attempts."""
         job, work = claimed.claim.job, claimed.claim.job.work
         prompt_token_ids, token_types = _encoded(work.prompt, claimed.served.tokenizer)
         echo_text = _echo_text(work, claimed.served, prompt_token_ids) if work.echo else ""
         reasoning = claimed.served.tokenizer.reasoning(work.prompt, prompt_token_ids)
         constraint = _constraint(work.sampling, claimed.served, reasoning)
         if reasoning is Reasoning.OPENED:
-            echo_text = claimed.served.card.reasoning[0]  # the answer's text is whole then
+            echo_text = claimed.served.card.reasoning[0]  # so that the answer's text is complete
         return SequenceRequest(
             job_id=job.id,
             attempt_id=claimed.attempt_id,
@@ -88,7 +88,7 @@ class Preparation:
         )
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:
-        """Token ids that the journal holds of earlier attempts, `claim.next_index` of them."""
+        """Return the token ids of earlier attempts from the journal, `claim.next_index` of them."""
         token_ids: list[int] = []
         while len(token_ids) < claim.next_index:
             after = len(token_ids) - 1
@@ -129,21 +129,21 @@ def _constraint(sampling: Sampling, served: ServedQueue, reasoning: Reasoning) -
 
 
 def _encoded(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return a prompt's token ids and, of a pair, which text each is of."""
+    """Return a prompt's token ids and, for a pair, which of the texts each belongs to."""
     if isinstance(prompt, PairPrompt):
         return tokenizer.encode_pair(prompt)
     return tokenizer.encode(prompt), []
 
 
 def _joins(prompt: Prompt) -> bool:
-    """Whether the answer goes on in the prompt's words; a chat's answer is a text of its own."""
+    """Whether the answer continues the prompt's text; a chat's answer is a text of its own."""
     if isinstance(prompt, TextPrompt):
         return prompt.add_special_tokens
     return not isinstance(prompt, ChatPrompt)
 
 
 def _fitted(work: Generate, prompt_tokens: int, served: ServedQueue) -> Sampling:
-    """Return the sampling with the prompt's own endings, and `max_tokens` cut to the room if so asked."""
+    """Return the sampling with the prompt's own endings, and `max_tokens` cut if `fit_context`."""
     sampling = work.sampling
     if isinstance(work.prompt, FillPrompt):
         endings = (*sampling.stop_token_ids, *served.tokenizer.fill_endings)

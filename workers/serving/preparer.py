@@ -33,7 +33,7 @@ logger = get_logger(__name__)
 
 
 GATHER_S: Final = 0.003
-"""Jobs of one claim go to the engine together as far as they are prepared within so long."""
+"""Jobs of one claim that are prepared within this time go to the engine together."""
 
 
 class Preparer(threading.Thread):
@@ -65,7 +65,7 @@ class Preparer(threading.Thread):
         }
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._freed: set[str] = set()
-        self._in_hand: list[ClaimedJob] = []  # what the look under way has claimed
+        self._in_hand: list[ClaimedJob] = []  # claimed by the current ticket
         self._closing = False
 
     def put(self, ticket: Ticket) -> None:
@@ -73,13 +73,13 @@ class Preparer(threading.Thread):
         self._inbox.put(ticket)
 
     def freed(self, queue: str) -> None:
-        """Look into a queue that Celery does not consume: a slot is free. Any thread."""
+        """Poll a queue that Celery does not consume: a slot is free. Any thread."""
         if self._pollings[queue].alone and queue not in self._freed:
             self._freed.add(queue)
             self._inbox.put(Ticket(queue, has_bell=False))
 
     def close(self) -> None:
-        """Claim nothing more; tickets that were not looked at are put back."""
+        """Claim nothing more; tickets that are still queued are put back."""
         self._closing = True
         self._inbox.put(None)
 
@@ -89,7 +89,7 @@ class Preparer(threading.Thread):
             rendering.warm()
         while (ticket := self._next()) is not None:
             if not ticket.only_returned:
-                # Before the look: what becomes free from now on asks for another.
+                # Before the claim: a slot that becomes free from now on needs another one.
                 self._freed.discard(ticket.queue)
                 self._pollings[ticket.queue].due_s = None
             if self._closing or self._hooks.resting:
@@ -101,14 +101,14 @@ class Preparer(threading.Thread):
                 logger.warning("No job claimed from %s: %s", ticket.queue, error)
                 self._give_up(ticket, Outcome.PUT_BACK)
             except Exception:
-                logger.exception("Nothing is taken up from %s", ticket.queue)
+                logger.exception("No job claimed from %s", ticket.queue)
                 self._give_up(ticket, Outcome.EMPTY)
             self._in_hand.clear()
         self._long.close()
         self._hooks.claiming_ended()
 
     def _next(self) -> Ticket | None:
-        """Wait for a ticket, or until a look is due."""
+        """Wait for a ticket, or until a poll is due."""
         due = {i.due_s: queue for queue, i in self._pollings.items() if i.due_s is not None}
         if not due:
             return self._inbox.get()
@@ -119,42 +119,42 @@ class Preparer(threading.Thread):
             return Ticket(due[first_s], has_bell=False)
 
     def _look_for(self, ticket: Ticket) -> None:
-        """Claim what a ticket's queue has for us, and take it up."""
+        """Claim jobs from a ticket's queue, and prepare them."""
         if ticket.only_returned:
             claim = self._jobs.claim(ticket.queue, only_returned=True)
             if claim is None:
                 ticket.done(Outcome.EMPTY)
             else:
                 ticket.claimed()
-                self._take_up([self._register(claim, ticket)])
+                self._prepare_all([self._register(claim, ticket)])
             return
         polling = self._pollings[ticket.queue]
         free = polling.free
         if free <= 0:
             ticket.done(Outcome.FULL)
             return
-        found = self._jobs.claim_many(
+        claims = self._jobs.claim_many(
             ticket.queue,
             min(free, MOST_AT_ONCE),
             least=int(ticket.has_bell),
             held=polling.served.slots - free,
         )
-        if not found.claims:
+        if not claims.claims:
             ticket.done(Outcome.EMPTY)
-            polling.found_none(found.waiting)
+            polling.found_none(claims.waiting)
             return
         ticket.claimed()
         others = Ticket(ticket.queue, has_bell=False, rung_ns=ticket.rung_ns)
-        # All are held, and so their leases renewed, before the first is prepared.
+        # All are registered, so that their leases are renewed, before the first is prepared.
         claimed = [
-            self._register(claim, others if place else ticket)
-            for place, claim in enumerate(found.claims)
+            self._register(claim, others if number else ticket)
+            for number, claim in enumerate(claims.claims)
         ]
-        polling.claimed(len(claimed), found.waiting)
-        self._take_up(claimed)
+        polling.claimed(len(claimed), claims.waiting)
+        self._prepare_all(claimed)
 
     def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:
-        """End a look that failed. What it holds is let go: leases run out, and others have the jobs."""
+        """End a ticket that failed. Its jobs are lost: their leases run out, and other workers claim them."""
         for claimed in self._in_hand:
             self._hooks.lose(claimed)
         if all(claimed.ticket is not ticket for claimed in self._in_hand):
@@ -163,8 +163,8 @@ class Preparer(threading.Thread):
             self._pollings[ticket.queue].let_go()
 
     def _register(self, claim: Claim, ticket: Ticket) -> ClaimedJob:
-        # An older attempt is lost by now. It goes first: where Redis has forgotten its claim, the
-        # new one has the same epoch, and so the same name.
+        # An older attempt has lost its lease. It goes first: if Redis has forgotten its claim, the
+        # new one has the same epoch.
         older = self._claimed.of_job(claim.job.id)
         if older is not None:
             self._hooks.lose(older)
@@ -174,26 +174,26 @@ class Preparer(threading.Thread):
         self._in_hand.append(claimed)
         return claimed
 
-    def _take_up(self, claimed: Sequence[ClaimedJob]) -> None:
+    def _prepare_all(self, claimed: Sequence[ClaimedJob]) -> None:
         """Prepare jobs and hand them to their engine, together unless that takes long."""
         engine = claimed[0].served.engine
         ready: list[SequenceRequest] = []
         began_s = time.monotonic()
-        for one in claimed:
-            request = self._prepared(one)
+        for job in claimed:
+            request = self._prepared(job)
             if request is not None:
                 ready.append(request)
-            if time.monotonic() - began_s > GATHER_S or one is claimed[-1]:
-                # Without those that were lost meanwhile.
+            if time.monotonic() - began_s > GATHER_S or job is claimed[-1]:
+                # Without jobs that were lost meanwhile.
                 ready = [r for r in ready if self._claimed.get(r.attempt_id) is not None]
                 if ready:
                     engine.submit(*ready)
                 ready.clear()
-        for one in claimed:  # now that nobody waits for it
-            _tell(one.claim)
+        for job in claimed:  # after the engine has them: it does not wait for the log
+            _log(job.claim)
 
     def _prepared(self, claimed: ClaimedJob) -> SequenceRequest | None:
-        """Return what the engine is asked; None for a job that has failed, is let go, or is long."""
+        """Return the engine's request; None for a job that failed, was lost, or is prepared apart."""
         work = claimed.claim.job.work
         size = size_of(work.prompt, work.sampling.structure)
         if size <= LONG_BYTES:
@@ -206,7 +206,7 @@ class Preparer(threading.Thread):
         return None
 
     def _prepare_long(self, claimed: ClaimedJob) -> None:
-        """Prepare a job that others must not wait for; not in this thread."""
+        """Prepare a long job in a thread of its own, so that no other job waits for it."""
         if self._claimed.get(claimed.attempt_id) is None:
             return
         request = self._preparation.prepared(claimed)
@@ -215,12 +215,12 @@ class Preparer(threading.Thread):
         try:
             claimed.served.engine.submit(request)
         except Exception:
-            logger.exception("Job %s is let go", claimed.claim.job.id)
+            logger.exception("Job %s is left to its lease", claimed.claim.job.id)
             self._hooks.lose(claimed)
 
 
-def _tell(claim: Claim) -> None:
-    """Note a claim in the log."""
+def _log(claim: Claim) -> None:
+    """Write a claim into the log."""
     job = claim.job
     with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
         logger.info(

@@ -1,4 +1,4 @@
-"""The thread that alone writes events."""
+"""The only thread that writes events."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 STEPS_BEHIND = 64
-"""Steps that may wait to be written before the engines are held up."""
+"""Steps that may wait to be written before the engines have to wait."""
 
 ROWS_AT_ONCE = 1024
-"""Rows of one script call; a step has one a running sequence."""
+"""Rows of one script call; a step has one for each running sequence."""
 
 _RETRY_S = 0.5
 
 
 class Publisher(threading.Thread):
-    """Writes steps in the order in which they came, one call a queue.
+    """Writes steps in their order, one call for each queue.
 
-    When it is behind (a slow or absent Redis), several steps share a call; when it is far behind,
-    `put` blocks the engines. It never gives up: accepted jobs outlive an outage of Redis, and
-    whatever another worker took over in the meantime is refused and dropped.
+    When it is behind (Redis is slow or away), several steps share a call; when it is far behind,
+    `put` blocks the engines. It never gives up: accepted jobs outlive an outage of Redis, and the
+    events of jobs that another worker has claimed meanwhile are refused and dropped.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Publisher(threading.Thread):
             self._steps.put(events)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was put is written; False when that took longer."""
+        """Wait until all steps are written; return whether they were within `timeout_s`."""
         end = time.monotonic() + timeout_s
         with self._steps.all_tasks_done:
             while self._steps.unfinished_tasks:
@@ -70,7 +70,7 @@ class Publisher(threading.Thread):
         return True
 
     def close(self) -> None:
-        """Stop writing and let go of engines that wait; call `flush` first."""
+        """Stop writing, and let waiting engines continue; call `flush` first."""
         self._giving_up.set()
         while self._take_nowait() is not None:
             self._steps.task_done()
@@ -101,10 +101,10 @@ class Publisher(threading.Thread):
 
     def _write(self, events: list[AttemptEvent]) -> None:
         batches: dict[str, list[tuple[ClaimedJob, Event]]] = {}
-        for one in events:
-            claimed = self._claimed.get(one.attempt_id)
+        for emitted in events:
+            claimed = self._claimed.get(emitted.attempt_id)
             if claimed is not None:
-                batches.setdefault(claimed.served.queue, []).append((claimed, one.event))
+                batches.setdefault(claimed.served.queue, []).append((claimed, emitted.event))
         for queue, batch in batches.items():
             asked_s = time.monotonic()
             refusals = self._append(queue, batch)
@@ -127,10 +127,10 @@ class Publisher(threading.Thread):
                     self._hooks.end(claimed)
 
     def _append(self, queue: str, batch: list[tuple[ClaimedJob, Event]]) -> list[Refusal] | None:
-        """Append until Redis has answered; None when the process gave up before.
+        """Append until Redis has answered; None if the worker gave up before.
 
         The queue is patient for `redis_patience_s` itself. Appending again after a lost answer is
-        safe: what is there already is not written twice.
+        safe: nothing is written twice.
         """
         rows = [
             Row(job_id=event.job_id, epoch=claimed.claim.epoch, event=event)
@@ -162,7 +162,7 @@ class Publisher(threading.Thread):
         return refusals
 
     def _lose_all(self, steps: list[list[AttemptEvent]]) -> None:
-        for attempt_id in {one.attempt_id for step in steps for one in step}:
+        for attempt_id in {emitted.attempt_id for step in steps for emitted in step}:
             claimed = self._claimed.get(attempt_id)
             if claimed is not None:
                 self._hooks.lose(claimed)

@@ -1,4 +1,4 @@
-"""One queue of a worker: its model, its engine and how many jobs it takes at once."""
+"""One queue that a worker serves: its model, its engine, its slots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LEAST_HUNG_S: Final = 5.0
 HUNG_TIMES: Final = 50
-"""A step hangs that takes so many times as long as the longest of the last hundreds."""
+"""A step hangs if it takes this many times as long as the longest of the last hundreds."""
 
 
 class Engine(Protocol):
@@ -29,35 +29,35 @@ class Engine(Protocol):
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the thread, if it has ended by itself."""
+        """The error that ended the thread, if one did."""
         ...
 
     def start(self) -> None:
         """Start the thread."""
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread after its step; TimeoutError when that takes longer."""
+        """End the thread after its step; TimeoutError if that takes longer."""
 
     def submit(self, *requests: SequenceRequest) -> None:
         """Queue sequences, all for the same step; any thread."""
 
     def abort(self, attempt_ids: Iterable[str]) -> None:
-        """Forget sequences before the next step; any thread."""
+        """Drop sequences before the next step; any thread."""
 
     def load(self) -> WorkerLoad:
-        """Tell how much it has to do."""
+        """Return its load."""
         ...
 
     def last_step_s(self) -> float:
-        """When (monotonic) it last finished a step or found nothing to do."""
+        """Return when (monotonic) it last finished a step or was idle."""
         ...
 
     def usual_step_s(self) -> float | None:
-        """How long steps like the one under way take at most; None where that is unknown."""
+        """Return the longest recent time of steps like the current one; None if unknown."""
         ...
 
     def busy(self) -> bool:
-        """Whether it has sequences."""
+        """Return whether it has sequences."""
         ...
 
 
@@ -65,46 +65,46 @@ class Tokenizer(Protocol):
     """What a worker needs of `penstock.models.text.tokenizer.Tokenizer`."""
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, chats rendered."""
+        """Return a prompt's token ids; a chat is rendered first."""
         ...
 
     def encode_pair(self, prompt: PairPrompt) -> tuple[list[int], list[int]]:
-        """Token ids of two texts, and of which of them each is."""
+        """Return two texts' token ids, and which of the texts each belongs to."""
         ...
 
     def render(self, prompt: ChatPrompt) -> str:
-        """Text of a chat."""
+        """Return a chat as text."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens."""
+        """Return the text of tokens."""
         ...
 
     def token_text(self, token_id: int) -> str:
-        """Text of one token, special ones too."""
+        """Return the text of one token, special or not."""
         ...
 
     @property
     def fill_endings(self) -> Sequence[int]:
-        """What ends a text that was filled in, besides the model's own endings."""
+        """Tokens that end a filled-in text, besides the model's own."""
         ...
 
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
-        """Where the answer begins in a model that reasons."""
+        """Return where the answer of a reasoning model begins."""
         ...
 
     def tokens_of(self, texts: Sequence[str]) -> Mapping[int, str]:
-        """Those texts that are one added token, by their ids."""
+        """Return those texts that are a single added token, by token id."""
         ...
 
     def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
-        """The constraint of an answer's form; for one thread at a time."""
+        """Return the constraint of a structured output; for one thread at a time."""
         ...
 
 
 @dataclass(slots=True)
 class Sink:
-    """Where an engine leaves its events; knows whether the engine is held up there.
+    """Takes an engine's events, and shows whether the engine has to wait for that.
 
     Written by the engine's thread, read by the heartbeat's.
     """
@@ -113,7 +113,7 @@ class Sink:
     blocked: bool = False
 
     def __call__(self, events: list[AttemptEvent]) -> None:
-        """Hand over one step's events; blocks while the publisher is behind."""
+        """Pass on one step's events; blocks while the publisher is behind."""
         self.blocked = True
         try:
             self.put(events)
@@ -123,7 +123,7 @@ class Sink:
 
 @dataclass(slots=True)
 class ServedQueue:
-    """A served queue. `compiling` serialises the threads that compile forms of answers."""
+    """A queue that a worker serves. `compiling` serialises the threads that compile grammars."""
 
     card: ModelCard
     tokenizer: Tokenizer
@@ -138,16 +138,16 @@ class ServedQueue:
 
     @property
     def slots(self) -> int:
-        """How many jobs it holds at once."""
+        """How many jobs run at once."""
         return self.card.slots
 
     @property
     def spare(self) -> int:
-        """How many jobs of dead workers it holds beyond its slots."""
+        """How many jobs of dead workers may run beyond its slots."""
         return self.card.spare_slots
 
     def hung_after_s(self, most_s: float) -> float:
-        """Seconds in one step after which the engine hangs: `most_s`, or less where that is sure.
+        """Seconds in one step after which the engine hangs: `most_s`, or less if steps are known.
 
         On a GPU a kernel may be compiled at its first use, long after the start.
         """
@@ -159,7 +159,7 @@ class ServedQueue:
     def stalled_s(self) -> float:
         """Seconds for which a busy engine has not finished a step.
 
-        An engine that waits for the publisher waits for Redis, and is not to blame.
+        An engine that waits for the publisher waits for Redis, and does not hang.
         """
         if not self.engine.busy() or self.sink.blocked:
             return 0.0

@@ -1,4 +1,4 @@
-"""From the names of queues to a station with loaded models, or to one clear line."""
+"""From the names of queues to a worker with loaded models, or to one clear line."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _LINE_EVERY_S = 5.0
 
 
 def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) -> Worker:
-    """Check everything that is quick to check, then load the models; no thread is started.
+    """Make all quick checks, then load the models; no thread is started.
 
-    `slots` is `-c`: how many jobs each queue takes at once. It goes before the setting and the
-    model's entry.
+    `slots` is `-c`: how many jobs each queue runs at once. It takes precedence over the setting
+    and the model's entry.
 
     :raises StartupError: with the line to show.
     :raises StoreUnavailable: Redis did not answer for `redis_patience_s`.
@@ -51,11 +51,11 @@ def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) ->
         settings = settings.model_copy(update={"slots": slots})
     specs = [resolve.resolve(queue, settings) for queue in queues]
     cpu_cores.take(settings.cores)
-    for one in specs:
-        loader.check_device(one)
+    for spec in specs:
+        loader.check_device(spec)
     store = connect(settings)
     _await_redis(store, settings)
-    loaded = [_load(one, settings) for one in specs]
+    loaded = [_load(spec, settings) for spec in specs]
     return Worker(
         settings=settings,
         store=store,
@@ -81,19 +81,19 @@ def _await_redis(store: redis.Redis, settings: Settings) -> None:
             raise StartupError(f"PENSTOCK_REDIS_URL, {where}: {given_up}") from given_up
 
 
-def _load(one: ModelSpec, settings: Settings) -> LoadedModel | LoadedEncoder:
+def _load(spec: ModelSpec, settings: Settings) -> LoadedModel | LoadedEncoder:
     started_s = time.monotonic()
     try:
-        with _shown_progress(one.queue) as progress:
-            load = loader.load if one.task == "generate" else encoders.load
-            loaded = load(one, settings, slots=None, progress=progress)
+        with _shown_progress(spec.queue) as progress:
+            load = loader.load if spec.task == "generate" else encoders.load
+            loaded = load(spec, settings, slots=None, progress=progress)
     except StartupError:
         raise
     except Exception as error:
-        # A model's own code or a library failed; the operator gets a line, the log the rest.
-        logger.debug("Loading %s failed", one.queue, exc_info=True)
+        # A model's own code or a library failed: one line for the operator, the rest in the log.
+        logger.debug("Loading %s failed", spec.queue, exc_info=True)
         raise StartupError(
-            f"queue {one.queue}: {one.path} could not be loaded: {type(error).__name__}: {error}"
+            f"queue {spec.queue}: {spec.path} could not be loaded: {type(error).__name__}: {error}"
         ) from error
     logger.info("%s", describe(loaded.card, time.monotonic() - started_s))
     return loaded

@@ -1,4 +1,4 @@
-"""The thread that answers small calls: tokenise, detokenise, render."""
+"""The thread that answers tokenizer calls: tokenise, detokenise, render."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ logger = get_logger(__name__)
 
 _WAIT_S = 1.0
 MOST_WAITING: Final = 8
-"""Calls on long texts that may wait, and as many on huge ones; further ones are refused."""
+"""Calls on long texts that may wait, and as many on huge ones; more are refused."""
 
 
 class TokenizerService(threading.Thread):
-    """Takes calls of all lanes in turn; never waits for a running answer."""
+    """Answers the calls of all served queues in turn; never waits for the engine."""
 
     def __init__(self, *, served_queues: Mapping[str, ServedQueue], store: redis.Redis) -> None:
         super().__init__(name="utility", daemon=True)
@@ -45,7 +45,7 @@ class TokenizerService(threading.Thread):
         self._long = LongTexts("long-calls", most_waiting=MOST_WAITING)
 
     def close(self) -> None:
-        """Take no further call."""
+        """Take no more calls."""
         self._closing.set()
         self._long.close()
 
@@ -62,10 +62,10 @@ class TokenizerService(threading.Thread):
                 as_unavailable(error)  # logs a refusal; the heartbeat reports Redis's absence
                 self._closing.wait(_WAIT_S)
             except Exception:
-                logger.exception("A small call was not answered")
+                logger.exception("A tokenizer call was not answered")
 
     def _take(self, call: UtilityCall) -> None:
-        """Answer a call now, or have it answered where no other call waits for it."""
+        """Answer a call now, or apart if other calls would wait too long for it."""
         served = self._served_queues[call.queue]
         size = _size(call)
         if size <= LONG_BYTES:
@@ -82,7 +82,7 @@ class TokenizerService(threading.Thread):
             tokenizer_calls.answer(self._store, call.reply, refusal)
 
     def _answer_long(self, call: UtilityCall, served: ServedQueue) -> None:
-        with suppress(redis.RedisError):  # who asked gives up in time
+        with suppress(redis.RedisError):  # the caller's own timeout ends its wait
             tokenizer_calls.answer(self._store, call.reply, answer(call, served))
 
 
@@ -114,7 +114,7 @@ def answer(call: UtilityCall, served: ServedQueue) -> UtilityReply:
     except PenstockError as error:
         return UtilityReply(call.id, error_code=error.code, error_message=error.message)
     except Exception as error:
-        logger.exception("A small call failed")
+        logger.exception("A tokenizer call failed")
         return UtilityReply(
             call.id, error_code=PenstockError.code, error_message=f"{type(error).__name__}: {error}"
         )

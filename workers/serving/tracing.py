@@ -1,4 +1,4 @@
-"""A worker's spans: one attempt at a job each, from its claim to its last event."""
+"""A worker's spans: one for each attempt at a job, from its claim to its last event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AttemptSpans:
-    """Watches the events that engines and the preparer publish. Called by several threads."""
+    """Makes spans from the events that are published. Called by several threads."""
 
     def __init__(self, tracing: Tracing, claimed: ClaimedJobs, worker_id: str) -> None:
         self._tracing = tracing
@@ -27,23 +27,23 @@ class AttemptSpans:
         """Note events and their time."""
         now_ns = clock.now_ns()
         with self._lock:
-            for one in events:
-                self._note(one, now_ns)
+            for emitted in events:
+                self._note(emitted, now_ns)
 
-    def _note(self, one: AttemptEvent, now_ns: int) -> None:
-        spans = self._open.get(one.attempt_id)
+    def _note(self, emitted: AttemptEvent, now_ns: int) -> None:
+        spans = self._open.get(emitted.attempt_id)
         if spans is None:
-            claimed = self._claimed.get(one.attempt_id)
+            claimed = self._claimed.get(emitted.attempt_id)
             if claimed is None:
                 return
-            spans = self._open[one.attempt_id] = self._tracing.attempt(
+            spans = self._open[emitted.attempt_id] = self._tracing.attempt(
                 claimed.claim.job,
                 (claimed.ticket.rung_ns, claimed.claimed_ns),
                 self._worker_id,
                 claimed.claim.epoch,
             )
-        if spans.see(one.event, now_ns):
-            del self._open[one.attempt_id]
+        if spans.see(emitted.event, now_ns):
+            del self._open[emitted.attempt_id]
 
     def drop(self, claimed: ClaimedJob) -> None:
         """End the span of an attempt that was given up."""
@@ -53,7 +53,7 @@ class AttemptSpans:
             spans.drop(clock.now_ns())
 
     def close(self) -> None:
-        """End what is open, and send it all."""
+        """End the open spans, and send all of them."""
         now_ns = clock.now_ns()
         with self._lock:
             for spans in self._open.values():

@@ -1,4 +1,4 @@
-"""A worker process without Celery: its lanes, its jobs, its threads."""
+"""A worker without Celery: its queues, its jobs, its threads."""
 
 from __future__ import annotations
 
@@ -47,15 +47,16 @@ _POLL_S = 0.05
 
 
 def new_worker_id() -> str:
-    """Name this process so that no other ever had the name."""
+    """Return a name for this process that no other one has had."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
 
 class Worker:
-    """Owns the preparer, publisher, heartbeat and utility threads, and starts the engines.
+    """Owns the preparer, publisher, heartbeat and tokenizer threads, and starts the engines.
 
-    A job is held from its claim on. It leaves by `_end` (its terminal event is stored), by `lose`
-    (somebody else has it, or it is over) or by a drain that hands it back.
+    It is the `Hooks` of its threads. A job is leased from its claim on. It leaves by `end` (its
+    terminal event is stored), by `lose` (it is over, or another worker has it) or by a drain that
+    hands it back.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Worker:
         worker_id: str,
         open_queues: Callable[[Callable[..., None]], Iterable[ServedQueue]],
     ) -> None:
-        """Make every part; `open_lanes` gets what an engine's sink shall call."""
+        """Make every part; `open_queues` gets the function that an engine's sink has to call."""
         self.worker_id = worker_id
         identify(worker=worker_id)
         self.exit_code = 0
@@ -105,7 +106,7 @@ class Worker:
         self._desk = TokenizerService(served_queues=self.served_queues, store=store)
 
     def _make_watchers(self) -> list[Watcher]:
-        """Start what the settings ask for: metrics, traces."""
+        """Start metrics and traces as the settings have them."""
         watchers: list[Watcher] = []
         if self._settings.metrics_port:
             metrics = WorkerMetrics(self._claimed, self.worker_id)
@@ -120,7 +121,7 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """Jobs that all lanes together hold at once."""
+        """How many jobs all queues together run at once."""
         return sum(served.slots for served in self.served_queues.values())
 
     def card(self) -> WorkerCard:
@@ -140,7 +141,7 @@ class Worker:
     def start(self, delivery: Delivery | None = None) -> None:
         """Start engines and threads; without `delivery`, jobs come by `take` alone."""
         self._delivery = delivery
-        # What was loaded stays: a collection that looked through it would hold up every stream.
+        # The models stay: a garbage collection that scanned them would delay every stream.
         gc.collect()
         gc.freeze()
         for served in self.served_queues.values():
@@ -150,16 +151,16 @@ class Worker:
 
     @property
     def draining(self) -> bool:
-        """Whether it takes no job any more."""
+        """Whether it claims no more jobs."""
         return self._draining
 
     @property
     def resting(self) -> bool:
-        """Whether an operator wants no job claimed for now; what runs goes on."""
+        """Whether an operator wants no job claimed for now; running ones go on."""
         return self._resting
 
     def take(self, ticket: Ticket) -> None:
-        """Look for jobs for the free slots; answers through `ticket.done`, and never blocks."""
+        """Look for jobs for the free slots; reports by `ticket.done`, never blocks."""
         self._preparer.put(ticket)
 
     def publish(self, events: list[AttemptEvent]) -> None:
@@ -173,7 +174,7 @@ class Worker:
         return {queue: self._claimed.taken(queue) for queue in self.served_queues}
 
     def lose(self, claimed: ClaimedJob) -> None:
-        """Give up an attempt whose job is over or somebody else's; nothing of it is written."""
+        """Give up an attempt whose job is over or another worker's; nothing more is written."""
         if self._claimed.pop(claimed.attempt_id) is not None:
             for watcher in self._watchers:
                 watcher.drop(claimed)
@@ -181,7 +182,7 @@ class Worker:
             self._let_go(claimed)
 
     def begin_drain(self) -> None:
-        """Claim nothing more and say so in the registry; running jobs go on. Cheap, repeatable."""
+        """Claim nothing more and announce that; running jobs go on. Cheap, repeatable."""
         if self._draining:
             return
         self._draining = True
@@ -192,7 +193,7 @@ class Worker:
     def drain(self, *, in_a_hurry: Callable[[], bool], pump: Callable[[], None]) -> None:
         """Finish what runs within `drain_s`, hand back the rest, and leave the registry.
 
-        `in_a_hurry` ends the patience early; `pump` runs what waits for the calling thread.
+        `in_a_hurry` ends the wait early; `pump` runs the calls that wait for the calling thread.
         """
         self.begin_drain()
         end = time.monotonic() + self._settings.drain_s
@@ -203,13 +204,13 @@ class Worker:
         pump()
 
     def hand_back(self) -> None:
-        """Release what is still held at its last stored token, and stop all threads."""
+        """Release the leased jobs at their last stored token, and stop all threads."""
         self.begin_drain()
         self._preparer.join(HAND_BACK_S)
         for claimed in self._alive_jobs():
             claimed.served.engine.abort([claimed.attempt_id])
         for served in self.served_queues.values():
-            with suppress(TimeoutError):  # what it still says is fenced off
+            with suppress(TimeoutError):  # its later events are refused
                 served.engine.stop(0 if served.queue in self._broken else HAND_BACK_S)
         self._publisher.flush(HAND_BACK_S)
         self._publisher.close()
@@ -231,10 +232,10 @@ class Worker:
             watcher.close()
 
     def _alive_jobs(self) -> list[ClaimedJob]:
-        """Return the held jobs whose engine still works.
+        """Return the leased jobs whose engine still works.
 
-        The others are left to their leases, which counts as an attempt: what broke the engine may
-        be one of them.
+        The others are left to their leases, which counts as an attempt: one of them may have
+        broken the engine.
         """
         return [
             claimed for claimed in self._claimed.all() if claimed.served.queue not in self._broken

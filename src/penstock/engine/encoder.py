@@ -1,4 +1,4 @@
-"""The other model boundary: texts in, one vector each out, no cache and no tokens."""
+"""The model boundary of encoders: texts in, one vector for each out; no cache, no tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInput:
-    """One text, or a pair of them; `token_types` is empty where there is one."""
+    """One text, or a pair; `token_types` is empty for a single text."""
 
     token_ids: Sequence[int]
     token_types: Sequence[int] = ()
@@ -28,6 +28,6 @@ class Encoder(Protocol):
     def encode(self, inputs: Sequence[EncoderInput]) -> torch.Tensor:
         """Compute a vector for each input: (inputs, dimensions) float32 on the CPU.
 
-        An input's vector does not hang on the others, but for rounding.
+        An input's vector does not depend on the others, except for rounding.
         """
         ...

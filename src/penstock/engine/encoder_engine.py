@@ -40,11 +40,11 @@ class _Abort:
 
 
 class EncoderEngine:
-    """Batches texts for one encoder; to a worker it is what `Engine` is.
+    """Batches texts for one encoder; it has the interface of `Engine`.
 
-    A batch is the oldest text and those of like length that wait with it, up to `batch_tokens`
-    with their padding. The thread that `start` begins alone touches the model; `sink` is called
-    in it, once a batch.
+    A batch is the oldest text and waiting ones of similar length, up to `batch_tokens` with their
+    padding. Only the thread that `start` begins touches the model; `sink` is called in it, once
+    for each batch.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class EncoderEngine:
         self._runner.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the engine's thread after its batch; what waits gets no event.
+        """End the engine's thread after its batch; waiting texts get no event.
 
         :raises TimeoutError: the batch takes longer than `timeout_s`.
         """
@@ -84,11 +84,11 @@ class EncoderEngine:
         return self._runner.turn()
 
     def submit(self, *requests: SequenceRequest) -> None:
-        """Take requests together; what is wrong with one comes as a `Failed` event."""
+        """Take requests together; an invalid one ends with a `Failed` event."""
         self._runner.post(*requests)
 
     def abort(self, attempt_ids: Iterable[str]) -> None:
-        """Give up these jobs, whether they are here or not; no event tells of it."""
+        """Drop these attempts if they are here; no event is emitted."""
         self._runner.post(_Abort(frozenset(attempt_ids)))
 
     def load(self) -> WorkerLoad:
@@ -105,12 +105,12 @@ class EncoderEngine:
         return None
 
     def busy(self) -> bool:
-        """Return whether any text is here, on its way in, or has its vector on its way out."""
+        """Return whether any text is here, is about to be, or has events to be delivered."""
         return bool(self._waiting) or self._runner.busy
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the engine's thread, if it has ended by itself."""
+        """The error that ended the engine's thread, if one did."""
         return self._runner.failure
 
     def _turn(self, commands: list[SequenceRequest | _Abort]) -> bool:
@@ -155,12 +155,12 @@ class EncoderEngine:
             )
 
     def _batch(self) -> list[SequenceRequest]:
-        """Return the next batch: the oldest text, and of those that wait the nearest in length."""
+        """Return the next batch: the oldest text, and waiting ones nearest in length."""
         oldest_first = sorted(self._waiting.values(), key=lambda request: request.priority)
         window = oldest_first[: self._slots]
-        wanted = len(window[0].prompt_token_ids)
-        window[1:] = sorted(window[1:], key=lambda one: abs(len(one.prompt_token_ids) - wanted))
-        longest, count = wanted, 1
+        length = len(window[0].prompt_token_ids)
+        window[1:] = sorted(window[1:], key=lambda text: abs(len(text.prompt_token_ids) - length))
+        longest, count = length, 1
         while count < len(window):
             longest = max(longest, len(window[count].prompt_token_ids))
             if longest * (count + 1) > self._batch_tokens:
@@ -174,7 +174,7 @@ class EncoderEngine:
         try:
             with torch.inference_mode():
                 vectors = self._encoder.encode(
-                    [EncoderInput(one.prompt_token_ids, one.token_types) for one in batch]
+                    [EncoderInput(text.prompt_token_ids, text.token_types) for text in batch]
                 )
             finite = flags(torch.isfinite(vectors).all(1))
         except Exception as error:  # noqa: BLE001 - any error of a backend is the batch's
@@ -183,14 +183,12 @@ class EncoderEngine:
             self._computing = 0
         self._failures = 0
         self._meter.step(
-            prefilled=sum(len(one.prompt_token_ids) for one in batch),
+            prefilled=sum(len(text.prompt_token_ids) for text in batch),
             step_s=time.perf_counter() - started_s,
         )
-        return [self._tell(*row) for row in zip(batch, vectors, finite, strict=True)]
+        return [self._end(*row) for row in zip(batch, vectors, finite, strict=True)]
 
-    def _tell(
-        self, request: SequenceRequest, vector: torch.Tensor, is_finite: bool
-    ) -> AttemptEvent:
+    def _end(self, request: SequenceRequest, vector: torch.Tensor, is_finite: bool) -> AttemptEvent:
         self._waiting.pop(request.attempt_id, None)
         if not is_finite:
             return failed(request, EngineFailed("the model's vector is not of numbers"), index=0)
@@ -205,9 +203,9 @@ class EncoderEngine:
         return AttemptEvent(request.attempt_id, event)
 
     def _recover(self, batch: list[SequenceRequest], error: Exception) -> list[AttemptEvent]:
-        """Go on after a batch that failed: with smaller ones if memory ran out, else without it.
+        """Go on after a failed batch: with smaller ones if memory ran out, else without it.
 
-        :raises EngineFailed: nothing can be computed here; the texts may be elsewhere.
+        :raises EngineFailed: nothing can be computed here; other workers may compute the texts.
         """
         starved = is_out_of_memory(error)
         if starved and len(batch) > 1:

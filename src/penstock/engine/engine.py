@@ -13,7 +13,7 @@ from penstock.engine.kv_cache import BlockPool
 from penstock.engine.model import Model, Watched
 from penstock.engine.pacing.meter import Meter
 from penstock.engine.pacing.prefill_budget import PrefillBudget
-from penstock.engine.pacing.step_watch import UsualSteps
+from penstock.engine.pacing.step_watch import StepWatch
 from penstock.engine.pipelining import PipelinedExecutor, PipelinedModel
 from penstock.engine.runner import Runner
 from penstock.engine.sampling.sampler import Sampler
@@ -73,7 +73,7 @@ class Engine:
         )
         self._failures = Failures(plain, self._scheduler, self._budget)
         self._meter = Meter()
-        self._usual = UsualSteps()
+        self._step_watch = StepWatch()
         self._table = SequenceTable(
             model,
             self._scheduler,
@@ -138,7 +138,7 @@ class Engine:
 
     def usual_step_s(self) -> float | None:
         """Return the longest recent time of steps like the current one; None if unknown."""
-        return self._usual.longest_s(self._runner.last_turn_s)
+        return self._step_watch.longest_s(self._runner.last_turn_s)
 
     def busy(self) -> bool:
         """Return whether any sequence is here, is about to be, or has events to be delivered."""
@@ -201,7 +201,7 @@ class Engine:
             elif sequence.finish_reason is None:  # else only the prompt's scores were requested
                 tokens = new_tokens(sequence, draft, chosen, row, self._sampler)
                 self._drafter.learn(sequence, list(tokens.token_ids))
-                self._meter.told(tokens=len(tokens.token_ids), drafted=len(draft))
+                self._meter.emitted(tokens=len(tokens.token_ids), drafted=len(draft))
                 events.append(AttemptEvent(sequence.request.attempt_id, tokens))
             row += 1 + len(draft)
         self._scheduler.advance(step)
@@ -217,7 +217,7 @@ class Engine:
         if not prefilled:
             self._drafter.observe(decoded, step_s)
         self._meter.step(prefilled=prefilled, step_s=step_s)
-        self._usual.add(step_s)
+        self._step_watch.add(step_s)
 
     def _recover(self, failure: StepFailed) -> list[AttemptEvent]:
         """Go on after a failed step, with what `Failures` makes of it.

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class OutOfBlocks(Exception):
-    """More blocks were asked for than are free; the scheduler asks first, so this is a bug."""
+    """More blocks were requested than are free. The scheduler checks before: this is a bug."""
 
 
 class BlockPool:
-    """Hands out blocks, counts who holds them and remembers what full ones contain.
+    """Allocates blocks, counts their references and records what full ones contain.
 
-    A block is free (no content worth keeping), held (one or more references), or cached (no
-    reference, but full and findable by its digest). Cached blocks are given away least recently
-    used first when no free one is left.
+    A block is free (no useful content), in use (one or more references), or cached (no reference,
+    but full and found by its digest). When no block is free, the least recently used cached one
+    is evicted.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, caching: bool = True) -> None:
@@ -38,16 +38,16 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """Blocks that `allocate` can hand out."""
+        """How many blocks `allocate` can return."""
         return len(self._free) + len(self._cached)
 
     @property
     def use(self) -> float:
-        """The share of blocks that sequences hold, 0 to 1."""
+        """The share of blocks in use by sequences, 0 to 1."""
         return 1.0 - self.available / self.num_blocks
 
     def blocks_for(self, tokens: int) -> int:
-        """Return how many blocks hold so many tokens."""
+        """Return how many blocks `tokens` need."""
         return -(-tokens // self.block_size)
 
     def allocate(self, count: int) -> list[int]:
@@ -56,7 +56,7 @@ class BlockPool:
         :raises OutOfBlocks: fewer are available; none is taken then.
         """
         if count > self.available:
-            raise OutOfBlocks(f"{count} blocks asked for, {self.available} available")
+            raise OutOfBlocks(f"{count} blocks requested, {self.available} available")
         taken: list[int] = []
         for _ in range(count):
             block = self._free.pop() if self._free else self._evict()
@@ -75,19 +75,19 @@ class BlockPool:
         return matched
 
     def idle(self, blocks: Iterable[int]) -> int:
-        """Return how many of these blocks nobody holds: to acquire them lessens `available`."""
+        """Return how many of these blocks have no reference: acquiring those lowers `available`."""
         return sum(self._references[block] == 0 for block in blocks)
 
     def acquire(self, blocks: Iterable[int]) -> None:
-        """Take one more reference to each of these matched blocks."""
+        """Add a reference to each of these matched blocks."""
         for block in blocks:
             if self._references[block] == 0:
                 del self._cached[block]
             self._references[block] += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Give back one reference to each block of a sequence, given in the sequence's order."""
-        # Backwards, so that a prefix's end is evicted before its beginning, which more may share.
+        """Drop a reference to each block of a sequence, given in the sequence's order."""
+        # Backwards, so that a prefix's end is evicted before its start, which more sequences share.
         for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block]:
@@ -98,9 +98,9 @@ class BlockPool:
                 self._cached[block] = None
 
     def register(self, block: int, digest: bytes) -> None:
-        """Remember that a held block is full, computed, and has this content.
+        """Record that a block in use is full, computed, and has this content.
 
-        The first block of a content is the one that is found; a twin stays anonymous.
+        The first block with a content is the one that `match` returns; a second one is not recorded.
         """
         if self.caching and digest not in self._block_of and self._digest_of[block] is None:
             self._block_of[digest] = block
@@ -116,10 +116,10 @@ class BlockPool:
 
 
 def extend_digests(digests: list[bytes], token_ids: Sequence[int], block_size: int) -> None:
-    """Bring a sequence's chain of block digests up to its last full block, in place.
+    """Extend a sequence's chain of block digests to its last full block, in place.
 
     A digest covers its block's tokens and all before them, so that equal digests mean equal
-    prefixes (128 bits of BLAKE2: no collision is to be expected, not even a wanted one).
+    prefixes (128 bits of BLAKE2: no collision, not even a deliberate one).
     """
     for start in range(len(digests) * block_size, len(token_ids) - block_size + 1, block_size):
         parent = digests[-1] if digests else b""

@@ -1,4 +1,4 @@
-"""The model boundary: what a backend gets for one step and what it gives back.
+"""The model boundary: the input of a backend for one step, and its output.
 
 A backend owns the KV cache's storage; the engine owns its bookkeeping (which block holds what).
 Block ids count from 0; block 0 is an ordinary block. A sequence's token at position `p` lives in
@@ -24,7 +24,7 @@ class SequenceSlice:
     `block_table` covers every position up to the last of this slice. `key` identifies the sequence
     for as long as it runs (backends that keep state of their own, such as grouped fallback or
     recurrent layers, key it by this). `logits_from` is the offset within the slice from which
-    logits are wanted: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
+    logits are returned: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
     verification of speculated tokens), `len(token_ids)` for none (a prefill chunk that is not
     the last).
     """
@@ -53,7 +53,7 @@ class KVLayout:
 
 @runtime_checkable
 class HiddenModel(Protocol):
-    """A model that can show its last hidden states, for embeddings, where `shows_hidden`."""
+    """A model that returns its last hidden states, for embeddings, if `shows_hidden`."""
 
     shows_hidden: bool
 
@@ -67,15 +67,15 @@ class HiddenModel(Protocol):
 
 @runtime_checkable
 class Watched(Protocol):
-    """A model of which parts are in processes of their own, which can die."""
+    """A model with parts in processes of their own, which can die."""
 
     @property
     def failure(self) -> BaseException | None:
-        """Why it can compute no more; any thread may ask."""
+        """The error after which it cannot compute; any thread may read it."""
         ...
 
     def watched(self) -> None:
-        """From now on somebody looks at `failure`."""
+        """Note that `failure` is checked from now on."""
         ...
 
 
@@ -87,14 +87,14 @@ class Model(Protocol):
     kv_layout: KVLayout
 
     def allocate(self, blocks: int) -> None:
-        """Make room for `blocks` blocks of KV cache; called once, before the first `forward`.
+        """Allocate `blocks` blocks of KV cache; called once, before the first `forward`.
 
         :raises MemoryError: the device has not enough memory.
         """
         ...
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Compute the slices, write their keys and values into the cache.
+        """Compute the slices, and write their keys and values into the cache.
 
         Returns logits, (rows, vocab) float32, rows in the order of the slices and, within a
         slice, of its positions from `logits_from` on. It may be on the model's device.
@@ -102,10 +102,10 @@ class Model(Protocol):
         ...
 
     def release(self, key: int) -> None:
-        """Forget a sequence (its blocks are the engine's business)."""
+        """Drop the state of a sequence (its blocks are the engine's)."""
         ...
 
 
 def shows_hidden(model: object) -> bool:
-    """Whether a model's hidden states can be had."""
+    """Return whether a model returns its hidden states."""
     return isinstance(model, HiddenModel) and model.shows_hidden

@@ -1,4 +1,4 @@
-"""How an engine is set up."""
+"""The options of an engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from penstock.errors import BadSettings
 class EngineOptions:
     """Limits and choices of one engine.
 
-    `slots` sequences run at once; `num_blocks` is what the model was told to `allocate`.
+    `slots` sequences run at once; `num_blocks` is what the model has allocated.
     `prefill_chunk_tokens` prompt tokens are computed a step beside the running sequences; with
     `target_step_ms` the chunk follows the measured step times instead, between
     `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` gains nothing, and should be off,
-    where a backend keeps state of its own a sequence and not in blocks (the grouped fallback).
-    Up to `speculation_tokens` tokens a sequence and step are guessed and checked; 0 is none, and
-    the same backends should have none.
+    for backends that keep their state by sequence and not in blocks (the grouped fallback).
+    Up to `speculation_tokens` tokens are drafted for each sequence and step and verified; 0 turns
+    that off, as the same backends need.
 
     :raises BadSettings: a value is out of range.
     """

@@ -1,4 +1,4 @@
-"""A prompt's embedding, gathered over the chunks in which it is computed."""
+"""A prompt's embedding, collected over its prefill chunks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Pooled:
         self._sum: torch.Tensor | None = None
 
     def add(self, states: torch.Tensor) -> None:
-        """Take the next tokens' states, (tokens, hidden)."""
+        """Add the next tokens' states, (tokens, hidden)."""
         total = states.float().sum(0).cpu()
         self._sum = total if self._sum is None else self._sum + total
         self.count += states.shape[0]
 
     def embedding(self) -> str:
-        """Return their mean as `encoded`; empty where there are none."""
+        """Return the mean as `encoded`; empty if there are no states."""
         return "" if self._sum is None else encoded(self._sum / self.count)
 
 

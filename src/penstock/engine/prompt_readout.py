@@ -1,4 +1,4 @@
-"""What a request wants to know of its prompt itself: log probabilities and hidden states."""
+"""Prompt log probabilities and hidden states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def forward(model: Model, step: Step, sampler: Sampler) -> torch.Tensor:
-    """Run the model and read what the step wants of prompts; return the sampled rows' logits."""
+    """Run the model, score and pool the prompts of the step; return the sampled rows' logits."""
     batch = Batch(step.slices)
     if step.pooled and isinstance(model, HiddenModel):
         logits, hidden = model.forward_hidden(batch)
@@ -32,16 +32,16 @@ def forward(model: Model, step: Step, sampler: Sampler) -> torch.Tensor:
 
 
 def prompt_scores(sequence: Sequence, sampler: Sampler) -> tuple[PositionLogprobs, ...]:
-    """Return the prompt's log probabilities, if they are wanted and have not been told yet."""
+    """Return the prompt's log probabilities, if requested and not emitted yet."""
     if sequence.scores is None or sequence.generated:
         return ()
     return sampler.scores(sequence.token_ids[0], sequence.scores)
 
 
 def _score(step: Step, logits: torch.Tensor, sampler: Sampler) -> None:
-    """Keep the log probabilities of prompts' tokens: a position's logits are of the next one."""
+    """Store the log probabilities of prompts' tokens: a position's logits are for the next one."""
     for sequence, row, position in step.scored:
-        assert sequence.scores is not None  # noqa: S101 - else it were not among them
+        assert sequence.scores is not None  # noqa: S101 - `scored` has only those
         end = _end_of_prompt(step, sequence, sequence.prompt_length - 1)
         sequence.scores += sampler.score(
             logits[row : row + end - position],
@@ -51,6 +51,6 @@ def _score(step: Step, logits: torch.Tensor, sampler: Sampler) -> None:
 
 
 def _end_of_prompt(step: Step, sequence: Sequence, length: int) -> int:
-    """Return where the part of a prompt ends that this step computes; it has `length` tokens."""
+    """Return the end of the part of a prompt of `length` tokens that this step computes."""
     part = step.slices[step.sequences.index(sequence)]
     return min(part.start + len(part.token_ids), length)

@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 Command = TypeVar("Command")
 
 _TICK_S: Final = 0.5
-"""How often an idle thread shows that it is alive."""
+"""How often an idle thread updates `last_turn_s`."""
 
 
 class Runner(Generic[Command]):
-    """Calls `turn(commands)` in one thread: at once while it returns True, else when some come.
+    """Calls `turn(commands)` in one thread: again while it returns True, else when commands come.
 
     Any thread may `post`; the inbox keeps their order. An exception of `turn` ends the thread and
     stays in `failure`.
@@ -42,7 +42,7 @@ class Runner(Generic[Command]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread after the turn it is in.
+        """End the thread after its current turn.
 
         :raises TimeoutError: it is still in that turn after `timeout_s`.
         """
@@ -55,7 +55,7 @@ class Runner(Generic[Command]):
             raise TimeoutError(f"{self._thread.name} did not end within {timeout_s} s")
 
     def post(self, *commands: Command) -> None:
-        """Hand commands to the next turn, all to the same one."""
+        """Queue commands for the next turn, all for the same one."""
         with self._changed:
             self._inbox.extend(commands)
             self._changed.notify()
@@ -67,12 +67,12 @@ class Runner(Generic[Command]):
 
     @property
     def posted(self) -> int:
-        """Commands that no turn has taken yet."""
+        """How many commands no turn has taken yet."""
         return len(self._inbox)
 
     @property
     def busy(self) -> bool:
-        """Whether a turn runs, is due, or has commands to come."""
+        """Whether a turn runs or is due, or commands are queued."""
         with self._changed:
             return self._in_turn or self._more or bool(self._inbox)
 

@@ -1,4 +1,4 @@
-"""One sequence: what was asked, how far it is, which blocks it holds."""
+"""One sequence: its request, its progress, its blocks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from penstock.engine.text.detokenizer import DecodeCache
 
 _CONTEXT_TOKENS: Final = 6
-"""Tokens of the prompt that the answer's first tokens are decoded after."""
+"""Last tokens of the prompt that give the context for decoding the answer's first ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceRequest:
-    """What the worker asks of the engine.
+    """A request to the engine.
 
     `attempt_id` identifies the request in this process; two attempts at one job must differ. It
     is `job_id` by default. `generated_token_ids` are the answer's tokens in the journal: the
@@ -60,7 +60,7 @@ class SequenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What requests are checked against. `context_length` is also what the KV cache can hold."""
+    """Bounds for requests. `context_length` is at most what fits into the KV cache."""
 
     context_length: int
     vocab_size: int
@@ -72,8 +72,7 @@ class Sequence:
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
     `block_table`, of which the first `registered_blocks` are in the prefix cache. `rank` sorts
-    sequences: by priority, then those first whose clients have a part of the answer already
-    (from another worker), then by arrival. `scores` are the log probabilities of the prompt's
+    sequences: by priority, then those that another worker has begun, then by arrival. `scores` are the log probabilities of the prompt's
     tokens from the second on, as far as they are known; None if they are not requested. `pooled`
     collects its embedding; None if it is not requested.
     """
@@ -102,7 +101,7 @@ class Sequence:
     def __init__(
         self, request: SequenceRequest, key: int, limits: Limits, cache: DecodeCache
     ) -> None:
-        """Check the request and replay the tokens that it has already.
+        """Check the request and replay the tokens that the answer has already.
 
         :raises ContextOverflow: prompt and answer cannot fit.
         :raises InvalidParameter: the prompt is empty, or a token id is not in the vocabulary.
@@ -125,7 +124,7 @@ class Sequence:
         self.cached_tokens: int | None = None
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
-        # Where the form must be kept, the text ends where the form does.
+        # Structured output ends where its constraint does.
         endless = sampling.ignore_eos and request.constraint is None
         eos = frozenset[int]() if endless else limits.eos_token_ids
         self._ending_ids = eos.union(sampling.stop_token_ids, request.stop_tokens)
@@ -136,8 +135,8 @@ class Sequence:
             request.constraint,
         )
         context = prompt[-_CONTEXT_TOKENS:] if request.joins_prompt else ()
-        wanted = request.scores_prompt and not request.generated_token_ids
-        self.scores: list[PositionLogprobs] | None = [] if wanted else None
+        scored = request.scores_prompt and not request.generated_token_ids
+        self.scores: list[PositionLogprobs] | None = [] if scored else None
         self.pooled = Pooled() if request.embeds else None
         self.answer = Answer(cache, context, sampling.stop)
         if self.max_length <= self.prompt_length:
@@ -168,7 +167,7 @@ class Sequence:
         return Usage(self.prompt_length, self.generated, self.cached_tokens or 0)
 
     def append(self, token_id: int) -> str:
-        """Add the answer's next token, see whether it ends the text, and return the new text.
+        """Append the answer's next token, check whether it ends the text, and return the new text.
 
         The token that ends a text by its id adds no text of its own.
         """
@@ -194,7 +193,7 @@ class Sequence:
         return text
 
     def rewind(self) -> None:
-        """Forget what was computed (its blocks are gone); the tokens stay."""
+        """Reset to nothing computed: the blocks are gone, the tokens stay."""
         self.computed = 0
         self.registered_blocks = 0
         self.block_table = []
@@ -218,15 +217,15 @@ def _check(request: SequenceRequest, limits: Limits) -> None:
             raise InvalidParameter(
                 f"{name}: a token id is outside the vocabulary of {limits.vocab_size}", param=name
             )
-    wanted = 1 if sampling.max_tokens is None else sampling.max_tokens
-    if length + wanted > limits.context_length:
+    answer_tokens = 1 if sampling.max_tokens is None else sampling.max_tokens
+    if length + answer_tokens > limits.context_length:
         raise ContextOverflow(
             _overflow(limits.context_length, length, sampling.max_tokens), param="prompt"
         )
 
 
 def _overflow(context_length: int, length: int, max_tokens: int | None) -> str:
-    """Say it in the words of OpenAI and Anthropic: LiteLLM, LangChain and agents look for them."""
+    """Use the words of OpenAI and Anthropic: LiteLLM, LangChain and agents search for them."""
     limit = f"This model's maximum context length is {context_length} tokens"
     if max_tokens is None or length >= context_length:
         return f"{limit}; the prompt is too long: it has {length}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Sampling
-from penstock.engine.drafting.prompt_lookup import Lookup
+from penstock.engine.drafting.prompt_lookup import PromptLookup
 from penstock.engine.drafting.speculation import Speculation, _worthy
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
@@ -216,22 +216,22 @@ def test_logits_that_are_no_numbers_fail_after_what_was_right():
 
 
 def test_lookup_finds_what_followed_the_last_time():
-    lookup = Lookup()
+    lookup = PromptLookup()
     text = [1, 2, 3, 4, 5, 6, 9, 2, 3, 4]
-    assert lookup.guess(text, 3) == [5, 6, 9]
+    assert lookup.draft(text, 3) == [5, 6, 9]
     text += [7, 2, 3, 4]
-    assert lookup.guess(text, 2) == [7, 2]  # the latest time, not the first
-    assert lookup.guess([*text, 8], 4) == []
-    assert lookup.guess([*text, 8], 0) == []
-    assert Lookup().guess([1, 2], 3) == []
-    assert Lookup().guess([5, 5, 5, 5], 6) == [5] * 6
-    assert Lookup().guess([1, 2, 3, 1, 2, 3], 7) == [1, 2, 3, 1, 2, 3, 1]
+    assert lookup.draft(text, 2) == [7, 2]  # the latest time, not the first
+    assert lookup.draft([*text, 8], 4) == []
+    assert lookup.draft([*text, 8], 0) == []
+    assert PromptLookup().draft([1, 2], 3) == []
+    assert PromptLookup().draft([5, 5, 5, 5], 6) == [5] * 6
+    assert PromptLookup().draft([1, 2, 3, 1, 2, 3], 7) == [1, 2, 3, 1, 2, 3, 1]
 
 
 def test_lookup_reads_only_the_end_of_a_long_text():
-    lookup = Lookup()
+    lookup = PromptLookup()
     text = [1, 2, 3, 4, *range(10, 40_000), 1, 2, 3]
-    assert lookup.guess(text, 1) == []
+    assert lookup.draft(text, 1) == []
     assert len(lookup._ends) <= 32_768
 
 
@@ -275,7 +275,7 @@ def test_wrong_guesses_stop_and_right_ones_that_were_not_tried_start_it_again():
         speculation.learn(sequence, [1])
     assert speculation.plan([sequence]) == {sequence.key: [1, 2, 3, 1]}
     speculation.forget(sequence.key)
-    assert not speculation._guessers
+    assert not speculation._drafts
 
 
 def test_nothing_is_tried_where_rows_are_what_costs():

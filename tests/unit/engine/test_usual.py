@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.engine.pacing.step_watch import UsualSteps
+from penstock.engine.pacing.step_watch import StepWatch
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
         return self.now_s
 
 
-def run(usual: UsualSteps, clock: Clock, count: int, step_s: float) -> None:
+def run(usual: StepWatch, clock: Clock, count: int, step_s: float) -> None:
     for _ in range(count):
         clock.now_s += step_s
         usual.add(step_s)
@@ -21,7 +21,7 @@ def run(usual: UsualSteps, clock: Clock, count: int, step_s: float) -> None:
 
 def test_nothing_is_said_of_the_first_steps():
     clock = Clock()
-    usual = UsualSteps(clock)
+    usual = StepWatch(clock)
     run(usual, clock, 63, 0.01)
     assert usual.longest_s(clock.now_s) is None
     run(usual, clock, 1, 0.02)
@@ -30,7 +30,7 @@ def test_nothing_is_said_of_the_first_steps():
 
 def test_a_longest_step_is_forgotten_after_hundreds():
     clock = Clock()
-    usual = UsualSteps(clock)
+    usual = StepWatch(clock)
     run(usual, clock, 1, 3.0)
     run(usual, clock, 600, 0.01)
     assert usual.longest_s(clock.now_s) == 3.0
@@ -40,7 +40,7 @@ def test_a_longest_step_is_forgotten_after_hundreds():
 
 def test_the_first_step_after_a_break_is_not_judged_and_counting_begins_anew():
     clock = Clock()
-    usual = UsualSteps(clock)
+    usual = StepWatch(clock)
     run(usual, clock, 100, 0.01)
     assert usual.longest_s(clock.now_s + 11.0) is None
     clock.now_s += 11.0
@@ -52,7 +52,7 @@ def test_the_first_step_after_a_break_is_not_judged_and_counting_begins_anew():
 
 def test_a_long_step_is_no_break():
     clock = Clock()
-    usual = UsualSteps(clock)
+    usual = StepWatch(clock)
     run(usual, clock, 100, 0.01)
     run(usual, clock, 1, 12.0)
     assert usual.longest_s(clock.now_s) == 12.0

@@ -1,4 +1,4 @@
-"""Guessing how a text goes on by how it went on before (prompt lookup)."""
+"""Prompt-lookup drafting: a text is expected to continue as it did before."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MATCHED: Final = 3
-"""Tokens that have to be the same before a continuation is guessed."""
+"""Tokens that have to match before a continuation is drafted."""
 
 _MOST_INDEXED: Final = 32_768
-"""Of a longer text only this much of the end is looked at: the index takes some 100 bytes a token."""
+"""Only this many last tokens of a longer text are indexed: each takes some 100 bytes."""
 
 
-class Lookup:
-    """The places of one growing text's runs of three tokens, the latest of each.
+class PromptLookup:
+    """The last position of each run of three tokens in one growing text.
 
     The method is Prompt Lookup Decoding (Saxena, 2023): answers quote their prompts and repeat
-    themselves. Only the tokens decide, so a continued answer is guessed at as before.
+    themselves. Only the tokens decide, so a continued answer gets the same drafts.
     """
 
     __slots__ = ("_ends", "_indexed")
@@ -28,7 +28,7 @@ class Lookup:
         self._ends: dict[tuple[int, ...], int] = {}
         self._indexed = 0
 
-    def guess(self, token_ids: Sequence[int], count: int) -> list[int]:
+    def draft(self, token_ids: Sequence[int], count: int) -> list[int]:
         """Return up to `count` tokens that may follow, or none.
 
         `token_ids` has grown since the last call, and is otherwise the same.
@@ -39,11 +39,11 @@ class Lookup:
         if begin is None or count < 1:
             return []
         after = token_ids[begin : begin + count]
-        # Where the text's end is reached, it repeats itself with that period.
+        # A run that overlaps the text's end repeats with that period.
         return list(after) if len(after) == count else list(islice(cycle(after), count))
 
     def _index(self, token_ids: Sequence[int]) -> None:
-        """Note the runs that something follows: all but the text's last."""
+        """Index all runs but the text's last, which nothing follows."""
         first = max(self._indexed, _MATCHED, len(token_ids) - _MOST_INDEXED)
         for end in range(first, len(token_ids)):
             self._ends[tuple(token_ids[end - _MATCHED : end])] = end

@@ -1,11 +1,11 @@
-"""How many tokens to guess for each sequence, so that it pays."""
+"""How many tokens to draft for each sequence, so that it pays."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from penstock.engine.drafting.prompt_lookup import Lookup
+from penstock.engine.drafting.prompt_lookup import PromptLookup
 from penstock.engine.pacing.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from penstock.engine.sequence import Sequence
 
 _WEIGHT: Final = 0.15
-"""Of the newest guess, right or wrong, in a sequence's share of right ones."""
+"""Weight of the newest token, right or wrong, in a sequence's acceptance rate."""
 
 _FLEET_WEIGHT: Final = 0.02
-"""The same in the share of all sequences, with which a new one begins."""
+"""The same in the acceptance rate of all sequences, which a new one starts with."""
 
 _FADE: Final = 0.98
 
 _MARGIN: Final = 1.25
-"""How much more than it costs a guessed token must promise."""
+"""How much more than its cost a draft token must be expected to save."""
 
 
 @dataclass(slots=True)
-class _Guesser:
-    """One sequence's text so far, the share of right guesses, and the guess now open."""
+class _Draft:
+    """One sequence's text so far, its acceptance rate, and its current draft."""
 
     right: float
-    lookup: Lookup = field(default_factory=Lookup)
-    guess: list[int] = field(default_factory=list[int])
+    lookup: PromptLookup = field(default_factory=PromptLookup)
+    tokens: list[int] = field(default_factory=list[int])
 
 
 class Drafter(Protocol):
@@ -52,71 +52,71 @@ class Drafter(Protocol):
 
 
 class Speculation:
-    """Guesses continuations, keeps account of how often they were right, and what they cost.
+    """Drafts continuations, and counts how often they were right and what they cost.
 
-    A guessed token is a row more in the step. It is worth it where the chance that all up to it
-    are right, times the seconds that a token takes now, passes a row's seconds by some margin: long
-    guesses for one stream whose text repeats itself, none in a batch that fills the machine. Guesses
-    that were not computed are compared all the same, so the share is known before it pays.
+    A draft token adds a row to the step. It pays if the chance that all tokens up to it are right,
+    times the seconds that a token takes now, exceeds a row's seconds by a margin: long drafts for
+    one stream whose text repeats itself, none in a batch that fills the machine. Drafts that were
+    not computed are compared too, so the acceptance rate is known before they pay.
     The engine's thread owns it.
     """
 
     def __init__(self, most_tokens: int) -> None:
-        """`most_tokens` are guessed for a sequence and step; 0 turns it off."""
+        """Up to `most_tokens` are drafted for each sequence and step; 0 turns it off."""
         self._most = most_tokens
         self._cost = StepCost(_FADE)
-        self._guessers: dict[int, _Guesser] = {}
+        self._drafts: dict[int, _Draft] = {}
         self._right = 0.5
 
     def plan(self, decoding: Iterable[Sequence]) -> dict[int, list[int]]:
-        """Return the tokens to try, by sequence key, of the sequences that decode."""
+        """Return the drafts of the decoding sequences, by sequence key."""
         if not self._most:
             return {}
         sequences = list(decoding)
         price = self._price(len(sequences))
-        if price >= 1:  # not even a certain guess would pay
+        if price >= 1:  # not even a certain token would pay
             for sequence in sequences:
-                self._guesser(sequence).guess = []
+                self._draft(sequence).tokens = []
             return {}
         drafts: dict[int, list[int]] = {}
         for sequence in sequences:
-            guesser = self._guesser(sequence)
-            guesser.guess = guesser.lookup.guess(sequence.token_ids, self._most)
+            state = self._draft(sequence)
+            state.tokens = state.lookup.draft(sequence.token_ids, self._most)
             room = sequence.max_length - len(sequence.token_ids) - 1
-            worthy = min(_worthy(guesser.right, price, self._most), room)
-            if guesser.guess and worthy > 0:
-                drafts[sequence.key] = guesser.guess[:worthy]
+            worthy = min(_worthy(state.right, price, self._most), room)
+            if state.tokens and worthy > 0:
+                drafts[sequence.key] = state.tokens[:worthy]
         return drafts
 
     def learn(self, sequence: Sequence, token_ids: list[int]) -> None:
-        """Compare what was guessed for a sequence with the tokens that came."""
-        guesser = self._guessers.get(sequence.key)
-        if guesser is None:
+        """Compare a sequence's draft with the tokens that it got."""
+        state = self._drafts.get(sequence.key)
+        if state is None:
             return
-        for guessed, token_id in zip(guesser.guess, token_ids, strict=False):
-            right = float(guessed == token_id)
-            guesser.right += _WEIGHT * (right - guesser.right)
+        for drafted, token_id in zip(state.tokens, token_ids, strict=False):
+            right = float(drafted == token_id)
+            state.right += _WEIGHT * (right - state.right)
             self._right += _FLEET_WEIGHT * (right - self._right)
             if not right:
                 break
-        guesser.guess = []
+        state.tokens = []
 
     def observe(self, rows: int, step_s: float) -> None:
-        """Learn what a step without prompts has taken."""
+        """Learn the time of a step without prompts."""
         self._cost.observe(rows, step_s)
 
     def forget(self, key: int) -> None:
-        """Drop what is known of a sequence that has gone."""
-        self._guessers.pop(key, None)
+        """Drop the state of a sequence that has ended."""
+        self._drafts.pop(key, None)
 
-    def _guesser(self, sequence: Sequence) -> _Guesser:
-        guesser = self._guessers.get(sequence.key)
-        if guesser is None:
-            guesser = self._guessers[sequence.key] = _Guesser(self._right)
-        return guesser
+    def _draft(self, sequence: Sequence) -> _Draft:
+        state = self._drafts.get(sequence.key)
+        if state is None:
+            state = self._drafts[sequence.key] = _Draft(self._right)
+        return state
 
     def _price(self, sequences: int) -> float:
-        """Return a row's seconds over those that a token takes now, with the margin."""
+        """Return a row's seconds relative to those of a token now, with the margin."""
         cost = self._cost.read()
         if cost is None or not sequences:
             return _MARGIN / 16
@@ -125,7 +125,7 @@ class Speculation:
 
 
 def _worthy(right: float, price: float, most: int) -> int:
-    """Return how many guessed tokens in a row are each worth their price."""
+    """Return how many consecutive draft tokens are each worth their price."""
     count, chance = 0, right
     while count < most and chance > price:
         count += 1

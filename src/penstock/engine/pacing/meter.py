@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MEMORY_S: Final = 5.0
-"""Time constant of the rates: what lies further back hardly counts."""
+"""Time constant of the rates: older steps hardly count."""
 
 
 class Meter:
@@ -32,14 +32,14 @@ class Meter:
         self._drafts_total = self._drafted_total = self._accepted_total = 0
 
     def step(self, *, prefilled: int, step_s: float) -> None:
-        """Count a step that computed so many prompt tokens."""
+        """Count a step that computed `prefilled` prompt tokens."""
         with self._lock:
             self._fade()
             self._prefilled += prefilled
             self._steps_s.append(step_s)
 
-    def told(self, *, tokens: int, drafted: int) -> None:
-        """Count a sequence's new tokens in one step, and how many were guessed beforehand."""
+    def emitted(self, *, tokens: int, drafted: int) -> None:
+        """Count a sequence's new tokens of one step, and its draft tokens."""
         with self._lock:
             self._decoded += tokens
             self._generated_total += tokens
@@ -49,17 +49,17 @@ class Meter:
                 self._accepted_total += min(tokens - 1, drafted)
 
     def accepted(self, prompt_tokens: int) -> None:
-        """Count a sequence that came."""
+        """Count an accepted sequence."""
         with self._lock:
             self._prompt_total += prompt_tokens
 
     def finished(self) -> None:
-        """Count a sequence that ended well."""
+        """Count a finished sequence."""
         with self._lock:
             self._finished_total += 1
 
     def preempted(self, sequences: int) -> None:
-        """Count sequences whose blocks were taken."""
+        """Count preempted sequences."""
         with self._lock:
             self._preempted_total += sequences
 
@@ -67,7 +67,7 @@ class Meter:
         """Return the load now."""
         with self._lock:
             self._fade()
-            # A meter that has just begun has seen less than its memory's worth of time.
+            # A new meter has seen less time than its time constant.
             seen_s = max(self._updated_s - self._started_s, 1e-3)
             weight_s = _MEMORY_S * (1.0 - exp(-seen_s / _MEMORY_S))
             return WorkerLoad(

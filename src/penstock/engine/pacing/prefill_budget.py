@@ -1,4 +1,4 @@
-"""How many prompt tokens a step may compute beside the running sequences."""
+"""How many prompt tokens a step may compute besides the running sequences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from penstock.engine.options import EngineOptions
 
 _FADE: Final = 0.9
-"""Short, as a token costs more the longer the context before it."""
+"""Fast, as a token costs more the longer its context is."""
 
 _FIRST: Final = 64
 """Tokens of a chunk before any step was measured."""
@@ -20,11 +20,11 @@ _ALONE: Final = 4
 
 
 class PrefillBudget:
-    """The prefill chunk: a fixed figure, or what keeps a step under a target time.
+    """The prefill chunk: a fixed size, or one that keeps a step under a target time.
 
-    With a target, it learns what a step costs and what each token adds, and gives the chunk that
-    fits. Prompts get half of a step's time at least, however many sequences decode: those who wait
-    for their first token would else wait for all that run.
+    With a target, it learns the cost of a step and of each token, and returns the chunk that fits.
+    Prompts get at least half of a step's time, however many sequences decode: otherwise they would
+    wait for all running sequences.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -35,11 +35,11 @@ class PrefillBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether `shrink` can lower the budget no more."""
+        """Whether `shrink` cannot lower the budget any more."""
         return self._ceiling == 1
 
     def tokens(self, *, decoding: int) -> int:
-        """Return the budget of the next step, in which so many running streams get a token."""
+        """Return the budget of the next step, in which `decoding` sequences get a token."""
         if self._target_s is None:
             return self._ceiling
         cost = self._cost.read()
@@ -53,12 +53,12 @@ class PrefillBudget:
             spare_s = self._target_s * _ALONE - step_s
         fitting = int(spare_s / max(token_s, 1e-9))
         least, most = self._options.min_chunk_tokens, self._options.max_chunk_tokens
-        if self._ceiling < self._options.prefill_chunk_tokens:  # memory ran out: no more than that
+        if self._ceiling < self._options.prefill_chunk_tokens:  # memory ran out before
             least, most = min(least, self._ceiling), self._ceiling
         return max(least, min(fitting, most))
 
     def observe(self, *, tokens: int, step_s: float) -> None:
-        """Learn from a step that has computed so many tokens."""
+        """Learn from a step that has computed `tokens`."""
         if self._target_s is not None:
             self._cost.observe(tokens, step_s)
 
@@ -67,5 +67,5 @@ class PrefillBudget:
         self._ceiling = max(1, self._ceiling // 2)
 
     def recover(self) -> None:
-        """Double it again, up to the fixed figure."""
+        """Double it again, up to the fixed size."""
         self._ceiling = min(self._options.prefill_chunk_tokens, self._ceiling * 2)

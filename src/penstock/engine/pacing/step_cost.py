@@ -1,30 +1,30 @@
-"""What a step takes, as a line over the tokens that it computes."""
+"""The time of a step as a linear function of the tokens that it computes."""
 
 from __future__ import annotations
 
 from typing import Final
 
 _SPARE_ROWS: Final = 16.0
-"""Tokens that cost as much as a step's fixed part, before anything better is known.
+"""Tokens that cost as much as a step's fixed part, as long as nothing was measured.
 
-Decoding reads all weights for a step, whatever it computes; so it is about that on CPUs and GPUs.
+Each step reads all weights, whatever it computes; so it is about that on CPUs and GPUs.
 """
 
 
 class StepCost:
-    """Least squares over the steps measured, old ones fading.
+    """Least squares over the measured steps, with fading weights.
 
-    As long as all steps have about as many tokens the slope is mostly the prior's; the line goes
-    through their mean in any case. The engine's thread owns it.
+    While all steps have about as many tokens, the slope is mostly the prior's; the line always goes
+    through their mean. The engine's thread owns it.
     """
 
     def __init__(self, fade: float) -> None:
-        """`fade` is what a step's weight is multiplied by with each later one."""
+        """`fade` multiplies a step's weight with each later step."""
         self._fade = fade
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
     def observe(self, tokens: int, step_s: float) -> None:
-        """Learn from a step that has been run."""
+        """Learn from a step."""
         fade = self._fade
         self._weight = self._weight * fade + 1.0
         self._x = self._x * fade + tokens

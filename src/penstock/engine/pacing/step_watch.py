@@ -1,4 +1,4 @@
-"""How long a step may usually take: what tells a step that hangs from one that is merely slow."""
+"""How long a step usually takes at most: tells a step that hangs from one that is slow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _WINDOW_STEPS: Final = 512
 _BREAK_S: Final = 10.0
 
 
-class UsualSteps:
+class StepWatch:
     """The longest of the last steps, while the engine is at work without a longer break.
 
-    The first steps of a process, and those after a break, are slow by right: weights are read from
-    the disk, buffers made, kernels chosen. So nothing is said before some have been seen, and
-    counting begins anew with a break. Written by the engine's thread, read by any.
+    The first steps of a process, and those after a break, are expected to be slow: weights are read
+    from the disk, buffers made, kernels chosen. So there is no figure before some steps were seen,
+    and counting starts again after a break. Written by the engine's thread, read by any.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class UsualSteps:
     def longest_s(self, begun_s: float) -> float | None:
         """Return the longest (s) of the steps before one that began at `begun_s` (monotonic).
 
-        None where too few are known, or where it is the first after a break.
+        None if too few are known, or if it is the first after a break.
         """
         if self._steps < _ENOUGH_STEPS or begun_s - self._ended_s > _BREAK_S:
             return None

@@ -16,27 +16,27 @@ _BYTE_BITS: Final = 8
 class Constraint(Protocol):
     """Which tokens may come next in one sequence. The engine's thread owns it from `submit` on.
 
-    Its state hangs on the tokens it was given alone, so that another worker, which gives it the
-    journal's tokens, goes on exactly.
+    Its state depends only on the tokens that it got, so another worker can replay the journal's
+    tokens and continue exactly.
     """
 
     @property
     def complete(self) -> bool:
-        """Whether the text is whole and nothing may follow."""
+        """Whether the text is complete and nothing may follow."""
         ...
 
     def mask(self, ahead: Sequence[int] = ()) -> bytes:
-        """Return one bit a token, the lowest first: set where the token may come next.
+        """Return a bit for each token, the lowest first: set if the token may come next.
 
-        Ending tokens are among them where the text may end here. At least one bit is set. With
-        tokens `ahead` it is the mask behind these, empty where they do not fit; they are not kept.
+        Ending tokens are included if the text may end here. At least one bit is set. With tokens
+        `ahead` it is the mask after these, empty if they do not fit; they are not kept.
 
         :raises UnsupportedFeature: the form is too complex to go on.
         """
         ...
 
     def advance(self, token_id: int) -> None:
-        """Take note of a token.
+        """Add a token.
 
         :raises UnsupportedFeature: the form is too complex to go on.
         :raises EngineFailed: the token does not fit.
@@ -45,7 +45,7 @@ class Constraint(Protocol):
 
 
 def forbid(logits: torch.Tensor, rows: Sequence[int], masks: Sequence[bytes]) -> None:
-    """Set the logits of every token to -inf that its row's mask does not allow, in place.
+    """Set the logits of all tokens that their row's mask forbids to -inf, in place.
 
     `logits` is (n, vocab) float32; a token beyond its mask is not allowed.
     """

@@ -12,7 +12,7 @@ def uniform(seed: int, position: int) -> float:
     """Return the number in [0, 1), of 53 bits, that belongs to a position of a seed's text.
 
     SplitMix64 (Steele, Lea and Flood, 2014) read at its `position`-th output, from a start that
-    is itself hashed so that neighbouring seeds share nothing. Any integer will do as a seed.
+    is itself hashed so that neighbouring seeds share nothing. Any integer may be a seed.
     """
     start = _mix(seed & _MASK)
     return (_mix((start + (position + 1) * _GAMMA) & _MASK) >> 11) * 2.0**-53

@@ -30,14 +30,14 @@ def filtered(sampling: Sampling) -> bool:
 def draw_filtered(
     scaled: torch.Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]
 ) -> list[int]:
-    """Draw one token a row by inverse CDF, in the order of token ids, among those that stay.
+    """Draw a token for each row by inverse CDF in the order of token ids, among those kept.
 
     `scaled` is (n, vocab) float32, divided by the temperature, with 0 as each row's maximum. The
     filters are those of Transformers, in its order: top_k, top_p of what that leaves, min_p. Each
-    keeps the best tokens down to some figure; those that tie with the last one kept stay too.
+    keeps the best tokens down to a threshold, ties included.
 
-    The figure is looked for among a row's best few tokens; only a row whose best few do not tell
-    it is looked at as a whole. So the result is exact, and mostly cheap.
+    The threshold is searched for among a row's best few tokens; only if it lies below them, the
+    whole row is used. So the result is exact, and mostly cheap.
     """
     vocab = scaled.shape[1]
     width = min(vocab, max(_FIRST_WIDTH, *(s.top_k + 1 for s in samplings)))
@@ -57,7 +57,7 @@ def draw_filtered(
 
 
 def _candidates(scaled: torch.Tensor, width: int) -> Iterator[tuple[Floats, Ids, float]]:
-    """Give each row's best tokens: their values, their ids in rising order, and a bound.
+    """Yield each row's best tokens: their values, their ids in rising order, and a bound.
 
     Every token above the bound is among them, and about `width` in all.
     """
@@ -67,7 +67,7 @@ def _candidates(scaled: torch.Tensor, width: int) -> Iterator[tuple[Floats, Ids,
 
 
 def _candidates_by_rank(scaled: torch.Tensor, width: int) -> Iterator[tuple[Floats, Ids, float]]:
-    """On a GPU: its topk, so that a few figures a row have to be copied from it."""
+    """On a GPU: by topk, so that only a few values of each row are copied from it."""
     best = scaled.topk(width, dim=1)
     order = best.indices.sort(dim=1)
     values = best.values.gather(1, order.indices).cpu().numpy()
@@ -106,7 +106,7 @@ def _floor(values: Floats, sampling: Sampling, total: float) -> float:
     if sampling.top_p < 1:
         ends = np.exp(best).astype(np.float64).cumsum()
         weight = float(ends[-1]) if sampling.top_k > 0 else total
-        # The token with which the sum reaches top_p is the last one that stays.
+        # The token with which the sum reaches top_p is the last one kept.
         last = int(np.searchsorted(ends, sampling.top_p * weight))
         floor = float(best[min(last, len(best) - 1)])
     return max(floor, log(sampling.min_p)) if sampling.min_p > 0 else floor

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class TokenCounts:
-    """How often each token has come, as tensors that grow by doubling."""
+    """How often each token has occurred, as tensors that grow by doubling."""
 
     def __init__(self, token_ids: Iterable[int] = ()) -> None:
-        self._place: dict[int, int] = {}
+        self._index: dict[int, int] = {}
         self._ids = torch.zeros(64, dtype=torch.int64)
         self._counts = torch.zeros(64, dtype=torch.float32)
         for token_id in token_ids:
@@ -25,47 +25,47 @@ class TokenCounts:
 
     def add(self, token_id: int) -> None:
         """Count one more token."""
-        place = self._place.get(token_id)
-        if place is None:
-            place = self._place[token_id] = len(self._place)
-            if place == len(self._ids):
+        index = self._index.get(token_id)
+        if index is None:
+            index = self._index[token_id] = len(self._index)
+            if index == len(self._ids):
                 self._ids = torch.cat((self._ids, torch.zeros_like(self._ids)))
                 self._counts = torch.cat((self._counts, torch.zeros_like(self._counts)))
-            self._ids[place] = token_id
-        self._counts[place] += 1
+            self._ids[index] = token_id
+        self._counts[index] += 1
 
     def read(
         self, device: torch.device, ahead: Sequence[int] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return distinct token ids, (n,) int64, and their counts, (n,) float32.
 
-        Tokens `ahead` are counted in, for this time only.
+        Tokens `ahead` are counted too, for this call only.
         """
         if not ahead:
-            n = len(self._place)
+            n = len(self._index)
             return self._ids[:n].to(device), self._counts[:n].to(device)
         for token_id in ahead:
             self.add(token_id)
-        n = len(self._place)
+        n = len(self._index)
         counted = self._ids[:n].clone().to(device), self._counts[:n].clone().to(device)
         for token_id in reversed(ahead):
             self._take_back(token_id)
         return counted
 
     def _take_back(self, token_id: int) -> None:
-        """Undo the newest `add`."""
-        place = self._place[token_id]
-        self._counts[place] -= 1
-        if not self._counts[place]:
-            del self._place[token_id]
+        """Undo the last `add`."""
+        index = self._index[token_id]
+        self._counts[index] -= 1
+        if not self._counts[index]:
+            del self._index[token_id]
 
 
 class LogitsEdits:
     """One sequence's changes, applied in this order.
 
     Repetition penalty over prompt and generated tokens (as Transformers does it), presence and
-    frequency penalties over generated tokens only (as OpenAI does it), bias, and, until
-    `min_tokens` tokens are there, no token that would end the text.
+    frequency penalties over generated tokens only (as OpenAI does it), bias, and, before
+    `min_tokens`, no token that would end the text.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LogitsEdits:
         )
 
     def add(self, token_id: int) -> None:
-        """Take note of a generated token."""
+        """Add a generated token."""
         if self._seen is not None:
             self._seen.add(token_id)
         if self._generated is not None:
@@ -100,7 +100,7 @@ class LogitsEdits:
     def apply(self, row: torch.Tensor, position: int, ahead: Sequence[int] = ()) -> None:
         """Change the logits of the token at `position` of the answer; row is (vocab,) float32.
 
-        `ahead` are guessed tokens that come between those that were noted and this one.
+        `ahead` are draft tokens between the added ones and this one.
         """
         sampling = self._sampling
         if self._seen is not None:

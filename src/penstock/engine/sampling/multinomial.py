@@ -9,15 +9,15 @@ import torch
 from penstock.engine.sampling.tensor_lists import integers
 
 _STRIDE: Final = 256
-"""Tokens a bin of the two-level inverse CDF."""
+"""Tokens in a bin of the two-level inverse CDF."""
 
 
 def draw(scaled: torch.Tensor, numbers: torch.Tensor) -> list[int]:
-    """Return the least token of each row up to which the share of the weights passes its number.
+    """Return the first token of each row at which the cumulative weight passes its number.
 
     `scaled` is (n, vocab) float32, the logarithms of the weights, and is overwritten; `numbers` is
-    (n, 1) float64 on the CPU. Two levels, bins and then the tokens of one bin, so that only one
-    pass goes over the vocabulary; sums over bins and within one are in float64 on the CPU (some
+    (n, 1) float64 on the CPU. Two levels, bins and then the tokens of one bin, so that there is
+    one pass over the vocabulary; sums over bins and within one are in float64 on the CPU (some
     Intel GPUs have no float64).
     """
     weights = scaled.exp_()

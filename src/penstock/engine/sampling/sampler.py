@@ -1,4 +1,4 @@
-"""Choosing each sequence's next token, and the log probabilities that go with it."""
+"""Choosing each sequence's next token, and its log probabilities."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _COLDEST: Final = 1e-5
 """Temperatures below are greedy: their quotients leave float32's range."""
 
 _CACHED: Final = 1 << 18
-"""Logits that are drawn from at a time: more do not stay in a core's cache between the passes."""
+"""Logits that are drawn from at a time: more would not stay in a core's cache."""
 
 _LEAST_LOGPROB: Final = -9999.0
-"""What minus infinity becomes, which JSON cannot hold."""
+"""Stands for minus infinity, which JSON does not have."""
 
 
 @dataclass(slots=True)
 class Choice:
-    """What the sampler knows of one sequence. `position` is its next token's, in its answer.
+    """The sampler's state of one sequence. `position` is the next token's in its answer.
 
-    `ahead` are guessed tokens that are taken for right: the choice is that of the token after them.
-    `failure` is why its constraint cannot go on; it gets no further token then.
+    `ahead` are draft tokens that are assumed right: the choice is for the token after them.
+    `failure` is the error of its constraint; the sequence then gets no more tokens.
     """
 
     sampling: Sampling
@@ -53,9 +53,9 @@ class Choice:
         self.greedy = self.sampling.temperature < _COLDEST
 
     def along(self, draft: tuple[int, ...]) -> list[Choice]:
-        """Return the choice of the next token and of the one behind each token of a draft.
+        """Return the choices of the next token and of those after each token of a draft.
 
-        They hang on the same state and are good until it changes.
+        They share one state and are valid until it changes.
         """
         return [
             self,
@@ -66,7 +66,7 @@ class Choice:
         ]
 
     def add(self, token_id: int) -> None:
-        """Take note of the token that came."""
+        """Add the chosen token."""
         self.position += 1
         if self.edits is not None:
             self.edits.add(token_id)
@@ -77,7 +77,7 @@ class Choice:
                 self.failure = error
 
     def mask(self) -> bytes:
-        """Return the constraint's mask; nothing where it cannot go on."""
+        """Return the constraint's mask; empty if it has failed."""
         if self.constraint is not None and not self.failure:
             try:
                 return self.constraint.mask(self.ahead)
@@ -88,7 +88,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Token ids, one a row, None where no logit was a number; log probabilities if asked."""
+    """Token ids, one for each row, None if its logits are not numbers; requested log probabilities."""
 
     token_ids: list[int | None]
     logprobs: dict[int, PositionLogprobs]
@@ -96,7 +96,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _RawLogprobs:
-    """Log probabilities before any edit, for the rows that ask: raw is (rows, vocab)."""
+    """Log probabilities before any edit, for the rows that request them: raw is (rows, vocab)."""
 
     rows: list[int]
     raw: torch.Tensor
@@ -104,7 +104,7 @@ class _RawLogprobs:
 
 
 class Sampler:
-    """Chooses tokens for a batch; what it gives a row does not depend on the other rows.
+    """Chooses tokens for a batch; a row's token does not depend on the other rows.
 
     A row's token is its largest logit's when greedy. Otherwise it is drawn by inverse CDF with the
     uniform number of (seed, position): the sum runs in the order of token ids, not of
@@ -122,7 +122,7 @@ class Sampler:
         self._token_bytes = token_bytes
 
     def sample(self, logits: torch.Tensor, choices: Sequence[Choice]) -> Chosen:
-        """Choose one token a row; `logits` is (rows, vocab) float32 and may be written into."""
+        """Choose a token for each row; `logits` is (rows, vocab) float32 and is changed in place."""
         if not choices:
             return Chosen([], {})
         raw = self._raw_logprobs(logits, choices)
@@ -131,7 +131,7 @@ class Sampler:
                 choice.edits.apply(logits[row], choice.position, choice.ahead)
         constrained = [row for row, choice in enumerate(choices) if choice.constraint is not None]
         if constrained:
-            # After the edits: no bias can bring back what the form does not allow.
+            # After the edits: no bias may allow a token that the constraint forbids.
             forbid(logits, constrained, [choices[row].mask() for row in constrained])
         best = _argmax(logits)  # (rows, 1) int64
         peaks = logits.gather(1, best)
@@ -148,9 +148,9 @@ class Sampler:
     def score(
         self, logits: torch.Tensor, token_ids: Sequence[int], count: int
     ) -> list[PositionLogprobs]:
-        """Return the log probabilities of given tokens and of each row's `count` best.
+        """Return the log probabilities of the given tokens and of each row's `count` best.
 
-        `logits` is (rows, vocab) float32, a row a token.
+        `logits` is (rows, vocab) float32, one row for each token.
         """
         total = logits.logsumexp(dim=1, keepdim=True)
         raw = _RawLogprobs(list(range(len(token_ids))), logits, total)
@@ -213,7 +213,7 @@ def _argmax(logits: torch.Tensor) -> torch.Tensor:
 def _draw(
     logits: torch.Tensor, peaks: torch.Tensor, choices: Sequence[Choice], rows: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
-    """Draw a token for some of the rows; gives (row, token). Maxima `peaks` are (n, 1)."""
+    """Draw a token for each of `rows`; yields (row, token). Maxima `peaks` are (n, 1)."""
     size = max(1, _CACHED // logits.shape[1])
     for cut in (False, True):
         alike = [row for row in rows if filtered(choices[row].sampling) is cut]
@@ -231,7 +231,7 @@ def _draw(
 
 
 def _rows(matrix: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """Return some rows in rising order: a view where they are neighbours, else a copy."""
+    """Return rows in rising order: a view if they are adjacent, else a copy."""
     first, last = rows[0], rows[-1]
     if last - first + 1 == len(rows):
         return matrix[first : last + 1]

@@ -1,4 +1,4 @@
-"""Tensors to Python lists, typed: torch's own `tolist` says nothing of its elements."""
+"""Tensors to Python lists, typed: torch's own `tolist` has no element type."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """What has been told of a text, and what is held back."""
+    """The text that was emitted, and the text that is held back."""
 
     def __init__(self, cache: DecodeCache, context: Sequence[int], stops: Sequence[str]) -> None:
         self._detokenizer = Detokenizer(cache, context)
@@ -34,7 +34,7 @@ class Answer:
         return self._matcher.push(piece) if may_stop else piece
 
     def finish(self) -> str:
-        """Return what was held back, or nothing where a stop string has ended the text."""
+        """Return the text held back, or nothing if a stop string has ended the text."""
         if self._matcher.matched is not None:
             return ""
         return self._matcher.push(self._detokenizer.flush()) + self._matcher.flush()

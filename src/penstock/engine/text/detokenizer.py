@@ -13,7 +13,7 @@ _LONGEST_CHARACTER: Final = 4
 """Tokens that one UTF-8 character can be spread over (a byte each)."""
 
 _MOST_PENDING: Final = 8
-"""Tokens after which a replacement character can no longer be a character in the making."""
+"""Tokens after which a replacement character cannot be an incomplete character any more."""
 
 _MOST_REMEMBERED: Final = 1 << 17
 
@@ -40,9 +40,9 @@ class Tokenizer(Protocol):
 
 
 class DecodeCache:
-    """Remembers what windows of one or two tokens decode to: nearly all windows are of that kind.
+    """Caches the text of windows of one or two tokens: nearly all windows are that short.
 
-    One of an engine; the engine's thread owns it.
+    An engine has one; its thread owns it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -51,7 +51,7 @@ class DecodeCache:
 
     def decode(self, window: tuple[int, ...]) -> str:
         """Return the text of a window."""
-        if len(window) > 2:  # noqa: PLR2004 - longer ones hardly ever come again
+        if len(window) > 2:  # noqa: PLR2004 - longer ones hardly ever repeat
             return self._tokenizer.decode(window)
         text = self._known.get(window)
         if text is None:
@@ -64,47 +64,47 @@ class DecodeCache:
 class Detokenizer:
     """The text of one growing sequence, in pieces that never split a character.
 
-    What a token adds is the text of a short window with it less the text of the window without it
-    (the offset technique of text-generation-inference and vLLM): the window's first tokens were
-    told already and give the context that decides, say, on a leading space. `context` is the end
-    of the prompt, where the text goes on from it. The pieces depend on the tokens alone.
+    A token adds the text of a short window with it, less the text of the window without it (the
+    offset technique of text-generation-inference and vLLM): the window's first tokens were emitted
+    before and give the context, which decides for example on a leading space. `context` is the end
+    of the prompt if the text continues it. The pieces depend only on the tokens.
     """
 
     def __init__(self, cache: DecodeCache, context: Sequence[int] = ()) -> None:
         self._cache = cache
-        self._told = tuple(context)
-        self._told_length = len(cache.decode(self._told)) if self._told else 0
+        self._emitted = tuple(context)
+        self._emitted_length = len(cache.decode(self._emitted)) if self._emitted else 0
         self._pending: tuple[int, ...] = ()
 
     def push(self, token_id: int) -> str:
         """Return the text that this token completes; empty while a character is incomplete."""
         pending = (*self._pending, token_id)
-        text = self._cache.decode(self._told + pending)
+        text = self._cache.decode(self._emitted + pending)
         if text.endswith(REPLACEMENT):
             if len(pending) >= _MOST_PENDING:
                 return self._give_up(pending, text)
             self._pending = pending
             return ""
-        if len(text) <= self._told_length:
+        if len(text) <= self._emitted_length:
             # Tokens without text (special ones) are kept as context, but not without end.
             self._pending = pending[-_LONGEST_CHARACTER:]
             return ""
-        piece = text[self._told_length :]
-        self._told, self._pending = pending, ()
-        self._told_length = len(self._cache.decode(pending))
+        piece = text[self._emitted_length :]
+        self._emitted, self._pending = pending, ()
+        self._emitted_length = len(self._cache.decode(pending))
         return piece
 
     def flush(self) -> str:
-        """Return what was held back, as it stands (half a character is U+FFFD)."""
-        window = self._told + self._pending
-        return self._cache.decode(window)[self._told_length :] if window else ""
+        """Return the text held back, as it is (half a character is U+FFFD)."""
+        window = self._emitted + self._pending
+        return self._cache.decode(window)[self._emitted_length :] if window else ""
 
     def _give_up(self, pending: tuple[int, ...], text: str) -> str:
-        """Tell the bytes that are no UTF-8, all but the last, which may begin a character."""
+        """Emit the bytes that are not UTF-8, all but the last, which may begin a character."""
         window = pending[-_LONGEST_CHARACTER:]
         context = self._cache.decode(window)
-        held = 1 if context.endswith(REPLACEMENT) else 0
-        piece = text[self._told_length : len(text) - held]
-        self._told, self._pending = window, ()
-        self._told_length = len(context) - held
+        held_back = 1 if context.endswith(REPLACEMENT) else 0
+        piece = text[self._emitted_length : len(text) - held_back]
+        self._emitted, self._pending = window, ()
+        self._emitted_length = len(context) - held_back
         return piece

@@ -11,47 +11,47 @@ if TYPE_CHECKING:
 class StopMatcher:
     """Cuts a text at the first stop string and holds back what may become one.
 
-    First is what is complete first; of two that are complete with the same character, the longer
-    one. So the result does not depend on where the pieces' borders are.
+    The first is the one that is complete first; of two that end at the same character, the longer
+    one. So the result does not depend on the borders between pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
+        self._held_back = ""
         self.matched: str | None = None
 
     def push(self, piece: str) -> str:
-        """Return the text that is certain to be told; empty once a stop string has matched."""
+        """Return the text that is certain to be emitted; empty once a stop string has matched."""
         if not self._stops:
             return piece
         if self.matched is not None or not piece:
             return ""
-        text = self._held + piece
-        found = self._find(text)
-        if found is not None:
-            start, self.matched = found
-            self._held = ""
+        text = self._held_back + piece
+        match = self._first_match(text)
+        if match is not None:
+            start, self.matched = match
+            self._held_back = ""
             return text[:start]
-        held = self._suspect(text)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+        held_back = self._partial_length(text)
+        self._held_back = text[len(text) - held_back :]
+        return text[: len(text) - held_back]
 
     def flush(self) -> str:
-        """Return what was held back: the text has ended."""
-        held, self._held = self._held, ""
-        return held
+        """Return the text held back: the text has ended."""
+        held_back, self._held_back = self._held_back, ""
+        return held_back
 
-    def _find(self, text: str) -> tuple[int, str] | None:
-        found: tuple[int, int, str] | None = None
+    def _first_match(self, text: str) -> tuple[int, str] | None:
+        first: tuple[int, int, str] | None = None
         for stop in self._stops:
             start = text.find(stop)
             if start >= 0:
                 candidate = (start + len(stop), start, stop)
-                found = candidate if found is None else min(found, candidate)
-        return None if found is None else found[1:]
+                first = candidate if first is None else min(first, candidate)
+        return None if first is None else first[1:]
 
-    def _suspect(self, text: str) -> int:
-        """Return the length of the longest end of `text` with which a stop string begins."""
+    def _partial_length(self, text: str) -> int:
+        """Return the length of the longest suffix of `text` that begins a stop string."""
         longest = 0
         for stop in self._stops:
             for length in range(min(len(stop) - 1, len(text)), longest, -1):
