@@ -33,6 +33,8 @@ def test_defaults_are_those_of_transformers(kind: str) -> None:
     update: dict[str, Any] = {}
     if kind == "granitemoehybrid":
         update = {"num_local_experts": 0, "layer_types": ["full_attention"] * 32}
+    if kind == "dots1":
+        update = {"n_routed_experts": 8, "num_experts_per_tok": 2}
     if kind == "glm4_moe":
         update = {"head_dim": 128}  # half of which is turned; of the class's 42 that is odd
     whole = CONFIG_MAPPING[kind](**update).to_dict()

@@ -105,6 +105,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             **GROUPS,
         },
     ),
+    "solar-open": (
+        "solar_open",
+        {"n_routed_experts": 12, "moe_intermediate_size": 64, "head_dim": 64, **GROUPS},
+    ),
+    "dots1": (
+        "dots1",
+        {
+            "n_routed_experts": 12,
+            "moe_intermediate_size": 64,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "sliding_window": 24,
+            "max_window_layers": 2,
+            "norm_topk_prob": True,
+            **GROUPS,
+        },
+    ),
+    "minimax-m2": (
+        "minimax_m2",
+        {"num_local_experts": 6, "head_dim": 64, "rotary_dim": 32},
+    ),
     "granite": ("granitemoe", GRANITE),
     "granite-shared": ("granitemoeshared", {**GRANITE, "shared_intermediate_size": 192}),
     "ernie": (

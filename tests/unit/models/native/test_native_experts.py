@@ -350,6 +350,15 @@ def test_what_cannot_be_is_refused_with_a_line(changed: dict[str, Any], says: st
         decoder.set_experts(0, Experts(**{**sizes, **changed}))
 
 
+def test_shared_and_routed_experts_have_one_input_and_one_packing() -> None:
+    native = WithExperts("sigmoid-groups-correction-shared")
+    rows = 2 * SHARED
+    packing = Packing(Kind.I8, Layout.PAIRED, rows, HIDDEN, GROUP)
+    native.decoder.set_matrix(Which.GATE_UP, 1, packing, aligned(packed_bytes(packing)))
+    with pytest.raises(RuntimeError, match="packed otherwise"):
+        native.step([Sequence(some_ids(3), 0, 3, [0])])
+
+
 def test_a_step_before_all_is_set_says_what_is_missing() -> None:
     native = WithExperts("softmax-normalised")
     step = [Sequence(some_ids(3), 0, 3, [0])]

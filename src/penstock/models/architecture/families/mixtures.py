@@ -71,10 +71,37 @@ def _mixtral(facts: Facts) -> Architecture:
     return experts.with_mlps(llama.llama(facts), mlp_of)
 
 
-def _olmoe(facts: Facts) -> Architecture:
-    """Queries and keys are normed over all heads."""
-    if facts.has("clip_qkv"):
-        raise NotDescribed("clip_qkv: queries, keys and values are clipped")
+def _minimax(facts: Facts) -> Architecture:
+    """MiniMax M2: Mixtral's names, sigmoids with a correction, a part of each head turned."""
+    size = parts.sizes(facts)
+    turned = facts.whole("rotary_dim", size.head) / size.head
+    turning = parts.rotation(facts, size, partial=turned)
+    plain = _normed_together(facts)
+    layers = [
+        replace(layer, attention=replace(layer.attention, rotation=turning))
+        for layer in plain.layers
+    ]
+
+    def mlp_of(_: int, name: str) -> Experts:
+        below = f"{name}.block_sparse_moe"
+        return Experts(
+            size=facts.size("intermediate_size"),
+            activation=facts.activation("hidden_act"),
+            routing=Routing(
+                f"{below}.gate",
+                experts.count(facts, "num_experts", "num_local_experts"),
+                facts.size("num_experts_per_tok"),
+                scoring="sigmoid",
+                correction=f"{below}.e_score_correction_bias",
+            ),
+            matrices=experts.matrices(f"{below}.experts", "w1", "w3", "w2"),
+        )
+
+    return experts.with_mlps(replace(plain, layers=tuple(layers)), mlp_of)
+
+
+def _normed_together(facts: Facts) -> Architecture:
+    """Llama whose queries and keys are normed over all heads."""
     plain = llama.with_head_norms(facts)
     layers = [
         replace(
@@ -86,6 +113,13 @@ def _olmoe(facts: Facts) -> Architecture:
         )
         for layer in plain.layers
     ]
+
+    return replace(plain, layers=tuple(layers))
+
+
+def _olmoe(facts: Facts) -> Architecture:
+    if facts.has("clip_qkv"):
+        raise NotDescribed("clip_qkv: queries, keys and values are clipped")
 
     def mlp_of(_: int, name: str) -> Experts:
         return Experts(
@@ -100,7 +134,7 @@ def _olmoe(facts: Facts) -> Architecture:
             matrices=experts.matrices(f"{name}.mlp.experts"),
         )
 
-    return experts.with_mlps(replace(plain, layers=tuple(layers)), mlp_of)
+    return experts.with_mlps(_normed_together(facts), mlp_of)
 
 
 def _norms(norms: HeadNorms | None) -> HeadNorms:
@@ -216,6 +250,23 @@ FAMILIES: Final = (
             "rms_norm_eps": 1e-5,
             "num_experts_per_tok": 8,
             "num_local_experts": 64,
+        },
+    ),
+    Family(
+        ("minimax_m2",),
+        _minimax,
+        {
+            "vocab_size": 200_064,
+            "hidden_size": 3072,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 62,
+            "num_attention_heads": 48,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 196_608,
+            "num_local_experts": 256,
+            "num_experts_per_tok": 8,
+            "rope_theta": 5_000_000.0,
         },
     ),
     Family(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from penstock.models.architecture.description import Experts, Routing
+from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import experts, llama, parts
 from penstock.models.architecture.families.parts import Family
 
@@ -17,8 +18,22 @@ _ADDED: Final = 1e-20
 """What GLM and DeepSeek add to a sum before they divide by it."""
 
 
+def _dots(facts: Facts) -> Architecture:
+    """dots.1: GLM's experts over Qwen3's attention, whose last layers may slide."""
+    count = facts.size("num_hidden_layers")
+    if not facts.has("layer_types") and facts.whole("max_window_layers", count) < count:
+        raise NotDescribed("sliding windows without layer_types")
+    windows = parts.windows(facts, count) if facts.has("layer_types") else [0] * count
+    plain = _glm(facts)
+    layers = [
+        replace(layer, attention=replace(layer.attention, window=window))
+        for layer, window in zip(plain.layers, windows, strict=True)
+    ]
+    return replace(plain, layers=tuple(layers))
+
+
 def _glm(facts: Facts) -> Architecture:
-    """GLM-4.5 to 4.7, and dots.1: dense layers first, sigmoids, groups, shared experts."""
+    """GLM-4.5 to 4.7, Solar Open: dense layers first, sigmoids, groups, shared experts."""
     normed = facts.flag("use_qk_norm")
     plain = llama.with_head_norms(facts) if normed else llama.llama(facts)
     turning = parts.rotation(facts, parts.sizes(facts), partial=facts.real("partial", 1.0))
@@ -162,6 +177,37 @@ _GLM: Final = {
 
 FAMILIES: Final = (
     Family(("glm4_moe",), _glm, {**_GLM, "partial": 0.5}),
+    Family(
+        ("solar_open",),
+        _glm,
+        {
+            **_GLM,
+            "vocab_size": 196_608,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 64,
+            "head_dim": 128,
+            "moe_intermediate_size": 1280,
+            "first_k_dense_replace": 0,
+            "rope_theta": 1_000_000.0,
+        },
+    ),
+    Family(
+        ("dots1",),
+        _dots,
+        {
+            "vocab_size": 152_064,
+            "hidden_size": 4608,
+            "intermediate_size": 10_944,
+            "num_hidden_layers": 62,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 2048,
+            "sliding_window": 4096,
+            "max_window_layers": 62,
+            "moe_intermediate_size": 1408,
+            "use_qk_norm": True,
+        },
+    ),
     Family(("granitemoe", "granitemoeshared"), _granite, _SIZES),
     Family(
         ("ernie4_5_moe",),

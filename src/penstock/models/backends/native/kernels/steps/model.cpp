@@ -29,6 +29,10 @@ const char *missing_of(const Layer &layer) {
         return "a layer lacks a matrix of its MLP";
     if (const char *fault = layer.experts.any() ? layer.experts.missing() : nullptr)
         return fault;
+    const Matrix &routed = layer.experts.gate_up;
+    if (layer.experts.any() && layer.traits.intermediate > 0 &&
+        (layer.gate_up.kind != routed.kind || layer.gate_up.group != routed.group))
+        return "what all tokens share is packed otherwise than the experts";
     const struct {
         int where;
         const Norm &norm;
