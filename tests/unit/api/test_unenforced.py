@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.openai.chat.unenforced import unenforced_keywords
+from api.jobs.unenforced import unenforced_keywords
 from penstock.contract.structure import (
     ChoiceStructure,
     EitherStructure,
@@ -20,7 +20,7 @@ CALLS = ToolStructure((ToolFunction("f", SCHEMA), ToolFunction("g", SCHEMA, stri
 def test_what_is_left_out_is_named_with_its_function() -> None:
     assert unenforced_keywords(CALLS) == ["tools: f: properties.mail.pattern is not enforced"]
     form = JsonStructure({"not": {}}, lenient=True)
-    assert unenforced_keywords(form) == ["response_format: not is not enforced"]
+    assert unenforced_keywords(form) == ["the schema: not is not enforced"]
     assert len(unenforced_keywords(EitherStructure(CALLS, form))) == 2
 
 

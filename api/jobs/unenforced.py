@@ -24,6 +24,6 @@ def unenforced_keywords(structure: Structure | None) -> list[str]:
                 for path in unenforced(function.parameters)
             ]
         case JsonStructure(schema, lenient=True):
-            return [f"response_format: {path} is not enforced" for path in unenforced(schema)]
+            return [f"the schema: {path} is not enforced" for path in unenforced(schema)]
         case _:
             return []
