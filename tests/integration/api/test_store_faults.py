@@ -40,6 +40,13 @@ ERRORS = (
         "unable to perform operation on <TCPTransport closed=True>; the handler is closed"
     ),
     redis.BusyLoadingError("Redis is loading the dataset in memory"),
+    redis.ReadOnlyError("You can't write against a read only replica."),
+    redis.exceptions.NoPermissionError("User default has no permissions to run this"),
+    redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
+    redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+    redis.ResponseError("ERR something that nobody has heard of"),
+    redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+    redis.InvalidResponse("Protocol Error: b'?'"),
 )
 CALLS = (*range(12), 40)
 """How many calls succeed; no request makes as many as the last."""
