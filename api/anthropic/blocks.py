@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-def stop_of(event: Finished, calls: int, stop_sequences: Sequence[str]) -> Json:
+def stop_of(
+    event: Finished, calls: int, stop_sequences: Sequence[str], max_tokens: int | None = None
+) -> Json:
     """Return why an answer ended, in Anthropic's words."""
     if event.reason is FinishReason.LENGTH:
-        return {"stop_reason": "max_tokens", "stop_sequence": None}
+        whole = max_tokens is None or event.usage.completion_tokens >= max_tokens
+        reason = "max_tokens" if whole else "model_context_window_exceeded"
+        return {"stop_reason": reason, "stop_sequence": None}
     if isinstance(event.stop, str) and event.stop in stop_sequences:
         return {"stop_reason": "stop_sequence", "stop_sequence": event.stop}
     return {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}
@@ -52,12 +56,16 @@ class MessageWriter:
         reading: Reading,
         job_id: str,
         stop_sequences: Sequence[str],
+        *,
+        max_tokens: int | None = None,
     ) -> None:
+        """Write at most `max_tokens`, of which the context may have cut off some."""
         self.blocks: list[Json] = []
         self._heading = heading
         self._reading = reading
         self._job_id = job_id
         self._stop_sequences = stop_sequences
+        self._max_tokens = max_tokens
         self._parser = reading.parser()
         self._arguments = ""
         self._is_open = False
@@ -96,7 +104,7 @@ class MessageWriter:
 
     def stop(self, event: Finished) -> Json:
         """Return why the message ended."""
-        return stop_of(event, self._parser.calls, self._stop_sequences)
+        return stop_of(event, self._parser.calls, self._stop_sequences, self._max_tokens)
 
     def message(self, event: Finished) -> Json:
         """Return the whole message; all of its events have been seen."""

@@ -14,7 +14,7 @@ from api.access.dependencies import services_of
 from api.anthropic.as_chat import blamed, chat_body
 from api.anthropic.blocks import MessageWriter, frame
 from api.anthropic.route import AnthropicRoute, error_object
-from api.anthropic.schema import UNSUPPORTED, CountTokensRequest, MessagesRequest
+from api.anthropic.schema import COUNTING, RULE, CountTokensRequest, MessagesRequest
 from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
@@ -22,7 +22,6 @@ from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.streaming import FramedResponse
 from api.jobs.routing import pick
-from api.openai import unsupported
 from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.tokens import call
 from penstock.contract.events import Finished, Tokens
@@ -42,16 +41,18 @@ async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     services, record = services_of(request), record_of(request)
     body = await read_object(request, services.settings.max_body_bytes)
-    unsupported.refuse(body, UNSUPPORTED)
+    RULE.apply(body, MessagesRequest.model_fields, record.warnings)
     asked = validated(body, MessagesRequest)
     card = pick(request, asked.model)
-    plan = plan_of(chat_body(asked, body), card, blamed)
+    chat = chat_body(asked, body, record.warnings)
+    plan = plan_of(chat, card, blamed, record.warnings).within_context()
     generation = await generation_of(request, card, plan)
     job_id = generation.jobs[0].id
     heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
-    thinks = asked.thinking is not None and asked.thinking.type != "disabled"
-    reading = replace(plan.reading, show_reasoning=thinks)
-    writer = MessageWriter(heading, reading, job_id, asked.stop_sequences or ())
+    reading = replace(plan.reading, show_reasoning=asked.thinks)
+    writer = MessageWriter(
+        heading, reading, job_id, asked.stop_sequences or (), max_tokens=asked.max_tokens
+    )
     if asked.stream:
         return FramedResponse(
             _frames(generation, writer),
@@ -59,16 +60,18 @@ async def create_message(request: Request) -> Response:
             headers=generation.headers,
         )
     message = await until_disconnect(request.receive, _collect(generation, writer))
-    return json_response(message, headers=generation.headers)
+    return json_response(message | record.warnings.member(), headers=generation.headers)
 
 
 @router.endpoint("/v1/messages/count_tokens", CountTokensRequest)
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of what the model would see."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
+    warnings = record_of(request).warnings
+    COUNTING.apply(body, CountTokensRequest.model_fields, warnings)
     asked = validated(body, CountTokensRequest)
     card = pick(request, asked.model)
-    prompt = plan_of(chat_body(asked, body), card, blamed).prompt
+    prompt = plan_of(chat_body(asked, body, warnings), card, blamed, warnings).prompt
     reply = await call(request, card, Tokenize(prompt), "messages")
     return json_response({"input_tokens": len(reply.token_ids)})
 

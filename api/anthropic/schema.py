@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from api.openai.schema import INT64, MAX_STOPS, Fields, Whole
+from api.openai.unsupported import NOTHING, Rule
 
 MOST_MESSAGES: Final = 100_000
 
@@ -17,15 +18,14 @@ Content = str | list[Block]
 class AnthropicMessage(Fields):
     """One message; a block is looked at where it becomes a chat's."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: Content
 
 
 class Thinking(Fields):
-    """`thinking`: whether the model's reasoning is wanted."""
+    """`thinking`: whether the model's reasoning is wanted. Types that are not known ask for it."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Whole | None = Field(default=None, ge=1)
+    type: str = Field(max_length=100)
 
 
 class AnthropicToolChoice(Fields):
@@ -53,6 +53,24 @@ class CountTokensRequest(Fields):
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = None
+    """The older form of `output_config.format`."""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model's reasoning is wanted."""
+        return self.thinking is not None and self.thinking.type != "disabled"
+
+    @property
+    def effort(self) -> str | None:
+        """How much the model shall think, if it is said."""
+        return self.output_config.effort if self.output_config else None
+
+    @property
+    def answer_format(self) -> dict[str, Any] | None:
+        """The form of the answer, if one is asked for."""
+        newer = self.output_config.format if self.output_config else None
+        return self.output_format if newer is None else newer
 
 
 class MessagesRequest(CountTokensRequest):
@@ -70,8 +88,26 @@ class MessagesRequest(CountTokensRequest):
     priority: Whole | None = Field(default=None, ge=0, le=9)
 
 
-UNSUPPORTED: Final = {
-    "container": (None,),
-    "context_management": (None, {}),
-    "mcp_servers": (None, []),
-}
+RULE: Final = Rule(
+    refused={"thread": (None, {"type": "create"})},  # its history is on another server
+    left_out={
+        "compaction": NOTHING,
+        "container": NOTHING,
+        "context_management": NOTHING,
+        "fallbacks": NOTHING,
+        "mcp_servers": NOTHING,
+        "thread": (None,),
+    },
+    without_effect=frozenset(
+        {
+            "betas", "billing_policy", "cache_control", "diagnostics", "fallback_credit_token",
+            "inference_geo", "metadata", "service_tier", "speed", "user_profile_id", "workspace_id",
+        }
+    ),
+)  # fmt: skip
+COUNTING: Final = Rule(
+    refused=RULE.refused,
+    left_out=RULE.left_out,
+    without_effect=RULE.without_effect | frozenset(MessagesRequest.model_fields),
+)
+"""Of count_tokens, which some clients send the whole body of a message."""

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 
 from api.http.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR
 from api.http.record import DEADLINE_KEY, SCOPE_KEY, RequestRecord
+from api.http.warnings import HEADER as WARNINGS_HEADER
 from penstock.observability.logs import about
 from penstock.redaction import redacted
 
@@ -79,6 +80,8 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers.update(record.headers)
+                if record.warnings:
+                    headers[WARNINGS_HEADER] = record.warnings.header
             await send(message)
 
         with about(request_id=request_id):

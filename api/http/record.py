@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from api.http.caller import ANONYMOUS, Caller
+from api.http.warnings import Warnings
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -29,6 +30,8 @@ class RequestRecord:
     caller: Caller = field(default_factory=Caller)
     headers: dict[str, str] = field(default_factory=dict[str, str])
     """Headers that are added to the response, whatever its status."""
+    warnings: Warnings = field(default_factory=Warnings)
+    """What was left out of the request; the response has a header of them."""
     deadline_s: float | None = None
     """Time for the request's jobs if it differs from `settings.deadline_s`."""
     model: str = ""

@@ -26,6 +26,8 @@ logger = logging.getLogger("penstock.api")
 
 KEEPALIVE: Final = b": keep-alive\n"
 """A comment. No blank line: OpenAI's SDK takes one after an `id:` for an event without data."""
+PLAIN_KEEPALIVE: Final = b"\n"
+"""For streams without `id:` lines, whose clients may take every line that is not blank for data."""
 DONE: Final = b"data: [DONE]\n\n"
 STREAM_HEADERS: Final[Mapping[str, str]] = {
     "cache-control": "no-cache",
@@ -129,16 +131,20 @@ async def error_frame(error: PenstockError) -> bytes:
     return b"data: " + msgspec.json.encode(openai_error(error)) + b"\n\n"
 
 
-def event_stream(source: EventSource, writer: EventWriter) -> FramedResponse:
-    """Return events as OpenAI's stream of SSE frames."""
-    return FramedResponse(_sse_frames(source, writer), last=error_frame, headers=source.headers)
+def event_stream(source: EventSource, writer: EventWriter, *, numbered: bool) -> FramedResponse:
+    """Return events as OpenAI's stream of SSE frames; `numbered` ones have `id:` lines."""
+    keepalive = KEEPALIVE if numbered else PLAIN_KEEPALIVE
+    frames = _sse_frames(source, writer, keepalive)
+    return FramedResponse(frames, last=error_frame, headers=source.headers)
 
 
-async def _sse_frames(source: EventSource, writer: EventWriter) -> AsyncGenerator[bytes, None]:
+async def _sse_frames(
+    source: EventSource, writer: EventWriter, keepalive: bytes
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(source.events()) as events:
         async for item in events:
             if item is None:
-                yield KEEPALIVE
+                yield keepalive
             elif frame := writer.event(*item):
                 yield frame
     yield writer.end()

@@ -8,6 +8,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.json_body import read_json
+from api.http.record import record_of
 from api.ollama.answers import answer, as_message, loaded
 from api.ollama.as_chat import blamed, chat_body
 from api.ollama.names import pick_tagged
@@ -25,7 +26,7 @@ async def chat(request: Request) -> Response:
     card = pick_tagged(request, services, asked.model)
     if not asked.messages:
         return loaded(asked.model, as_message)
-    plan = plan_of(chat_body(asked), card, blamed)
+    plan = plan_of(chat_body(asked), card, blamed, record_of(request).warnings)
     generation = await generation_of(request, card, plan)
     return await answer(
         request,

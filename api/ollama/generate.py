@@ -8,6 +8,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.json_body import read_json
+from api.http.record import record_of
 from api.ollama.answers import answer, as_response, loaded
 from api.ollama.as_chat import blamed, chat_body_of_prompt, completion_body
 from api.ollama.names import pick_tagged
@@ -30,7 +31,7 @@ async def generate(request: Request) -> Response:
         generation = await completion_of(request, card, completion_body(asked), blamed)
         reading = Reading()
     else:
-        plan = plan_of(chat_body_of_prompt(asked), card, blamed)
+        plan = plan_of(chat_body_of_prompt(asked), card, blamed, record_of(request).warnings)
         generation, reading = await generation_of(request, card, plan), plan.reading
     return await answer(
         request,

@@ -1,7 +1,7 @@
 """What clients may send to the two completion endpoints.
 
-Types are strict (a number in quotes is an error), unknown fields are ignored, and fields that are
-known but not served are refused by `api.openai.unsupported`. docs/compatibility.md has the table.
+Types are strict (a number in quotes is an error). What becomes of fields beyond these is decided by
+`api.openai.unsupported`. docs/compatibility.md has the table.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from api.openai.chat.message_schema import Message
 from api.openai.chat.structure_schema import (
     MAX_TOOLS,
     Choices,
+    FunctionDefinition,
     JsonSchema,
     Pattern,
     ResponseFormat,
     StructuredOutputs,
     Tool,
     ToolChoice,
+    ToolName,
 )
+from api.openai.chat.tool_forms import inconsistent, newer_form, only_allowed
 
 MAX_CHOICES: Final = 16
 """`n`: sequences of one prompt."""
@@ -45,11 +48,6 @@ MAX_LOGPROBS: Final = 20
 INT64: Final = 2**63
 MOST_WHOLE_FLOAT: Final = 2**53
 """Up to here a float stands for one whole number."""
-
-
-def inconsistent(param: str, message: str) -> PydanticCustomError:
-    """Return the error of a field that does not fit another; `param` is for the client."""
-    return PydanticCustomError("inconsistent", message, {"param": param})  # type: ignore[arg-type]
 
 
 def _texts(value: object) -> object:
@@ -89,6 +87,8 @@ def _whole(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 """A whole number, however it is written."""
+OlderChoice = Literal["none", "auto"] | ToolName
+"""`function_call`, the older form of `tool_choice`."""
 Truncate = Annotated[int, Field(ge=-1, lt=INT64)]
 """Tokens that are kept of a prompt; -1: as many as the model reads, 0: all or an error."""
 
@@ -166,68 +166,6 @@ class GenerationRequest(Fields):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ContentPart(Fields):
-    """A part of a message; only text is served."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-
-Content = str | list[ContentPart] | None
-
-
-class CalledFunction(Fields):
-    """The function of a call, and its arguments as JSON text."""
-
-    name: str = Field(min_length=1, max_length=200)
-    arguments: str = "{}"
-
-
-class ToolCall(Fields):
-    """A call that an assistant's message holds."""
-
-    id: str | None = None
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class Message(Fields):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Content = None
-    name: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    function_call: Any = None
-
-
-def _allowed_tools(body: object) -> object:
-    """Take `tool_choice` of type `allowed_tools` for what it means: these tools, and its mode.
-
-    The model is told of no others, so it cannot call one.
-    """
-    if not isinstance(body, dict):
-        return cast("object", body)
-    fields = cast("dict[str, Any]", body)
-    choice: Any = fields.get("tool_choice")
-    if not isinstance(choice, dict) or "allowed_tools" not in choice:
-        return fields
-    try:
-        allowed: Any = choice["allowed_tools"]
-        mode = allowed["mode"]
-        wanted: list[str] = [one["function"]["name"] for one in allowed["tools"]]
-        offered = {one["function"]["name"]: one for one in fields.get("tools") or ()}
-    except (KeyError, TypeError):
-        raise inconsistent("tool_choice", "allowed_tools: mode and tools are needed") from None
-    if mode not in ("auto", "required") or not wanted or not offered.keys() >= set(wanted):
-        raise inconsistent("tool_choice", "allowed_tools: auto or required, and of the tools")
-    return {**fields, "tools": [offered[name] for name in wanted], "tool_choice": mode}
-
-
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
@@ -245,11 +183,13 @@ class ChatRequest(GenerationRequest):
     tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[FunctionDefinition] | None = Field(default=None, max_length=MAX_TOOLS)
+    function_call: OlderChoice | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _only_allowed_tools(cls, body: object) -> object:
-        return _allowed_tools(body)
+    def _newer_tools(cls, body: object) -> object:
+        return only_allowed(newer_form(body))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -258,6 +198,11 @@ class ChatRequest(GenerationRequest):
         if self.continue_final_message and self.add_generation_prompt:
             raise inconsistent("continue_final_message", "excludes add_generation_prompt")
         return self
+
+    @property
+    def is_older(self) -> bool:
+        """Whether it has the older form of tools, so that the answer has it too."""
+        return self.functions is not None
 
     @property
     def answer_tokens(self) -> int | None:

@@ -16,21 +16,25 @@ from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.json_body import read_json, read_object, validated
+from api.http.record import record_of
 from api.jobs.routing import pick
-from api.openai import unsupported
 from api.openai.chat.messages import chat_prompt
+from api.openai.chat.request_body import chat_request
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
 from penstock.contract.job import TextPrompt
 from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, UtilityCall
 from penstock.errors import BadRequest, InvalidParameter
 
 if TYPE_CHECKING:
+    from api.http.warnings import Warnings
     from penstock.contract.job import ChatPrompt, Prompt
     from penstock.contract.tokenizer_calls import UtilityReply
     from penstock.contract.worker import ModelCard
 
 router = Router()
 
+OWN_FIELDS: Final = frozenset({"return_token_strs", "add_special_tokens"})
+"""Fields of /tokenize that no chat completion has."""
 TIMEOUT_S: Final = 15.0
 """A worker answers within milliseconds; a new one may be loading its model."""
 
@@ -67,7 +71,8 @@ async def tokenize(request: Request) -> Response:
     card = pick(request, model)
     prompt: Prompt
     if asked.prompt is None:
-        prompt, param = _chat({**body, "model": model}), "messages"
+        chat = {name: value for name, value in body.items() if name not in OWN_FIELDS}
+        prompt, param = _chat({**chat, "model": model}, record_of(request).warnings), "messages"
     else:
         special = asked.add_special_tokens is not False
         prompt, param = TextPrompt(asked.prompt, add_special_tokens=special), "prompt"
@@ -106,7 +111,7 @@ async def detokenize(request: Request) -> Response:
 async def render(request: Request) -> Response:
     """Return what the model would see for the body of a chat completion."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
-    prompt = _chat(body)
+    prompt = _chat(body, record_of(request).warnings)
     card = pick(request, body["model"])
     text = (await call(request, card, Render(prompt), "messages")).text
     token_ids = (await call(request, card, Tokenize(prompt), "messages")).token_ids
@@ -122,9 +127,8 @@ async def render(request: Request) -> Response:
     )
 
 
-def _chat(body: dict[str, Any]) -> ChatPrompt:
-    unsupported.refuse(body, unsupported.CHAT)
-    return chat_prompt(validated(body, ChatRequest))
+def _chat(body: dict[str, Any], warnings: Warnings) -> ChatPrompt:
+    return chat_prompt(chat_request(body, warnings))
 
 
 def only_model(request: Request) -> str:

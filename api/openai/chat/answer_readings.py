@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from api.http.streaming import DONE
 from api.jobs.whole_answers import usage_of
+from api.openai.chat import call_shapes
 from api.openai.chat.answers import usage_object
+from api.openai.chat.call_shapes import CallDeltas
 from api.openai.chat.chunks import encode
 from api.openai.chat.logprobs import ChatLogprobs
 from api.parsing.deltas import CallArguments, CallBegin, Content, Delta, Message, Thought
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
     from api.openai.chat.tools import Reading
     from penstock.contract.events import Finished, Usage
 
-TOOL_CALLS: Final = "tool_calls"
 OBJECT: Final = "chat.completion.chunk"
 OPENING: Final = {"role": "assistant", "content": ""}
 
 
-def finish_reason(reason: FinishReason, calls: int) -> str:
+def finish_reason(reading: Reading, reason: FinishReason, calls: int) -> str:
     """Return OpenAI's reason: calls that are whole are one of their own."""
-    return TOOL_CALLS if calls and reason is FinishReason.STOP else reason.value
+    whole = calls and reason is FinishReason.STOP
+    return call_shapes.reason(reading) if whole else reason.value
 
 
 def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[str, Any], str]:
@@ -42,16 +44,8 @@ def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[st
     }
     if message.thought and reading.show_reasoning:
         shown["reasoning_content"] = message.thought
-    if message.calls:
-        shown["tool_calls"] = [
-            {
-                "id": reading.call_id(job_id, index),
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for index, call in enumerate(message.calls)
-        ]
-    return shown, finish_reason(answer.reason, len(message.calls))
+    shown |= call_shapes.members(reading, job_id, message.calls)
+    return shown, finish_reason(reading, answer.reason, len(message.calls))
 
 
 def reasoning_tokens(reading: Reading, answers: Sequence[Answer]) -> int:
@@ -87,14 +81,18 @@ class ReadChunkWriter:
         job_ids: Sequence[str],
         *,
         include_usage: bool,
+        numbered: bool = False,
         after: int = -1,
     ) -> None:
+        """`numbered` events have ids, by which a client that lost its connection goes on."""
         self._reading = reading
         self._heading = heading
         self._job_ids = job_ids
         self._include_usage = include_usage
+        self._numbered = numbered and len(job_ids) == 1
         self._after = after
         self._parsers = [reading.parser() for _ in job_ids]
+        self._calls = [CallDeltas(reading, job_id) for job_id in job_ids]
         self._opened = [False] * len(job_ids)
         self._usages: list[Usage | None] = [None] * len(job_ids)
         self._logprobs = ChatLogprobs()
@@ -111,7 +109,7 @@ class ReadChunkWriter:
         else:
             self._usages[position] = event.usage
             deltas = [*deltas, *parser.finish()]
-            reason = finish_reason(event.reason, parser.calls)
+            reason = finish_reason(self._reading, event.reason, parser.calls)
         delta = self._delta(position, deltas)
         is_first = not self._opened[position]
         before = self._open(position) if is_first else b""
@@ -121,7 +119,7 @@ class ReadChunkWriter:
             delta = {**OPENING, **delta}
         elif not delta and logprobs is None and reason is None:
             return b""
-        name = b"id: %d\n" % event.index if len(self._job_ids) == 1 else b""
+        name = b"id: %d\n" % event.index if self._numbered else b""
         return before + name + self._chunk([_choice(position, delta, logprobs, reason)])
 
     def _open(self, position: int) -> bytes:
@@ -151,7 +149,7 @@ class ReadChunkWriter:
     def _delta(self, position: int, deltas: Sequence[Delta]) -> dict[str, Any]:
         """Return OpenAI's delta of some of ours."""
         shown: dict[str, Any] = {}
-        calls: dict[int, dict[str, Any]] = {}
+        calls: list[CallBegin | CallArguments] = []
         for delta in deltas:
             match delta:
                 case Content(text):
@@ -159,16 +157,6 @@ class ReadChunkWriter:
                 case Thought(text):
                     if self._reading.show_reasoning:
                         shown["reasoning_content"] = shown.get("reasoning_content", "") + text
-                case CallBegin(index, name):
-                    calls[index] = {
-                        "index": index,
-                        "id": self._reading.call_id(self._job_ids[position], index),
-                        "type": "function",
-                        "function": {"name": name, "arguments": ""},
-                    }
-                case CallArguments(index, text):
-                    call = calls.setdefault(index, {"index": index, "function": {"arguments": ""}})
-                    call["function"]["arguments"] += text
-        if calls:
-            shown["tool_calls"] = list(calls.values())
-        return shown
+                case CallBegin() | CallArguments():
+                    calls.append(delta)
+        return shown | self._calls[position].members(calls)

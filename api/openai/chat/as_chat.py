@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.access.dependencies import services_of
-from api.http.json_body import validated
 from api.http.record import record_of
 from api.http.resumption import Resumption, resumption_of
 from api.jobs.generation import Generation
-from api.openai import unsupported
 from api.openai.chat.best_of import Choices
 from api.openai.chat.completions import works_of
 from api.openai.chat.plan import ChatPlan
-from api.openai.schema import ChatRequest, CompletionRequest
+from api.openai.chat.request_body import chat_request, completion_request
 from penstock.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -24,11 +22,15 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from api.http.warnings import Warnings
     from penstock.contract.worker import ModelCard
 
 
 def plan_of(
-    body: dict[str, Any], card: ModelCard, blamed: Callable[[str | None], str | None]
+    body: dict[str, Any],
+    card: ModelCard,
+    blamed: Callable[[str | None], str | None],
+    warnings: Warnings,
 ) -> ChatPlan:
     """Return the plan of a chat completion's body that was translated from another API's.
 
@@ -37,8 +39,7 @@ def plan_of(
     :raises BadRequest: as a chat completion would; `param` is the original request's field.
     """
     try:
-        unsupported.refuse(body, unsupported.CHAT)
-        plan = ChatPlan.of(validated(body, ChatRequest), card)
+        plan = ChatPlan.of(chat_request(body, warnings), card)
     except BadRequest as error:
         error.param = blamed(error.param)
         raise
@@ -81,7 +82,8 @@ async def completion_of(
     :raises PenstockError: as a completion would; `param` is the original request's field.
     """
     try:
-        asked = validated({"max_tokens": card.context_length, **body}, CompletionRequest)
+        whole = {"max_tokens": card.context_length, **body}
+        asked = completion_request(whole, record_of(request).warnings)
         works, blame = works_of(asked, card, Choices.of(asked))
     except BadRequest as error:
         error.param = blamed(error.param)

@@ -116,7 +116,11 @@ class _Choice:
 
 
 class ChunkWriter:
-    """Writes one stream. `id:` lines only where there is one choice: indices are a job's own."""
+    """Writes one stream.
+
+    `numbered` events have `id:` lines, by which a client that lost its connection goes on; only
+    where there is one choice, as indices are a job's own.
+    """
 
     def __init__(
         self,
@@ -126,6 +130,7 @@ class ChunkWriter:
         positions: int,
         choices: int,
         include_usage: bool,
+        numbered: bool = False,
         after: int = -1,
     ) -> None:
         """Write for `positions` sequences; `after` >= 0 goes on with a stream that has begun."""
@@ -137,7 +142,7 @@ class ChunkWriter:
         head = encode(heading.object(shape.object))[:-1] + b',"choices":[{"index":'
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._choices = [_Choice(shape, head, position, tail) for position in range(positions)]
-        self._has_ids = positions == 1
+        self._has_ids = numbered and positions == 1
         if after >= 0:
             self._choices[0].opened = True
 

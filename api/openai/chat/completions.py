@@ -14,12 +14,11 @@ from api.jobs.blame import Blame
 from api.jobs.generation import Generation
 from api.jobs.routing import pick
 from api.jobs.whole_answers import collect, usage_of
-from api.openai import unsupported
 from api.openai.chat import sampling, structures
 from api.openai.chat.answers import Heading, fingerprint, text_completion
 from api.openai.chat.best_of import Choices
 from api.openai.chat.chunks import COMPLETION, ChunkWriter
-from api.openai.chat.request_body import read_request
+from api.openai.chat.request_body import completion_request, read_request
 from api.openai.schema import MAX_SEQUENCES, CompletionRequest
 from penstock.contract.job import FillPrompt, Generate, TextPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
@@ -36,7 +35,7 @@ FILLS_IN = "fim"
 @router.endpoint("/v1/completions", CompletionRequest, direct=True)
 async def completions(request: Request) -> Response:
     """Continue one or several prompts."""
-    asked, repeated = await read_request(request, CompletionRequest, unsupported.COMPLETION)
+    asked, repeated = await read_request(request, completion_request)
     card = pick(request, asked.model)
     choices = Choices.of(asked)
     works, blame = works_of(asked, card, choices)
@@ -55,16 +54,18 @@ async def completions(request: Request) -> Response:
         answers = await until_disconnect(request.receive, collect(generation))
         usage = usage_of([answer.usage for answer in answers], choices.made)
         best = [answers[position] for position in choices.best(answers)]
-        return json_response(text_completion(heading, best, usage), headers=generation.headers)
+        content = text_completion(heading, best, usage) | record_of(request).warnings.member()
+        return json_response(content, headers=generation.headers)
     writer = ChunkWriter(
         COMPLETION,
         heading,
         positions=len(works),
         choices=choices.made,
         include_usage=asked.include_usage,
+        numbered=repeated is not None,
         after=generation.after,
     )
-    return event_stream(generation, writer)
+    return event_stream(generation, writer, numbered=repeated is not None)
 
 
 def works_of(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from api.openai.chat.custom_tools import shown_function
 from penstock.contract.job import ChatPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
-    from api.openai.schema import ChatRequest, ContentPart, Message
+    from api.openai.chat.message_schema import ContentPart, Message
+    from api.openai.schema import ChatRequest
 
 TEMPLATE_ROLES: Final = {"developer": "system"}
 """OpenAI's newer roles by the names that open models' templates know."""
@@ -20,7 +22,7 @@ PART_SEPARATOR: Final = "\n"
 def chat_prompt(asked: ChatRequest) -> ChatPrompt:
     """Return the prompt for the worker to render; its `tools` are those that may be called.
 
-    :raises UnsupportedFeature: an image, a message of the old functions.
+    :raises UnsupportedFeature: an image.
     :raises InvalidParameter: a message without content.
     """
     template_kwargs = dict(asked.chat_template_kwargs or {})
@@ -45,20 +47,13 @@ def _tools(asked: ChatRequest) -> tuple[dict[str, Any], ...]:
     """Return the tools that the model is shown: none if it must not call any."""
     if not asked.tools or asked.tool_choice == "none":
         return ()
-    return tuple(tool.model_dump(exclude_none=True) for tool in asked.tools)
+    return tuple(
+        shown_function(tool) if tool.type == "custom" else tool.model_dump(exclude_none=True)
+        for tool in asked.tools
+    )
 
 
 def _template_message(message: Message, where: str) -> dict[str, Any]:
-    if message.role == "function":
-        raise UnsupportedFeature(
-            f"{where}: messages of role {message.role!r} are not supported by this server",
-            param=f"{where}.role",
-        )
-    if message.function_call:
-        raise UnsupportedFeature(
-            f"{where}: function_call is not supported by this server: use tool_calls",
-            param=f"{where}.function_call",
-        )
     rendered: dict[str, Any] = {
         "role": TEMPLATE_ROLES.get(message.role, message.role),
         "content": _text(message, where),
@@ -68,7 +63,7 @@ def _template_message(message: Message, where: str) -> dict[str, Any]:
     if message.reasoning_content is not None:
         rendered["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        rendered["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+        rendered["tool_calls"] = [call.rendered() for call in message.tool_calls]
     if message.tool_call_id is not None:
         rendered["tool_call_id"] = message.tool_call_id
     return rendered

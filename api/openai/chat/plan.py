@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,6 +63,11 @@ class ChatPlan:
             blame=Blame("messages", {"structure": form.structure_param}),
             priority=asked.priority,
         )
+
+    def within_context(self) -> ChatPlan:
+        """Return the plan with answers that the context cuts off, instead of refusing them."""
+        works = tuple(msgspec.structs.replace(work, fit_context=True) for work in self.works)
+        return replace(self, works=works)
 
     @property
     def first(self) -> Generate:

@@ -9,10 +9,10 @@ from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
 from api.http.record import record_of
 from api.http.streaming import EventWriter, event_stream
+from api.http.warnings import Warnings
 from api.jobs.generation import Generation
 from api.jobs.routing import pick
 from api.jobs.whole_answers import collect, usage_of
-from api.openai import unsupported
 from api.openai.chat.answer_readings import ReadChunkWriter, read_message, reasoning_tokens
 from api.openai.chat.answers import (
     Heading,
@@ -23,7 +23,7 @@ from api.openai.chat.answers import (
 )
 from api.openai.chat.chunks import CHAT, ChunkWriter
 from api.openai.chat.plan import ChatPlan
-from api.openai.chat.request_body import read_request
+from api.openai.chat.request_body import chat_request, read_request
 from api.openai.schema import ChatRequest
 
 router = Router()
@@ -32,7 +32,7 @@ router = Router()
 @router.endpoint("/v1/chat/completions", ChatRequest, direct=True)
 async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
-    asked, repeated = await read_request(request, ChatRequest, unsupported.CHAT)
+    asked, repeated = await read_request(request, chat_request)
     card = pick(request, asked.model)
     plan = ChatPlan.of(asked, card)
     generation = await Generation.of(
@@ -50,11 +50,16 @@ async def chat_completions(request: Request) -> Response:
     )
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if asked.stream:
-        return event_stream(generation, _writer(asked, plan, heading, generation))
-    return await until_disconnect(request.receive, _whole(plan, heading, generation))
+        numbered = repeated is not None
+        writer = _writer(asked, plan, heading, generation, numbered=numbered)
+        return event_stream(generation, writer, numbered=numbered)
+    whole = _whole(plan, heading, generation, record_of(request).warnings)
+    return await until_disconnect(request.receive, whole)
 
 
-async def _whole(plan: ChatPlan, heading: Heading, generation: Generation) -> Response:
+async def _whole(
+    plan: ChatPlan, heading: Heading, generation: Generation, warnings: Warnings
+) -> Response:
     answers = await collect(generation)
     usage = usage_object(
         usage_of([answer.usage for answer in answers], plan.choices.made),
@@ -68,11 +73,16 @@ async def _whole(plan: ChatPlan, heading: Heading, generation: Generation) -> Re
         for position in best
     ]
     content = chat_completion(heading, [answers[position] for position in best], messages, usage)
-    return json_response(content, headers=generation.headers)
+    return json_response(content | warnings.member(), headers=generation.headers)
 
 
 def _writer(
-    asked: ChatRequest, plan: ChatPlan, heading: Heading, generation: Generation
+    asked: ChatRequest,
+    plan: ChatPlan,
+    heading: Heading,
+    generation: Generation,
+    *,
+    numbered: bool,
 ) -> EventWriter:
     if plan.reading.plain:
         return ChunkWriter(
@@ -81,6 +91,7 @@ def _writer(
             positions=len(generation.jobs),
             choices=len(generation.jobs),
             include_usage=asked.include_usage,
+            numbered=numbered,
             after=generation.after,
         )
     return ReadChunkWriter(
@@ -88,5 +99,6 @@ def _writer(
         heading,
         [job.id for job in generation.jobs],
         include_usage=asked.include_usage,
+        numbered=numbered,
         after=generation.after,
     )

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_CHOICES: Final = 10_000
 MAX_PATTERN: Final = 100_000
-MAX_TOOLS: Final = 128
-FUNCTION_NAME: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+MAX_TOOLS: Final = 512
+FUNCTION_NAME: Final = r"^[A-Za-z0-9_.-]{1,256}$"
 
 
 class Part(BaseModel):
@@ -78,24 +78,88 @@ class FunctionDefinition(Part):
     strict: bool | None = None
 
 
-class Tool(Part):
-    """One of `tools`."""
+class FunctionTool(Part):
+    """A tool whose calls have arguments in JSON."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.name
 
-class FunctionName(Part):
-    """Which function."""
+
+class CustomGrammar(Part):
+    """The grammar of a custom tool's input."""
+
+    syntax: Literal["lark", "regex"]
+    definition: Pattern
+
+
+class GrammarFormat(Part):
+    """An input that a grammar describes."""
+
+    type: Literal["grammar"]
+    grammar: CustomGrammar
+
+
+CustomFormat = Annotated[TextFormat | GrammarFormat, Field(discriminator="type")]
+
+
+class CustomDefinition(Part):
+    """A tool whose input is text."""
+
+    name: str = Field(pattern=FUNCTION_NAME)
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
+class CustomTool(Part):
+    """A tool whose calls have text as their input."""
+
+    type: Literal["custom"]
+    custom: CustomDefinition
+
+    @property
+    def name(self) -> str:
+        """The tool's name."""
+        return self.custom.name
+
+
+Tool = Annotated[FunctionTool | CustomTool, Field(discriminator="type")]
+"""One of `tools`."""
+
+
+class ToolName(Part):
+    """Which tool."""
 
     name: str
 
 
-class NamedTool(Part):
+class NamedFunction(Part):
     """`tool_choice`: this function has to be called."""
 
     type: Literal["function"]
-    function: FunctionName
+    function: ToolName
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.name
 
 
+class NamedCustom(Part):
+    """`tool_choice`: this custom tool has to be called."""
+
+    type: Literal["custom"]
+    custom: ToolName
+
+    @property
+    def name(self) -> str:
+        """The tool's name."""
+        return self.custom.name
+
+
+NamedTool = NamedFunction | NamedCustom
 ToolChoice = Literal["none", "auto", "required"] | NamedTool

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat import structures
-from api.openai.chat.structure_schema import NamedTool
+from api.openai.chat.custom_tools import INPUT, check_size, constrained_parameters
+from api.openai.chat.structure_schema import CustomTool, NamedTool
 from api.parsing.answer import AnswerParser, Functions, functions_of
+from api.parsing.custom_inputs import CustomAnswerParser
 from penstock.contract.structure import EitherStructure, ToolFunction, ToolStructure
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from api.openai.chat.structure_schema import Tool
     from api.openai.schema import ChatRequest
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard
@@ -33,14 +36,22 @@ class Reading:
     functions: Functions = field(default_factory=dict[str, dict[str, list[str]]])
     most_calls: int | None = None
     show_reasoning: bool = True
+    custom: tuple[str, ...] = ()
+    """Custom tools among the functions: their calls' arguments are read into an input."""
+    older: bool = False
+    """Whether a call is shown in the older form, `function_call`."""
 
     @property
     def plain(self) -> bool:
         """Whether all of an answer's text is its content."""
         return not self.reasoning and not self.functions
 
-    def parser(self) -> AnswerParser:
+    def parser(self) -> AnswerParser | CustomAnswerParser:
         """Return a parser of one answer."""
+        parser = self._parser()
+        return CustomAnswerParser(parser, self.custom, INPUT) if self.custom else parser
+
+    def _parser(self) -> AnswerParser:
         return AnswerParser(
             reasoning=self.reasoning,
             format_name=self.format_name,
@@ -93,7 +104,7 @@ def _check(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard)
     :raises UnsupportedFeature: its chat template has no tools.
     :raises InvalidParameter: `tool_choice` without tools, or of an unknown one.
     """
-    names = [tool.function.name for tool in asked.tools or ()]
+    names = [tool.name for tool in asked.tools or ()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InvalidParameter(f"tools: {twice} is there twice", param="tools")
@@ -101,9 +112,9 @@ def _check(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard)
     if choice not in (None, "none", "auto"):
         if not names:
             raise InvalidParameter("tool_choice: there are no tools", param="tool_choice")
-        if isinstance(choice, NamedTool) and choice.function.name not in names:
+        if isinstance(choice, NamedTool) and choice.name not in names:
             raise InvalidParameter(
-                f"tool_choice: there is no tool {choice.function.name[:64]!r}", param="tool_choice"
+                f"tool_choice: there is no tool {choice.name[:64]!r}", param="tool_choice"
             )
     if tools and not card.tool_parser:
         raise UnsupportedFeature(
@@ -120,19 +131,26 @@ def _reading(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCar
         functions=functions_of(tools, card.tool_parser),
         most_calls=None if parallel else 1,
         show_reasoning=asked.include_reasoning is not False,
+        custom=tuple(tool.name for tool in asked.tools or () if tool.type == "custom")
+        if tools
+        else (),
+        older=asked.is_older,
     )
 
 
 def _calls(asked: ChatRequest) -> ToolStructure:
+    check_size(asked.tools or ())
     choice = asked.tool_choice
-    named = choice.function.name if isinstance(choice, NamedTool) else None
+    named = choice.name if isinstance(choice, NamedTool) else None
     return ToolStructure(
-        tuple(
-            ToolFunction(
-                tool.function.name, tool.function.parameters or {}, bool(tool.function.strict)
-            )
-            for tool in asked.tools or ()
-            if named in (None, tool.function.name)
-        ),
+        tuple(_callable(tool) for tool in asked.tools or () if named in (None, tool.name)),
         parallel=named is None and asked.parallel_tool_calls is not False,
     )
+
+
+def _callable(tool: Tool) -> ToolFunction:
+    """Return what a call of a tool is held to."""
+    if isinstance(tool, CustomTool):
+        return ToolFunction(tool.name, constrained_parameters(tool), strict=True)
+    function = tool.function
+    return ToolFunction(function.name, function.parameters or {}, bool(function.strict))

@@ -31,6 +31,11 @@ PROMPT_CODES: Final = frozenset(
     {"bad_request", "context_length_exceeded", "invalid_parameter", "unsupported_feature"}
 )
 """Our codes that are the prompt's fault; OpenAI's list of codes is closed."""
+CALL_EVENTS: Final = {
+    "custom_tool_call": "response.custom_tool_call_input",
+    "function_call": "response.function_call_arguments",
+}
+"""The beginnings of the names of calls' own events, by the kinds of their items."""
 OPEN: Final = "in_progress"
 ITEM_NUMBER_DIGITS: Final = 2
 """An item's id ends with its place in the output, after its job's id."""
@@ -111,14 +116,19 @@ class ResponseBuilder:
                 return self._text("reasoning", "rs", text)
             case CallBegin(index, name):
                 self._logprobs.clear()
-                call_id = self._reading.call_id(self._stored.job_id, index)
-                item = _Item("function_call", self._id("fc"), call_id=call_id, name=name)
-                return self._open(item)
+                return self._open(self._called(index, name))
             case CallArguments(_, text):
                 self._logprobs.clear()
                 item = self._output[-1]
                 item.text += text
-                return [self._of_item("response.function_call_arguments.delta", delta=text)]
+                return [self._of_item(f"{CALL_EVENTS[item.kind]}.delta", delta=text)]
+
+    def _called(self, index: int, name: str) -> _Item:
+        call_id = self._reading.call_id(self._stored.job_id, index)
+        custom = name in self._reading.custom
+        kind, prefix = ("custom_tool_call", "ctc") if custom else ("function_call", "fc")
+        namespace, name = self._stored.namespaces.get(name, ("", name))
+        return _Item(kind, self._id(prefix), call_id=call_id, name=name, namespace=namespace)
 
     def _text(self, kind: str, prefix: str, text: str) -> list[Json]:
         events: list[Json] = []
@@ -143,7 +153,7 @@ class ResponseBuilder:
             item=item.object(OPEN, opened=True),
         )
         events.append(added)
-        if item.kind != "function_call":
+        if item.kind not in CALL_EVENTS:
             events.append(self._of_part("response.content_part.added", part=item.part()))
         return events
 
@@ -152,9 +162,8 @@ class ResponseBuilder:
             return []
         item.status = status
         events: list[Json] = []
-        if item.kind == "function_call":
-            name = "response.function_call_arguments.done"
-            events.append(self._of_item(name, name=item.name, arguments=item.text))
+        if item.kind in CALL_EVENTS:
+            events.append(self._of_item(f"{CALL_EVENTS[item.kind]}.done", **item.called()))
         else:
             if item.kind == "message":
                 done = {"text": item.text, "logprobs": item.logprobs}
@@ -206,6 +215,7 @@ class ResponseBuilder:
             "error": _error(ending) if failed and ending else None,
             "incomplete_details": incomplete,
             **stored.asked,
+            **({"warnings": list(stored.warnings)} if stored.warnings else {}),
             "output": self.output(),
             "previous_response_id": stored.ancestors[-1] if stored.ancestors else None,
             "usage": self._usage(ending.usage) if ending and ending.usage else None,
@@ -227,7 +237,9 @@ class ResponseBuilder:
 class _Item:
     """One item of the output while it grows."""
 
-    def __init__(self, kind: str, item_id: str, *, call_id: str = "", name: str = "") -> None:
+    def __init__(
+        self, kind: str, item_id: str, *, call_id: str = "", name: str = "", namespace: str = ""
+    ) -> None:
         self.kind = kind
         self.id = item_id
         self.status = OPEN
@@ -235,6 +247,7 @@ class _Item:
         self.name = name
         self.logprobs: list[Json] = []
         self._call_id = call_id
+        self._namespace = namespace
 
     def part(self) -> Json:
         """Return its one part of content."""
@@ -247,11 +260,22 @@ class _Item:
             }
         return {"type": "reasoning_text", "text": self.text}
 
+    def called(self) -> Json:
+        """Return what the event of a whole call holds."""
+        if self.kind == "custom_tool_call":
+            return self._written()
+        return {"name": self.name, **self._written()}
+
+    def _written(self) -> Json:
+        return {"input" if self.kind == "custom_tool_call" else "arguments": self.text}
+
     def object(self, status: str, *, opened: bool = False) -> Json:
         """Return OpenAI's object; `opened`: before it has any content."""
         head: Json = {"id": self.id, "type": self.kind, "status": status}
-        if self.kind == "function_call":
-            return {**head, "call_id": self._call_id, "name": self.name, "arguments": self.text}
+        if self.kind in CALL_EVENTS:
+            if self._namespace:
+                head["namespace"] = self._namespace
+            return {**head, "call_id": self._call_id, "name": self.name, **self._written()}
         content = [] if opened else [self.part()]
         if self.kind == "message":
             return {**head, "role": "assistant", "content": content}

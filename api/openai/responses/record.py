@@ -41,7 +41,8 @@ class StoredResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `input` are the request's own items, `ancestors` the ids of the responses before it, the oldest
     first. `reader` are the fields of the `Reading` of its text. `hidden_token_ids` end an answer;
-    their log probabilities are not shown.
+    their log probabilities are not shown. `namespaces` are those of functions, each with the name
+    within it, by the name that the model was shown. `warnings` tell what was left out.
     """
 
     id: str
@@ -53,6 +54,8 @@ class StoredResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     ancestors: tuple[str, ...] = ()
     background: bool = False
     reader: dict[str, Any] = {}
+    namespaces: dict[str, tuple[str, str]] = {}
+    warnings: tuple[str, ...] = ()
     hidden_token_ids: frozenset[int] = frozenset()
     ending: Ending | None = None
 

@@ -16,13 +16,12 @@ from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.resumption import event_index, resumption_of
 from api.jobs.routing import pick
-from api.openai import unsupported
 from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.responses.events import ResponseBuilder, output_items
 from api.openai.responses.input_items import blamed, chat_body, items_of
 from api.openai.responses.item_references import RESPONSE, resolved
 from api.openai.responses.record import StoredResponse
-from api.openai.responses.schema import UNSUPPORTED, ResponseRequest
+from api.openai.responses.schema import EXTENSIONS, RULE, ResponseRequest
 from api.openai.responses.store import Shelf
 from api.openai.responses.stream import live_stream, stored_stream
 from api.openai.tokens import call
@@ -33,7 +32,9 @@ from penstock.errors import InvalidParameter, UnknownObject, UnsupportedFeature
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from api.http.warnings import Warnings
     from api.openai.chat.plan import ChatPlan
+    from api.openai.responses.input_tools import Namespaces
     from penstock.contract.job import Sampling
     from penstock.contract.worker import ModelCard
 
@@ -53,7 +54,7 @@ async def create_response(request: Request) -> Response:
     shelf = Shelf(services)
     chain = await _chain(shelf, record.tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, record.tenant, chain)
-    plan = _plan(asked, body, chain, card)
+    plan, namespaces = _plan(asked, body, chain, card, record.warnings)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
     generation = await generation_of(request, card, plan, detached=bool(asked.background))
@@ -69,6 +70,8 @@ async def create_response(request: Request) -> Response:
         ancestors=tuple(earlier.id for earlier in chain),
         background=bool(asked.background),
         reader=asdict(plan.reading),
+        namespaces=namespaces,
+        warnings=tuple(record.warnings.texts),
         hidden_token_ids=plan.hidden_token_ids,
     )
     if asked.stores:
@@ -96,8 +99,8 @@ async def count_input_tokens(request: Request) -> Response:
     shelf, tenant = Shelf(services_of(request)), record_of(request).tenant
     chain = await _chain(shelf, tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, tenant, chain)
-    prompt = _plan(asked, body, chain, card).prompt
-    reply = await call(request, card, Tokenize(prompt), "input")
+    plan, _ = _plan(asked, body, chain, card, record_of(request).warnings)
+    reply = await call(request, card, Tokenize(plan.prompt), "input")
     return json_response({"object": "response.input_tokens", "input_tokens": len(reply.token_ids)})
 
 
@@ -171,7 +174,7 @@ async def list_input_items(
 
 async def _read(request: Request) -> tuple[dict[str, Any], ResponseRequest]:
     body = await read_object(request, services_of(request).settings.max_body_bytes)
-    unsupported.refuse(body, UNSUPPORTED)
+    RULE.apply(body, ResponseRequest.model_fields | EXTENSIONS, record_of(request).warnings)
     return body, validated(body, ResponseRequest)
 
 
@@ -201,10 +204,12 @@ def _plan(
     body: dict[str, Any],
     chain: Sequence[StoredResponse],
     card: ModelCard,
-) -> ChatPlan:
-    """Return the plan of the chat completion that means the same."""
+    warnings: Warnings,
+) -> tuple[ChatPlan, Namespaces]:
+    """Return the plan of the chat completion that means the same, and its tools' namespaces."""
     history = [item for earlier in chain for item in (*earlier.input, *output_items(earlier))]
-    return plan_of(chat_body(asked, body, history, items_of(asked, "")), card, blamed)
+    chat, namespaces = chat_body(asked, body, history, items_of(asked, ""), warnings)
+    return plan_of(chat, card, blamed, warnings), namespaces
 
 
 def _shown(asked: ResponseRequest, body: dict[str, Any], sampling: Sampling) -> dict[str, Any]:

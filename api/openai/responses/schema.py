@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
 from api.openai.schema import INT64, MAX_LOGPROBS, Fields, Whole, inconsistent
+from api.openai.unsupported import NOTHING, Rule
 
 MOST_ITEMS: Final = 10_000
 MOST_METADATA: Final = 16
@@ -52,7 +53,6 @@ class ResponseRequest(Fields):
     max_tool_calls: Whole | None = Field(default=None, ge=1)
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
-    truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     service_tier: str | None = None
@@ -80,12 +80,22 @@ class ResponseRequest(Fields):
         return self.store is not False
 
 
-UNSUPPORTED: Final = {
-    "conversation": (None,),
-    "prompt": (None,),
-    "truncation": (None, "disabled"),
-    "context_management": (None, []),
-}
+RULE: Final = Rule(
+    refused={"conversation": (None,), "prompt": (None,)},  # both hold a part of the prompt
+    left_out={
+        "context_management": NOTHING,
+        "image": (None,),
+        "moderation": NOTHING,
+        "multi_agent": NOTHING,
+        "truncation": (None, "disabled"),
+    },
+    without_effect=frozenset(
+        {
+            "access_programs", "background_options", "betas", "client_metadata",
+            "prompt_cache_options", "prompt_cache_retention",
+        }
+    ),
+)  # fmt: skip
 
 PASSED_ON: Final = (
     "model",
@@ -107,6 +117,7 @@ PASSED_ON: Final = (
     "chat_template_kwargs",
 )
 """Fields that mean the same in a chat completion."""
+EXTENSIONS: Final = dict.fromkeys(PASSED_ON, None)
 
 LOGPROBS_INCLUDE: Final = "message.output_text.logprobs"
 SERVED_INCLUDES: Final = frozenset({"reasoning.encrypted_content", LOGPROBS_INCLUDE})

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-from api.http.streaming import KEEPALIVE, FramedResponse
+from api.http.streaming import PLAIN_KEEPALIVE, FramedResponse
 from api.openai.chat.chunks import encode
 from api.openai.responses.events import ResponseBuilder, finished
 from api.openai.responses.record import Pieces
@@ -90,7 +90,7 @@ async def _live_frames(generation: Generation, writer: _Writer) -> AsyncGenerato
                 if not begun:
                     begun = True
                     yield writer.begin()
-                if written := KEEPALIVE if item is None else await writer.event(item[1]):
+                if written := PLAIN_KEEPALIVE if item is None else await writer.event(item[1]):
                     yield written
     except PenstockError as error:
         if not begun:  # nobody will ask for the last frames, but it has ended
@@ -119,20 +119,20 @@ async def _stored_frames(
     if stored.ending is not None:
         yield frame(finished(stored, stored.ending)[1], after)
         return
-    yield writer.begin() or KEEPALIVE
+    yield writer.begin() or PLAIN_KEEPALIVE
     has_begun = False
     while True:
         try:
             async with aclosing(_followed(services, shelf, stored)) as events:
                 async for event in events:
                     has_begun = has_begun or event is not None
-                    if written := KEEPALIVE if event is None else await writer.event(event):
+                    if written := PLAIN_KEEPALIVE if event is None else await writer.event(event):
                         yield written
         except UnknownJob:
             # It ended, and its journal went, between two looks: what is kept has the rest.
             again = await shelf.settled(await shelf.own(stored.id, stored.tenant))
             if again.ending is None and not has_begun:  # its job is on its way
-                yield KEEPALIVE
+                yield PLAIN_KEEPALIVE
                 await asyncio.sleep(ON_ITS_WAY_S)
                 continue
             ending = again.ending or failure(UnknownJob("The answer was lost"), ())

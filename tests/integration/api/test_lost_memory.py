@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -74,7 +75,10 @@ class Heard:
         self.is_done = False
 
     def listen(self, url: str) -> Heard:
-        with httpx.stream("POST", f"{url}/v1/completions", json=ASK, timeout=60.0) as answer:
+        key = {"Idempotency-Key": uuid.uuid4().hex}  # its events have ids
+        with httpx.stream(
+            "POST", f"{url}/v1/completions", json=ASK, headers=key, timeout=60.0
+        ) as answer:
             for line in answer.iter_lines():
                 if line.startswith("id: "):
                     self.ids.append(int(line[4:]))

@@ -110,7 +110,8 @@ def test_usage_of_a_stream(fleet: Fleet, client: openai.OpenAI) -> None:
 def test_frames_as_they_are_on_the_wire(fleet: Fleet, http: httpx.Client) -> None:
     worker = fleet.worker()
     body = {"model": "tiny", "messages": HELLO, "stream": True}
-    answer = http.post("/v1/chat/completions", json=body, headers={"x-request-id": "mine-1"})
+    headers = {"x-request-id": "mine-1", "idempotency-key": "k"}
+    answer = http.post("/v1/chat/completions", json=body, headers=headers)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-accel-buffering"] == "no"
@@ -121,6 +122,9 @@ def test_frames_as_they_are_on_the_wire(fleet: Fleet, http: httpx.Client) -> Non
     events = [line for line in answer.text.split("\n") if line]
     assert [line for line in events if line.startswith("id:")] == [f"id: {i}" for i in range(5)]
     assert events[-1] == "data: [DONE]"
+    plain = http.post("/v1/chat/completions", json=body).text
+    assert all(line.startswith("data: ") for line in plain.split("\n") if line)
+    assert plain.endswith("}\n\ndata: [DONE]\n\n")
 
 
 def test_the_job_as_the_worker_gets_it(fleet: Fleet, http: httpx.Client) -> None:
@@ -402,7 +406,10 @@ def test_keep_alive_while_waiting(fleet: Fleet) -> None:
     body = {"model": "tiny", "messages": HELLO, "stream": True}
     with httpx.Client(base_url=server.url) as http:
         answer = http.post("/v1/chat/completions", json=body)
-        assert answer.text.startswith(": keep-alive\n")
+        assert answer.text.startswith("\n\n")
+        assert all(line.startswith("data: ") for line in answer.text.split("\n") if line)
+        numbered = http.post("/v1/chat/completions", json=body, headers={"idempotency-key": "k"})
+        assert numbered.text.startswith(": keep-alive\n")
         assert answer.text.endswith("data: [DONE]\n\n")
         plain = http.post("/v1/chat/completions", json={**body, "stream": False})
     assert plain.json()["choices"][0]["message"]["content"] == "once upon a time"

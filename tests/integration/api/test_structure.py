@@ -128,7 +128,7 @@ def test_forms_reach_the_worker(fleet, client, endpoint, fields, structure) -> N
         ({"structured_outputs": {}}, "structured_outputs", "invalid_parameter"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "invalid_parameter"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "invalid_parameter"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_parameter"),
+        ({"tools": [{"name": "f"}]}, "tools[0]", "invalid_parameter"),
         ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
          "tools[0].function.name", "invalid_parameter"),
         ({"tools": [WEATHER, WEATHER]}, "tools", "invalid_parameter"),

@@ -47,8 +47,18 @@ def finished(index: int = 2, text: str = "") -> Finished:
     return Finished("j", index, FinishReason.STOP, Usage(3, index, 1), text=text)
 
 
-def test_chat_stream() -> None:
+def test_a_plain_stream_is_lines_of_data_alone() -> None:
     stream = writer()
+    frames = stream.event(0, Tokens("j", 0, (5,), "a", prompt_tokens=3)) + stream.event(
+        0, finished()
+    )
+    frames += stream.end()
+    assert all(line.startswith("data: ") for line in frames.decode().split("\n") if line)
+    assert frames.endswith(b"\n\ndata: [DONE]\n\n")
+
+
+def test_chat_stream() -> None:
+    stream = writer(numbered=True)
     frames = stream.event(0, Tokens("j", 0, (5,), 'h"é\u2028\x85', prompt_tokens=3))
     frames += stream.event(0, Tokens("j", 1, (6,), "!"))
     frames += stream.event(0, finished(text="tail"))

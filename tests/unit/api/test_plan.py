@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from api.http.json_body import validated
+from api.http.warnings import Warnings
 from api.jobs.blame import Blame
 from api.openai.chat import structures
 from api.openai.chat.as_chat import plan_of
 from api.openai.chat.plan import ChatPlan
-from api.openai.chat.structure_schema import Tool
+from api.openai.chat.structure_schema import FunctionTool
 from api.openai.schema import ChatRequest
 from penstock.contract.structure import EitherStructure, JsonStructure, ToolStructure
 from penstock.contract.worker import ModelCard
@@ -114,9 +115,9 @@ def test_more_answers_than_are_returned_are_made_with_log_probabilities() -> Non
 
 def test_tools_and_structure_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"tools": 0, "forms": 0}
-    dump, form_of = Tool.model_dump, structures.form_of
+    dump, form_of = FunctionTool.model_dump, structures.form_of
 
-    def counted_dump(self: Tool, **options: Any) -> dict[str, Any]:
+    def counted_dump(self: FunctionTool, **options: Any) -> dict[str, Any]:
         counts["tools"] += 1
         return dump(self, **options)
 
@@ -124,7 +125,7 @@ def test_tools_and_structure_are_worked_out_once(monkeypatch: pytest.MonkeyPatch
         counts["forms"] += 1
         return form_of(asked)
 
-    monkeypatch.setattr(Tool, "model_dump", counted_dump)
+    monkeypatch.setattr(FunctionTool, "model_dump", counted_dump)
     monkeypatch.setattr(structures, "form_of", counted_form)
     planned(tools=TOOLS, response_format=FORMAT, n=4)
     assert counts == {"tools": len(TOOLS), "forms": 1}
@@ -176,10 +177,12 @@ def test_a_translated_request_is_blamed_by_its_own_fields() -> None:
     def own(param: str | None) -> str | None:
         return {"messages": "input", "response_format": "text.format"}.get(param or "", param)
 
-    plan = plan_of(BODY | {"response_format": FORMAT}, card(), own)
+    plan = plan_of(BODY | {"response_format": FORMAT}, card(), own, Warnings())
     assert plan.blame == Blame("input", {"structure": "text.format"})
     with pytest.raises(UnsupportedFeature) as caught:
-        plan_of(BODY | {"response_format": FORMAT}, card(capabilities=("generate",)), own)
+        plan_of(
+            BODY | {"response_format": FORMAT}, card(capabilities=("generate",)), own, Warnings()
+        )
     assert caught.value.param == "text.format"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from api.http.json_body import validated
+from api.http.warnings import Warnings
 from api.openai import unsupported
 from api.openai.chat.messages import chat_prompt
 from api.openai.schema import ChatRequest, CompletionRequest
@@ -132,34 +133,63 @@ def test_prompts_refused(prompt: object) -> None:
     assert caught.value.param == "prompt"
 
 
+RULES = {ChatRequest: unsupported.CHAT, CompletionRequest: unsupported.COMPLETION}
+
+
+def applied(fields: dict[str, Any], schema: type[ChatRequest | CompletionRequest]) -> list[str]:
+    warnings = Warnings()
+    RULES[schema].apply(fields, schema.model_fields, warnings)
+    return warnings.texts
+
+
 @pytest.mark.parametrize(
-    ("fields", "table"),
+    ("fields", "schema"),
     [
-        ({"functions": [{}]}, unsupported.CHAT),
-        ({"modalities": ["text", "audio"]}, unsupported.CHAT),
-        ({"prompt_logprobs": 0}, unsupported.CHAT),
-        ({"skip_special_tokens": False}, unsupported.COMPLETION),
-        ({"bad_words": ["end"]}, unsupported.COMPLETION),
+        ({"documents": [{}]}, ChatRequest),
+        ({"modalities": ["text", "audio"]}, ChatRequest),
+        ({"truncate_prompt_tokens": 0}, ChatRequest),
+        ({"skip_special_tokens": False}, CompletionRequest),
+        ({"bad_words": ["end"]}, CompletionRequest),
     ],
 )
-def test_what_is_not_served_is_refused_by_name(fields: dict[str, Any], table: Any) -> None:
+def test_what_would_make_another_answer_is_refused_by_name(
+    fields: dict[str, Any], schema: Any
+) -> None:
     with pytest.raises(UnsupportedFeature) as caught:
-        unsupported.refuse(fields, table)
+        applied(fields, schema)
     assert caught.value.param == list(fields)[-1]
     assert str(caught.value.param) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "schema", "words"),
+    [
+        ({"prompt_logprobs": 0}, ChatRequest, "prompt_logprobs: not supported"),
+        ({"audio": {"voice": "x"}}, ChatRequest, "audio: not supported"),
+        ({"tools": [{}]}, CompletionRequest, "tools: not supported"),
+        ({"max_token": 5}, ChatRequest, "max_token: unknown field"),
+        ({"x" * 500: 5}, CompletionRequest, "x" * 60 + ": unknown field"),
+    ],
+)
+def test_what_is_seen_to_be_missing_is_left_out_and_reported(
+    fields: dict[str, Any], schema: Any, words: str
+) -> None:
+    [warning] = applied(fields, schema)
+    assert warning.startswith(words)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}},
-        {"tools": None, "tool_choice": "none", "functions": None, "modalities": ["text"]},
+        {"tools": None, "tool_choice": "none", "functions": None},
         {"use_beam_search": False, "skip_special_tokens": True, "suffix": ""},
+        {"user": "me", "metadata": {"a": "b"}, "store": True, "prompt_cache_retention": "24h"},
     ],
 )
-def test_asking_for_nothing_is_no_error(fields: dict[str, Any]) -> None:
-    unsupported.refuse(fields, unsupported.CHAT)
-    unsupported.refuse(fields, unsupported.COMPLETION)
+def test_asking_for_nothing_is_neither(fields: dict[str, Any]) -> None:
+    assert applied({**fields, "modalities": ["text"]}, ChatRequest) == []
+    assert applied(fields, CompletionRequest) == []
 
 
 def test_messages_for_the_template() -> None:
@@ -199,8 +229,6 @@ def test_continuing_a_message_opens_no_new_one() -> None:
     [
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
          "messages[0].content[0]"),
-        ({"role": "function", "content": "5"}, "messages[0].role"),
-        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call"),
     ],
 )  # fmt: skip
 def test_messages_that_are_not_served(message: dict[str, Any], param: str) -> None:
@@ -223,7 +251,7 @@ def test_allowed_tools_are_the_only_ones() -> None:
         return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
 
     asked = chat(tools=tools, tool_choice=choice("c", "a", mode="required"))
-    assert [tool.function.name for tool in asked.tools or ()] == ["c", "a"]
+    assert [tool.name for tool in asked.tools or ()] == ["c", "a"]
     assert asked.tool_choice == "required"
     for wrong in (choice("d"), choice(), choice("a", mode="none"), {"allowed_tools": []}):
         with pytest.raises(InvalidParameter) as caught:

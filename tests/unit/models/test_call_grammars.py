@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
+from api.openai.chat.custom_tools import constrained_parameters, shown_function
+from api.openai.chat.structure_schema import CustomTool
 from api.parsing.answer import functions_of
 from api.parsing.dialects import DIALECTS as PARSERS
 from penstock import demo_model
@@ -309,3 +311,37 @@ def walked(words: Vocabulary, structure: ToolStructure, dice: random.Random) -> 
         ids.append(token)
         assert len(ids) < 2_000
     return words.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+PATCH_RULES = r"""
+start: "*** Begin Patch" LF hunk+ "*** End Patch" LF?
+hunk: "*** Add File: " /(.+)/ LF ("+" /(.*)/ LF)+
+%import common.LF
+"""
+PATCH = '*** Begin Patch\n*** Add File: a "é".txt\n+</x> \\ {\n+\n*** End Patch\n'
+CUSTOM = CustomTool.model_validate({
+    "type": "custom",
+    "custom": {
+        "name": "patch",
+        "format": {
+            "type": "grammar", "grammar": {"syntax": "lark", "definition": PATCH_RULES},
+        },
+    },
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_custom_tools_grammar_holds_within_a_call(vocabulary, folder: Path, name: str) -> None:
+    function = ToolFunction("patch", constrained_parameters(CUSTOM), strict=True)
+    words, structure = vocabulary(folder, name), ToolStructure((function,))
+    good = patching(name, PATCH)
+    assert words.fits(structure, good), good
+    assert arguments(name, good, [shown_function(CUSTOM)]) == [("patch", {"input": PATCH})]
+    for wrong in (PATCH.replace("+</x>", "</x>"), PATCH[:-20], ""):
+        assert not words.fits(structure, patching(name, wrong))
+
+
+def patching(name: str, patch: str) -> str:
+    """Return a call with a text in the quotes of JSON, in which alone a pattern is held."""
+    text = written(name, [("patch", {"input": patch})])
+    return text.replace(repr(patch), json.dumps(patch, ensure_ascii=False))

@@ -188,6 +188,8 @@ def test_counting(fleet: Fleet, client: anthropic.Anthropic, clerk: Clerk) -> No
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens"),
         ({"messages": []}, anthropic.BadRequestError, "messages"),
         ({"messages": [{"role": "system", "content": "x"}]}, anthropic.BadRequestError,
+         "messages"),
+        ({"messages": [{"role": "pirate", "content": "x"}]}, anthropic.BadRequestError,
          "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
          anthropic.BadRequestError, "messages[0].content[0]"),
@@ -195,7 +197,7 @@ def test_counting(fleet: Fleet, client: anthropic.Anthropic, clerk: Clerk) -> No
          anthropic.BadRequestError, "messages[0].content[0].tool_use_id"),
         ({"tools": [WEATHER]}, anthropic.BadRequestError, "tools"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, anthropic.BadRequestError,
-         "tools[0].type"),
+         "tools"),
         ({"temperature": 1.5}, anthropic.BadRequestError, "temperature"),
     ],
 )  # fmt: skip

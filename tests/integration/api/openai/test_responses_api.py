@@ -327,7 +327,7 @@ def test_tenants_do_not_see_each_others(fleet: Fleet) -> None:
     [
         ({"input": 3}, "input"),
         ({"input": "x", "temperature": 9}, "temperature"),
-        ({"input": "x", "truncation": "auto"}, "truncation"),
+        ({"input": "x", "prompt": {"id": "p"}}, "prompt"),
         ({"input": "x", "conversation": "c"}, "conversation"),
         ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
         ({"input": [{"role": "pirate", "content": "x"}]}, "input"),

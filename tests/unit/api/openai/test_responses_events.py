@@ -9,6 +9,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from api.http.warnings import Warnings
 from api.openai.responses.events import ResponseBuilder, finished
 from api.openai.responses.input_items import blamed, chat_body, items_of
 from api.openai.responses.record import Ending, Piece, Pieces, StoredResponse
@@ -200,7 +201,7 @@ def test_log_probabilities_are_the_messages_own() -> None:
 )
 def test_who_gets_log_probabilities(fields: dict[str, Any], wanted: int | None) -> None:
     request = asked(**fields)
-    chat = chat_body(request, request.model_dump(), (), items_of(request, ""))
+    chat, _ = translated(request)
     assert chat.get("top_logprobs") == wanted
     assert chat.get("logprobs", False) is (wanted is not None)
 
@@ -212,15 +213,19 @@ def asked(**fields: Any) -> ResponseRequest:
     return ResponseRequest.model_validate({"model": "m", "input": "hi", **fields})
 
 
+def translated(request: ResponseRequest) -> tuple[dict[str, Any], Warnings]:
+    warnings = Warnings()
+    items = items_of(request, "resp_1")
+    return chat_body(request, request.model_dump(), (), items, warnings)[0], warnings
+
+
 def messages(**fields: Any) -> list[dict[str, Any]]:
-    request = asked(**fields)
-    body = request.model_dump()
-    return chat_body(request, body, (), items_of(request, "resp_1"))["messages"]
+    return translated(asked(**fields))[0]["messages"]
 
 
 def test_a_text_is_a_users_message() -> None:
     assert messages(instructions="be brief") == [
-        {"role": "system", "content": "be brief"},
+        {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
     ]
     [item] = items_of(asked(), "resp_1")
@@ -255,11 +260,8 @@ def test_items() -> None:
         ({"input": []}, InvalidParameter, "input"),
         ({"input": [{"content": "x"}]}, InvalidParameter, "input[0].type"),
         ({"input": [{"role": "user"}]}, InvalidParameter, "input[0].content"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, UnsupportedFeature, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
          UnsupportedFeature, "input[0].content[0]"),
-        ({"tools": [{"type": "web_search"}]}, UnsupportedFeature, "tools[0].type"),
-        ({"include": ["file_search_call.results"]}, UnsupportedFeature, "include"),
     ],
 )  # fmt: skip
 def test_bad_input(fields: dict[str, Any], error: type[Exception], param: str) -> None:
@@ -277,7 +279,7 @@ def test_options_of_a_chat() -> None:
         max_output_tokens=5,
         temperature=0.5,
     )
-    chat = chat_body(request, request.model_dump(), (), items_of(request, ""))
+    chat, _ = translated(request)
     assert chat["tools"][0]["function"]["name"] == "f"
     assert chat["tool_choice"] == {"type": "function", "function": {"name": "f"}}
     assert chat["response_format"]["json_schema"]["name"] == "s"
