@@ -25,6 +25,7 @@ from api.access.ledger import Ledger, prompt_tokens
 from api.http.errors import internal_error, known
 from api.jobs import prompt_bounds
 from api.jobs.merging import merged
+from api.jobs.unenforced import unenforced_keywords
 from penstock.contract.events import Failed, Finished, Tokens
 from penstock.contract.job import Generate, Job
 from penstock.errors import (
@@ -117,6 +118,8 @@ class Generation:
             )
         for work in works:
             prompt_bounds.check(work.prompt, card, blame.prompt)
+        for text in unenforced_keywords(works[0].sampling.structure if works else None):
+            record.warnings.add(text)
         if resumption:
             services.replies.check_room(resumption.job_id(record.tenant, 0))
         jobs = await _jobs(services, record, card, works, priority=priority, resumption=resumption)

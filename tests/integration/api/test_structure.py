@@ -371,3 +371,32 @@ def test_a_resumed_stream_goes_on_within_a_call(fleet, server) -> None:
             assert [json.loads(block.split("data: ")[1])["choices"] for block in again] == [
                 json.loads(block.split("data: ")[1])["choices"] for block in events[cut + 1 :]
             ]
+
+
+LOOK_AHEAD: Any = {
+    "type": "function",
+    "function": {
+        "name": "mail",
+        "parameters": {
+            "type": "object",
+            "properties": {"to": {"type": "string", "pattern": "^(?!x).+@.+$"}},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_keyword_that_is_left_out_is_reported(fleet, server, stream: bool) -> None:
+    """zod's e-mail pattern looks ahead: the call is held to the rest, and the client hears of it."""
+    worker = fleet.worker(writes(CALL), **CARD)
+    body = {"model": "tiny", "messages": ASK, "tools": [LOOK_AHEAD], "stream": stream}
+    with httpx.Client(base_url=server.url, timeout=20.0) as http:
+        forced = http.post("/v1/chat/completions", json={**body, "tool_choice": "required"})
+        free = http.post("/v1/chat/completions", json=body)
+    assert forced.status_code == free.status_code == 200
+    warning = "tools: mail: properties.to.pattern is not enforced"
+    assert json.loads(forced.headers["x-penstock-warnings"]) == [warning]
+    assert "x-penstock-warnings" not in free.headers
+    assert worker.jobs[0].work.sampling.structure.functions[0].name == "mail"
+    if not stream:
+        assert forced.json()["warnings"] == [warning]
