@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
 from penstock.transport.store.connection import FIRST_PAUSE_S, LONGEST_PAUSE_S
 
@@ -115,7 +115,9 @@ class Subscriber:
                 await connection.send_command("PING", check_health=False)
                 continue
             heard_s = time.monotonic()
-            if answer[0] == b"message":
+            if not _is_message(answer):
+                raise InvalidResponse("a reply of another shape than a subscription's")
+            if answer[0] == b"message" and len(answer) == 3:  # noqa: PLR2004
                 self._on_message(answer[2])
             elif answer[0] == b"subscribe":
                 self._subscribed.set()
@@ -124,3 +126,8 @@ class Subscriber:
             burst += 1
             if burst % BURST == 0:
                 await asyncio.sleep(0)
+
+
+def _is_message(answer: Any) -> bool:
+    """Whether a reply is of a subscription: a ping's has two parts, a message three."""
+    return isinstance(answer, list) and len(cast("list[Any]", answer)) in {2, 3}
