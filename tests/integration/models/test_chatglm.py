@@ -14,6 +14,7 @@ import sentencepiece
 import torch
 
 from penstock.contract.job import ChatPrompt, TextPrompt
+from penstock.contract.structure import JsonStructure
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader
@@ -21,6 +22,7 @@ from penstock.models.backends.native import library
 from penstock.models.catalogue.footprint import measure
 from penstock.models.catalogue.resolve import resolve
 from penstock.models.text import tokenizer
+from penstock.models.text.dialect import Reasoning
 from penstock.models.weights import matrices, q4_0
 from penstock.settings import Settings
 from tests.fixtures import chatglm
@@ -204,6 +206,16 @@ def test_chats_are_written_as_published(models: Path) -> None:
     )
     assert fourth.dialect.tool_parser == third.dialect.tool_parser == "glm4"
     assert second.dialect.tool_parser == ""
+
+
+@pytest.mark.parametrize("name", ["chatglm3-6b", "glm-4-9b-chat"])
+def test_what_a_form_forces_is_no_space(models: Path, name: str) -> None:
+    """SentencePiece puts one before every text that it is given; a form's first is a brace."""
+    words = words_of(models, name)
+    schema = {"type": "object", "properties": {"n": {"const": "x"}}, "required": ["n"]}
+    mask = words.constrain(JsonStructure(schema), Reasoning.NONE).mask()
+    allowed = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little"))
+    assert {words.token_bytes(int(token))[:1] for token in allowed} == {b"{"}
 
 
 @pytest.mark.parametrize("name", ["chatglm3-6b", "glm-4-9b-chat"])

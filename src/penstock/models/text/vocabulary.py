@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _BRACKETS: Final = (("<", ">"), ("[", "]"))
+_LEAD: Final = "\x02"
+"""A character that no vocabulary joins with another."""
 
 
 def markers(tokenizer_json: str) -> dict[str, int]:
@@ -56,10 +58,21 @@ class _Words:
         count = int(own.vocab_size)
         self.special_token_ids = [i for i in range(count) if own.is_special_token(i)]
         self.tokens: list[bytes] = [own.decode_bytes([i]) for i in range(count)]
+        # SentencePiece puts a space before a text; what a grammar forces has none. Behind this
+        # character a text is cut without it.
+        first = b"".join(self.tokens[token] for token in self._encode("{"))
+        self._lead: list[int] = [] if first == b"{" else self._encode(_LEAD)
 
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             raise TypeError("text, not bytes")  # the wrapper tries which of them it may give
+        if self._lead:
+            found, count = self._encode(_LEAD + text), len(self._lead)
+            if found[:count] == self._lead:
+                return found[count:]
+        return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
