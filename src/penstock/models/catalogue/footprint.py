@@ -188,7 +188,8 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
         return stored
     if tensor.is_matrix:
         return tensor.count * bits / 8
-    return stored if spec.backend in _OWN_KERNELS else tensor.count * 4
+    table = len(tensor.shape) == 2 and not tensor.name.endswith("bias")  # noqa: PLR2004
+    return stored if table and spec.backend in _OWN_KERNELS else tensor.count * 4
 
 
 def _bits(spec: ModelSpec) -> float | None:

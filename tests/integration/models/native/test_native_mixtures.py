@@ -313,7 +313,11 @@ def test_mxfp4_is_what_it_stands_for(folders: Any, tmp_path: Path) -> None:
         plain[key] = meant.transpose(1, 2).contiguous()
     for name, tensors in (("packed", packed), ("plain", plain)):
         write_model(tmp_path / name, made("gpt-oss"))
-        save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        stored = {
+            key: weight.bfloat16() if weight.is_floating_point() else weight
+            for key, weight in tensors.items()
+        }
+        save_file(stored, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
     found = [loaded(spec_of(tmp_path / name)) for name in ("packed", "plain")]
     assert torch.equal(*(logits_of(one.model) for one in found))
     assert found[0].parameters == found[1].parameters
@@ -321,6 +325,7 @@ def test_mxfp4_is_what_it_stands_for(folders: Any, tmp_path: Path) -> None:
         footprint.measure(spec_of(tmp_path / name)).weights_bytes for name in ("packed", "plain")
     ]
     assert told[0] == told[1]
+    assert abs(told[0] - found[0].weights_bytes) < 0.001 * told[0]
     config = json.loads((tmp_path / "packed" / "config.json").read_text())
     for method, backend in (("mxfp4", "native"), ("fp8", None)):
         stated = {**config, "quantization_config": {"quant_method": method}}
