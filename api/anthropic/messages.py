@@ -11,6 +11,7 @@ from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotat
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from api.access.dependencies import services_of
+from api.anthropic import threads
 from api.anthropic.as_chat import blamed, chat_body
 from api.anthropic.blocks import MessageWriter, frame
 from api.anthropic.route import AnthropicRoute, error_object
@@ -41,6 +42,7 @@ async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     services, record = services_of(request), record_of(request)
     body = await read_object(request, services.settings.max_body_bytes)
+    threads.check(body)
     RULE.apply(body, MessagesRequest.model_fields, record.warnings)
     asked = validated(body, MessagesRequest)
     card = pick(request, asked.model)
@@ -68,6 +70,7 @@ async def count_tokens(request: Request) -> Response:
     """Count the tokens of what the model would see."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
     warnings = record_of(request).warnings
+    threads.check(body)
     COUNTING.apply(body, CountTokensRequest.model_fields, warnings)
     asked = validated(body, CountTokensRequest)
     card = pick(request, asked.model)

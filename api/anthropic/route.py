@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.routing import APIRoute
 
+from api.anthropic.threads import UnknownThread
 from api.http.errors import answer_of, json_response, response_headers
 from api.http.record import record_of
 from api.http.unread_body import LEAVES_BODY, LingeringResponse
@@ -39,7 +40,10 @@ TYPES: Final = {
 def error_object(error: PenstockError, request_id: str) -> dict[str, Any]:
     """Return Anthropic's object of an error; `code` and `param` are ours."""
     status = answer_of(error).status
-    return error_body(status, error.message, request_id, code=error.code, param=error.param)
+    body = error_body(status, error.message, request_id, code=error.code, param=error.param)
+    if isinstance(error, UnknownThread):
+        body["error"]["details"] = error.details
+    return body
 
 
 def error_body(

@@ -89,7 +89,6 @@ class MessagesRequest(CountTokensRequest):
 
 
 RULE: Final = Rule(
-    refused={"thread": (None, {"type": "create"})},  # its history is on another server
     left_out={
         "compaction": NOTHING,
         "container": NOTHING,
@@ -106,7 +105,6 @@ RULE: Final = Rule(
     ),
 )  # fmt: skip
 COUNTING: Final = Rule(
-    refused=RULE.refused,
     left_out=RULE.left_out,
     without_effect=RULE.without_effect | frozenset(MessagesRequest.model_fields),
 )

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from api.anthropic import threads
 from api.anthropic.as_chat import chat_body
 from api.anthropic.client_tools import CLIENT_TOOLS
 from api.anthropic.input_blocks import DOCUMENT, IMAGE, LEFT_OUT
+from api.anthropic.route import error_object
 from api.anthropic.schema import RULE, MessagesRequest
 from api.anthropic.tools import LEFT_OUT as TOOLS_LEFT_OUT
 from api.http.warnings import Warnings
@@ -151,9 +153,16 @@ def test_fields_of_others() -> None:
         "mcp_servers: not supported by this server, left out",
         "of_tomorrow: unknown field, ignored",
     ]
-    with pytest.raises(UnsupportedFeature) as caught:
-        translated(thread={"type": "continue", "previous_message_id": "m"})
-    assert caught.value.param == "thread"
+
+
+def test_a_thread_that_another_server_holds() -> None:
+    threads.check({"thread": None})
+    threads.check({"thread": {"type": "create"}})
+    with pytest.raises(threads.UnknownThread) as caught:
+        threads.check({"thread": {"type": "continue", "previous_message_id": "m"}})
+    error = error_object(caught.value, "r")["error"]
+    assert (error["param"], error["type"]) == ("thread", "not_found_error")
+    assert error["details"] == {"error_code": "thread_not_found"}
 
 
 def test_thinking_is_asked_for_by_any_type_but_disabled() -> None:
