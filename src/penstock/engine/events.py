@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.contract.events import Failed, Finished, Tokens
 from penstock.engine.prompt_readout import prompt_scores
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from penstock.errors import PenstockError
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEvent:
+class AttemptEvent(NamedTuple):
     """An event of a job, with the attempt at it that emitted the event."""
 
     attempt_id: str
