@@ -88,5 +88,11 @@ async def _frames(services: Services, state: JobState, after: int) -> AsyncGener
 
 
 def _frame(event: Event) -> bytes:
-    kind = {Finished: b"finished", Failed: b"failed"}.get(type(event), b"tokens")
+    match event:
+        case Finished():
+            kind = b"finished"
+        case Failed():
+            kind = b"failed"
+        case _:
+            kind = b"tokens"
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.index, kind, msgspec.json.encode(event))

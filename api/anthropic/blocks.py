@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from api.openai.chat.chunks import encode
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
@@ -77,7 +77,7 @@ class MessageWriter:
             return b""
         self._is_begun = True
         usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
-        message = {
+        message: Json = {
             **self._heading,
             "content": [],
             "stop_reason": None,
@@ -166,7 +166,7 @@ class MessageWriter:
 def _parsed(arguments: str) -> Json:
     """Return a call's arguments; what an answer cut off has left of them is no object."""
     try:
-        found = parse_json(arguments or "{}")
+        found: object = parse_json(arguments or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return cast("Json", found) if isinstance(found, dict) else {}

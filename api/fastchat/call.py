@@ -36,16 +36,6 @@ class Call(Generic[Asked]):
     asked: Asked
     card: ModelCard
 
-    @classmethod
-    async def of(cls, request: Request, schema: type[Asked]) -> Call[Asked]:
-        """Read a request and choose who answers; without a name, the only model that there is.
-
-        :raises Refusal: the body is not `schema`.
-        :raises UnknownModel, NoWorker, StoreUnavailable, NotPermitted: as `api.jobs.routing.route`.
-        """
-        asked = await read(request, schema)
-        return cls(request, asked, pick(request, asked.model or _only_model(request)))
-
     @property
     def services(self) -> Services:
         """The process's services."""
@@ -88,3 +78,13 @@ def _only_model(request: Request) -> str:
         raise UnknownModel("`model` is missing, and there is not just one", param="model")
     (name,) = names
     return name
+
+
+async def call_of(request: Request, schema: type[Asked]) -> Call[Asked]:
+    """Read a request and choose who answers; without a name, the only model that there is.
+
+    :raises Refusal: the body is not `schema`.
+    :raises UnknownModel, NoWorker, StoreUnavailable, NotPermitted: as `api.jobs.routing.route`.
+    """
+    asked = await read(request, schema)
+    return Call(request, asked, pick(request, asked.model or _only_model(request)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
 
@@ -57,7 +57,7 @@ def render(template: Any, chat: ChatPrompt) -> Rendered:
 def _add(conversation: Any, message: dict[str, Any], param: str) -> None:
     content = message.get("content")
     if isinstance(content, list):
-        parts: list[Any] = content
+        parts = cast("list[dict[str, Any]]", content)
         if any(part.get("type") != "text" for part in parts):
             raise UnsupportedFeature("FastChat's workers take text alone here", param=param)
         content = "\n".join(part["text"] for part in parts)

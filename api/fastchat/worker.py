@@ -10,7 +10,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
-from api.fastchat.call import Call
+from api.fastchat.call import Call, call_of
 from api.fastchat.envelope import conversation
 from api.fastchat.frames import error_frame, stream_frames, whole
 from api.fastchat.membership import fleet_status
@@ -55,7 +55,7 @@ async def _generation(call: Call[GenerationRequest], works: list[Generate]) -> G
 @router.endpoint(STREAM_PATH)
 async def worker_generate_stream(request: Request) -> Response:
     """Stream an answer; an error is the stream's last object."""
-    call = await Call.of(request, GenerationRequest)
+    call = await call_of(request, GenerationRequest)
     if call.is_elsewhere:
         return FramedResponse(call.relayed(), last=error_frame, media_type=None)
     if call.asked.best_of > 1:
@@ -69,7 +69,7 @@ async def worker_generate_stream(request: Request) -> Response:
 @router.endpoint("/worker_generate")
 async def worker_generate(request: Request) -> Response:
     """Answer in one object."""
-    return await (await Call.of(request, GenerationRequest)).answered(_generated)
+    return await (await call_of(request, GenerationRequest)).answered(_generated)
 
 
 async def _generated(call: Call[GenerationRequest]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ async def _generated(call: Call[GenerationRequest]) -> dict[str, Any]:
 @router.endpoint("/worker_get_embeddings")
 async def worker_get_embeddings(request: Request) -> Response:
     """Return a vector for each text, as FastChat's workers do: mean states of unit length."""
-    return await (await Call.of(request, EmbeddingsRequest)).answered(_embedded)
+    return await (await call_of(request, EmbeddingsRequest)).answered(_embedded)
 
 
 async def _embedded(call: Call[EmbeddingsRequest]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ async def _embedded(call: Call[EmbeddingsRequest]) -> dict[str, Any]:
 @router.endpoint("/count_token")
 async def count_token(request: Request) -> Response:
     """Count a prompt's tokens, without waiting for a slot."""
-    return await (await Call.of(request, CountRequest)).answered(_counted)
+    return await (await call_of(request, CountRequest)).answered(_counted)
 
 
 async def _counted(call: Call[CountRequest]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ async def _counted(call: Call[CountRequest]) -> dict[str, Any]:
 @router.endpoint("/worker_get_conv_template")
 async def worker_get_conv_template(request: Request) -> Response:
     """Return the template by which FastChat's OpenAI server quotes a chat to us."""
-    return await (await Call.of(request, OptionalModelName)).answered(_template)
+    return await (await call_of(request, OptionalModelName)).answered(_template)
 
 
 async def _template(call: Call[OptionalModelName]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ async def _template(call: Call[OptionalModelName]) -> dict[str, Any]:
 @router.endpoint("/model_details")
 async def model_details(request: Request) -> Response:
     """Return a model's context length."""
-    return await (await Call.of(request, OptionalModelName)).answered(_details)
+    return await (await call_of(request, OptionalModelName)).answered(_details)
 
 
 async def _details(call: Call[OptionalModelName]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Answer:
     texts: list[str] = field(default_factory=list[str])
     counts: list[int] = field(default_factory=list[int])
     """How many tokens came with each of the texts."""
-    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list["PositionLogprobs"])
     reason: FinishReason = FinishReason.STOP
     embedding: str = ""
     usage: Usage = field(default_factory=lambda: Usage(0, 0))

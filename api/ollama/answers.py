@@ -133,7 +133,7 @@ class AnswerReader:
         if self._call is None:
             return
         try:
-            arguments = parse_json(self._arguments or "{}")
+            arguments: object = parse_json(self._arguments or "{}")
         except ValueError:  # the answer was cut off in the middle of the call
             arguments = {}
         self._call["function"]["arguments"] = arguments if isinstance(arguments, dict) else {}

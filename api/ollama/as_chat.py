@@ -124,7 +124,7 @@ def _messages(messages: Sequence[OllamaMessage]) -> list[Json]:
         if message.thinking:
             body["reasoning_content"] = message.thinking
         if message.tool_calls:
-            body["tool_calls"] = calls = [
+            calls: list[Json] = [
                 {
                     "id": call.id or f"call_{position}_{index}",
                     "type": "function",
@@ -135,6 +135,7 @@ def _messages(messages: Sequence[OllamaMessage]) -> list[Json]:
                 }
                 for index, call in enumerate(message.tool_calls)
             ]
+            body["tool_calls"] = calls
             open_calls.extend((call["id"], call["function"]["name"]) for call in calls)
         if message.role == "tool":
             body["tool_call_id"] = message.tool_call_id or _answered(open_calls, message.tool_name)

@@ -22,7 +22,7 @@ from penstock.clock import clock
 from penstock.errors import BodyTooLarge, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 FILE_ID: Final = re.compile(r"file-[0-9a-f]{32}")
@@ -47,7 +47,7 @@ _decoder = msgspec.json.Decoder(FileCard)
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
+def writing(what: str) -> Generator[None]:
     """Say of a disk that is full or gone what a client can act on.
 
     :raises StoreUnavailable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -58,9 +58,10 @@ def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
     """
     if len(raw) > most_bytes:
         raise ValueError(f"longer than {most_bytes} bytes")
-    found: Any = parse_json(raw)
-    if not isinstance(found, dict):
+    parsed: object = parse_json(raw)
+    if not isinstance(parsed, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004  one kind of error for a bad line
+    found = cast("dict[str, Any]", parsed)
     custom_id, body = found.get("custom_id"), found.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise ValueError("custom_id: a string is needed")
@@ -70,11 +71,14 @@ def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
         raise ValueError("method: must be POST")
     if found.get("url") != endpoint:
         raise ValueError(f"url: must be the batch's endpoint, {endpoint}")
-    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+    if not isinstance(body, dict):
         raise ValueError("body: an object with a model is needed")  # noqa: TRY004  as above
-    if body.get("stream") or body.get("background"):
+    asked = cast("dict[str, Any]", body)
+    if not isinstance(asked.get("model"), str):
+        raise ValueError("body: an object with a model is needed")  # noqa: TRY004  as above
+    if asked.get("stream") or asked.get("background"):
         raise ValueError("body: stream and background are not for batches")
-    return Line(number, custom_id, body)
+    return Line(number, custom_id, asked)
 
 
 def faults(path: Path, endpoint: str, most_bytes: int) -> tuple[int, list[dict[str, Any]]]:

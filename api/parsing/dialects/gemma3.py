@@ -28,6 +28,8 @@ def read(source: Source) -> Step[None]:
                 yield from json_values.call(source, source.functions)
             except Malformed:
                 source.give_up()
+        case _:
+            pass
     while marker := (yield from source.text(TOOL_CODE, JSON)):
         try:
             yield from source.blanks()

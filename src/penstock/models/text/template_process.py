@@ -147,7 +147,7 @@ def render(
 
 def _last_text(chat: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """Return what holds the last message's text, and under which name: itself, or its last part."""
-    last = chat[-1] if chat else {}
+    last: dict[str, Any] = chat[-1] if chat else {}
     parts = cast("list[dict[str, Any]] | str | None", last.get("content"))
     holder = parts[-1] if isinstance(parts, list) and parts else last
     name = "content" if holder is last else "text"
