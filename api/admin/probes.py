@@ -1,8 +1,6 @@
 """GET /health, /ready, /version, /metrics; open to all, as probes and scrapers carry no key."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import cast
 
 from fastapi import Request
 from redis.exceptions import RedisError
@@ -79,7 +77,7 @@ def _known_cards(services: Services) -> list[ModelCard]:
 async def _redis_answers(services: Services) -> bool:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await cast("Awaitable[bool]", services.redis.ping())
+            await services.redis.ping()  # pyright: ignore[reportUnknownMemberType] - redis-py
     except (TimeoutError, RedisError, OSError, RuntimeError):
         return False
     return True

@@ -105,7 +105,7 @@ class Steady:
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:
             raise redis.ConnectionError("the connection to the broker is closed")
-        parameters = super()._connparams(asynchronous)  # type: ignore[misc]
+        parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
         # As in `penstock.transport.store.connection`: an answer to it may be taken for a ping's.
         return {**parameters, "driver_info": None}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from celery.utils.log import get_logger
 
@@ -39,19 +39,24 @@ def accepted(message: Any, queue: str) -> dict[str, Any]:
     """
     if not isinstance(message, dict):
         raise ForeignMessage(f"not an object but {type(message).__name__}")
-    headers, properties = message.get("headers"), message.get("properties")
-    if not isinstance(headers, dict) or not isinstance(properties, dict):
+    fields = cast("dict[str, Any]", message)
+    headers, properties = _object(fields.get("headers")), _object(fields.get("properties"))
+    if headers is None or properties is None:
         raise ForeignMessage("no headers or no properties")
     if headers.get("task") == DOORBELL:
         return _doorbell(queue, headers.get("id"), properties.get("delivery_tag"))
-    info = properties.get("delivery_info")
-    if not isinstance(info, dict) or not isinstance(info.get("routing_key"), str):
+    info = _object(properties.get("delivery_info"))
+    if info is None or not isinstance(info.get("routing_key"), str):
         raise ForeignMessage("no delivery_info")
     if not _is_name(properties.get("delivery_tag")):
         raise ForeignMessage("no delivery_tag")
-    if not isinstance(message.get("body", ""), str):
+    if not isinstance(fields.get("body", ""), str):
         raise ForeignMessage("its body is not text")
-    return message
+    return fields
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def is_doorbell(message: dict[str, Any]) -> bool:

@@ -244,7 +244,7 @@ class EnginePool(BasePool):
         )
 
 
-def _einfo(error: Exception) -> ExceptionInfo:
+def _einfo(error: Exception) -> Any:
     """Wrap an error as Celery's callbacks expect it."""
     try:
         raise error

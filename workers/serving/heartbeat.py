@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 from penstock.errors import PenstockError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from penstock.settings import Settings
     from penstock.transport.fleet.registry import Announcer
@@ -41,7 +41,7 @@ HUNG_FOR_LONG = 2
 
 
 @contextmanager
-def _noted(refusals: list[StoreUnavailable]) -> Iterator[None]:
+def _noted(refusals: list[StoreUnavailable]) -> Generator[None]:
     """Collect a refusal of Redis for one queue, so that the other queues are still served."""
     try:
         yield

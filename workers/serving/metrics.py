@@ -206,14 +206,14 @@ class _Loads(Collector):
             ((served.card.name, served.card.device), served.engine.load())
             for served in self._served_queues.values()
         ]
-        for name, text, of in (
-            ("num_requests_running", "Sequences in the batch", lambda load: load.running),
-            ("num_requests_waiting", "Sequences taken, not in it yet", lambda load: load.waiting),
-            ("kv_cache_usage_perc", "Share of the KV cache in use", lambda load: load.kv_use),
+        for name, text, field in (
+            ("num_requests_running", "Sequences in the batch", "running"),
+            ("num_requests_waiting", "Sequences taken, not in it yet", "waiting"),
+            ("kv_cache_usage_perc", "Share of the KV cache in use", "kv_use"),
         ):
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=LABELS)
             for labels, load in loads:
-                gauge.add_metric(labels, of(load))
+                gauge.add_metric(labels, getattr(load, field))
             yield gauge
         preempted = CounterMetricFamily(f"{PREFIX}num_preemptions", "Preemptions", labels=LABELS)
         for labels, load in loads:

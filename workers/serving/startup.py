@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import redis
@@ -26,7 +27,7 @@ from workers.serving.served_queue import ServedQueue, Sink
 from workers.serving.worker import Worker, new_worker_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from penstock.contract.worker import ModelCard
     from penstock.models.loader import LoadedModel
@@ -64,10 +65,14 @@ def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) ->
     )
 
 
+def _ping(store: redis.Redis) -> None:
+    store.ping()  # pyright: ignore[reportUnknownMemberType] - redis-py's types
+
+
 def _await_redis(store: redis.Redis, settings: Settings) -> None:
     where = sentinel.address(settings)
     try:
-        store.ping()
+        _ping(store)
     except redis.RedisError as error:
         logger.warning(
             "Redis at %s does not answer (%s); trying for %g s",
@@ -76,7 +81,7 @@ def _await_redis(store: redis.Redis, settings: Settings) -> None:
             settings.redis_patience_s,
         )
         try:
-            patiently(store.ping, settings.redis_patience_s)
+            patiently(partial(_ping, store), settings.redis_patience_s)
         except StoreUnavailable as given_up:
             raise StartupError(f"PENSTOCK_REDIS_URL, {where}: {given_up}") from given_up
 
@@ -129,7 +134,7 @@ def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None
 
 
 @contextmanager
-def _shown_progress(queue: str) -> Iterator[Callable[[float, str], None]]:
+def _shown_progress(queue: str) -> Generator[Callable[[float, str], None]]:
     """Show `progress(share, what)`: a bar on a terminal, else a line now and then."""
     if sys.stderr.isatty():
         columns = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat.structure_schema import JsonObjectFormat, JsonSchemaResponseFormat
 from penstock.contract.structure import (
@@ -109,4 +109,4 @@ def _json(schema: dict[str, Any] | str, param: str) -> JsonStructure:
             raise InvalidParameter(f"{param}: {error}", param=param) from error
         if not isinstance(schema, dict):
             raise InvalidParameter(f"{param}: must be a JSON schema", param=param)
-    return JsonStructure(cast("dict[str, Any]", schema))
+    return JsonStructure(schema)
