@@ -32,8 +32,8 @@ def without_unknown(body: Json, warnings: Warnings) -> Json:
     if not isinstance(tools, list):
         return body
     kept: list[Any] = []
-    for tool in cast("list[Any]", tools):
-        kind = tool.get("type") if isinstance(tool, dict) else None
+    for tool in cast("list[object]", tools):
+        kind: object = cast("Json", tool).get("type") if isinstance(tool, dict) else None
         if isinstance(kind, str) and kind not in SERVED:
             warnings.add(left_out(kind))
         else:
@@ -67,14 +67,14 @@ def only_allowed(body: object) -> object:
     The model is shown no others, so it cannot call one.
     """
     if not isinstance(body, dict):
-        return cast("object", body)
+        return body
     fields = cast("Json", body)
     choice: Any = fields.get("tool_choice")
     if not isinstance(choice, dict) or "allowed_tools" not in choice:
         return fields
     try:
-        allowed: Any = choice["allowed_tools"]
-        mode = allowed["mode"]
+        allowed = cast("Json", choice["allowed_tools"])
+        mode: object = allowed["mode"]
         names = [_name(tool) for tool in allowed["tools"] if tool["type"] in SERVED]
         offered = {_name(tool): tool for tool in fields.get("tools") or ()}
     except (KeyError, TypeError):
@@ -91,7 +91,7 @@ def _name(tool: Json) -> str:
 def newer_form(body: object) -> object:
     """Return a body's older `functions`, `function_call` and messages of functions as tools."""
     if not isinstance(body, dict):
-        return cast("object", body)
+        return body
     fields = cast("Json", body)
     messages: Any = fields.get("messages")
     if isinstance(messages, list):
@@ -107,7 +107,7 @@ def newer_form(body: object) -> object:
     tools = [{"type": "function", "function": one} for one in older]
     choice: Any = fields.get("function_call")
     if isinstance(choice, dict):
-        choice = {"type": "function", "function": choice}
+        choice = {"type": "function", "function": cast("Json", choice)}
     newer = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
     return {**fields, **(newer if older else {})}
 
@@ -126,7 +126,8 @@ def _newer_messages(messages: list[Any]) -> Iterator[Any]:
             yield {**kept, "role": "tool", "tool_call_id": call_id or _call_id(position)}
         elif isinstance(call, dict) and not fields.get("tool_calls"):
             call_id = _call_id(position)
-            calls = [{"id": call_id, "type": "function", "function": call}]
+            function = cast("Json", call)
+            calls = [{"id": call_id, "type": "function", "function": function}]
             kept = {name: value for name, value in fields.items() if name != "function_call"}
             yield {**kept, "tool_calls": calls}
         else:

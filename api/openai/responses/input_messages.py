@@ -138,9 +138,9 @@ class InputMessages:
             self.messages.append({**message, **self._thoughts()})
 
     def _foreign_output(self, item: Item) -> None:
-        output = item.get("output")
+        output: Any = item.get("output")
         if isinstance(output, dict):  # a computer's screenshot
-            output = [output]
+            output = [cast("Json", output)]
         call_id = item.get("call_id") or item.get("id") or item["type"]
         self._output(call_id, "" if output is None else output)
 
@@ -193,8 +193,9 @@ def _text_parts(content: Any, where: str) -> list[Json]:
     if not isinstance(content, list):
         raise InvalidParameter(f"{where}: must be a string or a list of parts", param=where)
     parts: list[Json] = []
-    for position, part in enumerate(cast("list[Any]", content)):
-        kind = part.get("type") if isinstance(part, dict) else None
+    for position, given in enumerate(cast("list[object]", content)):
+        part: Json = cast("Json", given) if isinstance(given, dict) else {}
+        kind: object = part.get("type")
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
             at = f"{where}.content[{position}]"
             raise UnsupportedFeature(
