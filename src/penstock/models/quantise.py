@@ -17,7 +17,7 @@ from penstock.models.backends.lean.products import fp8_check, low_bit
 from penstock.models.backends.lean.products.weight_formats import FP8
 from penstock.models.backends.lean.shape import NotLean
 from penstock.models.loading import checkpoint
-from penstock.models.text import tokenizer
+from penstock.models.text import chatglm_tokenizer, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +92,7 @@ def quantise(
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     bigdl.save_low_bit(module, part, format_name, rest=stored)
+    chatglm_tokenizer.save_beside(spec.path, part)
     for file in spec.path.iterdir():
         if file.is_file() and not (part / file.name).exists() and not _is_weights(file):
             shutil.copy2(file, part)

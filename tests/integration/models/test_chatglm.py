@@ -17,7 +17,7 @@ from penstock.contract.job import ChatPrompt, TextPrompt
 from penstock.contract.structure import JsonStructure
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
-from penstock.models import loader
+from penstock.models import loader, quantise
 from penstock.models.backends.native import library
 from penstock.models.catalogue.footprint import measure
 from penstock.models.catalogue.resolve import resolve
@@ -122,6 +122,24 @@ def test_it_is_always_in_4_bit(models: Path) -> None:
     card = loaded(models, "chatglm3-6b").card
     assert told.context_length == chatglm.SIZES["seq_length"]
     assert told.weights_bytes == pytest.approx(card.weights_bytes, rel=0.05)
+
+
+def test_what_quantize_writes_is_the_same_model(models: Path) -> None:
+    """By Transformers' names for GLM, with a tokenizer that needs nothing of ours."""
+    needs_native()
+    target = models / "chatglm3-6b-sym_int4"
+    original = resolve("chatglm3-6b-cpu", settings_of(models))
+    quantise.quantise(original, target, "sym_int4", "", lambda *_: None)
+    ids = list(range(3, 60))
+    found = [loaded(models, name) for name in ("chatglm3-6b", "chatglm3-6b-sym_int4")]
+    first, second = (logits_of(one.model, ids) for one in found)
+    assert torch.equal(first, second)
+    cards = [one.card for one in found]
+    assert cards[0].stop_token_ids == cards[1].stop_token_ids
+    assert len(cards[0].stop_token_ids) == 3
+    assert [one.backend for one in cards] == ["native", "native"]
+    words = [words_of(models, name) for name in ("chatglm3-6b", "chatglm3-6b-sym_int4")]
+    assert words[0].encode(CHAT) == words[1].encode(CHAT)
 
 
 def words_of(models: Path, name: str) -> tokenizer.Tokenizer:

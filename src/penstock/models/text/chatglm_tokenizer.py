@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib
+import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.families.chatglm import is_second
 from penstock.models.catalogue.model_folder import read_config
+from penstock.models.loading import chatglm
 from penstock.models.loading.libraries import transformers
 from penstock.models.text import chatglm_templates, token_bytes
 
@@ -56,6 +58,31 @@ def load(path: Path, config: dict[str, Any]) -> Any:
     own = read_config(path, "tokenizer_config.json").get("chat_template")
     found.chat_template = own if isinstance(own, str) else template
     return found
+
+
+def is_needed(path: Path) -> bool:
+    """Whether a folder is one of these models, with no tokenizer that others could read."""
+    original = chatglm.is_original(read_config(path))
+    return original and not (path / "tokenizer.json").is_file()
+
+
+def save_beside(path: Path, weights: Path) -> None:
+    """Write the tokenizer of a folder to another, whose weights have Transformers' names for GLM.
+
+    It has all that a chat needs then: template, role tokens, and what ends an answer.
+
+    :raises ModelNotLoadable: see `load`.
+    """
+    if not is_needed(path):
+        return
+    found = load(path, read_config(path))
+    found.save_pretrained(weights)
+    stated = read_config(weights, "generation_config.json")
+    own = stated.get("eos_token_id")
+    first: list[Any] = cast("list[Any]", own) if isinstance(own, list) else [own]
+    ends = {one for one in (*first, *endings(found)) if isinstance(one, int)}
+    text = json.dumps({**stated, "eos_token_id": sorted(ends)}, indent=2)
+    (weights / "generation_config.json").write_text(text, encoding="utf-8")
 
 
 def endings(tokenizer: Any) -> tuple[int, ...]:

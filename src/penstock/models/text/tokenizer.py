@@ -17,7 +17,7 @@ from penstock.contract.job import (
 from penstock.engine.text.detokenizer import REPLACEMENT
 from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
 from penstock.models.catalogue.model_folder import read_config
-from penstock.models.loading import chatglm, checkpoint
+from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers
 from penstock.models.structured.grammar import GrammarCompiler
 from penstock.models.text import chat_template as chat_templates
@@ -313,7 +313,7 @@ def load(
         # Transformers would make an empty one.
         raise ModelNotLoadable(f"{path}: there is no tokenizer (tokenizer.json or the like)")
     config = read_config(spec.path)
-    original = chatglm.is_original(config) and not (path / "tokenizer.json").is_file()
+    original = chatglm_tokenizer.is_needed(path)
     tokenizer = chatglm_tokenizer.load(path, config) if original else _by_transformers(spec, path)
     stated = spec.chat_template
     if not stated and chat_templates.own(tokenizer)[0] is None:
