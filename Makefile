@@ -81,7 +81,7 @@ test-fastchat-api: setup-dev ## the part of it that needs no browser and no grad
 		--ignore tests/fastchat/test_web_ui.py $(ARGS)
 
 test-foreign: setup-dev ## run the SDKs and suites of others against a fleet, in environments of their own
-	@scripts/foreign/setup.sh langchain litellm lm-eval node
+	@scripts/foreign/setup.sh langchain litellm lm-eval node agents
 	@PENSTOCK_TEST_FOREIGN=1 $(BIN)/python -m pytest --timeout 600 tests/foreign $(ARGS)
 
 fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the running fleet

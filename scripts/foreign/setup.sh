@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the environments that the suites of others run in; a second run costs a moment.
-# Usage: scripts/foreign/setup.sh langchain|litellm|lm-eval|node ...     PYTHON=/path/to/python picks one
+# Usage: scripts/foreign/setup.sh langchain|litellm|lm-eval|node|agents ...     PYTHON=/path/to/python picks one
 # by hand, TORCH_INDEX_URL is one more index for torch, as in `make setup`. Node comes from the
 # system (20 or newer); without it its suites are left out.
 set -eu
@@ -19,21 +19,22 @@ make_environment() { # folder, pins
     printf '%s\n' "$wanted" >"$1/penstock-setup.txt"
 }
 
-install_node_packages() {
+install_node_packages() { # folder, what it holds
     if ! command -v npm >/dev/null 2>&1; then
-        printf 'penstock: no npm here: the Node SDKs are left out\n' >&2
+        printf 'penstock: no npm here: %s are left out\n' "$2" >&2
         return
     fi
-    printf 'penstock: installing the Node SDKs\n' >&2
-    (cd scripts/foreign/node && npm install --silent --no-audit --no-fund --no-package-lock)
+    printf 'penstock: installing %s\n' "$2" >&2
+    (cd "scripts/foreign/$1" && npm install --silent --no-audit --no-fund --no-package-lock)
 }
 
 for name in "$@"; do
     case $name in
     langchain | litellm | lm-eval) make_environment ".venv-foreign-$name" "scripts/foreign/$name.txt" ;;
-    node) install_node_packages ;;
+    node) install_node_packages node 'the Node SDKs' ;;
+    agents) install_node_packages agents 'coding agents' ;;
     *)
-        printf 'usage: %s langchain|litellm|lm-eval|node ...\n' "$0" >&2
+        printf 'usage: %s langchain|litellm|lm-eval|node|agents ...\n' "$0" >&2
         exit 2
         ;;
     esac
