@@ -31,7 +31,7 @@ from api.jobs.blame import Blame
 from api.jobs.embedding import as_base64, embed
 from api.jobs.generation import Generation
 from penstock.contract.tokenizer_calls import Tokenize, UtilityCall
-from penstock.errors import InvalidParameter
+from penstock.errors import ContextOverflow, InvalidParameter
 
 if TYPE_CHECKING:
     from penstock.contract.job import Generate
@@ -101,8 +101,20 @@ async def count_token(request: Request) -> Response:
 async def _counted(call: Call[CountRequest]) -> dict[str, Any]:
     work = Tokenize(prompt_of(call.asked.prompt, call.card))
     counting = UtilityCall(uuid.uuid4().hex, call.card.queue, "", work)
-    reply = await call.services.replies.call(counting, UTILITY_PATIENCE_S)
+    try:
+        reply = await call.services.replies.call(counting, UTILITY_PATIENCE_S)
+    except ContextOverflow:
+        return {"count": _least_tokens(call), "error_code": 0}
     return {"count": len(reply.token_ids), "error_code": 0}
+
+
+def _least_tokens(call: Call[CountRequest]) -> int:
+    """Return the fewest tokens of a text that is too long to be tokenised: more than the context.
+
+    FastChat's OpenAI server reads a count from every answer, and compares it with the context.
+    """
+    longest = max(1, call.card.longest_token_chars)
+    return max(-(-len(call.asked.prompt) // longest), call.card.context_length + 1)
 
 
 @router.endpoint("/worker_get_conv_template")
