@@ -37,7 +37,8 @@ def of(known: ways.Ways) -> str:
 
 def _row(name: str, way: ways.Way) -> str:
     if way.refusal:
-        return f"| {name} | refused: {way.refusal} | |"
+        why = way.refusal.replace("|", " or ")  # a regular expression
+        return f"| {name} | refused: {why} | |"
     return f"| {name} | {way.full} | {way.low_bit} |"
 
 
