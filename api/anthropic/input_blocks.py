@@ -220,7 +220,7 @@ def _blocks(content: Content, where: str) -> Iterator[tuple[str, Block]]:
             yield where, {"type": "text", "text": content}
         return
     for position, block in enumerate(content):
-        if not isinstance(block, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(block, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - a client's
             raise InvalidParameter(f"{where}[{position}]: must be a block", param=where)
         yield f"{where}[{position}]", block
 

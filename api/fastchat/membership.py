@@ -67,7 +67,7 @@ class Membership:
                     while await self._beat(http):
                         pass
                 except NotAController as error:
-                    logger.error("FastChat controller %s: %s", self._controller, error)  # noqa: TRY400
+                    logger.error("FastChat controller %s: %s", self._controller, error)  # noqa: TRY400 - it says all
                     return
                 except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                     logger.warning(

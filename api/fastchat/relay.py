@@ -64,7 +64,7 @@ async def post(
                 most_bytes=most_bytes,
             )
             if not isinstance(answer, dict):
-                raise ValueError("the answer is no object")  # noqa: TRY004, TRY301
+                raise ValueError("the answer is no object")  # noqa: TRY004, TRY301 - caught below
             return cast("dict[str, Any]", answer)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             await _passed_over(peers, peer, tried)

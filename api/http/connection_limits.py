@@ -43,7 +43,7 @@ class _UntilClose(int):
 def bound_connections() -> None:
     """Have every connection of this process keep to the bounds above."""
     try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not everywhere
     except ImportError:  # another server, or no such parser
         return
     if not hasattr(HttpToolsProtocol, _COUNT):

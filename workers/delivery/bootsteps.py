@@ -109,7 +109,7 @@ def _open(worker: Any) -> Worker:
     if queues == [NO_QUEUE]:
         raise StartupError("name the queues to serve: celery -A workers worker -Q <model>-<device>")
     # Imported here: this loads the model libraries, which `celery inspect` does not need.
-    from workers.serving.startup import open_worker  # noqa: PLC0415
+    from workers.serving.startup import open_worker  # noqa: PLC0415 - see above
 
     return open_worker(queues, getattr(worker, "asked_slots", None), settings.load())
 

@@ -77,7 +77,7 @@ def quantize(
     folder = target or settings.models_dir / f"{source.name}-{format_name}"
     sample = _sample(text) if report else ""
     # It brings torch.
-    from penstock.models import quantise  # noqa: PLC0415
+    from penstock.models import quantise  # noqa: PLC0415 - loads torch
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:

@@ -48,7 +48,7 @@ def draw_filtered(
         least = _floor(values, sampling, float(totals[row]))
         if least <= bound:
             values = scaled[row].cpu().numpy()  # noqa: PLW2901 - the same, but all of it
-            ids = np.arange(vocab)  # noqa: PLW2901
+            ids = np.arange(vocab)  # noqa: PLW2901 - as above
             least = _floor(values, sampling, float(totals[row]))
         kept = np.flatnonzero(values >= least)
         ends = np.exp(values[kept]).astype(np.float64).cumsum()

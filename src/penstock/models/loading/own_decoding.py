@@ -46,7 +46,7 @@ class OwnDecoding:
         inputs.pop("logits_to_keep", None)  # some set it to 1; every row is wanted
         output = module(**inputs, return_dict=True)
         # Transformers' own way to carry caches of any kind from step to step.
-        self._kwargs = module._update_model_kwargs_for_generation(output, self._kwargs)  # noqa: SLF001
+        self._kwargs = module._update_model_kwargs_for_generation(output, self._kwargs)  # noqa: SLF001 - as `generate`
         return output.logits[0, -len(tokens) :]  # modules without a cache give all rows each time
 
     def stateful_layers(self) -> list[str]:

@@ -87,7 +87,7 @@ class Subscriber:
                     await connection.disconnect(nowait=True)
             pause_s = FIRST_PAUSE_S if was_subscribed else min(pause_s * 2, LONGEST_PAUSE_S)
             # Many processes lose their connections at the same moment.
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
     def _note_loss(self, error: Exception) -> None:
         """Tell of an outage once, however many attempts it takes."""
@@ -117,7 +117,7 @@ class Subscriber:
             heard_s = time.monotonic()
             if not _is_message(answer):
                 raise InvalidResponse("a reply of another shape than a subscription's")
-            if answer[0] == b"message" and len(answer) == 3:  # noqa: PLR2004
+            if answer[0] == b"message" and len(answer) == 3:  # noqa: PLR2004 - kind, channel, data
                 self._on_message(answer[2])
             elif answer[0] == b"subscribe":
                 self._subscribed.set()

@@ -103,7 +103,7 @@ def _search(command: Sequence[Any]) -> Search:
     if str(command[0]).upper() in _SCRIPTS:
         count = int(command[2])
         its_keys = [str(one) for one in command[3 : 3 + count]]
-        if count == 2 and its_keys[0] == keys.queue_prefix(its_keys[1]):  # noqa: PLR2004
+        if count == 2 and its_keys[0] == keys.queue_prefix(its_keys[1]):  # noqa: PLR2004 - prefix and queue
             return (yield from _of_script(its_keys[1], command[5:]))
         return its_keys
     if str(command[0]).upper() == "BRPOP":

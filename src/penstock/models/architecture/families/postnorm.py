@@ -19,7 +19,7 @@ _FULL_EVERY: Final = 4
 def _after_only(layer: Layer, name: str, attending: Attention) -> Layer:
     first, second = layer.attention_in, layer.mlp_in
     assert first is not None  # noqa: S101 - Llama's layer has both
-    assert second is not None  # noqa: S101
+    assert second is not None  # noqa: S101 - as above
     return replace(
         layer,
         attention=attending,

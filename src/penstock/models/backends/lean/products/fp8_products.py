@@ -52,7 +52,7 @@ def product(x: Rounded, linear: Fp8, overlap: dict[str, Any]) -> torch.Tensor:
     if len(x.values) <= FEW_TOKENS:
         return few_product(x, linear, overlap)
     library: Any = torch  # the public face of this came with torch 2.10
-    return library._scaled_mm(  # noqa: SLF001
+    return library._scaled_mm(  # noqa: SLF001 - see above
         x.values,
         linear.weight.t(),
         x.scales[:, None],
