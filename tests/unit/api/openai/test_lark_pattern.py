@@ -10,38 +10,37 @@ from api.openai.chat.lark_pattern import pattern_of
 from penstock.errors import InvalidParameter
 
 PATCH = r"""
-start: begin_patch hunk+ end_patch
-begin_patch: "*** Begin Patch" LF
-end_patch: "*** End Patch" LF?
+start: OPENING part+ CLOSING LF?
 
-hunk: add_hunk | delete_hunk | update_hunk
-add_hunk: "*** Add File: " filename LF add_line+
-delete_hunk: "*** Delete File: " filename LF
-update_hunk: "*** Update File: " filename LF change_move? change?
+part: created | removed | edited
+created: "*** Add File: " NAME LF (PLUS rest)+
+removed: "*** Delete File: " NAME LF
+edited: "*** Update File: " NAME LF moved? (section | edit)* LAST?
 
-filename: /(.+)/
-add_line: "+" /(.*)/ LF -> line
+moved: "*** Move to: " NAME LF
+section: "@@" (" " NAME)? LF
+edit: SIGN rest
+rest: ANYTHING? LF -> text
 
-change_move: "*** Move to: " filename LF
-change: (change_context | change_line)+ eof_line?
-change_context: ("@@" | "@@ " /(.+)/) LF
-change_line: ("+" | "-" | " ") /(.*)/ LF
-eof_line: "*** End of File" LF
+OPENING: "*** Begin Patch" LF
+CLOSING: "*** End Patch"
+LAST: "*** End of File" LF
+PLUS: "+"
+SIGN: "+" | "-" | " "
+NAME: /.+/
+ANYTHING: /.+/
 
 %import common.LF
 """
-"""The form of the patches that a widely used coding agent asks for."""
+"""Patches in the envelope that coding agents ask for, by rules of our own."""
 
 SOURCE = r"""
-start: pragma_source | plain_source
-pragma_source: PRAGMA_LINE NEWLINE SOURCE
-plain_source: SOURCE
-
-PRAGMA_LINE: /[ \t]*\/\/ @exec:[^\r\n]*/
-NEWLINE: /\r?\n/
-SOURCE: /[\s\S]+/
+start: (OPTIONS EOL)? CODE
+OPTIONS: /\/\/ @exec:[^\r\n]*/
+EOL: /\r?\n/
+CODE: /[\s\S]+/
 """
-"""Another of the same agent's."""
+"""A program with an optional line of options before it."""
 
 CHANGED = """*** Begin Patch
 *** Update File: a
