@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from api.openai.batches.store import Batch
     from api.services import Services
-    from penstock.transport.store.lease import Lease
+    from penstock.transport.store.named_lease import Lease
 
 logger = logging.getLogger("penstock.api")
 

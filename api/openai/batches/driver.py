@@ -20,7 +20,7 @@ from api.openai.batches.drive import LEASE_S, Drive
 from api.openai.batches.files import store_of
 from api.openai.batches.store import ENDED, BatchStore
 from penstock.errors import PenstockError
-from penstock.transport.store.lease import Lease
+from penstock.transport.store.named_lease import Lease
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
