@@ -11,6 +11,7 @@ import pytest
 
 from penstock import demo_model
 from penstock.models.text import fill_in_middle
+from penstock.models.text.encoding import Encoder
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -150,7 +151,7 @@ def test_it_says_no_where_the_function_is_not_offered(answer):
 
 
 def test_it_fills_in_the_middle(model, tokenizer):
-    asked = fill_in_middle.of_tokenizer(tokenizer)
+    asked = fill_in_middle.of_tokenizer(tokenizer, Encoder(tokenizer))
     assert asked is not None
     ids = torch.tensor([asked.encode("Monday, Tuesday, ", ", Thursday, Friday, Saturday, Sunday.")])
     with torch.inference_mode():

@@ -60,7 +60,8 @@ class Stream(threading.Thread):
             "POST", self._url, json=body, headers=self._headers, timeout=60.0
         ) as answer:
             for line in answer.iter_lines():
-                self.keepalives += line == ": keep-alive"
+                # An empty line ends each event; those beyond are keep-alives.
+                self.keepalives += (line == "") - line.startswith("data:")
                 if line.startswith("data: {"):
                     self._take(json.loads(line[6:]))
 

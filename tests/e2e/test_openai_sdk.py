@@ -165,7 +165,7 @@ def test_logprobs(client: openai.OpenAI) -> None:
         ({"temperature": 3}, openai.BadRequestError, "invalid_parameter"),
         ({"messages": [{"role": "x", "content": ""}]}, openai.BadRequestError, "invalid_parameter"),
         ({"messages": chat("river " * 4000)}, openai.BadRequestError, "context_length_exceeded"),
-        ({"tools": [{"type": "x"}], "stream": True}, openai.BadRequestError, None),
+        ({"tools": [{"type": "function"}], "stream": True}, openai.BadRequestError, None),
         ({"messages": chat("x" * 9_000_000)}, openai.APIStatusError, "body_too_large"),
     ],
 )

@@ -30,11 +30,14 @@ def installed(tmp_path: Path) -> Path:
     """Return a folder that holds what pip puts into site-packages: a wheel is a zip of it."""
     pytest.importorskip("hatchling", reason="hatchling is not installed")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=240)
     (wheel,) = tmp_path.glob("*.whl")
     if HAS_NATIVE:
         assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
-        assert "penstock/models/native/libpenstock_native.so" in zipfile.ZipFile(wheel).namelist()
+        assert (
+            "penstock/models/backends/native/libpenstock_native.so"
+            in zipfile.ZipFile(wheel).namelist()
+        )
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     return tmp_path / "installed"
 

@@ -44,6 +44,7 @@ class Serving(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._worker: Worker | None = None
+        self._is_signalled = False
         self._exit_code: int | None = None
 
     def create(self, parent: Any) -> None:
@@ -73,7 +74,9 @@ class Serving(bootsteps.StartStopStep):
             return
         pool: EnginePool = parent.pool
         self._worker.drain(in_a_hurry=pool.in_a_hurry, pump=pool.pump)
-        self._exit_code = self._worker.exit_code or parent.exitcode or 0
+        # Celery's own code of SIGINT is 1, though all is handed over as after SIGTERM.
+        of_celery = 0 if self._is_signalled else parent.exitcode or 0
+        self._exit_code = self._worker.exit_code or of_celery
         parent.exitcode = self._exit_code
 
     def terminate(self, parent: Any) -> None:
@@ -96,6 +99,7 @@ class Serving(bootsteps.StartStopStep):
             os._exit(self._exit_code)
 
     def _on_signal(self, **_: Any) -> None:
+        self._is_signalled = True
         if self._worker is not None:
             self._worker.begin_drain()
 

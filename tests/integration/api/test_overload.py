@@ -16,7 +16,7 @@ from pydantic import RedisDsn
 from api.access.keys import tenant_of_key
 from penstock.contract.events import Tokens
 from penstock.errors import StoreUnavailable
-from tests.fixtures.api import Fleet, speak
+from tests.fixtures.api import Fleet, keepalives, speak
 from tests.fixtures.jobs import wait_until
 from tests.fixtures.redis import RedisServer
 from tests.integration.api.test_resumption import ASK, WHOLE, count_up, frames
@@ -71,7 +71,7 @@ def test_without_a_worker_a_stream_waits_for_its_deadline(fleet: Fleet) -> None:
             lines.append(next(seen))
         worker._stop.set()  # as if killed: nothing is handed back
         lines.extend(seen)
-    assert lines.count(": keep-alive") >= 3
+    assert keepalives(lines) >= 3
     (last,) = [line for line in lines if line.startswith("data: {")][-1:]
     assert json.loads(last[6:])["error"]["code"] == "deadline_exceeded"
     assert "data: [DONE]" not in lines
