@@ -164,7 +164,9 @@ async def test_jobs_of_a_dead_engine_are_left_to_their_leases_and_the_others_han
     desk.drain()
     assert desk.worker.exit_code == os.EX_SOFTWARE
     assert (await submitter.queue.state(jobs[B])).status == "waiting"
-    assert (await submitter.queue.state(jobs[A])).status == "running"
+    left = await submitter.queue.state(jobs[A])
+    # Not handed back: its lease still runs, or has just run out on a busy machine.
+    assert (left.status, left.lost) in [("running", 0), ("waiting", 1)]
     await wait_until_async(lambda: requeued(submitter, jobs[A]))
     assert (await submitter.queue.state(jobs[A])).lost == 1
     assert [slip.outcomes for slip in slips.values()] == [[Outcome.ENDED]] * 2
