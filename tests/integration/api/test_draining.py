@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from tests.fixtures.processes import Processes, Running
 
+pytestmark = pytest.mark.busy(
+    reason="leases and patience of a second or less, beside three other tests"
+)
+
 
 @pytest.fixture
 def worker(redis_settings: Settings) -> Iterator[ScriptedWorker]:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from tests.fixtures.api import Script
 
+pytestmark = pytest.mark.busy(
+    reason="leases and patience of a second or less, beside three other tests"
+)
+
 COUNT = 300
 ASK = {"model": "tiny", "prompt": "Once", "max_tokens": COUNT, "stream": True, "seed": 1}
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from tests.fixtures.api import ApiServer, Script
 
+pytestmark = pytest.mark.busy(
+    reason="leases and patience of a second or less, beside three other tests"
+)
+
 SHORT: Any = {"model": "tiny", "prompt": "hello", "max_tokens": 1}
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from penstock.contract.job import Job
     from tests.fixtures.api import Fleet, Script
 
+pytestmark = pytest.mark.busy(
+    reason="leases and patience of a second or less, beside three other tests"
+)
+
 ASK: Any = {"model": "tiny", "prompt": "hello", "stream": True}
 KEY = {"Idempotency-Key": "mine"}
 COUNT = 40

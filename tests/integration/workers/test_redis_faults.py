@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+pytestmark = pytest.mark.busy(
+    reason="leases and patience of a second or less, beside three other tests"
+)
+
 QUEUE = "tiny-llama-cpu"
 FAULT_S = 1.2
 """Longer than Celery waits on a queue, so that its commands meet the fault."""

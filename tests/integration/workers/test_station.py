@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from tests.fixtures.submitting import Submitter
 
+pytestmark = pytest.mark.busy(
+    reason="leases and patience of a second or less, beside three other tests"
+)
+
 A, B = "a-cpu", "b-cpu"
 
 
