@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values
+from api.parsing.sections import read_sections
 from api.parsing.source import NAME, Malformed
 
 if TYPE_CHECKING:
@@ -24,19 +25,7 @@ _LANGUAGE: Final = re.compile(r"\w")
 
 def read(source: Source) -> Step[None]:
     """See `Dialect`."""
-    while marker := (yield from source.text(CALLS_BEGIN, CALL_BEGIN)):
-        try:
-            if marker == CALLS_BEGIN:
-                yield from source.blanks()
-                yield from source.expect(CALL_BEGIN)
-            yield from _call(source)
-            while (yield from source.skip_after_blanks(CALL_BEGIN)):
-                source.mark(back=len(CALL_BEGIN))
-                yield from _call(source)
-        except Malformed:
-            source.give_up()
-        else:
-            yield from source.skip_after_blanks(CALLS_END)
+    yield from read_sections(source, (CALLS_BEGIN, CALLS_END), CALL_BEGIN, _call)
 
 
 def _call(source: Source) -> Step[None]:

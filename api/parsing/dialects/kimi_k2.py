@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values
+from api.parsing.sections import read_sections
 from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
@@ -23,19 +24,7 @@ _NAME: Final = re.compile(r"(?:functions\.)?([\w.-]*[A-Za-z_][\w.-]*)(?::\d+)?")
 
 def read(source: Source) -> Step[None]:
     """See `Dialect`."""
-    while marker := (yield from source.text(SECTION_BEGIN, CALL_BEGIN)):
-        try:
-            if marker == SECTION_BEGIN:
-                yield from source.blanks()
-                yield from source.expect(CALL_BEGIN)
-            yield from _call(source)
-            while (yield from source.skip_after_blanks(CALL_BEGIN)):
-                source.mark(back=len(CALL_BEGIN))
-                yield from _call(source)
-        except Malformed:
-            source.give_up()
-        else:
-            yield from source.skip_after_blanks(SECTION_END)
+    yield from read_sections(source, (SECTION_BEGIN, SECTION_END), CALL_BEGIN, _call)
 
 
 def _call(source: Source) -> Step[None]:
