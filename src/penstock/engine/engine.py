@@ -10,7 +10,7 @@ from penstock.engine.events import AttemptEvent, new_tokens
 from penstock.engine.execution import PlainExecutor, StepFailed
 from penstock.engine.failures import Failures
 from penstock.engine.kv_cache import BlockPool
-from penstock.engine.model import Model, Watched
+from penstock.engine.model import Model, Watched, stateful
 from penstock.engine.pacing.meter import Meter
 from penstock.engine.pacing.prefill_budget import PrefillBudget
 from penstock.engine.pacing.step_watch import StepWatch
@@ -20,6 +20,7 @@ from penstock.engine.sampling.sampler import Sampler
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, SequenceRequest
 from penstock.engine.sequence_table import SequenceTable
+from penstock.engine.states import StatePool
 from penstock.engine.text.detokenizer import DecodeCache, Tokenizer
 from penstock.errors import EngineFailed
 
@@ -59,7 +60,9 @@ class Engine:
         )
         self._model = model
         self._sink = sink
-        self._scheduler = Scheduler(pool, options.slots)
+        keeping = stateful(model)
+        states = None if keeping is None else StatePool(keeping, options.num_states)
+        self._scheduler = Scheduler(pool, options.slots, states)
         self._budget = PrefillBudget(options)
         self._drafter = Speculation(options.speculation_tokens) if drafter is None else drafter
         self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)

@@ -81,10 +81,12 @@ class Failures:
         running = len(self._scheduler.running)
         starved = is_out_of_memory(error)
         if starved and (running > 1 or not self._budget.exhausted):
-            return self._shrink(running)
+            return self._shrink(running, step)
         if starved or is_device_lost(error):
             raise _engine_failed(error) from error
         logger.error("a step of %d sequences failed", len(step.sequences), exc_info=error)
+        if self._scheduler.stateful and len(step.sequences) > 1:
+            return self._restart(step, limit=1)  # the one to blame will fail alone
         if repeatable and len(step.sequences) > 1:
             return self._repeat_each(step)
         self._consecutive += 1
@@ -93,15 +95,22 @@ class Failures:
         failure = _engine_failed(error)
         return Recovery(failed=[(sequence, failure) for sequence in step.sequences])
 
-    def _shrink(self, running: int) -> Recovery:
+    def _shrink(self, running: int, step: Step) -> Recovery:
         """Halve the prefill chunk and run one sequence fewer."""
         logger.warning("out of memory with %d sequences: continuing with less", running)
         self._budget.shrink()
+        if self._scheduler.stateful:
+            return self._restart(step, limit=max(1, running - 1))
         if running <= 1:
             return Recovery()
         preempted = self._scheduler.preempt_last()
         self._scheduler.limit = running - 1
         return Recovery(preempted=[preempted])
+
+    def _restart(self, step: Step, *, limit: int) -> Recovery:
+        """Compute a step's sequences from their start: it may have changed their states already."""
+        self._scheduler.limit = limit
+        return Recovery(preempted=[self._scheduler.preempt(one) for one in step.sequences])
 
     def _repeat_each(self, step: Step) -> Recovery:
         """Repeat a step that failed for each sequence alone: only those that fail again are blamed.

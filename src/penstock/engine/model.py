@@ -26,7 +26,8 @@ class SequenceSlice:
     recurrent layers, key it by this). `logits_from` is the offset within the slice from which
     logits are returned: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
     verification of speculated tokens), `len(token_ids)` for none (a prefill chunk that is not
-    the last).
+    the last). `state` is the place of the sequence's state in a model that keeps states, which is
+    empty at `start` 0 whatever the place holds; -1 in other models.
     """
 
     key: int
@@ -34,6 +35,7 @@ class SequenceSlice:
     start: int
     block_table: Sequence[int]
     logits_from: int
+    state: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,27 @@ class Watched(Protocol):
         ...
 
 
+@runtime_checkable
+class StatefulModel(Protocol):
+    """A model whose layers keep a state of each sequence beside keys and values, if `state_bytes`.
+
+    `forward` moves the states of its slices to the end of each. One that raises may have moved some.
+    """
+
+    state_bytes: int
+
+    def allocate_states(self, count: int) -> None:
+        """Allocate `count` places; called once, before the first `forward`.
+
+        :raises MemoryError: the device has not enough memory.
+        """
+        ...
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Copy the state at one place to another."""
+        ...
+
+
 class Model(Protocol):
     """A loaded model on one device. Only the engine's thread calls it."""
 
@@ -109,3 +132,8 @@ class Model(Protocol):
 def shows_hidden(model: object) -> bool:
     """Return whether a model returns its hidden states."""
     return isinstance(model, HiddenModel) and model.shows_hidden
+
+
+def stateful(model: object) -> StatefulModel | None:
+    """Return a model that keeps states of sequences, as such; None if it does not."""
+    return model if isinstance(model, StatefulModel) and model.state_bytes else None

@@ -17,7 +17,9 @@ class EngineOptions:
     `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` gains nothing, and should be off,
     for backends that keep their state by sequence and not in blocks (the grouped fallback).
     Up to `speculation_tokens` tokens are drafted for each sequence and step and verified; 0 turns
-    that off, as the same backends need.
+    that off, as the same backends need. `num_states` places a model has allocated that keeps a
+    state of each sequence: one for each slot, the rest keep states for the prefix cache. Such a
+    model cannot take drafts back.
 
     :raises BadSettings: a value is out of range.
     """
@@ -30,6 +32,7 @@ class EngineOptions:
     min_chunk_tokens: int = 8
     max_chunk_tokens: int = 2048
     speculation_tokens: int = 0
+    num_states: int = 0
 
     def __post_init__(self) -> None:
         for name in ("slots", "num_blocks", "prefill_chunk_tokens", "min_chunk_tokens"):
@@ -37,6 +40,10 @@ class EngineOptions:
                 raise BadSettings(f"engine: {name} must be 1 or more (it is {getattr(self, name)})")
         if self.max_chunk_tokens < self.min_chunk_tokens:
             raise BadSettings("engine: max_chunk_tokens is less than min_chunk_tokens")
+        if self.num_states and (self.num_states < self.slots or self.speculation_tokens):
+            raise BadSettings(
+                "engine: num_states must be slots or more, without speculation_tokens"
+            )
         if self.speculation_tokens < 0:
             raise BadSettings("engine: speculation_tokens must be 0 or more")
         if self.target_step_ms is not None and self.target_step_ms <= 0:

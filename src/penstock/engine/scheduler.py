@@ -9,8 +9,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from penstock.engine.kv_cache import extend_digests
 from penstock.engine.model import SequenceSlice
+from penstock.engine.prefix_reuse import PrefixReuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from penstock.engine.kv_cache import BlockPool
     from penstock.engine.sampling.sampler import Choice
     from penstock.engine.sequence import Sequence
+    from penstock.engine.states import StatePool
 
 _rank: Final = attrgetter("rank")
 
@@ -94,6 +95,7 @@ class Step:
                 start=start,
                 block_table=sequence.block_table[: -(-(start + count) // block_size)],
                 logits_from=logits_from,
+                state=sequence.state,
             )
         )
         if last:
@@ -117,15 +119,17 @@ class Step:
 
 
 class Scheduler:
-    """Waiting and running sequences, and their blocks. The engine's thread owns it.
+    """Waiting and running sequences, their blocks and states. The engine's thread owns it.
 
     Sequences are served by `rank`. A running one that needs a block when none is free takes those
     of the last by rank (recompute preemption). So the first one always goes on and, as each fits
     into the cache alone, every one ends.
     """
 
-    def __init__(self, pool: BlockPool, slots: int) -> None:
+    def __init__(self, pool: BlockPool, slots: int, states: StatePool | None = None) -> None:
         self.pool = pool
+        self.stateful = states is not None
+        self._reuse = PrefixReuse(pool, states)
         self.slots = slots
         self.limit = slots
         """Sequences that run at once; less than `slots` after the device ran out of memory."""
@@ -139,12 +143,14 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Remove a running or waiting sequence and free its blocks."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
-        self.pool.release(sequence.block_table)
-        sequence.rewind()
+        self._reuse.end(sequence)
 
     def preempt_last(self) -> Sequence:
         """Move the last running sequence to the waiting ones: its blocks go, its tokens stay."""
-        sequence = max(self.running, key=_rank)
+        return self.preempt(max(self.running, key=_rank))
+
+    def preempt(self, sequence: Sequence) -> Sequence:
+        """Move a running sequence to the waiting ones, likewise."""
         self.remove(sequence)
         self.add(sequence)
         return sequence
@@ -212,12 +218,7 @@ class Scheduler:
             if sequence.key in drafted:
                 known = max(len(sequence.token_ids) - 1, sequence.computed - drafted[sequence.key])
                 sequence.computed = min(sequence.computed, known)
-            full = sequence.computed // self.pool.block_size
-            if full > sequence.registered_blocks and self.pool.caching:
-                extend_digests(sequence.digests, sequence.token_ids, self.pool.block_size)
-                for index in range(sequence.registered_blocks, full):
-                    self.pool.register(sequence.block_table[index], sequence.digests[index])
-                sequence.registered_blocks = full
+            self._reuse.note(sequence)
 
     def _allocate_next(self, step: Step) -> None:
         """Allocate the block for the next token of each decoding sequence whose blocks are full."""
@@ -241,6 +242,7 @@ class Scheduler:
     def _add_chunk(self, step: Step, sequence: Sequence, prefill_tokens: int) -> None:
         tokens = min(sequence.remaining, prefill_tokens - step.prefill_tokens)
         if tokens > 0:
+            tokens = self._reuse.cut(sequence, tokens)
             step.add(sequence, tokens, self.pool.block_size)
             step.prefill_tokens += tokens
 
@@ -253,12 +255,13 @@ class Scheduler:
         if len(self.running) >= self.limit:
             return False
         for sequence in self.waiting:
-            matched = self._match(sequence)
-            if not self._is_being_computed(sequence, len(matched)):
+            cached, taken = self._reuse.match(sequence)
+            if not self._reuse.awaits(sequence, taken, self.running):
                 break
         else:
             return False
-        needed = self.pool.blocks_for(len(sequence.token_ids)) - len(matched)
+        matched = cached[:taken]
+        needed = self.pool.blocks_for(len(sequence.token_ids)) - taken
         # A reserve for the running ones, so that a new one does not preempt one of them at once.
         reserve = self.pool.num_blocks // 100 if self.running else 0
         if needed + reserve > self.pool.available - self.pool.idle(matched):
@@ -266,37 +269,17 @@ class Scheduler:
         self.waiting.remove(sequence)
         self.pool.acquire(matched)
         sequence.block_table = matched + self.pool.allocate(needed)
-        sequence.registered_blocks = len(matched)
-        sequence.computed = len(matched) * self.pool.block_size
+        sequence.registered_blocks = taken
+        sequence.computed = taken * self.pool.block_size
+        self._reuse.begin(sequence, len(cached), taken)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
         self.running.append(sequence)
         return True
-
-    def _is_being_computed(self, sequence: Sequence, block: int) -> bool:
-        """Whether a running sequence is computing this block of a waiting one's prompt."""
-        if (
-            sequence.needs_prompt_rows
-            or block >= (len(sequence.token_ids) - 1) // self.pool.block_size
-        ):
-            return False
-        return any(
-            other.registered_blocks <= block < len(other.digests)
-            and other.digests[block] == sequence.digests[block]
-            for other in self.running
-        )
-
-    def _match(self, sequence: Sequence) -> list[int]:
-        """Return the cached blocks of a sequence's prefix; at least one token stays to compute."""
-        if not self.pool.caching or sequence.needs_prompt_rows:  # cached tokens give no logits
-            return []
-        size = self.pool.block_size
-        extend_digests(sequence.digests, sequence.token_ids, size)
-        return self.pool.match(sequence.digests[: (len(sequence.token_ids) - 1) // size])
 
 
 def _next_slice(sequence: Sequence, block_size: int) -> SequenceSlice:
     """The slice of the token that the step under way chooses; its id is a placeholder."""
     start = len(sequence.token_ids)
     table = sequence.block_table[: start // block_size + 1]
-    return SequenceSlice(sequence.key, (0,), start, table, 0)
+    return SequenceSlice(sequence.key, (0,), start, table, 0, sequence.state)

@@ -71,7 +71,9 @@ class Sequence:
     """The state of one request inside the engine; the engine's thread owns it.
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
-    `block_table`, of which the first `registered_blocks` are in the prefix cache. `rank` sorts
+    `block_table`, of which the first `registered_blocks` are in the prefix cache. `state` is the
+    place of its state where the model keeps states (-1: it has none), which is kept for reuse at
+    the blocks `state_marks`, and behind its newest ones as `kept_state`, by digest. `rank` sorts
     sequences: by priority, then those that another worker has begun, then by arrival. `scores` are the log probabilities of the prompt's
     tokens from the second on, as far as they are known; None if they are not requested. `pooled`
     collects its embedding; None if it is not requested.
@@ -86,6 +88,7 @@ class Sequence:
         "computed",
         "digests",
         "finish_reason",
+        "kept_state",
         "key",
         "max_length",
         "pooled",
@@ -94,6 +97,8 @@ class Sequence:
         "registered_blocks",
         "request",
         "scores",
+        "state",
+        "state_marks",
         "stop",
         "token_ids",
     )
@@ -121,6 +126,9 @@ class Sequence:
         self.block_table: list[int] = []
         self.digests: list[bytes] = []
         self.registered_blocks = 0
+        self.state = -1
+        self.state_marks: tuple[int, ...] = ()
+        self.kept_state: bytes | None = None
         self.cached_tokens: int | None = None
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
@@ -197,6 +205,8 @@ class Sequence:
         self.computed = 0
         self.registered_blocks = 0
         self.block_table = []
+        self.state = -1
+        self.state_marks = ()
 
 
 def _is_complete(request: SequenceRequest) -> bool:

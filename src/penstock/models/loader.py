@@ -85,7 +85,7 @@ def load(
     chunk = settings.prefill_chunk_tokens or (GPU_CHUNK_TOKENS if on_gpu else CHUNK_TOKENS)
     spare = _spare_slots(assembled, count, settings)
     progress(0.9, "allocating the KV cache")
-    blocks = kv_budget.allocate(
+    room = kv_budget.allocate(
         assembled.model,
         device,
         slots=count,
@@ -94,7 +94,7 @@ def load(
         budget_bytes=settings.kv_cache_bytes or spec.kv_cache_bytes or 0,
         where=f"queue {spec.queue!r}",
     )
-    kv_tokens = blocks * assembled.model.kv_layout.block_size
+    kv_tokens = room.blocks * assembled.model.kv_layout.block_size
     if kv_tokens < assembled.model.context_length:
         logger.warning(
             "%s: the KV cache has room for %d tokens: the context is cut from %d to that",
@@ -108,7 +108,7 @@ def load(
     card = msgspec.structs.replace(
         _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
     )
-    options = engine_options.engine_options(spec, settings, card, blocks, chunk_tokens=chunk)
+    options = engine_options.engine_options(spec, settings, card, room, chunk_tokens=chunk)
     return LoadedModel(assembled.model, words, card, options)
 
 

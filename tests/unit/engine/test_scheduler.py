@@ -19,9 +19,10 @@ from penstock.engine.options import EngineOptions
 from penstock.engine.pacing.prefill_budget import PrefillBudget
 from penstock.engine.scheduler import Scheduler, Step
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
+from penstock.engine.states import StatePool
 from penstock.engine.text.detokenizer import DecodeCache
 from penstock.errors import BadSettings
-from tests.fixtures.engine import HashModel, WordTokenizer, greedy_text
+from tests.fixtures.engine import HashModel, StateModel, WordTokenizer, greedy_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,11 +37,23 @@ class Loop:
     """Serves sequences greedily by the scheduler's own methods, on a model that checks its blocks."""
 
     def __init__(
-        self, blocks: int, *, slots: int = 4, chunk: int = 8, caching: bool = True
+        self,
+        blocks: int,
+        *,
+        slots: int = 4,
+        chunk: int = 8,
+        caching: bool = True,
+        kept_states: int | None = None,
     ) -> None:
-        self.model = HashModel(blocks, vocab_size=VOCAB)
+        """`kept_states` beside those of the slots; None: the model keeps no states."""
+        self.states: StatePool | None = None
+        if kept_states is None:
+            self.model = HashModel(blocks, vocab_size=VOCAB)
+        else:
+            self.model = StateModel(blocks, slots + kept_states, vocab_size=VOCAB)
+            self.states = StatePool(self.model, slots + kept_states)
         self.pool = BlockPool(blocks, self.model.kv_layout.block_size, caching=caching)
-        self.scheduler = Scheduler(self.pool, slots)
+        self.scheduler = Scheduler(self.pool, slots, self.states)
         self.chunk = chunk
         self.sequences: dict[str, Sequence] = {}
         self.ended: list[str] = []
@@ -111,6 +124,10 @@ class Loop:
         assert pool.idle(prefixes) == 0
         assert pool.available == pool.num_blocks - len(prefixes)
         assert len(scheduler.running) <= scheduler.slots
+        if self.states is not None:
+            places = {sequence.state for sequence in scheduler.running}
+            assert len(places - {-1}) == len(scheduler.running)
+            assert self.states.available == self.states.count - len(places)
 
 
 def _append(sequence: Sequence, tokens: list[int], draft: tuple[int, ...]) -> None:
@@ -157,12 +174,13 @@ arrivals = st.lists(
     st.integers(1, 12),
     st.booleans(),
     st.none() | st.integers(0, 99),
+    st.none() | st.integers(0, 4),
 )
 def test_every_sequence_gets_the_right_text(  # noqa: PLR0917 - hypothesis fills them in
-    coming, blocks, slots, chunk, caching, seed
+    coming, blocks, slots, chunk, caching, seed, kept_states
 ):
-    """Arrivals, removals, preemptions, shared prefixes, right and wrong drafts."""
-    loop = Loop(blocks, slots=slots, chunk=chunk, caching=caching)
+    """Arrivals, removals, preemptions, shared prefixes, right and wrong drafts, kept states."""
+    loop = Loop(blocks, slots=slots, chunk=chunk, caching=caching, kept_states=kept_states)
     rng = random.Random(seed)
     right = [greedy_text(one.prompt, one.count, VOCAB) for one in coming]
     for turn in range(2_000):
@@ -172,7 +190,8 @@ def test_every_sequence_gets_the_right_text(  # noqa: PLR0917 - hypothesis fills
             if one.abort_after is not None and one.turn + one.abort_after == turn:
                 loop.remove(f"{number}")
         drafts: dict[int, list[int]] = {}
-        for sequence in loop.scheduler.decoding() if seed is not None else ():
+        drafting = seed is not None and kept_states is None
+        for sequence in loop.scheduler.decoding() if drafting else ():
             answer, done = right[int(sequence.request.job_id)], sequence.generated
             draft = answer[done : done + rng.randint(0, 5)]
             if draft and rng.random() < 0.5:

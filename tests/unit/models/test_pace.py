@@ -9,6 +9,7 @@ import pytest
 
 from penstock.contract.worker import ModelCard
 from penstock.models.loading.engine_options import engine_options
+from penstock.models.loading.kv_budget import Room
 from penstock.models.spec import ModelSpec
 from penstock.settings import Settings
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def options(
-    settings: dict[str, Any] | None = None, card: dict[str, Any] | None = None, **entry: Any
+    settings: dict[str, Any] | None = None,
+    card: dict[str, Any] | None = None,
+    room: dict[str, Any] | None = None,
+    **entry: Any,
 ) -> EngineOptions:
     shown = {
         "name": "m",
@@ -36,7 +40,11 @@ def options(
     }
     spec = ModelSpec("m", "m-cpu", "cpu", None, Path("m"), "openvino", **entry)
     return engine_options(
-        spec, Settings(**(settings or {})), ModelCard(**shown), 4, chunk_tokens=256
+        spec,
+        Settings(**(settings or {})),
+        ModelCard(**shown),
+        Room(4, **(room or {})),
+        chunk_tokens=256,
     )
 
 
@@ -74,3 +82,9 @@ def test_the_entry_goes_before_the_setting():
 def test_guesses_are_tried_where_they_pay(card: dict[str, Any], wanted: str, guesses: bool):
     assert (options({"speculation": wanted}, card).speculation_tokens > 0) is guesses
     assert options({}, {"batching": "grouped"}).prefix_caching is False
+
+
+def test_a_model_that_keeps_states_guesses_nothing():
+    chosen = options({"speculation": "on"}, {"batching": "continuous"}, {"states": 7})
+    assert (chosen.speculation_tokens, chosen.num_states) == (0, 7)
+    assert chosen.prefix_caching

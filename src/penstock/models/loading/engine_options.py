@@ -8,6 +8,7 @@ from penstock.engine.options import EngineOptions
 
 if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
+    from penstock.models.loading.kv_budget import Room
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
 
@@ -25,9 +26,9 @@ MOST_CHUNK_TOKENS: Final = 2048
 
 
 def engine_options(
-    spec: ModelSpec, settings: Settings, card: ModelCard, num_blocks: int, *, chunk_tokens: int
+    spec: ModelSpec, settings: Settings, card: ModelCard, room: Room, *, chunk_tokens: int
 ) -> EngineOptions:
-    """The options for a model with so many blocks of KV cache; an entry goes before a setting.
+    """The options for a model with so much room for its cache; an entry goes before a setting.
 
     `chunk_tokens` is the longest prefill of a step that there is memory for.
     """
@@ -38,10 +39,11 @@ def engine_options(
     paged = card.batching == "continuous"
     return EngineOptions(
         slots=card.slots + card.spare_slots,
-        num_blocks=num_blocks,
+        num_blocks=room.blocks,
         prefill_chunk_tokens=chunk_tokens,
         max_chunk_tokens=max(MOST_CHUNK_TOKENS, chunk_tokens),
         prefix_caching=paged,
         target_step_ms=target_step_ms or None,
-        speculation_tokens=_SPECULATION_TOKENS if guesses and paged else 0,
+        speculation_tokens=_SPECULATION_TOKENS if guesses and paged and not room.states else 0,
+        num_states=room.states,
     )

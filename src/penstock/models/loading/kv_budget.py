@@ -1,13 +1,14 @@
-"""How many blocks of KV cache fit beside a model: by rule on a CPU, by measurement on a GPU."""
+"""How much of the KV cache, and of states, fits beside a model: by rule on a CPU, measured on a GPU."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import torch
 
-from penstock.engine.model import Batch, SequenceSlice
+from penstock.engine.model import Batch, SequenceSlice, stateful
 from penstock.errors import ModelNotLoadable
 from penstock.models.loading import checkpoint
 
@@ -23,11 +24,24 @@ GPU_SHARE: Final = 0.97
 _GRAPHS_BYTES: Final = 512 * 1024**2
 """What captured graphs and the libraries take beside what is measured."""
 
+_KEPT_STATES: Final = 4
+"""For each slot at most, beside its own: states at ends of prompts and answers, for reuse."""
+_KEPT_SHARE: Final = 0.25
+"""Of the budget, for those."""
+
 _SAMPLER_ROWS: Final = 4
 """Copies of the logits that sampling may hold at once."""
 
 _RETRY_SHARE: Final = 0.9
 _RETRIES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What was allocated: blocks of KV cache, and places of states in a model that keeps them."""
+
+    blocks: int
+    states: int = 0
 
 
 @runtime_checkable
@@ -54,10 +68,11 @@ def allocate(
     step_tokens: int,
     budget_bytes: int,
     where: str,
-) -> int:
-    """Allocate the KV cache: what the slots can fill, within the budget; returns its blocks.
+) -> Room:
+    """Allocate the KV cache: what the slots can fill, within the budget.
 
-    Sequences in `spare_slots` share those blocks, but are in the steps beside the others.
+    Sequences in `spare_slots` share those blocks, but are in the steps beside the others. Each
+    sequence's state comes first, where the model keeps states.
     `step_tokens` is the longest prefill that the engine will ask for at once. Without a budget
     (0) a GPU's is what such a step, run here, leaves of its memory.
 
@@ -69,6 +84,9 @@ def allocate(
         model.max_sequences = at_once
     if not budget_bytes:
         budget_bytes = _budget(model, device, at_once, step_tokens)
+    states = _allocate_states(model, at_once, budget_bytes, where)
+    keeping = stateful(model)
+    budget_bytes -= 0 if keeping is None else states * keeping.state_bytes
     per_slot = -(-model.context_length // layout.block_size)
     blocks = min(slots * per_slot, budget_bytes // max(1, layout.bytes_per_block))
     if blocks < 1:
@@ -77,15 +95,38 @@ def allocate(
             f"{layout.block_size} tokens take {layout.bytes_per_block}"
         )
     if device.kind == "cpu":
-        return _taken(model, blocks, where)
+        return Room(_taken(model, blocks, where), states)
     for _ in range(_RETRIES):
         try:
-            return _proven(model, blocks, at_once, step_tokens)
+            return Room(_proven(model, blocks, at_once, step_tokens), states)
         except (MemoryError, torch.OutOfMemoryError) as error:
             logger.warning("%s: %d blocks were too many: %s", where, blocks, error)
             model.allocate(0)
             blocks = max(1, int(blocks * _RETRY_SHARE))
-    return _taken(model, blocks, where)
+    return Room(_taken(model, blocks, where), states)
+
+
+def _allocate_states(model: Model, at_once: int, budget_bytes: int, where: str) -> int:
+    """A place for each sequence, and for states that are kept; returns how many.
+
+    :raises ModelNotLoadable: those of the sequences do not fit.
+    """
+    keeping = stateful(model)
+    if keeping is None:
+        return 0
+    size = keeping.state_bytes
+    if at_once * size >= budget_bytes:
+        raise ModelNotLoadable(
+            f"{where}: a KV cache of {budget_bytes} bytes does not hold the states of "
+            f"{at_once} slots, {size} bytes each; lower PENSTOCK_SLOTS"
+        )
+    left = budget_bytes - at_once * size
+    count = at_once + min(_KEPT_STATES * at_once, int(left * _KEPT_SHARE) // size)
+    try:
+        keeping.allocate_states(count)
+    except MemoryError as error:
+        raise ModelNotLoadable(f"{where}: {checkpoint.first_line(error)}") from error
+    return count
 
 
 def _taken(model: Model, blocks: int, where: str) -> int:

@@ -1,0 +1,83 @@
+"""Which place of a model's recurrent states holds what: those of running sequences, and kept ones.
+
+A state is what the layers of a hybrid know of all tokens so far, in a place of fixed size. It cannot
+be cut: a sequence can start behind a shared prefix only where the state at that point was kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.engine.model import StatefulModel
+
+
+class StatePool:
+    """Places of states: each running sequence has one, the others keep states for reuse.
+
+    Kept states are found by the digest of the blocks before them; the least recently used goes
+    first. Copies are made at once. The engine's thread owns it.
+    """
+
+    def __init__(self, model: StatefulModel, count: int) -> None:
+        self._model = model
+        self._free = list(range(count - 1, -1, -1))
+        self._kept: OrderedDict[bytes, int] = OrderedDict()
+        self.count = count
+
+    @property
+    def kept(self) -> int:
+        """How many states are kept for reuse."""
+        return len(self._kept)
+
+    @property
+    def available(self) -> int:
+        """How many sequences can still get a place."""
+        return len(self._free) + len(self._kept)
+
+    def take(self, digest: bytes | None = None) -> int:
+        """Return a place for a sequence that starts to run, with the state kept for `digest`.
+
+        A kept state may have to go for it.
+
+        :raises KeyError: all places are taken by sequences, of which the scheduler runs fewer; or
+            no state is kept for `digest`.
+        """
+        if digest is None:
+            if not self._free:
+                self._free.append(self._kept.popitem(last=False)[1])
+            return self._free.pop()
+        self._kept.move_to_end(digest)
+        if not self._free and len(self._kept) == 1:
+            return self._kept.pop(digest)
+        place = self.take()
+        self._model.copy_state(self._kept[digest], place)
+        return place
+
+    def release(self, place: int) -> None:
+        """Take back the place of a sequence that runs no longer."""
+        self._free.append(place)
+
+    def keep(self, digest: bytes, place: int) -> None:
+        """Keep a copy of a sequence's state behind the blocks of this digest, if there is room."""
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+        elif self.available:
+            copy = self.take()
+            self._model.copy_state(place, copy)
+            self._kept[digest] = copy
+
+    def forget(self, digest: bytes) -> None:
+        """Keep the state of this digest no longer, if it is kept."""
+        place = self._kept.pop(digest, None)
+        if place is not None:
+            self._free.append(place)
+
+    def longest(self, digests: Sequence[bytes]) -> int:
+        """Return how many of these blocks, from the first on, end where a state is kept."""
+        return next(
+            (count for count in range(len(digests), 0, -1) if digests[count - 1] in self._kept), 0
+        )
