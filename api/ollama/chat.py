@@ -7,10 +7,10 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
-from api.http.json_body import read_json
 from api.http.record import record_of
 from api.ollama.answers import answer, as_message, loaded
 from api.ollama.as_chat import blamed, chat_body
+from api.ollama.left_out import read_request
 from api.ollama.names import pick_tagged
 from api.ollama.schema import OllamaChatRequest
 from api.openai.chat.as_chat import generation_of, plan_of
@@ -22,7 +22,7 @@ router = Router()
 async def chat(request: Request) -> Response:
     """Answer a chat; without messages, say that the model is loaded."""
     services = services_of(request)
-    asked = await read_json(request, OllamaChatRequest, services.settings.max_body_bytes)
+    asked = await read_request(request, OllamaChatRequest)
     card = pick_tagged(request, services, asked.model)
     if not asked.messages:
         return loaded(asked.model, as_message)

@@ -12,11 +12,11 @@ from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.disconnect import until_disconnect
 from api.http.errors import json_response
-from api.http.json_body import read_json
 from api.http.record import record_of
 from api.jobs.embedding import Wish
 from api.jobs.embedding import embed as embeddings_of
 from api.ollama.answers import NANOSECONDS
+from api.ollama.left_out import read_request
 from api.ollama.names import pick_tagged
 from api.ollama.schema import EmbeddingsRequest, EmbedRequest
 from penstock.contract.job import WHOLE
@@ -32,7 +32,7 @@ TO_THE_CONTEXT: Final = -1
 async def embed(request: Request) -> Response:
     """Return a vector for each text."""
     services, began_s = services_of(request), time.monotonic()
-    asked = await read_json(request, EmbedRequest, services.settings.max_body_bytes)
+    asked = await read_request(request, EmbedRequest)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not all(texts):
         raise InvalidParameter("input: a text must not be empty", param="input")
@@ -56,7 +56,7 @@ async def embed(request: Request) -> Response:
 async def embeddings(request: Request) -> Response:
     """Return the vector of one text."""
     services = services_of(request)
-    asked = await read_json(request, EmbeddingsRequest, services.settings.max_body_bytes)
+    asked = await read_request(request, EmbeddingsRequest)
     if not asked.prompt:
         raise InvalidParameter("prompt: a text must not be empty", param="prompt")
     card = pick_tagged(request, services, asked.model)

@@ -7,10 +7,10 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
-from api.http.json_body import read_json
 from api.http.record import record_of
 from api.ollama.answers import answer, as_response, loaded
 from api.ollama.as_chat import blamed, chat_body_of_prompt, completion_body
+from api.ollama.left_out import read_request
 from api.ollama.names import pick_tagged
 from api.ollama.schema import GenerateRequest
 from api.openai.chat.as_chat import completion_of, generation_of, plan_of
@@ -23,7 +23,7 @@ router = Router()
 async def generate(request: Request) -> Response:
     """Continue a prompt: through the chat template, raw, or before a suffix."""
     services = services_of(request)
-    asked = await read_json(request, GenerateRequest, services.settings.max_body_bytes)
+    asked = await read_request(request, GenerateRequest)
     card = pick_tagged(request, services, asked.model)
     if not asked.prompt and not asked.suffix:
         return loaded(asked.model, as_response)

@@ -1,4 +1,4 @@
-"""What Ollama's clients send. Unknown fields are ignored, as Ollama does."""
+"""What Ollama's clients send. Unknown fields are left out, and reported (`api.ollama.left_out`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Images = Annotated[list[Any], Field(max_length=1_000)]
 
 
 class OllamaOptions(Fields):
-    """The options that change an answer; Ollama's others say how a runner is set up."""
+    """The options that are served."""
 
     num_predict: Whole | None = Field(default=None, ge=-2, lt=INT64)
     temperature: float | None = Field(default=None, ge=0)

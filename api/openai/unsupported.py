@@ -29,12 +29,14 @@ Table = dict[str, tuple[Any, ...]]
 class Rule:
     """What becomes of the fields of an endpoint's body beyond those of its schema.
 
-    `without_effect` are fields that change no answer, so nothing is reported of them.
+    `without_effect` are fields that change no answer, so nothing is reported of them. `within` is
+    the field that holds these fields, if it is not the body itself.
     """
 
     refused: Table = field(default_factory=Table)
     left_out: Table = field(default_factory=Table)
     without_effect: frozenset[str] = frozenset()
+    within: str = ""
 
     def apply(
         self, body: Mapping[str, object], known: Mapping[str, object], warnings: Warnings
@@ -48,13 +50,14 @@ class Rule:
                 raise UnsupportedFeature(
                     f"{_shown(name, body[name])} is not supported by this server", param=name
                 )
+        holder = f"{self.within}." if self.within else ""
         for name, value in body.items():
             if name in known or name in self.refused or name in self.without_effect:
                 continue
             if name not in self.left_out:
-                warnings.add(f"{name[:LONGEST_NAME]}: unknown field, ignored")
+                warnings.add(f"{holder}{name[:LONGEST_NAME]}: unknown field, ignored")
             elif not _is_among(value, self.left_out[name]):
-                warnings.add(f"{name}: not supported by this server, left out")
+                warnings.add(f"{holder}{name}: not supported by this server, left out")
 
 
 def _shown(name: str, value: object) -> str:

@@ -195,6 +195,32 @@ def test_faults_are_400_in_ollamas_shape(
 
 
 @pytest.mark.parametrize(
+    ("path", "fields", "reported"),
+    [
+        ("chat", {"keep_alive": "5m", "options": {"num_ctx": 4096, "num_gpu": 1, "top_k": 5}}, []),
+        (
+            "chat",
+            {"logprobs": True, "new": 1, "options": {"typical_p": 0.5, "mirostat": 0, "newer": 2}},
+            ["logprobs", "new", "options.typical_p", "options.newer"],
+        ),
+        ("chat", {"options": {"temperature": 3.0}}, ["options.temperature"]),
+        ("generate", {"prompt": "a", "context": [1, 2]}, ["context"]),
+        ("generate", {"prompt": "a", "raw": True, "think": True}, ["think"]),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_reported(
+    fleet: Fleet, server: ApiServer, path: str, fields: dict[str, Any], reported: list[str]
+) -> None:
+    fleet.worker(generation_defaults={})
+    body = {"model": "tiny", "stream": False, **fields}
+    answer = httpx.post(f"{server.url}/api/{path}", json={"messages": HELLO} | body)
+    assert answer.status_code == 200
+    warnings = json.loads(answer.headers.get("x-penstock-warnings", "[]"))
+    unknown = ["messages"] if path == "generate" else []
+    assert [text.partition(":")[0] for text in warnings] == [*unknown, *reported]
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("POST", "/api/pull", 400), ("DELETE", "/api/delete", 400), ("POST", "/api/nothing", 404),
