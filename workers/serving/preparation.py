@@ -9,6 +9,7 @@ from celery.utils.log import get_logger
 
 from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
+from penstock.contract.structure import FreeToolStructure
 from penstock.engine.events import AttemptEvent
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
@@ -124,6 +125,9 @@ def _constraint(sampling: Sampling, served: ServedQueue, reasoning: Reasoning) -
         with served.compiling:
             return served.tokenizer.constrain(sampling.structure, reasoning)
     except BadRequest as error:
+        if isinstance(sampling.structure, FreeToolStructure):  # the request does not insist on it
+            logger.warning("A custom tool's grammar is not enforced: %s", error.message)
+            return None
         error.param = "structure"
         raise
 

@@ -43,6 +43,8 @@ def plan_of(
     except BadRequest as error:
         error.param = blamed(error.param)
         raise
+    for text in plan.unenforced:
+        warnings.add(text)
     return replace(plan, blame=plan.blame.renamed(blamed))
 
 

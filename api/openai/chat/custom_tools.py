@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat.lark_pattern import pattern_of
+from penstock.contract.structure import ToolFunction
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -46,6 +47,24 @@ def constrained_parameters(tool: CustomTool) -> dict[str, Any]:
         return _parameters({})
     regex = grammar.definition if grammar.syntax == "regex" else pattern_of(grammar.definition)
     return _parameters({"pattern": f"^(?:{regex})$"})
+
+
+def enforced_functions(tools: Sequence[Tool]) -> tuple[tuple[ToolFunction, ...], list[str]]:
+    """Return what calls of custom tools with a grammar are held to if no call is required.
+
+    Beside it a line for each grammar that cannot be enforced.
+    """
+    functions: list[ToolFunction] = []
+    reasons: list[str] = []
+    for tool in tools:
+        if tool.type != "custom" or _grammar(tool) is None:
+            continue
+        try:
+            check_size(tools)
+            functions.append(ToolFunction(tool.name, constrained_parameters(tool), strict=True))
+        except InvalidParameter as error:
+            reasons.append(f"tools: {tool.name}: its grammar is not enforced: {error.message}")
+    return tuple(functions), reasons
 
 
 def check_size(tools: Sequence[Tool]) -> None:

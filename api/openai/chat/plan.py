@@ -38,6 +38,8 @@ class ChatPlan:
     blame: Blame
     """The request's fields for what a worker may reject."""
     priority: int | None
+    unenforced: tuple[str, ...] = ()
+    """What the tools ask for and no grammar enforces."""
 
     @classmethod
     def of(cls, asked: ChatRequest, card: ModelCard) -> ChatPlan:
@@ -62,6 +64,7 @@ class ChatPlan:
             reading=form.reading,
             blame=Blame("messages", {"structure": form.structure_param}),
             priority=asked.priority,
+            unenforced=form.unenforced,
         )
 
     def within_context(self) -> ChatPlan:

@@ -35,6 +35,8 @@ async def chat_completions(request: Request) -> Response:
     asked, repeated = await read_request(request, chat_request)
     card = pick(request, asked.model)
     plan = ChatPlan.of(asked, card)
+    for text in plan.unenforced:
+        record_of(request).warnings.add(text)
     generation = await Generation.of(
         services_of(request),
         record_of(request),

@@ -7,11 +7,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat import structures
-from api.openai.chat.custom_tools import INPUT, check_size, constrained_parameters
+from api.openai.chat.custom_tools import (
+    INPUT,
+    check_size,
+    constrained_parameters,
+    enforced_functions,
+)
 from api.openai.chat.structure_schema import CustomTool, NamedTool
 from api.parsing.answer import AnswerParser, Functions, functions_of
 from api.parsing.custom_inputs import CustomAnswerParser
-from penstock.contract.structure import EitherStructure, ToolFunction, ToolStructure
+from penstock.contract.structure import (
+    EitherStructure,
+    FreeToolStructure,
+    ToolFunction,
+    ToolStructure,
+)
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -75,6 +85,8 @@ class AnswerForm:
     structure_param: str
     """The field that is named if the worker rejects the structure."""
     reading: Reading
+    unenforced: tuple[str, ...] = ()
+    """A line for each grammar of a tool that is not enforced."""
 
 
 def answer_form(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard) -> AnswerForm:
@@ -90,12 +102,22 @@ def answer_form(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: Model
         structures.check("tool_choice", asked, card)
         return AnswerForm(_calls(asked), "tools", reading)
     if form is None:
-        return AnswerForm(None, "response_format", reading)
+        return _free_form(asked, tools, card, reading)
     param, structure = form
     structures.check(param, asked, card)
     return AnswerForm(
         EitherStructure(_calls(asked), structure) if tools else structure, param, reading
     )
+
+
+def _free_form(
+    asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard, reading: Reading
+) -> AnswerForm:
+    """Return the form of answers that may call a tool, and may be any text."""
+    functions, reasons = enforced_functions(asked.tools or ()) if tools else ((), [])
+    if not functions or structures.CAPABILITY not in card.capabilities or asked.ignore_eos:
+        return AnswerForm(None, "response_format", reading, tuple(reasons))
+    return AnswerForm(FreeToolStructure(functions), "tools", reading, tuple(reasons))
 
 
 def _check(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard) -> None:

@@ -54,6 +54,15 @@ AnswerStructure = JsonStructure | RegexStructure | ChoiceStructure | GrammarStru
 """Forms of an answer that is no call."""
 
 
+class FreeToolStructure(msgspec.Struct, frozen=True, tag="free_tool_calls"):
+    """Any text; a call of one of these functions that it begins keeps to the function's schema.
+
+    Calls of other functions are text like any other.
+    """
+
+    functions: tuple[ToolFunction, ...]
+
+
 class EitherStructure(msgspec.Struct, frozen=True, tag="either"):
     """Calls of tools, or else an answer of its own form."""
 
@@ -61,4 +70,4 @@ class EitherStructure(msgspec.Struct, frozen=True, tag="either"):
     answer: AnswerStructure
 
 
-Structure = AnswerStructure | ToolStructure | EitherStructure
+Structure = AnswerStructure | ToolStructure | FreeToolStructure | EitherStructure

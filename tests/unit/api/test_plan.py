@@ -14,7 +14,12 @@ from api.openai.chat.as_chat import plan_of
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.structure_schema import FunctionTool
 from api.openai.schema import ChatRequest
-from penstock.contract.structure import EitherStructure, JsonStructure, ToolStructure
+from penstock.contract.structure import (
+    EitherStructure,
+    FreeToolStructure,
+    JsonStructure,
+    ToolStructure,
+)
 from penstock.contract.worker import ModelCard
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -63,6 +68,38 @@ def test_tools_are_shown_to_the_model_and_read_from_its_answer() -> None:
     assert tuple(plan.reading.functions) == ("add", "look_up")
     assert plan.reading.most_calls == 1
     assert plan.first.sampling.structure is None  # the model may answer without a call
+
+
+def custom(definition: str) -> dict[str, Any]:
+    grammar = {"syntax": "lark", "definition": definition}
+    form = {"type": "grammar", "grammar": grammar}
+    return {"type": "custom", "custom": {"name": "patch", "format": form}}
+
+
+def test_a_custom_tools_grammar_holds_in_the_calls_that_a_model_may_make() -> None:
+    tools = [*TOOLS, custom('start: "a"+ "b"')]
+    plan = planned(tools=tools)
+    structure = plan.first.sampling.structure
+    assert isinstance(structure, FreeToolStructure)
+    assert [function.name for function in structure.functions] == ["patch"]
+    assert plan.unenforced == ()
+    for other in ({"tool_choice": "none"}, {"ignore_eos": True}):
+        assert planned(tools=tools, **other).first.sampling.structure is None
+    assert planned(card(capabilities=("generate",)), tools=tools).first.sampling.structure is None
+
+
+def test_a_custom_tools_grammar_that_cannot_be_enforced_is_reported_unless_a_call_is_required() -> (
+    None
+):
+    tools = [custom('start: "(" start? ")"')]
+    body, warnings = BODY | {"tools": tools}, Warnings()
+    plan = plan_of(body, card(), lambda name: name, warnings)
+    assert plan.first.sampling.structure is None
+    assert [text.partition(": its grammar is not enforced: ")[0] for text in warnings.texts] == [
+        "tools: patch"
+    ]
+    with pytest.raises(InvalidParameter):
+        planned(tools=tools, tool_choice="required")
 
 
 def test_tools_that_must_not_be_called_are_not_shown() -> None:

@@ -15,13 +15,19 @@ from api.parsing.answer import functions_of
 from api.parsing.dialects import DIALECTS as PARSERS
 from penstock import demo_model
 from penstock.contract.job import TextPrompt
-from penstock.contract.structure import EitherStructure, JsonStructure, ToolFunction, ToolStructure
+from penstock.contract.structure import (
+    EitherStructure,
+    FreeToolStructure,
+    JsonStructure,
+    ToolFunction,
+    ToolStructure,
+)
 from penstock.errors import InvalidParameter
 from penstock.models.structured.calls import CALLS as GRAMMARS
 from penstock.models.text.dialect import FAMILIES, Dialect, Reasoning, ToolParser, of_template
 from penstock.models.text.tokenizer import Tokenizer
 from tests.unit.api.parsing.cuts import parsed, tool
-from tests.unit.api.parsing.written import written
+from tests.unit.api.parsing.written import dumped, written
 from tests.unit.models.test_grammar import Vocabulary
 
 if TYPE_CHECKING:
@@ -341,7 +347,52 @@ def test_a_custom_tools_grammar_holds_within_a_call(vocabulary, folder: Path, na
         assert not words.fits(structure, patching(name, wrong))
 
 
-def patching(name: str, patch: str) -> str:
-    """Return a call with a text in the quotes of JSON, in which alone a pattern is held."""
-    text = written(name, [("patch", {"input": patch})])
-    return text.replace(repr(patch), json.dumps(patch, ensure_ascii=False))
+def patching(name: str, *patches: str) -> str:
+    """Return calls with texts in the quotes of JSON, in which alone a pattern is held."""
+    text = written(name, [("patch", {"input": patch}) for patch in patches])
+    for patch in patches:
+        text = text.replace(repr(patch), json.dumps(patch, ensure_ascii=False))
+    return text
+
+
+FIRST_IN_THE_ANSWER = ("pythonic", "glm4")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [*(("tokens", name) for name in DIALECTS), *(("text", name) for name in ("hermes", "gemma3"))],
+    indirect=["folder"],
+)
+def test_a_call_that_free_text_begins_keeps_to_a_custom_tools_grammar(
+    vocabulary, folder: Path, name: str
+) -> None:
+    function = ToolFunction("patch", constrained_parameters(CUSTOM), strict=True)
+    words, free = vocabulary(folder, name), FreeToolStructure((function,))
+    wrong = PATCH.replace("+</x>", "</x>")
+    before = "" if name in FIRST_IN_THE_ANSWER else "A patch\n\n"
+    for text in ("No call: patch, [x] {}\n", written(name, [("other", {"input": wrong})])):
+        assert words.fits(free, text), text
+    assert words.fits(free, before + patching(name, PATCH) + " Done.")
+    assert not words.fits(free, before + patching(name, wrong))
+    if name not in WRITTEN_IN_ONE:
+        assert words.fits(free, patching(name, PATCH, PATCH))
+        assert not words.fits(free, patching(name, PATCH, wrong))
+
+
+def test_a_call_with_other_blanks_is_held_too(vocabulary, with_tokens: Path) -> None:
+    function = ToolFunction("patch", constrained_parameters(CUSTOM), strict=True)
+    words, free = vocabulary(with_tokens, "hermes"), FreeToolStructure((function,))
+    for patch, holds in ((PATCH, True), (PATCH[:-20], False)):
+        call = f'<tool_call>{{"name":"patch",\n "arguments":{{"input": {dumped(patch)}}}}}\n'
+        assert words.fits(free, f"{call}</tool_call>") is holds
+
+
+def test_reasoning_before_free_text_is_not_held(vocabulary, with_tokens: Path) -> None:
+    function = ToolFunction("patch", constrained_parameters(CUSTOM), strict=True)
+    words = Vocabulary(with_tokens, Dialect("hermes", ("<think>", "</think>")))
+    free = FreeToolStructure((function,))
+    for reasoning, begin in ((Reasoning.POSSIBLE, "<think>"), (Reasoning.OPENED, "")):
+        thought = f"{begin}I patch.</think>\n\n"
+        assert words.fits(free, f"{thought}Well: {patching('hermes', PATCH)}", reasoning)
+        assert not words.fits(free, thought + patching("hermes", PATCH[:-20]), reasoning)
+    assert words.fits(free, patching("hermes", PATCH), Reasoning.POSSIBLE)

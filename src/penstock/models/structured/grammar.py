@@ -11,6 +11,7 @@ import msgspec
 from penstock.contract.structure import (
     ChoiceStructure,
     EitherStructure,
+    FreeToolStructure,
     GrammarStructure,
     JsonStructure,
     RegexStructure,
@@ -18,7 +19,7 @@ from penstock.contract.structure import (
 )
 from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
 from penstock.models.structured import calls, lark, limits
-from penstock.models.structured.calls import rules
+from penstock.models.structured.calls import free_text, rules
 from penstock.models.text import vocabulary
 from penstock.models.text.dialect import Reasoning
 
@@ -113,6 +114,7 @@ class GrammarCompiler:
                 f"no structured text with this model's tokenizer: {limits.shortened(str(error))}"
             ) from error
         self._dialect = dialect
+        self._eos_token_ids = frozenset(eos_token_ids)
         self._markers = vocabulary.markers(tokenizer_json)
         self._limits = limits.limits(self._library)
         self._compiled: OrderedDict[bytes, Any] = OrderedDict()
@@ -147,7 +149,7 @@ class GrammarCompiler:
 
     def _bodies(self, structure: Structure) -> tuple[str, list[dict[str, Any]]]:
         """Return what comes behind the reasoning, and the grammars that it names."""
-        if isinstance(structure, ToolStructure):
+        if isinstance(structure, ToolStructure | FreeToolStructure):
             return "@calls", [{**self._body(structure), "name": "calls"}]
         answer = structure.answer if isinstance(structure, EitherStructure) else structure
         bodies = [{**self._body(answer), "name": "answer"}]
@@ -156,7 +158,9 @@ class GrammarCompiler:
             return body, bodies
         return f"@calls | {body}", [*bodies, {**self._body(structure.calls), "name": "calls"}]
 
-    def _body(self, structure: AnswerStructure | ToolStructure) -> dict[str, Any]:
+    def _body(
+        self, structure: AnswerStructure | ToolStructure | FreeToolStructure
+    ) -> dict[str, Any]:
         match structure:
             case JsonStructure(schema, lenient):
                 return {"json_schema": rules.with_options(schema, lenient)}
@@ -168,6 +172,12 @@ class GrammarCompiler:
                 return {"lark_grammar": lark.of_grammar(grammar)}
             case ToolStructure():
                 grammar = calls.grammar(structure, self._dialect.tool_parser, self._markers)
+                return {"lark_grammar": grammar}
+            case FreeToolStructure(functions):
+                tokens = [one for one in self._markers.values() if one not in self._eos_token_ids]
+                grammar = free_text.grammar(
+                    functions, self._dialect.tool_parser, self._markers, tokens
+                )
                 return {"lark_grammar": grammar}
             case _:
                 assert_never(structure)

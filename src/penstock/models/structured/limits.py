@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never, cast
 from penstock.contract.structure import (
     ChoiceStructure,
     EitherStructure,
+    FreeToolStructure,
     GrammarStructure,
     JsonStructure,
     RegexStructure,
@@ -65,7 +66,7 @@ def noun(structure: Structure) -> str:
             return "the grammar"
         case ChoiceStructure():
             return "the list of choices"
-        case ToolStructure():
+        case ToolStructure() | FreeToolStructure():
             return "the tools' schemas"
         case EitherStructure():
             return "the tools' schemas or the answer's form"

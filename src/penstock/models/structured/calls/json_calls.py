@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock.contract.structure import ToolStructure
+    from penstock.contract.structure import ToolFunction, ToolStructure
     from penstock.models.structured.calls.rules import Rules
 
 
@@ -31,10 +31,7 @@ class JsonCalls:
         """Add the rules of calls, from `start` on."""
         calls: list[str] = []
         for index, function in enumerate(structure.functions):
-            arguments = rules.arguments(f"arguments_{index}", function)
-            head, _, tail = self.call.partition("ARGUMENTS")
-            parts = [_filled(rules, head, function.name), arguments]
-            parts.append(_filled(rules, tail, function.name))
+            parts = [_filled(rules, self.head, function.name), self.rest(rules, index, function)]
             calls.append(rules.add(f"call_{index}", " ".join(filter(None, parts))))
         call = rules.add("call", " | ".join(calls))
         parts = [rules.literal(self.before), call]
@@ -42,6 +39,17 @@ class JsonCalls:
             parts.append(f"({rules.literal(self.between)} {call})*")
         parts.append(rules.literal(self.behind))
         rules.add("start", " ".join(filter(None, parts)))
+
+    @property
+    def head(self) -> str:
+        """What stands before a call's arguments."""
+        return self.call.partition("ARGUMENTS")[0]
+
+    def rest(self, rules: Rules, index: int, function: ToolFunction) -> str:
+        """Return a call's arguments and what follows them, the rules named after `index`."""
+        arguments = rules.arguments(f"arguments_{index}", function)
+        tail = _filled(rules, self.call.partition("ARGUMENTS")[2], function.name)
+        return f"{arguments} {tail}".rstrip()
 
     def written(self, calls: Sequence[tuple[str, str]]) -> str:
         """Return calls, each a function's name and its arguments as JSON."""

@@ -38,7 +38,7 @@ class TypedCalls:
     def write(self, rules: Rules, structure: ToolStructure) -> None:
         """Add the rules of calls, from `start` on."""
         calls = [
-            rules.add(f"call_{index}", self._call(rules, f"argument_{index}", function))
+            rules.add(f"call_{index}", self._call(rules, index, function))
             for index, function in enumerate(structure.functions)
         ]
         call = rules.add("call", " | ".join(calls))
@@ -48,7 +48,20 @@ class TypedCalls:
         parts.append(rules.literal(self.behind))
         rules.add("start", " ".join(filter(None, parts)))
 
-    def _call(self, rules: Rules, name: str, function: ToolFunction) -> str:
+    @property
+    def head(self) -> str:
+        """What stands before a call's arguments."""
+        return self.begin
+
+    def _call(self, rules: Rules, index: int, function: ToolFunction) -> str:
+        begin = rules.literal(self.head.replace("NAME", function.name))
+        return f"{begin} {self.rest(rules, index, function)}"
+
+    def rest(self, rules: Rules, index: int, function: ToolFunction) -> str:
+        """Return a call's arguments and what follows them, the rules named after `index`.
+
+        :raises InvalidParameter: the dialect cannot write one of the parameters.
+        """
         known, is_open = parameters(function)
         unwritten = next((one.name for one in known if not _WRITTEN.fullmatch(one.name)), None)
         if unwritten is not None:
@@ -56,13 +69,12 @@ class TypedCalls:
                 f"this model cannot write a parameter of the name {unwritten[:64]!r}"
             )
         written = [
-            self.notation.argument(rules, f"{name}_{place}", parameter)
+            self.notation.argument(rules, f"argument_{index}_{place}", parameter)
             for place, parameter in enumerate(known)
         ]
         more = self.notation.any_argument(rules) if is_open else ""
         body = in_order(known, written, more, rules.literal(self.comma))
-        begin = rules.literal(self.begin.replace("NAME", function.name))
-        return " ".join(filter(None, (begin, body, rules.literal(self.end))))
+        return " ".join(filter(None, (body, rules.literal(self.end))))
 
 
 _PYTHON: Final = Literals(PythonQuotes(), "=", ", ", ": ", ("True", "False", "None"))
