@@ -24,7 +24,7 @@ from penstock.transport.accounts.usage_log import UsageLog
 from penstock.transport.fleet.registry import Registry
 from penstock.transport.jobs.missing import MissingJobs
 from penstock.transport.jobs.queue import JobQueue
-from penstock.transport.jobs.unclaimed_endings import UnheardJobs
+from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
 from penstock.transport.replies.replies import Replies
 from penstock.transport.store.connection import connect_async
 
@@ -76,7 +76,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
     queue = JobQueue(redis, settings)
     replies = Replies(redis, settings)
     registry = Registry(redis, settings)
-    unheard = UnheardJobs(redis, settings)
+    unheard = UnclaimedEndings(redis, settings)
     peers = Peers(redis, settings)
     background = Background()
     return Services(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from penstock.transport.fleet.registry import Registry
     from penstock.transport.jobs.missing import MissingJobs
     from penstock.transport.jobs.queue import JobQueue
-    from penstock.transport.jobs.unclaimed_endings import UnheardJobs
+    from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
     from penstock.transport.replies.replies import Replies
 
 
@@ -53,7 +53,7 @@ class Services:
     limits: Limits
     quotas: Quotas
     usage: UsageLog
-    unheard: UnheardJobs
+    unheard: UnclaimedEndings
     missing: MissingJobs
     peers: ForeignWorkers
     aliases: Aliases

@@ -1,6 +1,6 @@
 """Many workers in one process, for `benchmarks.scale`: all of a worker but Celery's own loop and torch.
 
-Each has the product's station (preparer, publisher, heartbeat and utility threads), its pool, and
+Each has the product's station (preparer, publisher, heartbeat and tokenizer threads), its pool, and
 kombu's Redis transport that Celery takes doorbells with. Its engine says a token a step for each
 of its jobs and sleeps in between; one thread steps all engines of the process.
 """

@@ -12,7 +12,7 @@ from penstock.transport.accounts import usage_log
 
 if TYPE_CHECKING:
     from api.services import Services
-    from penstock.transport.jobs.unclaimed_endings import Unheard
+    from penstock.transport.jobs.unclaimed_endings import UnclaimedEnding
 
 logger = logging.getLogger("penstock.api")
 
@@ -45,7 +45,7 @@ async def _account(services: Services, queue: str, least_age_s: float) -> None:
         logger.warning("job %s of request %s: its API process died", one.job.id, one.job.request_id)
 
 
-def _row(one: Unheard, key_name: str) -> usage_log.UsageRow:
+def _row(one: UnclaimedEnding, key_name: str) -> usage_log.UsageRow:
     """Return a job's row; what of a request was lost with its process is the path that it asked."""
     job, end = one.job, one.end
     ok = isinstance(end, Finished)

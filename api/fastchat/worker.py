@@ -30,7 +30,7 @@ from api.http.streaming import FramedResponse
 from api.jobs.blame import Blame
 from api.jobs.embedding import as_base64, embed
 from api.jobs.generation import Generation
-from penstock.contract.tokenizer_calls import Tokenize, UtilityCall
+from penstock.contract.tokenizer_calls import Tokenize, TokenizerCall
 from penstock.errors import ContextOverflow, InvalidParameter
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ async def count_token(request: Request) -> Response:
 
 async def _counted(call: Call[CountRequest]) -> dict[str, Any]:
     work = Tokenize(prompt_of(call.asked.prompt, call.card))
-    counting = UtilityCall(uuid.uuid4().hex, call.card.queue, "", work)
+    counting = TokenizerCall(uuid.uuid4().hex, call.card.queue, "", work)
     try:
         reply = await call.services.replies.call(counting, UTILITY_PATIENCE_S)
     except ContextOverflow:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
     from penstock.transport.fleet.registry import Registry
     from penstock.transport.jobs.queue import JobQueue
-    from penstock.transport.jobs.unclaimed_endings import UnheardJobs
+    from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
     from penstock.transport.replies.replies import Replies
 
 logger = logging.getLogger("penstock.api")
@@ -43,7 +43,7 @@ class QueueCarrier:
     queue: JobQueue
     replies: Replies
     registry: Registry
-    unheard: UnheardJobs
+    unheard: UnclaimedEndings
     background: Background
     resume_grace_s: float
     runs_detached: ClassVar[bool] = True

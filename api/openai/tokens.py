@@ -22,13 +22,13 @@ from api.openai.chat.messages import chat_prompt
 from api.openai.chat.request_body import chat_request
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
 from penstock.contract.job import TextPrompt
-from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, UtilityCall
+from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, TokenizerCall
 from penstock.errors import BadRequest, InvalidParameter
 
 if TYPE_CHECKING:
     from api.http.warnings import Warnings
     from penstock.contract.job import ChatPrompt, Prompt
-    from penstock.contract.tokenizer_calls import UtilityReply
+    from penstock.contract.tokenizer_calls import TokenizerReply
     from penstock.contract.worker import ModelCard
 
 router = Router()
@@ -144,12 +144,12 @@ def only_model(request: Request) -> str:
 
 async def call(
     request: Request, card: ModelCard, asked: Tokenize | Detokenize | Render, param: str
-) -> UtilityReply:
+) -> TokenizerReply:
     """Return a worker's reply.
 
     :raises PenstockError: what the reply names, with `param` where the request is at fault.
     """
-    question = UtilityCall(uuid.uuid4().hex, card.queue, "", asked)
+    question = TokenizerCall(uuid.uuid4().hex, card.queue, "", asked)
     try:
         return await services_of(request).replies.call(question, TIMEOUT_S)
     except BadRequest as error:

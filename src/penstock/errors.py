@@ -249,7 +249,7 @@ def leaves(root: type[PenstockError] = PenstockError) -> tuple[type[PenstockErro
 
 
 def from_code(code: str, message: str) -> PenstockError:
-    """Rebuild the error that a `Failed` event or a `UtilityReply` names.
+    """Rebuild the error that a `Failed` event or a `TokenizerReply` names.
 
     An unknown code (a newer worker's) becomes a `JobFailed`.
     """

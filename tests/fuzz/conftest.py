@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from penstock.contract.tokenizer_calls import Detokenize, Tokenize, UtilityReply
+from penstock.contract.tokenizer_calls import Detokenize, Tokenize, TokenizerReply
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.store.connection import connect
 from tests.fixtures.api import QUEUE, ScriptedWorker, model_card, speak
@@ -48,7 +48,7 @@ class Target:
 
 
 def answer_calls(settings: Settings, stop: threading.Event) -> None:
-    """Answer every utility call somehow."""
+    """Answer every tokenizer call somehow."""
     with connect(settings) as client:
         while not stop.is_set():
             call = tokenizer_calls.take(client, [QUEUE], 0.2)
@@ -56,11 +56,11 @@ def answer_calls(settings: Settings, stop: threading.Event) -> None:
                 continue
             match call.call:
                 case Tokenize():
-                    reply = UtilityReply(call.id, token_ids=(1, 2, 3))
+                    reply = TokenizerReply(call.id, token_ids=(1, 2, 3))
                 case Detokenize():
-                    reply = UtilityReply(call.id, text="x", texts=("x",))
+                    reply = TokenizerReply(call.id, text="x", texts=("x",))
                 case _:
-                    reply = UtilityReply(call.id, text="x")
+                    reply = TokenizerReply(call.id, text="x")
             tokenizer_calls.answer(client, call.reply, reply)
 
 

@@ -13,8 +13,8 @@ from penstock.contract.tokenizer_calls import (
     Detokenize,
     Render,
     Tokenize,
-    UtilityCall,
-    UtilityReply,
+    TokenizerCall,
+    TokenizerReply,
 )
 from penstock.errors import PenstockError, QueueFull
 from penstock.models.text import rendering
@@ -38,7 +38,7 @@ class TokenizerService(threading.Thread):
     """Answers the calls of all served queues in turn; never waits for the engine."""
 
     def __init__(self, *, served_queues: Mapping[str, ServedQueue], store: redis.Redis) -> None:
-        super().__init__(name="utility", daemon=True)
+        super().__init__(name="tokenizer-calls", daemon=True)
         self._served_queues = served_queues
         self._store = store
         self._closing = threading.Event()
@@ -64,7 +64,7 @@ class TokenizerService(threading.Thread):
             except Exception:
                 logger.exception("A tokenizer call was not answered")
 
-    def _take(self, call: UtilityCall) -> None:
+    def _take(self, call: TokenizerCall) -> None:
         """Answer a call now, or apart if other calls would wait too long for it."""
         served = self._served_queues[call.queue]
         size = _size(call)
@@ -78,15 +78,15 @@ class TokenizerService(threading.Thread):
                 return
         if not self._long.put(lambda: self._answer_long(call, served), size):
             busy = QueueFull("too many long texts are being tokenised")
-            refusal = UtilityReply(call.id, error_code=busy.code, error_message=busy.message)
+            refusal = TokenizerReply(call.id, error_code=busy.code, error_message=busy.message)
             tokenizer_calls.answer(self._store, call.reply, refusal)
 
-    def _answer_long(self, call: UtilityCall, served: ServedQueue) -> None:
+    def _answer_long(self, call: TokenizerCall, served: ServedQueue) -> None:
         with suppress(redis.RedisError):  # the caller's own timeout ends its wait
             tokenizer_calls.answer(self._store, call.reply, answer(call, served))
 
 
-def _size(call: UtilityCall) -> int:
+def _size(call: TokenizerCall) -> int:
     match call.call:
         case Detokenize(token_ids):
             return len(token_ids)
@@ -94,7 +94,7 @@ def _size(call: UtilityCall) -> int:
             return size_of(prompt)
 
 
-def answer(call: UtilityCall, served: ServedQueue) -> UtilityReply:
+def answer(call: TokenizerCall, served: ServedQueue) -> TokenizerReply:
     """Compute the reply to a call; an error becomes a reply that names it.
 
     :raises TakesLong: its template does, in a thread that others wait for.
@@ -102,19 +102,19 @@ def answer(call: UtilityCall, served: ServedQueue) -> UtilityReply:
     try:
         match call.call:
             case Tokenize(prompt):
-                return UtilityReply(call.id, token_ids=tuple(served.tokenizer.encode(prompt)))
+                return TokenizerReply(call.id, token_ids=tuple(served.tokenizer.encode(prompt)))
             case Detokenize(token_ids, each):
                 texts = tuple(map(served.tokenizer.token_text, token_ids)) if each else ()
                 text = served.tokenizer.decode(token_ids)
-                return UtilityReply(call.id, text=text, texts=texts)
+                return TokenizerReply(call.id, text=text, texts=texts)
             case Render(prompt):
-                return UtilityReply(call.id, text=served.tokenizer.render(prompt))
+                return TokenizerReply(call.id, text=served.tokenizer.render(prompt))
     except rendering.TakesLong:
         raise
     except PenstockError as error:
-        return UtilityReply(call.id, error_code=error.code, error_message=error.message)
+        return TokenizerReply(call.id, error_code=error.code, error_message=error.message)
     except Exception as error:
         logger.exception("A tokenizer call failed")
-        return UtilityReply(
+        return TokenizerReply(
             call.id, error_code=PenstockError.code, error_message=f"{type(error).__name__}: {error}"
         )

@@ -18,7 +18,7 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
-    """Text of token ids; with `each`, also of every single one, as `UtilityReply.texts`."""
+    """Text of token ids; with `each`, also of every single one, as `TokenizerReply.texts`."""
 
     token_ids: tuple[int, ...]
     each: bool = False
@@ -30,8 +30,8 @@ class Render(msgspec.Struct, frozen=True, tag="render"):
     prompt: ChatPrompt
 
 
-class UtilityCall(msgspec.Struct, frozen=True):
-    """One call; the answer is a `UtilityReply` with the same id on channel `reply`."""
+class TokenizerCall(msgspec.Struct, frozen=True):
+    """One call; the answer is a `TokenizerReply` with the same id on channel `reply`."""
 
     id: str
     queue: str
@@ -39,7 +39,7 @@ class UtilityCall(msgspec.Struct, frozen=True):
     call: Tokenize | Detokenize | Render
 
 
-class UtilityReply(msgspec.Struct, frozen=True, tag="utility"):
+class TokenizerReply(msgspec.Struct, frozen=True, tag="utility"):
     """Exactly one of `error_code` and the other fields is set."""
 
     id: str

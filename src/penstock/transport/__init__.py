@@ -1,1 +1,1 @@
-"""Redis: everything that processes share."""
+"""Everything that processes share, kept in Redis."""

@@ -49,7 +49,7 @@ OF_ALL = {
     "penstock:{q}:unheard": keys.unheard(QUEUE),
     "penstock:{q}:counters": keys.counters(QUEUE),
     "penstock:{q}:workers": keys.workers_of(QUEUE),
-    "penstock:{q}:utility": keys.utility(QUEUE),
+    "penstock:{q}:utility": keys.tokenizer_calls(QUEUE),
     "penstock:workers": keys.WORKERS,
     "penstock:store": keys.STORE,
     "penstock:models": keys.MODELS,

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from penstock.contract.events import Event, Finished, Tokens
-from penstock.contract.tokenizer_calls import Detokenize, UtilityCall, UtilityReply
+from penstock.contract.tokenizer_calls import Detokenize, TokenizerCall, TokenizerReply
 from penstock.errors import InvalidParameter, NoWorker, QueueFull, UnknownJob
 from penstock.transport import keys
 from penstock.transport.jobs.queue import JobQueue, Row, WorkerQueue
@@ -399,8 +399,8 @@ class TestReconnect:
 
 
 class TestCalls:
-    def call(self, *ids: int) -> UtilityCall:
-        return UtilityCall(uuid.uuid4().hex, QUEUE, "", Detokenize(ids))
+    def call(self, *ids: int) -> TokenizerCall:
+        return TokenizerCall(uuid.uuid4().hex, QUEUE, "", Detokenize(ids))
 
     @pytest.fixture
     def answering(self, settings: Settings) -> Any:
@@ -415,9 +415,9 @@ class TestCalls:
                         continue
                     assert isinstance(call.call, Detokenize)
                     if call.call.token_ids:
-                        reply = UtilityReply(call.id, text=str(call.call.token_ids))
+                        reply = TokenizerReply(call.id, text=str(call.call.token_ids))
                     else:
-                        reply = UtilityReply(
+                        reply = TokenizerReply(
                             call.id, error_code="invalid_parameter", error_message="no ids"
                         )
                     tokenizer_calls.answer(client, call.reply, reply)

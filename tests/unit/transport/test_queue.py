@@ -11,7 +11,7 @@ from redis import exceptions
 from redis.client import Pipeline
 
 from penstock.contract.events import Event, Failed, Finished, FinishReason, Tokens, Usage
-from penstock.contract.tokenizer_calls import UtilityReply
+from penstock.contract.tokenizer_calls import TokenizerReply
 from penstock.errors import StoreUnavailable
 from penstock.transport import keys
 from penstock.transport.jobs.queue import Row, _retry_after_s
@@ -116,14 +116,14 @@ def test_out_of_memory_is_told_at_once() -> None:
 
 
 def test_keys_of_a_queue_share_its_hash_tag() -> None:
-    for key in (keys.job("a-cpu", "j"), keys.journal("a-cpu", "j"), keys.utility("a-cpu")):
+    for key in (keys.job("a-cpu", "j"), keys.journal("a-cpu", "j"), keys.tokenizer_calls("a-cpu")):
         assert key.startswith("penstock:{a-cpu}:")
 
 
 def test_replies_to_calls_travel_with_events() -> None:
     """Both are tagged, so one decoder reads a channel."""
-    mixed: list[object] = [Tokens("j", 0, (1,), "a"), UtilityReply("c", text="b")]
+    mixed: list[object] = [Tokens("j", 0, (1,), "a"), TokenizerReply("c", text="b")]
     types = [item["type"] for item in json.loads(msgspec.json.encode(mixed))]
     assert types == ["tokens", "utility"]
-    decoded = msgspec.json.decode(msgspec.json.encode(mixed), type=list[Event | UtilityReply])
+    decoded = msgspec.json.decode(msgspec.json.encode(mixed), type=list[Event | TokenizerReply])
     assert decoded == mixed

@@ -11,7 +11,7 @@ import pytest
 
 from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.contract.structure import ChoiceStructure
-from penstock.contract.tokenizer_calls import Tokenize, UtilityCall
+from penstock.contract.tokenizer_calls import Tokenize, TokenizerCall
 from penstock.models.text.rendering import TakesLong
 from penstock.transport.replies import tokenizer_calls
 from tests.fixtures.jobs import wait_until
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from penstock.contract.job import Prompt
-    from penstock.contract.tokenizer_calls import UtilityReply
+    from penstock.contract.tokenizer_calls import TokenizerReply
 
 LONG, HUGE = "l" * (LONG_BYTES + 1), "h" * (HUGE_BYTES + 1)
 
@@ -156,15 +156,15 @@ class Calls:
     def __init__(self, slow: SlowTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
         served = make_served(QUEUE)
         served.tokenizer = slow
-        self.replies: dict[str, UtilityReply] = {}
+        self.replies: dict[str, TokenizerReply] = {}
         self.desk = TokenizerService(served_queues={QUEUE: served}, store=fakeredis.FakeRedis())
         monkeypatch.setattr(tokenizer_calls, "answer", self._answer)
 
-    def _answer(self, _store: object, _channel: str, reply: UtilityReply) -> None:
+    def _answer(self, _store: object, _channel: str, reply: TokenizerReply) -> None:
         self.replies[reply.id] = reply
 
     def call(self, name: str, text: str) -> None:
-        call = UtilityCall(name, queue=QUEUE, reply="channel", call=Tokenize(TextPrompt(text)))
+        call = TokenizerCall(name, queue=QUEUE, reply="channel", call=Tokenize(TextPrompt(text)))
         self.desk._take(call)
 
 

@@ -1,6 +1,6 @@
-"""API keys: a hash of each in Redis, with what its owner may do. The key itself is kept nowhere.
+"""API keys: Redis stores a hash of each key and what its owner may do, never the key itself.
 
-Keys are 256 random bits, so that a plain SHA-256 of one tells nothing.
+A key is 256 random bits, so its plain SHA-256 reveals nothing about it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
     from penstock.settings import Settings
 
-SECRET_PREFIX: Final = "sk-penstock-"  # noqa: S105  the part that all share
+SECRET_PREFIX: Final = "sk-penstock-"  # noqa: S105  the prefix of every key
 SECRET_BYTES: Final = 32
 HINT_CHARACTERS: Final = 4
 FRESH_S: Final = 1.0
-"""How long an API process believes what it has read: a revoked key lives on for as long."""
+"""How long an API process caches a key; a revoked key works for at most this long."""
 MOST_CACHED: Final = 10_000
 
 
 class KeyCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a key's owner may do; limits of 0 are none.
+    """What a key's owner may do. A limit of 0 means no limit.
 
-    `hint` is the secret's end, for its owner to tell keys apart. `priority` is the best that its
-    jobs can have (0 first, 9 last). Without `models` all may be used. `admin` may operate the
-    fleet. `expires_s` is Unix time.
+    `hint` is the end of the secret, so that its owner can tell keys apart. `priority` is the best
+    priority that its jobs can have (0 first, 9 last). An empty `models` allows every model.
+    `admin` keys may operate the fleet. `expires_s` is Unix time.
     """
 
     id: str
@@ -61,19 +61,19 @@ _encoder = msgspec.json.Encoder()
 
 
 def digest(secret: str) -> str:
-    """Return what of a secret is stored."""
+    """Return the SHA-256 of a secret, which is what Redis stores."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class KeyDesk:
-    """Makes, lists and revokes keys: the operator's side, synchronous."""
+    """Makes, lists and revokes keys. The operator's side; synchronous."""
 
     def __init__(self, redis: redis.Redis, patience_s: float) -> None:
         self._redis = cast("Any", redis)
         self._patience_s = patience_s
 
     def make(self, name: str, **fields: Any) -> tuple[KeyCard, str]:
-        """Store a new key; its secret is in the answer and nowhere else.
+        """Store a new key and return its card and its secret, which is stored nowhere.
 
         :raises StoreUnavailable:
         """
@@ -90,7 +90,7 @@ class KeyDesk:
         return card, secret
 
     def now_s(self) -> float:
-        """Return Redis's time, by which keys end.
+        """Return Redis's time (Unix, in seconds), by which keys expire.
 
         :raises StoreUnavailable:
         """
@@ -98,14 +98,14 @@ class KeyDesk:
         return seconds + microseconds / 1e6
 
     def cards(self) -> tuple[KeyCard, ...]:
-        """Return every key's card, the oldest first.
+        """Return every key's card, oldest first.
 
         :raises StoreUnavailable:
         """
         return tuple(sorted(self._stored().values(), key=lambda card: (card.created_s, card.id)))
 
     def revoke(self, name: str) -> tuple[KeyCard, ...]:
-        """Forget the key of this id, or the keys of this name; return them.
+        """Delete the key with this id, or all keys with this name, and return their cards.
 
         :raises StoreUnavailable:
         """
@@ -117,12 +117,12 @@ class KeyDesk:
         return tuple(gone.values())
 
     def _stored(self) -> dict[str, KeyCard]:
-        found = patiently(lambda: self._redis.hgetall(keys.API_KEYS), self._patience_s)
-        return {field.decode(): _decoder.decode(card) for field, card in found.items()}
+        stored = patiently(lambda: self._redis.hgetall(keys.API_KEYS), self._patience_s)
+        return {field.decode(): _decoder.decode(card) for field, card in stored.items()}
 
 
 class Keyring:
-    """The API's side: looks keys up, and bears a Redis that is away for a while."""
+    """The API's side: looks keys up, and tolerates a short absence of Redis."""
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self._redis = cast("Any", redis)
@@ -133,9 +133,9 @@ class Keyring:
         self._asking: dict[str, asyncio.Future[Any]] = {}
 
     async def find(self, secret: str) -> KeyCard | None:
-        """Return the card of a key; None for one that nobody made, or that has expired.
+        """Return a key's card, or None if the key is unknown or has expired.
 
-        :raises StoreUnavailable: Redis is away, and this key was not seen of late.
+        :raises StoreUnavailable: Redis is away, and this key has not been looked up recently.
         """
         card = await self._card(digest(secret))
         expired = card and card.expires_s is not None and clock.now_s() >= card.expires_s
@@ -148,29 +148,29 @@ class Keyring:
             return card
         usable = now_s - read_s < self._patience_s
         try:
-            found = await self._ask(
+            stored = await self._ask(
                 field, lambda: self._redis.hget(keys.API_KEYS, field), wait=not usable
             )
         except StoreUnavailable:
             if usable:
                 return card
             raise
-        card = None if found is None else _decoder.decode(found)
+        card = None if stored is None else _decoder.decode(stored)
         if len(self._cached) >= MOST_CACHED:
             self._cached.clear()
         self._cached[field] = (time.monotonic(), card)
         return card
 
     async def names(self) -> dict[str, str]:
-        """Return the name of each key by its id.
+        """Return the names of all keys, by key id.
 
         :raises StoreUnavailable:
         """
-        found = await self._ask("names", lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
-        return {card.id: card.name for card in map(_decoder.decode, found.values())}
+        stored = await self._ask("names", lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
+        return {card.id: card.name for card in map(_decoder.decode, stored.values())}
 
     async def is_used(self) -> bool:
-        """Whether any key was ever seen: from then on, this process asks for one.
+        """Return whether any key has ever existed; from then on this process requires one.
 
         :raises StoreUnavailable: Redis has been away since the process started.
         """
@@ -188,9 +188,9 @@ class Keyring:
         return bool(self._is_used)
 
     async def _ask(self, what: str, call: Callable[[], Awaitable[Any]], *, wait: bool) -> Any:
-        """Ask Redis; what is known already is not worth waiting for.
+        """Return Redis's answer. Without `wait`, an absent Redis is an error at once.
 
-        Requests that arrive together share one answer.
+        Concurrent requests for the same thing share one answer.
         """
         asking = self._asking.get(what)
         if asking is None:
@@ -203,4 +203,4 @@ class Keyring:
     def _answered(self, what: str, done: asyncio.Future[Any]) -> None:
         del self._asking[what]
         if not done.cancelled():
-            done.exception()  # asyncio complains of one that nobody is left to look at
+            done.exception()  # asyncio logs an exception that nobody has retrieved

@@ -1,4 +1,4 @@
-"""Requests and tokens a minute of each API key, counted in Redis for all API processes together."""
+"""Requests and tokens a minute of each API key, counted in Redis across all API processes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ MINUTE_S: Final = 60.0
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """What is left of a minute's worth; `reset_s` is when it is full again."""
+    """What is left of a minute's allowance. `reset_s` is the time until it is full again."""
 
     most: int
     left: int
 
     @property
     def reset_s(self) -> float:
-        """Seconds until all of it is there again."""
+        """Seconds until the bucket is full."""
         return (self.most - self.left) * MINUTE_S / self.most
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """A key's limits after a request; None for what has none. `wait_s` over 0: not admitted."""
+    """A key's limits after a request; None for a limit that it does not have.
+
+    The request is admitted if `wait_s` is 0.
+    """
 
     wait_s: float
     requests: Bucket | None
@@ -40,7 +43,7 @@ class Allowance(msgspec.Struct, frozen=True):
 
 
 class Limits:
-    """Takes from the buckets of keys. Of one event loop."""
+    """Takes from the buckets of keys. Owned by one event loop."""
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         folder = resources.files("penstock.transport.store") / "scripts"
@@ -49,14 +52,14 @@ class Limits:
         self._patience_s = settings.redis_patience_s
 
     async def take(self, card: KeyCard, tokens: int) -> Allowance:
-        """Take one request of `tokens` (an estimate), or tell how long to wait for it.
+        """Take one request of `tokens` (an estimate), or return how long to wait.
 
         :raises StoreUnavailable:
         """
         return await self._run(card, 1, tokens, "0")
 
     async def settle(self, card: KeyCard, tokens: int) -> None:
-        """Take `tokens` more than the estimate was; below 0, give them back.
+        """Take `tokens` more than the estimate; if negative, give tokens back.
 
         :raises StoreUnavailable:
         """

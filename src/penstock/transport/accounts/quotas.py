@@ -1,7 +1,7 @@
-"""Tokens a day and a month of each API key, counted in Redis for all API processes together.
+"""Tokens a day and a month of each API key, counted in Redis across all API processes.
 
-Days and months are UTC's. A request takes its estimate when it is admitted, and the difference to
-what it has used when it ends, from the same day and month.
+Days and months are in UTC. A request takes its estimate when it is admitted; when it ends, the
+difference to its actual use is settled in the same day and month.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _FORMATS: Final = {"day": "%Y-%m-%d", "month": "%Y-%m"}
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What was taken at admission: the keys of the periods, to be settled later."""
+    """What was taken at admission: the keys of the periods, for `Quotas.settle`."""
 
     names: tuple[tuple[str, str], ...] = ()
     over: str = ""
-    """The period ("day", "month") of which nothing is left; nothing is taken then."""
+    """The period ("day", "month") that is used up; if set, nothing was taken."""
 
 
 class Quotas:
-    """Takes from the quotas of keys. Of one event loop."""
+    """Takes from the quotas of keys. Owned by one event loop."""
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self._redis = cast("Any", redis)
         self._patience_s = settings.redis_patience_s
 
     async def take(self, card: KeyCard, tokens: int) -> Taken:
-        """Take an estimate of a request's tokens; the last of a quota may be overdrawn.
+        """Take an estimate of a request's tokens; the last request may overdraw a quota.
 
         :raises StoreUnavailable:
         """
@@ -57,7 +57,7 @@ class Quotas:
         return Taken(names)
 
     async def settle(self, taken: Taken, tokens: int) -> None:
-        """Take `tokens` more than the estimate was; below 0, give them back.
+        """Take `tokens` more than the estimate; if negative, give tokens back.
 
         :raises StoreUnavailable:
         """
@@ -76,7 +76,7 @@ class Quotas:
 
 
 def used(redis: redis.Redis, card: KeyCard, patience_s: float) -> dict[str, int]:
-    """Return a key's tokens of this day and month, where it has a quota.
+    """Return a key's used tokens by period, for each period that has a quota.
 
     :raises StoreUnavailable:
     """
@@ -84,8 +84,8 @@ def used(redis: redis.Redis, card: KeyCard, patience_s: float) -> dict[str, int]
     if not names:
         return {}
     client = cast("Any", redis)
-    found = patiently(lambda: client.mget([name for _, name in names]), patience_s)
-    return {period: int(value or 0) for (period, _), value in zip(names, found, strict=True)}
+    values = patiently(lambda: client.mget([name for _, name in names]), patience_s)
+    return {period: int(value or 0) for (period, _), value in zip(names, values, strict=True)}
 
 
 def _names(card: KeyCard) -> tuple[tuple[str, str], ...]:
@@ -102,7 +102,7 @@ def _limit(card: KeyCard, period: str) -> int:
 
 
 def resets_in_s(period: str) -> float:
-    """Return the seconds until a period is over."""
+    """Return the seconds until the period ("day" or "month") ends."""
     now = time.time()
     if period == "day":
         return DAY_S - now % DAY_S

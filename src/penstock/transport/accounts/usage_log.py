@@ -1,4 +1,4 @@
-"""Who used what: one entry a request, appended and never changed, oldest ones dropped at a bound."""
+"""Usage by request: an append-only log of one entry a request, with a bounded length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 PAGE: Final = 1_000
 MOST_PENDING: Final = 10_000
-"""Rows of some hundred bytes that a process keeps while Redis is away."""
+"""Rows, of a few hundred bytes each, that a process buffers while Redis is away."""
 DAY_S: Final = 86_400
 
 
@@ -42,11 +42,14 @@ end
 redis.call('SET', KEYS[2], math.max(last, first + #ARGV - 5), 'EX', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 """
-"""Appends numbered rows; the second key is the number of the process's last one."""
+"""Appends numbered rows. The second key holds the number of the process's last row."""
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """One request's use, or a part's of many embeddings. `outcome` is "ok" or an error's code; `time` is ISO 8601, UTC."""
+    """The usage of one request, or of one part of a large embeddings request.
+
+    `outcome` is "ok" or an error's code; `time` is ISO 8601, UTC.
+    """
 
     time: str
     key: str
@@ -68,22 +71,22 @@ _encoder = msgspec.json.Encoder()
 
 
 def now() -> str:
-    """Return the time as a row tells it."""
+    """Return the current time in a row's format."""
     return told(clock.now_ms())
 
 
 def told(unix_ms: int) -> str:
-    """Return a time as a row tells it."""
+    """Return a Unix time in a row's format."""
     seconds, milliseconds = divmod(unix_ms, 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
 
 
 class UsageLog:
-    """The rows that one API process writes. Of one event loop.
+    """The rows that one API process writes. Owned by one event loop.
 
-    What cannot be written now waits here for Redis to come back, up to `MOST_PENDING` rows; past
-    that, the oldest are dropped, and the log says how many. Each row is numbered, so that one whose
-    answer got lost with a connection is not written twice.
+    Rows that cannot be written now wait for Redis, up to `MOST_PENDING`; past that, the oldest are
+    dropped, and the log reports how many. Rows are numbered, so that a row is not written twice
+    when the connection breaks before the answer.
     """
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
@@ -98,23 +101,23 @@ class UsageLog:
 
     @property
     def pending(self) -> int:
-        """Rows that wait."""
+        """The number of waiting rows."""
         return len(self._pending)
 
     async def add(self, row: UsageRow) -> None:
-        """Write a row now or, where Redis does not answer, later; nothing where the log is off."""
+        """Write a row now, or later if Redis does not answer. Does nothing if the log is off."""
         if not self._rows:
             return
         self._pending.append(_encoder.encode(row))
         if len(self._pending) > MOST_PENDING:
-            # A flush that is under way may have written it already: then it is not missing.
+            # A flush that is running may have written it already; then it is not missing.
             self._pending.popleft()
             self._written += 1
             self._dropped += 1
         await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits, until Redis fails; somebody else's flush takes new rows along."""
+        """Write the waiting rows until Redis fails; a running flush takes new rows along."""
         if self._flushing:
             return
         self._flushing = True
@@ -122,7 +125,7 @@ class UsageLog:
             while self._pending:
                 await self._write()
         except (RedisError, OSError, RuntimeError) as error:
-            _log.warning("%d rows of the usage log wait: %s", len(self._pending), error)
+            _log.warning("%d rows of the usage log are waiting: %s", len(self._pending), error)
         else:
             if self._dropped:
                 _log.error("%d rows are missing from the usage log", self._dropped)
@@ -134,14 +137,14 @@ class UsageLog:
         rows = list(islice(self._pending, PAGE))
         first = self._written + 1
         await self._script(keys=self._keys, args=[first, self._rows, self._life_s, DAY_S, *rows])
-        # Some of them may have been dropped meanwhile.
+        # Some rows may have been dropped meanwhile.
         for _ in range(first + len(rows) - 1 - self._written):
             self._pending.popleft()
             self._written += 1
 
 
 def read(redis: redis.Redis, since_ms: int, patience_s: float) -> Iterator[UsageRow]:
-    """Yield the rows that were written at or after `since_ms` (Unix time), oldest first.
+    """Yield the rows written at or after `since_ms` (Unix time), oldest first.
 
     :raises StoreUnavailable:
     """

@@ -1,1 +1,1 @@
-"""Which workers live and what they serve."""
+"""Live workers and what they serve."""

@@ -1,4 +1,4 @@
-"""Which workers live and which models they serve: a worker's side."""
+"""Live workers and the models that they serve: a worker's side."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 HEARTBEATS_OF_LIFE: Final = 5
-"""A worker that missed this many counts as dead."""
+"""A worker that has missed this many heartbeats counts as dead."""
 MODEL_LIFE_S: Final = 86_400
 DRAIN_LIFE_S: Final = 3_600
-"""An operator's wish outlives the worker that it is for by this at most."""
+"""How long an operator's request outlives its worker, at most."""
 
 _encoder = msgspec.json.Encoder()
 
 
 class Announcer:
-    """A worker's voice in the registry; one thread uses it."""
+    """A worker's entry in the registry. Used by one thread."""
 
     def __init__(self, redis: redis.Redis, settings: Settings) -> None:
         self._redis = cast("Any", redis)
@@ -41,11 +41,11 @@ class Announcer:
         return seconds * 1000 + microseconds // 1000
 
     def announce(self, card: WorkerCard) -> bool:
-        """Tell that this worker lives; to be called every `settings.heartbeat_s`.
+        """Publish that this worker is alive; call it every `settings.heartbeat_s`.
 
-        Returns whether an operator has asked it to rest: to claim nothing until told otherwise.
+        Returns whether an operator has asked it to rest: to claim nothing until further notice.
 
-        :raises redis.exceptions.RedisError: Redis is away; the next heartbeat may tell.
+        :raises redis.exceptions.RedisError: Redis is away; the next heartbeat tries again.
         """
         now_ms = self._now_ms()
         pipeline = self._redis.pipeline(transaction=False)
@@ -59,11 +59,11 @@ class Announcer:
             pipeline.zadd(keys.MODELS, {model.queue: now_ms})
         pipeline.zremrangebyscore(keys.MODELS, "-inf", now_ms - MODEL_LIFE_S * 1000)
         pipeline.expire(keys.MODELS, MODEL_LIFE_S)
-        pipeline.expire(keys.drain(card.id), DRAIN_LIFE_S)  # 1 only where the key is there
+        pipeline.expire(keys.drain(card.id), DRAIN_LIFE_S)  # returns 1 only if the key exists
         return bool(pipeline.execute()[-1])
 
     def _claims_from(self, pipeline: Any, queue: str, card: WorkerCard, now_ms: int) -> None:
-        """Stand among those that share a queue's jobs, or leave them while nothing is claimed."""
+        """Join the workers that share a queue's jobs, or leave them while nothing is claimed."""
         key = keys.workers_of(queue)
         pipeline.zremrangebyscore(key, "-inf", now_ms)
         if card.draining:
@@ -73,7 +73,7 @@ class Announcer:
             pipeline.pexpire(key, self._life_ms)
 
     def withdraw(self, worker_id: str, queues: Iterable[str]) -> None:
-        """Tell that this worker goes; without it, its silence tells soon.
+        """Remove this worker. Without this call, its missing heartbeats have the same effect.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """

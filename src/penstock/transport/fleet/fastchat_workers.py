@@ -1,4 +1,4 @@
-"""FastChat's own workers that have registered with us: known to every API process through Redis."""
+"""FastChat workers that have registered with us, shared by all API processes through Redis."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _encoder = msgspec.json.Encoder()
 
 PROBE_S: Final = 3.0
-"""How often one of the API processes looks at each of them."""
+"""How often one of the API processes probes each of them."""
 
 
 class PeerCard(msgspec.Struct, frozen=True):
-    """A FastChat worker: its base URL, and what it told of itself last.
+    """A FastChat worker: its base URL, and its last report.
 
-    `speed` and `queue_length` are FastChat's: a weight, and requests that run or wait. `vouched`:
-    it came with the token, and need not be on the list of hosts.
+    `speed` and `queue_length` are FastChat's: a weight, and the requests that run or wait.
+    `vouched`: it registered with the token, so it need not be on the list of hosts.
     """
 
     url: str
@@ -40,12 +40,14 @@ _decoder = msgspec.json.Decoder(PeerCard)
 
 
 def key_of(url: str) -> str:
-    """Return the key of a peer's card; a URL may hold anything, so its hash."""
+    """Return the key of a worker's card; a URL may hold any character, so it is hashed."""
     return keys.peer(hashlib.sha256(url.encode()).hexdigest()[:32])
 
 
 class PeerBook:
-    """The list of peers. Every card lives for `settings.fastchat_worker_life_s` after its last sign.
+    """The list of FastChat workers.
+
+    A card expires `settings.fastchat_worker_life_s` after its last renewal.
 
     All methods raise redis.exceptions.RedisError while Redis is away.
     """
@@ -55,7 +57,7 @@ class PeerBook:
         self._life_ms = int(settings.fastchat_worker_life_s * 1000)
 
     async def put(self, card: PeerCard) -> None:
-        """Add a peer, or renew it."""
+        """Add a worker, or renew it."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(key_of(card.url), _encoder.encode(card), px=self._life_ms)
         pipeline.sadd(keys.PEERS, card.url)
@@ -63,34 +65,34 @@ class PeerBook:
         await pipeline.execute()
 
     async def renew(self, card: PeerCard) -> bool:
-        """Renew a peer that is there; False where it is not (another process dropped it)."""
+        """Renew a worker; False if it is not listed (another process dropped it)."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(key_of(card.url), _encoder.encode(card), px=self._life_ms, xx=True)
         pipeline.pexpire(keys.PEERS, self._life_ms * 2)
         return bool((await pipeline.execute())[0])
 
     async def get(self, url: str) -> PeerCard | None:
-        """Return a peer's card."""
-        found = await self._redis.get(key_of(url))
-        return None if found is None else _decoder.decode(found)
+        """Return a worker's card, or None if it is not listed."""
+        stored = await self._redis.get(key_of(url))
+        return None if stored is None else _decoder.decode(stored)
 
     async def drop(self, url: str) -> None:
-        """Forget a peer; its next heartbeat tells it, and it registers anew."""
+        """Delete a worker; its next heartbeat reports that, and it registers again."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.delete(key_of(url))
         pipeline.srem(keys.PEERS, url)
         await pipeline.execute()
 
     async def cards(self) -> tuple[PeerCard, ...]:
-        """Return every peer, by URL."""
+        """Return every worker's card, ordered by URL."""
         urls = sorted(url.decode() for url in await self._redis.smembers(keys.PEERS))
         if not urls:
             return ()
-        found = await self._redis.mget([key_of(url) for url in urls])
-        return tuple(_decoder.decode(card) for card in found if card is not None)
+        stored = await self._redis.mget([key_of(url) for url in urls])
+        return tuple(_decoder.decode(card) for card in stored if card is not None)
 
     async def may_probe(self, process: str) -> bool:
-        """Whether this process is the one that looks at the peers, for the next seconds."""
+        """Return whether this process is the one that probes the workers for the next seconds."""
         life_ms = int(PROBE_S * 3000)
         if await self._redis.set(keys.PEER_PROBER, process, px=life_ms, nx=True):
             return True

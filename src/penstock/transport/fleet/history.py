@@ -18,26 +18,29 @@ GROWTH: Final = 1.1
 """A bucket's upper bound over its lower one; a percentile is off by at most half of that."""
 SMALLEST_S: Final = 0.0005
 LARGEST_BUCKET: Final = 160
-"""Half an hour; what is longer counts as that."""
+"""Half an hour; longer latencies count as this."""
 
 Latency = Literal["ttft", "itl"]
 Amount = Literal["tokens", "prompt_tokens", "answers"]
 
 
 def bucket_of(seconds: float) -> int:
-    """Return the bucket of a latency."""
+    """Return the number of the bucket that a latency falls into."""
     if seconds <= SMALLEST_S:
         return 0
     return min(math.ceil(math.log(seconds / SMALLEST_S, GROWTH)), LARGEST_BUCKET)
 
 
 def seconds_of(bucket: int) -> float:
-    """Return the middle of a bucket."""
+    """Return the middle of a bucket, in seconds."""
     return SMALLEST_S * GROWTH**bucket * (1 + 1 / GROWTH) / 2
 
 
 def percentile(buckets: Mapping[int, int], share: float) -> float | None:
-    """Return the latency, in seconds, that `share` (0 to 1) of the counted ones do not exceed."""
+    """Return the latency, in seconds, that a `share` (0 to 1) of the counted ones do not exceed.
+
+    None if nothing was counted.
+    """
     total = sum(buckets.values())
     if total <= 0:
         return None
@@ -50,7 +53,7 @@ def percentile(buckets: Mapping[int, int], share: float) -> float | None:
 
 
 class History:
-    """What has been counted since the last `take`, by field. Owned by the event loop.
+    """Counts since the last `take`, by field. Owned by the event loop.
 
     A field is `<amount>::<queue>` or `<latency>:<bucket>:<queue>`.
     """
@@ -68,10 +71,10 @@ class History:
         self._counts[f"{latency}:{bucket_of(seconds)}:{queue}"] += count
 
     def take(self) -> dict[str, int]:
-        """Return the counts and begin anew."""
+        """Return the counts and reset them."""
         taken, self._counts = self._counts, Counter()
         return dict(taken)
 
     def give_back(self, counts: Mapping[str, int]) -> None:
-        """Count again what could not be handed on."""
+        """Add back counts that could not be written."""
         self._counts.update(counts)

@@ -1,4 +1,4 @@
-"""What an operator looks at: open jobs, the last hour's figures, workers asked to rest."""
+"""Figures for operators: open jobs, the last hour, workers asked to rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIELDS: Final = ("state", "tenant", "created", "next", "priority", "cost", "wor
 
 
 class OpenJob(msgspec.Struct, frozen=True):
-    """A job that waits or runs. `tokens` are in its journal; `lost` workers died with it."""
+    """A job that waits or runs. `tokens` are in its journal; `lost` workers died while running it."""
 
     id: str
     queue: str
@@ -37,7 +37,7 @@ class OpenJob(msgspec.Struct, frozen=True):
 
 
 class QueueMinute(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One queue's minute. Latencies are in seconds; None where none was measured."""
+    """One queue's minute. Latencies are in seconds; None if nothing was measured."""
 
     tokens: int = 0
     prompt_tokens: int = 0
@@ -51,13 +51,13 @@ class QueueMinute(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Overview:
-    """Reads across the fleet. Of one event loop; every call is one or two round trips."""
+    """Reads across the fleet. Owned by one event loop; every call is one or two round trips."""
 
     def __init__(self, redis: redis.asyncio.Redis) -> None:
         self._redis = cast("Any", redis)
 
     async def open_jobs(self, queues: Sequence[str], most: int) -> list[OpenJob]:
-        """Return jobs that wait (the oldest first) and run, up to `most` of each kind and queue.
+        """Return open jobs: waiting ones (oldest first) and running ones, `most` of each a queue.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
@@ -66,25 +66,25 @@ class Overview:
         for queue in queues:
             pipeline.zrange(keys.leases(queue), 0, most - 1)
             pipeline.zrange(keys.arrivals(queue), 0, most - 1)
-        (seconds, microseconds), *found = await pipeline.execute()
+        (seconds, microseconds), *answers = await pipeline.execute()
         now_s = seconds + microseconds / 1e6
-        wanted = [
+        job_ids = [
             (queue, job_id.decode())
-            for queue, running, waiting in zip(queues, found[::2], found[1::2], strict=True)
+            for queue, running, waiting in zip(queues, answers[::2], answers[1::2], strict=True)
             for job_id in (*running, *waiting)
         ]
         pipeline = self._redis.pipeline(transaction=False)
-        for queue, job_id in wanted:
+        for queue, job_id in job_ids:
             pipeline.hmget(keys.job(queue, job_id), _FIELDS)
         rows = await pipeline.execute()
         return [
             _open_job(queue, job_id, row, now_s)
-            for (queue, job_id), row in zip(wanted, rows, strict=True)
+            for (queue, job_id), row in zip(job_ids, rows, strict=True)
             if row[0] in {b"waiting", b"running"}
         ]
 
     async def depths(self, queues: Sequence[str]) -> dict[str, QueueDepth]:
-        """Return how much waits and runs on each queue: `JobQueue.depth`, for many at once.
+        """Return how many jobs wait and run: `JobQueue.depth` for many queues at once.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
@@ -95,7 +95,7 @@ class Overview:
             pipeline.hget(keys.counters(queue), "tokens")
             pipeline.zcard(keys.leases(queue))
             pipeline.zrange(keys.arrivals(queue), 0, 0, withscores=True)
-        (seconds, microseconds), *found = await pipeline.execute()
+        (seconds, microseconds), *answers = await pipeline.execute()
         now_s = seconds + microseconds / 1e6
         return {
             queue: QueueDepth(
@@ -105,23 +105,23 @@ class Overview:
                 oldest_age_s=max(now_s - oldest[0][1] / 1000, 0.0) if oldest else 0.0,
             )
             for queue, waiting, tokens, running, oldest in zip(
-                queues, found[::4], found[1::4], found[2::4], found[3::4], strict=True
+                queues, answers[::4], answers[1::4], answers[2::4], answers[3::4], strict=True
             )
         }
 
     async def resting(self, worker_ids: Sequence[str]) -> frozenset[str]:
-        """Return the workers that are asked to rest.
+        """Return the ids of the workers that are asked to rest.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for worker_id in worker_ids:
             pipeline.exists(keys.drain(worker_id))
-        asked = await pipeline.execute()
-        return frozenset(one for one, there in zip(worker_ids, asked, strict=True) if there)
+        answers = await pipeline.execute()
+        return frozenset(one for one, is_asked in zip(worker_ids, answers, strict=True) if is_asked)
 
     async def ask_to_rest(self, worker_id: str, *, rest: bool) -> None:
-        """Ask a worker to claim nothing more, or to go on; it does so with its next heartbeat.
+        """Ask a worker to claim nothing more, or to continue; its next heartbeat takes it up.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
@@ -131,7 +131,7 @@ class Overview:
             await self._redis.delete(keys.drain(worker_id))
 
     async def add_history(self, counts: Mapping[str, int]) -> None:
-        """Add a process's counts to the minute that it is now by Redis's clock.
+        """Add a process's counts to the current minute of Redis's clock.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
@@ -146,7 +146,7 @@ class Overview:
     async def history(self, minutes: int) -> tuple[int, list[dict[str, QueueMinute]]]:
         """Return the time (Unix, in seconds, by Redis's clock) and the last minutes, by queue.
 
-        The list ends with the present minute, which is not over; the queue "" is all of them.
+        The list ends with the current minute, which is not over; the queue "" is the sum of all.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """

@@ -1,4 +1,4 @@
-"""Which workers live and which models they serve: the API's side."""
+"""Live workers and the models that they serve: the API's side."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from penstock.contract.worker import ModelCard, WorkerCard
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport import keys
 from penstock.transport.fleet.announcer import MODEL_LIFE_S, Announcer
-from penstock.transport.fleet.beginning import Beginning
 from penstock.transport.fleet.served import Served, by_name, by_queue, serve
 from penstock.transport.fleet.standby import plain_card
+from penstock.transport.fleet.store_age import StoreAge
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -29,7 +29,7 @@ __all__ = ["Announcer", "Registry", "Served"]
 REFRESH_S: Final = 1.0
 
 ASSUMED_TOKENS_PER_S: Final = {"cuda": 1_000.0, "xpu": 300.0, "cpu": 50.0}
-"""What a worker of a device is taken for until it has been seen at work."""
+"""Tokens/s assumed of a worker, by device, until its speed has been measured."""
 
 _log = logging.getLogger(__name__)
 _worker_decoder = msgspec.json.Decoder(WorkerCard)
@@ -37,7 +37,7 @@ _model_decoder = msgspec.json.Decoder(ModelCard)
 
 
 class View(msgspec.Struct, frozen=True):
-    """The fleet as it was at `read_s` (monotonic); `now_s` is Redis's clock then."""
+    """The fleet as of `read_s` (monotonic); `now_s` is Redis's clock at that time."""
 
     read_s: float
     now_s: float
@@ -55,17 +55,17 @@ def _without_errors(answers: list[Any]) -> list[Any]:
 
 
 def _waiting(queue: str, answer: Any) -> int:
-    """Return how many jobs wait; a queue whose key is of another type does not hide the others."""
+    """Return how many jobs wait; an error, such as a key of another type, counts as 0."""
     if isinstance(answer, int):
         return answer
-    _log.warning("how much waits on %s cannot be read: %s", keys.arrivals(queue), answer)
+    _log.warning("the number of waiting jobs cannot be read: %s: %s", keys.arrivals(queue), answer)
     return 0
 
 
 class Registry:
     """The API's view of the fleet. Owned by one event loop.
 
-    While Redis is away the last view serves on, for up to `settings.redis_patience_s`.
+    While Redis is away, the last view stays valid for up to `settings.redis_patience_s`.
     """
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
@@ -74,19 +74,19 @@ class Registry:
         self._most_waiting = settings.max_waiting_jobs
         self._standby = settings.standby_queues
         self._view_life_s = settings.redis_patience_s
-        self._beginning = Beginning(settings)
+        self._store_age = StoreAge(settings)
         self._view: View | None = None
         self._picked: dict[str, int] = {}
         self._best_tokens_per_s: dict[tuple[str, int], float] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Refresh at once, without an error where Redis is away, and then every second."""
+        """Refresh now, without an error if Redis is away, and then every second."""
         await self._try_refresh()
         self._task = asyncio.create_task(self._refresh_for_ever(), name="penstock-registry")
 
     async def stop(self) -> None:
-        """End the refreshing."""
+        """Stop refreshing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -104,7 +104,7 @@ class Registry:
             _log.warning("the registry keeps its last view: %s", error)
 
     async def refresh(self) -> None:
-        """Read the fleet anew.
+        """Read the fleet again.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
@@ -113,36 +113,40 @@ class Registry:
         pipeline.time()
         pipeline.zrange(keys.WORKERS, 0, -1)
         pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
-        self._beginning.ask(pipeline)
+        self._store_age.ask(pipeline)
         *answers, mark = await pipeline.execute(raise_on_error=False)
         (seconds, microseconds), worker_ids, models = _without_errors(answers)
         clock.hear((seconds, microseconds), asked_s)
-        seen_ms = {queue.decode(): seen for queue, seen in models}
+        seen_ms = {queue.decode(): last_ms for queue, last_ms in models}
         seen_ms = dict.fromkeys(self._standby, 0.0) | seen_ms
         queues = list(seen_ms)
         pipeline = self._redis.pipeline(transaction=False)
-        # MGET takes no empty list; there is never a worker without a name.
-        pipeline.mget([keys.worker(one.decode()) for one in worker_ids] or [keys.worker("")])
+        # MGET takes no empty list; no worker has an empty name.
+        pipeline.mget(
+            [keys.worker(worker_id.decode()) for worker_id in worker_ids] or [keys.worker("")]
+        )
         pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
         for queue in queues:
             pipeline.zcard(keys.arrivals(queue))
-        self._beginning.hear(mark, seconds * 1000 + microseconds // 1000, pipeline)
-        for queue in self._standby:  # what its last worker told is not forgotten
+        self._store_age.hear(mark, seconds * 1000 + microseconds // 1000, pipeline)
+        for queue in self._standby:  # keep what its last worker announced
             pipeline.expire(keys.model(queue), MODEL_LIFE_S)
         answers = await pipeline.execute(raise_on_error=False)
         cards, model_cards = _without_errors(answers[:2])
-        rest = [_waiting(queue, one) for queue, one in zip(queues, answers[2:], strict=False)]
+        waits = [
+            _waiting(queue, answer) for queue, answer in zip(queues, answers[2:], strict=False)
+        ]
         workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
         working = by_queue(worker for worker in workers if not worker.draining)
         served = tuple(
             serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
-            for queue, known, waiting in zip(queues, model_cards, rest, strict=False)
-            if (card := self._card(queue, known)) is not None
+            for queue, encoded, waiting in zip(queues, model_cards, waits, strict=False)
+            if (card := self._card(queue, encoded)) is not None
         )
-        for one in served:
-            fleet = (one.card.queue, len(one.workers))
+        for served_queue in served:
+            fleet = (served_queue.card.queue, len(served_queue.workers))
             best = self._best_tokens_per_s.get(fleet, 0.0)
-            self._best_tokens_per_s[fleet] = max(one.load.decode_tokens_per_s, best)
+            self._best_tokens_per_s[fleet] = max(served_queue.load.decode_tokens_per_s, best)
         self._picked = {}
         self._view = View(
             read_s=time.monotonic(),
@@ -152,10 +156,10 @@ class Registry:
             by_name=by_name(served),
         )
 
-    def _card(self, queue: str, known: bytes | None) -> ModelCard | None:
-        if known is None:
+    def _card(self, queue: str, encoded: bytes | None) -> ModelCard | None:
+        if encoded is None:
             return plain_card(queue) if queue in self._standby else None
-        return _model_decoder.decode(known)
+        return _model_decoder.decode(encoded)
 
     def _fresh_view(self) -> View | None:
         view = self._view
@@ -163,14 +167,14 @@ class Registry:
         return None if too_old else view
 
     def workers(self) -> tuple[WorkerCard, ...]:
-        """Return every live worker, draining ones too; none while Redis is away for long."""
+        """Return every live worker, draining ones too; none if Redis has been away for long."""
         view = self._fresh_view()
         return view.workers if view else ()
 
     def known(self) -> tuple[Served, ...]:
         """Return every queue that was announced within a day or stands by, served or not.
 
-        :raises StoreUnavailable: Redis has been away for too long to tell.
+        :raises StoreUnavailable: Redis has been away for too long to know.
         """
         view = self._fresh_view()
         if view is None:
@@ -180,45 +184,47 @@ class Registry:
     def served(self) -> tuple[Served, ...]:
         """Return every queue that a live worker serves, with its load."""
         view = self._fresh_view()
-        return tuple(one for one in view.served if one.workers) if view else ()
+        return tuple(queue for queue in view.served if queue.workers) if view else ()
 
     def models(self) -> tuple[ModelCard, ...]:
-        """Return the card of every queue that a live worker serves, or that stands by."""
+        """Return the card of every queue that a live worker serves or that stands by."""
         view = self._fresh_view()
         if view is None:
             return ()
         return tuple(
-            one.card for one in view.served if one.workers or one.card.queue in self._standby
+            queue.card
+            for queue in view.served
+            if queue.workers or queue.card.queue in self._standby
         )
 
     def resolve(self, name: str) -> tuple[Served, ...]:
-        """Return the queues that serve a model, by its name, an alias or a queue's name.
+        """Return the queues that serve a model, found by its name, an alias or a queue's name.
 
-        Live ones only, if there are any; else those that stand by, or whose last worker went a
-        moment ago.
+        Only live queues if there are any; otherwise those that stand by, or whose last worker left
+        within the grace time.
 
         :raises UnknownModel: no worker has announced it within a day.
-        :raises NoWorker: its last worker has been gone for longer than the grace time, or the store
-            is new or has lost its memory, and workers are announcing themselves.
-        :raises StoreUnavailable: Redis has been away for too long to tell.
+        :raises NoWorker: its last worker left longer ago than the grace time, or the store is new
+            or has lost its data and workers are still announcing themselves.
+        :raises StoreUnavailable: Redis has been away for too long to know.
         """
         view = self._fresh_view()
         if view is None:
             raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
-        known = view.by_name.get(name)
-        if not known:
-            left_s = self._beginning.settles_in_s()
+        queues = view.by_name.get(name)
+        if not queues:
+            left_s = self._store_age.settles_in_s()
             if left_s > 0:
                 raise NoWorker(
                     f"the model {name!r} is not known yet: workers are announcing themselves",
                     retry_after_s=left_s,
                 )
             raise UnknownModel(f"the model {name!r} does not exist")
-        live = tuple(one for one in known if one.workers)
+        live = tuple(queue for queue in queues if queue.workers)
         recent = tuple(
-            one
-            for one in known
-            if view.now_s - one.seen_s <= self._grace_s or one.card.queue in self._standby
+            queue
+            for queue in queues
+            if view.now_s - queue.seen_s <= self._grace_s or queue.card.queue in self._standby
         )
         if not live and not recent:
             raise NoWorker(f"no worker serves the model {name!r} now", retry_after_s=self._grace_s)
@@ -230,37 +236,37 @@ class Registry:
         :raises UnknownModel, NoWorker, StoreUnavailable: as `resolve`.
         """
         best = min(self.resolve(name), key=self._expected_wait)
-        # What was picked since the last refresh counts, or a burst would go to one queue whole.
+        # Picks since the last refresh count, or one queue would get a whole burst.
         queue = best.card.queue
         self._picked[queue] = self._picked.get(queue, 0) + 1
         return best.card
 
     def has_room(self, card: ModelCard) -> bool:
-        """Whether a live queue of a model was below its bound of jobs at the last look."""
+        """Return whether a live queue of a model had room for a job at the last look."""
         return any(
-            one.card.name == card.name and one.waiting_jobs < self._most_waiting
-            for one in self.served()
+            queue.card.name == card.name and queue.waiting_jobs < self._most_waiting
+            for queue in self.served()
         )
 
     def other_queues(self, card: ModelCard) -> tuple[str, ...]:
-        """Return the other live queues of the same model, the shortest wait first.
+        """Return the other live queues of the same model, shortest wait first.
 
         Another version that shares only an alias with it is not the same model.
         """
         others = [
-            one
-            for one in self.served()
-            if one.card.name == card.name
-            and one.card.backend == card.backend
-            and one.card.queue != card.queue
+            queue
+            for queue in self.served()
+            if queue.card.name == card.name
+            and queue.card.backend == card.backend
+            and queue.card.queue != card.queue
         ]
-        return tuple(one.card.queue for one in sorted(others, key=self._expected_wait))
+        return tuple(queue.card.queue for queue in sorted(others, key=self._expected_wait))
 
     def _expected_wait(self, served: Served) -> tuple[float, float]:
-        """Return what a further job can expect of a queue; less is better.
+        """Return a key by which queues are compared for a further job; less is better.
 
-        Jobs share a worker's tokens/s once its slots are full; below that, each gets a slot's
-        share. The occupancy decides between equals.
+        Jobs share a worker's tokens/s once its slots are full; before that, each gets a slot's
+        share. Ties are decided by occupancy.
         """
         queue = served.card.queue
         assumed = ASSUMED_TOKENS_PER_S.get(served.card.device.split(".")[0], 1.0)

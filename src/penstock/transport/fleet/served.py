@@ -1,4 +1,4 @@
-"""Queues and the workers that serve them, as the registry shows them."""
+"""Queues and the workers that serve them, as the registry presents them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Served(msgspec.Struct, frozen=True):
     """One queue that serves a model.
 
-    `workers` are the live ones; there are none in the grace time after the last one went. `load`
-    sums theirs, `slots` too. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
+    `workers` are the live ones; empty in the grace time after the last one left. `load` and `slots`
+    are sums over them. `waiting_jobs` are on the queue. `seen_s` is Unix time by Redis's clock.
     """
 
     card: ModelCard
@@ -28,16 +28,16 @@ class Served(msgspec.Struct, frozen=True):
 
 
 def by_name(served: Iterable[Served]) -> dict[str, list[Served]]:
-    """Sort queues by their model's name, its aliases and their own names."""
-    found: dict[str, list[Served]] = {}
-    for one in served:
-        for name in {one.card.name, one.card.queue, *one.card.aliases}:
-            found.setdefault(name, []).append(one)
-    return found
+    """Group queues by their model's name, its aliases and their own names."""
+    queues: dict[str, list[Served]] = {}
+    for queue in served:
+        for name in {queue.card.name, queue.card.queue, *queue.card.aliases}:
+            queues.setdefault(name, []).append(queue)
+    return queues
 
 
 def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
-    """Add the loads of a queue's workers up; use of KV and step time are means."""
+    """Add up the loads of a queue's workers; KV use and step time are means."""
     if not loads:
         return WorkerLoad()
     return WorkerLoad(
@@ -55,16 +55,16 @@ def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
 
 
 def by_queue(workers: Iterable[WorkerCard]) -> dict[str, list[WorkerCard]]:
-    """Sort workers by what they serve; with many of both, nobody may look for each in each."""
-    found: dict[str, list[WorkerCard]] = {}
+    """Group workers by the queues that they serve, in one pass over the workers."""
+    by_name: dict[str, list[WorkerCard]] = {}
     for worker in workers:
         for queue in {model.queue for model in worker.models}:
-            found.setdefault(queue, []).append(worker)
-    return found
+            by_name.setdefault(queue, []).append(worker)
+    return by_name
 
 
 def serve(last: ModelCard, workers: Sequence[WorkerCard], waiting: int, seen_s: float) -> Served:
-    """Return what a queue's live workers amount to; `last` is the card announced last."""
+    """Return a queue with the sums over its live workers; `last` is the card announced last."""
     queue = last.queue
     return Served(
         card=last,

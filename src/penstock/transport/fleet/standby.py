@@ -1,4 +1,4 @@
-"""Queues that take jobs though no worker lives, because something will start one."""
+"""Queues that take jobs while no worker lives, because something will start one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from penstock.contract.worker import ModelCard
 
 UNKNOWN_CONTEXT: Final = 32_768
 UNKNOWN_VOCABULARY: Final = 2**31 - 1
-"""The worker refuses what its model cannot take, once there is one."""
+"""Assumed until a worker lives; the worker then refuses what its model cannot take."""
 
 
 def plain_card(queue: str) -> ModelCard:
-    """Return what a queue's name tells of a model that no worker has announced yet."""
+    """Return a card made from a queue's name, for a model that no worker has announced yet."""
     name, _, device = queue.rpartition("-")
     return ModelCard(
         name=name,

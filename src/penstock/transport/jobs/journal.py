@@ -1,4 +1,4 @@
-"""Reading a job's journal: the truth of what was generated."""
+"""Reads a job's journal: the record of what was generated."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import redis.asyncio
 
 PAGE: Final = 1_000
-"""Events that one call returns at most, unless told otherwise."""
+"""Default for the most events that one call returns."""
 
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def events(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Event]:
-    """Return the events of a stream's entries, as XRANGE gives them."""
+    """Return the events of a stream's entries, in the form that XRANGE returns."""
     return [_decoder.decode(fields[b"e"]) for _, fields in entries]
 
 

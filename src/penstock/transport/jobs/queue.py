@@ -1,7 +1,7 @@
-"""The two sides of a queue: the API submits and cancels, a worker (`worker_queue`) claims and appends.
+"""Both sides of a queue: the API submits and cancels; a worker (`worker_queue`) claims and appends.
 
 Every method is one Lua script (`transport/store/scripts/`), retried while Redis is away for up to
-`settings.redis_patience_s`. All of them bear being repeated after an answer was lost.
+`settings.redis_patience_s`. All of them may be repeated after an answer was lost.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ _encoder = msgspec.json.Encoder()
 
 
 def _retry_after_s(jobs_over: int, finishes_per_s: float) -> float:
-    """Return when a place may be free, from the rate at which jobs of the queue end."""
+    """Return in how many seconds there may be room, from the rate at which the queue's jobs end."""
     if finishes_per_s <= 0:
         return RETRY_AFTER_UNKNOWN_S
     return float(min(max(math.ceil(jobs_over / finishes_per_s), 1), RETRY_AFTER_MOST_S))
 
 
 class JobQueue:
-    """The API's side: asynchronous, of one event loop."""
+    """The API's side: asynchronous, owned by one event loop."""
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self._redis = cast("Any", redis)
@@ -94,7 +94,7 @@ class JobQueue:
     async def now_ms(self) -> int:
         """Return Redis's clock, for a job's `created_ms` and `deadline_ms`.
 
-        A round trip only where nobody in this process has asked Redis of late.
+        A round trip happens only if this process has not asked Redis recently.
 
         :raises StoreUnavailable:
         """
@@ -107,14 +107,14 @@ class JobQueue:
         clock.hear(await self._redis.time(), asked_s)
 
     async def submit(self, job: Job) -> bool:
-        """Store a job and ring a worker; False if this id was there already.
+        """Store a job and ring a doorbell; False if a job with this id exists already.
 
-        :raises QueueFull: the queue is at its bound; nothing was stored.
+        :raises QueueFull: the queue is at its limit; nothing was stored.
         :raises StoreUnavailable: Redis stayed away, or is out of memory.
         """
         settings = self._settings
         answer = await self._patiently(
-            lambda: self._scripts.run_together(
+            lambda: self._scripts.run_shared(
                 "submit",
                 job.queue,
                 job.id,
@@ -134,7 +134,7 @@ class JobQueue:
                 f"the queue {job.queue} is full",
                 retry_after_s=_retry_after_s(answer[1], float(answer[2])),
             )
-        # The worker is at it already: where the job is to be found delays nobody.
+        # The worker has the job already; recording where to find it delays nobody.
         life_ms = await self._life_ms(job)
         await self._patiently(
             lambda: self._scripts.together.run("SET", keys.locate(job.id), job.queue, "PX", life_ms)
@@ -142,9 +142,9 @@ class JobQueue:
         return answer[0] == 1
 
     async def place(self, job: Job) -> str:
-        """Settle which queue a job with an id of the client's making is on; the first word counts.
+        """Return the queue of a job whose id the client chose; the first request decides.
 
-        A repeated request may be meant for another queue by then.
+        A repeated request may have been placed on another queue.
 
         :raises StoreUnavailable: Redis stayed away.
         """
@@ -155,7 +155,7 @@ class JobQueue:
         return job.queue if queue is None else queue.decode()
 
     async def _life_ms(self, job: Job) -> int:
-        """Return for how long a job can be found: until its deadline, then its journal's time."""
+        """Return for how many ms a job can be found: until its deadline plus the journal's time."""
         left_ms = max(job.deadline_ms - await self.now_ms(), 0)
         return left_ms + self._settings.journal_ttl_s * 1000
 
@@ -170,7 +170,7 @@ class JobQueue:
         return queue.decode()
 
     async def cancel(self, job_id: str) -> str:
-        """Return "cancelled" (it waited), "requested" (it runs) or the state it had ended in.
+        """Cancel a job; return "cancelled" (it waited), "requested" (it runs) or its last status.
 
         :raises UnknownJob: no such job, or its journal has expired.
         """
@@ -181,15 +181,15 @@ class JobQueue:
         return answer.decode()
 
     async def state(self, job_id: str) -> JobState:
-        """Return where a job stands.
+        """Return a job's state.
 
         :raises UnknownJob: no such job, or its journal has expired.
         """
         queue = await self.locate(job_id)
-        found = await self._patiently(
+        fields = await self._patiently(
             lambda: self._redis.hmget(keys.job(queue, job_id), _STATE_FIELDS)
         )
-        if found[0] is None:
+        if fields[0] is None:
             raise UnknownJob(f"no such job: {job_id}")
         (
             status,
@@ -203,7 +203,7 @@ class JobQueue:
             deadline,
             tenant,
             digest,
-        ) = found
+        ) = fields
         return JobState(
             job_id=job_id,
             queue=queue,
@@ -226,12 +226,12 @@ class JobQueue:
         :raises UnknownJob: no such job, or its journal has expired.
         """
         queue = await self.locate(job_id)
-        found = await self._patiently(lambda: self._scripts.run("redirect", queue, job_id, reply))
-        if not found:
+        moved = await self._patiently(lambda: self._scripts.run("redirect", queue, job_id, reply))
+        if not moved:
             raise UnknownJob(f"no such job: {job_id}")
 
     async def depth(self, queue: str) -> QueueDepth:
-        """Return how much waits on a queue and how much runs."""
+        """Return how many jobs wait on a queue and how many run."""
         jobs, tokens, running, age_ms = await self._patiently(
             lambda: self._scripts.run("depth", queue)
         )
@@ -243,7 +243,7 @@ class JobQueue:
         )
 
     async def reap(self, queue: str) -> ReapResult:
-        """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""
+        """Repair what dead workers, deadlines and lost doorbells left behind; see `reap.lua`."""
         arguments = reaping.arguments(self._settings)
         runs: list[list[int]] = []
         while not runs or reaping.stopped_early(runs):

@@ -1,4 +1,4 @@
-"""How a call of the reaper goes, from either side: some runs of its script."""
+"""How both sides call the reaper: several runs of its script."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 REAP_PAUSE_MS: Final = 250
-"""Redis itself refuses to reap a queue more often, however many processes ask, but for a lease that
-is over."""
+"""The least time between two runs on a queue, enforced by Redis for all processes; an expired
+lease is exempt."""
 REAP_MOST: Final = 64
-"""Leases, deadlines and doorbells that one run of the reaper looks at: it holds Redis up."""
+"""Leases, deadlines and doorbells that one run looks at: it blocks Redis while it runs."""
 REAP_RUNS: Final = 32
-"""Runs that one call may need: a rack of workers can die at once."""
+"""Most runs of one call: a whole rack of workers can die at once."""
 
 
 def arguments(settings: Settings) -> tuple[int, int, int]:
-    """Return those of the script; see there."""
+    """Return the script's arguments; see `reap.lua`."""
     return (settings.max_attempts, min(REAP_PAUSE_MS, settings.lease_ms // 8), REAP_MOST)
 
 
 def result(runs: Sequence[Sequence[int]]) -> ReapResult:
-    """Return what some runs have put right together."""
+    """Return the sum of several runs."""
     requeued, poisoned, expired, rung, _ = map(sum, zip(*runs, strict=True))
     left_ms = runs[-1][4]
     return ReapResult(
@@ -39,5 +39,5 @@ def result(runs: Sequence[Sequence[int]]) -> ReapResult:
 
 
 def stopped_early(runs: Sequence[Sequence[int]]) -> bool:
-    """Return whether the last run has left jobs behind, and another may follow at once."""
+    """Return whether the last run left jobs behind, so that another may follow at once."""
     return sum(runs[-1][:3]) >= REAP_MOST and len(runs) < REAP_RUNS

@@ -1,4 +1,4 @@
-"""What the queue's calls take and give back."""
+"""What the queue's calls take and return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.contract.job import Job
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. A job leaves `WAITING` and `RUNNING` for exactly one of the others."""
+    """A job's status. It changes from `WAITING` and `RUNNING` to exactly one of the others."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -28,11 +28,11 @@ TERMINAL_STATUSES = frozenset(
 
 
 class JobState(msgspec.Struct, frozen=True):
-    """A job's place in its life.
+    """A job's state.
 
     `epoch` counts its claims. `next_index` is the number of tokens in its journal. `lost` counts
-    the workers that died with it. `worker` is the last one that claimed it. `tenant` is whose job
-    it is, `digest` the job's own.
+    the workers that died with it. `worker` is the last one that claimed it. `tenant` owns the job;
+    `digest` identifies its contents.
     """
 
     job_id: str
@@ -51,7 +51,7 @@ class JobState(msgspec.Struct, frozen=True):
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
-    """How much waits on a queue and how much runs. `oldest_age_s` is the oldest waiting job's."""
+    """How many jobs wait and run; `oldest_age_s` is the age of the oldest waiting job."""
 
     waiting_jobs: int
     waiting_tokens: int
@@ -60,7 +60,7 @@ class QueueDepth(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A leased job. `next_index` tokens are in its journal already; go on after them.
+    """A leased job. Its journal already has `next_index` tokens; generation continues after them.
 
     `attempt` counts from 1: how often the job has been claimed.
     """
@@ -72,14 +72,14 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What one call has claimed, in the order of turns, and how many jobs still wait."""
+    """What one call has claimed, in order, and how many jobs still wait."""
 
     claims: tuple[Claim, ...]
     waiting: int
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One event to write, under the epoch of the claim that it belongs to."""
+    """One event to write, under the epoch of its claim."""
 
     job_id: str
     epoch: int
@@ -87,10 +87,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A job that this worker must drop at once, without another word to its client.
+    """A job that this worker must drop at once, without writing anything more.
 
-    `fenced`: it is not this worker's any more. `cancelled` and `expired`: it has ended. `broken`:
-    something else is in its keys' place.
+    `fenced`: another attempt has it now. `cancelled` and `expired`: it has ended. `broken`: one of
+    its keys has another type.
     """
 
     job_id: str
@@ -98,9 +98,9 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class ReapResult(msgspec.Struct, frozen=True):
-    """What one call of the reaper put right, and in how many seconds the next lease ends.
+    """What one call of the reaper repaired, and in how many seconds the next lease ends.
 
-    `next_end_s` is None where nothing runs. Leases of the living are renewed long before.
+    `next_end_s` is None if nothing runs. Live workers renew their leases long before.
     """
 
     requeued: int = 0

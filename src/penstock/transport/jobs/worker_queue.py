@@ -1,4 +1,4 @@
-"""The worker's side of a queue: it claims, appends, renews and hands back."""
+"""The worker's side of a queue: it claims, appends, renews and releases jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def _terminal_status(event: Event) -> str:
-    """Return the state that an event puts its job into, "" for one that does not end it."""
+    """Return the status that a terminal event gives its job; "" for any other event."""
     if isinstance(event, Tokens):
         return ""
     if isinstance(event, Failed):
@@ -41,7 +41,7 @@ def _row_arguments(row: Row) -> tuple[str | bytes | int, ...]:
     count = len(event.token_ids) if isinstance(event, Tokens) else 0
     status = _terminal_status(event)
     if not count and not status:
-        # It would take the journal's place of the next one.
+        # It would take the next event's place in the journal.
         raise ValueError(f"an event without tokens: {event!r}")
     return (row.job_id, row.epoch, event.index, count, status, _encoder.encode(event))
 
@@ -55,7 +55,7 @@ def _refusals(reply: Sequence[bytes]) -> list[Refusal]:
 
 
 class WorkerQueue:
-    """The worker's side: synchronous, for every thread of the process."""
+    """The worker's side: synchronous, usable from every thread of the process."""
 
     def __init__(self, redis: redis.Redis, settings: Settings, worker_id: str) -> None:
         self._settings = settings
@@ -68,21 +68,21 @@ class WorkerQueue:
         )
 
     def claim(self, queue: str, *, only_returned: bool = False) -> Claim | None:
-        """Lease the fairest waiting job; None where none waits.
+        """Lease the next waiting job in fair order; None if none waits.
 
-        Jobs that a worker had before go first; with `only_returned` there are no others.
+        Jobs that a worker had before go first; with `only_returned`, only those are claimed.
 
         :raises StoreUnavailable: Redis stayed away.
         """
-        found = self._claim(queue, only_returned=only_returned, most=1, least=1, held=0)
-        return found.claims[0] if found.claims else None
+        claims = self._claim(queue, only_returned=only_returned, most=1, least=1, held=0)
+        return claims.claims[0] if claims.claims else None
 
     def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
-        """Lease up to `most` waiting jobs, in the order in which `claim` would give them.
+        """Lease up to `most` waiting jobs, in the order in which `claim` would return them.
 
-        Of a queue that several workers serve, this one, which holds `held` jobs, takes no more than
-        makes its share of all that wait and run; but `least`, where so many wait. Bells that no
-        waiting job needs any more are taken back.
+        On a queue that several workers serve, this one, which has leased `held` jobs already, takes
+        no more than its share of all that wait and run, but at least `least` if so many wait.
+        Doorbells that no waiting job needs any more are removed.
 
         :raises StoreUnavailable: Redis stayed away.
         """
@@ -91,10 +91,10 @@ class WorkerQueue:
     def _claim(
         self, queue: str, *, only_returned: bool, most: int, least: int, held: int
     ) -> Claims:
-        """Claim. The call carries a token: repeated after a lost answer, it gets the same jobs."""
+        """Claim. The call carries a token, so that it gets the same jobs when repeated."""
         token_ms = int(self._settings.redis_patience_s * 2000) + self._settings.lease_ms
         token = uuid.uuid4().hex
-        waiting, *found = self._run(
+        waiting, *rows = self._run(
             "claim",
             queue,
             self._worker_id,
@@ -107,14 +107,14 @@ class WorkerQueue:
         )
         claims = tuple(
             Claim(job=_job_decoder.decode(payload), epoch=epoch, next_index=index, attempt=epoch)
-            for payload, epoch, index in found
+            for payload, epoch, index in rows
         )
         return Claims(claims, waiting)
 
     def append(self, queue: str, rows: Sequence[Row]) -> list[Refusal]:
         """Write one step's events, publish them, and renew the leases of their jobs.
 
-        Rows of a job are in order. A refused job's rows are not written; drop the job.
+        The rows of a job are in order. The rows of a refused job are not written; drop the job.
 
         :raises StoreUnavailable: Redis stayed away.
         :raises ValueError: a `Tokens` event without tokens.
@@ -124,27 +124,27 @@ class WorkerQueue:
         arguments = [argument for row in rows for argument in _row_arguments(row)]
         return _refusals(self._run("append", queue, self._worker_id, *arguments))
 
-    def renew(self, queue: str, held: Mapping[str, int]) -> list[Refusal]:
-        """Renew the leases of jobs that are held, by id and epoch.
+    def renew(self, queue: str, epochs: Mapping[str, int]) -> list[Refusal]:
+        """Renew the leases of jobs. `epochs` maps their ids to epochs.
 
         :raises StoreUnavailable: Redis stayed away.
         """
-        if not held:
+        if not epochs:
             return []
-        arguments = [argument for pair in held.items() for argument in pair]
+        arguments = [argument for pair in epochs.items() for argument in pair]
         return _refusals(self._run("renew", queue, self._worker_id, *arguments))
 
     def release(self, queue: str, job_id: str, epoch: int) -> bool:
-        """Hand a job back at its last written token; False if this epoch held it no more.
+        """Return a job to its queue at its last written token; False if this epoch has lost it.
 
-        It goes to the head of its tenant's line and does not count as a lost worker.
+        It goes to the head of its tenant's line and does not count as lost with a worker.
 
         :raises StoreUnavailable: Redis stayed away.
         """
         return bool(self._run("release", queue, job_id, epoch, self._worker_id))
 
     def reap(self, queue: str) -> ReapResult:
-        """Put right what dead workers, deadlines and lost doorbells left; see `reap.lua`."""
+        """Repair what dead workers, deadlines and lost doorbells left behind; see `reap.lua`."""
         arguments = reaping.arguments(self._settings)
         runs: list[list[int]] = []
         while not runs or reaping.stopped_early(runs):

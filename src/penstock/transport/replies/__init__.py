@@ -1,1 +1,1 @@
-"""The way back: events to the API process that holds the client."""
+"""Events on their way back to the API process that serves the client."""

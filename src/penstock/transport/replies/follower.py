@@ -1,4 +1,4 @@
-"""One client's place in one job's events."""
+"""One client's position in one job's events."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.contract.events import Event, Failed, Tokens
 from penstock.errors import StoreUnavailable
-from penstock.transport.replies.given import Given
+from penstock.transport.replies.sent_answer import SentAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BUFFER_EVENTS: Final = 256
-"""Live events kept for a client that does not read; past it, the journal serves the rest."""
+"""Live events buffered for a slow client; past it, the journal serves the rest."""
 
 
 def index_after(event: Event) -> int:
@@ -24,21 +24,21 @@ def index_after(event: Event) -> int:
 
 
 class Follower:
-    """Orders the live events of a job and knows when the journal has to be read instead.
+    """Puts a job's live events in order, and knows when the journal has to be read instead.
 
-    Owned by the event loop. `next_index` is the index of the event to take next. `stale` means
-    that live events are missing: until the journal is read, further ones are not kept. `gone`: the
-    job's keys are no more. `fault`: why nothing more can come, if it cannot.
+    Owned by the event loop. `next_index` is the index of the next event to yield. `stale`: live
+    events are missing, and further ones are dropped until the journal is read. `gone`: the job's
+    keys no longer exist. `fault`: why nothing more can come, if so.
 
-    What was given out is remembered. A store that has lost its memory, or the last part of it, makes
-    the answer again, from its start or from somewhere; whatever comes of it until the client's place
-    is compared with what the client has, and not given out: a job has one text.
+    The follower remembers what it has yielded. A store that has lost its data, or the last part of
+    it, leads to the answer being generated again. Replayed tokens up to the client's position are
+    compared with what the client has, not sent again: a job has one text.
     """
 
     __slots__ = (
         "_buffer",
-        "_given",
         "_is_aligned",
+        "_sent",
         "_waiter",
         "checked_s",
         "created",
@@ -63,25 +63,25 @@ class Follower:
         self.gone = False
         self.fault: StoreUnavailable | None = None
         self.created: bytes | None = None
-        """When the job was stored, as the store has it: another time is another life of the job."""
+        """The job's creation time in the store; it differs if the job was submitted again."""
         self.tick_due = False
         self.heard_s = self.checked_s = self.ticked_s = time.monotonic()
         self._buffer: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._given = Given()
+        self._sent = SentAnswer()
         self._is_aligned = True
 
     def resume_at(self, next_index: int, *, is_aligned: bool = True) -> None:
-        """Begin with the event at `next_index`; the client has those before it.
+        """Start with the event at `next_index`; the client has those before it.
 
-        Unless `is_aligned`, the first event may begin behind that place: it was never looked for.
+        Unless `is_aligned`, the first event may begin after that index: it was not looked up.
         """
         self.next_index = next_index
-        self._given = Given(next_index)
+        self._sent = SentAnswer(next_index)
         self._is_aligned = is_aligned
 
     def take_over(self, earlier: Follower) -> None:
-        """Begin with what an earlier follower of the job has kept, which nobody has read."""
+        """Start with the unread buffered events of an earlier follower of the job."""
         self._buffer, self.stale = earlier._buffer, earlier.stale
 
     def deliver(self, event: Event) -> None:
@@ -95,117 +95,117 @@ class Follower:
         self.wake()
 
     def miss(self) -> None:
-        """Note that live events are missing."""
+        """Record that live events are missing."""
         self._buffer.clear()
         self.stale = True
         self.wake()
 
     def lose(self) -> None:
-        """Note that the job's keys are gone."""
+        """Record that the job's keys are gone."""
         self.gone = True
         self.wake()
 
     def fail(self, fault: StoreUnavailable) -> None:
-        """Note that nothing more can come."""
+        """Record that nothing more can come."""
         self.fault = fault
         self.wake()
 
     def begin_again(self) -> None:
-        """Follow the job from its first token: it was lost, and is made again.
+        """Follow the job from its first token: it was lost and is generated again.
 
-        :raises StoreUnavailable: its client has a part that we have not seen.
+        :raises StoreUnavailable: its client has a part that this process has not seen.
         """
-        if self._given.begins_at:
+        if self._sent.begins_at:
             raise StoreUnavailable("The job was lost with Redis's memory")
         self.gone = False
         self.created = None
         self.verify()
 
     def follow_anew(self) -> None:
-        """Do as `begin_again`: somebody else has submitted the job again. An error becomes `fault`."""
+        """Do as `begin_again`, after another process's submission. An error becomes `fault`."""
         try:
             self.begin_again()
         except StoreUnavailable as fault:
             self.fail(fault)
 
     def verify(self) -> None:
-        """Compare all that the client has with the journal, which may have been written again."""
-        self.next_index = self._given.begins_at
-        self._given.read_again()
+        """Compare all that the client has with the journal, which may have been rewritten."""
+        self.next_index = self._sent.begins_at
+        self._sent.read_again()
         self.miss()
 
     def fall_back(self, next_index: int, *, has_ended: bool) -> None:
-        """Note that the job stands at `next_index`, before the client's place.
+        """Record that the job is at `next_index`, before the client's position.
 
-        Its store has lost the last part of the answer, which is made again from there; or its client
-        has named a place that the answer never had.
+        Either the store has lost the last part of the answer, which is generated again from there,
+        or the client has named a position that the answer never reached.
         """
-        if has_ended and next_index < self._given.begins_at:
+        if has_ended and next_index < self._sent.begins_at:
             self.fail(StoreUnavailable("The client has more of this answer than there is"))
-        elif next_index < self._given.until and self._given:
+        elif next_index < self._sent.until and self._sent:
             self.verify()
 
     def knows(self, created: bytes | None) -> bool:
-        """Return whether this is the job's life that is followed, and remember a first one."""
+        """Return whether `created` is the job that is followed; the first value is remembered."""
         if created is not None and self.created is None:
             self.created = created
         return created is None or created == self.created
 
     def tick(self) -> None:
-        """Note that the client has heard nothing for its tick."""
+        """Record that the client has received nothing for its tick."""
         self.tick_due = True
         self.wake()
 
     def has_live_events(self) -> bool:
-        """Return whether the client has something to read already."""
+        """Return whether events are buffered for the client."""
         return bool(self._buffer)
 
     def take_live(self) -> list[Event]:
-        """Return the live events that continue the stream; a gap makes the follower stale."""
-        taken: list[Event] = []
+        """Return the buffered events that continue the stream; a gap makes the follower stale."""
+        events: list[Event] = []
         while self._buffer:
             event = self._buffer.popleft()
             if event.index > self.next_index:
                 self.miss()
                 break
-            self._take(event, taken)
-        return taken
+            self._take(event, events)
+        return events
 
     def take_journal(self, events: Sequence[Event]) -> list[Event]:
-        """Return those of the journal's events that were not given out yet.
+        """Return those of the journal's events that the client has not had.
 
-        :raises StoreUnavailable: the journal has a gap, or holds another text than the client.
+        :raises StoreUnavailable: the journal has a gap, or its text differs from the client's.
         """
         taken: list[Event] = []
         for event in events:
             self._take(event, taken)
         return taken
 
-    def _take(self, event: Event, taken: list[Event]) -> None:
+    def _take(self, event: Event, events: list[Event]) -> None:
         if isinstance(event, Failed):
-            taken.append(event)  # wherever it stands: an answer without an end is none
+            events.append(event)  # whatever its index: an answer must end
             return
         if event.index > self.next_index:
             if self._is_aligned:
                 raise StoreUnavailable("A part of the answer was lost with Redis's memory")
-            self._given = Given(event.index)
-        elif event.index < self._given.until:
-            rest = self._given.compare(event)
-            if rest is not None:
-                taken.append(self._given.add(rest))
+            self._sent = SentAnswer(event.index)
+        elif event.index < self._sent.until:
+            missing = self._sent.compare(event)
+            if missing is not None:
+                events.append(self._sent.add(missing))
             self.next_index = max(self.next_index, index_after(event))
             return
         self._is_aligned = True
-        taken.append(self._given.add(event))
+        events.append(self._sent.add(event))
         self.next_index = index_after(event)
 
     def wake(self) -> None:
-        """Let `wait` return."""
+        """Make `wait` return."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until there is something to do; there is no timer, one ticker serves all."""
+        """Wait until there is something to do; without a timer, because one ticker serves all."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter

@@ -1,8 +1,8 @@
 """The live path back to an API process: one subscription for all of its clients.
 
-Pub/sub brings events quickly and may lose them; the journal has them all. A follower reads the
-journal when it starts, when the live events show a gap, when its client did not keep up, and when
-a look at the job (after a second of silence, after each reconnect) shows that something is missing.
+Pub/sub delivers events quickly and may lose them; the journal has them all. A follower reads the
+journal when it starts, when live events show a gap, when its client is too slow, and when a look at
+the job (after a second of silence, after each reconnect) shows that something is missing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import msgspec
 from redis.exceptions import RedisError
 
 from penstock.contract.events import TERMINAL_EVENTS, Event
-from penstock.contract.tokenizer_calls import UtilityReply
+from penstock.contract.tokenizer_calls import TokenizerReply
 from penstock.errors import NoWorker, Overloaded, StoreUnavailable, UnknownJob, from_code
 from penstock.transport import keys
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.replies.follower import Follower, index_after
-from penstock.transport.replies.looks import Looks
+from penstock.transport.replies.job_checks import JobChecks
 from penstock.transport.replies.subscriber import Subscriber
 from penstock.transport.store.connection import patiently_async
 
@@ -31,60 +31,60 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
-    from penstock.contract.tokenizer_calls import UtilityCall
+    from penstock.contract.tokenizer_calls import TokenizerCall
     from penstock.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.1
-"""How often ticks and silent followers are looked for."""
+"""How often ticks and silent followers are checked."""
 SILENT_S: Final = 1.0
-"""After this long without an event a follower's job is looked at, and again as often."""
+"""A follower's job is looked at after this long without an event, and as often again."""
 LOOKS_AT_ONCE: Final = 200
 """Jobs looked at in one pipeline."""
 MOST_READERS: Final = 32
-"""Of one job at one process: each costs the event loop as much as a stream of its own."""
+"""Readers of one job at one process: each costs the event loop as much as a stream."""
 JOURNAL_PAGE: Final = 256
-"""Events that a follower reads at once."""
+"""Events that a follower reads from a journal at once."""
 AWAY_RETRY_S: Final = 5.0
 CALL_AGAIN_S: Final = 3.0
-"""A utility call without an answer is pushed again: its worker may have died with it."""
+"""A tokenizer call without an answer is pushed again: its worker may have died with it."""
 
-_decoder: msgspec.json.Decoder[list[Event | UtilityReply]] = msgspec.json.Decoder(
-    list[Event | UtilityReply]
+_decoder: msgspec.json.Decoder[list[Event | TokenizerReply]] = msgspec.json.Decoder(
+    list[Event | TokenizerReply]
 )
 
 
 class Replies:
-    """Events of the jobs that this process's clients wait for, and replies to utility calls.
+    """Events of the jobs that this process's clients wait for, and replies to tokenizer calls.
 
-    Owned by one event loop. `channel` is what a `Job.reply` and a `UtilityCall.reply` hold.
+    Owned by one event loop. `channel` is the value of `Job.reply` and `TokenizerCall.reply`.
     """
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self.channel = keys.reply(uuid.uuid4().hex)
         self._redis = redis
         self._patience_s = settings.redis_patience_s
-        self._looks = Looks(redis, self._patience_s)
+        self._checks = JobChecks(redis, self._patience_s)
         self._followers: dict[str, list[Follower]] = {}
         self._expected: dict[str, Follower] = {}
-        self._calls: dict[str, asyncio.Future[UtilityReply]] = {}
+        self._calls: dict[str, asyncio.Future[TokenizerReply]] = {}
         self._subscriber = Subscriber(
             redis, self.channel, on_message=self._dispatch, on_connect=self._come_back
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._away_since_s: float | None = None
         self._run_id: str | None = None
-        """Which run of Redis the followers' events are of; "" if it is not to be known."""
+        """The run of Redis that the followers' events are from; "" if unknown."""
         self._back_since_s = time.monotonic()
 
     def connected_s(self) -> float:
-        """Return for how long (seconds) the subscription has stood; 0 while it does not."""
+        """Return how long (seconds) the subscription has lasted; 0 if there is none."""
         return time.monotonic() - self._back_since_s if self.connected else 0.0
 
     @property
     def connected(self) -> bool:
-        """Whether the subscription stands just now."""
+        """Whether the subscription is up."""
         return self._subscriber.connected
 
     @property
@@ -93,27 +93,27 @@ class Replies:
         return sum(len(followers) for followers in self._followers.values())
 
     def is_followed(self, job_id: str) -> bool:
-        """Whether a client of this process waits for a job's events."""
+        """Return whether a client of this process waits for a job's events."""
         return job_id in self._followers
 
     def check_room(self, job_id: str) -> None:
-        """See that a job may have another follower, before anything else is done for it.
+        """Check that a job may have another follower, before anything else is done for it.
 
-        :raises Overloaded: it has as many as it may.
+        :raises Overloaded: it already has as many as allowed.
         """
         if len(self._followers.get(job_id, ())) >= MOST_READERS:
             raise Overloaded(f"This job's stream has {MOST_READERS} readers already")
 
     async def start(self) -> None:
-        """Subscribe. Where Redis is away, streams still work, from their journals and later."""
+        """Subscribe. If Redis is away, streams still work: from their journals, and later."""
         self._tasks = [
             asyncio.create_task(self._tick(), name="penstock-ticks"),
-            asyncio.create_task(self._look(), name="penstock-looks"),
+            asyncio.create_task(self._look(), name="penstock-checks"),
         ]
         await self._subscriber.start()
 
     async def stop(self) -> None:
-        """End the subscription; streams that are still followed hear nothing more."""
+        """End the subscription; streams that are still followed receive nothing more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,21 +123,21 @@ class Replies:
     def expect(self, queue: str, job_id: str) -> None:
         """Listen to a job that is about to be submitted for the first time.
 
-        `follow` then takes up what has come, and need not read a journal that was empty when the
-        listening began. Whoever expects a job and does not follow it says `forget`.
+        `follow` then continues with the events received so far, and need not read a journal that
+        was empty when listening began. A caller that does not follow the job calls `forget`.
         """
-        if self.connected:  # else its follower reads the journal, as any other
+        if self.connected:  # otherwise its follower reads the journal
             follower = self._expected[job_id] = Follower(queue, job_id, 0.0)
             follower.stale = False
 
     def forget(self, job_id: str) -> None:
-        """Expect a job no more."""
+        """Undo `expect`."""
         self._expected.pop(job_id, None)
 
     def _begin(self, queue: str, job_id: str, tick_s: float) -> Follower:
-        """Return a job's new follower, which listens from now on or has done so before.
+        """Return a new follower of a job, which takes over what `expect` has received.
 
-        :raises Overloaded: it has as many as it may.
+        :raises Overloaded: the job already has as many as allowed.
         """
         self.check_room(job_id)
         follower = Follower(queue, job_id, tick_s)
@@ -158,16 +158,16 @@ class Replies:
     ) -> AsyncGenerator[Event | None, None]:
         """Yield a job's events in order, each once, until its terminal one.
 
-        `after` is the index of an event that the client has already. None stands for `tick_s` of
-        silence (to a tenth of a second): the caller writes a keep-alive. A job that is not there
-        any more (a failover to a replica that had not heard of it) is submitted `again`, where
-        that call says that it has done so.
+        `after` is the index of an event that the client already has. None stands for `tick_s` of
+        silence (to a tenth of a second): the caller writes a keep-alive. A job that no longer
+        exists (a failover to a replica that had not received it) is submitted `again`, if that call
+        returns True.
 
         :raises UnknownJob: no such job, or its journal has expired.
-        :raises Overloaded: too many read this job at this process.
+        :raises Overloaded: too many clients read this job at this process.
         :raises StoreUnavailable: Redis stayed away for longer than `settings.redis_patience_s`.
         """
-        # Listen first, then read the journal: nothing can fall between the two.
+        # Listen first, then read the journal: nothing can be missed in between.
         follower = self._begin(queue, job_id, tick_s)
         try:
             if after >= 0 and await self._resume(follower, after):
@@ -187,15 +187,15 @@ class Replies:
         finally:
             self._leave(follower)
 
-    async def call(self, call: UtilityCall, timeout_s: float) -> UtilityReply:
-        """Push a utility call to its queue's workers and wait for the reply.
+    async def call(self, call: TokenizerCall, timeout_s: float) -> TokenizerReply:
+        """Push a tokenizer call to its queue's workers and wait for the reply.
 
-        :raises NoWorker: nobody answered in time.
+        :raises NoWorker: no worker answered in time.
         :raises StoreUnavailable: Redis stayed away, as in `follow`.
-        :raises PenstockError: what the reply's error code names.
+        :raises PenstockError: the error that the reply's code names.
         """
         call = msgspec.structs.replace(call, reply=self.channel)
-        future: asyncio.Future[UtilityReply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[TokenizerReply] = asyncio.get_running_loop().create_future()
         self._calls[call.id] = future
         end_s = time.monotonic() + timeout_s
         try:
@@ -215,10 +215,10 @@ class Replies:
             raise from_code(reply.error_code, reply.error_message)
         return reply
 
-    # -- what a follower does
+    # -- the steps of a follower
 
     async def _resume(self, follower: Follower, after: int) -> bool:
-        """Find out where the event after `after` starts; True if `after` was the last one."""
+        """Look up where the event after `after` starts; True if `after` was the last one."""
         events = await self._read(follower, after - 1, limit=1)
         if events and events[0].index == after:
             follower.resume_at(index_after(events[0]))
@@ -227,16 +227,16 @@ class Replies:
         return False
 
     async def _next(self, follower: Follower) -> Sequence[Event | None]:
-        """Wait for the next events of a follower, at least one; [None] for a silent tick."""
+        """Wait for a follower's next events and return at least one; [None] for a silent tick."""
         while True:
             if follower.stale:
                 follower.stale = False
                 begins_at = follower.next_index
-                found = await self._read(follower, begins_at - 1, JOURNAL_PAGE)
-                follower.stale = follower.stale or len(found) == JOURNAL_PAGE
+                page = await self._read(follower, begins_at - 1, JOURNAL_PAGE)
+                follower.stale = follower.stale or len(page) == JOURNAL_PAGE
                 if follower.next_index != begins_at:
-                    continue  # all is to be compared again
-                events = follower.take_journal(found)
+                    continue  # everything is to be compared again
+                events = follower.take_journal(page)
             else:
                 events = follower.take_live()
             if events:
@@ -255,8 +255,8 @@ class Replies:
                 await follower.wait()
 
     async def _read(self, follower: Follower, after: int, limit: int) -> list[Event]:
-        """Read a follower's journal; one that has no job any more is told so."""
-        page = await self._looks.read(follower, after, limit)
+        """Read a page of a follower's journal, and tell the follower if its job is gone."""
+        page = await self._checks.read(follower, after, limit)
         self._note_run(page.run_id)
         if not page.events and page.created is None:
             follower.lose()
@@ -265,10 +265,10 @@ class Replies:
         return page.events
 
     def _note_run(self, run_id: str) -> None:
-        """Have everything compared again if Redis was restarted, or another has taken over.
+        """Compare everything again if Redis was restarted or another server has taken over.
 
-        It may have lost the last part of what it had, and what was written since then may be another
-        text than what was given out before.
+        It may have lost the last part of its data, and what has been written since may differ from
+        what was sent before.
         """
         before, self._run_id = self._run_id, run_id
         if before is not None and run_id != before:
@@ -282,20 +282,20 @@ class Replies:
             del self._followers[follower.job_id]
 
     def _all(self) -> Iterable[Follower]:
-        return (one for followers in self._followers.values() for one in followers)
+        return (follower for followers in self._followers.values() for follower in followers)
 
-    # -- what happens around them
+    # -- callbacks of the subscriber, and the ticker
 
     def _dispatch(self, payload: bytes) -> None:
-        """Hand a message's events to their followers; called by the subscriber."""
+        """Pass a message's events to their followers. Called by the subscriber."""
         try:
             items = _decoder.decode(payload)
         except msgspec.MsgspecError as error:
-            _log.warning("a message that cannot be read: %s", error)
+            _log.warning("a message cannot be decoded: %s", error)
             self._look_at_all()
             return
         for item in items:
-            if isinstance(item, UtilityReply):
+            if isinstance(item, TokenizerReply):
                 future = self._calls.get(item.id)
                 if future is not None and not future.done():
                     future.set_result(item)
@@ -307,7 +307,7 @@ class Replies:
                     expected.deliver(item)
 
     def _come_back(self) -> None:
-        """Have every journal read: messages may have been lost, or Redis's memory."""
+        """Have every journal read: messages may have been lost, or Redis's data."""
         self._back_since_s = time.monotonic()
         for follower in self._all():
             follower.miss()
@@ -334,22 +334,22 @@ class Replies:
             await asyncio.sleep(SWEEP_S)
             now_s = time.monotonic()
             silent = [
-                one
-                for one in self._all()
-                if now_s - max(one.heard_s, one.checked_s) >= SILENT_S
-                and not one.stale
-                and not one.has_live_events()
+                follower
+                for follower in self._all()
+                if now_s - max(follower.heard_s, follower.checked_s) >= SILENT_S
+                and not follower.stale
+                and not follower.has_live_events()
             ]
             try:
                 for start in range(0, len(silent), LOOKS_AT_ONCE):
-                    await self._looks.look(silent[start : start + LOOKS_AT_ONCE])
+                    await self._checks.look(silent[start : start + LOOKS_AT_ONCE])
             except (RedisError, OSError, RuntimeError):
-                self._note_absence(silent, now_s)  # and the followers stay due
+                self._note_absence(silent, now_s)  # the followers remain due
             else:
                 self._away_since_s = None
 
     def _note_absence(self, silent: Sequence[Follower], now_s: float) -> None:
-        """End the streams that have been silent since Redis went, once it is too long ago."""
+        """End the streams that have been silent since Redis went away, if that is too long ago."""
         if self._away_since_s is None:
             self._away_since_s = now_s
         if now_s - self._away_since_s > self._patience_s:

@@ -1,4 +1,4 @@
-"""One subscription to one channel, kept up for as long as the process lives."""
+"""One subscription to one channel, kept up during the life of the process."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SILENCE_S: Final = 1.0
-"""After this long without a message the connection is pinged."""
+"""The connection is pinged after this long without a message."""
 DEAD_S: Final = 4.0
-"""After this long without even the answer to a ping, it is given up."""
+"""The connection is given up after this long without even a ping's answer."""
 FIRST_SUBSCRIPTION_S: Final = 5.0
 """How long `start` waits for the first subscription."""
 BURST: Final = 16
-"""Messages read in a row before others get the event loop."""
+"""Messages read in a row before other tasks run."""
 
 
 class Subscriber:
-    """Hands a channel's messages to `on_message`; calls `on_connect` at every subscription.
+    """Passes a channel's messages to `on_message`; calls `on_connect` at every subscription.
 
-    What is published while the connection is away is lost: `on_connect` has to see to that. The
-    connection is a bare one, because redis-py's own pub/sub reconnects without a word.
+    Messages published while the connection is away are lost; `on_connect` has to make up for them.
+    The connection is a bare one, because redis-py's own pub/sub reconnects silently.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Subscriber:
 
     @property
     def connected(self) -> bool:
-        """Whether the subscription stands just now."""
+        """Whether the subscription is up."""
         return self._subscribed.is_set()
 
     async def start(self) -> None:
-        """Start, and wait a moment for the first subscription; no error where Redis is away."""
+        """Start, and wait briefly for the first subscription; no error if Redis is away."""
         self._task = asyncio.create_task(self._run(), name="penstock-subscriber")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._subscribed.wait(), FIRST_SUBSCRIPTION_S)
@@ -90,7 +90,7 @@ class Subscriber:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
     def _note_loss(self, error: Exception) -> None:
-        """Tell of an outage once, however many attempts it takes."""
+        """Log an outage once, however many attempts it takes."""
         level = logging.DEBUG if self._away_since_s is not None else logging.WARNING
         if self._away_since_s is None:
             self._away_since_s = time.monotonic()
@@ -116,7 +116,7 @@ class Subscriber:
                 continue
             heard_s = time.monotonic()
             if not _is_message(answer):
-                raise InvalidResponse("a reply of another shape than a subscription's")
+                raise InvalidResponse("a reply that is not a subscription's")
             if answer[0] == b"message" and len(answer) == 3:  # noqa: PLR2004 - kind, channel, data
                 self._on_message(answer[2])
             elif answer[0] == b"subscribe":
@@ -129,5 +129,5 @@ class Subscriber:
 
 
 def _is_message(answer: Any) -> bool:
-    """Whether a reply is of a subscription: a ping's has two parts, a message three."""
+    """Return whether a reply is a subscription's: a ping's has two parts, a message three."""
     return isinstance(answer, list) and len(cast("list[Any]", answer)) in {2, 3}

@@ -9,12 +9,12 @@ from typing import Any, cast
 class _Cancellable:
     """Keeps redis-py from losing a cancellation.
 
-    It sends under `asyncio.wait_for`, which up to Python 3.11 swallows a cancellation that comes
-    just when the sending ends: the task would go on as if nobody had told it to stop.
+    It sends under `asyncio.wait_for`, which up to Python 3.11 swallows a cancellation that arrives
+    just as the sending ends: the task would go on as if it had not been cancelled.
     """
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        """Send as ever, then see whether we were told to stop meanwhile."""
+        """Send, then check whether the task was cancelled meanwhile."""
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
         await cast("Any", super()).send_packed_command(*args, **options)
@@ -24,6 +24,6 @@ class _Cancellable:
 
 
 def make_cancellable(pool: Any) -> None:
-    """Have a pool's future connections heed cancellations, whatever their class is."""
+    """Make a pool's future connections respect cancellations, whatever their class."""
     plain = pool.connection_class  # TLS or not, by the URL
     pool.connection_class = type(f"Cancellable{plain.__name__}", (_Cancellable, plain), {})

@@ -1,4 +1,4 @@
-"""Clients of Redis, and patience with it."""
+"""Clients of Redis, and retries while it is away."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SOCKET_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2.0
 HEALTH_CHECK_S: Final = 10
 ASYNC_CONNECTIONS: Final = 64
-"""Most connections of one API process; further calls wait for one of them."""
+"""Most connections of one API process; further calls wait for a free one."""
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.3
@@ -54,19 +54,19 @@ _PASSING: Final = (
     "BUSY", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOMASTERLINK", "NOPERM", "NOREPLICAS",
     "READONLY",
 )  # fmt: skip
-"""Error replies of a server that is busy, starting, demoted, short of disk or replicas, or has
-changed our permissions: for a moment, as far as we know."""
+"""Codes of error replies that are presumed temporary: Redis is busy, starting, demoted, short of
+disk or replicas, or its permissions have changed."""
 _WITHIN = re.compile(rf"-({'|'.join((*_PASSING, 'OOM'))}) ")
-"""The same in what a script reports before Redis 7."""
+"""The same codes in a script's error before Redis 7."""
 _OUT_OF_MEMORY: Final = "command not allowed when used memory"
 TOLD_EVERY_S: Final = 10.0
-"""A refusal that is met again and again is a line in the log so often."""
+"""How often a repeated refusal is logged."""
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    # RESP2 and no `CLIENT SETINFO` spare each new connection a handshake; where Redis is slow,
-    # redis-py pings in the midst of it, and takes the other's answer (an error before Redis 7.2)
-    # for the ping's. Retrying is `patiently`'s business alone.
+    # RESP2 and no `CLIENT SETINFO` save each new connection a handshake. When Redis is slow,
+    # redis-py pings in the middle of it and takes the other command's answer (an error before Redis
+    # 7.2) for the ping's. Only `patiently` retries.
     options: dict[str, Any] = {
         "protocol": 2,
         "driver_info": None,
@@ -79,7 +79,7 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Return a synchronous client; every thread may use it."""
+    """Return a synchronous client, usable from every thread."""
     options = {**_options(settings), "retry": Retry(NoBackoff(), 0)}
     if settings.redis_sentinels:
         return NamingRedis.from_pool(sentinel.master_pool(settings, **options))
@@ -105,17 +105,17 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
 
 
 def is_passing(error: Exception) -> bool:
-    """Return whether the same call may succeed when Redis is back."""
+    """Return whether the same call may succeed later."""
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
-    # A server that starts, or fails over; a reply that no Redis gives.
+    # A server that starts or fails over; a reply that Redis never sends.
     if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError | InvalidResponse):
         return True
     if isinstance(error, ReadOnlyError | NoPermissionError | TryAgainError | ClusterDownError):
         return True
     if isinstance(error, ResponseError):
         return _code(error) in _PASSING
-    # uvloop's word for a connection that was closed under a command
+    # uvloop's error for a connection that was closed during a command
     return isinstance(error, RuntimeError) and "closed" in str(error)
 
 
@@ -124,42 +124,42 @@ def _code(error: Exception) -> str:
     if not isinstance(error, ResponseError):
         return ""
     text = str(error)
-    # A pipeline's error has the client's words before the server's.
-    _, of_pipeline, rest = text.partition(" of pipeline caused error: ")
-    words = rest.lstrip("('\"") if of_pipeline else text
+    # In a pipeline's error, the client's words come before the server's.
+    _, of_pipeline, cause = text.partition(" of pipeline caused error: ")
+    words = cause.lstrip("('\"") if of_pipeline else text
     within = _WITHIN.search(words)
     if within:
         return within[1]
     return (getattr(error, "status_code", None) or words.partition(" ")[0]).rstrip(":")
 
 
-class _Told:
-    """Which refusals were written to the log when. Any thread may use it."""
+class _LoggedRefusals:
+    """Records which refusals were logged when. Any thread may use it."""
 
     def __init__(self) -> None:
         self._at_s: dict[str, float] = {}
 
     def is_due(self, text: str) -> bool:
-        """Return whether a line about this is due, and note that it is written."""
+        """Return whether this text is due to be logged, and record that it is."""
         now_s = time.monotonic()
         if now_s - self._at_s.get(text, float("-inf")) < TOLD_EVERY_S:
             return False
-        if len(self._at_s) > 100:  # noqa: PLR2004 - no more than a hundred kinds in ten seconds
+        if len(self._at_s) > 100:  # noqa: PLR2004 - at most a hundred kinds in ten seconds
             self._at_s.clear()
         self._at_s[text] = now_s
         return True
 
 
-_told = _Told()
+_logged = _LoggedRefusals()
 
 
 def _give_up(error: Exception) -> StoreUnavailable:
-    """Return what an error means to a client; the log has the rest."""
+    """Return the error for a client; details go to the log."""
     if _OUT_OF_MEMORY in str(error):
         return StoreUnavailable("Redis is out of memory")
     refused = isinstance(error, RedisError) and not is_passing(error)
     if refused and not isinstance(error, AuthenticationError | AuthorizationError):
-        if _told.is_due(str(error)):
+        if _logged.is_due(str(error)):
             _log.error("Redis refuses a command: %s", error)
         refusal = StoreUnavailable(
             f"Redis refuses a command ({_code(error) or type(error).__name__})"
@@ -170,9 +170,9 @@ def _give_up(error: Exception) -> StoreUnavailable:
 
 
 def as_unavailable(error: Exception) -> StoreUnavailable | None:
-    """Return what an error means that came from a call to Redis without patience; None for others.
+    """Return the error for a failed call to Redis without retries; None for unrelated errors.
 
-    Of the system's own errors only those of connections are taken for Redis's.
+    Of the system's errors, only connection errors count as Redis's.
     """
     if isinstance(error, StoreUnavailable):
         return error
@@ -184,14 +184,14 @@ def as_unavailable(error: Exception) -> StoreUnavailable | None:
 
 
 def _final(error: Exception) -> Exception:
-    """Return what to raise for an error that waiting does not mend."""
+    """Return what to raise for an error that waiting does not fix."""
     return _give_up(error) if isinstance(error, RedisError) else error
 
 
 def patiently(call: Callable[[], T], patience_s: float) -> T:
-    """Run `call` until it succeeds, for `patience_s` at most; it must bear repetition.
+    """Run `call` until it succeeds, for at most `patience_s`; `call` must be repeatable.
 
-    :raises StoreUnavailable: Redis stayed away, or has refused the call: it is out of memory, a key
+    :raises StoreUnavailable: Redis stayed away or refused the call: it is out of memory, a key
         has another type, our password is wrong.
     """
     end = time.monotonic() + patience_s

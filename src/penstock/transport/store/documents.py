@@ -1,7 +1,7 @@
-"""Documents of one kind that live for a while in Redis, and the list of those that are open.
+"""Documents of one kind that live in Redis for a while, and the list of unfinished ones.
 
-A document is open until it is closed with its final contents. Whoever opened it closes it; where
-that process died, another finds it among the open ones.
+A document is open until it is closed with its final contents. The process that opened it closes
+it; if that process died, another finds it among the open ones.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Document = TypeVar("Document", bound=msgspec.Struct)
 
 MOST_OPEN: Final = 1_000
-"""Open documents that one look returns."""
+"""Most open documents that one look returns."""
 
 
 class Documents(Generic[Document]):
-    """Documents of one kind. Of one event loop. Every method may raise `StoreUnavailable`."""
+    """Documents of one kind. Owned by one event loop. Every method may raise `StoreUnavailable`."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Documents(Generic[Document]):
         return await patiently_async(call, self._patience_s)
 
     async def open(self, document_id: str, document: Document, now_s: float) -> Document:
-        """Store a document among the open ones; return what was there before, if anything was."""
+        """Store a document as open; return the document that was there before, if any."""
         key, payload = keys.document(self._kind, document_id), self._encoder.encode(document)
 
         async def store() -> None:
@@ -62,26 +62,26 @@ class Documents(Generic[Document]):
         return await self.get(document_id) or document
 
     async def close(self, document_id: str, document: Document) -> None:
-        """Store a document's final contents; nothing where it has been deleted meanwhile."""
+        """Store a document's final contents; does nothing if it was deleted meanwhile."""
         key, payload = keys.document(self._kind, document_id), self._encoder.encode(document)
         await self._patiently(lambda: self._redis.set(key, payload, xx=True, ex=self._ttl_s))
         await self.forget(document_id)
 
     async def forget(self, document_id: str) -> None:
-        """Take a document out of the open ones."""
+        """Remove a document from the open ones."""
         await self._patiently(
             lambda: self._redis.zrem(keys.open_documents(self._kind), document_id)
         )
 
     async def get(self, document_id: str) -> Document | None:
-        """Return a document; None where there is none any more."""
-        found = await self._patiently(
+        """Return a document, or None if there is none."""
+        encoded = await self._patiently(
             lambda: self._redis.get(keys.document(self._kind, document_id))
         )
-        return None if found is None else self._decoder.decode(found)
+        return None if encoded is None else self._decoder.decode(encoded)
 
     async def several(self, document_ids: Sequence[str]) -> list[Document | None]:
-        """Return documents in their order, and put their ends off: they are in use."""
+        """Return documents in the order of their ids, and extend their lives: they are in use."""
         if not document_ids:
             return []
 
@@ -91,11 +91,11 @@ class Documents(Generic[Document]):
                 pipeline.getex(keys.document(self._kind, document_id), ex=self._ttl_s)
             return await pipeline.execute()
 
-        found = await self._patiently(read)
-        return [None if one is None else self._decoder.decode(one) for one in found]
+        values = await self._patiently(read)
+        return [None if encoded is None else self._decoder.decode(encoded) for encoded in values]
 
     async def delete(self, document_id: str) -> bool:
-        """Delete a document; False where there was none."""
+        """Delete a document; False if there was none."""
         gone = await self._patiently(
             lambda: self._redis.delete(keys.document(self._kind, document_id))
         )
@@ -103,8 +103,8 @@ class Documents(Generic[Document]):
         return bool(gone)
 
     async def opened_before(self, until_s: float) -> list[str]:
-        """Return the ids of documents that were opened before `until_s` and are open still."""
-        found = await self._patiently(
+        """Return the ids of documents that were opened before `until_s` and are still open."""
+        ids = await self._patiently(
             lambda: self._redis.zrange(
                 keys.open_documents(self._kind),
                 "-inf",
@@ -114,4 +114,4 @@ class Documents(Generic[Document]):
                 num=MOST_OPEN,
             )
         )
-        return [one.decode() for one in found]
+        return [document_id.decode() for document_id in ids]

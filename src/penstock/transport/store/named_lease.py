@@ -1,4 +1,4 @@
-"""A lease in Redis: at most one process holds a name, for as long as it says that it lives."""
+"""A named lease in Redis: at most one process holds it, for as long as it renews it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ return redis.call('DEL', KEYS[1])
 
 
 class Lease:
-    """One name, as one holder. Of one event loop."""
+    """One name, for one holder. Owned by one event loop."""
 
     def __init__(self, redis: redis.asyncio.Redis, name: str, holder: str, life_s: float) -> None:
         self._redis = cast("Any", redis)
@@ -33,22 +33,22 @@ class Lease:
         self._release = self._redis.register_script(RELEASE)
 
     async def take(self) -> bool:
-        """Take the lease if nobody has it; not where Redis is away."""
+        """Take the lease if it is free; False if it is not, or Redis is away."""
         try:
             return bool(await self._redis.set(self._key, self._holder, nx=True, px=self._life_ms))
         except (RedisError, OSError):
             return False
 
     async def renew(self) -> bool | None:
-        """Return whether it is ours still; None where Redis does not say."""
+        """Return whether this process still holds the lease; None if Redis does not answer."""
         try:
             return bool(await self._renew(keys=[self._key], args=[self._holder, self._life_ms]))
         except (RedisError, OSError, RuntimeError):
             return None
 
     async def release(self) -> None:
-        """Give it back."""
+        """Release the lease."""
         try:
             await self._release(keys=[self._key], args=[self._holder])
         except (RedisError, OSError, RuntimeError):
-            return  # it runs out by itself
+            return  # it expires by itself

@@ -1,4 +1,4 @@
-"""Commands of many requests in one round trip."""
+"""Commands of several callers in one round trip."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import redis.asyncio
 
 
-class Together:
-    """Sends what callers ask for while an earlier round trip is under way in one pipeline.
+class SharedPipeline:
+    """Sends the commands that arrive during a round trip together, in the next pipeline.
 
-    For an API process a round trip costs more than what it asks for, and requests that arrive in the
-    same instant can share it. Owned by one event loop; commands keep their order.
+    For an API process a round trip costs more than its commands, and concurrent requests can share
+    one. Owned by one event loop; commands keep their order.
     """
 
     def __init__(self, redis: redis.asyncio.Redis) -> None:
@@ -51,7 +51,7 @@ class Together:
                         waiter.set_result(answer)
         finally:
             self._sender = None
-            for _, waiter in (*batch, *self._waiting):  # none, unless the loop is being closed
+            for _, waiter in (*batch, *self._waiting):  # none, unless the loop is closing
                 waiter.cancel()
 
     async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
@@ -60,5 +60,5 @@ class Together:
             pipeline.execute_command(*command)
         try:
             return await pipeline.execute(raise_on_error=False)
-        except Exception as error:  # noqa: BLE001 - each caller knows what to do about it
+        except Exception as error:  # noqa: BLE001 - each caller handles it
             return [error] * len(commands)

@@ -1,4 +1,4 @@
-"""The Lua scripts, each with the shared prelude before it."""
+"""The Lua scripts, each preceded by the shared `common.lua`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.exceptions import NoScriptError
 
 from penstock.transport import keys
-from penstock.transport.store.pipelining import Together
+from penstock.transport.store.pipelining import SharedPipeline
 
 if TYPE_CHECKING:
     import redis
@@ -46,7 +46,7 @@ _DIGESTS: Final = {
 
 
 def _arguments(settings: Settings, queue: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what follows a script's digest: the number of keys, the keys, the arguments."""
+    """Return the arguments after a script's digest: the number of keys, the keys, the arguments."""
     journal_ms = settings.journal_ttl_s * 1000
     return (2, keys.queue_prefix(queue), queue, settings.lease_ms, journal_ms, *args)
 
@@ -59,7 +59,7 @@ class Scripts:
         self._settings = settings
 
     def run(self, name: str, queue: str, *args: str | bytes | int) -> Any:
-        """Run a script on one queue; Redis forgets scripts when it restarts, so bring it along."""
+        """Run a script on one queue; it is sent again if Redis has restarted and forgotten it."""
         arguments = _arguments(self._settings, queue, args)
         try:
             return self._redis.evalsha(_DIGESTS[name], *arguments)
@@ -73,19 +73,19 @@ class AsyncScripts:
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         self._redis = cast("Any", redis)
         self._settings = settings
-        self.together = Together(redis)
-        """For commands that go with `run_together`."""
+        self.together = SharedPipeline(redis)
+        """The connection for commands that go through `run_shared`."""
 
     async def run(self, name: str, queue: str, *args: str | bytes | int) -> Any:
-        """Run a script on one queue; Redis forgets scripts when it restarts, so bring it along."""
+        """Run a script on one queue; it is sent again if Redis has restarted and forgotten it."""
         arguments = _arguments(self._settings, queue, args)
         try:
             return await self._redis.evalsha(_DIGESTS[name], *arguments)
         except NoScriptError:
             return await self._redis.eval(_SOURCES[name], *arguments)
 
-    async def run_together(self, name: str, queue: str, *args: str | bytes | int) -> Any:
-        """Do as `run`, in a round trip that other calls share."""
+    async def run_shared(self, name: str, queue: str, *args: str | bytes | int) -> Any:
+        """Do as `run`, in a round trip shared with other calls."""
         arguments = _arguments(self._settings, queue, args)
         try:
             return await self.together.run("EVALSHA", _DIGESTS[name], *arguments)

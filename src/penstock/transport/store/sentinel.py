@@ -1,4 +1,4 @@
-"""Redis behind Sentinels: each new connection asks them who the master is."""
+"""Redis behind Sentinels: each new connection asks them for the master."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 ASK_TIMEOUT_S: Final = 1.0
-"""A Sentinel that is silent for longer is passed over; there are others."""
+"""A Sentinel that is silent for longer is skipped; there are others."""
 
 
 def is_socket(settings: Settings) -> bool:
-    """Return whether Redis is reached by a socket of this machine."""
+    """Return whether Redis is reached through a Unix socket."""
     return str(settings.redis_url).partition("://")[0] in SOCKET_SCHEMES
 
 
 def address(settings: Settings) -> str:
-    """Return where Redis is to be found, without any password, for logs."""
+    """Return the address of Redis for logs, without any password."""
     url = settings.redis_url
     if is_socket(settings):
         return f"unix://{url.path}"
-    place = f"{url.host}:{url.port}"
+    host = f"{url.host}:{url.port}"
     if settings.redis_sentinels:
-        place = f"{settings.redis_master} of the Sentinels {', '.join(settings.redis_sentinels)}"
-    return f"{place}{url.path or ''}"
+        host = f"{settings.redis_master} of the Sentinels {', '.join(settings.redis_sentinels)}"
+    return f"{host}{url.path or ''}"
 
 
 def _asking(settings: Settings) -> dict[str, Any]:
@@ -51,29 +51,29 @@ def _asking(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _places(settings: Settings) -> list[tuple[str, int]]:
-    pairs = (place.rpartition(":") for place in settings.redis_sentinels)
+def _hosts(settings: Settings) -> list[tuple[str, int]]:
+    pairs = (text.rpartition(":") for text in settings.redis_sentinels)
     return [(host.strip("[]"), int(port)) for host, _, port in pairs]
 
 
 def _of_the_url(settings: Settings) -> dict[str, Any]:
-    """Return the user, password and database of `redis_url`; its host is the Sentinels' to say."""
-    found: dict[str, Any] = cast("Any", redis.connection).parse_url(str(settings.redis_url))
-    return {name: found[name] for name in ("username", "password", "db") if name in found}
+    """Return the user, password and database of `redis_url`; the Sentinels name the host."""
+    parts: dict[str, Any] = cast("Any", redis.connection).parse_url(str(settings.redis_url))
+    return {name: parts[name] for name in ("username", "password", "db") if name in parts}
 
 
 class _SentinelPool(SentinelConnectionPool):
     """Connections that ask the Sentinels for the master."""
 
     def get_master_address(self) -> Any:
-        """Ask. redis-py's own error shows every client in full."""
+        """Ask the Sentinels. redis-py's own error would print every client in full."""
         try:
             return cast("Any", super()).get_master_address()
         except MasterNotFoundError as error:
             raise _unknown(self) from error
 
     def close(self) -> None:
-        """Close the connections to the Sentinels, too."""
+        """Close the connections to the Sentinels as well."""
         cast("Any", super()).close()
         for client in cast("Any", self).sentinel_manager.sentinels:
             client.close()
@@ -83,14 +83,14 @@ class _AsyncSentinelPool(AsyncSentinelPool, redis.asyncio.BlockingConnectionPool
     """A bounded pool of connections that ask the Sentinels for the master."""
 
     async def get_master_address(self) -> Any:
-        """Ask. redis-py's own error shows every client in full."""
+        """Ask the Sentinels. redis-py's own error would print every client in full."""
         try:
             return await cast("Any", super()).get_master_address()
         except MasterNotFoundError as error:
             raise _unknown(self) from error
 
     async def aclose(self) -> None:
-        """Close the connections to the Sentinels, too."""
+        """Close the connections to the Sentinels as well."""
         await cast("Any", super()).aclose()
         for client in cast("Any", self).sentinel_manager.sentinels:
             await client.aclose()
@@ -101,17 +101,17 @@ def _unknown(pool: Any) -> MasterNotFoundError:
 
 
 def master_pool(settings: Settings, **options: Any) -> redis.ConnectionPool:
-    """Return a pool of connections to whoever is the master."""
+    """Return a pool of connections to the current master."""
     asking = {**_asking(settings), "retry": Retry(NoBackoff(), 0)}
-    sentinel = cast("Any", Sentinel)(_places(settings), sentinel_kwargs=asking)
+    sentinel = cast("Any", Sentinel)(_hosts(settings), sentinel_kwargs=asking)
     pool = cast("Any", _SentinelPool)
     return pool(settings.redis_master, sentinel, **_of_the_url(settings), **options)
 
 
 def async_master_pool(settings: Settings, **options: Any) -> redis.asyncio.BlockingConnectionPool:
-    """Return a bounded pool of connections to whoever is the master."""
+    """Return a bounded pool of connections to the current master."""
     asking = {**_asking(settings), "retry": AsyncRetry(NoBackoff(), 0)}
-    sentinel = cast("Any", AsyncSentinel)(_places(settings), sentinel_kwargs=asking)
+    sentinel = cast("Any", AsyncSentinel)(_hosts(settings), sentinel_kwargs=asking)
     for client in sentinel.sentinels:
         make_cancellable(client.connection_pool)
     pool = cast("Any", _AsyncSentinelPool)
@@ -119,15 +119,15 @@ def async_master_pool(settings: Settings, **options: Any) -> redis.asyncio.Block
 
 
 def broker(settings: Settings) -> tuple[str, dict[str, Any]]:
-    """Return Celery's broker URL and the transport options that come with it."""
+    """Return Celery's broker URL and its transport options."""
     if is_socket(settings):
         return _socket_for_celery(settings), {}
     if not settings.redis_sentinels:
         return str(settings.redis_url), {}
     url = settings.redis_url
     user = f"{url.username or ''}:{url.password}@" if url.password else ""
-    # Celery goes from one to the next when one is away, and takes all of it from that one.
-    urls = [f"sentinel://{user}{place}{url.path or '/0'}" for place in settings.redis_sentinels]
+    # Celery tries them in turn, and takes every option from the one that it uses.
+    urls = [f"sentinel://{user}{host}{url.path or '/0'}" for host in settings.redis_sentinels]
     options = {
         "master_name": settings.redis_master,
         "sentinel_kwargs": {**_asking(settings), "retry": Retry(NoBackoff(), 0)},

@@ -1,7 +1,7 @@
-"""Which key has another type than ours: Redis's WRONGTYPE does not name it.
+"""Finds the key whose type is not ours: Redis's WRONGTYPE error does not name it.
 
-Whoever can write to Redis may have put a string where a sorted set belongs. A command's own key is
-its first argument; a script touches many, which are looked at when it has failed, and only then.
+Another user of the Redis server may have put a string where a sorted set belongs. A command's own
+key is its first argument; a script touches many keys, which are checked only after it has failed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
 Search: TypeAlias = "Generator[list[tuple[Any, ...]], list[Any], list[str]]"
-"""Yields commands, gets their answers (errors among them), returns keys."""
+"""Yields commands, is sent their answers (errors among them), returns keys."""
 
 MARK: Final = "WRONGTYPE"
 LOOKED_AT: Final = 200
-"""Members of each set of jobs or tenants whose own keys are looked at."""
+"""Members of each set of jobs or tenants whose own keys are checked."""
 _SCRIPTS: Final = ("EVALSHA", "EVAL")
 _PRIORITIES: Final = range(10)
 _JOBS: Final = ("arrivals", "returned", "leases", "deadlines", "unheard")
@@ -36,16 +36,16 @@ CLAIMING: Final[Mapping[str, str]] = {
     **{f"tenants:{priority}": "zset" for priority in _PRIORITIES},
     **{f"served:{priority}": "zset" for priority in _PRIORITIES},
 }
-"""Keys of a queue, without its prefix, which each job's way leads through."""
+"""Keys of a queue, without the prefix, that every job passes through."""
 _ASIDE: Final[Mapping[str, str]] = {"unheard": "zset", "utility": "list"}
 
 
 class WrongTypeError(ResponseError):
-    """A key of ours has another type. The message names it."""
+    """One of our keys has another type. The message names the key."""
 
 
 def is_wrong_type(error: object) -> bool:
-    """Return whether an error reply is about a key's type and does not name the key yet."""
+    """Return whether an error reply is a WRONGTYPE error that does not name its key yet."""
     if not isinstance(error, ResponseError) or isinstance(error, WrongTypeError):
         return False
     return MARK in str(error)
@@ -55,16 +55,16 @@ def expected(queue: str, job_ids: Iterable[str] = (), *, all_keys: bool = False)
     """Return the keys that jobs of a queue need, with their types."""
     prefix = keys.queue_prefix(queue)
     names = {**CLAIMING, **_ASIDE} if all_keys else CLAIMING
-    found = {f"{prefix}{name}": kind for name, kind in names.items()}
-    found[queue] = "list"
+    types = {f"{prefix}{name}": kind for name, kind in names.items()}
+    types[queue] = "list"
     for job_id in job_ids:
-        found[keys.job(queue, job_id)] = "hash"
-        found[keys.journal(queue, job_id)] = "stream"
-    return found
+        types[keys.job(queue, job_id)] = "hash"
+        types[keys.journal(queue, job_id)] = "stream"
+    return types
 
 
 def wrong(types: Mapping[str, str], answers: Sequence[Any]) -> list[str]:
-    """Return the keys whose TYPE is neither what it should be nor none."""
+    """Return the keys that exist with another type than expected."""
     return [
         key
         for (key, kind), answer in zip(types.items(), answers, strict=False)
@@ -73,23 +73,23 @@ def wrong(types: Mapping[str, str], answers: Sequence[Any]) -> list[str]:
 
 
 def _members(answer: Any) -> list[str]:
-    """Return a set's members; none for an error."""
+    """Return a set's members; none if `answer` is an error."""
     members = cast("list[bytes]", answer) if isinstance(answer, list) else []
-    return [one.decode() for one in members]
+    return [member.decode() for member in members]
 
 
 def _of_script(queue: str, arguments: Sequence[Any]) -> Search:
-    """Search what a script of a queue may have touched."""
+    """Search the keys that a queue's script may have touched."""
     prefix = keys.queue_prefix(queue)
     types = expected(queue, all_keys=True)
-    named = [one for one in arguments if isinstance(one, str) and one]
-    for one in named[:LOOKED_AT]:
-        types |= expected(queue, [one]) | {f"{prefix}claim:{one}": "list"}
-    found = wrong(types, (yield [("TYPE", key) for key in types]))
-    if found:
-        return found
+    named = [argument for argument in arguments if isinstance(argument, str) and argument]
+    for name in named[:LOOKED_AT]:
+        types |= expected(queue, [name]) | {f"{prefix}claim:{name}": "list"}
+    bad_keys = wrong(types, (yield [("TYPE", key) for key in types]))
+    if bad_keys:
+        return bad_keys
     answers = yield [("ZRANGE", f"{prefix}{name}", 0, LOOKED_AT - 1) for name in _JOBS]
-    ids = {one for answer in answers for one in _members(answer)}
+    ids = {member for answer in answers for member in _members(answer)}
     types = expected(queue, sorted(ids))
     for priority in _PRIORITIES:
         answers = yield [("ZRANGE", f"{prefix}tenants:{priority}", 0, LOOKED_AT - 1)]
@@ -102,36 +102,38 @@ def _search(command: Sequence[Any]) -> Search:
     """Search the keys of a failed command."""
     if str(command[0]).upper() in _SCRIPTS:
         count = int(command[2])
-        its_keys = [str(one) for one in command[3 : 3 + count]]
-        if count == 2 and its_keys[0] == keys.queue_prefix(its_keys[1]):  # noqa: PLR2004 - prefix and queue
-            return (yield from _of_script(its_keys[1], command[5:]))
-        return its_keys
+        names = [str(name) for name in command[3 : 3 + count]]
+        if count == 2 and names[0] == keys.queue_prefix(names[1]):  # noqa: PLR2004 - prefix, queue
+            return (yield from _of_script(names[1], command[5:]))
+        return names
     if str(command[0]).upper() == "BRPOP":
         lists = {str(key): "list" for key in command[1:-1]}
         return wrong(lists, (yield [("TYPE", key) for key in lists]))
     return [str(command[1])] if len(command) > 1 else []
 
 
-def error_of(found: Sequence[str]) -> WrongTypeError:
-    """Return the error of keys that have another type."""
-    return WrongTypeError(f"{MARK} key {', '.join(found) or 'unknown'} has another type than ours")
+def error_of(bad_keys: Sequence[str]) -> WrongTypeError:
+    """Return an error that names the keys of another type."""
+    return WrongTypeError(
+        f"{MARK} key {', '.join(bad_keys) or 'unknown'} has another type than ours"
+    )
 
 
-def _named(error: Exception, found: Sequence[str]) -> WrongTypeError:
-    named_error = error_of(found)
+def _named(error: Exception, bad_keys: Sequence[str]) -> WrongTypeError:
+    named_error = error_of(bad_keys)
     named_error.__cause__ = error
     return named_error
 
 
 def named(redis: redis.Redis, error: Exception, command: Sequence[Any]) -> WrongTypeError:
-    """Return an error that names the key which a command has failed on."""
+    """Return an error that names the key on which a command has failed."""
     search = _search(command)
     try:
         commands = next(search)
         while True:
             pipeline = cast("Any", redis).pipeline(transaction=False)
-            for one in commands:
-                pipeline.execute_command(*one)
+            for command_ in commands:
+                pipeline.execute_command(*command_)
             commands = search.send(pipeline.execute(raise_on_error=False))
     except StopIteration as end:
         return _named(error, end.value)
@@ -148,8 +150,8 @@ async def named_async(
         commands = next(search)
         while True:
             pipeline = cast("Any", redis).pipeline(transaction=False)
-            for one in commands:
-                pipeline.execute_command(*one)
+            for command_ in commands:
+                pipeline.execute_command(*command_)
             commands = search.send(await pipeline.execute(raise_on_error=False))
     except StopIteration as end:
         return _named(error, end.value)
@@ -163,7 +165,7 @@ class NamingRedis(redis.Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command.
 
-        :raises WrongTypeError: a key of it has another type.
+        :raises WrongTypeError: one of its keys has another type.
         """
         try:
             return cast("Any", super()).execute_command(*args, **options)
@@ -174,12 +176,12 @@ class NamingRedis(redis.Redis):
 
 
 class AsyncNamingRedis(redis.asyncio.Redis):
-    """The same without blocking the event loop."""
+    """The same client without blocking the event loop."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command.
 
-        :raises WrongTypeError: a key of it has another type.
+        :raises WrongTypeError: one of its keys has another type.
         """
         try:
             return await cast("Any", super()).execute_command(*args, **options)

@@ -11,12 +11,12 @@ local function refuse(id, reason)
   refused[#refused + 1] = reason
 end
 
--- Whether a job's fields say that it is this worker's, under this epoch. The epoch alone does not
--- tell: a Redis that lost its last instant (and the claim in it) gives the same one out again.
+-- Whether a job's fields show that this worker has leased it, under this epoch. The epoch alone is
+-- not enough: a Redis that has lost its last moment (with the claim) issues the same one again.
 local function is_ours(f, epoch) return tonumber(f[2]) == epoch and f[7] == worker end
 
--- Why an event cannot be written to a job that does not run under this epoch, or nil where it has
--- been written already: this call repeats one whose answer was lost.
+-- Why an event cannot be written to a job that does not run under this epoch; nil if it has been
+-- written already, by an earlier call whose answer was lost.
 local function reason_against(f, epoch, index, terminal)
   if not f[1] or not is_ours(f, epoch) or f[1] == 'waiting' then return 'fenced' end
   if index < tonumber(f[3]) or (terminal ~= '' and f[1] == terminal) then return nil end
@@ -30,7 +30,7 @@ local function write(job, index, count, terminal, event)
     return
   end
   if is_error(redis.pcall('XADD', journal_key(job.id), '1-' .. index, 'e', event)) then
-    -- Something else is in its journal's place: nobody could go on with it.
+    -- The journal's key has another type: no worker could continue the job.
     fail(job, 'failed', 'store_unavailable', 'the journal of the answer is not ours')
     refuse(job.id, 'broken')
     return
@@ -40,7 +40,7 @@ local function write(job, index, count, terminal, event)
   if job.next == 0 then
     redis.call('PEXPIREAT', journal_key(job.id), kept_until(job.deadline))
   end
-  say(job.reply, event)
+  emit(job.reply, event)
 end
 
 local function append(id, epoch, index, count, terminal, event)
@@ -68,8 +68,8 @@ local function append(id, epoch, index, count, terminal, event)
   elseif at + count <= job.next and terminal == '' then
     redis.call('ZADD', leases, now + lease_ms, id)
   else
-    -- Redis has lost what this worker wrote before (a restart without its last second). The text
-    -- has to be made again from what is there; that is nobody's fault, so no worker counts as lost.
+    -- Redis has lost earlier writes of this worker (a restart without its last second). Generation
+    -- continues from what is left; it is no worker's fault, so none counts as lost.
     local whole = read(id)
     requeue(whole, whole.lost)
     refuse(id, 'fenced')

@@ -1,6 +1,6 @@
 -- ARGV: id
--- Returns 'cancelled', 'requested' (it runs: its worker hears at its next write), the terminal
--- state that it had, or nil where there is no such job.
+-- Returns 'cancelled', 'requested' (it runs: its worker learns of it at its next write), the
+-- terminal state that it already had, or nil if there is no such job.
 local job = read(ARGV[3])
 
 if not job then return false end

@@ -1,7 +1,7 @@
--- ARGV: worker, claim's token, the token's time in ms, '1' for none but returned jobs, most jobs,
--- least jobs (where so many wait), jobs that the worker holds already
--- Returns {jobs that still wait, {job, epoch, next index}, ...} in the order of their turns. The token
--- makes a repeated call (the answer was lost with a connection) give the same jobs and epochs.
+-- ARGV: worker, claim's token, the token's life in ms, '1' for returned jobs only, most jobs,
+-- least jobs (if so many wait), jobs that the worker has leased already
+-- Returns {jobs that still wait, {job, epoch, next index}, ...} in order. The token makes a repeated
+-- call (the answer was lost with a connection) return the same jobs and epochs.
 local worker, token, token_ms = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local only_returned = ARGV[6] == '1'
 local most, least, held = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -30,16 +30,16 @@ local function claimed_before()
   return ids
 end
 
--- How many jobs to claim: what makes the worker's share of all that waits and runs, so that the first
--- of several idle workers to look does not take all.
+-- How many jobs to claim: up to the worker's share of all that wait and run, so that the first of
+-- several idle workers does not take everything.
 local function share()
   local workers = math.max(redis.call('ZCOUNT', live_workers, '(' .. now, '+inf'), 1)
   local jobs = redis.call('ZCARD', arrivals) + redis.call('ZCARD', leases)
   return math.min(most, math.max(least, math.ceil(jobs / workers) - held))
 end
 
--- The first job of this priority or a better one that a worker had before; nil where none waits.
--- It goes on with a turn that it has had, so the others' turns are where they were.
+-- The first job of this priority or a better one that a worker had before; nil if none waits.
+-- It continues a turn that it has already had, so the others' turns do not move.
 local function pop_returned(priority)
   local first = redis.call('ZRANGE', returned, 0, 0, 'WITHSCORES')
   if not first[1] or tonumber(first[2]) >= (priority + 1) * MOST_JOBS then return nil end
@@ -53,7 +53,7 @@ local function pop_returned(priority)
   return job
 end
 
--- The next job by priority, then its tenant's turn; nil where none waits.
+-- The next job by its tenant's turn within a priority; nil if none waits.
 local function pop(priority)
   local tenants = tenants_key(priority)
   while true do
@@ -88,9 +88,9 @@ end
 local claimed = claimed_before()
 if #claimed > 0 then return answer(claimed) end
 
-local wanted = share()
+local target = share()
 for priority = 0, 9 do
-  while #claimed < wanted do
+  while #claimed < target do
     local job = next_job(priority)
     if not job then break end
     if job.deadline > now then

@@ -1,5 +1,5 @@
--- Comes before every script. KEYS[1] is the queue's prefix, KEYS[2] the Celery list of its
--- doorbells (its name is the queue's). ARGV[1] is a lease in ms, ARGV[2] the journal's time in ms.
+-- Precedes every script. KEYS[1] is the queue's prefix, KEYS[2] the Celery list of its doorbells,
+-- which is named like the queue. ARGV[1] is a lease in ms, ARGV[2] the journal's time in ms.
 -- All times are Unix ms by Redis's clock.
 local prefix, bells = KEYS[1], KEYS[2]
 local lease_ms, journal_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -24,11 +24,11 @@ local function tenants_key(priority) return prefix .. 'tenants:' .. priority end
 local function served_key(priority) return prefix .. 'served:' .. priority end
 local function line_key(priority, tenant) return prefix .. 'waiting:' .. priority .. ':' .. tenant end
 
--- Redis asks for memory at a script's first write only. This one needs none, so that a full Redis
--- refuses new jobs but lets the accepted ones go on, which is what frees memory.
+-- Redis checks its memory limit at a script's first write only. This write needs no memory, so a
+-- full Redis refuses new jobs but lets accepted ones finish, which frees memory.
 local function go_on_when_full() redis.call('DEL', prefix .. 'none') end
 
--- Put a key's end off until `until_ms`; never bring it nearer.
+-- Extend a key's life to `until_ms`; never shorten it.
 local function keep(key, until_ms)
   local ttl = redis.call('PTTL', key)
   if ttl == -1 or (ttl >= 0 and now + ttl < until_ms) then
@@ -40,11 +40,11 @@ local function kept_until(deadline) return math.max(deadline, now) + journal_ms 
 
 local function number_at(field) return tonumber(redis.call('HGET', counters, field) or 0) end
 
--- Whether a call by `pcall` has failed: its key has another type than ours.
+-- Whether a `pcall` has failed because its key has another type.
 local function is_error(answer) return type(answer) == 'table' and answer.err ~= nil end
 
--- The job's fields, or nil where there is no such job, or something else in its place: one broken
--- job must not stop the scripts for all others.
+-- The job's fields; nil if there is no such job or its key has another type: one broken job must
+-- not stop the scripts for all others.
 local function read(id)
   local f = redis.pcall('HMGET', job_key(id), 'state', 'epoch', 'next', 'lost', 'deadline',
     'cancel', 'reply', 'priority', 'tenant', 'cost', 'seq', 'created', 'worker')
@@ -58,25 +58,25 @@ local function read(id)
 end
 
 -- Live events, gathered by channel and published once a channel at the script's end.
-local said = {}
+local outgoing = {}
 local ended = {}
 local channels = {}
-local function say(channel, event)
-  local events = said[channel]
+local function emit(channel, event)
+  local events = outgoing[channel]
   if not events then
     events = {}
-    said[channel] = events
+    outgoing[channel] = events
     ended[channel] = {}
     channels[#channels + 1] = channel
   end
   events[#events + 1] = event
 end
 
--- Where nobody hears of a job's end, the process that would account for it may be dead: what was
--- asked is kept for another one to do so (`unheard.lua`), unless it was left on purpose.
+-- If nobody receives a job's last event, the process that would account for it may be dead. The job
+-- is then kept for another one to do so (`unheard.lua`), unless its client left on purpose.
 local function publish()
   for _, channel in ipairs(channels) do
-    local heard = redis.call('PUBLISH', channel, '[' .. table.concat(said[channel], ',') .. ']')
+    local heard = redis.call('PUBLISH', channel, '[' .. table.concat(outgoing[channel], ',') .. ']')
     for _, id in ipairs(ended[channel]) do
       if heard > 0 or redis.pcall('HEXISTS', job_key(id), 'left') == 1 then
         redis.call('HDEL', job_key(id), 'job')
@@ -88,8 +88,8 @@ local function publish()
   end
 end
 
--- Doorbells: what Celery's producer would push for the task `penstock.doorbell` (protocol 2, the
--- body is `[[], {}, {"callbacks": null, ...}]`). They carry no work, so one is as good as another.
+-- Doorbells: what Celery's producer would push for the task `penstock.doorbell` (protocol 2; the
+-- body is `[[], {}, {"callbacks": null, ...}]`). They carry no work, so they are interchangeable.
 local function uuid(seed)
   local h = redis.sha1hex(seed)
   return h:sub(1, 8) .. '-' .. h:sub(9, 12) .. '-4' .. h:sub(14, 16) .. '-8' .. h:sub(18, 20)
@@ -114,7 +114,7 @@ local function ring(count)
   end
 end
 
--- Take back bells that no waiting job needs, the newest first, and nothing but bells.
+-- Remove doorbells that no waiting job needs, newest first, and no other messages.
 local function mute(most)
   local surplus = math.min(redis.call('LLEN', bells) - redis.call('ZCARD', arrivals), most)
   for _ = 1, surplus do
@@ -126,8 +126,8 @@ end
 
 -- Fair shares within a priority: a tenant's score is the virtual time at which its next job starts;
 -- each claim moves it on by the job's cost. A tenant that comes back starts no earlier than the
--- others are now (no credit for idle time) and no earlier than where it left (no way to shed what
--- it has had), which `served` remembers for as long as it matters.
+-- others are now (no credit for idle time) and no earlier than where it left (its use is not
+-- forgotten), which `served` remembers for as long as it matters.
 local function join_tenants(priority, tenant, until_ms)
   local tenants, served = tenants_key(priority), served_key(priority)
   if not redis.call('ZSCORE', tenants, tenant) then
@@ -160,7 +160,7 @@ local function count_tokens(cost)
   end
 end
 
--- A requeued job keeps its sequence number, so it stands before all that its tenant sent later.
+-- A requeued job keeps its sequence number, so it precedes its tenant's later jobs.
 local function put_in_line(job)
   local line = line_key(job.priority, job.tenant)
   local until_ms = kept_until(job.deadline)
@@ -181,9 +181,9 @@ local function take_out_of_line(job)
   leave_tenants_if_done(job.priority, job.tenant)
 end
 
--- Back to the head of its tenant's line. Its turn was lost, so its tenant gets the cost back. It
--- also stands among those that were returned, who go before all others of their priority: their
--- clients have read a part already. The score is the order in which they are taken.
+-- Put a job back at the head of its tenant's line. Its turn was lost, so its tenant gets the cost
+-- back. It also joins the returned jobs, which precede all others of their priority because their
+-- clients have already read a part. The score is the order in which they are claimed.
 local function requeue(job, lost)
   redis.call('ZREM', leases, job.id)
   redis.call('HSET', job_key(job.id), 'state', 'waiting', 'lost', lost)
@@ -194,7 +194,7 @@ local function requeue(job, lost)
   ring(1)
 end
 
--- How often jobs end, a mean that forgets within a minute or so: what Retry-After is made of.
+-- How often jobs end: a decaying mean over about a minute, from which Retry-After is computed.
 local function finishes_per_ms()
   local f = redis.call('HMGET', counters, 'rate', 'rate_at', 'rate_from')
   if not f[1] then return 0, now end
@@ -208,8 +208,8 @@ local function count_finish()
   keep(counters, now + DAY_MS)
 end
 
--- The one way into a terminal state: the job is out of every set, its last event is in the journal
--- and on its way, and what is left of it goes when the journal's time is up.
+-- The only way into a terminal state: remove the job from every set, write its last event to the
+-- journal, publish it, and let the remaining keys expire after the journal's time.
 local function finish(job, status, event)
   local key, journal = job_key(job.id), journal_key(job.id)
   redis.call('ZREM', leases, job.id)
@@ -218,7 +218,7 @@ local function finish(job, status, event)
   redis.pcall('XADD', journal, '1-' .. string.format('%d', job.next), 'e', event)
   redis.call('PEXPIRE', key, journal_ms)
   redis.call('PEXPIRE', journal, journal_ms)
-  say(job.reply, event)
+  emit(job.reply, event)
   table.insert(ended[job.reply], job.id)
   count_finish()
 end

@@ -1,11 +1,11 @@
--- One API key's two buckets, which fill evenly and hold a minute's worth.
--- KEYS[1] the buckets; ARGV: requests/min, tokens/min (0: no bound), requests, tokens, 1 to take
--- without asking (tokens may be below 0: a part is given back).
+-- One API key's two buckets, which fill evenly and hold a minute's allowance.
+-- KEYS[1] the buckets; ARGV: requests/min, tokens/min (0: no limit), requests, tokens, 1 to take
+-- unconditionally (negative tokens give a part back).
 -- Returns {ms to wait (0: taken), requests left, tokens left}.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local most = { tonumber(ARGV[1]), tonumber(ARGV[2]) }
-local asked = { tonumber(ARGV[3]), tonumber(ARGV[4]) }
+local needed = { tonumber(ARGV[3]), tonumber(ARGV[4]) }
 local MINUTE_MS = 60000
 
 local f = redis.call('HMGET', KEYS[1], 'requests', 'tokens', 'at')
@@ -13,8 +13,8 @@ local passed = math.max(now - tonumber(f[3] or now), 0)
 local left, wait = {}, 0
 for i = 1, 2 do
   left[i] = math.min(most[i], tonumber(f[i] or most[i]) + passed * most[i] / MINUTE_MS)
-  -- What is over a whole bucket may go when the bucket is full.
-  local missing = math.min(asked[i], most[i]) - left[i]
+  -- A request larger than a bucket is admitted when the bucket is full.
+  local missing = math.min(needed[i], most[i]) - left[i]
   if most[i] > 0 and missing > 0 then
     wait = math.max(wait, math.ceil(missing * MINUTE_MS / most[i]))
   end
@@ -23,7 +23,7 @@ if ARGV[5] == '1' then wait = 0 end
 
 local full_in = 0
 for i = 1, 2 do
-  if wait == 0 then left[i] = math.min(most[i], left[i] - asked[i]) end
+  if wait == 0 then left[i] = math.min(most[i], left[i] - needed[i]) end
   if most[i] > 0 then
     full_in = math.max(full_in, math.ceil((most[i] - left[i]) * MINUTE_MS / most[i]))
   end

@@ -1,4 +1,4 @@
--- ARGV: lost workers that make a job poison, least ms between two runs, most of each kind a run
+-- ARGV: lost workers after which a job is poison, least ms between two runs, most of each kind a run
 -- Returns {requeued, poisoned, expired, rung, ms until the next lease ends (-1: nothing runs)}.
 local most_lost, pause_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local BLIND_MS = 2000
@@ -11,8 +11,8 @@ local function next_end_ms()
   return first[2] and math.max(tonumber(first[2]) - now, 0) or -1
 end
 
--- Every API and worker process reaps; together they need not do so more often than one would,
--- but for a lease that is over: somebody has come for it just now.
+-- Every API and worker process reaps; all together need not run more often than one would. An
+-- expired lease is exempt: the caller has come for it.
 if last > 0 and not set_back and now - last < pause_ms then
   local left_ms = next_end_ms()
   if left_ms ~= 0 then return { 0, 0, 0, 0, left_ms } end
@@ -38,9 +38,9 @@ local function reap_lease(id)
   end
 end
 
--- Nobody has reaped for longer than a lease (and longer than processes leave between two runs):
--- then nobody could renew either, because Redis was away or stood still. The holders get one lease
--- more, once, to show that they live.
+-- If nobody has reaped for longer than a lease (and longer than the usual pause between runs), nobody
+-- could renew either, because Redis was away or stalled. Expired leases are then extended once, so
+-- that live workers can renew them.
 local function reap_leases()
   local over = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, most)
   local blind = last > 0 and now - last > math.max(lease_ms, BLIND_MS) and number_at('graced') == 0
@@ -50,8 +50,8 @@ local function reap_leases()
   return blind
 end
 
--- Somebody has set Redis's clock back, or a replica whose clock is behind has taken over: leases
--- given before that would live on by as much, and with them the jobs of workers that are dead.
+-- Redis's clock was set back, or a replica with a slower clock has taken over: earlier leases would
+-- last longer by the difference, and with them the jobs of dead workers.
 local function shorten_leases()
   local until_ms = now + lease_ms
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. until_ms, '+inf')) do
@@ -72,8 +72,8 @@ local function reap_deadlines()
   end
 end
 
--- A bell can be lost with the worker that took it. Bells that live workers hold are not in the
--- list, but they have claimed their jobs, so as many bells as waiting jobs are always enough.
+-- A doorbell can be lost with the worker that took it. Doorbells in the hands of live workers are not
+-- in the list, but those have claimed their jobs, so one doorbell a waiting job is always enough.
 local function mend_bells()
   rung = math.min(redis.call('ZCARD', arrivals) - redis.call('LLEN', bells), most)
   if rung > 0 then ring(rung) else rung = 0 end
@@ -85,7 +85,7 @@ local blind = reap_leases()
 reap_deadlines()
 mend_bells()
 if last > 0 or redis.call('EXISTS', counters) == 1 then
-  -- A whole rack may have died: where this run had to stop early, the next need not wait.
+  -- A whole rack may have died: if this run had to stop early, the next one need not wait.
   local early = not blind and requeued + poisoned + expired >= most
   redis.call('HSET', counters, 'reaped', early and now - pause_ms or now, 'graced', blind and 1 or 0)
   keep(counters, now + DAY_MS)

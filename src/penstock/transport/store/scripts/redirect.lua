@@ -1,5 +1,5 @@
 -- ARGV: id, reply
--- Returns 1, or 0 where there is no such job.
+-- Returns 1, or 0 if there is no such job.
 go_on_when_full()
 if redis.call('EXISTS', job_key(ARGV[3])) == 0 then return 0 end
 redis.call('HSET', job_key(ARGV[3]), 'reply', ARGV[4])

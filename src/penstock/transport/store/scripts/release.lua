@@ -1,5 +1,5 @@
 -- ARGV: id, epoch, worker
--- Returns 1 where the job is no longer this epoch's (handed back now or before), else 0.
+-- Returns 1 if the job was released, now or by an earlier call, else 0.
 local job, epoch, worker = read(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 
 go_on_when_full()

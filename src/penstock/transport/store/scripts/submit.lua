@@ -1,6 +1,6 @@
 -- ARGV: id, job, reply, tenant, priority, cost, deadline, most waiting jobs, most waiting tokens,
 -- digest
--- Returns {1} accepted, {0} this id is there already, {-1, jobs ahead of a free place, finishes/s}.
+-- Returns {1}: accepted; {0}: this id exists already; {-1, jobs that must end first, ends/s}: full.
 local id, payload, reply, tenant, priority = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local cost, deadline = tonumber(ARGV[8]), tonumber(ARGV[9])
 local most_jobs, most_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -9,14 +9,14 @@ if redis.call('EXISTS', job_key(id)) == 1 then return { 0 } end
 
 local waiting, tokens = redis.call('ZCARD', arrivals), number_at('tokens')
 local over_jobs, over_tokens = waiting + 1 - most_jobs, tokens + cost - most_tokens
--- A job that is over the bound of tokens by itself may wait alone.
+-- A job that exceeds the limit of tokens by itself may wait if it is the only one.
 if over_jobs > 0 or (over_tokens > 0 and waiting > 0) then
   local over = over_jobs
   if waiting > 0 then over = math.max(over, math.ceil(over_tokens * waiting / math.max(tokens, 1))) end
   local rate, from = finishes_per_ms()
-  -- A window that is not full yet has seen a part of its weight only.
-  local seen = 1 - math.exp(math.min(from - now, -1000) / RATE_WINDOW_MS)
-  return { -1, over, string.format('%.6f', rate * 1000 / seen) }
+  -- Until the window is full, the mean has only this part of its final weight.
+  local weight = 1 - math.exp(math.min(from - now, -1000) / RATE_WINDOW_MS)
+  return { -1, over, string.format('%.6f', rate * 1000 / weight) }
 end
 
 local job = {

@@ -1,6 +1,6 @@
 -- ARGV: least ms since the end, most jobs
--- Returns a flat list of job, its last event and the time of its end (ms), of jobs that nobody heard
--- end and whose process is not there any more. They are another's to take only after `least_ms`.
+-- Returns a flat list of job, its last event and the time of its end (ms), for jobs whose last event
+-- nobody received and whose process is gone. Another call gets them again only after `least_ms`.
 local least_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = {}
 
@@ -17,7 +17,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', unheard, '-inf', now - least_ms,
     found[#found + 1] = last[2][2]
     found[#found + 1] = ended_ms
   else
-    -- Its process lost its connection for a moment, and accounts for it itself.
+    -- Its process lost its connection for a moment; it accounts for the job itself.
     redis.call('HDEL', job_key(id), 'job')
     redis.call('ZREM', unheard, id)
   end

@@ -1,4 +1,4 @@
-"""What the store has of the jobs that are followed, and whether it is the store that it was."""
+"""What the store has of the followed jobs, and whether it is the same run of Redis."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 QUEUE_EVERY_S: Final = 1.0
-"""A queue's keys are looked at so often while a job of it is silent."""
+"""How often a queue's key types are checked while one of its jobs is silent."""
 
 
 class Page(msgspec.Struct, frozen=True):
     """A part of a job's journal.
 
-    `created` is when the job was stored, None if it is not there. `run_id` names the run of Redis
-    that has answered; "" if we may not ask for it.
+    `created` is when the job was stored; None if it is not there. `run_id` identifies the run of
+    Redis that has answered; "" if we are not permitted to ask.
     """
 
     events: list[Event]
@@ -41,8 +41,8 @@ class Page(msgspec.Struct, frozen=True):
     run_id: str
 
 
-class Looks:
-    """Reads journals, and looks at the jobs of silent followers. Owned by one event loop."""
+class JobChecks:
+    """Reads journals, and checks the jobs of silent followers. Owned by one event loop."""
 
     def __init__(self, redis: redis.asyncio.Redis, patience_s: float) -> None:
         self._redis = cast("Any", redis)
@@ -50,7 +50,7 @@ class Looks:
         self._looked_s: dict[str, float] = {}
 
     async def read(self, follower: Follower, after: int, limit: int) -> Page:
-        """Return a follower's events whose index is above `after`.
+        """Return a page of a follower's events whose index is above `after`.
 
         :raises StoreUnavailable: Redis stayed away, or a key has another type.
         """
@@ -70,7 +70,7 @@ class Looks:
         return await patiently_async(read, self._patience_s)
 
     async def look(self, followers: Sequence[Follower]) -> None:
-        """Compare followers with their jobs; whoever misses something reads its journal.
+        """Compare followers with their jobs; a follower that misses something reads its journal.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
@@ -84,17 +84,17 @@ class Looks:
             pipeline.type(key)
         answers = await pipeline.execute(raise_on_error=False)
         now_s = time.monotonic()
-        for place, follower in enumerate(followers):
+        for number, follower in enumerate(followers):
             follower.checked_s = now_s
-            _compare(follower, *answers[2 * place : 2 * place + 2])
+            _compare(follower, *answers[2 * number : 2 * number + 2])
         bad = wrong_types.wrong(types, answers[2 * len(followers) :])
         for queue in {follower.queue for follower in followers} if bad else ():
-            its = [key for key in bad if key in wrong_types.expected(queue)]
-            if its:
-                _refuse((one for one in followers if one.queue == queue), its)
+            faulty = [key for key in bad if key in wrong_types.expected(queue)]
+            if faulty:
+                _refuse((follower for follower in followers if follower.queue == queue), faulty)
 
     def _types(self, queues: Iterable[str]) -> dict[str, str]:
-        """Return the keys that are to be looked at now, with their types."""
+        """Return the keys to check now, with their expected types."""
         now_s = time.monotonic()
         types: dict[str, str] = {}
         for queue in queues:
@@ -108,12 +108,12 @@ def _events(entries: Any, journal_key: str) -> list[Event]:
     try:
         return journal.events(entries)
     except (msgspec.MsgspecError, KeyError) as error:
-        _log.error("%s holds something else than events: %s", journal_key, error)
+        _log.error("%s holds entries that are not events: %s", journal_key, error)
         raise StoreUnavailable("The answer's journal cannot be read") from error
 
 
 def _run_id(server: Any) -> str:
-    """Return what `INFO server` says of the run."""
+    """Return the run id in an answer of `INFO server`; "" if there is none."""
     if not isinstance(server, dict):
         return ""
     return str(cast("dict[str, Any]", server).get("run_id", ""))

@@ -1,4 +1,4 @@
-"""Whether the store is as young as if it had just lost its memory."""
+"""Whether the store is new, or may have just lost its data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 LIFE_S: Final = 86_400
 MARGIN_S: Final = 5.0
-"""For connections that are made again, besides the heartbeats that a live worker may be late by."""
+"""Allowance for reconnecting, on top of the heartbeats that a live worker may miss."""
 
 
-class Beginning:
-    """When the store began, as a mark in it says. Owned by one event loop.
+class StoreAge:
+    """When the store began, according to a mark in it. Owned by one event loop.
 
-    A store that was emptied, or is back without its file, has no mark; nor has one that is new. Who
-    misses it sets it, and for some heartbeats from then on nobody can say that a model is unknown:
-    workers are announcing themselves.
+    A store that is new, was emptied or came back without its file has no mark. The first process
+    that misses the mark sets it. For some heartbeats from then on, no model can be called unknown:
+    workers are still announcing themselves.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -29,11 +29,11 @@ class Beginning:
         self._looked_ms = 0
 
     def ask(self, pipeline: Any) -> None:
-        """Add the question for the mark to a pipeline."""
+        """Add the command that reads the mark to a pipeline."""
         pipeline.get(keys.STORE)
 
     def hear(self, mark: Any, now_ms: int, pipeline: Any) -> None:
-        """Take the answer, and keep the mark alive, or set it, by a pipeline."""
+        """Take the answer; renew the mark, or set it, by a pipeline."""
         self._looked_ms = now_ms
         self._began_ms = int(mark) if isinstance(mark, bytes) and mark.isdigit() else None
         if self._began_ms is None:
@@ -42,6 +42,6 @@ class Beginning:
             pipeline.expire(keys.STORE, LIFE_S)
 
     def settles_in_s(self) -> float:
-        """Return for how long from the last look workers may still be announcing themselves."""
+        """Return for how many seconds workers may still be announcing themselves."""
         began_ms = self._looked_ms if self._began_ms is None else self._began_ms
         return max(began_ms + self._settling_ms - self._looked_ms, 0) / 1000

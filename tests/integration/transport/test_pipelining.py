@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from penstock.transport.store.connection import connect_async
-from penstock.transport.store.pipelining import Together
+from penstock.transport.store.pipelining import SharedPipeline
 from tests.fixtures.jobs import QUEUE, make_job
 from tests.fixtures.queues import bells
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def test_commands_of_one_instant_go_in_order_and_in_one_or_two_trips(
     async_redis: redis.asyncio.Redis, redis_client: redis.Redis
 ) -> None:
-    together = Together(async_redis)
+    together = SharedPipeline(async_redis)
     before = redis_client.info("stats")["total_connections_received"]
     answers = await asyncio.gather(*(together.run("RPUSH", "list", n) for n in range(200)))
     assert answers == list(range(1, 201))
@@ -34,7 +34,7 @@ async def test_commands_of_one_instant_go_in_order_and_in_one_or_two_trips(
 
 
 async def test_an_error_is_its_own_callers(async_redis: redis.asyncio.Redis) -> None:
-    together = Together(async_redis)
+    together = SharedPipeline(async_redis)
     good, bad, other = await asyncio.gather(
         together.run("PING"), together.run("NONSENSE"), together.run("ECHO", "x"),
         return_exceptions=True,
@@ -44,7 +44,7 @@ async def test_an_error_is_its_own_callers(async_redis: redis.asyncio.Redis) -> 
 
 
 async def test_a_caller_that_goes_takes_no_other_along(async_redis: redis.asyncio.Redis) -> None:
-    together = Together(async_redis)
+    together = SharedPipeline(async_redis)
     first = asyncio.create_task(together.run("PING"))
     second = asyncio.create_task(together.run("ECHO", "x"))
     await asyncio.sleep(0)
@@ -57,7 +57,7 @@ async def test_a_caller_that_goes_takes_no_other_along(async_redis: redis.asynci
 async def test_a_redis_that_is_away_is_told_to_every_caller(redis_settings: Settings) -> None:
     away = redis_settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     async with connect_async(away) as client:
-        together = Together(client)
+        together = SharedPipeline(client)
         told = await asyncio.gather(
             *(together.run("PING") for _ in range(3)), return_exceptions=True
         )

@@ -1,4 +1,4 @@
-"""What one client has been given of an answer, to compare with what is made of it again."""
+"""What one client has had of an answer, to compare it with a second generation of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIGEST_BYTES = 16
 
 
 class _Text:
-    """The digest and length of a text that grows."""
+    """Digest and length of a growing text."""
 
     __slots__ = ("_digest", "length")
 
@@ -35,11 +35,11 @@ class _Text:
         return self.length == other.length and self._digest.digest() == other._digest.digest()
 
 
-class Given:
-    """The tokens that a client has, from the index `begins_at` on, and a digest of their text.
+class SentAnswer:
+    """The tokens that a client has, from index `begins_at` on, and a digest of their text.
 
-    What is made again may come in other pieces: drafts are taken in other numbers. A piece that ends
-    past the client's place is cut there.
+    A second generation may be cut into other pieces, since drafts vary. A piece that extends past
+    the client's position is cut there.
     """
 
     __slots__ = ("_again", "_ids", "_owed", "_text", "begins_at")
@@ -53,15 +53,15 @@ class Given:
 
     @property
     def until(self) -> int:
-        """The index of the token that the client has not got yet."""
+        """The index of the first token that the client does not have."""
         return self.begins_at + len(self._ids)
 
     def __bool__(self) -> bool:
-        """Whether the client has anything that we have seen."""
+        """Whether the client has anything that this process has seen."""
         return bool(self._ids)
 
     def add(self, event: Tokens | Finished) -> Tokens | Finished:
-        """Note that the client gets an event, and return it as it is to be given out."""
+        """Record that the client gets an event, and return the event as it is to be sent."""
         if self._again is not None:
             self._check_text()
         if self._owed:
@@ -73,28 +73,28 @@ class Given:
         return event
 
     def read_again(self) -> None:
-        """Begin to compare, from the first token."""
+        """Start to compare, from the first token."""
         self._again = _Text()
         self._owed = ""
 
     def compare(self, event: Tokens | Finished) -> Tokens | None:
-        """Compare an event that begins before `until`; return what the client lacks of it.
+        """Compare an event that begins before `until`, and return the part that the client lacks.
 
-        A repeat out of turn (nothing is `read_again`) is compared by its tokens alone.
+        A repeated event without `read_again` before it is compared by its tokens alone.
 
-        :raises StoreUnavailable: it is another answer.
+        :raises StoreUnavailable: the answer differs.
         """
         ids: Sequence[int] = event.token_ids if isinstance(event, Tokens) else ()
         end = event.index + len(ids)
         if ids and end <= self.begins_at:
-            return None  # from before our time
+            return None  # from before this process followed the job
         first = max(event.index, self.begins_at)
         known = self._ids[first - self.begins_at : end - self.begins_at]
         common = ids[first - event.index : self.until - event.index]
         if not isinstance(event, Tokens) or not ids or array("i", common) != known:
             raise _differs()
         if first > event.index and end > self.until:
-            raise _differs()  # it cannot be told which part of its text the client has
+            raise _differs()  # which part of the text the client has is unknown
         self._compare_text(event.text)
         return self._rest(event) if end > self.until else None
 
@@ -105,26 +105,26 @@ class Given:
             self._owed += text[room:]
 
     def _rest(self, event: Tokens) -> Tokens:
-        """Return the part of an event that is past the client's place; its text is owed."""
+        """Return the part of an event after the client's position; its text is computed later."""
         if self._again is None:
             raise _differs()
-        cut = self.until - event.index
-        whole = len(event.logprobs) == len(event.token_ids)
+        start = self.until - event.index
+        has_logprobs = len(event.logprobs) == len(event.token_ids)
         return msgspec.structs.replace(
             event,
             index=self.until,
-            token_ids=event.token_ids[cut:],
+            token_ids=event.token_ids[start:],
             text="",
-            logprobs=event.logprobs[cut:] if whole else (),
+            logprobs=event.logprobs[start:] if has_logprobs else (),
             prompt_tokens=None,
         )
 
     def _check_text(self) -> None:
-        """Fail unless the text that was made again is the client's, as far as it goes."""
+        """Raise an error unless the regenerated text equals the client's, as far as it goes."""
         if self._again is not None and not self._again.is_same(self._text):
             raise _differs()
         self._again = None
 
 
 def _differs() -> StoreUnavailable:
-    return StoreUnavailable("The job was lost with Redis's memory, and comes out differently now")
+    return StoreUnavailable("The job was lost with Redis's memory, and its new answer is different")
