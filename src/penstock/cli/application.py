@@ -1,4 +1,4 @@
-"""The commands of `penstock` and how an error leaves it."""
+"""The commands of `penstock`, and what an error becomes."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def options(
 
 
 def main() -> None:
-    """Run one command; an error is one line on stderr and a non-zero exit."""
+    """Run one command; an error is one line on stderr and a non-zero exit code."""
     try:
         app()
-    except Exception as error:  # noqa: BLE001 - the last border before the shell
+    except Exception as error:  # noqa: BLE001 - the last stop before the shell
         sys.exit(show_error(error))

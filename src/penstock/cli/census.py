@@ -1,4 +1,4 @@
-"""One look at the fleet through Redis: who lives, what waits."""
+"""A snapshot of the fleet from Redis: live workers and queues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class QueueView(msgspec.Struct, frozen=True):
-    """A queue that a live worker serves; `slots` and `load` are of all its workers together."""
+    """A queue that a live worker serves; `slots` and `load` are sums over its workers."""
 
     queue: str
     model: str
@@ -38,7 +38,7 @@ class Census(msgspec.Struct, frozen=True):
 
 
 def take(settings: Settings, *, patience_s: float = 3.0) -> Census:
-    """Look once.
+    """Take a snapshot.
 
     :raises StoreUnavailable: Redis does not answer within `patience_s`.
     """
@@ -46,26 +46,28 @@ def take(settings: Settings, *, patience_s: float = 3.0) -> Census:
 
 
 def serving(settings: Settings) -> set[tuple[int, str]]:
-    """Return (process id, queue) of everything that is served now.
+    """Return (process id, queue) for everything that is being served.
 
     :raises StoreUnavailable: Redis does not answer within 3 s.
     """
-    return {(one.pid, model.queue) for one in take(settings).workers for model in one.models}
+    return {
+        (worker.pid, model.queue) for worker in take(settings).workers for model in worker.models
+    }
 
 
 async def _take(settings: Settings, patience_s: float) -> Census:
     client = connect_async(settings)
     try:
-        # The registry bears a Redis that is away; somebody who looks wants to be told.
+        # The registry tolerates an absent Redis; here it is to be an error.
         await patiently_async(lambda: client.exists(keys.WORKERS), patience_s)
         registry = Registry(client, settings)
         await registry.refresh()
-        workers = tuple(sorted(registry.workers(), key=lambda one: (one.host, one.pid)))
+        workers = tuple(sorted(registry.workers(), key=lambda worker: (worker.host, worker.pid)))
         jobs = JobQueue(client, settings)
-        served = [one for one in registry.known() if one.workers]
-        depths = await asyncio.gather(*(jobs.depth(one.card.queue) for one in served))
-        views = [_view(one, depth) for one, depth in zip(served, depths, strict=True)]
-        views.sort(key=lambda one: one.queue)
+        served = [queue for queue in registry.known() if queue.workers]
+        depths = await asyncio.gather(*(jobs.depth(queue.card.queue) for queue in served))
+        views = [_view(queue, depth) for queue, depth in zip(served, depths, strict=True)]
+        views.sort(key=lambda view: view.queue)
         return Census(workers, tuple(views))
     finally:
         await client.aclose()
@@ -73,7 +75,7 @@ async def _take(settings: Settings, patience_s: float) -> Census:
 
 def _view(served: Served, depth: QueueDepth) -> QueueView:
     queue = served.card.queue
-    cards = [model for one in served.workers for model in one.models if model.queue == queue]
+    cards = [model for worker in served.workers for model in worker.models if model.queue == queue]
     return QueueView(
         queue=queue,
         model=served.card.name,

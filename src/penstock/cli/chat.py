@@ -25,7 +25,7 @@ _HELP = "/clear forgets the conversation, /quit (or Ctrl-D) ends; Ctrl-C stops a
 
 @dataclass
 class Conversation:
-    """What was said, and how answers are asked for."""
+    """The messages so far, and the options of requests."""
 
     client: openai.OpenAI
     model: str
@@ -40,15 +40,15 @@ class Conversation:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all but the system message."""
+        """Delete all but the system message."""
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
     def ask(self, text: str) -> None:
-        """Print the answer as it streams; what was printed is remembered.
+        """Print the answer as it streams, and add question and answer to the conversation.
 
-        :raises openai.OpenAIError: nothing is remembered then.
+        :raises openai.OpenAIError: the request failed; nothing is added.
         """
-        asked: ChatCompletionMessageParam = {"role": "user", "content": text}
+        question: ChatCompletionMessageParam = {"role": "user", "content": text}
         options: dict[str, float | int] = {}
         if self.temperature is not None:
             options["temperature"] = self.temperature
@@ -56,7 +56,7 @@ class Conversation:
             options["max_tokens"] = self.max_tokens
         stream = self.client.chat.completions.create(
             model=self.model,
-            messages=[*self.messages, asked],
+            messages=[*self.messages, question],
             stream=True,
             extra_body=options,
         )
@@ -68,13 +68,13 @@ class Conversation:
                     out.file.write(pieces[-1])
                     out.file.flush()
         out.file.write("\n")
-        self.messages.append(asked)
+        self.messages.append(question)
         self.messages.append({"role": "assistant", "content": "".join(pieces)})
 
 
 def chat(
     prompt: Annotated[
-        str | None, typer.Argument(help="Ask this and end; without it, a conversation.")
+        str | None, typer.Argument(help="Ask this and exit; without it, a conversation.")
     ] = None,
     *,
     model: Annotated[
@@ -113,12 +113,12 @@ def chat(
 
 def _first_model(client: openai.OpenAI, address: str) -> str:
     served = [
-        one.id
-        for one in client.models.list()
-        if "generate" in (getattr(one, "capabilities", None) or ("generate",))
+        model.id
+        for model in client.models.list()
+        if "generate" in (getattr(model, "capabilities", None) or ("generate",))
     ]
     if not served:
-        raise NoWorker(f"{address} serves no model to talk with now; start a worker")
+        raise NoWorker(f"{address} serves no chat model; start a worker")
     return served[0]
 
 
@@ -129,7 +129,7 @@ def _converse(talk: Conversation, address: str) -> None:
     interactive = sys.stdin.isatty()
     if interactive:
         with contextlib.suppress(ImportError):
-            importlib.import_module("readline")  # gives input() its history and editing
+            importlib.import_module("readline")  # gives input() history and line editing
         note(f"[bold]{talk.model}[/] at {address}. {_HELP}.")
     while (line := _read_line(interactive)) is not None:
         match line:
@@ -152,7 +152,7 @@ def _converse(talk: Conversation, address: str) -> None:
 
 
 def _read_line(interactive: bool) -> str | None:
-    """Return the next line without its blanks; None at the end. Ctrl-C gives an empty line."""
+    """Return the next line, stripped; None at the end of input, "" after Ctrl-C."""
     try:
         return input("\n> " if interactive else "").strip()
     except EOFError:

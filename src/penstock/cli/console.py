@@ -1,4 +1,4 @@
-"""Where the commands write: answers to stdout, everything about them to stderr."""
+"""Where the commands write: results to stdout, everything about them to stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ err = Console(stderr=True, highlight=False)
 
 @dataclass
 class Verbosity:
-    """Set once by `--debug`, read when an error is shown."""
+    """Set once by `--debug`, read when an error is printed."""
 
     debug: bool = False
 
@@ -26,19 +26,19 @@ verbosity = Verbosity()
 
 
 def note(text: str) -> None:
-    """Write one line about what is going on; `text` is Rich's markup."""
+    """Write one line of progress to stderr; `text` is Rich markup."""
     err.print(text, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """Write one line as it stands."""
+def write_line(text: str) -> None:
+    """Write one line to stderr, without markup."""
     err.print(text, soft_wrap=True, markup=False)
 
 
 def show_error(error: Exception) -> int:
-    """Print an error as one line and return the exit code that goes with it.
+    """Print an error as one line and return its exit code.
 
-    Ours are 1 (2 for a bad setting); anything else is a defect, and says so.
+    Penstock's own errors give 1 (2 for a bad setting); any other error is reported as a defect.
     """
     if verbosity.debug:
         traceback.print_exception(error, file=sys.stderr)
@@ -46,5 +46,7 @@ def show_error(error: Exception) -> int:
         note(f"[bold red]error:[/] {escape(error.message)}")
         return 2 if isinstance(error, BadSettings) else 1
     text = f"{type(error).__name__}: {error}"
-    note(f"[bold red]error:[/] unexpected {escape(text)} (penstock --debug ... shows where)")
+    note(
+        f"[bold red]error:[/] unexpected {escape(text)} (penstock --debug ... shows the traceback)"
+    )
     return 1

@@ -1,4 +1,4 @@
-"""`penstock doctor`: what this machine has, what Penstock will use, what is missing."""
+"""`penstock doctor`: this machine's hardware and libraries, and what is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SMALL_MEMORY_BYTES = 8 * _GIB
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do where something lacks."""
+    """One line of the report: subject, result, and advice if something is missing."""
 
     subject: str
     mark: Mark
@@ -43,7 +43,7 @@ def doctor(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Look at this machine; exit 1 if a model cannot be served on it."""
+    """Examine this machine; exit with 1 if it cannot serve a model."""
     settings = running.settings()
     findings = [
         *_hardware(),
@@ -56,7 +56,7 @@ def doctor(
         out.print_json(msgspec.json.encode(findings).decode())
     else:
         out.print(_table(findings))
-    if any(one.mark == "missing" for one in findings):
+    if any(finding.mark == "missing" for finding in findings):
         raise typer.Exit(1)
 
 
@@ -104,7 +104,7 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _native() -> Finding:
-    """Our own kernels: whether they were compiled, and what this CPU has for them."""
+    """Report whether the native kernels were compiled, and what this CPU offers them."""
     try:
         isa = suitability.native_isa()
     except ModelNotLoadable as error:
@@ -114,7 +114,7 @@ def _native() -> Finding:
         return Finding("native kernels", "note", "this CPU has no AVX2", "OpenVINO serves instead")
     text = isa.name.lower()
     return Finding(
-        "native kernels", "ok", text if suitability.native_wins() else f"{text}, by wish"
+        "native kernels", "ok", text if suitability.native_wins() else f"{text}, on request"
     )
 
 
@@ -126,48 +126,48 @@ def _library(name: str, version: str | None, without: Mark, advice: str) -> Find
 
 def _devices() -> Iterator[Finding]:
     try:
-        found = machine.accelerators()
+        accelerators = machine.accelerators()
     except ImportError as error:
         if machine.version_of("torch") is None:
-            advice = "the API and the command line run without"
-            yield Finding("devices", "missing", "not seen without torch", advice)
+            advice = "the API and the command line work without it"
+            yield Finding("devices", "missing", "unknown without torch", advice)
         else:
             broken = f"torch does not load: {error}"
             yield Finding("devices", "missing", broken, "make clean-all demo")
         return
     yield Finding("cpu", "ok", "queues named <model>-cpu are served here")
     for device in ("xpu", "cuda"):
-        names = [one.name for one in found if one.kind == device]
+        names = [device_.name for device_ in accelerators if device_.kind == device]
         if names:
             yield Finding(device, "ok", f"{', '.join(names)}: queues named <model>-{device}")
             yield _fp8(device)
             if len(names) > 1:
-                yield _together(device, len(names))
+                yield _multi_gpu(device, len(names))
         else:
             yield Finding(device, "note", "none seen", _without(device))
 
 
 def _fp8(device: str) -> Finding:
-    """Whether the first GPU of a kind multiplies FP8."""
+    """Report whether the first GPU of a kind computes in FP8."""
     lack: str | None = _gpu(device).lacks_fp8()
     if lack is None:
         return Finding(f"{device}, FP8", "ok", "format = 'fp8' in models.toml is served here")
     return Finding(f"{device}, FP8", "note", lack, "bf16 and sym_int4 are served")
 
 
-def _together(device: str, count: int) -> Finding:
-    """Whether several GPUs can hold one model together, and how their sums would go."""
+def _multi_gpu(device: str, count: int) -> Finding:
+    """Report whether several GPUs can serve one model together, and how they communicate."""
     gpu = _gpu(device)
     library: Any = importlib.import_module("torch.distributed")
     subject, queue = f"{device}, together", f"<model>-{device}.0-{count - 1}"
     if not (library.is_available() and library.is_backend_available(gpu.collectives)):
         why = f"this torch has no {gpu.collectives.upper()}: no model over several GPUs"
         return Finding(subject, "note", why, f"one worker a GPU serves <model>-{device}.0 and on")
-    found = f"a model over all {count}: queue {queue}, or tensor_parallel in models.toml"
+    offer = f"a model over all {count}: queue {queue}, or tensor_parallel in models.toml"
     if all(gpu.reaches(away) for away in range(count)):
-        return Finding(subject, "ok", f"{found}; their sums go through each other's memory")
+        return Finding(subject, "ok", f"{offer}; their sums go through each other's memory")
     advice = "these GPUs do not reach each other's memory (NVLink, PCIe peer access): slower"
-    return Finding(subject, "ok", f"{found}; their sums go by {gpu.collectives.upper()}", advice)
+    return Finding(subject, "ok", f"{offer}; their sums go by {gpu.collectives.upper()}", advice)
 
 
 def _gpu(device: str) -> Any:
@@ -176,11 +176,11 @@ def _gpu(device: str) -> Any:
 
 
 def _without(device: str) -> str:
-    """What to do for queues of a device that torch does not see."""
+    """Return advice for queues of a device that torch does not see."""
     gpu = _gpu(device)
     advice = f"for <model>-{device} queues: {gpu.advice()}"
     if device == "xpu" and machine.version_of("openvino"):
-        advice += "; or backend = 'openvino' in models.toml, which needs the driver alone"
+        advice += "; or backend = 'openvino' in models.toml, which needs only the driver"
     return advice
 
 
@@ -199,7 +199,7 @@ def _redis() -> Finding:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    names = [one.name for one in resolve.discover(settings)]
+    names = [model.name for model in resolve.discover(settings)]
     if names:
         yield Finding("models", "ok", ", ".join(names))
     else:
@@ -212,8 +212,8 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for one in findings:
-        advice = f"\n[dim]{escape(one.advice)}[/]" if one.advice else ""
-        found = escape(one.found)
-        table.add_row(f"[{_STYLES[one.mark]}]{one.mark}[/]", one.subject, found + advice)
+    for finding in findings:
+        advice = f"\n[dim]{escape(finding.advice)}[/]" if finding.advice else ""
+        text = escape(finding.found)
+        table.add_row(f"[{_STYLES[finding.mark]}]{finding.mark}[/]", finding.subject, text + advice)
     return table

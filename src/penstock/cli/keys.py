@@ -35,21 +35,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is, for lists and logs.")],
+    name: Annotated[str, typer.Argument(help="The key's owner, for lists and logs.")],
     *,
     requests_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
     tokens_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
-    tokens_per_day: Annotated[int, typer.Option(min=0, help="A quota; days are UTC's.")] = 0,
-    tokens_per_month: Annotated[int, typer.Option(min=0, help="A quota, by the month.")] = 0,
+    tokens_per_day: Annotated[int, typer.Option(min=0, help="A quota; days are in UTC.")] = 0,
+    tokens_per_month: Annotated[int, typer.Option(min=0, help="A quota; months are in UTC.")] = 0,
     priority: Annotated[
-        int | None, typer.Option(min=0, max=9, help="The best its jobs can have; 0 goes first.")
+        int | None, typer.Option(min=0, max=9, help="Best priority of its jobs; 0 goes first.")
     ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat.")] = None,
-    expires: Annotated[str | None, typer.Option(help="When it ends: 12h, 30d, ...")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeatable.")] = None,
+    expires: Annotated[str | None, typer.Option(help="Lifetime: 12h, 30d, ...")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="It may operate the fleet.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, this once: only its hash is stored."""
+    """Make a key and print it, once: only its hash is stored."""
     lifetime_s = None if expires is None else seconds(expires)
     desk = _desk()
     card, secret = desk.make(
@@ -101,9 +101,9 @@ def list_keys(*, as_json: AsJson = False) -> None:
 
 @keys.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="A key's id, or the name of one or several.")],
+    name: Annotated[str, typer.Argument(help="A key's id, or a name that one or more keys have.")],
 ) -> None:
-    """Revoke keys; every API process knows within a second or so."""
+    """Revoke keys; every API process knows within about a second."""
     gone = _desk().revoke(name)
     if not gone:
         raise InvalidParameter(f"no key has the id or the name {name!r}")
@@ -155,19 +155,19 @@ def _write_totals(rows: Iterable[UsageRow]) -> None:
 
 
 def _cell(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula: names are whatever clients sent."""
+    """Return a cell that no spreadsheet evaluates as a formula: clients choose the names."""
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
 
 
 def seconds(text: str) -> int:
-    """Return a time such as "36h" in seconds.
+    """Return the seconds in a time such as "36h".
 
     :raises BadSettings: it is not such a time.
     """
-    found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
+    if match is None:
         raise BadSettings(f"{text!r} is not a time such as 90m, 24h or 30d")
-    return int(found[1]) * UNITS_S[found[2]]
+    return int(match[1]) * UNITS_S[match[2]]
 
 
 def _fields(card: KeyCard) -> dict[str, object]:
@@ -175,7 +175,7 @@ def _fields(card: KeyCard) -> dict[str, object]:
 
 
 def _limits(card: KeyCard, used: dict[str, int]) -> list[str]:
-    """Return a key's limits, and of its quotas what is used."""
+    """Return a key's limits, and how much of its quotas is used."""
     limits = {"day": card.tokens_per_day, "month": card.tokens_per_month}
     return [
         *([f"{card.requests_per_min} requests/min"] if card.requests_per_min else []),

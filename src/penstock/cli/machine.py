@@ -1,4 +1,4 @@
-"""Facts about this machine, with as few libraries as they need."""
+"""Facts about this machine, found with as few libraries as possible."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A device of torch beside the CPU; `kind` is its name in a queue."""
+    """A torch device other than the CPU; `kind` is its name in a queue."""
 
     kind: str
     name: str
@@ -34,7 +34,7 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Room:
-    """A device as a queue names it, and all of its memory."""
+    """A device as queues name it, and its total memory in bytes."""
 
     device: str
     memory_bytes: int
@@ -44,16 +44,18 @@ _GPU_FILES = ("/dev/dri", "/dev/nvidia0")
 
 
 def rooms() -> tuple[Room, ...]:
-    """Return this machine's devices; torch is asked only where there may be a GPU."""
-    found = [Room("cpu", memory_bytes()[0])]
+    """Return this machine's devices; imports torch only if there may be a GPU."""
+    devices = [Room("cpu", memory_bytes()[0])]
     if any(Path(file).exists() for file in _GPU_FILES):
         with contextlib.suppress(ImportError):
-            found += [Room(one.kind, one.memory_bytes) for one in accelerators()]
-    return tuple(found)
+            devices += [
+                Room(accelerator.kind, accelerator.memory_bytes) for accelerator in accelerators()
+            ]
+    return tuple(devices)
 
 
 def cpu() -> Cpu:
-    """Read `/proc/cpuinfo`; without it only the cores are known."""
+    """Return the facts in `/proc/cpuinfo`; without it, only the number of cores."""
     fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -67,17 +69,17 @@ def cpu() -> Cpu:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return total and available memory; zeros where the system does not tell."""
-    found: dict[str, int] = {}
+    """Return (total, available) memory; zeros if the system does not report it."""
+    values: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, value = line.split(":")
-            found[name] = int(value.split()[0]) * _KIB
-    return found.get("MemTotal", 0), found.get("MemAvailable", 0)
+            values[name] = int(value.split()[0]) * _KIB
+    return values.get("MemTotal", 0), values.get("MemAvailable", 0)
 
 
 def python_version() -> str:
-    """Return the interpreter's version, and whether it is the tested one."""
+    """Return the interpreter's version, with a remark if it is not the tested one."""
     version = platform.python_version()
     return version if version.startswith("3.11.") else f"{version} (tested with 3.11)"
 
@@ -91,16 +93,16 @@ def version_of(package: str) -> str | None:
 
 
 def accelerators() -> list[Accelerator]:
-    """Ask torch for its devices; this imports torch.
+    """Return torch's devices; this imports torch.
 
     :raises ImportError: torch is not installed or does not load.
     """
     torch: Any = importlib.import_module("torch")
-    found: list[Accelerator] = []
+    devices: list[Accelerator] = []
     for kind in ("xpu", "cuda"):
         device = getattr(torch, kind, None)
         if device is not None and device.is_available():
-            found += [
+            devices += [
                 Accelerator(
                     kind,
                     str(device.get_device_name(index)),
@@ -108,4 +110,4 @@ def accelerators() -> list[Accelerator]:
                 )
                 for index in range(device.device_count())
             ]
-    return found
+    return devices

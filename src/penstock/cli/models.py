@@ -1,4 +1,4 @@
-"""`penstock models`: what is served, and what this machine could serve."""
+"""`penstock models`: the models that are served, and those that this machine could serve."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _GIGA = 1e9
 class LocalModel(msgspec.Struct, frozen=True):
     """A model that a worker on this machine finds by its queue's name.
 
-    `weights_bytes` are in memory, `kv_bytes` of one answer at full context; `fits` are the devices
-    of this machine whose memory takes both. `running` is how its kind runs on a CPU, as far as it
-    is known before it is loaded (see `ModelCard`).
+    `weights_bytes` is its size in memory, `kv_bytes` that of one answer at full context; `fits`
+    lists this machine's devices with memory for both. `running` is how it is expected to run on a
+    CPU, as far as that is known before loading (see `ModelCard`).
     """
 
     name: str
@@ -60,7 +60,7 @@ def models(
     """List the models that are served and those that this machine has."""
     settings = running.settings()
     rooms = machine.rooms()
-    local = tuple(_local(one, rooms) for one in resolve.discover(settings))
+    local = tuple(_local(spec, rooms) for spec in resolve.discover(settings))
     listing = Listing(_served(settings), local)
     if as_json:
         out.print_json(msgspec.json.encode(listing).decode())
@@ -73,40 +73,40 @@ def models(
 
 def _served(settings: Settings) -> tuple[ModelCard, ...]:
     try:
-        seen = census.take(settings)
+        snapshot = census.take(settings)
     except StoreUnavailable as error:
-        note(f"[yellow]what is served is not known: {escape(error.message)}[/]")
+        note(f"[yellow]the served models are unknown: {escape(error.message)}[/]")
         return ()
-    cards = {model.queue: model for worker in seen.workers for model in worker.models}
+    cards = {model.queue: model for worker in snapshot.workers for model in worker.models}
     return tuple(cards[queue] for queue in sorted(cards))
 
 
-def _local(one: ModelSpec, rooms: tuple[machine.Room, ...]) -> LocalModel:
-    size = footprint.measure(one)
-    # bigdl-llm's layers, and OpenVINO in their place, are for the CPU here.
-    devices = [room for room in rooms if one.backend == "transformers" or room.device == "cpu"]
+def _local(model: ModelSpec, rooms: tuple[machine.Room, ...]) -> LocalModel:
+    size = footprint.measure(model)
+    # bigdl-llm's layers, and OpenVINO's in their place, run on the CPU.
+    devices = [room for room in rooms if model.backend == "transformers" or room.device == "cpu"]
     return LocalModel(
-        one.name,
-        one.queue,
-        one.backend,
-        one.format,
-        str(one.path),
+        model.name,
+        model.queue,
+        model.backend,
+        model.format,
+        str(model.path),
         parameters=size.parameters,
         file_bytes=size.file_bytes,
         weights_bytes=size.weights_bytes,
         context_length=size.context_length,
         kv_bytes=size.kv_bytes,
         fits=tuple(room.device for room in devices if room.memory_bytes >= size.needed_bytes),
-        running=_expected_running(one),
+        running=_expected_running(model),
     )
 
 
-def _expected_running(one: ModelSpec) -> str:
-    if one.backend in {"native", "openvino"}:
-        return one.backend
-    if one.task != "generate":
+def _expected_running(model: ModelSpec) -> str:
+    if model.backend in {"native", "openvino"}:
+        return model.backend
+    if model.task != "generate":
         return ""
-    return ways.expected(read_config(one.path), low_bit=one.backend == "bigdl")
+    return ways.expected(read_config(model.path), low_bit=model.backend == "bigdl")
 
 
 def _served_table(cards: tuple[ModelCard, ...]) -> Table:
@@ -130,10 +130,10 @@ def _served_table(cards: tuple[ModelCard, ...]) -> Table:
     return table
 
 
-def _local_table(found: tuple[LocalModel, ...]) -> Table:
+def _local_table(models: tuple[LocalModel, ...]) -> Table:
     table = Table(title="On this machine", title_justify="left")
     table.caption = (
-        "Serve one with: celery -A workers worker -Q QUEUE. docs/models.md says how each runs."
+        "Serve one with: celery -A workers worker -Q QUEUE. docs/models.md explains how each runs."
     )
     table.caption_justify = "left"
     for name in ("queue", "format", "runs", "folder"):
@@ -141,11 +141,11 @@ def _local_table(found: tuple[LocalModel, ...]) -> Table:
     for name in ("on disk", "weights", "KV a slot"):
         table.add_column(name, justify="right")
     table.add_column("fits")
-    for one in found:
-        form = f"{one.format or 'as stored'} ({one.backend})"
-        sizes = (one.file_bytes, one.weights_bytes, one.kv_bytes)
-        fits = ", ".join(one.fits) or "[red]nowhere here[/]"
-        table.add_row(one.queue, form, one.running or "-", one.path, *map(_size, sizes), fits)
+    for model in models:
+        form = f"{model.format or 'as stored'} ({model.backend})"
+        sizes = (model.file_bytes, model.weights_bytes, model.kv_bytes)
+        fits = ", ".join(model.fits) or "[red]nowhere here[/]"
+        table.add_row(model.queue, form, model.running or "-", model.path, *map(_size, sizes), fits)
     return table
 
 

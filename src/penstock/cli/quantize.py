@@ -1,4 +1,4 @@
-"""`penstock quantize`: a model's folder in low bit, and what that cost."""
+"""`penstock quantize`: writes a model in low bit, and measures the loss of quality."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def quantize(
     *,
     model: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
     target: Annotated[
-        Path | None, typer.Argument(help="The new folder; by default beside the models.")
+        Path | None, typer.Argument(help="The new folder; by default next to the models.")
     ] = None,
     format_name: Annotated[
         str,
@@ -55,21 +55,21 @@ def quantize(
         ),
     ] = spec.DEFAULT_LOW_BIT,
     text: Annotated[
-        Path | None, typer.Option(help="What the quality is measured on; in the model's language.")
+        Path | None, typer.Option(help="The text to measure quality on; in the model's language.")
     ] = None,
     report: Annotated[
         bool, typer.Option(help="Measure the quality; needs memory for the model in fp32.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Write a model in low bit, as bigdl-llm's save_low_bit does, and measure what that costs."""
+    """Write a model in low bit, as bigdl-llm's save_low_bit does, and measure the loss of quality."""
     formats = (*sorted(BIGDL_FORMATS), spec.FP8_FORMAT)
     if format_name not in formats:
-        raise BadSettings(f"--format: {format_name!r} is none of {', '.join(formats)}")
+        raise BadSettings(f"--format: {format_name!r} is not one of {', '.join(formats)}")
     on_load = format_name == spec.FP8_FORMAT
     if on_load and (target or not report):
         raise BadSettings(
-            "--format fp8 is measured, not written: workers make it as they load a model; "
+            "--format fp8 is measured, not written: workers convert to it when they load a model; "
             "give neither a new folder nor --no-report"
         )
     settings = running.settings()
@@ -95,17 +95,17 @@ def quantize(
         return
     out.print(_table(done))
     if on_load:
-        note("nothing was written; a GPU that has FP8 serves it with, in models.toml:")
+        note("nothing was written; a GPU with FP8 serves it with, in models.toml:")
         entry = f'[models.{_key(source.name)}]\nformat = "{format_name}"'
         out.print(entry, markup=False, soft_wrap=True)
         return
     note(f"{escape(str(folder))}: serve it with")
-    written = folder.name if target else f"{source.name}-{format_name}"  # org/name stays so
+    written = folder.name if target else f"{source.name}-{format_name}"  # keeps org/name
     out.print(f"celery -A workers worker -Q {written}-cpu", markup=False, soft_wrap=True)
 
 
 def _key(name: str) -> str:
-    """A name as a key of TOML, where a dot in a bare one would begin another table."""
+    """Return a name as a TOML key; a bare key with a dot would begin another table."""
     return name if all(letter.isalnum() or letter in "-_" for letter in name) else f'"{name}"'
 
 

@@ -1,8 +1,8 @@
-"""What other commands learn of a fleet that `penstock up` runs in this folder.
+"""The addresses of a fleet that `penstock up` runs in this folder, for other commands.
 
-`up` holds a lock on `.penstock/up.lock` for as long as it lives and writes its addresses beside it,
-so that `penstock status` in another terminal needs no set-up. An explicit PENSTOCK_REDIS_URL or
-`--url` always wins.
+`up` holds a lock on `.penstock/up.lock` while it runs and writes its addresses next to it, so that
+`penstock status` in another terminal needs no configuration. An explicit PENSTOCK_REDIS_URL or
+`--url` always takes precedence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEFAULT_API_URL = "http://127.0.0.1:8000"
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """Where a fleet of this folder is to be found."""
+    """The addresses of this folder's fleet."""
 
     pid: int
     redis_url: str
@@ -41,9 +41,9 @@ class Addresses(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def hold_folder(folder: Path = STATE_DIR) -> Generator[None]:
-    """Keep a second `penstock up` out of this folder, whose Redis files are one fleet's.
+    """Lock this folder against a second `penstock up`: its Redis files belong to one fleet.
 
-    :raises StartupError: another one runs here.
+    :raises StartupError: another one is running here.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a") as lock:
@@ -59,12 +59,12 @@ def hold_folder(folder: Path = STATE_DIR) -> Generator[None]:
 
 
 def announce(addresses: Addresses, folder: Path = STATE_DIR) -> None:
-    """Tell other commands where the fleet is; the caller holds the folder."""
+    """Write the fleet's addresses for other commands; the caller holds the folder's lock."""
     (folder / _ADDRESSES).write_bytes(msgspec.json.encode(addresses))
 
 
 def find(folder: Path = STATE_DIR) -> Addresses | None:
-    """Return the addresses of the fleet that runs in this folder, if one does."""
+    """Return the addresses of the fleet that runs in this folder; None if there is none."""
     with contextlib.suppress(OSError), (folder / _LOCK).open("r") as lock:
         if not _try_lock(lock, shared=True):
             return _read_addresses(folder)
@@ -72,16 +72,18 @@ def find(folder: Path = STATE_DIR) -> Addresses | None:
 
 
 def settings() -> Settings:
-    """Return the settings, with the Redis of this folder's fleet where none was set."""
-    found = settings_module.load()
-    if {"redis_url", "redis_sentinels"} & found.model_fields_set:
-        return found
+    """Return the settings, with the Redis of this folder's fleet if none is configured."""
+    loaded = settings_module.load()
+    if {"redis_url", "redis_sentinels"} & loaded.model_fields_set:
+        return loaded
     here = find()
-    return found.model_copy(update={"redis_url": redis_address(here.redis_url)}) if here else found
+    return (
+        loaded.model_copy(update={"redis_url": redis_address(here.redis_url)}) if here else loaded
+    )
 
 
 def api_url(given: str | None) -> str:
-    """Return the API's address without `/v1`: as given, else this folder's fleet's, else 8000."""
+    """Return the API's address without `/v1`: as given, else this folder's fleet's, else port 8000."""
     if given:
         return given.rstrip("/").removesuffix("/v1")
     here = find()
@@ -89,7 +91,7 @@ def api_url(given: str | None) -> str:
 
 
 def api_key(given: str | None) -> str:
-    """Return the key to send: as given, else the first that the settings accept, else a filler."""
+    """Return the key to send: as given, else the first configured one, else a placeholder."""
     if given:
         return given
     keys = settings_module.load().api_keys

@@ -1,4 +1,4 @@
-"""`penstock status`: what the fleet does, live."""
+"""`penstock status`: a live view of the fleet."""
 
 from __future__ import annotations
 
@@ -29,37 +29,39 @@ if TYPE_CHECKING:
 
 def status(
     *,
-    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it once, as JSON.")] = False,
     check: Annotated[
         str | None,
         typer.Option(metavar="QUEUE", help="Exit 1 unless a worker of this host serves it."),
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
 ) -> None:
-    """Show workers, queues and tokens/s, as Redis tells them."""
+    """Show workers, queues and tokens/s, as Redis has them."""
     settings = running.settings()
-    seen = census.take(settings)
+    snapshot = census.take(settings)
     if check is not None:
-        _check(seen, check)
+        _check(snapshot, check)
     elif as_json:
-        out.print_json(msgspec.json.encode(seen).decode())
+        out.print_json(msgspec.json.encode(snapshot).decode())
     elif once or not out.is_terminal:
-        out.print(render(seen))
+        out.print(render(snapshot))
     else:
         with contextlib.suppress(KeyboardInterrupt):
-            _watch(settings, seen, interval)
+            _watch(settings, snapshot, interval)
 
 
-def _check(seen: Census, queue: str) -> None:
+def _check(snapshot: Census, queue: str) -> None:
     host = socket.gethostname()
-    served = {model.queue for one in seen.workers if one.host == host for model in one.models}
+    served = {
+        model.queue for worker in snapshot.workers if worker.host == host for model in worker.models
+    }
     if queue not in served:
         raise NoWorker(f"no live worker on {host} serves {queue}")
 
 
-def _watch(settings: Settings, seen: Census, interval: float) -> None:
-    with Live(render(seen), console=out, auto_refresh=False) as live:
+def _watch(settings: Settings, snapshot: Census, interval: float) -> None:
+    with Live(render(snapshot), console=out, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             try:
@@ -69,40 +71,40 @@ def _watch(settings: Settings, seen: Census, interval: float) -> None:
             live.update(shown, refresh=True)
 
 
-def render(seen: Census) -> RenderableType:
+def render(snapshot: Census) -> RenderableType:
     """Lay out queues and workers as two tables."""
-    if not seen.workers:
-        return Text("No worker lives. Start one: celery -A workers worker -Q <model>-<device>")
-    return Group(_queue_table(seen), _worker_table(seen))
+    if not snapshot.workers:
+        return Text("No worker is alive. Start one: celery -A workers worker -Q <model>-<device>")
+    return Group(_queue_table(snapshot), _worker_table(snapshot))
 
 
-def _queue_table(seen: Census) -> Table:
+def _queue_table(snapshot: Census) -> Table:
     table = Table(title="Queues", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("queue", no_wrap=True)
     for name in ("workers", "slots", "running", "waiting", "oldest", "decode", "prefill", "KV"):
         table.add_column(name, justify="right")
-    for one in seen.queues:
+    for queue in snapshot.queues:
         table.add_row(
-            one.queue,
-            str(one.workers),
-            str(one.slots),
-            str(one.load.running),
-            str(one.depth.waiting_jobs),
-            f"{one.depth.oldest_age_s:.1f} s",
-            f"{one.load.decode_tokens_per_s:.0f}/s",
-            f"{one.load.prefill_tokens_per_s:.0f}/s",
-            f"{one.load.kv_use:.0%}",
+            queue.queue,
+            str(queue.workers),
+            str(queue.slots),
+            str(queue.load.running),
+            str(queue.depth.waiting_jobs),
+            f"{queue.depth.oldest_age_s:.1f} s",
+            f"{queue.load.decode_tokens_per_s:.0f}/s",
+            f"{queue.load.prefill_tokens_per_s:.0f}/s",
+            f"{queue.load.kv_use:.0%}",
         )
     return table
 
 
-def _worker_table(seen: Census) -> Table:
+def _worker_table(snapshot: Census) -> Table:
     table = Table(title="Workers", title_justify="left", box=SIMPLE_HEAD)
     for name in ("host", "process", "queue", "format", "runs", "step", "tokens", "up", "state"):
         left = name in {"host", "queue", "format", "runs", "state"}
         table.add_column(name, justify="left" if left else "right", no_wrap=name == "queue")
     now_ms = clock.now_ms()
-    for worker in seen.workers:
+    for worker in snapshot.workers:
         for model in worker.models:
             load = worker.loads.get(model.queue)
             table.add_row(

@@ -1,1 +1,1 @@
-"""`penstock bench`: load on the HTTP API, as clients see it."""
+"""`penstock bench`: puts load on the HTTP API and measures what its clients see."""

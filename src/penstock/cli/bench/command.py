@@ -26,7 +26,7 @@ def _span(text: str) -> Span:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither a number nor LOW:HIGH") from None
     if not 0 < span.low <= span.high:
-        raise typer.BadParameter(f"{text!r}: 0 < LOW <= HIGH is needed")
+        raise typer.BadParameter(f"{text!r} does not satisfy 0 < LOW <= HIGH")
     return span
 
 
@@ -47,8 +47,10 @@ def bench(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Closed loop: clients that wait for their answers.")
     ] = None,
-    requests: Annotated[int, typer.Option(min=1, help="Stop after so many requests.")] = 100,
-    duration: Annotated[float, typer.Option(min=0.1, help="Stop sending after seconds.")] = 60.0,
+    requests: Annotated[int, typer.Option(min=1, help="Stop after this many requests.")] = 100,
+    duration: Annotated[
+        float, typer.Option(min=0.1, help="Stop sending after this many seconds.")
+    ] = 60.0,
     prompt_words: Annotated[
         Span, typer.Option(parser=_span, metavar="N|LOW:HIGH", help="Words of a prompt.")
     ] = "32",  # pyright: ignore[reportArgumentType] - Typer runs the parser over it
@@ -57,7 +59,8 @@ def bench(
     ] = "64",  # pyright: ignore[reportArgumentType] - as above
     seed: Annotated[int, typer.Option(help="The same seed sends the same requests.")] = 0,
     save: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON; - is stdout.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write a JSON report; - is stdout."),
     ] = None,
 ) -> None:
     """Put load on the API and print what its clients see (default: --rate 2)."""
@@ -117,16 +120,16 @@ def _first_model(address: str, key: str) -> str:
         answer.raise_for_status()
     except httpx.HTTPStatusError as error:
         if error.response.status_code == HTTPStatus.UNAUTHORIZED:
-            wanted = f"{address} asks for a key: --api-key, or OPENAI_API_KEY"
-            raise NotAuthenticated(wanted) from error
+            message = f"{address} requires a key: --api-key, or OPENAI_API_KEY"
+            raise NotAuthenticated(message) from error
         raise StartupError(f"{address}/v1/models: {error.response.status_code}") from error
     except httpx.HTTPError as error:
         raise StartupError(f"no API answers at {address}; start one with penstock up") from error
     names = [
-        str(one["id"])
-        for one in answer.json()["data"]
-        if "generate" in one.get("capabilities", ("generate",))
+        str(model["id"])
+        for model in answer.json()["data"]
+        if "generate" in model.get("capabilities", ("generate",))
     ]
     if not names:
-        raise NoWorker(f"{address} serves no model that generates now; start a worker")
+        raise NoWorker(f"{address} serves no model that generates text; start a worker")
     return names[0]

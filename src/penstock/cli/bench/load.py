@@ -1,6 +1,6 @@
-"""Sends chat completions and notes when each piece of an answer came.
+"""Sends chat completions and records when each piece of an answer arrived.
 
-Open loop: requests leave at the times of a Poisson process, whether or not earlier ones were
+Open loop: requests are sent at the times of a Poisson process, whether or not earlier ones were
 answered, as independent users do; a slow server then shows as a growing wait. Closed loop: a fixed
 number of clients, each sending its next request when it has its answer.
 """
@@ -27,13 +27,13 @@ _DONE = "[DONE]"
 
 @dataclass(frozen=True)
 class Span:
-    """Lengths are drawn from `low` to `high`, both included."""
+    """A range that lengths are drawn from, both ends included."""
 
     low: int
     high: int
 
     def draw(self, source: random.Random) -> int:
-        """Draw one length."""
+        """Return a random length."""
         return source.randint(self.low, self.high)
 
 
@@ -56,10 +56,10 @@ class Load:
 
 @dataclass
 class Sample:
-    """One request. Times are seconds on one clock; `due_at` is when it should have left.
+    """One request. Times are seconds on one clock; `due_at` is when it should have been sent.
 
-    `pieces_at` are the arrivals of the answer's pieces that carried text. `error` is empty where
-    the answer came whole.
+    `pieces_at` are the arrival times of the pieces that carried text. `error` is empty if the
+    answer is complete.
     """
 
     due_at: float
@@ -73,7 +73,7 @@ class Sample:
 
 @dataclass
 class _Sender:
-    """Sends the load's requests over one client and keeps the samples."""
+    """Sends the load's requests with one client and collects the samples."""
 
     load: Load
     client: httpx.AsyncClient
@@ -81,7 +81,7 @@ class _Sender:
     samples: list[Sample] = field(default_factory=list[Sample])
 
     async def send(self, body: dict[str, Any], due_at: float) -> None:
-        """Send one request; a failure is noted in its sample."""
+        """Send one request; a failure is recorded in its sample."""
         sample = Sample(due_at=due_at, sent_at=time.perf_counter())
         try:
             await self._stream(body, sample)
@@ -119,7 +119,7 @@ def _read_frame(frame: dict[str, Any], sample: Sample) -> None:
 
 
 async def run(load: Load, progress: Callable[[Sample], None]) -> list[Sample]:
-    """Send the whole load and return a sample for each request, in the order of their ends."""
+    """Send the whole load and return a sample for each request, ordered by their ends."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     headers = {"Authorization": f"Bearer {load.key}"}
     async with httpx.AsyncClient(
@@ -134,7 +134,7 @@ async def run(load: Load, progress: Callable[[Sample], None]) -> list[Sample]:
 
 
 def bodies(load: Load) -> Iterator[dict[str, Any]]:
-    """Yield the requests; the same seed gives the same ones."""
+    """Yield the requests' bodies; the same seed gives the same ones."""
     source = random.Random(load.seed)  # noqa: S311 - repeatable load, no secret
     for _ in range(load.requests):
         words = " ".join(source.choices(_WORDS, k=load.prompt_words.draw(source)))

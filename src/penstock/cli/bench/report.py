@@ -1,4 +1,4 @@
-"""From samples to the figures that are printed."""
+"""Computes the printed figures from samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """Of one quantity, in milliseconds or tokens/s; zeros where nothing was seen."""
+    """Percentiles of one quantity, in milliseconds or tokens/s; zeros if nothing was measured."""
 
     p50: float = 0.0
     p90: float = 0.0
@@ -25,11 +25,11 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a run showed. Rates count whole answers only, over the run's wall clock.
+    """The result of a run. Rates count complete answers only, over the run's wall clock.
 
-    `ttft_ms` counts from when a request was due, so an open loop's wait in the client shows;
-    `itl_ms` is the time between two pieces of text of one answer; `stream_tokens_per_s` is what a
-    single answer ran at after its first piece. `late_ms` is how late requests left the client:
+    `ttft_ms` counts from when a request was due, so an open loop's wait in the client is included;
+    `itl_ms` is the time between two pieces of text of one answer; `stream_tokens_per_s` is the rate
+    of a single answer after its first piece. `late_ms` is how late requests left the client:
     large values mean that this client, not the server, was the limit.
     """
 
@@ -49,7 +49,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def percentiles(values: Iterable[float]) -> Percentiles:
-    """Compute percentiles by linear interpolation between ranks."""
+    """Return percentiles, interpolated linearly between ranks."""
     ordered = sorted(values)
     if not ordered:
         return Percentiles()
@@ -64,38 +64,38 @@ def percentiles(values: Iterable[float]) -> Percentiles:
 
 
 def summarise(samples: Sequence[Sample]) -> Report:
-    """Reduce the samples of one run, at least one."""
-    whole = [one for one in samples if not one.error]
-    spoken = [one for one in whole if one.pieces_at]
-    wall_s = max(one.ended_at for one in samples) - min(one.due_at for one in samples)
-    tokens = sum(one.completion_tokens for one in whole)
-    gaps = (b - a for one in spoken for a, b in pairwise(one.pieces_at))
+    """Return the report of one run's samples, of which there is at least one."""
+    complete = [sample for sample in samples if not sample.error]
+    with_text = [sample for sample in complete if sample.pieces_at]
+    wall_s = max(sample.ended_at for sample in samples) - min(sample.due_at for sample in samples)
+    tokens = sum(sample.completion_tokens for sample in complete)
+    gaps = (b - a for sample in with_text for a, b in pairwise(sample.pieces_at))
     return Report(
         requests=len(samples),
-        completed=len(whole),
-        errors=dict(Counter(one.error for one in samples if one.error)),
+        completed=len(complete),
+        errors=dict(Counter(sample.error for sample in samples if sample.error)),
         wall_s=wall_s,
-        requests_per_s=len(whole) / wall_s,
-        prompt_tokens=sum(one.prompt_tokens for one in whole),
+        requests_per_s=len(complete) / wall_s,
+        prompt_tokens=sum(sample.prompt_tokens for sample in complete),
         output_tokens=tokens,
         output_tokens_per_s=tokens / wall_s,
-        ttft_ms=percentiles(1e3 * (one.pieces_at[0] - one.due_at) for one in spoken),
+        ttft_ms=percentiles(1e3 * (sample.pieces_at[0] - sample.due_at) for sample in with_text),
         itl_ms=percentiles(1e3 * gap for gap in gaps),
-        end_to_end_ms=percentiles(1e3 * (one.ended_at - one.due_at) for one in whole),
-        stream_tokens_per_s=percentiles(_own_rates(spoken)),
-        late_ms=percentiles(1e3 * (one.sent_at - one.due_at) for one in samples),
+        end_to_end_ms=percentiles(1e3 * (sample.ended_at - sample.due_at) for sample in complete),
+        stream_tokens_per_s=percentiles(_stream_rates(with_text)),
+        late_ms=percentiles(1e3 * (sample.sent_at - sample.due_at) for sample in samples),
     )
 
 
-def _own_rates(spoken: Sequence[Sample]) -> Iterable[float]:
-    for one in spoken:
-        span = one.pieces_at[-1] - one.pieces_at[0]
-        if span > 0 and one.completion_tokens > 1:
-            yield (one.completion_tokens - 1) / span
+def _stream_rates(samples: Sequence[Sample]) -> Iterable[float]:
+    for sample in samples:
+        span = sample.pieces_at[-1] - sample.pieces_at[0]
+        if span > 0 and sample.completion_tokens > 1:
+            yield (sample.completion_tokens - 1) / span
 
 
 def table(report: Report, title: str) -> Table:
-    """Lay the report out for a terminal."""
+    """Return the report as a table for a terminal."""
     laid = Table(title=title, title_justify="left")
     laid.add_column("")
     for name in ("p50", "p90", "p99", "max"):
@@ -107,7 +107,7 @@ def table(report: Report, title: str) -> Table:
         "tokens/s of one answer": report.stream_tokens_per_s,
         "left the client late, ms": report.late_ms,
     }
-    for name, seen in rows.items():
-        figures = (seen.p50, seen.p90, seen.p99, seen.max)
+    for name, values in rows.items():
+        figures = (values.p50, values.p90, values.p99, values.max)
         laid.add_row(name, *(f"{figure:,.1f}" for figure in figures))
     return laid

@@ -1,4 +1,4 @@
-"""One child process with a log file of its own."""
+"""One child process with its own log file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TAIL_BYTES = 16 * 1024
 
 @dataclass
 class Child:
-    """A program, how to start it and how to end it.
+    """A program, and how to start and stop it.
 
-    It runs in a session of its own, so that Ctrl-C on the terminal reaches `penstock up` alone,
-    which then ends its children in order. `orphan_signal` is what the kernel sends it if
-    `penstock up` is killed. Start it from the main thread only: the kernel watches the thread.
+    It runs in its own session, so that Ctrl-C on the terminal reaches only `penstock up`, which
+    then stops its children in order. `orphan_signal` is what the kernel sends it if `penstock up`
+    is killed. Start it from the main thread only: the kernel watches the parent's thread.
     """
 
     name: str
@@ -34,17 +34,17 @@ class Child:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     orphan_signal: signal.Signals = signal.SIGKILL
     patience_s: float = 10.0
-    """How long it may take to end after SIGTERM before it is killed."""
+    """How long it may take to exit after SIGTERM before it is killed."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
 
     @property
     def log_path(self) -> Path:
-        """Where its output goes."""
+        """The file that its output goes to."""
         return self.log_dir / f"{self.name}.log"
 
     def start(self) -> None:
-        """Start it, or start it again; its log goes on."""
+        """Start it, or start it again; the log is appended to."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         launch = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
         launch += [str(int(self.orphan_signal)), *self.command]
@@ -60,11 +60,11 @@ class Child:
         self.started_at = time.monotonic()
 
     def exit_code(self) -> int | None:
-        """Return how it ended; None while it runs or before it was started."""
+        """Return its exit code; None while it runs or before it was started."""
         return self.process.poll() if self.process else None
 
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Return whether it was started and has not exited."""
         return self.process is not None and self.process.poll() is None
 
     def send(self, signal_number: signal.Signals) -> None:
@@ -74,7 +74,7 @@ class Child:
                 self.process.send_signal(signal_number)
 
     def kill(self) -> None:
-        """End it and everything that it started, at once."""
+        """Kill it and all of its own child processes."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -82,7 +82,7 @@ class Child:
         self.process.wait()
 
     def tail(self, lines: int = 10) -> list[str]:
-        """Return the last lines of its log; a progress bar's redrawn line counts once."""
+        """Return the last lines of its log; a redrawn progress bar counts as one line."""
         with contextlib.suppress(OSError), self.log_path.open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - _TAIL_BYTES))
@@ -92,6 +92,6 @@ class Child:
         return []
 
     def rotate_log(self) -> None:
-        """Keep the log of the run before as `.log.1`."""
+        """Rename the previous run's log to `.log.1`."""
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_suffix(".log.1"))

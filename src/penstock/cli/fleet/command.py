@@ -43,11 +43,11 @@ def up(
     ] = None,
     fastchat_port: Annotated[
         int,
-        typer.Option(min=0, max=65_535, help="FastChat's controller port; 0 leaves it out."),
+        typer.Option(min=0, max=65_535, help="FastChat's controller port; 0 turns it off."),
     ] = 21001,
     once: Annotated[bool, typer.Option("--once", help="Stop after the first answer.")] = False,
     chat: Annotated[
-        str, typer.Option(metavar="PROMPT", help="What to ask first; '' asks nothing.")
+        str, typer.Option(metavar="PROMPT", help="The first question; '' asks nothing.")
     ] = DEFAULT_PROMPT,
     patience: Annotated[
         float, typer.Option(min=1, help="Seconds that loading the models may take.")
@@ -81,7 +81,7 @@ def up(
 
 
 def _answer(fleet: Fleet, prompt: str, *, once: bool) -> None:
-    """Ask the first model that talks, then say how to go on; only `--once` makes a failure fatal."""
+    """Ask the first chat model, then print guidance; a failure is fatal only with `--once`."""
     model = fleet.plan.chat_model
     if prompt and model:
         try:

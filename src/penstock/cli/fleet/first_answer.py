@@ -22,7 +22,7 @@ def ask(url: str, key: str, model: str, prompt: str) -> None:
     """Ask `model` at `url` (without `/v1`) and stream its answer to stdout.
 
     :raises StartupError: the OpenAI SDK is not installed.
-    :raises JobFailed: the API answered with an error, or the stream broke off.
+    :raises JobFailed: the API answered with an error, or the stream ended early.
     """
     if importlib.util.find_spec("openai") is None:
         raise StartupError("the OpenAI SDK is not installed: pip install 'penstock[client]'")
@@ -31,7 +31,7 @@ def ask(url: str, key: str, model: str, prompt: str) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=2)
     err.print(f"\n[bold]{model}[/] is asked: {escape(prompt)}")
     try:
-        client.models.list()  # opens the connection and loads the SDK's parts: not the model's time
+        client.models.list()  # connect and load the SDK first, so that only the model is timed
         began = time.perf_counter()
         stream = client.chat.completions.create(
             model=model,
@@ -47,12 +47,12 @@ def ask(url: str, key: str, model: str, prompt: str) -> None:
     finally:
         client.close()
     took_s = time.perf_counter() - began
-    rate = tokens / took_s  # from the question on: pieces that came while we slept come at once
+    rate = tokens / took_s  # over the whole time: pieces may have arrived while we slept
     err.print(f"[dim]{tokens} tokens, the first after {first_s:.2f} s, {rate:.0f} tokens/s[/]")
 
 
 def _print_stream(stream: Stream[ChatCompletionChunk], began: float) -> tuple[float, int]:
-    """Print the pieces; return seconds until the first of them and tokens in all."""
+    """Print the pieces; return (seconds until the first piece, tokens in all)."""
     first_s, tokens = 0.0, 0
     for chunk in stream:
         if chunk.usage is not None:

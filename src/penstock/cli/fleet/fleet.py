@@ -1,4 +1,4 @@
-"""The processes of one development fleet: which, in what order, with which addresses."""
+"""The processes of one development fleet: which, in what order, at which addresses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock import settings as settings_module
 from penstock.cli import running
-from penstock.cli.console import note, say
+from penstock.cli.console import note, write_line
 from penstock.cli.fleet import ports, redis_server
 from penstock.cli.fleet.child import Child
 from penstock.cli.fleet.readiness import Awaited, Startup
@@ -32,10 +32,10 @@ _ANY_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened o
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run where, checked before anything is started.
+    """What will run where; checked before anything is started.
 
-    `redis_port` None means that PENSTOCK_REDIS_URL names a Redis that runs already.
-    `fastchat_port` None leaves the controller's port out.
+    `redis_port` is None if PENSTOCK_REDIS_URL names a running Redis. `fastchat_port` is None if
+    the controller's port is off.
     """
 
     settings: Settings
@@ -57,16 +57,16 @@ class Plan:
         redis_port: int | None,
         fastchat_port: int,
     ) -> Plan:
-        """Check models and ports.
+        """Check models and ports, and return the plan.
 
-        :raises ModelNotFound: a queue names a model that is not there.
+        :raises ModelNotFound: a queue names a model that does not exist.
         :raises StartupError: a port is taken.
-        :raises BadSettings: `--redis-port` beside PENSTOCK_REDIS_URL.
+        :raises BadSettings: both `--redis-port` and PENSTOCK_REDIS_URL are set.
         """
         settings = settings_module.load()
         queues = tuple(dict.fromkeys(queues))
         specs = [resolve.resolve(queue, settings) for queue in queues]
-        models = tuple(one.name for one in specs)
+        models = tuple(spec.name for spec in specs)
         if not ports.is_free(host, port):
             raise StartupError(
                 f"port {port} for the API is taken{ports.holder(port)}; choose another with --port"
@@ -75,13 +75,13 @@ class Plan:
         if redis_port is not None and not own_redis:
             raise BadSettings(
                 "--redis-port starts a Redis, but PENSTOCK_REDIS_URL names one; "
-                "unset it or leave the option out"
+                "unset it or omit the option"
             )
         return cls(
             settings=settings,
             queues=queues,
             models=models,
-            chat_model=next((one.name for one in specs if one.task == "generate"), None),
+            chat_model=next((spec.name for spec in specs if spec.task == "generate"), None),
             host=host,
             port=port,
             redis_port=redis_server.choose_port(redis_port) if own_redis else None,
@@ -95,12 +95,12 @@ class Plan:
 
     @property
     def controller_url(self) -> str | None:
-        """The address for FastChat's programs."""
+        """The controller's address for FastChat's programs; None if it is off."""
         return _url(self.host, self.fastchat_port) if self.fastchat_port else None
 
     @property
     def redis_url(self) -> str:
-        """Our own server's address, or the one that was set."""
+        """The address of our own server, or of the one that was configured."""
         if self.redis_port is None:
             return str(self.settings.redis_url)
         return f"redis://{redis_server.HOST}:{self.redis_port}/0"
@@ -108,10 +108,10 @@ class Plan:
 
 @dataclass
 class Fleet:
-    """Starts and ends the processes of a plan. One at a time in a folder."""
+    """Starts and stops the processes of a plan. Only one fleet runs in a folder."""
 
     plan: Plan
-    supervisor: Supervisor = field(default_factory=lambda: Supervisor(say))
+    supervisor: Supervisor = field(default_factory=lambda: Supervisor(write_line))
 
     @property
     def key(self) -> str:
@@ -120,13 +120,13 @@ class Fleet:
 
     @property
     def redis_export(self) -> str | None:
-        """The line that lets other processes find our Redis, where they would not by themselves."""
+        """The shell line by which other processes find our Redis; None if they find it anyway."""
         return f"export PENSTOCK_REDIS_URL={self.plan.redis_url}" if self.plan.redis_port else None
 
     def start(self, patience_s: float) -> None:
         """Start everything and wait until every model is served.
 
-        :raises StartupError: a process ended or was not ready in time.
+        :raises StartupError: a process exited or was not ready in time.
         """
         plan, startup = self.plan, Startup.make(self.supervisor)
         reached = plan.settings.model_copy(update={"redis_url": redis_address(plan.redis_url)})
@@ -151,18 +151,18 @@ class Fleet:
         running.announce(running.Addresses(os.getpid(), plan.redis_url, plan.api_url))
 
     def stop(self, hurry: Callable[[], bool]) -> None:
-        """End the API, then the workers, then our Redis."""
+        """Stop the API, then the workers, then our Redis."""
         self.supervisor.stop_all(hurry=hurry)
 
     def _worker(self, queue: str) -> Child:
         command = [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", queue]
         command += ["-n", f"{queue}@%h"]
         patience_s = self.plan.settings.drain_s + _WORKER_MARGIN_S
-        name = f"worker-{queue.replace('/', '--')}"  # its log is a file of this name
+        name = f"worker-{queue.replace('/', '--')}"  # also the name of its log file
         return Child(name, command, running.LOG_DIR, self._environment(), patience_s=patience_s)
 
     def _apis(self) -> list[tuple[Child, str]]:
-        """One API process a port; they share nothing but Redis."""
+        """Return one API process for each port; they share only Redis."""
         plan = self.plan
         listed = [("api", plan.port)]
         if plan.fastchat_port is not None:
@@ -171,7 +171,7 @@ class Fleet:
         for name, port in listed:
             command = [sys.executable, "-m", "uvicorn", "api:app", "--host", plan.host]
             command += ["--port", str(port), "--timeout-graceful-shutdown", str(_API_GRACE_S)]
-            command += ["--no-access-log"]  # the API writes a fuller one
+            command += ["--no-access-log"]  # the API writes a fuller one itself
             child = Child(name, command, running.LOG_DIR, self._environment())
             children.append((child, _url(plan.host, port)))
         return children
@@ -186,7 +186,7 @@ def _usable_controller_port(host: str, port: int) -> int | None:
     if ports.is_free(host, port):
         return port
     note(
-        f"[yellow]port {port} for FastChat is taken{ports.holder(port)}; going on without it "
+        f"[yellow]port {port} for FastChat is taken{ports.holder(port)}; continuing without it "
         "(--fastchat-port chooses another)[/]"
     )
     return None

@@ -1,4 +1,4 @@
-"""What `penstock up` says once all is ready: how to use the fleet from elsewhere."""
+"""What `penstock up` prints once everything is ready: how to use the fleet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP of `penstock up`: the first ends the fleet in order, the next at once."""
+"""Signals of `penstock up`: the first one stops the fleet in order, the next one at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupts:
     """While entered, the first signal raises KeyboardInterrupt in the main thread.
 
-    Once `begin_stop` was called none raises any more; one that comes then makes `hurry` true.
+    After `begin_stop` no signal raises; a further one makes `hurry` true.
     """
 
     hurried: bool = False
@@ -24,20 +24,20 @@ class Interrupts:
     _before: dict[signal.Signals, Any] = field(default_factory=dict[signal.Signals, Any])
 
     def __enter__(self) -> Self:
-        for one in _SIGNALS:
-            self._before[one] = signal.signal(one, self._handle)
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def begin_stop(self) -> None:
-        """From now on signals do not raise."""
+        """Stop raising on signals."""
         self._stopping = True
 
     def hurry(self) -> bool:
-        """Whether somebody asked again while the fleet was ending."""
+        """Return whether another signal has arrived since `begin_stop`."""
         return self.hurried
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:

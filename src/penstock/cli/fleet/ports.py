@@ -1,4 +1,4 @@
-"""Free ports, and who holds the others."""
+"""Free ports, and the owners of the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEARCHED = 100
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -23,15 +23,15 @@ def is_free(host: str, port: int) -> bool:
 
 
 def next_free(host: str, port: int) -> int | None:
-    """Return the first free port from `port` on, of the next hundred."""
+    """Return the first free port among the hundred from `port` on; None if there is none."""
     candidates = range(port, min(port + _SEARCHED, 65_536))
-    return next((one for one in candidates if is_free(host, one)), None)
+    return next((port_ for port_ in candidates if is_free(host, port_)), None)
 
 
 def holder(port: int) -> str:
-    """Say who listens on a local port, as far as this user may know: ` (redis-server, process 7)`.
+    """Return who listens on a local port, in the form ` (redis-server, process 7)`.
 
-    Empty where nothing can be told (another user's process, no /proc).
+    "" if that is unknown (another user's process, no /proc).
     """
     inodes = _listening_inodes(port)
     if not inodes:
@@ -46,12 +46,12 @@ def holder(port: int) -> str:
 
 
 def _listening_inodes(port: int) -> set[str]:
-    """Return `socket:[inode]` names of the sockets that listen on a port."""
-    found: set[str] = set()
+    """Return the `socket:[inode]` names of the sockets that listen on a port."""
+    inodes: set[str] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _LISTEN and int(fields[1].rsplit(":", 1)[1], 16) == port:
-                    found.add(f"socket:[{fields[9]}]")
-    return found
+                    inodes.add(f"socket:[{fields[9]}]")
+    return inodes

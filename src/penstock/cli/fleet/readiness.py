@@ -1,4 +1,4 @@
-"""Waits for Redis, the workers' models and the API, showing how far each is."""
+"""Waits for Redis, the workers' models and the API, and shows their progress."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LOADING = re.compile(r"Loading \S+: (\d{1,3}) %, (.*)")
 
 @dataclass(frozen=True)
 class Awaited:
-    """A worker, the queue it is to serve, and the API that should list its model."""
+    """A worker, the queue that it is to serve, and the API that should list its model."""
 
     worker: Child
     queue: str
@@ -44,14 +44,14 @@ class Awaited:
 
 @dataclass
 class Startup:
-    """What is awaited: every child alive, every model served."""
+    """The start of a fleet: waits until every child is alive and every model is served."""
 
     supervisor: Supervisor
     progress: Progress
 
     @classmethod
     def make(cls, supervisor: Supervisor) -> Startup:
-        """Prepare the live display; on a pipe it prints a line when a thing is ready."""
+        """Return a start with a live display; on a pipe it prints a line for each thing ready."""
         columns = (
             SpinnerColumn(finished_text="[green]ok[/]"),
             TextColumn("{task.description:<28}"),
@@ -65,7 +65,7 @@ class Startup:
     def await_redis(self, settings: Settings) -> None:
         """Wait until Redis answers.
 
-        :raises StartupError: it does not within 30 s.
+        :raises StartupError: it does not answer within 30 s.
         """
         address = sentinel.address(settings)
         row = self.progress.add_task("Redis", total=1, what=address)
@@ -86,7 +86,7 @@ class Startup:
     def await_api(self, name: str, url: str, patience_s: float) -> None:
         """Wait until an API process answers.
 
-        :raises StartupError: it does not in `patience_s`.
+        :raises StartupError: it does not answer within `patience_s`.
         """
         row = self.progress.add_task(name, total=1, what=url)
         self._wait(
@@ -101,27 +101,29 @@ class Startup:
     ) -> None:
         """Wait until every worker has announced its queue and the API lists its model.
 
-        :raises StartupError: a worker ends, or `patience_s` is over.
+        :raises StartupError: a worker exits, or `patience_s` is over.
         """
         rows = {
-            one.queue: self.progress.add_task(one.worker.name, total=100, what="starting")
-            for one in awaited
+            entry.queue: self.progress.add_task(entry.worker.name, total=100, what="starting")
+            for entry in awaited
         }
         waiting = list(awaited)
 
         def all_served() -> bool:
             announced = _announced(settings)
-            for one in list(waiting):
-                pid = one.worker.process.pid if one.worker.process else 0
-                if (pid, one.queue) in announced and one.model in _listed(one.api_url, one.key):
-                    waiting.remove(one)
-                    self._done(rows[one.queue], one.worker.name, f"serves {one.model}")
+            for entry in list(waiting):
+                pid = entry.worker.process.pid if entry.worker.process else 0
+                if (pid, entry.queue) in announced and entry.model in _listed(
+                    entry.api_url, entry.key
+                ):
+                    waiting.remove(entry)
+                    self._done(rows[entry.queue], entry.worker.name, f"serves {entry.model}")
                 else:
-                    self._show_loading(rows[one.queue], one.worker)
+                    self._show_loading(rows[entry.queue], entry.worker)
             return not waiting
 
         def late() -> str:
-            names = ", ".join(one.queue for one in waiting)
+            names = ", ".join(entry.queue for entry in waiting)
             return f"no worker serves {names} after {patience_s:.0f} s (see {LOG_DIR}, --patience)"
 
         self._wait(all_served, patience_s=patience_s, late=late)
@@ -130,16 +132,16 @@ class Startup:
         end = time.monotonic() + patience_s
         while not ready():
             if dead := self.supervisor.dead():
-                raise StartupError(_last_words(dead[0]))
+                raise StartupError(_reason_of_end(dead[0]))
             if time.monotonic() > end:
                 raise StartupError(late())
             time.sleep(_POLL_S)
 
     def _show_loading(self, row: TaskID, child: Child) -> None:
-        """Read how far the loader is off the worker's last log line."""
-        said = _LOADING.search(next(iter(child.tail(1)), ""))
-        if said is not None:
-            self.progress.update(row, completed=int(said[1]), what=said[2])
+        """Show a loader's progress, read from the last line of its log."""
+        match = _LOADING.search(next(iter(child.tail(1)), ""))
+        if match is not None:
+            self.progress.update(row, completed=int(match[1]), what=match[2])
 
     def _done(self, row: TaskID, name: str, what: str) -> None:
         total = self.progress.tasks[row].total
@@ -148,10 +150,10 @@ class Startup:
             err.print(f"{name}: {what}", soft_wrap=True)
 
 
-def _last_words(child: Child) -> str:
-    """Turn a child's end into one line; a worker's own last line says why it ended."""
-    said = child.tail(1)
-    why = f": {said[-1]}" if said else ""
+def _reason_of_end(child: Child) -> str:
+    """Return one line about a child's end, with its last line of output as the reason."""
+    lines = child.tail(1)
+    why = f": {lines[-1]}" if lines else ""
     return f"{describe_end(child)}{why} (its log: {child.log_path})"
 
 
@@ -166,7 +168,7 @@ def _listed(url: str, key: str) -> set[str]:
     answer = _get(f"{url}/v1/models", {"Authorization": f"Bearer {key}"})
     if answer is None or not answer.is_success:
         return set()
-    return {str(one["id"]) for one in answer.json()["data"]}
+    return {str(model["id"]) for model in answer.json()["data"]}
 
 
 def _get(url: str, headers: dict[str, str]) -> httpx.Response | None:

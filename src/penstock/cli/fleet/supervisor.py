@@ -1,4 +1,4 @@
-"""Keeps the children running, and ends them in order."""
+"""Keeps the children running, and stops them in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0
 _STEADY_S = 60.0
-"""A child that ran this long starts with the shortest delay again."""
+"""A child that ran this long restarts with the shortest delay."""
 _POLL_S = 0.05
 
 
@@ -28,12 +28,12 @@ class _Member:
 
 @dataclass
 class Supervisor:
-    """The children in the order of their starts; a tier ends before the one started before it.
+    """The children in starting order; a tier is stopped before the ones started earlier.
 
-    Only the main thread uses it. `say` gets one line for each thing that happens.
+    Only the main thread uses it. `report` is called with one line for each event.
     """
 
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     tiers: list[list[_Member]] = field(default_factory=list[list[_Member]])
 
     def start_tier(self, *children: Child) -> None:
@@ -44,11 +44,11 @@ class Supervisor:
             child.start()
 
     def dead(self) -> list[Child]:
-        """Return the children that have ended."""
-        return [one.child for one in self._members() if one.child.exit_code() is not None]
+        """Return the children that have exited."""
+        return [member.child for member in self._members() if member.child.exit_code() is not None]
 
     def keep_running(self) -> None:
-        """Look at every child once: notice a death, start again what is due."""
+        """Check every child once: note those that died, and restart those that are due."""
         now = time.monotonic()
         for member in self._members():
             if member.child.running():
@@ -58,10 +58,10 @@ class Supervisor:
             elif now >= member.restart_at:
                 member.restart_at = None
                 member.child.start()
-                self.say(f"{member.child.name}: started again")
+                self.report(f"{member.child.name}: started again")
 
     def stop_all(self, *, hurry: Callable[[], bool]) -> None:
-        """End every tier, the last started first; `hurry` turning true kills what is left."""
+        """Stop every tier, the last one first; `hurry` returning True kills what is left."""
         for tier in reversed(self.tiers):
             for member in tier:
                 member.child.send(signal.SIGTERM)
@@ -74,7 +74,7 @@ class Supervisor:
         while child.running() and not hurry() and time.monotonic() < end:
             time.sleep(_POLL_S)
         if child.running():
-            self.say(f"{child.name}: did not end in time, killed")
+            self.report(f"{child.name}: did not end in time, killed")
         child.kill()
 
     def _notice_death(self, member: _Member, now: float) -> None:
@@ -83,16 +83,16 @@ class Supervisor:
         delay = min(_FIRST_DELAY_S * 2**member.failures, _LONGEST_DELAY_S)
         member.failures += 1
         member.restart_at = now + delay
-        self.say(f"{describe_end(member.child)}; starts again in {delay:.0f} s")
+        self.report(f"{describe_end(member.child)}; starts again in {delay:.0f} s")
         for line in member.child.tail(3):
-            self.say(f"  {member.child.name} | {line}")
+            self.report(f"  {member.child.name} | {line}")
 
     def _members(self) -> list[_Member]:
         return [member for tier in self.tiers for member in tier]
 
 
 def describe_end(child: Child) -> str:
-    """Say how a child ended: `worker-demo-cpu ended by SIGKILL`."""
+    """Return how a child ended: `worker-demo-cpu was ended by SIGKILL`."""
     code = child.exit_code()
     if code is not None and code < 0:
         return f"{child.name} was ended by {signal.Signals(-code).name}"
