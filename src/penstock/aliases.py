@@ -1,16 +1,16 @@
-"""The aliases file: public names that stand for other models, by weight, with a way out.
+"""The aliases file: public names that stand for other models, with weights and fallbacks.
 
 ```toml
 [aliases.assistant]
 models = { "vicuna-7b" = 9, "vicuna-7b-v2" = 1 }   # nine requests in ten go to the first
-fallback = ["tiny"]                                # where none of them can serve just now
+fallback = ["tiny"]                                # if none of them can serve
 
 [aliases."gpt-4o"]
 models = "vicuna-7b"
 ```
 
-A name means the same at every API process that reads the same file. Names of models, of queues and
-the aliases of models.toml may stand at the right, other aliases may not.
+A name means the same at every API process that reads the same file. The right-hand sides may be
+names of models, names of queues, and aliases of models.toml, but not other aliases.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ LOOK_EVERY_S: Final = 1.0
 
 
 class Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a name stands for."""
+    """The models that a name stands for."""
 
     models: str | dict[str, float]
     fallback: tuple[str, ...] = ()
 
     @property
     def weights(self) -> dict[str, float]:
-        """Each model's weight."""
+        """The weight of each model."""
         return {self.models: 1.0} if isinstance(self.models, str) else self.models
 
     @property
     def heaviest_first(self) -> tuple[str, ...]:
-        """Every model, then the fallbacks."""
+        """Every model by descending weight, then the fallbacks."""
         weights = self.weights
         return (*sorted(weights, key=lambda name: -weights[name]), *self.fallback)
 
     def order(self, seed: str | None) -> tuple[str, ...]:
-        """Return the models in the order in which they are to be tried, drawn by their weights.
+        """Return the models in the order in which to try them, drawn by their weights.
 
-        The same seed draws the same order. A model of weight 0 is tried after the others.
+        The same seed gives the same order. Models of weight 0 come after the others.
         """
-        random = Random(seed)  # noqa: S311  who gets which version is no secret
-        # Efraimidis and Spirakis (2006): the keys' order is a draw without replacement.
+        random = Random(seed)  # noqa: S311  which user gets which version is no secret
+        # Efraimidis and Spirakis (2006): the order of these keys is a draw without replacement.
         keys = {
             name: random.random() ** (1.0 / weight) if weight > 0 else -1.0
             for name, weight in self.weights.items()
@@ -70,9 +70,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(path: Path) -> dict[str, Alias]:
-    """Return the file's aliases; none where it does not exist.
+    """Return the file's aliases; empty if it does not exist.
 
-    :raises BadSettings: it is not usable; the message names the file and what is wrong.
+    :raises BadSettings: the file is not usable; the message names the file and the problem.
     """
     try:
         aliases = msgspec.convert(tomllib.loads(read_text(path)), _File).aliases
@@ -90,16 +90,16 @@ def read(path: Path) -> dict[str, Alias]:
 def _check(path: Path, name: str, alias: Alias, aliases: dict[str, Alias]) -> None:
     where = f"{path} [aliases.{name}]"
     if not any(weight > 0 for weight in alias.weights.values()):
-        raise BadSettings(f"{where}: models: one at least needs a weight over 0")
+        raise BadSettings(f"{where}: models: at least one needs a weight above 0")
     if any(weight < 0 for weight in alias.weights.values()):
         raise BadSettings(f"{where}: models: a weight is below 0")
-    nested = next((one for one in (*alias.weights, *alias.fallback) if one in aliases), None)
+    nested = next((name_ for name_ in (*alias.weights, *alias.fallback) if name_ in aliases), None)
     if nested is not None and nested != name:
         raise BadSettings(f"{where}: {nested!r} is an alias itself")
 
 
 class Aliases:
-    """The file's aliases, read again when it changes. Of one event loop."""
+    """The file's aliases, read again when it changes. Owned by one event loop."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -112,17 +112,17 @@ class Aliases:
         self._aliases = read(path)
 
     def get(self, name: str) -> Alias | None:
-        """Return what a name stands for, None for one that is no alias."""
+        """Return the alias of this name, or None if there is none."""
         self._look()
         return self._aliases.get(name)
 
     def names(self) -> tuple[str, ...]:
-        """Return every alias."""
+        """The names of all aliases."""
         self._look()
         return tuple(self._aliases)
 
     def _look(self) -> None:
-        """See whether the file has changed; one that cannot be used changes nothing."""
+        """Read the file again if it has changed; an unusable file changes nothing."""
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
@@ -133,7 +133,7 @@ class Aliases:
         try:
             self._aliases = read(self._path)
         except BadSettings as error:
-            logger.warning("the aliases stay as they were: %s", error)
+            logger.warning("the aliases remain unchanged: the file is not usable: %s", error)
         else:
             logger.info("%s: %d aliases", self._path, len(self._aliases))
 

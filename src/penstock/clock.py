@@ -1,8 +1,8 @@
-"""Unix time by Redis's clock, which no step of this machine's own clock moves.
+"""Unix time by Redis's clock, unaffected by changes of this machine's clock.
 
-Every process of a fleet that says what time it is says it by this clock: a machine whose clock is
-wrong, or is set while it works, neither ends a key's life early nor dates an answer into another
-hour. Until Redis has been heard, it is this machine's clock at the process's start.
+Every process of a fleet takes its time from this clock: a machine whose clock is wrong, or is set
+while it works, neither ends a key's life early nor dates an answer wrongly. Before Redis's first
+answer, it is this machine's clock at the process's start.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 from typing import Final
 
 FRESH_S: Final = 30.0
-"""How long a look at Redis's clock is believed: quartz is good to milliseconds in that time."""
+"""For how long an answer of Redis is trusted: quartz is accurate to milliseconds in that time."""
 
 
 class FleetClock:
-    """Redis's clock as far as it is known, carried on by this process's monotonic clock.
+    """Redis's clock as last read, continued by this process's monotonic clock.
 
-    Any thread may read it, and any may tell it what Redis said: one assignment is all it takes.
+    Any thread may read it or pass it a new answer: an update is a single assignment.
     """
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class FleetClock:
     def hear(self, redis_time: tuple[int, int], asked_s: float) -> None:
         """Take the answer to TIME (seconds, microseconds); `asked_s` is `time.monotonic()` before.
 
-        Redis looked at its clock somewhere between the question and the answer. What is known
-        already stays where it fits into that, so a slow answer does not push the clock about.
+        Redis read its clock somewhere between the question and the answer. A known offset is kept
+        if it is consistent with that, so that a slow answer does not move the clock.
         """
         heard_s = time.monotonic()
         told_s = redis_time[0] + redis_time[1] / 1e6
@@ -40,7 +40,7 @@ class FleetClock:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether Redis has been heard a moment ago."""
+        """Return whether Redis's clock was read recently."""
         return time.monotonic() - self._heard_s < FRESH_S
 
     def now_s(self) -> float:
@@ -57,4 +57,4 @@ class FleetClock:
 
 
 clock: Final = FleetClock()
-"""The process's own."""
+"""The process's clock."""

@@ -1,33 +1,36 @@
-"""The error tree. It knows no HTTP; `api.http.errors` maps each leaf to a protocol's shape and status.
+"""The error tree. It is free of HTTP; `api.http.errors` maps each leaf to a body and a status.
 
 PenstockError
-|-- BadRequest               the request can never succeed as it stands
+|-- BadRequest               the request can never succeed as it is
 |   |-- InvalidParameter     a value is out of range, of the wrong type or missing
 |   |-- ContextOverflow      prompt and answer do not fit into the model's context
 |   |-- BodyTooLarge         the request's body is over the limit
+|   |-- RequestTooSlow       the request's body does not arrive in time
+|   |-- UnsupportedEncoding  the request's body has an unknown compression
 |   |-- UnsupportedFeature   the served model or backend cannot do what was asked for
 |-- NotAuthenticated         no key, or an unknown one
 |-- NotPermitted             a known key that may not do this
 |-- UnknownModel             no worker has ever announced this model
 |-- UnknownJob               no such job, or its journal has expired
 |-- UnknownObject            no such stored response, file or batch
-|-- Unavailable              later may be better
-|   |-- QueueFull            the model's queue is at its bound
+|-- Unavailable              a later try may succeed
+|   |-- QueueFull            the model's queue is at its limit
+|   |-- Overloaded           this process is at its limit for this kind of request
 |   |-- RateLimited          this key is over its rate
 |   |-- QuotaExceeded        this key has used up its day's or month's tokens
 |   |-- NoWorker             the model is known, but no live worker serves it
 |   |-- StoreUnavailable     Redis does not answer, or is out of memory
 |   |-- Draining             this process is shutting down
-|-- JobFailed                an accepted job ended without a full answer
-|   |-- DeadlineExceeded     it did not finish in its time
-|   |-- Cancelled            the client or an operator gave it up
+|-- JobFailed                an accepted job ended without a complete answer
+|   |-- DeadlineExceeded     it did not finish in time
+|   |-- Cancelled            the client or an operator cancelled it
 |   |-- PoisonJob            it took down too many workers
-|   |-- EngineFailed         the worker hit an internal error on it
+|   |-- EngineFailed         it caused an internal error in the worker
 |-- StartupError             a process cannot start; the message is for the operator
-|-- BadSettings          a setting's value is not usable
-|-- ModelNotFound        a queue names a model that is not there
-|-- ModelNotLoadable     a model's folder cannot be loaded
-|-- DeviceNotFound       a queue names a device that this machine does not have
+    |-- BadSettings          a setting's value is not usable
+    |-- ModelNotFound        a queue names a model that does not exist
+    |-- ModelNotLoadable     a model's folder cannot be loaded
+    |-- DeviceNotFound       a queue names a device that this machine does not have
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ from typing import ClassVar
 class PenstockError(Exception):
     """Any error that Penstock raises on purpose.
 
-    `code` is the stable name that crosses process borders in `Failed.code`. `param` names the
-    request's field at fault, where there is one.
+    `code` is the stable name that crosses process boundaries in `Failed.code`. `param` is the
+    request's field at fault, if there is one.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -51,7 +54,7 @@ class PenstockError(Exception):
 
 
 class BadRequest(PenstockError):
-    """The request can never succeed as it stands."""
+    """The request can never succeed as it is."""
 
     code = "bad_request"
 
@@ -75,13 +78,13 @@ class BodyTooLarge(BadRequest):
 
 
 class RequestTooSlow(BadRequest):
-    """The request's body does not come in time."""
+    """The request's body does not arrive in time."""
 
     code = "request_timeout"
 
 
 class UnsupportedEncoding(BadRequest):
-    """The request's body is compressed in a way that is not known."""
+    """The request's body has an unknown compression."""
 
     code = "unsupported_encoding"
 
@@ -123,7 +126,7 @@ class UnknownObject(PenstockError):
 
 
 class Unavailable(PenstockError):
-    """Later may be better; `retry_after_s` says when."""
+    """A later try may succeed, after `retry_after_s` if that is set."""
 
     code = "unavailable"
 
@@ -135,13 +138,13 @@ class Unavailable(PenstockError):
 
 
 class QueueFull(Unavailable):
-    """The model's queue is at its bound."""
+    """The model's queue is at its limit."""
 
     code = "queue_full"
 
 
 class Overloaded(Unavailable):
-    """This process has as much of that kind under way as it may."""
+    """This process is at its limit for this kind of request."""
 
     code = "overloaded"
 
@@ -167,7 +170,8 @@ class NoWorker(Unavailable):
 class StoreUnavailable(Unavailable):
     """Redis does not answer, is out of memory, or refuses a call.
 
-    `is_refused`: it answers, and would say the same again, such as of a key of another type.
+    `is_refused`: it answers, and would give the same answer again, for example if a key has another
+    type.
     """
 
     code = "store_unavailable"
@@ -181,19 +185,19 @@ class Draining(Unavailable):
 
 
 class JobFailed(PenstockError):
-    """An accepted job ended without a full answer."""
+    """An accepted job ended without a complete answer."""
 
     code = "job_failed"
 
 
 class DeadlineExceeded(JobFailed):
-    """It did not finish in its time."""
+    """It did not finish in time."""
 
     code = "deadline_exceeded"
 
 
 class Cancelled(JobFailed):
-    """The client or an operator gave it up."""
+    """The client or an operator cancelled it."""
 
     code = "cancelled"
 
@@ -205,7 +209,7 @@ class PoisonJob(JobFailed):
 
 
 class EngineFailed(JobFailed):
-    """The worker hit an internal error on it."""
+    """It caused an internal error in the worker."""
 
     code = "engine_failed"
 
@@ -223,7 +227,7 @@ class BadSettings(StartupError):
 
 
 class ModelNotFound(StartupError):
-    """A queue names a model that is not there."""
+    """A queue names a model that does not exist."""
 
     code = "model_folder_not_found"
 
@@ -241,7 +245,7 @@ class DeviceNotFound(StartupError):
 
 
 def leaves(root: type[PenstockError] = PenstockError) -> tuple[type[PenstockError], ...]:
-    """Every error class without subclasses below `root`, in definition order."""
+    """Return every error class without subclasses below `root`, in definition order."""
     children = root.__subclasses__()
     if not children:
         return (root,)
@@ -249,9 +253,9 @@ def leaves(root: type[PenstockError] = PenstockError) -> tuple[type[PenstockErro
 
 
 def from_code(code: str, message: str) -> PenstockError:
-    """Rebuild the error that a `Failed` event or a `TokenizerReply` names.
+    """Return the error that a `Failed` event or a `TokenizerReply` names.
 
-    An unknown code (a newer worker's) becomes a `JobFailed`.
+    An unknown code (from a newer worker) becomes a `JobFailed`.
     """
     for leaf in leaves():
         if leaf.code == code:
@@ -260,6 +264,6 @@ def from_code(code: str, message: str) -> PenstockError:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception as one line."""
+    """Return an exception as one line."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""JSON and small files that others wrote: nothing in them can hang, exhaust or crash a process."""
+"""JSON and small files from elsewhere: nothing in them can hang, exhaust or crash a process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JSON_NESTING: Final = 200
-"""Objects and arrays within one another in any JSON that is read; pydantic-core's own bound."""
+"""Most nested levels in any JSON; pydantic-core's own limit."""
 JSON_DIGITS: Final = 4_300
-"""Digits of a whole number in JSON; pydantic-core's own bound, and Python's."""
+"""Most digits of a whole number in JSON; pydantic-core's own limit, and Python's."""
 SMALL_FILE_BYTES: Final = 32 * 1024 * 1024
-"""Of a configuration file. A tokenizer's vocabulary is read by its library, and may be larger."""
+"""Of a configuration file. A tokenizer's vocabulary is read by its library and may be larger."""
 
 
 class TooDeep(ValueError):
@@ -25,25 +25,27 @@ class TooDeep(ValueError):
 
 
 def parse_json(text: str | bytes | bytearray, *, infinities: bool = False) -> Any:
-    """Return what a JSON text holds. Lone surrogates are no JSON, `NaN` and `Infinity` if asked for.
+    """Return the value of a JSON text.
+
+    Lone surrogates are refused; `NaN` and `Infinity` are accepted only with `infinities`.
 
     :raises TooDeep: it is nested deeper than `JSON_NESTING`.
-    :raises ValueError: it is not JSON; one line.
+    :raises ValueError: it is not JSON; the message is one line.
     """
     try:
         content = text.encode() if isinstance(text, str) else text
-        found: Any = pydantic_core.from_json(content, allow_inf_nan=infinities)
+        value: Any = pydantic_core.from_json(content, allow_inf_nan=infinities)
     except ValueError as error:
         if "recursion limit" in str(error):
             raise TooDeep(f"nested deeper than {JSON_NESTING} levels") from None
         raise ValueError(f"not valid JSON: {error}") from None
-    return found
+    return value
 
 
 def dump_json(value: Any) -> bytes:
-    """Return JSON that `parse_json` would read back; whole numbers may have any size.
+    """Return JSON that `parse_json` would accept; whole numbers may have any size.
 
-    :raises ValueError: it cannot be written as JSON.
+    :raises ValueError: the value cannot be written as JSON.
     """
     try:
         return json.dumps(
@@ -54,14 +56,14 @@ def dump_json(value: Any) -> bytes:
 
 
 def read_file(path: Path, most_bytes: int = SMALL_FILE_BYTES) -> bytes:
-    """Return a small regular file's content; a pipe or a device is never waited for.
+    """Return a small regular file's content; never waits for a pipe or a device.
 
-    :raises OSError: it is unreadable, no regular file, or larger than `most_bytes`.
+    :raises OSError: it is unreadable, not a regular file, or larger than `most_bytes`.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"{path}: no regular file")
+        raise OSError(f"{path}: not a regular file")
     with os.fdopen(handle, "rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
@@ -73,6 +75,6 @@ def read_text(path: Path, most_bytes: int = SMALL_FILE_BYTES) -> str:
     """Return a small file's text, in UTF-8.
 
     :raises OSError: as `read_file`.
-    :raises UnicodeDecodeError: it is no such text.
+    :raises UnicodeDecodeError: it is not UTF-8.
     """
     return read_file(path, most_bytes).decode("utf-8")

@@ -1,7 +1,7 @@
-"""Secrets in URLs, kept out of logs and messages.
+"""Redacts secrets in URLs, in logs and messages.
 
 A FastChat worker has its registration token in its controller's path (`/r/<token>/...`), Redis's
-URL may have a password, and clients put keys into query strings though nobody asks for them there.
+URL may have a password, and some clients put keys into query strings, where they do not belong.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _plain = logging.Formatter()
 
 
 def redacted(text: str) -> str:
-    """Return a text without the secrets of the URLs and paths in it."""
+    """Return a text with the secrets in its URLs and paths replaced."""
     for pattern, shown in _SECRETS:
         text = pattern.sub(shown, text)
     return text
 
 
 class Redaction(logging.Filter):
-    """Lets every record pass, redacted. At a logger it is for that logger's own records alone."""
+    """Redacts every record. On a logger, it applies only to that logger's own records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact the message, or its arguments where a formatter will want those apart."""
+        """Redact the message, or the arguments if a formatter needs them separately."""
         if isinstance(record.args, tuple) and all(isinstance(a, str | int) for a in record.args):
-            # uvicorn's formatter of access lines reads them by position.
+            # uvicorn's formatter of access lines reads the arguments by position.
             record.args = tuple(redacted(a) if isinstance(a, str) else a for a in record.args)
             record.msg = redacted(str(record.msg))
         else:
@@ -44,7 +44,7 @@ class Redaction(logging.Filter):
             if clean != message:
                 record.msg, record.args = clean, ()
         if record.exc_info:
-            told = record.exc_text or _plain.formatException(record.exc_info)
-            if (clean := redacted(told)) != told:
+            traceback = record.exc_text or _plain.formatException(record.exc_info)
+            if (clean := redacted(traceback)) != traceback:
                 record.exc_text = clean
         return True

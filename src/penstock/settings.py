@@ -36,9 +36,10 @@ _ENCODE = "in a password, write %23 for #, %2F for /, %3F for ?, %40 for @, %25 
 
 
 def _redis_address(given: str) -> str:
-    """Return a Redis URL in the form that every client of it reads in the same way.
+    """Return a Redis URL in a form that all our Redis clients parse in the same way.
 
-    :raises ValueError: it is none; the message holds no part of it, for it may have a password.
+    :raises ValueError: it is not one; the message contains no part of it, as it may have a
+        password.
     """
     scheme, has_scheme, rest = given.strip().partition("://")
     if not has_scheme or scheme not in _SCHEMES:
@@ -46,23 +47,23 @@ def _redis_address(given: str) -> str:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     rest = rest[len(authority) :]
     if "#" in rest or (scheme not in SOCKET_SCHEMES and "@" in rest):
-        raise ValueError(f"it does not end where a URL of Redis does; {_ENCODE}")
+        raise ValueError(f"it does not end as a Redis URL does; {_ENCODE}")
     if scheme not in SOCKET_SCHEMES:
-        _, _, place = authority.rpartition("@")
-        if not re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(:\d{1,5})?", place):
+        _, _, host = authority.rpartition("@")
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(:\d{1,5})?", host):
             raise ValueError(f"its host and port cannot be read; {_ENCODE}")
         return f"{scheme}://{authority}{rest}"
     return _socket_address(authority, rest)
 
 
 def _socket_address(authority: str, rest: str) -> str:
-    """Return a socket's URL, with what is before its path among its parameters."""
+    """Return a socket's URL with the part before its path as parameters."""
     account, at, host = authority.rpartition("@")
     path, _, query = rest.partition("?")
     if host or not path.strip("/"):
         raise ValueError("a socket is unix:///path/of/the/socket?db=0")
     parameters = dict(parse_qsl(query))
-    if "virtual_host" in parameters:  # Celery's word for it
+    if "virtual_host" in parameters:  # Celery's name for it
         parameters["db"] = parameters.pop("virtual_host")
     user, _, password = account.partition(":")
     if at and user:
@@ -75,24 +76,24 @@ def _socket_address(authority: str, rest: str) -> str:
 
 
 def redis_address(url: str) -> RedisDsn | AnyUrl:
-    """Return a `Settings.redis_url` of a URL's text.
+    """Return the value of `Settings.redis_url` for a URL.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not a Redis URL.
     """
     return TypeAdapter[RedisDsn | AnyUrl](RedisDsn | SocketUrl).validate_python(_redis_address(url))
 
 
 class Settings(BaseSettings):
-    """One frozen object; a field `redis_url` is the variable `PENSTOCK_REDIS_URL`."""
+    """The settings, frozen; a field `redis_url` is the variable `PENSTOCK_REDIS_URL`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     log_format: Literal["text", "json"] = "text"
-    """JSON: one object a line, with the request's, job's and worker's ids."""
+    """`json` is one object a line, with the request's, job's and worker's ids."""
 
     # Redis
     redis_url: RedisDsn | SocketUrl = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
-    """`redis://`, `rediss://` (TLS) or `unix:///path?db=0`, a socket of this machine."""
+    """`redis://`, `rediss://` (TLS) or `unix:///path?db=0`, a socket on this machine."""
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated `host:port` of Sentinels; `redis_url` then gives user, password, database."""
     redis_master: str = Field(default="mymaster", min_length=1)
@@ -108,109 +109,110 @@ class Settings(BaseSettings):
     """Public names that stand for models by weight, with fallbacks; read by the API."""
     trust_remote_code: bool = False
     bigdl_backend: Literal["auto", "native", "openvino", "bigdl"] = "auto"
-    """What computes with bigdl-llm's `sym_int4` weights on a CPU: "auto" is the native kernels on
-    CPUs where they are fastest, else OpenVINO where it is installed; "native" and "openvino" are
-    these for the models that they can have; "bigdl" is always bigdl-llm's own kernels."""
+    """What computes bigdl-llm's `sym_int4` weights on a CPU. "auto": the native kernels on CPUs where
+    they are fastest, else OpenVINO if it is installed. "native", "openvino": these, for the models
+    that
+    they support. "bigdl": always bigdl-llm's own kernels."""
 
     converted_dir: Path = Field(default=Path("~/.cache/penstock/converted"))
-    """Where quantised weights are kept, made at a model's first load and mapped ever after."""
+    """Folder of quantised weights, made at a model's first load and mapped from then on."""
     converted_bytes: int = Field(default=64 * 1024**3, ge=0)
-    """What they may take; the least recently used go first, and 0 keeps none."""
+    """Size limit of that folder; the least recently used weights go first, and 0 keeps none."""
     large_pages: bool = True
-    """The native kernels' weights are copied into large pages where the system has them: faster,
-    and each worker's own. Off, the workers of a machine share the mapped file."""
+    """Copy the native kernels' weights into large pages if the system has them: faster, but each
+    worker has its own copy. Off, the workers of a machine share the mapped file."""
 
     # Jobs
     lease_ms: int = Field(default=2_000, ge=200)
     max_attempts: int = Field(default=3, ge=1)
-    """A job that lost its worker this often is given up as poison."""
+    """A job that lost its worker this often fails as poison."""
     deadline_s: float = Field(default=600.0, gt=0)
     journal_ttl_s: int = Field(default=600, ge=1)
     max_waiting_jobs: int = Field(default=1_000, ge=1)
     max_waiting_tokens: int = Field(default=2_000_000, ge=1)
     worker_grace_s: float = Field(default=30.0, ge=0)
-    """Jobs are accepted this long after a model's last worker was seen."""
+    """Jobs are accepted for this long after a model's last worker was alive."""
     standby_queues: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated queues that take jobs at all times: an autoscaler starts their workers."""
+    """Comma-separated queues that always take jobs: an autoscaler starts their workers."""
 
     # Worker
     slots: int = Field(default=0, ge=0)
     """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16 (64 on a GPU)."""
     spare_slots: float = Field(default=1.0, ge=0, le=4)
-    """Share of its slots that a worker takes beyond them (64 at most), for jobs whose worker has
+    """Share of its slots that a worker takes in addition (64 at most), for jobs whose worker has
     died or left."""
     kv_cache_bytes: int = Field(default=0, ge=0)
     """KV budget of a model; 0 means a share of the memory that is free after loading."""
     kv_cache_type: Literal["auto", "u8"] = "auto"
-    """Keys and values of models in OpenVINO: "u8" halves their memory; "auto" is 16 bit."""
+    """Precision of keys and values in OpenVINO: "u8" halves their memory; "auto" is 16 bit."""
     prefill_chunk_tokens: int = Field(default=0, ge=0)
-    """Prompt tokens a step without a target time; with one, the first chunk is not larger.
+    """Prompt tokens a step without a target time; with one, the limit of the first chunk.
 
     0 means 256 on a CPU, 2,048 on a GPU.
     """
     target_step_ms: float = Field(default=200.0, ge=0)
-    """How long a step with running streams in it may take for others' prompts; 0 fixes the chunk."""
+    """How long a step with running streams may spend on others' prompts; 0 fixes the chunk size."""
     speculation: Literal["auto", "on", "off"] = "auto"
-    """Guessing tokens by prompt lookup; `auto`: on the backends that were measured to gain by it."""
+    """Draft tokens by prompt lookup; `auto`: on the backends that measurably gain from it."""
     special_tokens_in_text: Literal["text", "tokens"] = "text"
-    """What `<|im_start|>` is in a message of a user or a tool: plain text, or the control token."""
+    """What `<|im_start|>` is in a user's or a tool's message: plain text, or the control token."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
     hung_step_s: float = Field(default=60.0, gt=0)
-    """A step that takes longer stops the renewal of its leases; so does, on a CPU, one that takes
-    50 times as long as the last ones (`workers.serving.served_queue`)."""
+    """A longer step stops the renewal of its leases; so does, on a CPU, a step that takes 50 times as
+    long as recent ones (`workers.serving.served_queue`)."""
     threads: int = Field(default=0, ge=0)
     """A worker's threads; 0 means one for each physical core that the process may use."""
     cores: str = ""
-    """Cores that a worker owns: `0-15`, `node:1`, or the share `1/2` of all; empty is unbound."""
+    """Cores that a worker owns: `0-15`, `node:1`, or `1/2` of all; empty means all."""
 
     metrics_port: int = Field(default=0, ge=0, lt=2**16)
-    """Where a worker answers Prometheus: the first free port from this one on; 0 is nowhere."""
+    """Port of a worker's Prometheus metrics: the first free one from here on; 0 turns them off."""
     metrics_host: str = Field(default="127.0.0.1", min_length=1)
-    """The address that a worker's metrics are at; `0.0.0.0` in a container."""
+    """The address of a worker's metrics; `0.0.0.0` in a container."""
 
     # API
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated; empty means that no key is asked for."""
+    """Comma-separated; if empty and none was made (`penstock keys create`), no key is required."""
     require_key: bool = False
-    """Ask for a key even while none has been made (`penstock keys create`)."""
+    """Require a key even before one has been made (`penstock keys create`)."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated origins whose pages may call the API from a browser; `*` for all."""
     usage_log_rows: int = Field(default=100_000, ge=0)
-    """Requests that the usage log remembers; 0 turns it off."""
+    """Most requests in the usage log; 0 turns it off."""
     usage_log_days: int = Field(default=90, ge=1)
     drain_notice_s: float = Field(default=0.0, ge=0)
-    """How long an API that was told to stop serves on, while `/ready` sends balancers away."""
+    """How long a stopping API continues to serve while `/ready` makes load balancers leave it."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_unfinished_bytes: int = Field(default=128 * 1024 * 1024, ge=1024)
-    """Of all requests' bodies together that are not whole yet, beyond 64 KiB of each."""
+    """Limit of all incomplete request bodies together, beyond 64 KiB of each."""
     keepalive_s: float = Field(default=10.0, gt=0)
     resume_grace_s: float = Field(default=30.0, ge=0)
     """Jobs of a request with an `Idempotency-Key` outlive its lost connection by this."""
     response_ttl_s: int = Field(default=86_400, ge=60)
     """How long a stored answer of /v1/responses is kept after its last use."""
     background_deadline_s: float = Field(default=86_400.0, gt=0)
-    """Time for an answer in the background and for a line of a batch: these may wait long."""
+    """Time limit of a background answer and of a line of a batch: these may wait long."""
     files_dir: Path = Field(default=Path("files"))
     """Uploaded files and batches; a volume that all API processes share."""
     max_file_bytes: int = Field(default=200 * 1024 * 1024, ge=1024)
     batch_concurrency: int = Field(default=16, ge=1)
     """Lines of one batch that are in the queue at once."""
     public_url: AnyHttpUrl | None = None
-    """What `/get_worker_address` hands out; by default the address that the caller used."""
+    """The address that `/get_worker_address` returns; by default the one that the caller used."""
     traces: str = ""
-    """Where OpenTelemetry's spans go: "otlp", or a file for a line of JSON each; empty is off."""
+    """Destination of OpenTelemetry's spans: "otlp", or a file of JSON lines; empty is off."""
     fastchat_open: bool = False
-    """Serve FastChat's routes without a key though keys are set: its programs cannot send one."""
+    """Serve FastChat's routes without a key even if keys are set: its programs cannot send one."""
 
     fastchat_worker_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Whence FastChat's own workers may register: hosts, `*.gpu.example`, `10.0.0.0/8`, `:port`."""
+    """Where FastChat workers may register from: hosts, `*.gpu.example`, `10.0.0.0/8`, `:port`."""
     fastchat_worker_token: str = ""
-    """Who knows it may register from anywhere: `--controller-address http://host:21001/r/<token>`."""
+    """With this token, from anywhere: `--controller-address http://host:21001/r/<token>`."""
     fastchat_worker_life_s: float = Field(default=90.0, gt=0)
-    """A FastChat worker that gave no sign for this long is forgotten."""
+    """A FastChat worker that sent no sign of life for this long is removed."""
     fastchat_worker_timeout_s: float = Field(default=100.0, gt=0)
-    """A FastChat worker that is silent for this long in mid-answer has failed."""
+    """A FastChat worker that is silent for this long in the middle of an answer has failed."""
     fastchat_controller: AnyHttpUrl | None = None
     """A real FastChat controller that this fleet registers with, as one worker."""
     fastchat_heartbeat_s: float = Field(default=45.0, gt=0)
@@ -247,10 +249,10 @@ class Settings(BaseSettings):
     @field_validator("redis_sentinels")
     @classmethod
     def _check_sentinels(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for place in value:
-            host, _, port = place.rpartition(":")
+        for sentinel in value:
+            host, _, port = sentinel.rpartition(":")
             if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
-                raise ValueError(f"{place!r} is not host:port")
+                raise ValueError(f"{sentinel!r} is not host:port")
         url = info.data.get("redis_url")
         if value and url is not None and url.scheme != "redis":
             raise ValueError(
@@ -261,7 +263,7 @@ class Settings(BaseSettings):
 
 @cache
 def load() -> Settings:
-    """The process's settings.
+    """Return the process's settings.
 
     :raises BadSettings: a variable's value is not usable; the message names the variable.
     """
@@ -270,7 +272,7 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        if name.startswith(f"{PREFIX}REDIS_URL"):  # it may have a password, wherever it stands
+        if name.startswith(f"{PREFIX}REDIS_URL"):  # it may have a password anywhere
             raise BadSettings(f"{PREFIX}REDIS_URL: {_reason(first['msg'])}") from None
         given = redacted(repr(first["input"]))
         raise BadSettings(f"{name}: {first['msg']} (it is {given})") from error

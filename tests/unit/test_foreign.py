@@ -73,7 +73,7 @@ def test_a_file_is_regular_and_small(tmp_path: Path) -> None:
         read_file(file, 4)
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read_file(path)
 
 
@@ -159,7 +159,7 @@ def test_settings_files_that_are_no_plain_files_are_one_line(settings: Settings)
             read_aliases(settings.models_file)
     settings.models_file.unlink()
     os.mkfifo(settings.models_file)
-    with pytest.raises(BadSettings, match="no regular file"):
+    with pytest.raises(BadSettings, match="not a regular file"):
         read_models_file(settings.models_file)
-    with pytest.raises(BadSettings, match="no regular file"):
+    with pytest.raises(BadSettings, match="not a regular file"):
         read_aliases(settings.models_file)

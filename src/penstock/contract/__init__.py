@@ -1,1 +1,1 @@
-"""Every type that crosses a process border: jobs, events, worker cards, tokenizer calls."""
+"""Every type that crosses a process boundary: jobs, events, worker cards, tokenizer calls."""

@@ -1,8 +1,8 @@
-"""What a worker answers: tokens, then exactly one terminal event.
+"""A worker's answer: tokens, then exactly one terminal event.
 
-Events of a job are numbered by the tokens they carry: an event's `index` is the index of its first
-token, the next event's is `index + len(token_ids)`. So a gap or a repeat is visible, and the
-journal's entry id is `1-<index>`.
+Events of a job are numbered by the tokens that they carry: an event's `index` is the index of its
+first token, the next event's is `index + len(token_ids)`. A gap or a repeat is therefore visible,
+and the journal's entry id is `1-<index>`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class FinishReason(StrEnum):
 
 
 UNKNOWN_LOGPROB = 1.0
-"""What stands for a log probability that there is none of: a prompt's first token's."""
+"""Placeholder for a missing log probability: that of a prompt's first token."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token, its text and its natural log probability.
 
-    `part` holds the bytes of a token that is a part of a character, and has U+FFFD for its text.
+    `part` holds the bytes of a token that is a part of a character; its text is then U+FFFD.
     """
 
     token_id: int
@@ -36,14 +36,14 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """The chosen token of one position and the best `logprobs` of that position, best first."""
+    """The chosen token of one position and the `logprobs` best ones there, best first."""
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...] = ()
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens counted by the worker. `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts by the worker. `cached_tokens` of the prompt came from the prefix cache."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -53,9 +53,9 @@ class Usage(msgspec.Struct, frozen=True):
 class Tokens(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
     """Newly decoded tokens of one step and the text that they complete.
 
-    `text` may be empty (half a UTF-8 character, a possible stop string held back).
-    `prompt_tokens` is set on the event with index 0 only. Where the prompt is scored, that event's
-    `logprobs` begin with those of the prompt's tokens.
+    `text` may be empty (half a UTF-8 character, the beginning of a possible stop string).
+    `prompt_tokens` is set only on the event with index 0. If the job asks for prompt log
+    probabilities, that event's `logprobs` begin with those of the prompt's tokens.
     """
 
     job_id: str
@@ -67,10 +67,10 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
-    """The sequence ended well. `text` is what was held back until now.
+    """The sequence ended normally. `text` is the remaining text that was withheld until now.
 
-    `stop` is the stop string or token id that ended it, where one did. `logprobs` are the prompt's,
-    where it is scored and no token followed it. `embedding` is the prompt's, where it was asked for:
+    `stop` is the stop string or token id that ended it, if one did. `logprobs` are the prompt's, if
+    they were asked for and no token followed. `embedding` is the prompt's, if it was asked for:
     base64 of float32, little-endian.
     """
 
@@ -85,10 +85,10 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
-    """The job ended without a full answer. `code` names a leaf of `penstock.errors`.
+    """The job ended without a complete answer. `code` names a leaf of `penstock.errors`.
 
-    `param` is the part of the job that is at fault, where one is: a field of `Sampling`, `prompt`,
-    or a name that clients know.
+    `param` is the part of the job at fault, if there is one: a field of `Sampling`, `prompt`, or a
+    name that clients know.
     """
 
     job_id: str
@@ -101,4 +101,4 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
 Event = Tokens | Finished | Failed
 
 TERMINAL_EVENTS = (Finished, Failed)
-"""What ends a stream; `isinstance` of these two."""
+"""The types of terminal events, for `isinstance`."""

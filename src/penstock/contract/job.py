@@ -1,4 +1,4 @@
-"""A job: what the API asks of a worker."""
+"""A job: what the API requests from a worker."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import msgspec
 from penstock.contract.structure import Structure
 
 WHOLE = 0
-"""`truncate` of a prompt that must not be cut."""
+"""`truncate` of a prompt that must not be truncated."""
 TO_CONTEXT = -1
-"""`truncate` of a prompt that is cut to the model's context."""
+"""`truncate` of a prompt that is truncated to the model's context."""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
-    """Text that is tokenised as it stands.
+    """Text that is tokenised as is.
 
-    `add_special_tokens` lets the tokenizer add its own (BOS); it is off for prompts that a
-    chat template has rendered already. `truncate` is how many tokens are kept, or `WHOLE`, or
+    `add_special_tokens` lets the tokenizer add its own (BOS); it is off for prompts that a chat
+    template has rendered already. `truncate` is the number of tokens to keep, or `WHOLE`, or
     `TO_CONTEXT`.
     """
 
@@ -28,14 +28,14 @@ class TextPrompt(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):
-    """Token ids as the client sent them; `truncate` as `TextPrompt`'s."""
+    """Token ids as the client sent them; `truncate` as in `TextPrompt`."""
 
     token_ids: tuple[int, ...]
     truncate: int = WHOLE
 
 
 class PairPrompt(msgspec.Struct, frozen=True, tag="pair", omit_defaults=True):
-    """Two texts that a cross-encoder reads together; `truncate` as `TextPrompt`'s."""
+    """Two texts that a cross-encoder scores together; `truncate` as in `TextPrompt`."""
 
     first: str
     second: str
@@ -43,16 +43,16 @@ class PairPrompt(msgspec.Struct, frozen=True, tag="pair", omit_defaults=True):
 
 
 class FillPrompt(msgspec.Struct, frozen=True, tag="fill"):
-    """What comes before and after the text that is to be filled in."""
+    """The texts before and after a gap that is to be filled in."""
 
     before: str
     after: str
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
-    """Messages in OpenAI's shape; the worker renders them with the model's chat template.
+    """Messages in OpenAI's format; the worker renders them with the model's chat template.
 
-    `template_kwargs` are handed to the template as they are (`enable_thinking`, ...).
+    `template_kwargs` are passed to the template unchanged (`enable_thinking`, ...).
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -68,10 +68,10 @@ Prompt = TextPrompt | TokenPrompt | ChatPrompt | PairPrompt | FillPrompt
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How tokens are chosen and when to stop.
 
-    `seed` is always set (the API draws one where the client gave none), so that another worker
-    continues a sampled text exactly. `temperature` 0 is greedy. `top_k` 0 is off.
-    `max_tokens` None means: as many as the context has room for.
-    `logprobs` None is off; k asks for the chosen token's log probability and the k best others'.
+    `seed` is always set (the API draws one if the client gave none), so that another worker can
+    continue a sampled text exactly. `temperature` 0 is greedy. `top_k` 0 is off.
+    `max_tokens` None means as many as fit into the context.
+    `logprobs` None is off; k asks for the log probabilities of the chosen token and the k best.
     `structure` is the form that the whole answer must have.
     """
 
@@ -96,9 +96,9 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Decode text after a prompt. `echo` puts the prompt's text before the first token's.
 
-    `fit_context` shortens `max_tokens` to what the context has room for, where a client means
-    "as many as you can"; without it, such a job fails with `ContextOverflow`. `embed` asks for the
-    prompt's embedding, with `max_tokens` 0; of a pair, for its scores.
+    `fit_context` reduces `max_tokens` to the room left in the context, for clients that mean "as
+    many as possible"; without it, such a job fails with `ContextOverflow`. `embed` asks for the
+    prompt's embedding, with `max_tokens` 0; for a pair, for its score.
     """
 
     prompt: Prompt
@@ -114,12 +114,12 @@ Work = Generate
 class Job(msgspec.Struct, frozen=True):
     """One unit of queueing: one sequence of one request (`n=3` makes three jobs).
 
-    `queue` is `<model>-<device>`. `reply` is the pub/sub channel of the API process that holds the
-    client. `deadline_ms` is Unix time by Redis's clock. `priority` goes from 0 (first) to 9 (last),
-    5 is ordinary. `cost_tokens` is what the job weighs in its tenant's fair share and in the
-    queue's bound (prompt estimate + max_tokens). `digest` tells what was asked for, where the
-    client names its request: the same name with another digest is a mistake. `trace` is the
-    request's W3C `traceparent`, where it is traced.
+    `queue` is `<model>-<device>`. `reply` is the pub/sub channel of the API process that serves the
+    client. `deadline_ms` is Unix time by Redis's clock. `priority` goes from 0 (first) to 9 (last);
+    5 is the default. `cost_tokens` is the job's weight in its tenant's fair share and in the
+    queue's limit (prompt estimate + max_tokens). `digest` identifies the request's contents if the
+    client named the request: the same name with another digest is an error. `trace` is the
+    request's W3C `traceparent`, if it is traced.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Keywords of JSON schemas that no grammar enforces: left out, and named, unless a schema is strict."""
+"""Keywords of JSON schemas that no grammar enforces: omitted and reported, or refused if strict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEVER: Final = frozenset(
         "unevaluatedProperties", "uniqueItems",
     }
 )  # fmt: skip
-"""What llguidance ignores in a schema that is not strict."""
+"""Keywords that llguidance ignores in a schema that is not strict."""
 
 _FORMATS: Final = frozenset(
     {
@@ -31,65 +31,67 @@ _FORMATS: Final = frozenset(
         "uuid",
     }
 )
-"""Those of `format` that it knows."""
+"""Values of `format` that llguidance enforces."""
 
 _GROUPS: Final = ("?=", "?!", "?<=", "?<!")
 _BY_NAME: Final = frozenset(
     {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
 )
 _VALUES: Final = frozenset({"const", "default", "enum", "examples"})
-"""Keywords that hold a value, not a schema."""
+"""Keywords whose value is data, not a schema."""
 
 MOST: Final = 16
-"""Keywords that are named; more are not looked for."""
+"""Most keywords that are reported."""
 
 
 def unenforced(schema: Any) -> list[str]:
-    """Return where keywords stand that are left out: `properties.email.pattern`; at most `MOST`."""
-    found: list[str] = []
+    """Return the paths of omitted keywords, such as `properties.email.pattern`; at most `MOST`."""
+    paths: list[str] = []
     for path, keywords in _schemas(schema):
         for key, value in keywords.items():
-            if len(found) >= MOST:
-                return found
+            if len(paths) >= MOST:
+                return paths
             names = [key]
             if key == "patternProperties" and isinstance(value, dict):
                 patterns = cast("dict[str, Any]", value)
-                names = [f"{key}.{one[:40]}" for one in patterns if needs_look_around(one)]
+                names = [
+                    f"{key}.{pattern_[:40]}" for pattern_ in patterns if needs_look_around(pattern_)
+                ]
             elif not _is_left_out(key, value):
                 names = []
-            found += [".".join((*path, name)) for name in names]
-    return found[:MOST]
+            paths += [".".join((*path, name)) for name in names]
+    return paths[:MOST]
 
 
 def enforceable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema without patterns that need looking around: no grammar could be made of it."""
+    """Return a schema without patterns that use look-around: no grammar can express them."""
     return cast("dict[str, Any]", _without(schema, is_schema=True))
 
 
 def needs_look_around(pattern: object) -> bool:
-    """Whether a regular expression looks around, at a word's edge, or back at a group."""
+    """Return whether a regular expression has look-around, a word boundary or a back-reference."""
     if not isinstance(pattern, str):
         return False
-    place, in_class = 0, False
-    while place < len(pattern):
-        character = pattern[place]
+    position, in_class = 0, False
+    while position < len(pattern):
+        character = pattern[position]
         if character == "\\":
-            following = pattern[place + 1 : place + 2]
+            following = pattern[position + 1 : position + 2]
             if (
                 not in_class
                 and (following in ("b", "B", "k") or following in "123456789")
                 and following
             ):
                 return True
-            place += 2
+            position += 2
             continue
         if in_class:
             in_class = character != "]"
         elif character == "[":
             in_class = True
-        elif character == "(" and pattern.startswith(_GROUPS, place + 1):
+        elif character == "(" and pattern.startswith(_GROUPS, position + 1):
             return True
-        place += 1
+        position += 1
     return False
 
 
@@ -102,13 +104,13 @@ def _is_left_out(key: str, value: object) -> bool:
 
 
 def _schemas(schema: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Yield each schema within a schema, and where it stands."""
+    """Yield each schema within a schema, with its path."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), schema)]
     while waiting:
         path, value = waiting.pop(0)
         if isinstance(value, list):
             members = enumerate(cast("list[Any]", value))
-            waiting += [((*path, str(place)), member) for place, member in members]
+            waiting += [((*path, str(number)), member) for number, member in members]
             continue
         if not isinstance(value, dict):
             continue
@@ -130,21 +132,21 @@ def _without(value: Any, *, is_schema: bool) -> Any:
     keywords = cast("dict[str, Any]", value)
     if not is_schema:
         return {name: _without(inner, is_schema=True) for name, inner in keywords.items()}
-    kept: dict[str, Any] = {
+    keywords_left: dict[str, Any] = {
         key: inner
         for key, inner in keywords.items()
         if key != "pattern" or not needs_look_around(inner)
     }
-    patterns = kept.get("patternProperties")
+    patterns = keywords_left.get("patternProperties")
     if isinstance(patterns, dict):
         named = cast("dict[str, Any]", patterns)
-        known: dict[str, Any] = {
+        enforced: dict[str, Any] = {
             name: inner for name, inner in named.items() if not needs_look_around(name)
         }
-        if len(known) < len(named):  # properties of such names may come
-            kept["patternProperties"] = known
-            kept["additionalProperties"] = True
+        if len(enforced) < len(named):  # properties of such names may come
+            keywords_left["patternProperties"] = enforced
+            keywords_left["additionalProperties"] = True
     return {
         key: inner if key in _VALUES else _without(inner, is_schema=key not in _BY_NAME)
-        for key, inner in kept.items()
+        for key, inner in keywords_left.items()
     }

@@ -1,4 +1,4 @@
-"""What JSON types a schema allows, as far as that is needed to read and write values without quotes."""
+"""The JSON types that a schema allows, as needed to read and write values without quotes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DEEPEST: Final = 8
-"""References and alternatives within each other that are followed."""
+"""Most nested references and alternatives that are followed."""
 
 _TYPES: Final[Mapping[type, tuple[str, ...]]] = {
     bool: ("boolean",),
@@ -22,7 +22,7 @@ _TYPES: Final[Mapping[type, tuple[str, ...]]] = {
 
 
 def of_value(value: Any) -> tuple[str, ...]:
-    """Return the types that a value of Python's `json` is of."""
+    """Return the JSON types of a value that Python's `json` has read."""
     kind = cast("type[Any]", type(value))
     return _TYPES.get(kind, ())
 
@@ -30,7 +30,7 @@ def of_value(value: Any) -> tuple[str, ...]:
 def of_schema(
     schema: Any, root: Mapping[str, Any] | None = None, depth: int = _DEEPEST
 ) -> set[str] | None:
-    """Return the types that a schema within `root` allows; None for any."""
+    """Return the types that a schema within `root` allows; None for any type."""
     if not isinstance(schema, dict) or not depth:
         return None
     fields = resolved(cast("dict[str, Any]", schema), root or {})
@@ -38,27 +38,27 @@ def of_schema(
     if isinstance(kind, str):
         return {kind, *(("null",) if fields.get("nullable") is True else ())}
     if isinstance(kind, list):
-        return {one for one in cast("list[Any]", kind) if isinstance(one, str)}
+        return {name for name in cast("list[Any]", kind) if isinstance(name, str)}
     if isinstance(fields.get("enum"), list):
-        return {name for one in fields["enum"] for name in of_value(one)}
+        return {name for value in fields["enum"] for name in of_value(value)}
     if "const" in fields:
         return set(of_value(fields["const"]))
     return _of_alternatives(fields, root or {}, depth)
 
 
 def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a reference of the schema to another part of `root` points to, else the schema."""
+    """Return the part of `root` that the schema's `$ref` names; the schema itself if it has none."""
     for _ in range(_DEEPEST):
         reference = schema.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#/"):
             return schema
-        found: Any = root
+        target: Any = root
         for part in reference[2:].split("/"):
             key = part.replace("~1", "/").replace("~0", "~")
-            found = cast("dict[str, Any]", found).get(key) if isinstance(found, dict) else None
-        if not isinstance(found, dict):
+            target = cast("dict[str, Any]", target).get(key) if isinstance(target, dict) else None
+        if not isinstance(target, dict):
             return schema
-        schema = cast("dict[str, Any]", found)
+        schema = cast("dict[str, Any]", target)
     return schema
 
 
@@ -68,6 +68,6 @@ def _of_alternatives(
     for key in ("anyOf", "oneOf"):
         members = fields.get(key)
         if isinstance(members, list):
-            parts = [of_schema(one, root, depth - 1) for one in cast("list[Any]", members)]
+            parts = [of_schema(member, root, depth - 1) for member in cast("list[Any]", members)]
             return None if None in parts else set[str]().union(*(part or () for part in parts))
     return None

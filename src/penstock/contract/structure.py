@@ -1,4 +1,4 @@
-"""What form an answer must have; the worker compiles it into a mask for each token."""
+"""Structured output: the form that an answer must have, compiled to token masks by the worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 class JsonStructure(msgspec.Struct, frozen=True, tag="json"):
     """JSON that a schema describes; `{"type": "object"}` is any object.
 
-    `lenient` ignores keywords of the schema that cannot be enforced; without it they are an error.
+    `lenient` ignores keywords that cannot be enforced; otherwise they are an error.
     """
 
     schema: dict[str, Any] | bool
@@ -18,13 +18,13 @@ class JsonStructure(msgspec.Struct, frozen=True, tag="json"):
 
 
 class RegexStructure(msgspec.Struct, frozen=True, tag="regex"):
-    """Text that a regular expression (Rust's syntax, no look-around) matches as a whole."""
+    """Text that a regular expression (Rust's syntax, no look-around) matches entirely."""
 
     pattern: str
 
 
 class ChoiceStructure(msgspec.Struct, frozen=True, tag="choice"):
-    """One of these texts."""
+    """Exactly one of these texts."""
 
     choices: tuple[str, ...]
 
@@ -51,7 +51,7 @@ class ToolStructure(msgspec.Struct, frozen=True, tag="tool_calls"):
 
 
 AnswerStructure = JsonStructure | RegexStructure | ChoiceStructure | GrammarStructure
-"""Forms of an answer that is no call."""
+"""Forms of an answer that is not a tool call."""
 
 
 class FreeToolStructure(msgspec.Struct, frozen=True, tag="free_tool_calls"):
@@ -64,7 +64,7 @@ class FreeToolStructure(msgspec.Struct, frozen=True, tag="free_tool_calls"):
 
 
 class EitherStructure(msgspec.Struct, frozen=True, tag="either"):
-    """Calls of tools, or else an answer of its own form."""
+    """Either tool calls, or an answer of the given form."""
 
     calls: ToolStructure
     answer: AnswerStructure

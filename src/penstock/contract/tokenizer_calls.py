@@ -1,7 +1,7 @@
-"""Small calls that need a model's tokenizer but no slot: counting, tokenising, rendering.
+"""Tokenizer calls: counting, tokenising, rendering. They need a model's tokenizer, but no slot.
 
-They go through a list of their own beside the queue, so that they never wait for a running answer,
-and come back on the caller's reply channel.
+They have their own list next to the queue, so that they never wait for a running answer; replies
+come on the caller's reply channel.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from penstock.contract.job import ChatPrompt, Prompt
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
-    """Token ids of a prompt."""
+    """Request the token ids of a prompt."""
 
     prompt: Prompt
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
-    """Text of token ids; with `each`, also of every single one, as `TokenizerReply.texts`."""
+    """Request the text of token ids; with `each`, also of each id, in `TokenizerReply.texts`."""
 
     token_ids: tuple[int, ...]
     each: bool = False
 
 
 class Render(msgspec.Struct, frozen=True, tag="render"):
-    """The text that the model would see for a chat."""
+    """Request the text that a chat template makes of a chat."""
 
     prompt: ChatPrompt
 
@@ -40,7 +40,7 @@ class TokenizerCall(msgspec.Struct, frozen=True):
 
 
 class TokenizerReply(msgspec.Struct, frozen=True, tag="utility"):
-    """Exactly one of `error_code` and the other fields is set."""
+    """The answer to a call: either `error_code` or the other fields are set."""
 
     id: str
     token_ids: tuple[int, ...] = ()

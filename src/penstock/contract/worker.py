@@ -1,4 +1,4 @@
-"""What workers tell of themselves through the registry."""
+"""What workers publish about themselves in the registry."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Final
 import msgspec
 
 FASTCHAT: Final = "fastchat"
-"""`ModelCard.backend` of a model that FastChat's own workers serve: it has no queue of ours."""
+"""`ModelCard.backend` of a model that FastChat workers serve: it has no queue of ours."""
 
 
 class EmbeddingCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the vectors of an embedding model are.
+    """The properties of an embedding model's vectors.
 
-    `matryoshka` are the lengths that they may be cut to; `any_length` allows for all. `normalized`
-    ones have unit length, and have it again when cut. `prompts` go before a text by their name,
-    that of `default_prompt` unasked. A model without files that say so has none of them.
+    `matryoshka` lists the lengths that they may be cut to; `any_length` allows all. `normalized`
+    vectors have unit length, and are normalised again when cut. `prompts` are put before a text by
+    name, `default_prompt` without being asked for. All are empty if the model's files name none.
     """
 
     dimensions: int
@@ -27,24 +27,25 @@ class EmbeddingCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """What the API must know of a served model without loading it.
+    """What the API must know about a served model without loading it.
 
-    `name` is the public name (`bigdl-7b`), `queue` is `<name>-<device>`. `format` is how the
-    weights are held (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous`, `grouped`
-    (architectures without Transformers' attention interface) or `padded` (encoders). `generation_defaults` are the
-    model's own sampling defaults, in OpenAI's names. `tool_parser` is how the model writes tool
-    calls, a dialect of docs/tool-calls.md; empty: its template has none. `reasoning` are the two
-    markers around its reasoning, and behind them those around its answer, if it has such. `capabilities` are of `generate`,
-    `structure`, `embed`, `score` (pairs of texts) and `fim`; `embedding` is there where the model
-    is made for it. Jobs whose worker has died run in `spare_slots` beside the others.
-    No token has more than `longest_token_chars` characters; 0 where that is not known.
+    `name` is the public name (`bigdl-7b`), `queue` is `<name>-<device>`. `format` is the weight
+    format (`bf16`, `fp32`, `sym_int4`, ...). `batching` is `continuous`, `grouped` (architectures
+    without Transformers' attention interface) or `padded` (encoders). `generation_defaults` are the
+    model's own sampling defaults, in OpenAI's names. `tool_parser` is the dialect in which the
+    model writes tool calls (docs/tool-calls.md); empty if its template has none. `reasoning` are
+    the two markers around its reasoning, followed by those around its answer, if any.
+    `capabilities` are some of `generate`, `structure`, `embed`, `score` (pairs of texts) and `fim`;
+    `embedding` is set for embedding models. Jobs whose worker has died run in `spare_slots`, beside
+    the regular ones. No token is longer than `longest_token_chars` characters; 0 if unknown.
 
-    `running` is how its steps are computed: by a decoder of our own (`native`, `lean`, `openvino`),
-    by its module over our KV cache (`paged`), or by its module and its own cache, one forward a
-    sequence and step, which takes the tokens of a prompt several at once (`grouped-chunks`), one by
-    one (`grouped-tokens`) or all anew for each token (`grouped-recompute`). Empty: an encoder, or a
-    worker of an older version. docs/models.md has what each costs. `same_text` says that a text
-    does not depend on what else is in its batch, by not a bit.
+    `running` is how its steps are computed: by one of our decoders (`native`, `lean`, `openvino`),
+    by its module over our KV cache (`paged`), or by its module and its own cache, with one forward
+    pass
+    per sequence and step. Such a module takes a prompt's tokens several at once (`grouped-chunks`),
+    one by one (`grouped-tokens`) or all of them again for each token (`grouped-recompute`). Empty: an
+    encoder, or a worker of an older version. docs/models.md lists the costs. `same_text` means that
+    a text does not depend, to the bit, on what else is in its batch.
     """
 
     name: str
@@ -77,11 +78,11 @@ class ModelCard(msgspec.Struct, frozen=True):
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):
-    """A worker's load at its last heartbeat, of one queue.
+    """A worker's load on one queue, at its last heartbeat.
 
-    Rates are means of the last seconds; `kv_use` is a share from 0 to 1; `step_ms` is the median
-    duration of the last steps. Drafts are guessed continuations: how often some were tried, of how
-    many tokens, and how many of those turned out right.
+    Rates are means over the last seconds; `kv_use` is a share from 0 to 1; `step_ms` is the median
+    duration of recent steps. Drafts are guessed continuations: how many were tried, with how many
+    tokens, and how many of those were accepted.
     """
 
     running: int = 0
@@ -100,7 +101,7 @@ class WorkerLoad(msgspec.Struct, frozen=True):
 
 
 class WorkerCard(msgspec.Struct, frozen=True):
-    """One worker process: who it is, what it serves, how it is doing."""
+    """One worker process: its identity, its models and its load."""
 
     id: str
     host: str

@@ -1,7 +1,7 @@
-"""Gauges of the fleet, as they are when somebody looks.
+"""Gauges of the fleet at the time of a scrape.
 
-They are made anew for each look, so what has gone does not stay at its last value. With hundreds
-of workers that is some tens of milliseconds of work: not for an event loop.
+They are built for each scrape, so that what is gone does not remain at its last value. With
+hundreds of workers that takes some tens of milliseconds: too long for an event loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUEUE_LABELS: Final = ("model", "device")
 WORKER_LABELS: Final = (*QUEUE_LABELS, "worker")
 
 _OF_QUEUES: Final[tuple[tuple[str, str, Callable[[QueueDepth], float]], ...]] = (
-    ("num_requests_running", "Jobs that a worker holds", lambda depth: depth.running),
+    ("num_requests_running", "Jobs that a worker has leased", lambda depth: depth.running),
     ("num_requests_waiting", "Jobs that wait in the queue", lambda depth: depth.waiting_jobs),
     ("queue_waiting_tokens", "Weight of the waiting jobs", lambda depth: depth.waiting_tokens),
     ("queue_oldest_seconds", "Age of the oldest waiting job", lambda depth: depth.oldest_age_s),
@@ -54,17 +54,17 @@ _OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float
     ("worker_preempted", "Preemptions since its start", lambda _, load: load.preempted_total),
     (
         "spec_decode_num_drafts",
-        "Guessed continuations since its start",
+        "Drafts since its start",
         lambda _, load: load.drafts_total,
     ),
     (
         "spec_decode_num_draft_tokens",
-        "Guessed tokens since its start",
+        "Draft tokens since its start",
         lambda _, load: load.drafted_tokens_total,
     ),
     (
         "spec_decode_num_accepted_tokens",
-        "Guessed tokens that were right",
+        "Draft tokens that were accepted",
         lambda _, load: load.accepted_tokens_total,
     ),
 )
@@ -72,7 +72,7 @@ _OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float
 
 @dataclass(frozen=True)
 class FleetView:
-    """What a scrape shows of the fleet. A queue without a depth could not be read."""
+    """The state of the fleet for a scrape. A queue without a depth could not be read."""
 
     redis_up: bool
     cards: Sequence[ModelCard] = ()
@@ -81,7 +81,7 @@ class FleetView:
 
 
 class FleetCollector(Collector):
-    """The gauges of one view."""
+    """Collects the gauges of one view."""
 
     def __init__(self, view: FleetView) -> None:
         self._view = view
@@ -93,9 +93,9 @@ class FleetCollector(Collector):
             "penstock_redis_up", "Whether Redis answers this process", value=view.redis_up
         )
         yield _gauge("workers", "Live workers", QUEUE_LABELS, self._live_workers().items())
-        known = [card for card in view.cards if card.queue in view.depths]
+        cards = [card for card in view.cards if card.queue in view.depths]
         for name, documentation, of_depth in _OF_QUEUES:
-            rows = (((card.name, card.device), of_depth(view.depths[card.queue])) for card in known)
+            rows = (((card.name, card.device), of_depth(view.depths[card.queue])) for card in cards)
             yield _gauge(name, documentation, QUEUE_LABELS, rows)
         loads = [
             ((card.name, card.device, worker.id), card, worker.loads[card.queue])

@@ -1,8 +1,8 @@
-"""The log of a process, as lines for people or as JSON for machines (`settings.log_format`).
+"""The log of a process, as text lines or as JSON (`settings.log_format`).
 
-A JSON line has `time` (UTC), `level`, `logger`, `message`, `exception` where there is one, and what
-the line is about: a worker's id, the request, job and queue at hand (`about`), and whatever the
-call says itself with `extra={"fields": {...}}`.
+A JSON line has `time` (UTC), `level`, `logger`, `message`, `exception` if there is one, and its
+context: the worker's id, the current request, job and queue (`about`), and what the call passes
+in `extra={"fields": {...}}`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _SERVER: Final = ("uvicorn", "uvicorn.access", "uvicorn.error")
 
 _at_hand: ContextVar[Mapping[str, str]] = ContextVar("penstock_log_fields")
 _of_process: Final[dict[str, str]] = {}
-"""Written while the process starts, by its main thread."""
+"""Written by the main thread while the process starts."""
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
 def identify(**fields: str) -> None:
-    """Have every further JSON line of this process say these."""
+    """Add fields to every further JSON line of this process."""
     _of_process.update(fields)
 
 
 @contextmanager
 def about(**fields: str) -> Generator[None]:
-    """Have the JSON lines of this thread or task say these, until the block is left."""
+    """Add fields to the JSON lines of this thread or task while the block runs."""
     token = _at_hand.set({**_at_hand.get({}), **{k: v for k, v in fields.items() if v}})
     try:
         yield
@@ -48,10 +48,10 @@ def about(**fields: str) -> Generator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON a record."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; what cannot be encoded is written as text."""
+        """Return the line; values that cannot be encoded are written as text."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def adopt(handlers: Iterable[logging.Handler], settings: Settings) -> None:
-    """Have handlers write no secrets, and JSON where it is wanted, whoever made them."""
+    """Make existing handlers redact secrets, and write JSON if the settings ask for it."""
     for handler in handlers:
         _redact(handler)
         if settings.log_format == "json":
@@ -77,19 +77,19 @@ def adopt(handlers: Iterable[logging.Handler], settings: Settings) -> None:
 
 
 def _redact(filterer: logging.Filterer) -> None:
-    if not any(isinstance(known, Redaction) for known in filterer.filters):
+    if not any(isinstance(filter_, Redaction) for filter_ in filterer.filters):
         filterer.addFilter(Redaction())
 
 
 def configure_logging(settings: Settings, level: int = logging.INFO) -> None:
-    """Send Penstock's log to stderr, unless the process has arranged its logging already.
+    """Send Penstock's log to stderr, unless the process has configured logging already.
 
-    With JSON, the server's lines and those of all other libraries are JSON too. Secrets in URLs
-    are kept out of all of them, of the server's access log too, whoever has arranged it.
+    With JSON, the lines of the server and of all libraries are JSON too. Secrets in URLs are
+    redacted everywhere, in the server's access log too, whoever configured it.
     """
     for name in _SERVER:
         server = logging.getLogger(name)
-        _redact(server)  # a handler may be added later, or be another logger's
+        _redact(server)  # a handler may be added later, or belong to another logger
         adopt(server.handlers, settings)
     logger = logging.getLogger("penstock")
     if logger.handlers or logging.getLogger().handlers:

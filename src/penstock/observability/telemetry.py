@@ -1,13 +1,13 @@
-"""Metrics of an API process. Names are vLLM's where they mean the same.
+"""Metrics of an API process, with vLLM's names for the same things.
 
-Counters and histograms are this process's own: sum them over the API processes. Gauges of the
-fleet are read from Redis when they are scraped, so every API process shows the same: take the
-maximum. Worker's totals start again with each worker.
+Counters and histograms belong to this process: sum them over the API processes. Gauges of the
+fleet are read from Redis when scraped, so every API process shows the same values: take the
+maximum. Workers' totals start again with each worker.
 
 | metric | labels | unit |
 |---|---|---|
-| `penstock_time_to_first_token_seconds` | model, device | s, from the whole request read to its first token |
-| `penstock_inter_token_latency_seconds` | model, device | s a token, as this process got them |
+| `penstock_time_to_first_token_seconds` | model, device | s, from the complete request to its first token |
+| `penstock_inter_token_latency_seconds` | model, device | s a token, as received by this process |
 | `penstock_e2e_request_latency_seconds` | model, device | s |
 | `penstock_prompt_tokens_total`, `penstock_generation_tokens_total` | model, device | tokens |
 | `penstock_request_success_total` | model, device, finished_reason | choices |
@@ -64,7 +64,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Telemetry:
-    """One process's metrics, in a registry of their own. Owned by the event loop's thread."""
+    """One process's metrics, in their own registry. Owned by the event loop's thread."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -113,12 +113,15 @@ class Telemetry:
         return Meter(self, model, device)
 
     def render(self, view: FleetView) -> bytes:
-        """Return Prometheus's text format, with the fleet as it is in `view`. For any thread."""
+        """Return Prometheus's text format, with the fleet as in `view`.
+
+        Callable from any thread.
+        """
         return generate_latest(self.registry) + generate_latest(FleetCollector(view))
 
 
 class Meter:
-    """Measures one generation, of one or several sequences."""
+    """Measures one generation, of one or more sequences."""
 
     def __init__(self, telemetry: Telemetry, model: str, device: str) -> None:
         self.ttft_s: float | None = None
@@ -134,11 +137,11 @@ class Meter:
         self._last_s: dict[int, float] = {}
 
     def start(self) -> None:
-        """Begin: the request is understood and about to be submitted."""
+        """Start measuring: the request is parsed and about to be submitted."""
         self._generations.inc()
 
     def tokens(self, position: int, event: Tokens) -> None:
-        """Count the tokens of one event of sequence number `position`."""
+        """Count the tokens of one event of the sequence number `position`."""
         now_s = time.perf_counter()
         last_s = self._last_s.get(position)
         self._last_s[position] = now_s
@@ -155,14 +158,14 @@ class Meter:
             self._telemetry.ttft.labels(*self._labels).observe(self.ttft_s)
 
     def finished(self, event: Finished) -> None:
-        """Count a sequence that ended well."""
+        """Count a sequence that ended normally."""
         self.prompt_tokens += event.usage.prompt_tokens
         self._history.add("prompt_tokens", self._queue, event.usage.prompt_tokens)
         self._history.add("answers", self._queue)
         self._telemetry.success.labels(*self._labels, event.reason.value).inc()
 
     def stop(self) -> None:
-        """End, well or not."""
+        """Stop measuring, whether or not the generation succeeded."""
         self._generations.dec()
         telemetry, labels = self._telemetry, self._labels
         telemetry.generation_tokens.labels(*labels).inc(self.completion_tokens)

@@ -1,12 +1,12 @@
-"""Spans of a request on its way, for OpenTelemetry; nothing at all where they are not asked for.
+"""Spans of a request for OpenTelemetry; no cost if tracing is off.
 
-    POST /v1/chat/completions              the API: until the last byte is out
+    POST /v1/chat/completions              the API: until the last byte is sent
       chat bigdl-7b                        a worker's attempt at one of its jobs
         queue wait | claim | prefill | decode
 
 Names and attributes follow OpenTelemetry's semantic conventions for HTTP and generative AI. A
-job carries its request's `traceparent`. `settings.traces` says where spans go: "otlp" sends them
-as the standard variables `OTEL_*` say, anything else is a file that gets a line of JSON a span.
+job carries its request's `traceparent`. `settings.traces` is the destination: "otlp" sends spans as
+the standard `OTEL_*` variables specify; any other value is a file, with a line of JSON a span.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ FILE_MODE: Final = 0o640
 
 
 class Tracing:
-    """One process's tracer. Its methods may be called by any thread."""
+    """One process's tracer. Any thread may call its methods."""
 
     def __init__(self, settings: Settings, service: str) -> None:
-        """Make the tracer and what sends its spans on.
+        """Create the tracer and its exporter.
 
         :raises BadSettings: the packages of the extra `otel` are missing.
         """
@@ -58,27 +58,27 @@ class Tracing:
 
     @classmethod
     def of(cls, settings: Settings, service: str) -> Tracing | None:
-        """Return the tracing that the settings ask for; None for none.
+        """Return the tracing that the settings ask for; None if it is off.
 
         :raises BadSettings: see `__init__`.
         """
         return cls(settings, service) if settings.traces else None
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
     def request(self, method: str, route: str, traceparent: str) -> RequestSpan:
-        """Begin the span of an HTTP request, as a child of the caller's where it sent one."""
+        """Start the span of an HTTP request, as a child of the caller's if the request has one."""
         return RequestSpan(self._tracer, method, route, traceparent)
 
     def attempt(self, job: Job, claimed: tuple[int, int], worker_id: str, epoch: int) -> JobSpans:
-        """Begin the span of a worker's attempt; `claimed` is when it asked and when it got it."""
+        """Start the span of an attempt; `claimed` are the times of the claim's call and answer."""
         return JobSpans(self._tracer, job, claimed, worker_id, epoch)
 
 
 class RequestSpan:
-    """The server's span of one request."""
+    """The server span of one request."""
 
     def __init__(self, tracer: Tracer, method: str, route: str, traceparent: str) -> None:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415  an optional extra
@@ -94,24 +94,24 @@ class RequestSpan:
 
     @property
     def traceparent(self) -> str:
-        """What a job carries to its worker."""
+        """The `traceparent` that a job carries to its worker."""
         context = self._span.get_span_context()
         flags = int(context.trace_flags)
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
 
     def end(self, route: str, status: int, attributes: Attributes) -> None:
-        """End it: the last byte is out, or the client has gone."""
+        """End the span: the last byte is sent, or the client has gone."""
         self._span.update_name(f"{_method(self._span)} {route}")
         self._span.set_attributes(
             {"http.route": route, "http.response.status_code": status, **attributes}
         )
-        if status >= 500:  # noqa: PLR2004  HTTP's class of the server's own errors
+        if status >= 500:  # noqa: PLR2004  HTTP's class of server errors
             _mark_failed(self._span, str(status))
         self._span.end()
 
 
 class JobSpans:
-    """The spans of one attempt at a job, from the times at which its events came."""
+    """The spans of one attempt at a job, from the times of its events."""
 
     def __init__(
         self, tracer: Tracer, job: Job, claimed: tuple[int, int], worker_id: str, epoch: int
@@ -122,20 +122,20 @@ class JobSpans:
         )
 
         asked_ns, claimed_ns = claimed
-        # The queue's clock is Redis's: a job may seem to be claimed before it was made.
+        # The queue's clock is Redis's: a job may seem to be claimed before it was created.
         created_ns = min(job.created_ms * 1_000_000, asked_ns)
         self._tracer = tracer
         self._since_ns = claimed_ns
         self._first = True
         self._model = job.model
-        asked = _asked(job)
+        attributes = _request_attributes(job)
         self._span = tracer.start_span(
-            f"{asked['gen_ai.operation.name']} {job.model}",
+            f"{attributes['gen_ai.operation.name']} {job.model}",
             context=TraceContextTextMapPropagator().extract({"traceparent": job.trace}),
             kind=SpanKind.CONSUMER,
             start_time=created_ns,
             attributes={
-                **asked,
+                **attributes,
                 "penstock.queue": job.queue,
                 "penstock.worker": worker_id,
                 "penstock.attempt": epoch,
@@ -146,7 +146,7 @@ class JobSpans:
         self._part("claim", asked_ns, claimed_ns)
 
     def see(self, event: Event, now_ns: int) -> bool:
-        """Take an event in; return whether it was the last."""
+        """Record an event; return whether it was the last one."""
         if self._first:
             self._first = False
             self._part("prefill", self._since_ns, now_ns)
@@ -170,7 +170,7 @@ class JobSpans:
         return True
 
     def drop(self, now_ns: int) -> None:
-        """End it: the job is somebody else's, or over."""
+        """End the span: another worker has the job, or it is over."""
         self._span.set_attribute("penstock.dropped", value=True)
         self._span.end(now_ns)
 
@@ -183,19 +183,19 @@ class JobSpans:
         part.end(max(start_ns, end_ns))
 
 
-def _asked(job: Job) -> dict[str, str | int | float | tuple[str, ...]]:
-    """Return what the conventions want to know of a request; what was left at its default is not said."""
+def _request_attributes(job: Job) -> dict[str, str | int | float | tuple[str, ...]]:
+    """Return the attributes of a request in the conventions; default values are omitted."""
     sampling = job.work.sampling
     operation = "chat" if isinstance(job.work.prompt, ChatPrompt) else "text_completion"
-    said: dict[str, str | int | float | tuple[str, ...]] = {
+    attributes: dict[str, str | int | float | tuple[str, ...]] = {
         "gen_ai.operation.name": "embeddings" if job.work.embed else operation,
         "gen_ai.provider.name": "penstock",
         "gen_ai.request.model": job.model,
         "gen_ai.response.id": job.id,
     }
     if job.work.embed:
-        return said
-    said |= {
+        return attributes
+    attributes |= {
         "gen_ai.output.type": "text" if sampling.structure is None else "json",
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
@@ -208,7 +208,9 @@ def _asked(job: Job) -> dict[str, str | int | float | tuple[str, ...]]:
         "frequency_penalty": sampling.frequency_penalty,
         "stop_sequences": sampling.stop,
     }
-    return said | {f"gen_ai.request.{name}": value for name, value in optional.items() if value}
+    return attributes | {
+        f"gen_ai.request.{name}": value for name, value in optional.items() if value
+    }
 
 
 def _method(span: Span) -> str:
@@ -248,7 +250,7 @@ def _processor(target: str) -> SpanProcessor:
 
 
 class _Lines:
-    """A file that several processes append lines to, each in one write."""
+    """A file that several processes append to, each line in one write."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -257,4 +259,4 @@ class _Lines:
         return os.write(self._descriptor, line.encode())
 
     def flush(self) -> None:
-        """Do nothing: a write is the system's at once."""
+        """Do nothing: a write reaches the system at once."""

@@ -1,1 +1,1 @@
-"""The command lines of FastChat's and bigdl-llm's model workers, for a Penstock worker."""
+"""Starts Penstock workers from the command lines of FastChat's and bigdl-llm's model workers."""

@@ -1,7 +1,7 @@
-"""The flags of FastChat's, bigdl-llm's and ipex-llm's model workers, and what becomes of each.
+"""The flags of FastChat's, bigdl-llm's and ipex-llm's model workers, and how each is treated.
 
-A flag is used, taken with a warning because it changes nothing here, or refused because ignoring
-it would give another model than was asked for.
+A flag is used, accepted with a warning because it changes nothing here, or refused because ignoring
+it would serve another model than requested.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ DEFAULT_MODEL: Final = "lmsys/vicuna-7b-v1.5"
 DTYPES: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 IGNORED: Final = {
-    "--stream-interval": "every token is streamed as it comes",
-    "--max-gpu-memory": "PENSTOCK_KV_CACHE_BYTES bounds the KV cache",
-    "--embed-in-truncate": "a text over the context is an error (40303), never cut unasked",
+    "--stream-interval": "every token is streamed at once",
+    "--max-gpu-memory": "PENSTOCK_KV_CACHE_BYTES limits the KV cache",
+    "--embed-in-truncate": "a text over the context is an error (40303), never truncated unasked",
     "--seed": "a request's own `seed` is used",
     "--gptq-groupsize": "there is no GPTQ",
     "--gptq-act-order": "there is no GPTQ",
@@ -29,7 +29,7 @@ IGNORED: Final = {
 """Flags that change nothing, and why."""
 
 REFUSED: Final = {
-    "--cpu-offloading": "a model is held on one device; choose --device or --low-bit",
+    "--cpu-offloading": "a model is on one device; choose --device or --low-bit",
     "--gptq-ckpt": "GPTQ checkpoints are not loaded; use --low-bit on the original model",
     "--gptq-wbits": "GPTQ checkpoints are not loaded; use --low-bit on the original model",
     "--awq-ckpt": "AWQ checkpoints are not loaded; use --low-bit on the original model",
@@ -38,7 +38,7 @@ REFUSED: Final = {
     "--enable-xft": "there is no xFasterTransformer backend",
     "--ssl": "put a TLS proxy before the API",
 }
-"""Flags that cannot be honoured, and what to do instead."""
+"""Flags that cannot be supported, and what to do instead."""
 
 SWITCHES: Final = frozenset(
     (
@@ -53,7 +53,7 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; what was not given is None or False, so that it can be told."""
+    """Return the parser; a flag that was not given is None or False."""
     made = argparse.ArgumentParser(
         prog="python3 -m penstock.serving.model_worker",
         description="Start a Penstock worker by the command line of FastChat's model worker.",
@@ -63,14 +63,14 @@ def parser() -> argparse.ArgumentParser:
     add("--revision", help="of org/name in Hugging Face's cache")
     add("--device", choices=("cpu", "xpu", "cuda", "mps", "npu"), default="cuda")
     add("--gpus", help="the GPUs to use, by their numbers")
-    add("--num-gpus", type=int, default=1, help="GPUs that hold the model together")
+    add("--num-gpus", type=int, default=1, help="GPUs that serve the model together")
     add("--model-names", type=_names, default=(), help="comma-separated; the first names the queue")
     add("--dtype", choices=sorted(DTYPES))
     add("--load-8bit", action="store_true", help="as --low-bit sym_int8")
     add("--low-bit", help="bigdl-llm's format: sym_int4, sym_int8 ...")
     add("--load-low-bit-model", action="store_true", help="the folder is one of save_low_bit")
     add("--trust-remote-code", action="store_true")
-    add("--speculative", action="store_true", help="guess tokens by prompt lookup, check them all")
+    add("--speculative", action="store_true", help="draft tokens by prompt lookup, verify them all")
     add("--conv-template", help="FastChat's template, in place of the model's own")
     add("--limit-worker-concurrency", type=int, help="answers decoded at once")
     add("--host", default="localhost", help="of the FastChat endpoint, with a controller")
@@ -89,5 +89,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 def given(arguments: argparse.Namespace, flag: str) -> bool:
-    """Whether a flag of `IGNORED` or `REFUSED` was given."""
+    """Return whether a flag of `IGNORED` or `REFUSED` was given."""
     return getattr(arguments, flag.removeprefix("--").replace("-", "_")) not in (None, False)

@@ -1,7 +1,7 @@
 """`python3 -m penstock.serving.model_worker --model-path ... --device cpu`.
 
-Runs a Celery worker on the model's queue. With a FastChat controller it runs an API beside it too,
-at `--worker-address`, that registers there and speaks FastChat's worker protocol.
+Runs a Celery worker on the model's queue. With a FastChat controller it also runs an API at
+`--worker-address`, which registers there and implements FastChat's worker protocol.
 """
 
 from __future__ import annotations
@@ -39,50 +39,50 @@ def api_command(chosen: Plan) -> list[str]:
 
 
 def run_both(chosen: Plan, environment: dict[str, str]) -> int:
-    """Run worker and API until one of them ends or we are told to; return the exit code."""
+    """Run worker and API until one of them ends or a signal arrives; return the exit code."""
     registering = {
         **environment,
         "PENSTOCK_FASTCHAT_CONTROLLER": chosen.controller,
         "PENSTOCK_PUBLIC_URL": chosen.address,
     }
-    told: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: told.append(number))
+        signal.signal(number, lambda number, _frame: signals.append(number))
     children = [
         subprocess.Popen(worker_command(chosen), env=environment),
         subprocess.Popen(api_command(chosen), env=registering),
     ]
-    while not told and all(child.poll() is None for child in children):
+    while not signals and all(child.poll() is None for child in children):
         time.sleep(POLL_S)
     codes = [child.poll() for child in children]
     for child in children:
         child.terminate()
     for child in children:
         child.wait()
-    return next((code for code in codes if code), 0) if not told else 0
+    return next((code for code in codes if code), 0) if not signals else 0
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"penstock: {text}\n")
     sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start what the command line asks for; does not return where a worker alone is asked for."""
-    asked = flags.parser().parse_args(arguments)
+    """Start what the command line asks for; returns only if an API was started too, or on errors."""
+    flags_ = flags.parser().parse_args(arguments)
     try:
         settings = penstock_settings.load()
-        chosen = plan(asked, settings)
+        chosen = plan(flags_, settings)
         chosen.models_file.parent.mkdir(parents=True, exist_ok=True)
         chosen.models_file.write_text(chosen.entry, encoding="utf-8")
         resolve.resolve(
             chosen.queue, settings.model_copy(update={"models_file": chosen.models_file})
         )
     except (StartupError, OSError) as error:
-        _say(str(error))
+        _report(str(error))
         return 1
     for warning in chosen.warnings:
-        _say(f"ignored: {warning}")
+        _report(f"ignored: {warning}")
     environment = {
         **os.environ,
         **chosen.environment,
@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if chosen.controller:
         return run_both(chosen, environment)
-    _say(f"{asked.model_path} joins the fleet on queue {chosen.queue}")
-    os.execve(sys.executable, worker_command(chosen), environment)  # noqa: S606  no shell is meant
+    _report(f"{flags_.model_path} joins the fleet on queue {chosen.queue}")
+    os.execve(sys.executable, worker_command(chosen), environment)  # noqa: S606  without a shell
     return 1
 
 

@@ -1,4 +1,4 @@
-"""From a model worker's flags to a queue, an entry of a models file, and an environment."""
+"""Translates a model worker's flags to a queue, an entry of a models file and an environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to start: a worker on `queue`, and, with `controller`, an API that registers there."""
+    """What to start: a worker on `queue` and, if `controller` is set, an API that registers there."""
 
     queue: str
     models_file: Path
@@ -92,25 +92,25 @@ def folder(model_path: str, revision: str | None, settings: Settings) -> Path:
 
     :raises ModelNotFound: it is in none of them.
     """
-    looked = (Path(model_path), settings.models_dir / model_path)
-    looked += (settings.models_dir / _name(model_path),)
-    for candidate in looked:
+    candidates = (Path(model_path), settings.models_dir / model_path)
+    candidates += (settings.models_dir / _name(model_path),)
+    for candidate in candidates:
         if (candidate / "config.json").is_file():
             return candidate.resolve()
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model_path):
         hub: Any = importlib.import_module("huggingface_hub")
         try:
             return Path(hub.snapshot_download(model_path, revision=revision, local_files_only=True))
-        except (OSError, ValueError):  # it is not in the cache
+        except (OSError, ValueError):  # not in the cache
             pass
     raise ModelNotFound(
-        f"--model-path {model_path}: no model in {', '.join(str(one) for one in looked)} or in "
+        f"--model-path {model_path}: no model in {', '.join(str(folder_) for folder_ in candidates)} or in "
         f"Hugging Face's cache; download it there first"
     )
 
 
 def _index(arguments: argparse.Namespace) -> str:
-    """Return what names the GPUs in the queue: `.1`, or `.0-1` of those that hold it together."""
+    """Return the GPUs' part of the queue's name: `.1`, or `.0-1` for one model on several."""
     if not arguments.gpus or arguments.device == "cpu":
         return ""
     numbers = arguments.gpus.split(",")
@@ -170,5 +170,5 @@ def _format(arguments: argparse.Namespace, path: Path, name: str) -> str | None:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         inner = cast("dict[str, Any]", value)
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in inner.items()) + "}"
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in inner.items()) + "}"
     return json.dumps(value)  # strings, lists of them, numbers and booleans look the same in TOML
