@@ -31,8 +31,8 @@ def test_weights_draw_as_they_say() -> None:
     ("text", "said"),
     [
         ("[aliases.x]\n", "models"),
-        ("[aliases.x]\nmodels = {}", "weight over 0"),
-        ("[aliases.x]\nmodels = {a = 0}", "weight over 0"),
+        ("[aliases.x]\nmodels = {}", "weight above 0"),
+        ("[aliases.x]\nmodels = {a = 0}", "weight above 0"),
         ("[aliases.x]\nmodels = {a = 2, b = -1}", "below 0"),
         ('[aliases.x]\nmodels = "a"\nweight = 3', "weight"),
         ('[aliases.x]\nmodels = "y"\n[aliases.y]\nmodels = "a"', "'y' is an alias itself"),

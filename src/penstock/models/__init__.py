@@ -1,1 +1,1 @@
-"""From a queue's name to a loaded model."""
+"""Finds the model that a queue's name means, and loads it."""

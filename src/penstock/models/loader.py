@@ -1,4 +1,4 @@
-"""From a spec to a model that is ready to serve: backend, tokenizer, KV cache, card."""
+"""Loads a spec into a model that is ready to serve: backend, tokenizer, KV cache, card."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalt
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its cache allocated and its tokenizer, what the fleet is told, how it is run."""
+    """A model with its KV cache allocated, its tokenizer, its card and its engine options."""
 
     model: Model
     tokenizer: Tokenizer
@@ -55,9 +55,9 @@ class LoadedModel:
 
 
 def check_device(spec: ModelSpec) -> None:
-    """Make sure that the spec's device is there.
+    """Check that the spec's device is available.
 
-    :raises DeviceNotFound: one line that says what is missing.
+    :raises DeviceNotFound: with one line about what is missing.
     """
     devices.check(spec)
 
@@ -67,12 +67,12 @@ def load(
 ) -> LoadedModel:
     """Load a model that generates text and allocate its KV cache.
 
-    How many slots: the settings (`PENSTOCK_SLOTS`, or Celery's `-c`), else the model's entry, else
-    `slots`, else 16 on a CPU. The KV cache holds what the slots can fill at full context, within
-    its budget.
+    Precedence of the number of slots: the settings (`PENSTOCK_SLOTS`, or Celery's `-c`), the
+    model's entry, `slots`, 16 on a CPU or 64 on a GPU. The KV cache holds what the slots can fill
+    at full context, within its budget.
 
-    :raises DeviceNotFound: the device is not there.
-    :raises ModelNotLoadable: with one line that says why.
+    :raises DeviceNotFound: the device is not available.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     devices.check(spec)
     devices.set_threads(settings.threads)
@@ -97,7 +97,7 @@ def load(
     kv_tokens = room.blocks * assembled.model.kv_layout.block_size
     if kv_tokens < assembled.model.context_length:
         logger.warning(
-            "%s: the KV cache has room for %d tokens: the context is cut from %d to that",
+            "%s: the KV cache has room for %d tokens: the context is reduced from %d to that",
             spec.queue,
             kv_tokens,
             assembled.model.context_length,
@@ -113,7 +113,7 @@ def load(
 
 
 def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:
-    """Return the places for jobs of dead workers; none where each sequence has memory of its own."""
+    """Return the extra slots for jobs of dead workers; 0 if each sequence has its own memory."""
     if assembled.batching != "continuous":
         return 0
     return min(math.ceil(slots * settings.spare_slots), MOST_SPARE_SLOTS)
@@ -132,7 +132,7 @@ def _backend(spec: ModelSpec) -> Any:
 
 
 def _stops(defaults: dict[str, Any]) -> tuple[str, ...]:
-    """What the models file ends every answer at: one string or several."""
+    """Return the strings that the models file ends every answer at, whether it gives one or more."""
     stop: str | list[str] = defaults.get("stop") or []
     return (stop,) if isinstance(stop, str) else tuple(stop)
 

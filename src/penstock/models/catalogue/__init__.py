@@ -1,1 +1,1 @@
-"""Which models there are, how each is held, and how much memory it takes."""
+"""The available models, their backends and formats, and their memory needs."""

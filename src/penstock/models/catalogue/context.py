@@ -1,4 +1,4 @@
-"""How many positions a model was made for, by its configuration alone. Imports no torch."""
+"""A model's context length, read from its configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any, Final
 
 _NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _STRETCHED: Final = ("linear", "dynamic", "yarn", "longrope", "su")
-"""Rules of rotary scaling whose factor lengthens the context that a model was first trained for."""
+"""Rules of rotary scaling whose factor extends the context of the first training."""
 
 
 def positions(config: dict[str, Any]) -> int | None:
-    """Tokens of the longest sequence that a configuration is made for; None if it names no bound.
+    """Return the longest sequence (tokens) that a configuration allows; None if it names no limit.
 
-    What is stated, or the length before scaling times the rule's factor, if that is more. Without
-    an `original_max_position_embeddings` the stated length is taken for the one before scaling, as
-    FastChat and vLLM do (`vicuna-7b-v1.5-16k` states 4096 and a factor of 4).
+    That is the stated length, or the length before scaling times the rule's factor if that is more.
+    Without an `original_max_position_embeddings`, the stated length counts as the one before
+    scaling, as in FastChat and vLLM (`vicuna-7b-v1.5-16k` states 4096 and a factor of 4).
     """
     config = config.get("text_config") or config
     stated = next((_count(config.get(name)) for name in _NAMES if _count(config.get(name))), 0)
     rule: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rule.get("rope_type") or rule.get("type")  # neither, if each kind of layer has a rule
+    kind = rule.get("rope_type") or rule.get("type")  # neither, if each type of layer has a rule
     if stated and kind in _STRETCHED:
         original = rule.get("original_max_position_embeddings")
         original = original or config.get("original_max_position_embeddings")

@@ -1,4 +1,4 @@
-"""Whether a model's folder holds plain files that can be read, before any library opens one."""
+"""Checks that a model's folder contains plain readable files, before any library opens one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER_FILES: Final = 10_000
-"""Files of a model's folder, subfolders counted too."""
+"""Most files of a model's folder, including subfolders."""
 FOLDER_LEVELS: Final = 4
 TEXT_FILE_BYTES: Final = 256 * 1024 * 1024
-"""Of a file that libraries read whole as text: configurations, tokenizers, templates."""
+"""Limit of a file that libraries read entirely as text: configurations, tokenizers, templates."""
 _TEXT: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder; a name that no file system takes is none."""
+    """Return whether a path is a folder; False for a name that no file system accepts."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -29,10 +29,10 @@ def is_folder(path: Path) -> bool:
 
 
 def check_files(path: Path) -> None:
-    """Look at a model's files without opening any.
+    """Check a model's files without opening any.
 
-    :raises ModelNotFound: one is a pipe, socket or device, a text is too large, there are too many
-        files, or one cannot be looked at.
+    :raises ModelNotFound: there is a pipe, socket or device, a text file is too large, there are
+        too many files, or one cannot be examined.
     """
     count = 0
     try:
@@ -42,7 +42,7 @@ def check_files(path: Path) -> None:
                 raise ModelNotFound(f"{path}: more than {FOLDER_FILES} files: not a model's folder")
             try:
                 status = file.stat()
-            except FileNotFoundError:  # a link to nothing
+            except FileNotFoundError:  # a dangling link
                 continue
             if not stat.S_ISREG(status.st_mode):
                 raise ModelNotFound(
@@ -55,7 +55,7 @@ def check_files(path: Path) -> None:
 
 
 def _files(path: Path | str, levels: int) -> Iterator[os.DirEntry[str]]:
-    """Yield everything below a folder that is no folder."""
+    """Yield everything below a folder that is not itself a folder."""
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.is_dir():

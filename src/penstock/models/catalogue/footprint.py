@@ -1,4 +1,4 @@
-"""How much memory a model takes, from its files' headers alone. Imports no torch."""
+"""A model's memory needs, from its files' headers alone. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ LOW_BITS: Final = {
     "asym_int5": 44 * 8 / 64,
     "sym_int8": 66 * 8 / 64,
 }
-"""Bits a weight of bigdl-llm's blocks of 64, their scales (and minima) included."""
+"""Bits a weight of bigdl-llm's blocks of 64, including their scales (and minima)."""
 _OURS: Final = {"int4": 4 + 16 / 128, "int8": 8.0}
-"""Bits a weight of our own formats: INT4 with an fp16 scale for 128, INT8 with one for a row."""
+"""Bits a weight of our own formats: INT4 with an fp16 scale for 128, INT8 with one a row."""
 _OWN_KERNELS: Final = frozenset({"native", "openvino"})
 _U8_SHARE: Final = 0.59
-"""OpenVINO's keys and values in 8 bit to those in 16, scales included."""
+"""Size of OpenVINO's 8-bit keys and values relative to 16-bit ones, including scales."""
 _WIDTHS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
 _PLAIN: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 _LONGEST_HEADER: Final = 100 * 1024 * 1024
 _TABLES: Final = ("embed", "wte.", "wpe.")
-"""Parts of the names of tables that are looked up, not multiplied by."""
+"""Parts of the names of tables that are looked up, not multiplied."""
 _TOKENS: Final = ("embed_tokens.weight", "wte.weight")
 _HEADS: Final = ("lm_head.weight", "output_layer.weight")
 _NO_MATRICES: Final = ("gate.weight", "router.weight", "router.layer.weight", "bias")
-"""Ends of the names of routers and biases, which stay as they are."""
+"""Ends of the names of routers and biases, which are not quantised."""
 _EXPERTS: Final = ("experts", "moe", "mlp.input_linear", "mlp.output_linear")
-"""Parts of the names of tensors of three dimensions that hold all experts' matrices."""
+"""Parts of the names of three-dimensional tensors that contain all experts' matrices."""
 _PLAIN_EXPERTS: Final = frozenset({"llama4", "llama4_text", "dbrx", "jetmoe", "step3p7"})
-"""Architectures whose experts bigdl's backend leaves in fp32; their card says so too."""
+"""Architectures whose experts bigdl's backend leaves in fp32, as their card states too."""
 _MX_BLOCKS: Final = "_blocks"
 OVERHEAD_BYTES: Final = 1024**3
 """Python, the libraries and a step's buffers."""
@@ -50,9 +50,9 @@ OVERHEAD_BYTES: Final = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a worker with one answer at full context needs.
+    """The memory that a worker needs for one answer at full context.
 
-    `weights_bytes` are in memory, in the spec's format; `kv_bytes` are of one slot.
+    `weights_bytes` is the size in memory, in the spec's format; `kv_bytes` is that of one slot.
     """
 
     file_bytes: int
@@ -63,58 +63,58 @@ class Footprint:
 
     @property
     def needed_bytes(self) -> int:
-        """The least memory of a device that can serve it."""
+        """The least memory of a device that can serve the model."""
         return self.weights_bytes + self.kv_bytes + OVERHEAD_BYTES
 
 
 def measure(spec: ModelSpec) -> Footprint:
-    """Return a model's footprint; what its files do not tell counts as nothing."""
+    """Return a model's footprint; anything missing in its files counts as 0."""
     files = sorted(spec.path.glob("*.safetensors"))
     tensors = _unpacked([tensor for file in files for tensor in _tensors(file)])
     config = read_config(spec.path)
     if config.get("model_type") in _PLAIN_EXPERTS and spec.format in LOW_BITS:
-        tensors = [replace(one, plain=one.of_experts) for one in tensors]
+        tensors = [replace(tensor, plain=tensor.of_experts) for tensor in tensors]
     context = spec.context_length or positions(config) or 0
     return Footprint(
         file_bytes=sum(file.stat().st_size for file in files),
         parameters=sum(_weights(spec, tensor) for tensor in tensors),
-        weights_bytes=math.ceil(sum(_bytes(spec, one) for one in _held(spec, tensors))),
+        weights_bytes=math.ceil(sum(_bytes(spec, tensor) for tensor in _held(spec, tensors))),
         context_length=context,
         kv_bytes=math.ceil(context * kv_values_a_token(config) * _kv_width(spec)),
     )
 
 
 def _unpacked(tensors: list[_Tensor]) -> list[_Tensor]:
-    """MXFP4's pairs of tensors as what they are read as: experts' matrices in 16 bit."""
-    packed = {one.name for one in tensors if one.name.endswith(_MX_BLOCKS)}
+    """Return the tensors with each pair of MXFP4 tensors replaced by its 16-bit experts' matrices."""
+    packed = {tensor.name for tensor in tensors if tensor.name.endswith(_MX_BLOCKS)}
     scales = {name.removesuffix(_MX_BLOCKS) + "_scales" for name in packed}
     return [
-        _Tensor(one.name.removesuffix(_MX_BLOCKS), "BF16", (*one.shape[:2], 2 * one.rest))
-        if one.name in packed
-        else one
-        for one in tensors
-        if one.name not in scales
+        _Tensor(tensor.name.removesuffix(_MX_BLOCKS), "BF16", (*tensor.shape[:2], 2 * tensor.rest))
+        if tensor.name in packed
+        else tensor
+        for tensor in tensors
+        if tensor.name not in scales
     ]
 
 
 def _held(spec: ModelSpec, tensors: list[_Tensor]) -> list[_Tensor]:
-    """The tensors as a backend holds them: in low bit a head is its own where it is tied."""
-    embeddings = [one for one in tensors if one.name.endswith(_TOKENS)]
+    """Return the tensors that a backend has in memory: in low bit, a tied head is a copy."""
+    embeddings = [tensor for tensor in tensors if tensor.name.endswith(_TOKENS)]
     own_head = spec.backend in _OWN_KERNELS or _bits(spec) is not None
-    if not own_head or any(one.name.endswith(_HEADS) for one in tensors):
+    if not own_head or any(tensor.name.endswith(_HEADS) for tensor in tensors):
         return tensors
-    return tensors + [_Tensor("lm_head.weight", one.kind, one.shape) for one in embeddings]
+    return tensors + [_Tensor("lm_head.weight", tensor.kind, tensor.shape) for tensor in embeddings]
 
 
 def _kv_width(spec: ModelSpec) -> float:
-    """Bytes of a key's or value's number in the cache of a spec's backend."""
+    """Return the bytes of one number in the KV cache of a spec's backend."""
     if spec.backend in _OWN_KERNELS and spec.format != "fp32":
         return 2 * _U8_SHARE if spec.kv_cache_type == "u8" else 2
     return 2 if spec.format in {"bf16", "fp16"} or spec.device != "cpu" else 4
 
 
 def kv_values_a_token(config: dict[str, Any]) -> int:
-    """Return how many numbers a token adds to the KV cache."""
+    """Return how many numbers one token adds to the KV cache."""
     text = config.get("text_config") or config
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head")
@@ -141,27 +141,27 @@ class _Tensor:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is what low bit is for: a linear layer's weights, or those of experts."""
+        """Whether low bit applies to it: a linear layer's weights, or those of experts."""
         if self.name.endswith(_NO_MATRICES) or any(part in self.name for part in _TABLES):
             return False
         return not self.plain and (len(self.shape) == 2 or self.of_experts)  # noqa: PLR2004
 
     @property
     def of_experts(self) -> bool:
-        """Whether it holds the matrices of all of a layer's experts."""
+        """Whether it contains the matrices of all experts of a layer."""
         together = len(self.shape) == 3 or ".experts.mlp." in self.name  # noqa: PLR2004
         return together and any(part in self.name for part in _EXPERTS)
 
 
 def _tensors(file: Path) -> list[_Tensor]:
-    """Read a safetensors file's header; of a file that has none, nothing."""
+    """Return the tensors in a safetensors file's header; none if it has no valid header."""
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header = parse_json(opened.read(min(length, _LONGEST_HEADER)))
         return [
-            _Tensor(name, one["dtype"], tuple(one["shape"]))
-            for name, one in header.items()
+            _Tensor(name, entry["dtype"], tuple(entry["shape"]))
+            for name, entry in header.items()
             if name != "__metadata__"
         ]
     except (OSError, ValueError, struct.error, KeyError, TypeError):
@@ -169,7 +169,7 @@ def _tensors(file: Path) -> list[_Tensor]:
 
 
 def _weights(spec: ModelSpec, tensor: _Tensor) -> int:
-    """Return how many weights a tensor stands for."""
+    """Return the number of weights in a tensor, unpacked."""
     if tensor.kind == "U8" and spec.format in LOW_BITS:
         return round(tensor.count * 8 / LOW_BITS[spec.format])
     return tensor.count
@@ -193,17 +193,17 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
 
 
 def _bits(spec: ModelSpec) -> float | None:
-    """Bits a weight of a spec's low-bit format; None: it is in none."""
+    """Return the bits a weight of a spec's low-bit format; None if it has none."""
     form = spec.format or ("int8" if spec.backend in _OWN_KERNELS else "")
     return (LOW_BITS | _OURS).get(form)
 
 
 def _in_fp8(tensor: _Tensor) -> int:
-    """A layer's matrix in FP8 with a scale a row; the rest in bf16."""
+    """Return the bytes of a tensor in FP8: a layer's matrix with a scale a row, others in bf16."""
     inside = len(tensor.shape) == 2 and ".layers." in tensor.name  # noqa: PLR2004
     return tensor.count + 4 * tensor.shape[0] if inside else 2 * tensor.count
 
 
 def _number(config: dict[str, Any], *names: str) -> int:
-    found = next((config[name] for name in names if isinstance(config.get(name), int)), 0)
-    return max(int(found), 0)
+    value = next((config[name] for name in names if isinstance(config.get(name), int)), 0)
+    return max(int(value), 0)

@@ -1,4 +1,4 @@
-"""What a model's folder is, by its files. Imports no torch."""
+"""Reads a model's folder: its task, configuration and format. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MODULES_FILE = "modules.json"
 
 
 def task_of(path: Path) -> Task:
-    """What a model's folder is for, by its files.
+    """Return a model's task, from its files.
 
-    One of sentence-transformers embeds; so does a bare encoder, as pre-training leaves it.
+    Models of sentence-transformers embed, and so do bare encoders as pre-training leaves them.
     """
     config = read_config(path)
     architecture = next(iter(config.get("architectures") or []), "")
@@ -34,7 +34,7 @@ def task_of(path: Path) -> Task:
 
 
 def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file of a model's folder, or an empty dictionary where there is none to read."""
+    """Return the content of a JSON file in a model's folder; {} if it cannot be read."""
     try:
         config: object = parse_json(read_file(path / name), infinities=True)
     except (OSError, ValueError):
@@ -43,19 +43,19 @@ def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def low_bit_of(path: Path, config: dict[str, Any]) -> str | None:
-    """What `save_low_bit` noted: in config.json (bigdl-llm) or bigdl_config.json (optimize API)."""
+    """Return the format in config.json (bigdl-llm) or bigdl_config.json (optimize API), or None."""
     noted = config.get("bigdl_transformers_low_bit")
     noted = noted or read_config(path, "bigdl_config.json").get("bigdl_transformers_low_bit")
     return str(noted) if noted else None
 
 
 def is_low_bit_folder(path: Path) -> bool:
-    """Whether bigdl-llm's `save_low_bit` wrote a folder."""
+    """Return whether bigdl-llm's `save_low_bit` wrote a folder."""
     return low_bit_of(path, read_config(path)) is not None
 
 
 def is_chatglm(config: dict[str, Any]) -> bool:
-    """Whether a configuration is of a ChatGLM model, which is always held in 4 bit."""
+    """Return whether a configuration is a ChatGLM's, which is always in 4 bit."""
     architectures: list[str] = config.get("architectures") or []
     return config.get("model_type") == "chatglm" or any(
         architecture.startswith("ChatGLM") for architecture in architectures

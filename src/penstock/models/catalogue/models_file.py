@@ -1,27 +1,27 @@
-"""The models file: one table `[models.<name>]` a model, every key optional.
+"""The models file: one table `[models.<name>]` per model; every key is optional.
 
 ```toml
 [models.bigdl-7b]
 path = "/srv/models/vicuna-7b"     # by default <models dir>/<name>; relative to this file
 format = "sym_int4"                # bf16 fp16 fp32, fp8 (GPUs), or one of bigdl-llm's
 backend = "bigdl"                  # transformers, bigdl, openvino, native
-dtype = "bf16"                     # transformers: what to compute in
+dtype = "bf16"                     # transformers: the type to compute in
 context_length = 4096
 slots = 16
 kv_cache_bytes = 2_000_000_000
 target_step_ms = 150               # how long prompts may make running streams wait; 0: fixed chunks
-speculation = "off"                # on, auto
+speculation = "off"                # or on, auto
 special_tokens_in_text = "text"    # tokens: `<|im_start|>` in a user's message is the control token
 kv_cache_type = "u8"               # openvino: keys and values in 8 bit; "auto" is 16
 aliases = ["gpt-3.5-turbo"]
 chat_template = "templates/vicuna.jinja"   # a file beside this one, or the template itself
-tool_parser = "hermes"             # see docs/tool-calls.md; by default what the template shows
+tool_parser = "hermes"             # see docs/tool-calls.md; by default found from the template
 generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
-task = "embed"                     # generate, embed, score; by default what the files show
-tensor_parallel = 2                # GPUs that hold the model together; or name them: -cuda.0-1
-peer_memory = false                # these do not write into each other's memory: slower, by NCCL alone
-matryoshka = [64, 128, 256]        # an embedding may be cut to these; true: to any
+task = "embed"                     # generate, embed, score; by default found from the files
+tensor_parallel = 2                # GPUs that share the model; or name them: -cuda.0-1
+peer_memory = false                # GPUs do not access each other's memory: slower, NCCL alone
+matryoshka = [64, 128, 256]        # lengths that an embedding may be cut to; true: any
 ```
 """
 
@@ -81,15 +81,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where: str = ""
 
     def as_low_bit(self) -> Entry:
-        """The same model held in 4 bit by bigdl-llm, without the names of the original."""
+        """Return the same model in bigdl-llm's 4 bit, without the original's aliases."""
         return msgspec.structs.replace(self, format=None, backend=None, dtype=None, aliases=())
 
 
 def read_models_file(path: Path) -> dict[str, Entry]:
-    """The entries of the models file, by model name; none where the file does not exist.
+    """Return the entries of the models file, by model name; none if the file does not exist.
 
-    :raises BadSettings: it is not TOML, or a table or key is not usable; the message names file,
-        table and key.
+    :raises BadSettings: it is not TOML, or a table or key is not usable; the message names the
+        file, the table and the key.
     """
     try:
         document = tomllib.loads(read_text(path))
@@ -148,14 +148,14 @@ def _decode_path(kind: type, value: object) -> Path:
 
 
 def _readable(message: str) -> str:
-    """A msgspec message with its path (`$.slots`) as the key's name first."""
+    """Return msgspec's message with the key's name first, instead of its path (`$.slots`) last."""
     text, _, at = message.partition(" - at `$.")
     key = at.rstrip("`")
     return f"{key}: {text}" if key else text
 
 
 def _template(file: Path, where: str, value: str | None) -> str | None:
-    """The template's text: the value itself, or the file that it names."""
+    """Return the template's text: the value itself, or the content of the file that it names."""
     if value is None or "{" in value:
         return value
     path = file.parent / value

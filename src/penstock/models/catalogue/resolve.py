@@ -1,7 +1,7 @@
-"""From a queue's name to what is to be loaded. Imports no torch.
+"""Finds the model that a queue's name means. Imports no torch.
 
 A queue is `<model>-<device>`. The model is an entry of the models file, a folder of the models
-directory, or the shipped demo model; the rules of `_backend_of` choose how it is held.
+directory, or the shipped demo model; `_backend_of` chooses its backend.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BIGDL_PREFIX = "bigdl-"
 _CONFIG = "config.json"
 _MOST_FOLDERS = 1000
 LONGEST_QUEUE = 200
-"""Characters of a queue's name: it is a part of Redis keys and, without the device, a folder."""
+"""Most characters of a queue's name: it is a part of Redis keys and, without the device, a path."""
 
 _PART = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _QUEUE = re.compile(
@@ -43,14 +43,14 @@ _QUEUE = re.compile(
 
 
 def resolve(queue: str, settings: Settings) -> ModelSpec:
-    """The model that a queue names.
+    """Return the model that a queue's name means.
 
     :raises ModelNotFound: no entry, no folder, or a name that is not `<model>-<device>`.
     :raises BadSettings: the models file is not usable.
     """
     if len(queue) > LONGEST_QUEUE:
         raise ModelNotFound(
-            f"queue {queue[:40]!r}...: its name has {len(queue)} characters; {LONGEST_QUEUE} are the most"
+            f"queue {queue[:40]!r}...: its name has {len(queue)} characters; the limit is {LONGEST_QUEUE}"
         )
     match = _QUEUE.fullmatch(queue)
     if match is None or (match["device"] == "cpu" and match["index"] is not None):
@@ -111,26 +111,26 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
 
 
 def _tensor_parallel(queue: str, match: re.Match[str], entry: Entry) -> int:
-    """How many devices hold the model: as the queue's name says, else as the models file does.
+    """Return how many devices share the model: from the queue's name, else the models file.
 
-    :raises ModelNotFound: the name's range goes backwards.
+    :raises ModelNotFound: the range in the name is descending.
     :raises BadSettings: they contradict each other.
     """
-    asked = entry.tensor_parallel
+    stated = entry.tensor_parallel
     if match["last"] is None:
-        return asked or 1
+        return stated or 1
     count = int(match["last"]) - int(match["index"]) + 1
     if count < 1:
         raise ModelNotFound(f"queue {queue!r}: {match['index']}-{match['last']} counts backwards")
-    if asked not in (None, count):
+    if stated not in (None, count):
         raise BadSettings(
-            f"{entry.where}: tensor_parallel = {asked}: the queue {queue!r} names {count} devices"
+            f"{entry.where}: tensor_parallel = {stated}: the queue {queue!r} names {count} devices"
         )
     return count
 
 
 def _check_parallel(queue: str, backend: str, device: str, task: Task) -> None:
-    """:raises BadSettings: the model cannot be held by several devices."""
+    """:raises BadSettings: the model cannot be spread over several devices."""
     why = None
     if task != "generate":
         why = "only a model that generates text"
@@ -145,22 +145,22 @@ def _check_parallel(queue: str, backend: str, device: str, task: Task) -> None:
 def _kv_cache_type(
     queue: str, backend: str, entry: Entry, settings: Settings
 ) -> Literal["u8"] | None:
-    """:raises BadSettings: the model's entry asks for what its backend cannot do."""
-    wanted = entry.kv_cache_type or settings.kv_cache_type
-    if wanted == "auto":
+    """:raises BadSettings: the entry asks for a type that its backend does not have."""
+    kv_type = entry.kv_cache_type or settings.kv_cache_type
+    if kv_type == "auto":
         return None
     if backend == "openvino":
-        return wanted
+        return kv_type
     if entry.kv_cache_type is not None:
         raise BadSettings(
-            f"{entry.where}: kv_cache_type = {wanted!r}: only the openvino backend has it, "
-            f"{queue!r} is held by {backend}"
+            f"{entry.where}: kv_cache_type = {kv_type!r}: only the openvino backend has it, "
+            f"{queue!r} is served by {backend}"
         )
     return None
 
 
 def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
-    """Every model that a worker on this machine could serve, by name, as its queue on `device`.
+    """Return every model that this machine could serve, sorted by name, as its queue on `device`.
 
     :raises BadSettings: the models file is not usable.
     """
@@ -168,19 +168,19 @@ def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
     names.update(name for name in _folders(settings.models_dir) if _QUEUE.fullmatch(f"{name}-cpu"))
     if _demo_path() is not None:
         names.update((DEMO_NAME, BIGDL_PREFIX + DEMO_NAME))
-    found: list[ModelSpec] = []
+    specs: list[ModelSpec] = []
     for name in sorted(names):
         try:
-            found.append(resolve(f"{name}-{device}", settings))
+            specs.append(resolve(f"{name}-{device}", settings))
         except ModelNotFound:
             continue
-    return found
+    return specs
 
 
 def _find(
     name: str, entries: dict[str, Entry], settings: Settings, queue: str
 ) -> tuple[Entry, Path]:
-    """The entry (an empty one for a plain folder) and the folder of a model."""
+    """Return the entry (empty for a plain folder) and the folder of a model."""
     for candidate in (name, name.removeprefix(BIGDL_PREFIX)):
         inherited = candidate != name
         entry = entries.get(candidate, Entry())
@@ -195,8 +195,8 @@ def _find(
                 f"queue {queue!r}: {settings.models_file} [models.{candidate}]: "
                 f"there is no folder {path}"
             )
-    known = sorted(entries) + _folders(settings.models_dir)
-    hint = f"; there are {', '.join(known[:8])}" if known else ""
+    available = sorted(entries) + _folders(settings.models_dir)
+    hint = f"; there are {', '.join(available[:8])}" if available else ""
     raise ModelNotFound(
         f"queue {queue!r}: no model {name!r}: neither a folder {settings.models_dir / name} "
         f"nor an entry [models.{name}] in {settings.models_file}{hint}"
@@ -204,27 +204,29 @@ def _find(
 
 
 def _folders(models_dir: Path) -> list[str]:
-    """Names of the folders that hold a model: `name`, or `org/name` below one that holds none."""
+    """Return the names of model folders: `name`, or `org/name` below a folder that is not one."""
     names: list[str] = []
     for folder in _subfolders(models_dir):
         if (folder / _CONFIG).is_file():
             names.append(folder.name)
         else:
-            inner = (one for one in _subfolders(folder) if (one / _CONFIG).is_file())
-            names.extend(f"{folder.name}/{one.name}" for one in inner)
+            inner = (
+                subfolder for subfolder in _subfolders(folder) if (subfolder / _CONFIG).is_file()
+            )
+            names.extend(f"{folder.name}/{subfolder.name}" for subfolder in inner)
     return sorted(names)
 
 
 def _subfolders(path: Path) -> list[Path]:
-    """The first of a folder's folders, by name; none where it cannot be read."""
+    """Return the first of a folder's subfolders, by name; none if it cannot be read."""
     try:
-        return sorted(one for one in path.iterdir() if one.is_dir())[:_MOST_FOLDERS]
+        return sorted(folder for folder in path.iterdir() if folder.is_dir())[:_MOST_FOLDERS]
     except OSError:
         return []
 
 
 def _demo_path() -> Path | None:
-    """The shipped model's folder; None in an installation without it."""
+    """Return the shipped model's folder; None in an installation without it."""
     try:
         demo_model = importlib.import_module("penstock.demo_model")
         path = Path(demo_model.path())
@@ -234,10 +236,10 @@ def _demo_path() -> Path | None:
 
 
 def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: Entry) -> str:
-    """What holds the model.
+    """Return the name of the model's backend.
 
-    The same rules as bigdl-llm's FastChat adapter: by the model's name, but ChatGLM always in
-    4 bit, and a folder that `save_low_bit` wrote as such. The models file goes before them.
+    The rules are those of bigdl-llm's FastChat adapter: by the model's name; ChatGLM always in 4
+    bit, and likewise a folder that `save_low_bit` wrote. The models file takes precedence.
     """
     if low_bit is not None:
         if entry.backend == "transformers":
@@ -258,42 +260,43 @@ def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: E
 def _faster_than_bigdl(
     config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
 ) -> str | None:
-    """What computes with the very same blocks as bigdl-llm on a CPU, and faster.
+    """Return a backend that computes bigdl-llm's own blocks on a CPU, but faster; None if none does.
 
-    Only where nobody chose, in the one format that all hold, and for a model that it can have.
+    Only if nothing was chosen explicitly, in the one format that all of them have, and for a model
+    that it supports.
     """
-    wish = settings.bigdl_backend
-    held_as = entry.format or low_bit or DEFAULT_LOW_BIT
+    setting = settings.bigdl_backend
+    weight_format = entry.format or low_bit or DEFAULT_LOW_BIT
     chosen = entry.backend is not None or entry.dtype is not None
-    if wish == "bigdl" or chosen or held_as != DEFAULT_LOW_BIT:
+    if setting == "bigdl" or chosen or weight_format != DEFAULT_LOW_BIT:
         return None
     kv_cache = entry.kv_cache_type or settings.kv_cache_type
-    return suitability.fastest(config, wish, kv_cache=kv_cache)
+    return suitability.fastest(config, setting, kv_cache=kv_cache)
 
 
 def _format_of(backend: str, low_bit: str | None, entry: Entry) -> str | None:
-    """:raises BadSettings: the entry asks for a format that the backend or the folder has not."""
-    wanted = entry.format
-    if low_bit is not None and wanted not in (None, low_bit):
-        raise BadSettings(f"{entry.where}: format = {wanted!r}: the folder holds {low_bit!r}")
+    """:raises BadSettings: the entry asks for a format that the backend or folder does not have."""
+    stated = entry.format
+    if low_bit is not None and stated not in (None, low_bit):
+        raise BadSettings(f"{entry.where}: format = {stated!r}: the folder holds {low_bit!r}")
     if backend == "bigdl":
         if entry.dtype is not None:
             raise BadSettings(
                 f"{entry.where}: dtype: bigdl-llm computes in fp32; use format for its weights"
             )
-        chosen = wanted or low_bit or DEFAULT_LOW_BIT
+        chosen = stated or low_bit or DEFAULT_LOW_BIT
         if chosen not in BIGDL_FORMATS:
             raise BadSettings(
                 f"{entry.where}: format = {chosen!r}: bigdl holds {', '.join(BIGDL_FORMATS)}"
             )
         return chosen
     if backend == "transformers":
-        if wanted is not None and wanted not in TRANSFORMERS_FORMATS:
+        if stated is not None and stated not in TRANSFORMERS_FORMATS:
             raise BadSettings(
-                f"{entry.where}: format = {wanted!r}: "
+                f"{entry.where}: format = {stated!r}: "
                 f"transformers holds {', '.join(TRANSFORMERS_FORMATS)}"
             )
-        if wanted is not None and entry.dtype not in (None, wanted):
-            raise BadSettings(f"{entry.where}: dtype = {entry.dtype!r} and format = {wanted!r}")
-        return wanted or entry.dtype
-    return wanted or low_bit
+        if stated is not None and entry.dtype not in (None, stated):
+            raise BadSettings(f"{entry.where}: dtype = {entry.dtype!r} and format = {stated!r}")
+        return stated or entry.dtype
+    return stated or low_bit

@@ -1,4 +1,4 @@
-"""The language model in a checkpoint that takes images too, by its configuration. No torch here."""
+"""The language model in a checkpoint that also takes images, by its configuration. No torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ EQUIVALENT: Final = {
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
 }
-"""Language models that compute what another does once no image is in the text.
+"""Language models that compute the same as another type if the text has no image.
 
-Their rotation takes three positions of a token (of time, height and width); in text these are one.
+Their rotation takes three positions of a token (time, height, width); in text these are equal.
 """
 
 _ALWAYS: Final = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
-"""What is a switch of the equivalent, and fixed in the language model."""
+"""A switch of the equivalent type that is fixed in the language model."""
 
 PLAIN_WRAPPERS: Final = frozenset(
     {
@@ -30,9 +30,9 @@ PLAIN_WRAPPERS: Final = frozenset(
         "qwen3_vl_moe", "smolvlm",
     }
 )  # fmt: skip
-"""Checkpoints whose text goes through their language model and nothing else, as tests have shown.
+"""Checkpoints whose text passes only through their language model, as tests have shown.
 
-Decoders of our own read these. What is not here is compared at its load, and served by its module.
+Our decoders read these. Others are compared when they are loaded, and served by their module.
 """
 
 _BODIES: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
@@ -40,13 +40,13 @@ _HEADS: Final = ("language_model.lm_head.",)
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:
-    """Whether a folder's configuration is of a language model alone, or of one in plain wrapping."""
+    """Return whether a configuration is a language model's, alone or in plain wrapping."""
     nested = isinstance(config.get("text_config"), dict)
     return config.get("model_type") in PLAIN_WRAPPERS or not nested
 
 
 def as_text(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's own configuration, under the type that computes it."""
+    """Return the language model's own configuration, under the type that computes it."""
     own = config.get("text_config")
     text = dict(cast("Mapping[str, Any]", own) if isinstance(own, dict) else config)
     kind = str(text.get("model_type"))
@@ -70,22 +70,22 @@ def _with_one_position(rules: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of a language model alone for the tensors of its part of a checkpoint.
+    """Return the names that a plain language model would give a checkpoint's tensors.
 
-    `model.layers.0...` and `lm_head.weight`, each with the name that the checkpoint has for it;
-    empty if the checkpoint is one of a language model alone.
+    Maps `model.layers.0...` and `lm_head.weight` to the checkpoint's names; empty if the checkpoint
+    is a plain language model.
     """
     all_names = list(names)
     body = next((part for part in _BODIES if f"{part}embed_tokens.weight" in all_names), None)
     if body is None:
         return {}
-    found = {
+    names_ = {
         f"model.{name.removeprefix(body)}": name for name in all_names if name.startswith(body)
     }
     for head in _HEADS:
-        found |= {
+        names_ |= {
             f"lm_head.{name.removeprefix(head)}": name
             for name in all_names
             if name.startswith(head)
         }
-    return found
+    return names_

@@ -1,4 +1,4 @@
-"""How each architecture is run, as the tests have seen it: a table that ships with the package."""
+"""How each architecture runs, as recorded by tests: a table that ships with the package."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SPEEDS: Final = (
     "openvino",
     "native",
 )
-"""Ways of running a model (`ModelCard.running`), the slowest first."""
+"""Ways of running a model (`ModelCard.running`), slowest first."""
 
 COSTS: Final = {
-    "grouped-recompute": "one forward a sequence and step, the whole text anew for each token",
+    "grouped-recompute": "one forward a sequence and step, all of the text again for each token",
     "grouped-tokens": "one forward a sequence and token, in prompts too after their first chunk",
-    "grouped-chunks": "one forward a sequence and step: many at once are no faster than in turn",
+    "grouped-chunks": "one forward a sequence and step: several at once are no faster than in turn",
     "paged": "continuous batching, through Transformers' own layers",
     "lean": "continuous batching, by a decoder of our own",
     "openvino": "continuous batching, by OpenVINO",
     "native": "continuous batching, by kernels of our own: the fastest on a CPU",
 }
-"""What each costs, in a few words."""
+"""The cost of each, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How one architecture is run on a CPU in 16 or 32 bit and in 4 bit, or why it is refused."""
+    """How one architecture runs on a CPU in 16 or 32 bit and in 4 bit, or why it is refused."""
 
     full: str = ""
     low_bit: str = ""
@@ -43,7 +43,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """By `model_type`: language models, checkpoints with images, and what no test builds."""
+    """By `model_type`: language models, checkpoints with images, and types that no test builds."""
 
     transformers: str
     text: dict[str, Way]
@@ -53,7 +53,7 @@ class Ways:
 
 @cache
 def read() -> Ways:
-    """The table of this release."""
+    """Return the table of this release."""
     text = resources.files("penstock.models.catalogue").joinpath("ways.toml").read_text("utf-8")
     stated: dict[str, Any] = tomllib.loads(text)
     return Ways(
@@ -65,15 +65,15 @@ def read() -> Ways:
 
 
 def speed(running: str) -> int:
-    """Rank of a way of running; more is faster."""
+    """Return the rank of a way of running; higher is faster."""
     return SPEEDS.index(running)
 
 
 def expected(config: dict[str, Any], *, low_bit: bool) -> str:
-    """How a model of this configuration is expected to run; empty if no test has seen its kind."""
+    """Return how a model of this configuration is expected to run; "" if its type is unknown."""
     kind = str(config.get("model_type"))
-    known = read()
-    way = known.images.get(kind) or known.text.get(kind) or Way()
+    table = read()
+    way = table.images.get(kind) or table.text.get(kind) or Way()
     return way.low_bit if low_bit else way.full
 
 

@@ -1,4 +1,4 @@
-"""What this machine has to run a model on: one class a kind of device, behind one interface."""
+"""Devices to run a model on: one class for each kind, behind one interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def device_of(spec: ModelSpec, rank: int = 0) -> Device:
-    """The device that a queue's name asks for, or that of another rank of a model over several."""
+    """Return the device that a queue's name asks for, or that of another rank of the model."""
     index = (spec.device_index or 0) + rank
     if spec.device == "cuda":
         return Cuda(index)
@@ -38,9 +38,9 @@ def device_of(spec: ModelSpec, rank: int = 0) -> Device:
 
 
 def check(spec: ModelSpec) -> None:
-    """Make sure that the spec's device is there.
+    """Check that the spec's device is available.
 
-    :raises DeviceNotFound: one line that says what is missing.
+    :raises DeviceNotFound: with one line about what is missing.
     """
     if spec.backend == "openvino" and spec.device != "cpu":
         _check_openvino(spec)
@@ -67,15 +67,15 @@ def _check_openvino(spec: ModelSpec) -> None:
 
 
 def torch_device(spec: ModelSpec) -> torch.device:
-    """The spec's device in torch's terms."""
+    """Return the spec's device as torch's."""
     return device_of(spec).torch_device
 
 
 def free_bytes(device: torch.device | None = None) -> int:
-    """Memory that can still be taken, of the machine or of a GPU."""
+    """Return the free memory of the machine or of a GPU, in bytes."""
     if device is None or device.type == "cpu":
         return Cpu().free_bytes()
     gpu = Xpu(device.index or 0) if device.type == "xpu" else Cuda(device.index or 0)
-    if gpu.missing() is not None:  # a GPU that OpenVINO drives, most often with shared memory
+    if gpu.missing() is not None:  # a GPU driven by OpenVINO, usually with shared memory
         return int(psutil.virtual_memory().available)
     return gpu.free_bytes()

@@ -1,4 +1,4 @@
-"""What GPUs of all makers share in torch: its accelerator interface, graphs, memory."""
+"""What all GPUs have in common in torch: its accelerator interface, graphs, memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WARM_UPS = 2
-"""Runs before a capture: kernels are compiled, libraries take their workspaces."""
+"""Runs before a capture: kernels are compiled, and libraries allocate their workspaces."""
 
 
 class Accelerator:
     """See `penstock.models.devices.device.Device`. `library` is torch.cuda or torch.xpu.
 
-    The two have the same functions; what differs is in a subclass.
+    The two have the same functions; subclasses have the differences.
     """
 
     kind: str
@@ -33,27 +33,27 @@ class Accelerator:
 
     @property
     def captures(self) -> bool:
-        """Whether work can be captured as a graph and replayed."""
+        """See `Device.captures`."""
         return hasattr(self.library, self.graph_class)
 
     @property
     def overlaps(self) -> bool:
-        """Not known of GPUs in general."""
+        """False: unknown for GPUs in general."""
         return False
 
     graph_class: str
     graph_options: ClassVar[dict[str, Any]] = {}
 
     def built(self) -> bool:
-        """Whether this torch can drive such GPUs at all."""
+        """Return whether this torch can drive such GPUs at all."""
         raise NotImplementedError
 
     def advice(self) -> str:
-        """What to do where torch cannot, or sees none."""
+        """Return what to do if torch cannot, or sees none."""
         raise NotImplementedError
 
     def missing(self) -> str | None:
-        """What is missing for this device, in words to act on; None where it is there."""
+        """Return what is missing for this device, as advice; None if it is available."""
         if not self.library.is_available():
             why = (
                 "none is visible to torch"
@@ -67,12 +67,12 @@ class Accelerator:
         return None
 
     def describe(self) -> str:
-        """Its name and memory in one line."""
+        """Return its name and memory in one line."""
         properties = self.library.get_device_properties(self.index)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
 
     def free_bytes(self) -> int:
-        """Memory that can still be taken, what torch holds without using it included."""
+        """Return the free memory in bytes, including what torch has reserved but does not use."""
         self.synchronize()
         gc.collect()
         self.library.empty_cache()
@@ -80,7 +80,7 @@ class Accelerator:
         return int(free)
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
-        """Memory that `work` needs at its height beyond what was held before it."""
+        """Return how many bytes `work` needs at its peak, beyond what was allocated before."""
         self.synchronize()
         self.library.empty_cache()
         before = int(self.library.memory_reserved(self.torch_device))
@@ -90,15 +90,15 @@ class Accelerator:
         return max(0, int(self.library.max_memory_reserved(self.torch_device)) - before)
 
     def enter(self) -> None:
-        """Make this the calling thread's device: kernels are launched on that."""
+        """Make this the calling thread's device, on which kernels are launched."""
         self.library.set_device(self.index)
 
     def lacks_fp8(self) -> str | None:
-        """Why a small product of FP8 with scales of rows fails; None where it does not."""
-        place, library = self.torch_device, cast("Any", torch)
+        """Return why a small FP8 product with row scales fails; None if it does not."""
+        device, library = self.torch_device, cast("Any", torch)
         try:
-            values = torch.ones((16, 16), device=place).to(torch.float8_e4m3fn)
-            scales = torch.ones((16, 1), device=place)
+            values = torch.ones((16, 16), device=device).to(torch.float8_e4m3fn)
+            scales = torch.ones((16, 1), device=device)
             library._scaled_mm(values, values.t(), scales, scales.t(), out_dtype=torch.bfloat16)  # noqa: SLF001 - its public face came with torch 2.10
             self.synchronize()
         except (RuntimeError, AttributeError) as error:
@@ -107,12 +107,12 @@ class Accelerator:
         return None
 
     def reaches(self, away: int) -> bool:
-        """Not known of GPUs in general."""
+        """False: unknown for GPUs in general."""
         del away
         return False
 
     def synchronize(self) -> None:
-        """Wait until all that was asked of the device is done."""
+        """Wait until all submitted work is done."""
         self.library.synchronize(self.torch_device)
 
     def seed(self, number: int) -> None:
@@ -121,12 +121,12 @@ class Accelerator:
             self.library.manual_seed(number)
 
     def compute_dtype(self, stored: torch.dtype, stored_bytes: int) -> torch.dtype:
-        """The checkpoint's own."""
+        """Return the checkpoint's own type."""
         del stored_bytes
         return stored
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Run `work` to warm it up, capture it, and return what replays it."""
+        """Warm up `work`, capture it, and return a function that replays it."""
         if self._pool is None:
             self._pool = self.library.graph_pool_handle()
             self._stream = self.library.Stream(device=self.torch_device)

@@ -27,45 +27,45 @@ class Cpu:
         self.torch_device = torch.device("cpu")
 
     def missing(self) -> str | None:
-        """Nothing ever is."""
+        """None: a CPU is always available."""
         return None
 
     def describe(self) -> str:
-        """Memory; the CPU's name is the machine's business."""
+        """Return its memory in one line; the CPU's name is reported elsewhere."""
         return f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
 
     def free_bytes(self) -> int:
-        """Memory that the system could still give."""
+        """Return the memory in bytes that the system could still allocate."""
         return int(psutil.virtual_memory().available)
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
-        """Not measured: the system swaps and shares, so a figure would promise nothing."""
+        """Return 0: not measured, because the system swaps and shares."""
         work()
         return 0
 
     def enter(self) -> None:
-        """There is but one."""
+        """Do nothing: there is only one."""
 
     def lacks_fp8(self) -> str | None:
-        """CPUs have no units for it."""
+        """Return the reason: CPUs have no FP8 units."""
         return "a CPU multiplies no FP8"
 
     def reaches(self, away: int) -> bool:
-        """Ranks on a CPU have no kernels that could."""
+        """False: a CPU's ranks have no kernels that could."""
         del away
         return False
 
     def synchronize(self) -> None:
-        """Work on a CPU is done when it returns."""
+        """Do nothing: work on a CPU is done when it returns."""
 
     def seed(self, number: int) -> None:
         """Seed torch's generator."""
         torch.default_generator.manual_seed(number)
 
     def compute_dtype(self, stored: torch.dtype, stored_bytes: int) -> torch.dtype:
-        """CPUs without AMX multiply fp32 faster than bf16.
+        """Return fp32 for CPUs without AMX, which multiply it faster than bf16.
 
-        Half-precision checkpoints are widened there as long as that leaves half of the free memory.
+        Half-precision checkpoints are widened as long as that leaves half of the free memory.
         """
         if stored == torch.float32:
             return stored
@@ -80,26 +80,26 @@ class Cpu:
 
 @cache
 def has_amx() -> bool:
-    """Whether this process may use AMX tiles (the CPU has them and the kernel grants them)."""
+    """Return whether this process may use AMX tiles (the CPU has them and the kernel grants them)."""
     library = cast("Any", torch.cpu)
     try:
-        return bool(library._is_amx_tile_supported() and library._init_amx())  # noqa: SLF001 - nothing public says it
-    except AttributeError:  # private; a torch without them is treated as a CPU without AMX
+        return bool(library._is_amx_tile_supported() and library._init_amx())  # noqa: SLF001 - no public equivalent
+    except AttributeError:  # private; without them the CPU counts as one without AMX
         return False
 
 
 def set_threads(threads: int) -> int:
-    """Use `threads` cores in torch, 0 for all that the process may use; returns how many."""
+    """Use `threads` cores in torch, 0 for all that the process may use; return how many."""
     count = threads or cpu_cores.usable()
     torch.set_num_threads(count)
     return count
 
 
 def compute_alone() -> None:
-    """Let torch use this thread alone for what this thread computes.
+    """Make torch use only this thread for what this thread computes.
 
-    OpenMP keeps the number by thread, torch the one that new threads begin with: that one is set
-    back, from a thread of its own.
+    OpenMP has one number for each thread, torch one that new threads start with: the latter is
+    reset from a separate thread.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""Which cores a worker computes on: all that it may use, some, a NUMA node, or a share of them.
+"""Chooses a worker's cores: all that it may use, some, a NUMA node, or a share of them.
 
-A share is of whole physical cores, neighbours by NUMA node and package, so that two workers at
-`1/2` and `2/2` on a machine of two sockets get a socket each.
+A share consists of whole physical cores, neighbours by NUMA node and package, so that two workers
+at `1/2` and `2/2` on a machine with two sockets get a socket each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Core:
-    """A physical core, in the order in which shares are cut; `cpus` are its hardware threads."""
+    """A physical core, sorted in the order of shares; `cpus` are its hardware threads."""
 
     node: int
     package: int
@@ -30,88 +30,90 @@ class Core:
     cpus: tuple[int, ...]
 
 
-def take(wish: str) -> None:
-    """Bind this process, with the threads that it has and will have, to the cores of a wish.
+def take(cores_: str) -> None:
+    """Bind this process, with its present and future threads, to the cores of the setting.
 
-    Nothing is done for an empty wish.
+    Does nothing if it is empty.
 
-    :raises BadSettings: the wish names none, or cores that the process may not use.
+    :raises BadSettings: it names no cores, or some that the process may not use.
     """
-    if not wish:
+    if not cores_:
         return
-    cpus = chosen(wish, physical())
+    cpus = chosen(cores_, physical())
     for thread in Path("/proc/self/task").iterdir():
         try:
             os.sched_setaffinity(int(thread.name), cpus)
-        except ProcessLookupError:  # it ended in between
+        except ProcessLookupError:  # the thread ended meanwhile
             continue
 
 
 def usable() -> int:
-    """Physical cores that this process may use; two threads of a core gain nothing here."""
+    """Return the physical cores that this process may use; hyperthreads gain nothing here."""
     return len(physical())
 
 
 def physical(system: Path = SYSTEM) -> list[Core]:
-    """The physical cores that this process may use, in the order of shares.
+    """Return the physical cores that this process may use, in the order of shares.
 
-    Where the kernel tells nothing of them (a container without /sys), every CPU counts as one.
+    If the kernel has no data about them (a container without /sys), every CPU counts as one.
     """
     allowed = os.sched_getaffinity(0)
     nodes = _nodes(system)
-    found: dict[tuple[int, int, int], list[int]] = {}
+    cpus_of: dict[tuple[int, int, int], list[int]] = {}
     for cpu in sorted(allowed):
         topology = system / f"cpu/cpu{cpu}/topology"
         package = _number(topology / "physical_package_id", 0)
-        place = (nodes.get(cpu, 0), package, _number(topology / "core_id", cpu))
-        found.setdefault(place, []).append(cpu)
-    return sorted(Core(*place, tuple(cpus)) for place, cpus in found.items())
+        core = (nodes.get(cpu, 0), package, _number(topology / "core_id", cpu))
+        cpus_of.setdefault(core, []).append(cpu)
+    return sorted(Core(*core, tuple(cpus)) for core, cpus in cpus_of.items())
 
 
-def chosen(wish: str, cores: list[Core]) -> set[int]:
-    """The CPUs that a wish names among `cores`: `0-7,16`, `node:1`, or `2/4`.
+def chosen(setting: str, cores: list[Core]) -> set[int]:
+    """Return the CPUs that a setting names among `cores`: `0-7,16`, `node:1`, or `2/4`.
 
-    :raises BadSettings: it is none of these, or names nothing that there is.
+    :raises BadSettings: it has none of these forms, or names nothing that exists.
     """
-    if match := _SHARE.fullmatch(wish):
+    if match := _SHARE.fullmatch(setting):
         part, parts = int(match[1]), int(match[2])
         if not 1 <= part <= parts:
-            raise BadSettings(f"{_VARIABLE}: {wish!r}: shares are counted from 1/{parts or 1}")
+            raise BadSettings(f"{_VARIABLE}: {setting!r}: shares are counted from 1/{parts or 1}")
         if parts > len(cores):
-            raise BadSettings(f"{_VARIABLE}: {wish!r}: there are only {len(cores)} cores")
+            raise BadSettings(f"{_VARIABLE}: {setting!r}: there are only {len(cores)} cores")
         bounds = (len(cores) * (part - 1) // parts, len(cores) * part // parts)
         return {cpu for core in cores[slice(*bounds)] for cpu in core.cpus}
-    there = {cpu for core in cores for cpu in core.cpus}
-    if match := _NODE.fullmatch(wish):
+    usable_cpus = {cpu for core in cores for cpu in core.cpus}
+    if match := _NODE.fullmatch(setting):
         node = {cpu for core in cores if core.node == int(match[1]) for cpu in core.cpus}
         if not node:
-            raise BadSettings(f"{_VARIABLE}: {wish!r}: this process may use no core of that node")
+            raise BadSettings(
+                f"{_VARIABLE}: {setting!r}: this process may use no core of that node"
+            )
         return node
-    if not _LIST.fullmatch(wish):
+    if not _LIST.fullmatch(setting):
         raise BadSettings(
-            f"{_VARIABLE}: {wish!r}: it is a list (0-7,16), a NUMA node (node:0), or a share (1/2)"
+            f"{_VARIABLE}: {setting!r}: give a list (0-7,16), a NUMA node (node:0), or a share (1/2)"
         )
-    listed = _listed(wish)
-    if not listed or listed - there:
-        missing = ", ".join(map(str, sorted(listed - there)[:4])) or "none named"
-        raise BadSettings(f"{_VARIABLE}: {wish!r}: this process may not use CPU {missing}")
+    listed = _listed(setting)
+    if not listed or listed - usable_cpus:
+        missing = ", ".join(map(str, sorted(listed - usable_cpus)[:4])) or "none named"
+        raise BadSettings(f"{_VARIABLE}: {setting!r}: this process may not use CPU {missing}")
     return listed
 
 
 def _nodes(system: Path) -> dict[int, int]:
-    """The NUMA node of each CPU."""
-    found: dict[int, int] = {}
+    """Return the NUMA node of each CPU."""
+    nodes: dict[int, int] = {}
     for folder in system.glob("node/node[0-9]*"):
         try:
             listed = _listed((folder / "cpulist").read_text().strip())
         except OSError:
             continue
-        found.update(dict.fromkeys(listed, int(folder.name.removeprefix("node"))))
-    return found
+        nodes.update(dict.fromkeys(listed, int(folder.name.removeprefix("node"))))
+    return nodes
 
 
 def _listed(text: str) -> set[int]:
-    """The kernel's notation: `0-3,8` names five CPUs."""
+    """Parse the kernel's notation: `0-3,8` names five CPUs."""
     cpus: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

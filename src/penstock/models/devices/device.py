@@ -1,4 +1,4 @@
-"""The one interface to what a model runs on."""
+"""The interface to devices that run models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Device(Protocol):
-    """A CPU or one GPU, by torch's names."""
+    """A CPU or one GPU, with torch's names."""
 
     kind: str
     """As in a queue's name: cpu, xpu, cuda."""
@@ -28,53 +28,53 @@ class Device(Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether a kernel may begin before the one it follows has ended, and wait for it."""
+        """Whether a kernel may start before the previous one has ended, and wait for it."""
         ...
 
     def missing(self) -> str | None:
-        """What is missing for this device, in words to act on; None where it is there."""
+        """Return what is missing for this device, as advice; None if it is available."""
         ...
 
     def describe(self) -> str:
-        """Its name, memory and driver in one line."""
+        """Return its name, memory and driver in one line."""
         ...
 
     def free_bytes(self) -> int:
-        """Memory that can still be taken, what torch holds without using it included."""
+        """Return the free memory in bytes, including what torch has reserved but does not use."""
         ...
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
-        """Memory that `work` needs at its height beyond what was held before it."""
+        """Return how many bytes `work` needs at its peak, beyond what was allocated before."""
         ...
 
     def enter(self) -> None:
-        """Make this the calling thread's device: kernels are launched on that."""
+        """Make this the calling thread's device, on which kernels are launched."""
         ...
 
     def lacks_fp8(self) -> str | None:
-        """Why it cannot multiply FP8 with scales of rows; None where it can."""
+        """Return why it cannot multiply FP8 with row scales; None if it can."""
         ...
 
     def reaches(self, away: int) -> bool:
-        """Whether its kernels can write into the memory of the one `away` places after it."""
+        """Return whether its kernels can write into the memory of the device `away` after it."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until all that was asked of the device is done."""
+        """Wait until all submitted work is done."""
         ...
 
     def seed(self, number: int) -> None:
-        """Seed torch's own generator of the device: for random weights and tests alone."""
+        """Seed torch's own generator of the device; only for random weights and tests."""
         ...
 
     def compute_dtype(self, stored: torch.dtype, stored_bytes: int) -> torch.dtype:
-        """What to compute in a checkpoint of `stored_bytes` that is held in `stored`."""
+        """Return the type to compute in for a checkpoint of `stored_bytes` in `stored`."""
         ...
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Run `work` once to warm it up, capture it, and return what replays it.
+        """Warm up `work` once, capture it, and return a function that replays it.
 
-        It must work on the same tensors each time and not wait for the device. Captures of one
-        device share their memory: what one leaves in it lasts until another is replayed.
+        It must use the same tensors each time and not wait for the device. Captures on one device
+        share their memory: results of one are valid until another is replayed.
         """
         ...

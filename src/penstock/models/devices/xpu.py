@@ -1,4 +1,4 @@
-"""Intel GPUs: every line of Penstock that only runs on torch's XPU build. See docs/xpu.md."""
+"""Intel GPUs: all code of Penstock that runs only on torch's XPU build. See docs/xpu.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from penstock.models.devices.accelerator import Accelerator
 
 
 class Xpu(Accelerator):
-    """A GPU that torch's XPU build drives (Arc, Data Center GPU Flex and Max, Core Ultra)."""
+    """A GPU driven by torch's XPU build (Arc, Data Center GPU Flex and Max, Core Ultra)."""
 
     kind = "xpu"
     collectives = "xccl"
@@ -21,20 +21,20 @@ class Xpu(Accelerator):
         super().__init__(cast("Any", torch.xpu), index)
 
     def built(self) -> bool:
-        """Whether this torch is an XPU build."""
+        """Return whether this is an XPU build."""
         return torch.version.xpu is not None
 
     def advice(self) -> str:
-        """What to do where torch sees no GPU."""
+        """Return what to do if torch sees no GPU."""
         if self.built():
             return (
-                "install Intel's GPU driver (intel-opencl-icd, libze-intel-gpu1), be in the group "
-                "that owns /dev/dri/renderD*, and hand /dev/dri to the container"
+                "install Intel's GPU driver (intel-opencl-icd, libze-intel-gpu1), join the group "
+                "that owns /dev/dri/renderD*, and pass /dev/dri to the container"
             )
         return "pip install torch from download.pytorch.org/whl/xpu (its XPU build)"
 
     def free_bytes(self) -> int:
-        """As for others; drivers that do not tell (most integrated GPUs) leave torch's own count."""
+        """Return as others do, or torch's own count for drivers (of integrated GPUs) without one."""
         try:
             return super().free_bytes()
         except RuntimeError:

@@ -127,4 +127,4 @@ class SentAnswer:
 
 
 def _differs() -> StoreUnavailable:
-    return StoreUnavailable("The job was lost with Redis's memory, and its new answer is different")
+    return StoreUnavailable("The job was lost with Redis's memory, and is answered differently now")
