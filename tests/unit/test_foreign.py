@@ -92,7 +92,7 @@ def test_a_queues_name_at_its_bound(settings: Settings) -> None:
     with pytest.raises(ModelNotFound, match="no model"):
         resolve(queue(LONGEST_QUEUE), settings)
     for length in (LONGEST_QUEUE + 1, 300, 100_000):
-        with pytest.raises(ModelNotFound, match=f"{length} characters; 200 are the most") as caught:
+        with pytest.raises(ModelNotFound, match=f"{length} characters; the limit is 200") as caught:
             resolve(queue(length), settings)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 200

@@ -295,7 +295,7 @@ def test_the_cache_of_keys_and_values_can_be_8_bit_in_openvino(settings):
     with pytest.raises(BadSettings, match="only the openvino backend has it"):
         resolve("llama-cpu", settings)
     write(settings, "[models.llama]\nbackend = 'native'\nkv_cache_type = 'u8'")
-    with pytest.raises(BadSettings, match=r"only the openvino backend has it.*held by native"):
+    with pytest.raises(BadSettings, match=r"only the openvino backend has it.*served by native"):
         resolve("llama-cpu", settings)
 
 
