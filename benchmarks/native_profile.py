@@ -27,7 +27,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.backends.native import library
-from penstock.models.backends.native.decoder import Phase
+from penstock.models.backends.native.layout import Phase
 from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 

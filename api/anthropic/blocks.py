@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from api.openai.chat.chunks import encode
+from api.parsing.call_arguments import as_object
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 from penstock.contract.events import FinishReason, Tokens
-from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,17 +156,8 @@ class MessageWriter:
         self._is_open = False
         block = self.blocks[-1]
         if block["type"] == "tool_use":
-            block["input"] = _parsed(self._arguments)
+            block["input"] = as_object(self._arguments)
         frames = b""
         if block["type"] == "thinking":
             frames = self._part(type="signature_delta", signature="")
         return frames + frame("content_block_stop", index=len(self.blocks) - 1)
-
-
-def _parsed(arguments: str) -> Json:
-    """Return a call's arguments; what an answer cut off has left of them is no object."""
-    try:
-        found: object = parse_json(arguments or "{}")
-    except ValueError:
-        return {}
-    return cast("Json", found) if isinstance(found, dict) else {}

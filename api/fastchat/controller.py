@@ -10,8 +10,9 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
-from api.fastchat.peers import LONGEST_NAME, MOST_LOAD, MOST_MODELS, peers_of
-from api.fastchat.peers import Status as PeerStatus
+from api.fastchat.peers import peers_of
+from api.fastchat.registration import LONGEST_NAME, MOST_LOAD, MOST_MODELS
+from api.fastchat.registration import Status as PeerStatus
 from api.fastchat.route import FastChatRoute, VouchedRoute, read
 from api.fastchat.schema import Body, ModelName
 from api.http.errors import json_response

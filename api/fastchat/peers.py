@@ -1,17 +1,14 @@
-"""FastChat's own workers beside ours: which may join, which serve a model, which have died."""
+"""FastChat's own workers beside ours: which there are, which serve a model, which have died."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import time
 import uuid
 from collections import Counter
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -19,13 +16,12 @@ from redis.exceptions import RedisError
 
 from api.fastchat import peer_http
 from api.fastchat.peer_http import SMALL_ANSWER_BYTES
+from api.fastchat.registration import ANYWHERE, Status, checked_url, status_of
 from penstock.contract.worker import FASTCHAT, ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
 from penstock.transport.fleet.fastchat_workers import PROBE_S, PeerBook, PeerCard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import redis.asyncio
 
     from api.services import Services
@@ -37,12 +33,6 @@ REFRESH_S: Final = 1.0
 STATUS_S: Final = 5.0
 """How long a worker may take to report its status, as in FastChat's controller."""
 MOST_WORKERS: Final = 1_000
-MOST_MODELS: Final = 100
-"""Models of one worker."""
-LONGEST_NAME: Final = 200
-"""Characters of a model's name."""
-MOST_LOAD: Final = 10**9
-"""Of a worker's speed and of its queue's length."""
 MOST_CONTEXT: Final = 10**8
 MISSED_PROBES: Final = 3
 """A worker that is silent this often in a row counts as dead; one that refuses, at once."""
@@ -50,75 +40,7 @@ BEGINNING_S: Final = 5.0
 """FastChat's workers join before they listen: a refusal within this time of joining is ignored."""
 UNKNOWN_CONTEXT: Final = 2_048
 """FastChat's own guess if a worker does not report it."""
-ANYWHERE: Final = ("*", "0.0.0.0/0", "::/0")
 ANY_TOKEN: Final = 2**31 - 1
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What `/worker_get_status` answers."""
-
-    model_names: tuple[str, ...]
-    speed: float = 1.0
-    queue_length: int = 0
-
-
-def status_of(answer: object) -> Status:
-    """Return a worker's own status.
-
-    :raises ValueError: it is none, or out of bounds.
-    """
-    try:
-        status = msgspec.convert(answer, Status)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
-    if len(status.model_names) > MOST_MODELS:
-        raise ValueError(f"it serves more than {MOST_MODELS} models")
-    if any(not 0 < len(name) <= LONGEST_NAME for name in status.model_names):
-        raise ValueError(f"a model's name has no or more than {LONGEST_NAME} characters")
-    if not 0 <= status.speed <= MOST_LOAD or not 0 <= status.queue_length <= MOST_LOAD:
-        raise ValueError(f"speed and queue_length are from 0 to {MOST_LOAD}")
-    return status
-
-
-def checked_url(name: str, allowed: Sequence[str]) -> str:
-    """Return a worker's base URL.
-
-    An entry is a host, a pattern (`*.gpu.example`) or a network (`10.0.0.0/8`), with `:port` or
-    without. Names are not looked up: a network allows addresses only.
-
-    :raises NotPermitted: nobody may register, or the URL is not on the list.
-    """
-    if not allowed:
-        raise NotPermitted(
-            "FastChat workers may not register here: PENSTOCK_FASTCHAT_WORKER_HOSTS names nobody, "
-            "and the controller's address has no PENSTOCK_FASTCHAT_WORKER_TOKEN in it"
-        )
-    try:
-        parts = urlsplit(name)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, parts, port = None, urlsplit(""), None
-    bare = not (parts.username or parts.password or parts.query or parts.fragment)
-    if not host or parts.scheme not in ("http", "https") or not bare or parts.path not in ("", "/"):
-        raise NotPermitted("worker_name must be a plain base URL: http://host:port")
-    port = port or {"http": 80, "https": 443}[parts.scheme]
-    if not any(_allows(entry, host, port) for entry in allowed):
-        raise NotPermitted(f"{host}:{port} is not in PENSTOCK_FASTCHAT_WORKER_HOSTS")
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}:{port}"
-
-
-def _allows(entry: str, host: str, port: int) -> bool:
-    pattern, colon, wanted = entry.rpartition(":")
-    if not colon or not wanted.isdigit():
-        pattern, wanted = entry, ""
-    if wanted and int(wanted) != port:
-        return False
-    pattern = pattern.strip("[]").lower()
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        return address in ipaddress.ip_network(pattern)
-    return "/" not in pattern and fnmatchcase(host.lower(), pattern)
 
 
 def peers_of(services: Services) -> Peers:

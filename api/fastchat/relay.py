@@ -139,11 +139,11 @@ async def _ticking(
     source: AsyncGenerator[bytes, None], tick_s: float
 ) -> AsyncGenerator[bytes | None, None]:
     """Yield what `source` does, and None each time that it is silent for `tick_s`."""
-    pending: asyncio.Task[bytes] | None = None
+    pending: asyncio.Future[bytes] | None = None
     try:
         while True:
             if pending is None:
-                pending = asyncio.create_task(anext(source))  # pyright: ignore[reportArgumentType]
+                pending = asyncio.ensure_future(anext(source))
             done, _ = await asyncio.wait({pending}, timeout=tick_s)
             if not done:
                 yield None

@@ -21,6 +21,10 @@ GREEDY_BELOW: Final = 1e-5
 """FastChat decodes greedily from this temperature on down."""
 MAX_STOPS: Final = 64
 MAX_LOGPROBS: Final = 20
+MOST: Final = 100
+"""Of a temperature and a repetition penalty."""
+MOST_PENALTY: Final = 2
+"""Of a presence or a frequency penalty, above and below zero."""
 
 
 def _listed(value: Any) -> Any:
@@ -99,13 +103,14 @@ def _check(asked: GenerationRequest, card: ModelCard) -> None:
         raise UnsupportedFeature(f"{card.name} takes no images", param="images")
     if asked.use_beam_search:
         raise UnsupportedFeature("beam search is not supported", param="use_beam_search")
+    penalty = f"must be from -{MOST_PENALTY} to {MOST_PENALTY}"
     limits = (
-        ("temperature", 0 <= asked.temperature <= 100, "must be 0 or more"),  # noqa: PLR2004
+        ("temperature", 0 <= asked.temperature <= MOST, f"must be from 0 to {MOST}"),
         ("top_p", 0 <= asked.top_p <= 1, "must be from 0 to 1"),
         ("top_k", asked.top_k >= -1, "must be -1 (off) or more"),
-        ("repetition_penalty", 0 < asked.repetition_penalty <= 100, "must be over 0"),  # noqa: PLR2004
-        ("presence_penalty", abs(asked.presence_penalty) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
-        ("frequency_penalty", abs(asked.frequency_penalty) <= 2, "must be from -2 to 2"),  # noqa: PLR2004
+        ("repetition_penalty", 0 < asked.repetition_penalty <= MOST, f"over 0 to {MOST}"),
+        ("presence_penalty", abs(asked.presence_penalty) <= MOST_PENALTY, penalty),
+        ("frequency_penalty", abs(asked.frequency_penalty) <= MOST_PENALTY, penalty),
         ("max_new_tokens", asked.max_new_tokens >= 1, "must be 1 or more"),
         ("stop", len(asked.stop) <= MAX_STOPS, f"must be {MAX_STOPS} or fewer"),
         ("logprobs", 0 <= (asked.logprobs or 0) <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"),

@@ -13,9 +13,9 @@ from api.http.errors import json_response
 from api.http.streaming import FramedResponse
 from api.ollama.errors import error_object
 from api.openai.chat.chunks import encode
+from api.parsing.call_arguments import as_object
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 from penstock.contract.events import Finished, FinishReason, Tokens
-from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -132,11 +132,7 @@ class AnswerReader:
     def _close_call(self, piece: Piece) -> None:
         if self._call is None:
             return
-        try:
-            arguments: object = parse_json(self._arguments or "{}")
-        except ValueError:  # the answer was cut off in the middle of the call
-            arguments = {}
-        self._call["function"]["arguments"] = arguments if isinstance(arguments, dict) else {}
+        self._call["function"]["arguments"] = as_object(self._arguments)
         piece.calls.append(self._call)
         self._call, self._arguments = None, ""
 

@@ -14,7 +14,7 @@ from api.parsing.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from api.parsing.source import Step
+    from api.parsing.arriving_text import Step
 
 Functions = dict[str, dict[str, list[str]]]
 """Functions that may be called, each with its parameters and the JSON types that they allow."""

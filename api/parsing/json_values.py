@@ -6,13 +6,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from api.parsing.source import Malformed
+from api.parsing.arriving_text import Malformed
 from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 NAME_KEYS: Final = ("name", "tool_name")
 ARGUMENT_KEYS: Final = ("arguments", "parameters")

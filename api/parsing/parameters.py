@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from api.parsing import python_values
-from api.parsing.source import Malformed, Source
+from api.parsing.arriving_text import Malformed
+from api.parsing.source import Source
 from penstock.contract import schema_types
 from penstock.foreign import parse_json
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from api.parsing.arriving_text import NAME, Malformed
 from api.parsing.json_values import escaped, loaded
 from api.parsing.object_call import ObjectCall
-from api.parsing.source import NAME, Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 _DEEPEST: Final = 32
 """Containers within each other."""

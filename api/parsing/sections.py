@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.parsing.source import Malformed
+from api.parsing.arriving_text import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 
 def read_sections(

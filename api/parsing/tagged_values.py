@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from api.parsing.arriving_text import Malformed
 from api.parsing.json_values import escaped
 from api.parsing.parameters import STRING, as_json
-from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 
 @dataclass(frozen=True, slots=True)

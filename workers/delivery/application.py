@@ -7,7 +7,7 @@ application itself.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery import Celery
 
@@ -73,5 +73,5 @@ def configuration() -> dict[str, Any]:
 broker.install()
 app = Celery("workers")
 app.add_defaults(configuration)
-steps: defaultdict[str, set[str]] = app.steps  # type: ignore[assignment]
+steps = cast("defaultdict[str, set[str]]", app.steps)
 steps["worker"].add("workers.delivery.bootsteps:Serving")

@@ -29,10 +29,10 @@ answers, but is of as little use as one that is away; and it comes back as well.
 """
 
 
-class Steady:
-    """A channel that bears Redis's absence, its error replies, and foreign messages.
+class SteadyChannel(Channel):
+    """kombu's channel to one Redis, which bears Redis's absence, its error replies, and foreign messages.
 
-    It also leaves out queues that are not to be consumed now.
+    It leaves out queues that are not to be consumed now.
 
     When Redis goes away, kombu closes its channels twice. The second time, or if a doorbell is
     acked in between, there is nothing left to connect with, which is an AttributeError in kombu,
@@ -48,7 +48,7 @@ class Steady:
     @property
     def active_queues(self) -> list[str]:
         """Queues whose messages are taken just now."""
-        return [queue for queue in super().active_queues if queue not in self.paused]  # type: ignore[misc]
+        return [queue for queue in super().active_queues if queue not in self.paused]
 
     def pause(self, queues: frozenset[str]) -> None:
         """Take no message of these queues but one that is on the way already.
@@ -56,7 +56,7 @@ class Steady:
         Cancelling their consumers would do so too, but taking them up again asks Redis several times.
         """
         self.paused = queues
-        self._update_queue_cycle()  # type: ignore[attr-defined]
+        self._update_queue_cycle()
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Forget a bell.
@@ -64,7 +64,7 @@ class Steady:
         :raises redis.RedisError: Redis did not take it; the bell rings again.
         """
         try:
-            super().basic_ack(delivery_tag, multiple)  # type: ignore[misc]
+            super().basic_ack(delivery_tag, multiple)
         except redis.RedisError as error:
             self.fault = error
             raise
@@ -72,18 +72,18 @@ class Steady:
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Put a bell back; one that a lost connection holds goes back when that is made again."""
         try:
-            super().basic_reject(delivery_tag, requeue)  # type: ignore[misc]
+            super().basic_reject(delivery_tag, requeue)
         except redis.RedisError as error:
             self.fault = error
             logger.warning("A doorbell goes back when Redis answers again: %s", error)
 
     def _brpop_read(self, **options: Any) -> Any:
         """Deliver what has come; the message is off its list by now, whatever it is."""
-        return self._sift(super()._brpop_read, **options)  # type: ignore[misc]
+        return self._sift(super()._brpop_read, **options)
 
     def _receive_one(self, c: Any) -> Any:
         """Deliver what was published; remote control comes this way."""
-        return self._sift(super()._receive_one, c)  # type: ignore[misc]
+        return self._sift(super()._receive_one, c)
 
     def _sift(self, read: Any, *args: Any, **options: Any) -> Any:
         self.connection.delivering = False
@@ -105,13 +105,22 @@ class Steady:
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:
             raise redis.ConnectionError("the connection to the broker is closed")
-        parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
         # As in `penstock.transport.store.connection`: an answer to it may be taken for a ping's.
         return {**parameters, "driver_info": None}
 
 
-class Sifting:
-    """A transport that delivers doorbells, and of all else what has the shape of a message."""
+class SteadySentinelChannel(SteadyChannel, SentinelChannel):
+    """kombu's channel to the master that the Sentinels name."""
+
+
+class SteadyTransport(Transport):
+    """kombu's transport with our channel.
+
+    It delivers doorbells, and of all else what has the shape of a message.
+    """
+
+    Channel = SteadyChannel
 
     connection_errors = OUTAGES
     channel_errors = CHANNEL_ERRORS
@@ -121,24 +130,10 @@ class Sifting:
     def _deliver(self, message: Any, queue: str) -> None:
         message = accepted(message, queue)
         self.delivering = is_doorbell(message)
-        super()._deliver(message, queue)  # type: ignore[misc]
+        super()._deliver(message, queue)
 
 
-class SteadyChannel(Steady, Channel):
-    """kombu's channel to one Redis."""
-
-
-class SteadySentinelChannel(Steady, SentinelChannel):
-    """kombu's channel to the master that the Sentinels name."""
-
-
-class SteadyTransport(Sifting, Transport):
-    """kombu's transport with our channel."""
-
-    Channel = SteadyChannel
-
-
-class SteadySentinelTransport(Sifting, SentinelTransport):
+class SteadySentinelTransport(SteadyTransport, SentinelTransport):
     """The same behind Sentinels."""
 
     Channel = SteadySentinelChannel

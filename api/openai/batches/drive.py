@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -126,7 +127,7 @@ class Drive:
             first: dict[int, int] = {}
             for row in self._store.rows(self._batch.id):
                 first.setdefault(row.line, row.status)
-            return set(first), sum(status < 400 for status in first.values())  # noqa: PLR2004
+            return set(first), sum(status < HTTPStatus.BAD_REQUEST for status in first.values())
 
         self._done, completed = await asyncio.to_thread(read)
         failed = len(self._done) - completed
@@ -144,7 +145,7 @@ class Drive:
         for row in self._store.rows(batch.id):
             first.setdefault(row.line, row)
         rows = [first[line] for line in sorted(first)]
-        good = (output_line(batch, row) for row in rows if row.status < 400)  # noqa: PLR2004
+        good = (output_line(batch, row) for row in rows if row.status < HTTPStatus.BAD_REQUEST)
         output = self._write_file("output", good)
         errors = self._write_file("error", self._error_lines(rows, first, why))
         asked_s = self._store.cancelled_s(batch.id)
@@ -154,7 +155,7 @@ class Drive:
 
     def _error_lines(self, rows: list[Row], done: dict[int, Row], why: str) -> Iterator[bytes]:
         for row in rows:
-            if row.status >= 400:  # noqa: PLR2004
+            if row.status >= HTTPStatus.BAD_REQUEST:
                 yield output_line(self._batch, row)
         if why == "expired":
             with suppress(UnknownObject):
@@ -237,7 +238,7 @@ class Drive:
         if not rows:
             return
         await asyncio.to_thread(self._store.append, self._batch.id, self._name, rows)
-        good = sum(row.status < 400 for row in rows)  # noqa: PLR2004
+        good = sum(row.status < HTTPStatus.BAD_REQUEST for row in rows)
         counted = msgspec.structs.replace(
             self._batch,
             completed=self._batch.completed + good,

@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 def inconsistent(param: str, message: str) -> PydanticCustomError:
     """Return the error of a field that does not fit another; `param` is for the client."""
-    return PydanticCustomError("inconsistent", message, {"param": param})  # type: ignore[arg-type]
+    return PydanticCustomError("inconsistent", "{message}", {"message": message, "param": param})
 
 
 def without_unknown(body: Json, warnings: Warnings) -> Json:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat.logprobs import entries
 from api.openai.chat.tools import Reading
+from api.openai.responses.output_item import CALL_EVENTS, OPEN, OutputItem
 from api.parsing.deltas import CallArguments, CallBegin, Content, Thought
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from api.openai.responses.output_item import Json
     from api.openai.responses.record import Ending, Piece, StoredResponse
     from api.parsing.deltas import Delta
     from penstock.contract.events import PositionLogprobs, Usage
-
-Json = dict[str, Any]
 
 FINAL_EVENTS: Final = {
     "completed": "response.completed",
@@ -31,12 +31,6 @@ PROMPT_CODES: Final = frozenset(
     {"bad_request", "context_length_exceeded", "invalid_parameter", "unsupported_feature"}
 )
 """Our codes that are the prompt's fault; OpenAI's list of codes is closed."""
-CALL_EVENTS: Final = {
-    "custom_tool_call": "response.custom_tool_call_input",
-    "function_call": "response.function_call_arguments",
-}
-"""The beginnings of the names of calls' own events, by the kinds of their items."""
-OPEN: Final = "in_progress"
 ITEM_NUMBER_DIGITS: Final = 2
 """An item's id ends with its place in the output, after its job's id."""
 
@@ -49,7 +43,7 @@ class ResponseBuilder:
         self._reading = Reading(**stored.reader)
         self._parser = self._reading.parser()
         self._next = 0
-        self._output: list[_Item] = []
+        self._output: list[OutputItem] = []
         self._logprobs: list[PositionLogprobs] = []
         """Those of text that the parser still holds back."""
         self._is_started = False
@@ -100,7 +94,7 @@ class ResponseBuilder:
             events += self._close(self._output[-1], "completed" if whole else "incomplete")
         elif whole or ending.status == "incomplete":
             # An empty answer is a message too.
-            events += self._open(_Item("message", self._id("msg")))
+            events += self._open(OutputItem("message", self._id("msg")))
             events += self._close(self._output[-1], ending.status)
         self.status, self._ending = ending.status, ending
         events.append(self._event(FINAL_EVENTS[ending.status], response=self.response()))
@@ -123,17 +117,17 @@ class ResponseBuilder:
                 item.text += text
                 return [self._of_item(f"{CALL_EVENTS[item.kind]}.delta", delta=text)]
 
-    def _called(self, index: int, name: str) -> _Item:
+    def _called(self, index: int, name: str) -> OutputItem:
         call_id = self._reading.call_id(self._stored.job_id, index)
         custom = name in self._reading.custom
         kind, prefix = ("custom_tool_call", "ctc") if custom else ("function_call", "fc")
         namespace, name = self._stored.namespaces.get(name, ("", name))
-        return _Item(kind, self._id(prefix), call_id=call_id, name=name, namespace=namespace)
+        return OutputItem(kind, self._id(prefix), call_id=call_id, name=name, namespace=namespace)
 
     def _text(self, kind: str, prefix: str, text: str) -> list[Json]:
         events: list[Json] = []
         if not self._output or self._output[-1].kind != kind:
-            events += self._open(_Item(kind, self._id(prefix)))
+            events += self._open(OutputItem(kind, self._id(prefix)))
         item = self._output[-1]
         item.text += text
         if kind == "message":
@@ -144,7 +138,7 @@ class ResponseBuilder:
             return [*events, self._of_part("response.output_text.delta", **extra)]
         return [*events, self._of_part("response.reasoning_text.delta", delta=text)]
 
-    def _open(self, item: _Item) -> list[Json]:
+    def _open(self, item: OutputItem) -> list[Json]:
         events = self._close(self._output[-1], "completed") if self._output else []
         self._output.append(item)
         added = self._event(
@@ -157,7 +151,7 @@ class ResponseBuilder:
             events.append(self._of_part("response.content_part.added", part=item.part()))
         return events
 
-    def _close(self, item: _Item, status: str) -> list[Json]:
+    def _close(self, item: OutputItem, status: str) -> list[Json]:
         if item.status != OPEN:
             return []
         item.status = status
@@ -232,54 +226,6 @@ class ResponseBuilder:
             "output_tokens_details": {"reasoning_tokens": self._parser.reasoning_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         }
-
-
-class _Item:
-    """One item of the output while it grows."""
-
-    def __init__(
-        self, kind: str, item_id: str, *, call_id: str = "", name: str = "", namespace: str = ""
-    ) -> None:
-        self.kind = kind
-        self.id = item_id
-        self.status = OPEN
-        self.text = ""
-        self.name = name
-        self.logprobs: list[Json] = []
-        self._call_id = call_id
-        self._namespace = namespace
-
-    def part(self) -> Json:
-        """Return its one part of content."""
-        if self.kind == "message":
-            return {
-                "type": "output_text",
-                "text": self.text,
-                "annotations": [],
-                "logprobs": list(self.logprobs),
-            }
-        return {"type": "reasoning_text", "text": self.text}
-
-    def called(self) -> Json:
-        """Return what the event of a whole call holds."""
-        if self.kind == "custom_tool_call":
-            return self._written()
-        return {"name": self.name, **self._written()}
-
-    def _written(self) -> Json:
-        return {"input" if self.kind == "custom_tool_call" else "arguments": self.text}
-
-    def object(self, status: str, *, opened: bool = False) -> Json:
-        """Return OpenAI's object; `opened`: before it has any content."""
-        head: Json = {"id": self.id, "type": self.kind, "status": status}
-        if self.kind in CALL_EVENTS:
-            if self._namespace:
-                head["namespace"] = self._namespace
-            return {**head, "call_id": self._call_id, "name": self.name, **self._written()}
-        content = [] if opened else [self.part()]
-        if self.kind == "message":
-            return {**head, "role": "assistant", "content": content}
-        return {**head, "summary": [], "content": content}
 
 
 def _error(ending: Ending) -> Json:

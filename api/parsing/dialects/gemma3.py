@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values, python_values
+from api.parsing.arriving_text import Malformed
 from api.parsing.dialects import pythonic
-from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 TOOL_CODE: Final = "```tool_code"
 JSON: Final = "```json"

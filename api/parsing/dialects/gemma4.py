@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values
+from api.parsing.arriving_text import NAME, Malformed
 from api.parsing.json_values import escaped
 from api.parsing.object_call import ObjectCall
-from api.parsing.source import NAME, Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 CALL: Final = "call:"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values, python_values
-from api.parsing.source import NAME, Malformed
+from api.parsing.arriving_text import NAME, Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 PYTHON: Final = "```python"
 CALL: Final = "tool_call("

@@ -6,11 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values, tagged_values
+from api.parsing.arriving_text import Malformed
 from api.parsing.object_call import ObjectCall
-from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 BEGIN: Final = "<tool_call>"
 END: Final = "</tool_call>"

@@ -14,7 +14,8 @@ from api.parsing.reasoning import Trimmed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 START: Final = "<|start|>"
 CHANNEL: Final = "<|channel|>"

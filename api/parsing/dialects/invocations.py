@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import tagged_values
+from api.parsing.arriving_text import Malformed
 from api.parsing.object_call import ObjectCall
 from api.parsing.parameters import STRING
-from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 _QUOTED: Final = re.compile(r'[^"<>\n]')
 _ANY: Final[tuple[str, ...]] = ("array", "boolean", "integer", "null", "number", "object")

@@ -6,11 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values
+from api.parsing.arriving_text import Malformed
 from api.parsing.sections import read_sections
-from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 SECTION_BEGIN: Final = "<|tool_calls_section_begin|>"
 SECTION_END: Final = "<|tool_calls_section_end|>"

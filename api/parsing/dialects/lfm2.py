@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from api.parsing.arriving_text import Malformed
 from api.parsing.dialects import marked_json, pythonic
-from api.parsing.source import Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 BEGIN: Final = "<|tool_call_start|>"
 END: Final = "<|tool_call_end|>"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values
-from api.parsing.source import Malformed
+from api.parsing.arriving_text import Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from api.parsing.dialects.invocations import Invocations
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 INVOCATIONS: Final = Invocations(("minimax:tool_call",), prefix="")
 

@@ -6,11 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import json_values
+from api.parsing.arriving_text import NAME, Malformed
 from api.parsing.dialects import marked_json
-from api.parsing.source import NAME, Malformed
 
 if TYPE_CHECKING:
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 BEGIN: Final = "[TOOL_CALLS]"
 CALL_ID: Final = "[CALL_ID]"

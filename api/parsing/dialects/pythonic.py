@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from api.parsing import python_values
-from api.parsing.source import Malformed
+from api.parsing.arriving_text import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from api.parsing.source import Source, Step
+    from api.parsing.arriving_text import Step
+    from api.parsing.source import Source
 
 TAGS: Final = ("<|python_tag|>", "<|python_start|>")
 END_TAG: Final = "<|python_end|>"

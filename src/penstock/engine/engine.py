@@ -17,10 +17,11 @@ from penstock.engine.pacing.step_watch import StepWatch
 from penstock.engine.pipelining import PipelinedExecutor, PipelinedModel
 from penstock.engine.runner import Runner
 from penstock.engine.sampling.sampler import Sampler
-from penstock.engine.scheduler import Scheduler, Step
+from penstock.engine.scheduler import Scheduler
 from penstock.engine.sequence import Limits, SequenceRequest
 from penstock.engine.sequence_table import SequenceTable
 from penstock.engine.states import StatePool
+from penstock.engine.step import Step
 from penstock.engine.text.detokenizer import DecodeCache, Tokenizer
 from penstock.errors import EngineFailed
 

@@ -15,7 +15,7 @@ from penstock.engine.sampling.sampler import Chosen
 if TYPE_CHECKING:
     from penstock.engine.model import Model
     from penstock.engine.sampling.sampler import Sampler
-    from penstock.engine.scheduler import Step
+    from penstock.engine.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from penstock.engine.execution import StepFailed
-from penstock.engine.scheduler import Step
+from penstock.engine.step import Step
 from penstock.errors import EngineFailed
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from penstock.engine.execution import PlainExecutor
     from penstock.engine.sampling.sampler import Choice
-    from penstock.engine.scheduler import Step
+    from penstock.engine.step import Step
 
 
 @dataclass(frozen=True, slots=True)

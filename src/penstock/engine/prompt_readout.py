@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from penstock.contract.events import PositionLogprobs
     from penstock.engine.model import Model
     from penstock.engine.sampling.sampler import Sampler
-    from penstock.engine.scheduler import Step
     from penstock.engine.sequence import Sequence
+    from penstock.engine.step import Step
 
 
 def forward(model: Model, step: Step, sampler: Sampler) -> torch.Tensor:

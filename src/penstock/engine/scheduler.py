@@ -3,119 +3,21 @@
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
-from itertools import compress
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from penstock.engine.model import SequenceSlice
 from penstock.engine.prefix_reuse import PrefixReuse
+from penstock.engine.step import Step, next_slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from penstock.engine.kv_cache import BlockPool
-    from penstock.engine.sampling.sampler import Choice
     from penstock.engine.sequence import Sequence
     from penstock.engine.states import StatePool
 
 _rank: Final = attrgetter("rank")
-
-
-@dataclass(slots=True)
-class Step:
-    """One step's work.
-
-    `slices` belong to `sequences`, one each, in order. `sampled` are those of them that get
-    tokens: one, and one more for each right token of its draft (`drafts`, in the same order).
-    `rows` are the indices of their logits, in this order: one for the next token and one for each
-    token of the draft. `scored` are the sequences whose prompt's tokens get scores, each with its
-    first row and the position of that row; `pooled` likewise those that are embedded. `preempted`
-    lost their blocks just before this step.
-    """
-
-    sequences: list[Sequence] = field(default_factory=list["Sequence"])
-    slices: list[SequenceSlice] = field(default_factory=list[SequenceSlice])
-    sampled: list[Sequence] = field(default_factory=list["Sequence"])
-    drafts: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-    rows: list[int] = field(default_factory=list[int])
-    scored: list[tuple[Sequence, int, int]] = field(
-        default_factory=list[tuple["Sequence", int, int]]
-    )
-    pooled: list[tuple[Sequence, int, int]] = field(
-        default_factory=list[tuple["Sequence", int, int]]
-    )
-    row_count: int = 0
-    preempted: list[Sequence] = field(default_factory=list["Sequence"])
-    decode_tokens: int = 0
-    prefill_tokens: int = 0
-
-    @property
-    def drafted_tokens(self) -> int:
-        """How many of the decode slices' tokens are drafts."""
-        return sum(map(len, self.drafts))
-
-    def choices(self) -> list[Choice]:
-        """Return the sampler's input, a choice a row."""
-        return [
-            choice
-            for sequence, draft in zip(self.sampled, self.drafts, strict=True)
-            for choice in (sequence.choice.along(draft) if draft else (sequence.choice,))
-        ]
-
-    def only(self, present: list[bool]) -> Step:
-        """Return the part of a step of single tokens whose sequences are marked `present`."""
-        kept = list(compress(self.sequences, present))
-        return Step(
-            sequences=kept,
-            slices=list(compress(self.slices, present)),
-            sampled=kept,
-            drafts=[()] * len(kept),
-            decode_tokens=self.decode_tokens,
-        )
-
-    def add(
-        self, sequence: Sequence, tokens: int, block_size: int, draft: tuple[int, ...] = ()
-    ) -> None:
-        """Add the next `tokens` tokens of a sequence, and a draft of those after them."""
-        start = sequence.computed
-        end = start + tokens
-        last = end == len(sequence.token_ids)
-        logits_from = tokens - 1 if last else tokens
-        if sequence.needs_prompt_rows:
-            logits_from = self._add_prompt_rows(sequence, start, end, logits_from)
-        count = tokens + len(draft)
-        self.row_count += count - logits_from
-        self.sequences.append(sequence)
-        self.slices.append(
-            SequenceSlice(
-                key=sequence.key,
-                token_ids=[*sequence.token_ids[start:end], *draft],
-                start=start,
-                block_table=sequence.block_table[: -(-(start + count) // block_size)],
-                logits_from=logits_from,
-                state=sequence.state,
-            )
-        )
-        if last:
-            self.sampled.append(sequence)
-            self.drafts.append(draft)
-            self.rows.extend(range(self.row_count - 1 - len(draft), self.row_count))
-
-    def _add_prompt_rows(self, sequence: Sequence, start: int, end: int, logits_from: int) -> int:
-        """Note the rows that score or embed the prompt; return the offset of the first one."""
-        if sequence.pooled is not None:
-            first = max(start, sequence.pooled.count)
-            if first < min(end, sequence.prompt_length):
-                self.pooled.append((sequence, self.row_count, first))
-                return first - start
-        if sequence.scores is not None:
-            first = max(start, len(sequence.scores))
-            if first < min(end, sequence.prompt_length - 1):
-                self.scored.append((sequence, self.row_count, first))
-                return first - start
-        return logits_from
 
 
 class Scheduler:
@@ -202,7 +104,7 @@ class Scheduler:
         for sequence in growing:
             sequence.block_table += self.pool.allocate(1)
         count = len(following)
-        slices = [_next_slice(sequence, size) for sequence in following]
+        slices = [next_slice(sequence, size) for sequence in following]
         return Step(following, slices, following, drafts=[()] * count, decode_tokens=count)
 
     def advance(self, step: Step) -> None:
@@ -276,10 +178,3 @@ class Scheduler:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
         self.running.append(sequence)
         return True
-
-
-def _next_slice(sequence: Sequence, block_size: int) -> SequenceSlice:
-    """The slice of the token that the step under way chooses; its id is a placeholder."""
-    start = len(sequence.token_ids)
-    table = sequence.block_table[: start // block_size + 1]
-    return SequenceSlice(sequence.key, (0,), start, table, 0, sequence.state)

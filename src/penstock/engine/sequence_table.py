@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from penstock.engine.model import Model
     from penstock.engine.pacing.meter import Meter
     from penstock.engine.sampling.sampler import Sampler
-    from penstock.engine.scheduler import Scheduler, Step
+    from penstock.engine.scheduler import Scheduler
     from penstock.engine.sequence import Limits, SequenceRequest
+    from penstock.engine.step import Step
     from penstock.engine.text.detokenizer import DecodeCache
 
 

@@ -17,7 +17,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint, engine_options, kv_budget
-from penstock.models.text import tokenizer
+from penstock.models.text import tokenizer_files
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
@@ -78,7 +78,7 @@ def load(
     devices.set_threads(settings.threads)
     progress(0.0, f"loading {spec.name} with {spec.backend}")
     assembled = _backend(spec).load(spec, progress)
-    words = tokenizer.load(spec, assembled.model.vocab_size)
+    words = tokenizer_files.load(spec, assembled.model.vocab_size)
     device = devices.device_of(spec)
     on_gpu = device.kind != "cpu"
     count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)

@@ -17,7 +17,7 @@ from penstock.models.backends.lean.products import fp8_check, low_bit
 from penstock.models.backends.lean.products.weight_formats import FP8
 from penstock.models.backends.lean.shape import NotLean
 from penstock.models.loading import checkpoint
-from penstock.models.text import chatglm_tokenizer, tokenizer
+from penstock.models.text import chatglm_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +164,7 @@ def _windows(spec: ModelSpec, module: Any, text: str) -> list[list[int]]:
 
     :raises ModelNotLoadable: the text is too short to say anything.
     """
-    words = tokenizer.load(spec, checkpoint.vocab_size(module))
+    words = tokenizer_files.load(spec, checkpoint.vocab_size(module))
     token_ids = words.encode(TextPrompt(text))[:MOST_TOKENS]
     length = min(WINDOW_TOKENS, checkpoint.context_length(spec, module))
     windows = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]

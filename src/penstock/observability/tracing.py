@@ -82,7 +82,7 @@ class RequestSpan:
 
     def __init__(self, tracer: Tracer, method: str, route: str, traceparent: str) -> None:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415  an optional extra
-        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415  an optional extra
             TraceContextTextMapPropagator,
         )
 
@@ -117,7 +117,7 @@ class JobSpans:
         self, tracer: Tracer, job: Job, claimed: tuple[int, int], worker_id: str, epoch: int
     ) -> None:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415  an optional extra
-        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415  an optional extra
             TraceContextTextMapPropagator,
         )
 
@@ -225,14 +225,14 @@ def _mark_failed(span: Span, kind: str) -> None:
 
 
 def _processor(target: str) -> SpanProcessor:
-    from opentelemetry.sdk.trace.export import (  # noqa: PLC0415  an optional extra
+    from opentelemetry.sdk.trace.export import (  # noqa: PLC0415  an optional extra  an optional extra
         BatchSpanProcessor,
         ConsoleSpanExporter,
         SimpleSpanProcessor,
     )
 
     if target == OTLP:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  an optional extra
             OTLPSpanExporter,
         )
 

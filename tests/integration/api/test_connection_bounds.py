@@ -16,7 +16,7 @@ from api.http import body_reading, connection_limits
 from api.http.body_reading import UNCOUNTED_BYTES, UnfinishedBodies
 from penstock.contract.job import ChatPrompt
 from penstock.errors import Overloaded
-from penstock.transport.replies.replies import MOST_READERS
+from penstock.transport.replies.followers import MOST_READERS
 from tests.fixtures.api import WORDS, drone
 from tests.fixtures.jobs import wait_until
 

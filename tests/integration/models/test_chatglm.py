@@ -21,7 +21,7 @@ from penstock.models import loader, quantise
 from penstock.models.backends.native import library
 from penstock.models.catalogue.footprint import measure
 from penstock.models.catalogue.resolve import resolve
-from penstock.models.text import tokenizer
+from penstock.models.text import tokenizer_files
 from penstock.models.text.dialect import Reasoning
 from penstock.models.weights import matrices, q4_0
 from penstock.settings import Settings
@@ -29,6 +29,8 @@ from tests.fixtures import chatglm
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from penstock.models.text.tokenizer import Tokenizer
 
 TEXTS = (
     "The quick brown  fox",
@@ -142,9 +144,9 @@ def test_what_quantize_writes_is_the_same_model(models: Path) -> None:
     assert words[0].encode(CHAT) == words[1].encode(CHAT)
 
 
-def words_of(models: Path, name: str) -> tokenizer.Tokenizer:
+def words_of(models: Path, name: str) -> Tokenizer:
     spec = resolve(f"{name}-cpu", settings_of(models))
-    return tokenizer.load(spec, chatglm.SIZES["padded_vocab_size"])
+    return tokenizer_files.load(spec, chatglm.SIZES["padded_vocab_size"])
 
 
 @pytest.mark.parametrize("name", ["chatglm2-6b", "chatglm3-6b"])

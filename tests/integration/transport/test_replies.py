@@ -112,11 +112,11 @@ class TestExpected:
     ) -> None:
         job = await writer.begin(replies, expected=True)
         writer.write(tokens(job.id, 0, count=2))
-        await wait_until_async(replies._expected[job.id].has_live_events)
+        await wait_until_async(replies._followers.expected[job.id].has_live_events)
         monkeypatch.setattr(replies, "_read", None)
         stream = asyncio.create_task(collect(replies, job))
         await wait_until_async(lambda: replies.following)
-        assert not replies._expected
+        assert not replies._followers.expected
         writer.write(tokens(job.id, 2), finished(job.id, 3))
         assert indices(await asyncio.wait_for(stream, 5)) == [0, 2, 3]
 
@@ -128,7 +128,7 @@ class TestExpected:
         for index in range(count):
             writer.write(tokens(job.id, index))
         writer.write(finished(job.id, count))
-        await wait_until_async(lambda: replies._expected[job.id].stale)
+        await wait_until_async(lambda: replies._followers.expected[job.id].stale)
         assert indices(await collect(replies, job)) == list(range(count + 1))
 
     async def test_what_no_subscriber_heard_comes_from_the_journal(
@@ -150,7 +150,7 @@ class TestExpected:
         job = await writer.begin(replies, expected=True)
         redis_client.client_kill_filter(_type="pubsub")
         writer.write(tokens(job.id, 0))
-        await wait_until_async(lambda: replies._expected[job.id].stale)
+        await wait_until_async(lambda: replies._followers.expected[job.id].stale)
         writer.write(finished(job.id, 1))
         assert indices(await asyncio.wait_for(collect(replies, job), 5)) == [0, 1]
 
@@ -162,7 +162,7 @@ class TestExpected:
         replies.forget("never heard of")
         writer.write(tokens(job.id, 0), finished(job.id, 1))
         assert indices(await collect(replies, job)) == [0, 1]
-        assert not replies._expected
+        assert not replies._followers.expected
 
 
 class TestFollow:
@@ -290,7 +290,7 @@ class TestFollow:
         async with aclosing(replies.follow(QUEUE, job.id, tick_s=60)) as stream:
             writer.write(tokens(job.id, 0))
             assert await anext(stream) == tokens(job.id, 0)
-            (one,) = replies._followers[job.id]
+            (one,) = replies._followers
             most = 0
             for index in range(1, 3_001, 50):
                 writer.write(*(tokens(job.id, index + offset) for offset in range(50)))
@@ -449,7 +449,7 @@ class TestCalls:
         monkeypatch: pytest.MonkeyPatch,
         request: pytest.FixtureRequest,
     ) -> None:
-        monkeypatch.setattr("penstock.transport.replies.replies.CALL_AGAIN_S", 0.2)
+        monkeypatch.setattr("penstock.transport.replies.tokenizer_calls.CALL_AGAIN_S", 0.2)
         asking = asyncio.create_task(replies.call(self.call(7), 5))
         assert await asyncio.to_thread(tokenizer_calls.take, redis_client, [QUEUE], 2.0)
         request.getfixturevalue("answering")

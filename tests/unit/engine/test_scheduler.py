@@ -17,7 +17,7 @@ from penstock.engine.kv_cache import BlockPool
 from penstock.engine.model import Batch
 from penstock.engine.options import EngineOptions
 from penstock.engine.pacing.prefill_budget import PrefillBudget
-from penstock.engine.scheduler import Scheduler, Step
+from penstock.engine.scheduler import Scheduler
 from penstock.engine.sequence import Limits, Sequence, SequenceRequest
 from penstock.engine.states import StatePool
 from penstock.engine.text.detokenizer import DecodeCache
@@ -26,6 +26,8 @@ from tests.fixtures.engine import HashModel, StateModel, WordTokenizer, greedy_t
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from penstock.engine.step import Step
 
 VOCAB = 50
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from penstock.contract.job import ChatPrompt
 from penstock.models.spec import ModelSpec
-from penstock.models.text import tokenizer
+from penstock.models.text import tokenizer_files
+
+if TYPE_CHECKING:
+    from penstock.models.text.tokenizer import Tokenizer
 
 PARTS = """\
 {% for message in messages %}<{{ message['role'] }}>
@@ -34,9 +38,9 @@ def folder(tiny_llama: Path, tmp_path: Path) -> Path:
     return copied
 
 
-def load(folder: Path, template: str | None = None) -> tokenizer.Tokenizer:
+def load(folder: Path, template: str | None = None) -> Tokenizer:
     spec = ModelSpec("m", "m-cpu", "cpu", None, folder, "transformers", chat_template=template)
-    return tokenizer.load(spec, 512)
+    return tokenizer_files.load(spec, 512)
 
 
 @pytest.mark.parametrize("template", [PARTS, EITHER, TEXT])

@@ -10,7 +10,7 @@ import pytest
 
 from penstock.contract.job import TO_CONTEXT, PairPrompt, TextPrompt
 from penstock.errors import ContextOverflow
-from penstock.models.text import tokenizer
+from penstock.models.text import tokenizer_files
 from penstock.models.text.encoding import LEAST_CHARACTERS, Encoder
 from tests.fixtures.encoders import write_tiny_bert
 from tests.unit.models.test_tokenizer import spec_of
@@ -61,7 +61,7 @@ def test_pairs_are_transformers(bert: Any, pair: tuple[str, str], most: int | No
 
 @pytest.fixture
 def words(tiny_llama: Path) -> Any:
-    known = tokenizer.load(spec_of(tiny_llama), 512)
+    known = tokenizer_files.load(spec_of(tiny_llama), 512)
     known.most_tokens = 1_000
     return known
 
@@ -91,7 +91,7 @@ def test_a_prompt_of_megabytes_is_refused_in_milliseconds(words: Any) -> None:
 
 
 def test_a_prompt_that_is_cut_is_cut_before_it_is_tokenised(tiny_llama: Path) -> None:
-    known = tokenizer.load(spec_of(tiny_llama), 512, context_length=50)
+    known = tokenizer_files.load(spec_of(tiny_llama), 512, context_length=50)
     began_s = time.perf_counter()
     ids = known.encode(TextPrompt("words " * 1_500_000, truncate=TO_CONTEXT))
     assert time.perf_counter() - began_s < 0.5

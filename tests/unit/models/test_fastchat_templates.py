@@ -80,7 +80,7 @@ def test_the_families_name_templates() -> None:
 
 
 def test_a_models_own_template_wins(tmp_path: Path) -> None:
-    from penstock.models.text.tokenizer import load
+    from penstock.models.text.tokenizer_files import load
 
     for own in (True, False):
         folder = tmp_path / f"vicuna-{own}"

@@ -12,7 +12,7 @@ import pytest
 from penstock import demo_model
 from penstock.contract.job import ChatPrompt
 from penstock.errors import ContextOverflow, InvalidParameter
-from penstock.models.text import rendering, tokenizer
+from penstock.models.text import rendering, tokenizer_files
 from tests.unit.models.test_tokenizer import spec_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def library() -> Any:
 
 @pytest.fixture
 def words(tiny_llama: Path) -> Any:
-    return lambda template: tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    return lambda template: tokenizer_files.load(spec_of(tiny_llama, chat_template=template), 512)
 
 
 @pytest.mark.parametrize("chat", CHATS)

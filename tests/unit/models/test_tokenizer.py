@@ -10,7 +10,8 @@ import pytest
 from penstock.contract.job import ChatPrompt, TextPrompt, TokenPrompt
 from penstock.errors import InvalidParameter, ModelNotLoadable
 from penstock.models.spec import ModelSpec
-from penstock.models.text import token_bytes, tokenizer
+from penstock.models.text import token_bytes, tokenizer_files
+from penstock.models.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +24,12 @@ def spec_of(path: Path, **changes) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def words(tiny_llama):
-    return tokenizer.load(spec_of(tiny_llama), 512)
+    return tokenizer_files.load(spec_of(tiny_llama), 512)
 
 
 @pytest.fixture(scope="module")
 def plain(tiny_llama_plain):
-    return tokenizer.load(spec_of(tiny_llama_plain), 512)
+    return tokenizer_files.load(spec_of(tiny_llama_plain), 512)
 
 
 def chat(*messages, **options) -> ChatPrompt:
@@ -141,19 +142,19 @@ def test_template_arguments_cannot_take_over_the_call(words):
 
 def test_templates_run_in_a_sandbox(tiny_llama):
     evil = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    words = tokenizer.load(spec_of(tiny_llama, chat_template=evil), 512)
+    words = tokenizer_files.load(spec_of(tiny_llama, chat_template=evil), 512)
     with pytest.raises(InvalidParameter, match="unsafe"):
         words.render(chat(USER))
 
 
 def test_the_models_file_replaces_the_template(tiny_llama):
-    words = tokenizer.load(
+    words = tokenizer_files.load(
         spec_of(tiny_llama, chat_template="{% for m in messages %}[{{ m.content }}]{% endfor %}"),
         512,
     )
     assert words.render(chat(USER)) == "[Hi]"
     with pytest.raises(ModelNotLoadable, match="the chat template does not parse in line 1"):
-        tokenizer.load(spec_of(tiny_llama, chat_template="{% for %}"), 512)
+        tokenizer_files.load(spec_of(tiny_llama, chat_template="{% for %}"), 512)
 
 
 def test_a_tokenizer_with_chatml_tokens_speaks_chatml_by_default(plain):
@@ -168,7 +169,7 @@ def test_another_speaks_plain_lines(tiny_llama_plain, tmp_path):
         if file.suffix == ".json":
             (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "tokenizer.json").write_text(text)
-    words = tokenizer.load(spec_of(tmp_path), 512)
+    words = tokenizer_files.load(spec_of(tmp_path), 512)
     answer = {"role": "assistant", "content": "Yo"}
     assert words.render(chat(USER, answer, USER)) == "user: Hi\nassistant: Yo\nuser: Hi\nassistant:"
     assert words.render(chat(USER, add_generation_prompt=False)) == "user: Hi"
@@ -194,10 +195,10 @@ def test_lone_surrogates_are_refused(words):
 def test_a_folder_without_tokenizer_is_not_loadable(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelNotLoadable, match="there is no tokenizer"):
-        tokenizer.load(spec_of(tmp_path), 512)
+        tokenizer_files.load(spec_of(tmp_path), 512)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelNotLoadable, match="tokenizer: "):
-        tokenizer.load(spec_of(tmp_path), 512)
+        tokenizer_files.load(spec_of(tmp_path), 512)
 
 
 def test_the_template_of_chats_with_tools_is_tool_use(tiny_llama, tmp_path):
@@ -209,7 +210,7 @@ def test_the_template_of_chats_with_tools_is_tool_use(tiny_llama, tmp_path):
         "default": "plain{{ messages[0].content }}<think></think>",
         "tool_use": "tools{{ messages[0].content }}{{ tools | tojson }}<tool_call>",
     }
-    words = tokenizer.Tokenizer(own, vocab_size=512)
+    words = Tokenizer(own, vocab_size=512)
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     assert words.render(chat(USER)) == "plainHi<think></think>"
     assert words.render(chat(USER, tools=(tool,))).startswith("toolsHi[{")
@@ -224,7 +225,7 @@ def test_tools_go_into_the_system_message_where_the_template_looks_for_them(tiny
         "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
         "{% if 'tools' in message %}<|tool|>{{ message['tools'] }}<|/tool|>{% endif %}{% endfor %}"
     )
-    words = tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    words = tokenizer_files.load(spec_of(tiny_llama, chat_template=template), 512)
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     assert words.dialect.tool_parser == "phi4"
     listed = '<|tool|>[{"name": "f", "parameters": {}}]<|/tool|>'
@@ -240,7 +241,7 @@ def test_calls_are_handed_to_the_template_in_its_form(tiny_llama):
         "{{ tools }}<tool_call>{% for message in messages %}{% for call in message.tool_calls or [] %}"
         "{{ '[' + call.function.arguments + ']' }}{% endfor %}{% endfor %}"
     )
-    words = tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    words = tokenizer_files.load(spec_of(tiny_llama, chat_template=template), 512)
     function = {"name": "f", "arguments": '{"a": "ü"}'}
     call = {"id": "call_1", "type": "function", "function": function}
     rendered = words.render(chat(USER, {"role": "assistant", "tool_calls": [call]}))
@@ -253,7 +254,7 @@ def test_tools_without_descriptions_are_described_by_nothing_where_the_template_
         "{% for name, one in tool.function.parameters.properties.items() %}"
         "({{ name + one.description }}){% endfor %}{% endfor %}"
     )
-    words = tokenizer.load(spec_of(tiny_llama, chat_template=template), 512)
+    words = tokenizer_files.load(spec_of(tiny_llama, chat_template=template), 512)
     bare = {"type": "function", "function": {"name": "f"}}
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     half = {"type": "function", "function": {"name": "g", "description": "G", "parameters": schema}}

@@ -144,12 +144,12 @@ class _Tensor:
         """Whether low bit applies to it: a linear layer's weights, or those of experts."""
         if self.name.endswith(_NO_MATRICES) or any(part in self.name for part in _TABLES):
             return False
-        return not self.plain and (len(self.shape) == 2 or self.of_experts)  # noqa: PLR2004
+        return not self.plain and (len(self.shape) == 2 or self.of_experts)  # noqa: PLR2004  a matrix
 
     @property
     def of_experts(self) -> bool:
         """Whether it contains the matrices of all experts of a layer."""
-        together = len(self.shape) == 3 or ".experts.mlp." in self.name  # noqa: PLR2004
+        together = len(self.shape) == 3 or ".experts.mlp." in self.name  # noqa: PLR2004  matrices
         return together and any(part in self.name for part in _EXPERTS)
 
 
@@ -188,7 +188,7 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
         return stored
     if tensor.is_matrix:
         return tensor.count * bits / 8
-    table = len(tensor.shape) == 2 and not tensor.name.endswith("bias")  # noqa: PLR2004
+    table = len(tensor.shape) == 2 and not tensor.name.endswith("bias")  # noqa: PLR2004  a matrix
     return stored if table and spec.backend in _OWN_KERNELS else tensor.count * 4
 
 
@@ -200,7 +200,7 @@ def _bits(spec: ModelSpec) -> float | None:
 
 def _in_fp8(tensor: _Tensor) -> int:
     """Return the bytes of a tensor in FP8: a layer's matrix with a scale a row, others in bf16."""
-    inside = len(tensor.shape) == 2 and ".layers." in tensor.name  # noqa: PLR2004
+    inside = len(tensor.shape) == 2 and ".layers." in tensor.name  # noqa: PLR2004  a matrix
     return tensor.count + 4 * tensor.shape[0] if inside else 2 * tensor.count
 
 

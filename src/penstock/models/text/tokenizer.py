@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any, Final, assert_never, cast
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from penstock.contract.job import (
     TO_CONTEXT,
@@ -15,19 +14,11 @@ from penstock.contract.job import (
     TokenPrompt,
 )
 from penstock.engine.text.detokenizer import REPLACEMENT
-from penstock.errors import InvalidParameter, ModelNotLoadable, UnsupportedFeature
-from penstock.models.catalogue.model_folder import read_config
+from penstock.errors import InvalidParameter, UnsupportedFeature
 from penstock.models.loading import checkpoint
-from penstock.models.loading.libraries import transformers
 from penstock.models.structured.grammar import GrammarCompiler
 from penstock.models.text import chat_template as chat_templates
-from penstock.models.text import (
-    chatglm_tokenizer,
-    fastchat_templates,
-    fill_in_middle,
-    rendering,
-    token_bytes,
-)
+from penstock.models.text import fill_in_middle, rendering, token_bytes
 from penstock.models.text.chat_template import ChatTemplates
 from penstock.models.text.dialect import Dialect, Reasoning
 from penstock.models.text.encoding import Encoder
@@ -35,12 +26,10 @@ from penstock.models.text.plain_markers import PlainMarkers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from penstock.contract.job import Prompt
     from penstock.contract.structure import Structure
     from penstock.engine.sampling.constraint import Constraint
-    from penstock.models.spec import ModelSpec
     from penstock.models.text.dialect import ToolParser
     from penstock.models.text.fastchat_templates import Template
 
@@ -286,81 +275,9 @@ class Tokenizer:
         return list(token_ids)
 
 
-_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "merges.txt")
-
-
 def _untokenisable(error: Exception) -> InvalidParameter:
     reason = checkpoint.first_line(error)
     return InvalidParameter(f"the text cannot be tokenised: {reason}", param="prompt")
-
-
-def load(
-    spec: ModelSpec,
-    vocab_size: int,
-    *,
-    folder: Path | None = None,
-    context_length: int | None = None,
-    lower_case: bool = False,
-) -> Tokenizer:
-    """The tokenizer in a model's folder, or in `folder` if it is not there.
-
-    `context_length` bounds prompts that may be cut; `lower_case` is sentence-transformers' wish.
-
-    :raises ModelNotLoadable: there is none, or it needs code of its own that is not allowed.
-    """
-    path = folder or spec.path
-    if not spec.trust_remote_code and not any(any(path.glob(name)) for name in _FILES):
-        # Transformers would make an empty one.
-        raise ModelNotLoadable(f"{path}: there is no tokenizer (tokenizer.json or the like)")
-    config = read_config(spec.path)
-    original = chatglm_tokenizer.is_needed(path)
-    tokenizer = chatglm_tokenizer.load(path, config) if original else _by_transformers(spec, path)
-    stated = spec.chat_template
-    if not stated and chat_templates.own(tokenizer)[0] is None:
-        stated = chat_templates.of_processor(path)
-    for template in (stated,) if stated else chat_templates.own(tokenizer):
-        chat_templates.check(path, template)
-    return Tokenizer(
-        tokenizer,
-        vocab_size=vocab_size,
-        eos_token_ids=(
-            *eos_token_ids(spec),
-            *(chatglm_tokenizer.endings(tokenizer) if original else ()),
-        ),
-        chat_template=stated,
-        tool_parser=spec.tool_parser,
-        model_type=str(config.get("model_type") or ""),
-        named=fastchat_templates.by_model(spec.path.name),
-        context_length=context_length,
-        lower_case=lower_case,
-        markers_as_text=spec.special_tokens_in_text == "text",
-    )
-
-
-def _by_transformers(spec: ModelSpec, path: Path) -> Any:
-    """The tokenizer as Transformers loads it.
-
-    :raises ModelNotLoadable: it does not.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return transformers().AutoTokenizer.from_pretrained(
-                path, local_files_only=True, trust_remote_code=spec.trust_remote_code
-            )
-    except Exception as error:
-        raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error
-
-
-def eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:
-    """What ends a text by the model's own files: generation_config.json, else config.json."""
-    for name in ("generation_config.json", "config.json"):
-        value = read_config(spec.path, name).get("eos_token_id")
-        values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        found = tuple(token for token in values if isinstance(token, int))
-        if found:
-            return found
-    return ()
 
 
 def _default_template(tokenizer: Any) -> str:

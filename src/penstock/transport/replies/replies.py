@@ -18,37 +18,32 @@ from redis.exceptions import RedisError
 
 from penstock.contract.events import TERMINAL_EVENTS, Event
 from penstock.contract.tokenizer_calls import TokenizerReply
-from penstock.errors import NoWorker, Overloaded, StoreUnavailable, UnknownJob, from_code
+from penstock.errors import StoreUnavailable, UnknownJob
 from penstock.transport import keys
-from penstock.transport.replies import tokenizer_calls
-from penstock.transport.replies.follower import Follower, index_after
+from penstock.transport.replies.follower import index_after
+from penstock.transport.replies.followers import Followers
 from penstock.transport.replies.job_checks import JobChecks
 from penstock.transport.replies.subscriber import Subscriber
-from penstock.transport.store.connection import patiently_async
+from penstock.transport.replies.tokenizer_calls import PendingCalls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     import redis.asyncio
 
     from penstock.contract.tokenizer_calls import TokenizerCall
     from penstock.settings import Settings
+    from penstock.transport.replies.follower import Follower
 
 _log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.1
 """How often ticks and silent followers are checked."""
-SILENT_S: Final = 1.0
-"""A follower's job is looked at after this long without an event, and as often again."""
 LOOKS_AT_ONCE: Final = 200
 """Jobs looked at in one pipeline."""
-MOST_READERS: Final = 32
-"""Readers of one job at one process: each costs the event loop as much as a stream."""
 JOURNAL_PAGE: Final = 256
 """Events that a follower reads from a journal at once."""
 AWAY_RETRY_S: Final = 5.0
-CALL_AGAIN_S: Final = 3.0
-"""A tokenizer call without an answer is pushed again: its worker may have died with it."""
 
 _decoder: msgspec.json.Decoder[list[Event | TokenizerReply]] = msgspec.json.Decoder(
     list[Event | TokenizerReply]
@@ -66,9 +61,8 @@ class Replies:
         self._redis = redis
         self._patience_s = settings.redis_patience_s
         self._checks = JobChecks(redis, self._patience_s)
-        self._followers: dict[str, list[Follower]] = {}
-        self._expected: dict[str, Follower] = {}
-        self._calls: dict[str, asyncio.Future[TokenizerReply]] = {}
+        self._followers = Followers()
+        self._calls = PendingCalls(redis, self.channel, self._patience_s)
         self._subscriber = Subscriber(
             redis, self.channel, on_message=self._dispatch, on_connect=self._come_back
         )
@@ -90,7 +84,7 @@ class Replies:
     @property
     def following(self) -> int:
         """The number of streams that are followed."""
-        return sum(len(followers) for followers in self._followers.values())
+        return len(self._followers)
 
     def is_followed(self, job_id: str) -> bool:
         """Return whether a client of this process waits for a job's events."""
@@ -101,8 +95,7 @@ class Replies:
 
         :raises Overloaded: it already has as many as allowed.
         """
-        if len(self._followers.get(job_id, ())) >= MOST_READERS:
-            raise Overloaded(f"This job's stream has {MOST_READERS} readers already")
+        self._followers.check_room(job_id)
 
     async def start(self) -> None:
         """Subscribe. If Redis is away, streams still work: from their journals, and later."""
@@ -127,25 +120,11 @@ class Replies:
         was empty when listening began. A caller that does not follow the job calls `forget`.
         """
         if self.connected:  # otherwise its follower reads the journal
-            follower = self._expected[job_id] = Follower(queue, job_id, 0.0)
-            follower.stale = False
+            self._followers.expect(queue, job_id)
 
     def forget(self, job_id: str) -> None:
         """Undo `expect`."""
-        self._expected.pop(job_id, None)
-
-    def _begin(self, queue: str, job_id: str, tick_s: float) -> Follower:
-        """Return a new follower of a job, which takes over what `expect` has received.
-
-        :raises Overloaded: the job already has as many as allowed.
-        """
-        self.check_room(job_id)
-        follower = Follower(queue, job_id, tick_s)
-        expected = self._expected.pop(job_id, None)
-        if expected is not None:
-            follower.take_over(expected)
-        self._followers.setdefault(job_id, []).append(follower)
-        return follower
+        self._followers.forget(job_id)
 
     async def follow(
         self,
@@ -168,7 +147,7 @@ class Replies:
         :raises StoreUnavailable: Redis stayed away for longer than `settings.redis_patience_s`.
         """
         # Listen first, then read the journal: nothing can be missed in between.
-        follower = self._begin(queue, job_id, tick_s)
+        follower = self._followers.begin(queue, job_id, tick_s)
         try:
             if after >= 0 and await self._resume(follower, after):
                 return
@@ -185,7 +164,7 @@ class Replies:
                     if isinstance(event, TERMINAL_EVENTS):
                         return
         finally:
-            self._leave(follower)
+            self._followers.leave(follower)
 
     async def call(self, call: TokenizerCall, timeout_s: float) -> TokenizerReply:
         """Push a tokenizer call to its queue's workers and wait for the reply.
@@ -194,26 +173,7 @@ class Replies:
         :raises StoreUnavailable: Redis stayed away, as in `follow`.
         :raises PenstockError: the error that the reply's code names.
         """
-        call = msgspec.structs.replace(call, reply=self.channel)
-        future: asyncio.Future[TokenizerReply] = asyncio.get_running_loop().create_future()
-        self._calls[call.id] = future
-        end_s = time.monotonic() + timeout_s
-        try:
-            while not future.done():
-                left_s = end_s - time.monotonic()
-                if left_s <= 0:
-                    raise NoWorker(f"no worker of {call.queue} answered in {timeout_s:g} s")
-                patience_s = min(left_s, self._patience_s)
-                await patiently_async(
-                    lambda: tokenizer_calls.push(self._redis, call, timeout_s), patience_s
-                )
-                await asyncio.wait([future], timeout=min(CALL_AGAIN_S, left_s))
-            reply = future.result()
-        finally:
-            del self._calls[call.id]
-        if reply.error_code:
-            raise from_code(reply.error_code, reply.error_message)
-        return reply
+        return await self._calls.call(call, timeout_s)
 
     # -- the steps of a follower
 
@@ -272,17 +232,7 @@ class Replies:
         """
         before, self._run_id = self._run_id, run_id
         if before is not None and run_id != before:
-            for follower in self._all():
-                follower.verify()
-
-    def _leave(self, follower: Follower) -> None:
-        followers = self._followers[follower.job_id]
-        followers.remove(follower)
-        if not followers:
-            del self._followers[follower.job_id]
-
-    def _all(self) -> Iterable[Follower]:
-        return (follower for followers in self._followers.values() for follower in followers)
+            self._followers.verify()
 
     # -- callbacks of the subscriber, and the ticker
 
@@ -292,54 +242,29 @@ class Replies:
             items = _decoder.decode(payload)
         except msgspec.MsgspecError as error:
             _log.warning("a message cannot be decoded: %s", error)
-            self._look_at_all()
+            self._followers.check()
             return
         for item in items:
             if isinstance(item, TokenizerReply):
-                future = self._calls.get(item.id)
-                if future is not None and not future.done():
-                    future.set_result(item)
+                self._calls.settle(item)
             else:
-                for follower in self._followers.get(item.job_id, ()):
-                    follower.deliver(item)
-                expected = self._expected.get(item.job_id)
-                if expected is not None:
-                    expected.deliver(item)
+                self._followers.deliver(item)
 
     def _come_back(self) -> None:
         """Have every journal read: messages may have been lost, or Redis's data."""
         self._back_since_s = time.monotonic()
-        for follower in self._all():
-            follower.miss()
-        for expected in self._expected.values():
-            expected.miss()
-
-    def _look_at_all(self) -> None:
-        """Have every job looked at soon: messages may have been lost."""
-        for follower in self._all():
-            follower.heard_s = follower.checked_s = 0.0
-        for expected in self._expected.values():
-            expected.miss()
+        self._followers.miss()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            now_s = time.monotonic()
-            for follower in self._all():
-                if now_s - follower.ticked_s >= follower.tick_s and not follower.tick_due:
-                    follower.tick()
+            self._followers.tick(time.monotonic())
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = time.monotonic()
-            silent = [
-                follower
-                for follower in self._all()
-                if now_s - max(follower.heard_s, follower.checked_s) >= SILENT_S
-                and not follower.stale
-                and not follower.has_live_events()
-            ]
+            silent = self._followers.silent(now_s)
             try:
                 for start in range(0, len(silent), LOOKS_AT_ONCE):
                     await self._checks.look(silent[start : start + LOOKS_AT_ONCE])

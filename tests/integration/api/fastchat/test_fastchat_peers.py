@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from api.fastchat import peer_http, peers
-from api.fastchat.peers import checked_url
+from api.fastchat.registration import checked_url
 from penstock.errors import NotPermitted
 from penstock.transport import keys
 from penstock.transport.store.connection import connect

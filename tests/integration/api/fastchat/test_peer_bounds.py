@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from api.fastchat import peer_http, peers, relay
-from api.fastchat.peers import LONGEST_NAME, MOST_LOAD, MOST_MODELS, status_of
+from api.fastchat.registration import LONGEST_NAME, MOST_LOAD, MOST_MODELS, status_of
 from tests.fixtures.processes import wait_until
 from tests.integration.api.fastchat.test_fastchat_peers import (
     HERE,

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.native import library
-from penstock.models.backends.native.decoder import Decoder, Vector, Which
+from penstock.models.backends.native.decoder import Decoder
 from penstock.models.backends.native.experts import Experts, Gate, Scoring
+from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.backends.native.mixture import Mixture
 from penstock.models.weights import q4_0

@@ -22,7 +22,8 @@ from transformers import (
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.native import library
-from penstock.models.backends.native.decoder import Decoder, Shape, Vector, Which, cache_block_bytes
+from penstock.models.backends.native.decoder import Decoder
+from penstock.models.backends.native.layout import Shape, Vector, Which, cache_block_bytes
 from penstock.models.backends.native.library import Isa
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights import q4_0

@@ -9,8 +9,28 @@ from penstock.models.architecture.families import parts
 from penstock.models.architecture.families.parts import Family
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture
+    from penstock.models.architecture.description import Architecture, Attention, Mlp
     from penstock.models.architecture.facts import Facts
+
+
+def _normed(
+    name: str,
+    attention: Attention,
+    mlp: Mlp,
+    epsilon: float,
+    *,
+    offset: float = 0.0,
+    parallel: bool = False,
+) -> Layer:
+    """A layer norm before attention, and one before the MLP unless the two are parallel."""
+    second = Norm(f"{name}.post_attention_layernorm", epsilon, "layer", offset)
+    return Layer(
+        attention=attention,
+        mlp=mlp,
+        attention_in=Norm(f"{name}.input_layernorm", epsilon, "layer", offset),
+        mlp_in=None if parallel else second,
+        parallel=parallel,
+    )
 
 
 def _cohere(facts: Facts) -> Architecture:
@@ -24,20 +44,14 @@ def _cohere(facts: Facts) -> Architecture:
         norms = HeadNorms(
             (f"{name}.self_attn.q_norm",), (f"{name}.self_attn.k_norm",), epsilon, "layer"
         )
-        layers.append(
-            Layer(
-                attention=parts.attention(
-                    f"{name}.self_attn",
-                    size,
-                    turning,
-                    head_norms=norms if facts.flag("use_qk_norm") else None,
-                ),
-                mlp=parts.gated(f"{name}.mlp", size, facts.activation("hidden_act")),
-                attention_in=Norm(f"{name}.input_layernorm", epsilon, "layer"),
-                mlp_in=None,
-                parallel=True,
-            )
+        attention = parts.attention(
+            f"{name}.self_attn",
+            size,
+            turning,
+            head_norms=norms if facts.flag("use_qk_norm") else None,
         )
+        mlp = parts.gated(f"{name}.mlp", size, facts.activation("hidden_act"))
+        layers.append(_normed(name, attention, mlp, epsilon, parallel=True))
     scale = facts.real("logit_scale", 1.0)
     norm = Norm("model.norm", epsilon, "layer")
     return parts.model(facts, layers, norm, logit_scale=scale)
@@ -53,17 +67,10 @@ def _cohere2(facts: Facts) -> Architecture:
     layers: list[Layer] = []
     for index, window in enumerate(parts.windows(facts, size.layers, pattern=pattern)):
         name = parts.layer_name(index)
-        layers.append(
-            Layer(
-                attention=parts.attention(
-                    f"{name}.self_attn", size, turning if window else None, window=window
-                ),
-                mlp=parts.gated(f"{name}.mlp", size, facts.activation("hidden_act")),
-                attention_in=Norm(f"{name}.input_layernorm", epsilon, "layer"),
-                mlp_in=None,
-                parallel=True,
-            )
-        )
+        turns = turning if window else None
+        attention = parts.attention(f"{name}.self_attn", size, turns, window=window)
+        mlp = parts.gated(f"{name}.mlp", size, facts.activation("hidden_act"))
+        layers.append(_normed(name, attention, mlp, epsilon, parallel=True))
     scale = facts.real("logit_scale", 1.0)
     norm = Norm("model.norm", epsilon, "layer")
     return parts.model(facts, layers, norm, logit_scale=scale)
@@ -84,18 +91,11 @@ def _stablelm(facts: Facts) -> Architecture:
             epsilon,
             "layer",
         )
-        second = Norm(f"{name}.post_attention_layernorm", epsilon, "layer")
-        layers.append(
-            Layer(
-                attention=parts.attention(
-                    own, size, turning, head_norms=norms if facts.flag("qk_layernorm") else None
-                ),
-                mlp=parts.gated(f"{name}.mlp", size, facts.activation("hidden_act")),
-                attention_in=Norm(f"{name}.input_layernorm", epsilon, "layer"),
-                mlp_in=None if parallel else second,
-                parallel=parallel,
-            )
+        attention = parts.attention(
+            own, size, turning, head_norms=norms if facts.flag("qk_layernorm") else None
         )
+        mlp = parts.gated(f"{name}.mlp", size, facts.activation("hidden_act"))
+        layers.append(_normed(name, attention, mlp, epsilon, parallel=parallel))
     return parts.model(facts, layers, Norm("model.norm", epsilon, "layer"))
 
 
@@ -108,14 +108,9 @@ def _starcoder2(facts: Facts) -> Architecture:
     layers: list[Layer] = []
     for index in range(size.layers):
         name = parts.layer_name(index)
-        layers.append(
-            Layer(
-                attention=parts.attention(f"{name}.self_attn", size, turning, window=window),
-                mlp=parts.plain(f"{name}.mlp", size, activation, up="c_fc", down="c_proj"),
-                attention_in=Norm(f"{name}.input_layernorm", epsilon, "layer"),
-                mlp_in=Norm(f"{name}.post_attention_layernorm", epsilon, "layer"),
-            )
-        )
+        attention = parts.attention(f"{name}.self_attn", size, turning, window=window)
+        mlp = parts.plain(f"{name}.mlp", size, activation, up="c_fc", down="c_proj")
+        layers.append(_normed(name, attention, mlp, epsilon))
     return parts.model(facts, layers, Norm("model.norm", epsilon, "layer"))
 
 
@@ -128,14 +123,9 @@ def _nemotron(facts: Facts) -> Architecture:
     layers: list[Layer] = []
     for index in range(size.layers):
         name = parts.layer_name(index)
-        layers.append(
-            Layer(
-                attention=parts.attention(f"{name}.self_attn", size, turning),
-                mlp=parts.plain(f"{name}.mlp", size, activation, up="up_proj", down="down_proj"),
-                attention_in=Norm(f"{name}.input_layernorm", epsilon, "layer", 1.0),
-                mlp_in=Norm(f"{name}.post_attention_layernorm", epsilon, "layer", 1.0),
-            )
-        )
+        attention = parts.attention(f"{name}.self_attn", size, turning)
+        mlp = parts.plain(f"{name}.mlp", size, activation, up="up_proj", down="down_proj")
+        layers.append(_normed(name, attention, mlp, epsilon, offset=1.0))
     return parts.model(facts, layers, Norm("model.norm", epsilon, "layer", 1.0))
 
 

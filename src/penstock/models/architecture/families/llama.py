@@ -14,7 +14,7 @@ from penstock.models.architecture.families.parts import Family
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.models.architecture.description import Architecture, Layer
+    from penstock.models.architecture.description import Architecture, Attention, Layer
     from penstock.models.architecture.facts import Facts
 
 
@@ -41,25 +41,14 @@ def _windows(facts: Facts, layers: int) -> list[int]:
 
 def with_head_norms(facts: Facts) -> Architecture:
     """Llama's layers with an RMS norm of each head's queries and keys."""
-    plain = llama(facts)
     epsilon = facts.real("rms_norm_eps", 1e-6)
-    return replace(
-        plain,
-        layers=tuple(
-            replace(
-                layer,
-                attention=replace(
-                    layer.attention,
-                    head_norms=HeadNorms(
-                        (f"{parts.layer_name(index)}.self_attn.q_norm",),
-                        (f"{parts.layer_name(index)}.self_attn.k_norm",),
-                        epsilon,
-                    ),
-                ),
-            )
-            for index, layer in enumerate(plain.layers)
-        ),
-    )
+
+    def normed(index: int, attention: Attention) -> Attention:
+        name = f"{parts.layer_name(index)}.self_attn"
+        norms = HeadNorms((f"{name}.q_norm",), (f"{name}.k_norm",), epsilon)
+        return replace(attention, head_norms=norms)
+
+    return parts.with_attention(llama(facts), normed)
 
 
 def interleaved(facts: Facts) -> Architecture:
@@ -69,22 +58,17 @@ def interleaved(facts: Facts) -> Architecture:
 
 def _growing(facts: Facts) -> Architecture:
     """Ministral 3: queries grow with their position."""
-    plain = llama(facts)
     growth = rotations.growth(facts)
-    layers = [replace(one, attention=replace(one.attention, growth=growth)) for one in plain.layers]
-    return replace(plain, layers=tuple(layers))
+    return parts.with_attention(
+        llama(facts), lambda _, attention: replace(attention, growth=growth)
+    )
 
 
 def granite(facts: Facts) -> Architecture:
     """Granite: multipliers of embeddings, scores, residuals and logits."""
-    plain = llama(facts)
     scale = facts.real("attention_multiplier", 1.0)
     return replace(
-        plain,
-        layers=tuple(
-            replace(layer, attention=replace(layer.attention, scale=scale))
-            for layer in plain.layers
-        ),
+        parts.with_attention(llama(facts), lambda _, attention: replace(attention, scale=scale)),
         embedding_scale=facts.real("embedding_multiplier", 1.0),
         logit_scale=1.0 / facts.real("logits_scaling", 1.0),
     )
@@ -132,13 +116,11 @@ def _smollm(facts: Facts) -> Architecture:
     interval = facts.size("no_rope_layer_interval", 4)
     if turned is None:
         turned = [(index + 1) % interval != 0 for index in range(count)]
-    return replace(
-        plain,
-        layers=tuple(
-            layer if sees else replace(layer, attention=replace(layer.attention, rotation=None))
-            for layer, sees in zip(plain.layers, turned, strict=True)
-        ),
-    )
+
+    def seeing(index: int, attention: Attention) -> Attention:
+        return attention if turned[index] else replace(attention, rotation=None)
+
+    return parts.with_attention(plain, seeing)
 
 
 def _arcee(facts: Facts) -> Architecture:

@@ -11,7 +11,7 @@ from penstock.models.architecture.families import experts, llama, parts
 from penstock.models.architecture.families.parts import Family
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture
+    from penstock.models.architecture.description import Architecture, Attention
     from penstock.models.architecture.facts import Facts
 
 
@@ -76,11 +76,9 @@ def _minimax(facts: Facts) -> Architecture:
     size = parts.sizes(facts)
     turned = facts.whole("rotary_dim", size.head) / size.head
     turning = parts.rotation(facts, size, partial=turned)
-    plain = _normed_together(facts)
-    layers = [
-        replace(layer, attention=replace(layer.attention, rotation=turning))
-        for layer in plain.layers
-    ]
+    plain = parts.with_attention(
+        _normed_together(facts), lambda _, attention: replace(attention, rotation=turning)
+    )
 
     def mlp_of(_: int, name: str) -> Experts:
         below = f"{name}.block_sparse_moe"
@@ -97,24 +95,16 @@ def _minimax(facts: Facts) -> Architecture:
             matrices=experts.matrices(f"{below}.experts", "w1", "w3", "w2"),
         )
 
-    return experts.with_mlps(replace(plain, layers=tuple(layers)), mlp_of)
+    return experts.with_mlps(plain, mlp_of)
 
 
 def _normed_together(facts: Facts) -> Architecture:
     """Llama whose queries and keys are normed over all heads."""
-    plain = llama.with_head_norms(facts)
-    layers = [
-        replace(
-            layer,
-            attention=replace(
-                layer.attention,
-                head_norms=replace(_norms(layer.attention.head_norms), together=True),
-            ),
-        )
-        for layer in plain.layers
-    ]
 
-    return replace(plain, layers=tuple(layers))
+    def together(_: int, attention: Attention) -> Attention:
+        return replace(attention, head_norms=replace(_norms(attention.head_norms), together=True))
+
+    return parts.with_attention(llama.with_head_norms(facts), together)
 
 
 def _olmoe(facts: Facts) -> Architecture:
@@ -152,17 +142,10 @@ def _gpt_oss(facts: Facts) -> Architecture:
         if stated is None
         else [kind == parts.SLIDING for kind in parts.layer_types(facts, len(plain.layers))]
     )
-    layers = [
-        replace(
-            layer,
-            attention=replace(
-                layer.attention,
-                window=window if slides[index] else 0,
-                sinks=f"{parts.layer_name(index)}.self_attn.sinks",
-            ),
-        )
-        for index, layer in enumerate(plain.layers)
-    ]
+
+    def sinking(index: int, attention: Attention) -> Attention:
+        sinks = f"{parts.layer_name(index)}.self_attn.sinks"
+        return replace(attention, window=window if slides[index] else 0, sinks=sinks)
 
     def mlp_of(_: int, name: str) -> Experts:
         gate = ClampedGate(facts.real("swiglu_alpha", 1.702), facts.real("swiglu_limit", 7.0))
@@ -180,7 +163,7 @@ def _gpt_oss(facts: Facts) -> Architecture:
             ),
         )
 
-    return experts.with_mlps(replace(plain, layers=tuple(layers)), mlp_of)
+    return experts.with_mlps(parts.with_attention(plain, sinking), mlp_of)
 
 
 _QWEN: Final = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.models.architecture import rotation as rotations
@@ -200,6 +200,17 @@ def model(
         logit_scale=logit_scale,
         logit_soft_cap=logit_soft_cap,
     )
+
+
+def with_attention(
+    plain: Architecture, change: Callable[[int, Attention], Attention]
+) -> Architecture:
+    """Return a model with the attention that `change` makes of each layer's, by its number."""
+    layers = [
+        replace(layer, attention=change(index, layer.attention))
+        for index, layer in enumerate(plain.layers)
+    ]
+    return replace(plain, layers=tuple(layers))
 
 
 def layer_name(index: int) -> str:

@@ -24,12 +24,9 @@ def _dots(facts: Facts) -> Architecture:
     if not facts.has("layer_types") and facts.whole("max_window_layers", count) < count:
         raise NotDescribed("sliding windows without layer_types")
     windows = parts.windows(facts, count) if facts.has("layer_types") else [0] * count
-    plain = _glm(facts)
-    layers = [
-        replace(layer, attention=replace(layer.attention, window=window))
-        for layer, window in zip(plain.layers, windows, strict=True)
-    ]
-    return replace(plain, layers=tuple(layers))
+    return parts.with_attention(
+        _glm(facts), lambda index, attention: replace(attention, window=windows[index])
+    )
 
 
 def _glm(facts: Facts) -> Architecture:
@@ -37,10 +34,7 @@ def _glm(facts: Facts) -> Architecture:
     normed = facts.flag("use_qk_norm")
     plain = llama.with_head_norms(facts) if normed else llama.llama(facts)
     turning = parts.rotation(facts, parts.sizes(facts), partial=facts.real("partial", 1.0))
-    layers = [
-        replace(layer, attention=replace(layer.attention, rotation=turning))
-        for layer in plain.layers
-    ]
+    plain = parts.with_attention(plain, lambda _, attention: replace(attention, rotation=turning))
     first = facts.whole("first_k_dense_replace", 0)
     inner = facts.size("moe_intermediate_size")
     shared = facts.whole("n_shared_experts", 0)
@@ -58,7 +52,7 @@ def _glm(facts: Facts) -> Architecture:
             else None,
         )
 
-    return experts.with_mlps(replace(plain, layers=tuple(layers)), mlp_of)
+    return experts.with_mlps(plain, mlp_of)
 
 
 def _grouped(facts: Facts, router: str) -> Routing:

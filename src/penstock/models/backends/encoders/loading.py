@@ -19,7 +19,7 @@ from penstock.models.backends.transformers import model as transformers
 from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers as library
 from penstock.models.loading.weight_files import check_weights
-from penstock.models.text import tokenizer
+from penstock.models.text import tokenizer_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def load(
     module = module.to(devices.torch_device(spec)).eval().requires_grad_(requires_grad=False)
     progress(0.8, "trying the model")
     encoder = _encoder(spec, recipe, module)
-    words = tokenizer.load(
+    words = tokenizer_files.load(
         spec, encoder.vocab_size, folder=folder,
         context_length=encoder.context_length, lower_case=recipe.lower_case,
     )  # fmt: skip

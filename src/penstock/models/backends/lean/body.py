@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -38,42 +38,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Computer(Protocol):
-    """What a lean model drives: one device's body, or those of several together."""
-
-    def allocate(self, blocks: int, sequences: int) -> None:
-        """Make room for `blocks` blocks of KV cache and for `sequences` that run at once.
-
-        :raises MemoryError: a device has not enough memory.
-        """
-        ...
-
-    def capture(self) -> None:
-        """Capture the steps' graphs now, so that no request waits for them.
-
-        :raises torch.OutOfMemoryError: a device has not enough memory.
-        """
-        ...
-
-    def note(self, row: int, blocks: Sequence[int]) -> None:
-        """Write a sequence's block table into its row."""
-        ...
-
-    def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits (rows, vocab) float32 of what is wanted, and hidden states if they are."""
-        ...
-
-    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
-        """Begin a step of one token a sequence; see `choosing.packed_draws`."""
-        ...
-
-    def free_bytes(self) -> int:
-        """Memory that can still be taken on every device."""
-        ...
-
-
 class Body:
-    """See `Computer`. `shape` is that of its own part: its heads, its columns of the MLP.
+    """A `penstock.models.backends.lean.computer.Computer` of one device.
+
+    `shape` is that of its own part: its heads, its columns of the MLP.
 
     Steps are replayed as graphs where the device has them; those of very many tokens are run kernel
     by kernel.

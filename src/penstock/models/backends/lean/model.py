@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from penstock.engine.model import Batch
     from penstock.engine.pipelining import Draw, Flight
-    from penstock.models.backends.lean.body import Body, Computer
+    from penstock.models.backends.lean.body import Body
+    from penstock.models.backends.lean.computer import Computer
     from penstock.models.backends.lean.graphs.step_rows import Packed
     from penstock.models.backends.lean.weights import Weights
 

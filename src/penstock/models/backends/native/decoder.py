@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock.models.backends.native.layout import Phase, Which, native_shape
 from penstock.models.backends.native.library import (
     Isa,
     StepInput,
     address_of,
     check,
-    last_error,
     library,
     pointer,
 )
@@ -26,108 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.backends.native.experts import Experts
+    from penstock.models.backends.native.layout import Shape, Vector
     from penstock.models.backends.native.matrix import Packing
     from penstock.models.backends.native.traits import LayerTraits, Traits
-
-
-class Which(enum.IntEnum):
-    """A matrix's place in a layer; `HEAD` belongs to none."""
-
-    QKV = 0
-    OUTPUT = 1
-    GATE_UP = 2
-    DOWN = 3
-    HEAD = 4
-    EXPERTS_GATE_UP = 5
-    EXPERTS_DOWN = 6
-
-
-class Vector(enum.IntEnum):
-    """A vector's place in a layer; `FINAL_NORM` belongs to none."""
-
-    INPUT_NORM = 0
-    ATTENTION_NORM = 1
-    FINAL_NORM = 2
-    QUERY_NORM = 3
-    KEY_NORM = 4
-    QKV_BIAS = 5
-    OUTPUT_BIAS = 6
-    GATE_UP_BIAS = 7
-    DOWN_BIAS = 8
-    ROUTER_BIAS = 9
-    ROUTER_CORRECTION = 10
-    EXPERTS_GATE_UP_BIAS = 11
-    EXPERTS_DOWN_BIAS = 12
-    SHARED_GATE = 13
-    ATTENTION_OUT_NORM = 20
-    MLP_OUT_NORM = 21
-    INPUT_NORM_BIAS = 22
-    ATTENTION_NORM_BIAS = 23
-    FINAL_NORM_BIAS = 24
-    SINKS = 25
-
-
-class Phase(enum.IntEnum):
-    """What a step's time goes into: five products, and what is between them."""
-
-    QKV = 0
-    OUTPUT = 1
-    GATE_UP = 2
-    DOWN = 3
-    HEAD = 4
-    ROTATION = 5
-    ATTENTION = 6
-    ROWS = 7
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = (
-        *(
-            (name, ctypes.c_int32)
-            for name in (
-                "layers",
-                "hidden",
-                "intermediate",
-                "heads",
-                "kv_heads",
-                "head_size",
-                "vocab",
-                "block_size",
-                "qk_norm",
-            )
-        ),
-        ("norm_epsilon", ctypes.c_float),
-        ("sliding_windows", ctypes.c_void_p),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A model's sizes, in elements. `sliding_windows` is one entry a layer, 0 for full attention."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocab: int
-    block_size: int
-    qk_norm: bool
-    norm_epsilon: float
-    sliding_windows: tuple[int, ...]
-
-
-def cache_block_bytes(shape: Shape) -> int:
-    """Bytes of one block of the KV cache, all layers.
-
-    :raises ValueError: the shape makes no sense.
-    """
-    native, _windows = _shape(shape)
-    found = int(library().pn_cache_block_bytes(ctypes.byref(native)))
-    if found < 0:
-        raise ValueError(last_error())
-    return found
 
 
 class Decoder:
@@ -151,7 +50,7 @@ class Decoder:
         self._library = library()
         self._kept: dict[Any, Any] = {}
         self._model = ctypes.c_void_p()
-        native, _windows = _shape(shape)
+        native, _windows = native_shape(shape)
         if cpus is not None and len(cpus) != threads:
             raise ValueError(f"{len(cpus)} CPUs for {threads} threads")
         bound = None if cpus is None else np.array(cpus, np.int32)
@@ -262,7 +161,7 @@ class Decoder:
 
         :raises ValueError: another shape, or no such table.
         """
-        if cosines.shape != sines.shape or cosines.ndim != 2:  # noqa: PLR2004
+        if cosines.shape != sines.shape or cosines.ndim != 2:  # noqa: PLR2004  a matrix
             raise ValueError(f"rotary tables {cosines.shape}, {sines.shape}")
         tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
         positions, size = cosines.shape
@@ -333,24 +232,3 @@ def _element(array: NDArray[Any]) -> int:
     if element is None:
         raise ValueError(f"weights of {array.dtype}")
     return element
-
-
-def _shape(shape: Shape) -> tuple[_Shape, NDArray[np.int32]]:
-    """The structure, and what it points into."""
-    windows = np.array(shape.sliding_windows, np.int32)
-    if len(windows) != shape.layers:
-        raise ValueError(f"{len(windows)} sliding windows for {shape.layers} layers")
-    native = _Shape(
-        shape.layers,
-        shape.hidden,
-        shape.intermediate,
-        shape.heads,
-        shape.kv_heads,
-        shape.head_size,
-        shape.vocab,
-        shape.block_size,
-        int(shape.qk_norm),
-        shape.norm_epsilon,
-        windows.ctypes.data,
-    )
-    return native, windows

@@ -12,8 +12,9 @@ from penstock.models.architecture import tables
 from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
-from penstock.models.backends.native import decoder as native_decoder
 from penstock.models.backends.native import expert_packing, library, packing, pages, reach, traits
+from penstock.models.backends.native.decoder import Decoder
+from penstock.models.backends.native.layout import Shape
 from penstock.models.backends.native.matrix import packed_version
 from penstock.models.backends.native.model import BLOCK_SIZE, NativeModel
 from penstock.models.catalogue.model_folder import read_config
@@ -54,7 +55,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     form = format_of(spec)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     weights = _weights(spec, model, form, progress)
-    native = native_decoder.Decoder(
+    native = Decoder(
         shape_of(model), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())
     )
     _set_traits(native, model, context_length)
@@ -121,10 +122,10 @@ def _described(spec: ModelSpec, config: Any) -> Architecture:
     return model
 
 
-def shape_of(model: Architecture) -> native_decoder.Shape:
+def shape_of(model: Architecture) -> Shape:
     """A model's sizes in the library's words."""
     first = model.layers[0]
-    return native_decoder.Shape(
+    return Shape(
         layers=len(model.layers),
         hidden=model.hidden_size,
         intermediate=max(_inner(layer) for layer in model.layers),
@@ -144,7 +145,7 @@ def _inner(layer: Layer) -> int:
     return layer.mlp.size if part is None else part.size
 
 
-def _set_traits(native: native_decoder.Decoder, model: Architecture, context_length: int) -> None:
+def _set_traits(native: Decoder, model: Architecture, context_length: int) -> None:
     """What the model and its layers have beside sizes, and the tables of positions."""
     native.set_traits(traits.of_model(model))
     turned = (layer.attention.rotation for layer in model.layers)

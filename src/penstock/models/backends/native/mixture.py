@@ -15,8 +15,8 @@ from penstock.models.backends.native.matrix import native_packing, packed_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from penstock.models.backends.native.decoder import Vector, Which
     from penstock.models.backends.native.experts import Experts
+    from penstock.models.backends.native.layout import Vector, Which
     from penstock.models.backends.native.matrix import Packing
 
 

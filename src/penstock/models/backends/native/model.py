@@ -10,7 +10,7 @@ import torch
 from penstock.engine.model import KVLayout
 from penstock.models import devices
 from penstock.models.backends.native import pages
-from penstock.models.backends.native.decoder import cache_block_bytes
+from penstock.models.backends.native.layout import cache_block_bytes
 from penstock.models.backends.native.packing import aligned
 from penstock.models.backends.paging import Step
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.model import Batch
-    from penstock.models.backends.native.decoder import Decoder, Phase
+    from penstock.models.backends.native.decoder import Decoder
+    from penstock.models.backends.native.layout import Phase
 
 BLOCK_SIZE = 16
 

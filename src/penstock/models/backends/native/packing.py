@@ -10,8 +10,8 @@ import numpy as np
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import Experts, Rows, dense_part
 from penstock.models.backends.native import expert_packing
-from penstock.models.backends.native.decoder import Vector, Which
 from penstock.models.backends.native.expert_packing import ExpertPlan
+from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.library import ALIGNMENT
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights.matrices import Packed

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Leader:
-    """See `penstock.models.backends.lean.body.Computer`.
+    """See `penstock.models.backends.lean.computer.Computer`.
 
     After a step that failed the ranks may be out of step with each other: any failure is the last.
     """

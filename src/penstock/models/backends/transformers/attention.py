@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
 from penstock.models.backends.native import attention as native
 from penstock.models.backends.native.paged import NativePaged
 from penstock.models.backends.steps import BLOCK_SIZE, DecodeGroup, MaskRule, PrefillChunk, Step
+from penstock.models.backends.transformers.dot_product import attend, attention_options
+from penstock.models.backends.transformers.masks import (
+    decode_plan,
+    first_visible_block,
+    prefill_mask,
+)
 from penstock.models.loading.libraries import transformers, transformers_module
 
 if TYPE_CHECKING:
@@ -138,7 +143,7 @@ class PagedAttention:
         layer.values.index_copy_(0, step.write_slots, value[0].transpose(0, 1))
         rule = step.causal if attention_mask is None else attention_mask
         if self.native is not None:
-            options = _options(kwargs, 0)
+            options = attention_options(kwargs, 0)
             out = self.native.attend(
                 step, query, layer.keys, layer.values, rule=rule, options=options
             )
@@ -179,7 +184,7 @@ class PagedAttention:
         The query heads of one KV head stand in the place of the query's length, so that keys and
         values are read once and never repeated.
         """
-        blocks, width, mask = _decode_plan(group, rule, query.dtype)
+        blocks, width, mask = decode_plan(group, rule, query.dtype)
         count = group.last - group.first
         keys = self._gather("keys", layer.keys, blocks, count, width)
         values = self._gather("values", layer.values, blocks, count, width)
@@ -187,7 +192,7 @@ class PagedAttention:
         heads = query.shape[1]
         rows = query[0, :, group.first : group.last].transpose(0, 1)
         rows = rows.reshape(count, kv_heads, heads // kv_heads, -1)
-        out = _attend(rows, keys, values, mask, **_options(kwargs, kv_heads))
+        out = attend(rows, keys, values, mask, **attention_options(kwargs, kv_heads))
         return out.reshape(count, heads, -1)
 
     def _prefill(
@@ -207,7 +212,7 @@ class PagedAttention:
         """
         rows = query[:, :, chunk.first : chunk.last]
         plain = seen is not None and rule.plain_causal
-        first_block = _first_block(chunk.start, rule.window)
+        first_block = first_visible_block(chunk.start, rule.window)
         if seen is None:
             blocks = chunk.blocks[first_block:]
             width = chunk.start + chunk.last - chunk.first - first_block * BLOCK_SIZE
@@ -215,11 +220,11 @@ class PagedAttention:
             values = self._gather("values", layer.values, blocks, 1, width)
         else:
             keys, values = seen
-        options = _options(kwargs, 0)
+        options = attention_options(kwargs, 0)
         mask = None
         if not (plain and options["softcap"] is None and options["sinks"] is None):
-            mask = _prefill_mask(chunk, rule, first_block, keys.shape[2], query.dtype)
-        out = _attend(rows, keys, values, mask, **options)
+            mask = prefill_mask(chunk, rule, first_block, keys.shape[2], query.dtype)
+        out = attend(rows, keys, values, mask, **options)
         return out[0].transpose(0, 1)
 
     def _gather(
@@ -239,101 +244,3 @@ class PagedAttention:
         out = buffer[:wanted].view(len(blocks), BLOCK_SIZE * heads * dim)
         torch.index_select(store.view(-1, BLOCK_SIZE * heads * dim), 0, blocks, out=out)
         return out.view(count, -1, heads, dim)[:, :width].transpose(1, 2)
-
-
-def _decode_plan(
-    group: DecodeGroup, rule: MaskRule, dtype: torch.dtype
-) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """(blocks to read, keys a sequence, additive mask (n, 1, 1, keys)) of a group."""
-    plan = rule.cached.get((group.first, dtype))
-    if plan is not None:
-        return plan
-    table = group.table
-    columns = table.shape[1]
-    if rule.window is None:
-        offset = torch.zeros_like(group.positions)
-        width = group.longest
-    else:
-        offset = (group.positions - rule.window + 1).clamp_(min=0) // BLOCK_SIZE
-        columns = min(columns, (rule.window - 1) // BLOCK_SIZE + 2)
-        places = offset + torch.arange(columns, device=table.device)
-        # A place past the end repeats the last block; its positions are past the query: unseen.
-        table = table.gather(1, places.clamp(max=table.shape[1] - 1))
-        width = columns * BLOCK_SIZE
-    keys = offset * BLOCK_SIZE + torch.arange(width, device=table.device)
-    mask = rule.mask(group.positions, keys, dtype)[:, None, None]
-    plan = (table.reshape(-1), width, mask)
-    rule.cached[group.first, dtype] = plan
-    return plan
-
-
-def _prefill_mask(
-    chunk: PrefillChunk, rule: MaskRule, first_block: int, width: int, dtype: torch.dtype
-) -> torch.Tensor:
-    """Additive mask (1, 1, t, keys) of a chunk."""
-    cached = rule.cached.get((chunk.first, dtype))
-    if cached is not None:
-        return cached
-    device = chunk.blocks.device
-    begin = 0 if chunk.start == 0 else first_block * BLOCK_SIZE
-    queries = torch.arange(chunk.start, chunk.start + chunk.last - chunk.first, device=device)
-    keys = torch.arange(begin, begin + width, device=device)
-    mask = rule.mask(queries[:, None], keys[None], dtype)[None, None]
-    rule.cached[chunk.first, dtype] = mask
-    return mask
-
-
-def _first_block(start: int, window: int | None) -> int:
-    return 0 if window is None else max(0, start - window + 1) // BLOCK_SIZE
-
-
-def _options(kwargs: dict[str, Any], kv_heads: int) -> dict[str, Any]:
-    """What of the interface's keywords changes the result. `kv_heads` > 0 asks for sinks by group.
-
-    Sinks are one logit a head: (heads,) -> (kv_heads, group, 1) or (heads, 1, 1).
-    """
-    sinks: torch.Tensor | None = kwargs.get("s_aux")
-    if sinks is not None:
-        sinks = sinks.view(kv_heads, -1, 1) if kv_heads else sinks.view(-1, 1, 1)
-    return {"scale": kwargs.get("scaling"), "softcap": kwargs.get("softcap"), "sinks": sinks}
-
-
-def _attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    scale: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Query (n, heads, t, D) over keys (n, kv_heads, L, D); mask None is causal from position 0."""
-    if softcap is None and sinks is None:
-        return functional.scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scale,
-            enable_gqa=query.shape[1] != keys.shape[1],
-        )
-    groups = query.shape[1] // keys.shape[1]
-    if groups > 1:
-        keys = keys.repeat_interleave(groups, dim=1)
-        values = values.repeat_interleave(groups, dim=1)
-    scores = query @ keys.transpose(-1, -2)
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = scores + mask
-    scores = scores.float()
-    if sinks is not None:
-        column = sinks.float()[None].expand(*scores.shape[:3], 1)
-        scores = torch.cat((scores, column), dim=-1)
-    weights = torch.softmax(scores, dim=-1)
-    if sinks is not None:
-        weights = weights[..., :-1]
-    return weights.to(values.dtype) @ values

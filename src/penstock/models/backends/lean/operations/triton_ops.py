@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-from math import log2
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import triton
 from torch.nn import functional
 
-from penstock.models.backends.lean.kernels import choose, decode, norm, prefill, products, rotary
+from penstock.models.backends.lean.kernels import choose, norm, products, rotary
+from penstock.models.backends.lean.operations import triton_attention
 from penstock.models.backends.lean.operations.ops import Rounded, Sorted
 from penstock.models.backends.lean.products import fp8_products, int4_products
-from penstock.models.backends.lean.products.int4_products import precision
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
 from penstock.models.backends.lean.products.row_forms import form, pointers, room_for
 from penstock.models.backends.steps import BLOCK_SIZE
@@ -24,16 +23,9 @@ if TYPE_CHECKING:
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.operations.ops import Activations, AttentionLayer
     from penstock.models.backends.lean.products.linear import Linear
-    from penstock.models.backends.llama_family import Decoder
 
-_LOG2_E: Final = log2(2.718281828459045)
 _TOGETHER: Final = 8
 """Heads that one program turns."""
-
-_PROGRAMS: Final = 512
-"""Programs that keep a GPU busy: with fewer sequences their keys are split."""
-
-_MOST_SPLITS: Final = 32
 
 
 class TritonOps:
@@ -142,9 +134,9 @@ class TritonOps:
         decoder = layer.shape.decoder
         out = qkv.new_empty((len(qkv), decoder.heads * decoder.head_size))
         if step.decodes:
-            _decode(qkv, step, layer, out, self._overlap)
+            triton_attention.decode(qkv, step, layer, out, self._overlap)
         if step.chunks is not None:
-            _prefill(qkv, step, layer, out)
+            triton_attention.prefill(qkv, step, layer, out)
         return out
 
     def gated(self, gate_up: torch.Tensor, into: Linear) -> Activations:
@@ -211,103 +203,6 @@ class TritonOps:
         return out
 
 
-def _decode(
-    qkv: torch.Tensor,
-    step: Step,
-    layer: AttentionLayer,
-    out: torch.Tensor,
-    overlap: dict[str, Any],
-) -> None:
-    decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
-    count, group = step.decodes, decoder.heads // decoder.kv_heads
-    splits = splits_for(count * decoder.kv_heads, window or layer.shape.context_length)
-    partial, weight = out, out
-    if splits > 1:
-        size = (count, decoder.heads, splits)
-        partial = torch.empty((*size, decoder.head_size), dtype=torch.float32, device=out.device)
-        weight = torch.empty((*size, 2), dtype=torch.float32, device=out.device)
-    tensors = (qkv, cache.keys, cache.values, step.decode_positions, step.rows, step.tables)
-    strides = (qkv.stride(0), out.stride(0), step.tables.stride(0))
-    common = {
-        "WINDOW": window,
-        "HEADS": decoder.heads,
-        "HEAD_SIZE": decoder.head_size,
-        "BLOCK": BLOCK_SIZE,
-        "SPLITS": splits,
-        **overlap,
-    }
-    grid = (count, decoder.kv_heads, splits)
-    if group == 1:
-        decode.decode_alone_kernel[grid](
-            *tensors, out, partial, weight, *strides, _scale(decoder), **common, **ALONE
-        )
-    else:
-        decode.decode_kernel[grid](
-            *tensors,
-            out,
-            partial,
-            weight,
-            *strides,
-            _scale(decoder),
-            **common,
-            KV_HEADS=decoder.kv_heads,
-            GROUP=group,
-            PADDED=max(16, triton.next_power_of_2(group)),
-            PRECISION=precision(qkv),
-            **(GROUPED if qkv.element_size() == 2 else GROUPED_WIDE),  # noqa: PLR2004 - bytes
-        )
-    if splits > 1:
-        decode.combine_kernel[(count, decoder.heads)](
-            partial,
-            weight,
-            out,
-            out.stride(0),
-            HEADS=decoder.heads,
-            HEAD_SIZE=decoder.head_size,
-            SPLITS=splits,
-            num_warps=2,
-            **overlap,
-        )
-
-
-def _prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
-    decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
-    assert step.chunks is not None  # noqa: S101 - the caller has looked
-    half = qkv.element_size() == 2  # noqa: PLR2004 - bytes
-    queries = 128 if half and step.longest_chunk > 64 else 32  # noqa: PLR2004 - tokens
-    tiles = triton.cdiv(step.longest_chunk, queries)
-    prefill.prefill_kernel[(tiles, decoder.heads, len(step.chunks))](
-        qkv,
-        cache.keys,
-        cache.values,
-        step.chunks,
-        step.tables,
-        out,
-        qkv.stride(0),
-        out.stride(0),
-        step.tables.stride(0),
-        _scale(decoder),
-        WINDOW=window,
-        KV_HEADS=decoder.kv_heads,
-        GROUP=decoder.heads // decoder.kv_heads,
-        HEAD_SIZE=decoder.head_size,
-        BLOCK=BLOCK_SIZE,
-        QUERIES=queries,
-        TILE=64 if half else 32,
-        PRECISION=precision(qkv),
-        num_warps=8 if queries == 128 and decoder.head_size >= 128 else 4,  # noqa: PLR2004
-        num_stages=2 if half else 1,
-    )
-
-
-def splits_for(programs: int, longest: int) -> int:
-    """Into how many parts, a power of two, sequences' keys are cut to fill the device."""
-    splits = 1
-    while programs * splits * 2 <= _PROGRAMS and splits < min(_MOST_SPLITS, longest // 64):
-        splits *= 2
-    return splits
-
-
 def _vector_product(x: torch.Tensor, linear: Dense, overlap: dict[str, Any]) -> torch.Tensor:
     rows, columns = linear.weight.shape
     out = x.new_empty((1, rows))
@@ -325,12 +220,5 @@ def _vector_product(x: torch.Tensor, linear: Dense, overlap: dict[str, Any]) -> 
     return out
 
 
-def _scale(decoder: Decoder) -> float:
-    return decoder.head_size**-0.5 * _LOG2_E
-
-
-# Found by trying on an H100, VECTOR on an H200; every one is right on any device.
-ALONE: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
-GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
-GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
+# Found by trying on an H200; right on any device.
 VECTOR: dict[str, Any] = {"BLOCK_ROWS": 1, "BLOCK_COLUMNS": 1024, "num_warps": 4, "num_stages": 1}
