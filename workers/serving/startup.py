@@ -22,7 +22,7 @@ from penstock.models.backends.encoders import LoadedEncoder
 from penstock.models.catalogue import resolve
 from penstock.models.devices import cpu_cores
 from penstock.transport.store import sentinel
-from penstock.transport.store.connection import connect, patiently
+from penstock.transport.store.connection import connect, is_passing, patiently
 from workers.serving.served_queue import ServedQueue, Sink
 from workers.serving.worker import Worker, new_worker_id
 
@@ -74,12 +74,13 @@ def _await_redis(store: redis.Redis, settings: Settings) -> None:
     try:
         _ping(store)
     except redis.RedisError as error:
-        logger.warning(
-            "Redis at %s does not answer (%s); trying for %g s",
-            where,
-            error,
-            settings.redis_patience_s,
-        )
+        if is_passing(error):
+            logger.warning(
+                "Redis at %s does not answer (%s); trying for %g s",
+                where,
+                error,
+                settings.redis_patience_s,
+            )
         try:
             patiently(partial(_ping, store), settings.redis_patience_s)
         except StoreUnavailable as given_up:

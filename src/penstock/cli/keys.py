@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from penstock.cli import running
 from penstock.cli.console import note, out
+from penstock.cli.sheet import Sheet
 from penstock.errors import BadSettings, InvalidParameter
 from penstock.transport.accounts import quotas, usage_log
 from penstock.transport.accounts.keyring import KeyDesk
@@ -33,7 +34,10 @@ keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
-@keys.command()
+@keys.command(
+    epilog="Examples:\n\npenstock keys create anna\n\n"
+    "penstock keys create batch-team --model bigdl-7b --tokens-per-day 1000000 --expires 30d"
+)
 def create(
     name: Annotated[str, typer.Argument(help="The key's owner, for lists and logs.")],
     *,
@@ -70,7 +74,7 @@ def create(
     sys.stdout.write(secret + "\n")
 
 
-@keys.command("list")
+@keys.command("list", epilog="Examples:\n\npenstock keys list\n\npenstock keys list --json")
 def list_keys(*, as_json: AsJson = False) -> None:
     """List the keys and their limits."""
     settings = running.settings()
@@ -81,25 +85,23 @@ def list_keys(*, as_json: AsJson = False) -> None:
         rows = [{**_fields(card), "used_tokens": used[card.id]} for card in cards]
         sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
         return
-    table = Table()
-    table.add_column("id", no_wrap=True)
-    for column in ("name", "ends in", "limits", "priority", "models", "created", "expires"):
-        table.add_column(column)
+    headings = ("id", "name", "ends in", "limits", "priority", "models", "created", "expires")
+    table = Sheet("Keys", headings)
     for card in cards:
         table.add_row(
             card.id,
-            card.name + (" (admin)" if card.admin else ""),
+            escape(card.name) + (" (admin)" if card.admin else ""),
             f"...{card.hint}",
             "\n".join(_limits(card, used[card.id])) or "-",
             "-" if card.priority is None else str(card.priority),
-            ", ".join(card.models) or "all",
+            escape(", ".join(card.models)) or "all",
             _date(card.created_s),
             "never" if card.expires_s is None else _date(card.expires_s),
         )
     out.print(table if cards else "No key has been made.")
 
 
-@keys.command()
+@keys.command(epilog="Examples:\n\npenstock keys revoke anna\n\npenstock keys revoke key-1a2b3c")
 def revoke(
     name: Annotated[str, typer.Argument(help="A key's id, or a name that one or more keys have.")],
 ) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import importlib
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+TESTED_PYTHONS = ((3, 11), (3, 14))
 _KIB = 1024
 
 
@@ -79,9 +81,12 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def python_version() -> str:
-    """Return the interpreter's version, with a remark if it is not the tested one."""
+    """Return the interpreter's version, with a remark if it is not a tested one."""
     version = platform.python_version()
-    return version if version.startswith("3.11.") else f"{version} (tested with 3.11)"
+    oldest, newest = (".".join(map(str, one)) for one in TESTED_PYTHONS)
+    if TESTED_PYTHONS[0] <= sys.version_info[:2] <= TESTED_PYTHONS[1]:
+        return version
+    return f"{version} (tested with {oldest} to {newest})"
 
 
 def version_of(package: str) -> str | None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from penstock.cli import census, machine, running
 from penstock.cli.console import note, out
+from penstock.cli.sheet import Sheet
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
 from penstock.models.catalogue import footprint, resolve, ways
@@ -109,44 +109,39 @@ def _expected_running(model: ModelSpec) -> str:
     return ways.expected(read_config(model.path), low_bit=model.backend == "bigdl")
 
 
-def _served_table(cards: tuple[ModelCard, ...]) -> Table:
-    table = Table(title="Served", title_justify="left")
-    for name in ("model", "queue", "architecture", "format", "runs"):
-        table.add_column(name)
-    for name in ("parameters", "weights", "context", "slots"):
-        table.add_column(name, justify="right")
+def _served_table(cards: tuple[ModelCard, ...]) -> Sheet:
+    texts = ("model", "queue", "architecture", "format", "runs")
+    numbers = ("parameters", "weights", "context", "slots")
+    sheet = Sheet("Served", (*texts, *numbers), frozenset(numbers), key="queue")
     for card in cards:
-        table.add_row(
-            ", ".join((card.name, *card.aliases)),
-            card.queue,
-            card.architecture,
-            f"{card.format} ({card.backend})",
-            card.running,
+        sheet.add_row(
+            escape(", ".join((card.name, *card.aliases))),
+            escape(card.queue),
+            escape(card.architecture),
+            escape(f"{card.format} ({card.backend})"),
+            escape(card.running),
             f"{card.parameters / _MEGA:,.1f} M",
             f"{card.weights_bytes / _MEGA:,.0f} MB",
             str(card.context_length),
             str(card.slots),
         )
-    return table
+    return sheet
 
 
-def _local_table(models: tuple[LocalModel, ...]) -> Table:
-    table = Table(title="On this machine", title_justify="left")
-    table.caption = (
-        "Serve one with: celery -A workers worker -Q QUEUE. docs/models.md explains how each runs."
+def _local_table(models: tuple[LocalModel, ...]) -> Sheet:
+    sheet = Sheet(
+        "On this machine",
+        ("queue", "format", "runs", "folder", "on disk", "weights", "KV a slot", "fits"),
+        frozenset({"on disk", "weights", "KV a slot"}),
+        caption="Serve one with: celery -A workers worker -Q QUEUE. docs/models.md explains how each runs.",
     )
-    table.caption_justify = "left"
-    for name in ("queue", "format", "runs", "folder"):
-        table.add_column(name, overflow="fold")
-    for name in ("on disk", "weights", "KV a slot"):
-        table.add_column(name, justify="right")
-    table.add_column("fits")
     for model in models:
         form = f"{model.format or 'as stored'} ({model.backend})"
         sizes = (model.file_bytes, model.weights_bytes, model.kv_bytes)
         fits = ", ".join(model.fits) or "[red]nowhere here[/]"
-        table.add_row(model.queue, form, model.running or "-", model.path, *map(_size, sizes), fits)
-    return table
+        texts = map(escape, (model.queue, form, model.running or "-", model.path))
+        sheet.add_row(*texts, *map(_size, sizes), fits)
+    return sheet
 
 
 def _size(count: int) -> str:

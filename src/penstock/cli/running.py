@@ -71,10 +71,15 @@ def find(folder: Path = STATE_DIR) -> Addresses | None:
     return None
 
 
+def is_redis_set(settings: Settings) -> bool:
+    """Whether the environment, or this folder's fleet, names a Redis."""
+    return bool({"redis_url", "redis_sentinels"} & settings.model_fields_set)
+
+
 def settings() -> Settings:
     """Return the settings, with the Redis of this folder's fleet if none is configured."""
     loaded = settings_module.load()
-    if {"redis_url", "redis_sentinels"} & loaded.model_fields_set:
+    if is_redis_set(loaded):
         return loaded
     here = find()
     return (

@@ -12,11 +12,12 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
+from rich.markup import escape
 from rich.text import Text
 
 from penstock.cli import census, running
 from penstock.cli.console import out
+from penstock.cli.sheet import Sheet
 from penstock.clock import clock
 from penstock.errors import NoWorker, StoreUnavailable
 
@@ -78,14 +79,12 @@ def render(snapshot: Census) -> RenderableType:
     return Group(_queue_table(snapshot), _worker_table(snapshot))
 
 
-def _queue_table(snapshot: Census) -> Table:
-    table = Table(title="Queues", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("queue", no_wrap=True)
-    for name in ("workers", "slots", "running", "waiting", "oldest", "decode", "prefill", "KV"):
-        table.add_column(name, justify="right")
+def _queue_table(snapshot: Census) -> Sheet:
+    numbers = ("workers", "slots", "running", "waiting", "oldest", "decode", "prefill", "KV")
+    table = Sheet("Queues", ("queue", *numbers), frozenset(numbers), box=SIMPLE_HEAD)
     for queue in snapshot.queues:
         table.add_row(
-            queue.queue,
+            escape(queue.queue),
             str(queue.workers),
             str(queue.slots),
             str(queue.load.running),
@@ -98,21 +97,24 @@ def _queue_table(snapshot: Census) -> Table:
     return table
 
 
-def _worker_table(snapshot: Census) -> Table:
-    table = Table(title="Workers", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("host", "process", "queue", "format", "runs", "step", "tokens", "up", "state"):
-        left = name in {"host", "queue", "format", "runs", "state"}
-        table.add_column(name, justify="left" if left else "right", no_wrap=name == "queue")
+def _worker_table(snapshot: Census) -> Sheet:
+    table = Sheet(
+        "Workers",
+        ("host", "process", "queue", "format", "runs", "step", "tokens", "up", "state"),
+        frozenset({"process", "step", "tokens", "up"}),
+        key="queue",
+        box=SIMPLE_HEAD,
+    )
     now_ms = clock.now_ms()
     for worker in snapshot.workers:
         for model in worker.models:
             load = worker.loads.get(model.queue)
             table.add_row(
-                worker.host,
+                escape(worker.host),
                 str(worker.pid),
-                model.queue,
-                model.format,
-                model.running,
+                escape(model.queue),
+                escape(model.format),
+                escape(model.running),
                 f"{load.step_ms:.1f} ms" if load else "",
                 str(load.generated_tokens_total) if load else "",
                 _duration((now_ms - worker.started_ms) / 1000),

@@ -78,7 +78,9 @@ def up(
 ) -> Up:
     monkeypatch.delenv("PENSTOCK_REDIS_URL", raising=False)
     folder = tmp_path / "work"
-    folder.mkdir()
+    for name in ("api", "workers"):  # somebody's own packages, which are not to be started
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise SystemExit('not ours')")
     return Up(processes, folder, tiny_llama.parent)
 
 
@@ -148,7 +150,7 @@ def test_a_worker_that_is_killed_comes_back_and_a_killed_up_leaves_nothing(up: U
     running = up.start("--chat", "")
     running.wait_until(lambda: "Ctrl-C stops everything" in running.output())
     before = up.children(running)
-    worker = next(pid for pid, command in before.items() if "celery" in command)
+    worker = next(pid for pid, command in before.items() if " worker " in command)
     os.kill(worker, signal.SIGKILL)
     running.wait_until(lambda: "started again" in running.output())
     assert f"worker-{QUEUE} was ended by SIGKILL" in running.output()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -88,3 +89,56 @@ def test_doctor_reports_this_machine(tmp_path: Path) -> None:
     assert found["Redis"]["mark"] == "ok"
     assert found["CPU"]["found"]
     assert done.returncode == 0
+
+
+@pytest.fixture
+def commands() -> dict[str, object]:
+    import typer.main
+
+    from penstock.cli.application import app
+
+    root = typer.main.get_command(app)
+    found: dict[str, object] = {"": root}
+    for name, command in root.commands.items():
+        found[name] = command
+        for sub, inner in getattr(command, "commands", {}).items():
+            found[f"{name} {sub}"] = inner
+    return found
+
+
+def test_every_command_has_examples_that_it_takes(commands: dict[str, object]) -> None:
+    import shlex
+
+    for name, command in commands.items():
+        if getattr(command, "commands", None) and name:
+            continue  # `keys` lists its commands
+        title, *examples = command.epilog.split("\n\n")
+        assert title == "Examples:", name
+        assert examples, name
+        for example in examples:
+            words = shlex.split(example.partition(" > ")[0])
+            words = words[words.index("penstock") + 1 :]
+            depth = len(name.split())
+            assert words[:depth] == name.split(), example
+            if name and "--help" not in words:
+                context = command.make_context(name, words[depth:], resilient_parsing=True)
+                unknown = [word for word in context.args if word.startswith("-")]
+                assert name in {"api", "worker"} or not unknown, example
+
+
+def test_doctor_looks_at_the_redis_that_is_set(tmp_path: Path) -> None:
+    dead = "redis://127.0.0.1:1/0"
+    done = penstock("doctor", "--json", cwd=tmp_path, PENSTOCK_REDIS_URL=dead)
+    found = {one["subject"]: one for one in json.loads(done.stdout)}
+    assert found["Redis in use"]["mark"] == "missing"
+    assert "127.0.0.1:1/0" in found["Redis in use"]["found"]
+    assert done.returncode == 1
+
+
+def test_doctor_asks_the_redis_that_is_set(tmp_path: Path, redis_url: str) -> None:
+    (tmp_path / "api").mkdir()
+    done = penstock("doctor", "--json", cwd=tmp_path, PENSTOCK_REDIS_URL=redis_url)
+    found = {one["subject"]: one for one in json.loads(done.stdout)}
+    assert found["Redis in use"]["mark"] in {"ok", "note"}
+    assert re.search(r"(redis|valkey) \d+\.", found["Redis in use"]["found"])
+    assert "penstock api" in found["name 'api'"]["advice"]

@@ -27,6 +27,7 @@ DEFAULT_QUEUE = "bigdl-demo-cpu"
 _API_PATIENCE_S = 120.0
 _API_GRACE_S = 5
 _WORKER_MARGIN_S = 10.0
+_PENSTOCK = (sys.executable, "-P", "-m", "penstock.cli")  # -P: nothing comes from this folder
 _ANY_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
@@ -155,8 +156,7 @@ class Fleet:
         self.supervisor.stop_all(hurry=hurry)
 
     def _worker(self, queue: str) -> Child:
-        command = [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", queue]
-        command += ["-n", f"{queue}@%h"]
+        command = [*_PENSTOCK, "worker", "-Q", queue, "-n", f"{queue}@%h"]
         patience_s = self.plan.settings.drain_s + _WORKER_MARGIN_S
         name = f"worker-{queue.replace('/', '--')}"  # also the name of its log file
         return Child(name, command, running.LOG_DIR, self._environment(), patience_s=patience_s)
@@ -169,8 +169,8 @@ class Fleet:
             listed.append(("api-fastchat", plan.fastchat_port))
         children: list[tuple[Child, str]] = []
         for name, port in listed:
-            command = [sys.executable, "-m", "uvicorn", "api:app", "--host", plan.host]
-            command += ["--port", str(port), "--timeout-graceful-shutdown", str(_API_GRACE_S)]
+            command = [*_PENSTOCK, "api", "--host", plan.host, "--port", str(port)]
+            command += ["--timeout-graceful-shutdown", str(_API_GRACE_S)]
             command += ["--no-access-log"]  # the API writes a fuller one itself
             child = Child(name, command, running.LOG_DIR, self._environment())
             children.append((child, _url(plan.host, port)))

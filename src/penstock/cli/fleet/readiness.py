@@ -65,7 +65,7 @@ class Startup:
     def await_redis(self, settings: Settings) -> None:
         """Wait until Redis answers.
 
-        :raises StartupError: it does not answer within 30 s.
+        :raises StartupError: it does not answer within 30 s, or refuses us.
         """
         address = sentinel.address(settings)
         row = self.progress.add_task("Redis", total=1, what=address)
@@ -76,6 +76,8 @@ class Startup:
             try:
                 census.take(settings, patience_s=_POLL_S)
             except StoreUnavailable as error:
+                if error.is_refused:
+                    raise StartupError(f"{address}: {error.message}") from error
                 last = error.message
                 return False
             return True

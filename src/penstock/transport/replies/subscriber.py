@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
-from penstock.transport.store.connection import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from penstock.transport.store.connection import FIRST_PAUSE_S, LONGEST_PAUSE_S, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ class Subscriber:
         level = logging.DEBUG if self._away_since_s is not None else logging.WARNING
         if self._away_since_s is None:
             self._away_since_s = time.monotonic()
-        _log.log(level, "the subscription to %s broke: %s", self._channel, error)
+        _log.log(level, "the subscription to %s broke: %s", self._channel, words_of(error))
 
     def _note_return(self) -> None:
         if self._away_since_s is not None:

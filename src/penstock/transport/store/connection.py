@@ -59,6 +59,12 @@ disk or replicas, or its permissions have changed."""
 _WITHIN = re.compile(rf"-({'|'.join((*_PASSING, 'OOM'))}) ")
 """The same codes in a script's error before Redis 7."""
 _OUT_OF_MEMORY: Final = "command not allowed when used memory"
+_DENIED: Final = "DENIED"
+PROTECTED: Final = (
+    "Redis is in protected mode: without a password it serves its own machine alone; set requirepass "
+    "there and redis://:PASSWORD@host:6379/0 here"
+)
+"""Instead of the long text of Redis, which is about its own console."""
 TOLD_EVERY_S: Final = 10.0
 """How often a repeated refusal is logged."""
 
@@ -153,10 +159,21 @@ class _LoggedRefusals:
 _logged = _LoggedRefusals()
 
 
+def words_of(error: Exception) -> str:
+    """Return an error's text for a log or an operator."""
+    return PROTECTED if _code(error) == _DENIED else str(error)
+
+
 def _give_up(error: Exception) -> StoreUnavailable:
     """Return the error for a client; details go to the log."""
     if _OUT_OF_MEMORY in str(error):
         return StoreUnavailable("Redis is out of memory")
+    if _code(error) == _DENIED:
+        if _logged.is_due(PROTECTED):
+            _log.error("%s", PROTECTED)
+        refusal = StoreUnavailable(PROTECTED)
+        refusal.is_refused = True
+        return refusal
     refused = isinstance(error, RedisError) and not is_passing(error)
     if refused and not isinstance(error, AuthenticationError | AuthorizationError):
         if _logged.is_due(str(error)):
