@@ -110,10 +110,20 @@ def describe(card: ModelCard, load_s: float) -> str:
     return (
         f"Loaded {card.queue}: {_short(card.parameters)} parameters, "
         f"{card.weights_bytes / 2**20:,.1f} MiB, {card.format} ({card.backend}), "
-        f"device {card.device}, context {card.context_length}, {card.slots} slots, "
+        f"{_published(card)}device {card.device}, context {card.context_length}, {card.slots} slots, "
         + (f"KV cache of {card.kv_cache_tokens} tokens, " if card.kv_cache_tokens else "")
         + f"in {load_s:.1f} s"
     )
+
+
+def _published(card: ModelCard) -> str:
+    """What a quantised checkpoint was published as, and what became of its weights."""
+    if not card.stored:
+        return ""
+    if card.weight_error is None:
+        return f"published as {card.stored}, "
+    became = f"weights off by {card.weight_error:.2%}" if card.weight_error else "weights exact"
+    return f"published as {card.stored}, {became}, "
 
 
 def _short(count: int) -> str:

@@ -46,6 +46,10 @@ class ModelCard(msgspec.Struct, frozen=True):
     one by one (`grouped-tokens`) or all of them again for each token (`grouped-recompute`). Empty: an
     encoder, or a worker of an older version. docs/models.md lists the costs. `same_text` means that
     a text does not depend, to the bit, on what else is in its batch.
+
+    `stored` is what the checkpoint was published as (`gptq-int4`, ...), empty if it was not quantised;
+    `weight_error` is then what holding it as `format` has cost its weights, relative to their size:
+    0 if they are as published, to the value; None if it was not measured.
     """
 
     name: str
@@ -75,6 +79,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     running: str = ""
     same_text: bool = False
     longest_token_chars: int = 0
+    stored: str = ""
+    weight_error: float | None = None
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):

@@ -156,6 +156,8 @@ def _card(
         device=spec.device,
         backend=assembled.backend,
         format=assembled.format,
+        stored=assembled.kept.label,
+        weight_error=assembled.kept.error,
         architecture=assembled.architecture,
         parameters=assembled.parameters,
         weights_bytes=assembled.weights_bytes,

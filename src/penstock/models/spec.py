@@ -23,7 +23,7 @@ class ModelSpec:
     it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
     the template's text, in place of the model's own. `special_tokens_in_text` says what control
     tokens in the messages of users and tools are. `matryoshka` are the lengths that an embedding
-    may be cut to, True for any; None where the model's own files tell. Converted weights are kept
+    may be cut to, True for any; None where the model's own files tell. `allow_pickle`: weights may be read from pickle files, tensors alone. Converted weights are kept
     in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
     process's cores, so that threads may be pinned to them. `large_pages` says that a process may
     have its own copy of weights that others map, where that is faster. `tensor_parallel` is how many devices,
@@ -53,6 +53,7 @@ class ModelSpec:
     generation_defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     matryoshka: tuple[int, ...] | bool | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
     converted_dir: Path | None = None
     converted_limit_bytes: int = 0
     owns_cores: bool = False

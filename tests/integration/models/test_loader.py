@@ -218,6 +218,25 @@ def _shard_gone(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
 
 
+def _mixed_shards(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    names = dict.fromkeys(state, "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    del state["model.layers.0.mlp.up_proj.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _twice(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "b.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+
+
+def _numbered(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00003.safetensors")
+
+
 def _gguf(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model.gguf")
 
@@ -284,8 +303,11 @@ def _no_tokenizer(folder: Path) -> None:
         (_adapter, "a LoRA adapter lies beside its base"),
         (_adapter_alone, r"a LoRA adapter without its base \(org/base\)"),
         (_makers_layout, "the maker's own layout"),
-        (_modelopt, r"quantised by modelopt \(NVFP4\), which Transformers .* does not read"),
-        (_hqq, "quantised by hqq: "),
+        (_modelopt, r"quantised by modelopt \(NVFP4\), which is not read here: GPTQ, AWQ"),
+        (_hqq, "quantised by hqq, which is not read here"),
+        (_mixed_shards, "lacks model.layers.0.mlp.up_proj.weight, which .* files of several"),
+        (_twice, r"is in a\.safetensors and in b\.safetensors, and there is no model\.safeten"),
+        (_numbered, r"1 of 3 weights' files are there, and no model\.safetensors\.index\.json"),
         (_not_a_number, r"the weight model\.layers\.1\.mlp\.up_proj\.weight holds NaN"),
         (_broken_template, "the chat template does not parse in line 2"),
         (_no_config, "no readable config.json"),
@@ -359,3 +381,29 @@ def test_a_backend_that_is_not_installed_is_told(settings, monkeypatch):
     monkeypatch.setitem(loader._BACKENDS, "transformers", "penstock.models.not_there")
     with pytest.raises(ModelNotLoadable, match="backend 'transformers' is not installed"):
         load("tiny-llama-cpu", settings)
+
+
+def test_pickles_that_the_models_file_allows_are_read_as_tensors_alone(tiny_llama, tmp_path):
+    from safetensors.torch import load_file
+
+    folder = copy_of(tiny_llama, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(ModelNotLoadable, match="allow_pickle = true"):
+        load("m-cpu", in_folder(tmp_path))
+    (tmp_path / "models.toml").write_text("[models.m]\nallow_pickle = true")
+    model = load("m-cpu", in_folder(tmp_path)).model
+    batch = Batch([SequenceSlice(1, [5, 9, 300], 0, [0], 0)])
+    original = Settings(models_dir=tiny_llama.parent, models_file=tmp_path / "none", threads=1)
+    expected = load("tiny-llama-cpu", original).model.forward(batch)
+    assert torch.equal(model.forward(batch), expected)
+
+    class Code:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({**state, "x": Code()}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelNotLoadable, match=r"pytorch_model\.bin: "):
+        load("m-cpu", in_folder(tmp_path))
+    assert not (tmp_path / "ran").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,12 @@ from penstock.models.backends.linear_layers import (
     read_directly,
 )
 from penstock.models.backends.transformers.model import assemble
-from penstock.models.loading import checkpoint
+from penstock.models.loading import checkpoint, published
 from penstock.models.loading.libraries import transformers
 from penstock.models.spec import DEFAULT_LOW_BIT
+from penstock.models.weights import matrices
+from penstock.models.weights.loss import Loss
+from penstock.models.weights.matrices import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -51,6 +55,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     if spec.device != "cpu":
         return low_bit.load(spec, devices.device_of(spec), progress)
     library = import_library()
+    kept = Kept()
     quantiser = Quantiser(library, spec.format or DEFAULT_LOW_BIT)
     config = checkpoint.load_config(spec)
     if spec.low_bit_folder:
@@ -60,6 +65,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         progress(0.05, f"reading {spec.path}")
         module = checkpoint.load_module(spec, config, checkpoint.dtype(spec, config))
         parameters = checkpoint.parameters(module)
+        kept = quantiser.loss_of(module, published.noted(module))
         quantiser.convert(module, progress)
     quantiser.use_kernels(module)
     return assemble(
@@ -69,6 +75,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         parameters=parameters,
         tolerance=_TOLERANCE,
         progress=progress,
+        kept=kept,
     )
 
 
@@ -93,6 +100,15 @@ class Quantiser:
             progress(0.5 + 0.3 * done / len(mixtures), f"quantising experts to {self.format}")
             experts.convert(part, self._blocks, self._library, self._qtype)
         module.to(torch.float32)
+
+    def loss_of(self, module: Any, kept: Kept) -> Kept:
+        """What this format will cost the linear layers of a module that was published quantised."""
+        if not kept.label or self.format != DEFAULT_LOW_BIT:
+            return Kept(kept.label, (self.format,) if kept.label else ())
+        loss = Loss()
+        for _, _, layer in linear_layers(module):
+            loss.add(matrix_of(layer), matrices.sym_int4(matrix_of(layer)))
+        return Kept(kept.label, (self.format,), math.hypot(loss.relative, kept.error or 0.0))
 
     def _blocks(self, weight: torch.Tensor) -> torch.Tensor:
         """(rows, columns) fp32 -> bytes."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.architecture.description import Experts, dense_part
+from penstock.models.architecture.description import dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.llama_family import NotInFamily, plain
 from penstock.models.backends.native import library, reach
+from penstock.models.catalogue import quantisation
 from penstock.models.catalogue.text_part import is_plain
 
 if TYPE_CHECKING:
@@ -88,14 +89,28 @@ def described(config: dict[str, Any]) -> Architecture | None:
         model = describe(config)
     except NotDescribed:
         return None
-    stated: dict[str, Any] = config.get("quantization_config") or {}
-    return model if not stated or _is_read(stated, model) else None
+    return model if _is_read(config) else None
 
 
-def _is_read(stated: dict[str, Any], model: Architecture) -> bool:
-    """Whether a checkpoint's own quantisation is known here: MXFP4, of experts alone."""
-    mixture = any(isinstance(layer.mlp, Experts) for layer in model.layers)
-    return stated.get("quant_method") == "mxfp4" and mixture
+def _is_read(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint is not quantised, or in a way that is read here."""
+    try:
+        quantisation.of_config(config)
+    except quantisation.UnknownQuantisation:
+        return False
+    return True
+
+
+def computes_published(config: dict[str, Any]) -> bool:
+    """Whether the native kernels are to compute with the codes of a checkpoint as it was published."""
+    try:
+        published = quantisation.of_config(config)
+    except quantisation.UnknownQuantisation:
+        return False
+    model = described(config)
+    if published is None or not published.integers or model is None:
+        return False
+    return has_whole_groups(model) and reach.beyond(model) is None and has_native()
 
 
 def in_llama_family(model: Architecture) -> bool:

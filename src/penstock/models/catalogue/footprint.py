@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.foreign import parse_json
+from penstock.models.catalogue import published_shapes, quantisation
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.spec import FP8_FORMAT
+from penstock.models.weights import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,6 @@ _U8_SHARE: Final = 0.59
 """Size of OpenVINO's 8-bit keys and values relative to 16-bit ones, including scales."""
 _WIDTHS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
 _PLAIN: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
-_LONGEST_HEADER: Final = 100 * 1024 * 1024
 _TABLES: Final = ("embed", "wte.", "wpe.")
 """Parts of the names of tables that are looked up, not multiplied."""
 _TOKENS: Final = ("embed_tokens.weight", "wte.weight")
@@ -69,32 +68,41 @@ class Footprint:
 
 def measure(spec: ModelSpec) -> Footprint:
     """Return a model's footprint; anything missing in its files counts as 0."""
-    files = sorted(spec.path.glob("*.safetensors"))
-    tensors = _unpacked([tensor for file in files for tensor in _tensors(file)])
+    found = files.weight_files(spec.path)
     config = read_config(spec.path)
+    tensors = _unpacked([tensor for file in found for tensor in _tensors(file)], config)
     if config.get("model_type") in _PLAIN_EXPERTS and spec.format in LOW_BITS:
         tensors = [replace(tensor, plain=tensor.of_experts) for tensor in tensors]
     context = spec.context_length or positions(config) or 0
     return Footprint(
-        file_bytes=sum(file.stat().st_size for file in files),
+        file_bytes=sum(file.stat().st_size for file in found),
         parameters=sum(_weights(spec, tensor) for tensor in tensors),
-        weights_bytes=math.ceil(sum(_bytes(spec, tensor) for tensor in _held(spec, tensors))),
+        weights_bytes=math.ceil(sum(_bytes(spec, tensor) for tensor in _held(spec, tensors)))
+        if not _as_published(spec, config)
+        else sum(file.stat().st_size for file in found),
         context_length=context,
         kv_bytes=math.ceil(context * kv_values_a_token(config) * _kv_width(spec)),
     )
 
 
-def _unpacked(tensors: list[_Tensor]) -> list[_Tensor]:
-    """Return the tensors with each pair of MXFP4 tensors replaced by its 16-bit experts' matrices."""
-    packed = {tensor.name for tensor in tensors if tensor.name.endswith(_MX_BLOCKS)}
-    scales = {name.removesuffix(_MX_BLOCKS) + "_scales" for name in packed}
-    return [
-        _Tensor(tensor.name.removesuffix(_MX_BLOCKS), "BF16", (*tensor.shape[:2], 2 * tensor.rest))
-        if tensor.name in packed
-        else tensor
-        for tensor in tensors
-        if tensor.name not in scales
-    ]
+def _as_published(spec: ModelSpec, config: dict[str, Any]) -> bool:
+    """Whether a checkpoint's own codes are held."""
+    return spec.backend == "native" and spec.format is None and quantisation.is_stated(config)
+
+
+def _unpacked(tensors: list[_Tensor], config: dict[str, Any]) -> list[_Tensor]:
+    """Codes and what belongs to them as what they are read as: matrices in 16 bit."""
+    if not quantisation.is_stated(config) and not any(_MX_BLOCKS in one.name for one in tensors):
+        return tensors
+    shapes = {one.name: one.shape for one in tensors}
+    found: list[_Tensor] = []
+    for one in tensors:
+        dense = published_shapes.dense(one.name, shapes)
+        if dense is None:
+            found.append(one)
+        elif dense[1]:
+            found.append(_Tensor(dense[0], "BF16", dense[1]))
+    return found
 
 
 def _held(spec: ModelSpec, tensors: list[_Tensor]) -> list[_Tensor]:
@@ -156,15 +164,12 @@ class _Tensor:
 def _tensors(file: Path) -> list[_Tensor]:
     """Return the tensors in a safetensors file's header; none if it has no valid header."""
     try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header = parse_json(opened.read(min(length, _LONGEST_HEADER)))
         return [
-            _Tensor(name, entry["dtype"], tuple(entry["shape"]))
-            for name, entry in header.items()
+            _Tensor(name, one["dtype"], tuple(one["shape"]))
+            for name, one in files.header(file).items()
             if name != "__metadata__"
         ]
-    except (OSError, ValueError, struct.error, KeyError, TypeError):
+    except (KeyError, TypeError):
         return []
 
 

@@ -18,6 +18,7 @@ chat_template = "templates/vicuna.jinja"   # a file beside this one, or the temp
 tool_parser = "hermes"             # see docs/tool-calls.md; by default found from the template
 generation_defaults = { temperature = 0.7 }
 trust_remote_code = false
+allow_pickle = false               # read weights from pickles (*.bin): tensors alone, no code runs
 task = "embed"                     # generate, embed, score; by default found from the files
 tensor_parallel = 2                # GPUs that share the model; or name them: -cuda.0-1
 peer_memory = false                # GPUs do not access each other's memory: slower, NCCL alone
@@ -78,6 +79,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensor_parallel: int | None = None
     peer_memory: bool = True
     trust_remote_code: bool | None = None
+    allow_pickle: bool = False
     where: str = ""
 
     def as_low_bit(self) -> Entry:

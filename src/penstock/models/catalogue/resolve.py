@@ -66,9 +66,15 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     config = read_config(path)
     low_bit = low_bit_of(path, config)
     backend = _backend_of(name, config, low_bit, entry)
-    held_as = _format_of(backend, low_bit, entry)
     together = _tensor_parallel(queue, match, entry)
     task = entry.task or task_of(path)
+    if (
+        backend == "transformers"
+        and match["device"] == "cpu"
+        and _as_published(config, entry, task)
+    ):
+        backend = "native"
+    held_as = _format_of(backend, low_bit, entry)
     if backend == "bigdl" and match["device"] == "cpu":
         backend = _faster_than_bigdl(config, low_bit, entry, settings) or backend
     if together > 1:
@@ -101,6 +107,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
             if entry.trust_remote_code is None
             else entry.trust_remote_code
         ),
+        allow_pickle=entry.allow_pickle,
         converted_dir=settings.converted_dir.expanduser() if settings.converted_bytes else None,
         converted_limit_bytes=settings.converted_bytes,
         owns_cores=bool(settings.cores),
@@ -255,6 +262,12 @@ def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: E
     if "bigdl" in name.lower() or is_chatglm(config):
         return "bigdl"
     return "transformers"
+
+
+def _as_published(config: dict[str, Any], entry: Entry, task: Task) -> bool:
+    """Whether a checkpoint's own codes are to be computed with, as nobody asked for anything else."""
+    chosen = entry.backend or entry.format or entry.dtype
+    return task == "generate" and chosen is None and suitability.computes_published(config)
 
 
 def _faster_than_bigdl(

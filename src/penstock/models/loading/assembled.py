@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from penstock.models.weights.matrices import Kept
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
@@ -17,7 +19,8 @@ Progress: TypeAlias = Callable[[float, str], None]
 class Assembled:
     """A backend's model before it has a KV cache. `weights_bytes` are really held.
 
-    `running` is how it is run (see `penstock.contract.worker.ModelCard`).
+    `running` is how it is run (see `penstock.contract.worker.ModelCard`), `kept` what became of the
+    codes of a checkpoint that was published quantised.
     """
 
     model: Model
@@ -28,3 +31,4 @@ class Assembled:
     weights_bytes: int
     running: str
     batching: Literal["continuous", "grouped"] = "continuous"
+    kept: Kept = field(default_factory=Kept)

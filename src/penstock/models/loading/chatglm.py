@@ -13,7 +13,7 @@ from penstock.models.architecture.description import Dense
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.loading.libraries import transformers
-from penstock.models.weights.matrices import Checkpoint
+from penstock.models.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

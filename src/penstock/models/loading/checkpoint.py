@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from penstock.errors import ModelNotLoadable, first_line
+from penstock.models.catalogue import footprint, quantisation
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.model_folder import read_config
-from penstock.models.loading import chatglm, image_text
+from penstock.models.loading import chatglm, image_text, published
 from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
-from penstock.models.loading.weight_files import check_weights, quantisation_of
+from penstock.models.loading.weight_files import check_weights
+from penstock.models.weights import files
+from penstock.models.weights.matrices import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +34,7 @@ def load_config(spec: ModelSpec) -> Any:
     :raises ModelNotLoadable: an unknown architecture, one that needs code of its own, or one that
         is no causal language model.
     """
-    check_weights(spec.path, low_bit=spec.low_bit_folder)
+    check_weights(spec.path, pickles=spec.low_bit_folder or spec.allow_pickle)
     raw = read_config(spec.path)
     library = transformers()
     if missing_parts():
@@ -57,7 +60,6 @@ def load_config(spec: ModelSpec) -> Any:
             f"for Transformers {library.__version__}"
         )
     config = _whole_config(spec)
-    _require_known_quantisation(spec, raw)
     if image_text.is_image_text(config) and not config.is_encoder_decoder:
         return image_text.causal_config(config) or config
     _require_causal_class(spec, config, own_code=own_code and spec.trust_remote_code)
@@ -70,23 +72,12 @@ def _whole_config(spec: ModelSpec) -> Any:
     :raises ModelNotLoadable: it does not.
     """
     try:
-        return transformers().AutoConfig.from_pretrained(
+        found = transformers().AutoConfig.from_pretrained(
             spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
         )
+        return published.without_quantisation(found)
     except Exception as error:
         raise ModelNotLoadable(f"{spec.path}: config.json: {first_line(error)}") from error
-
-
-def _require_known_quantisation(spec: ModelSpec, raw: dict[str, Any]) -> None:
-    """:raises ModelNotLoadable: the checkpoint is in a format that Transformers cannot read."""
-    stated = cast("dict[str, Any]", raw.get("quantization_config") or {})
-    method: str | None = stated.get("quant_method")
-    known = transformers_module("quantizers.auto").AUTO_QUANTIZATION_CONFIG_MAPPING
-    if method and not any(name.startswith(method) for name in known):  # bitsandbytes_4bit
-        raise ModelNotLoadable(
-            f"{spec.path}: quantised by {quantisation_of(raw)}, which Transformers "
-            f"{transformers().__version__} does not read; serve the checkpoint that it was made of"
-        )
 
 
 def _require_causal_class(spec: ModelSpec, config: Any, *, own_code: bool) -> None:
@@ -159,15 +150,20 @@ def from_folder(
 ) -> tuple[Any, list[str]]:
     """A module of one of Transformers' auto classes, and the names of weights that the file lacks.
 
-    `tensors` are the weights in place of the folder's own.
+    `tensors` are the weights in place of the folder's own. Those of a quantised folder are read as
+    the values that they stand for; see `published`.
 
     :raises ModelNotLoadable: the weights are damaged, of another shape, or too many.
     """
     transformers().utils.logging.disable_progress_bar()
+    kept = Kept()
+    if tensors is None and is_read_here(folder):
+        tensors, kept = published.tensors(folder, dtype)
+        config = published.without_quantisation(config)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module, notes = kind.from_pretrained(
+            module, notes = _class_of(kind, spec, config, tensors).from_pretrained(
                 None if tensors else folder,
                 config=config,
                 state_dict=tensors,
@@ -180,10 +176,25 @@ def from_folder(
     except MemoryError as error:
         raise ModelNotLoadable(f"{folder}: not enough memory") from error
     except Exception as error:
-        method = quantisation_of(read_config(folder))
-        by = f"quantised by {method}: " if method else ""
-        raise ModelNotLoadable(f"{folder}: {by}{first_line(error)}") from error
+        raise ModelNotLoadable(f"{folder}: {first_line(error)}") from error
+    published.note(module, kept)
     return module, sorted(notes["missing_keys"])
+
+
+def _class_of(
+    kind: Any, spec: ModelSpec, config: Any, tensors: dict[str, torch.Tensor] | None
+) -> Any:
+    """What loads a module: an auto class wants a folder, only its classes take tensors."""
+    if tensors is None or not hasattr(kind, "from_config"):
+        return kind
+    with torch.device("meta"):
+        empty: object = kind.from_config(config, trust_remote_code=spec.trust_remote_code)
+    return type(empty)
+
+
+def is_read_here(folder: Path) -> bool:
+    """Whether our own reader has a folder's weights: codes, and pickles that were asked for."""
+    return not files.weight_files(folder) or quantisation.is_stated(read_config(folder))
 
 
 def dtype(spec: ModelSpec, config: Any) -> torch.dtype:
@@ -192,12 +203,12 @@ def dtype(spec: ModelSpec, config: Any) -> torch.dtype:
     if isinstance(stated, torch.dtype) and stated.is_floating_point:
         return stated
     safetensors: Any = __import__("safetensors")
-    for file in sorted(spec.path.glob("*.safetensors")):
+    for file in files.weight_files(spec.path):
         try:
             with safetensors.safe_open(file, "pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - not a dictionary
                     found = tensors.get_tensor(key).dtype
-                    if found.is_floating_point:
+                    if found in {torch.float32, torch.float16, torch.bfloat16}:
                         return found
         except Exception as error:
             raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
@@ -205,8 +216,10 @@ def dtype(spec: ModelSpec, config: Any) -> torch.dtype:
 
 
 def file_bytes(spec: ModelSpec) -> int:
-    """Size of the weights' files."""
-    return sum(file.stat().st_size for file in spec.path.glob("*.safetensors"))
+    """Size of the weights' files; of a quantised checkpoint, of the same in 16 bit."""
+    if quantisation.is_stated(read_config(spec.path)):
+        return 2 * footprint.measure(spec).parameters
+    return sum(file.stat().st_size for file in files.weight_files(spec.path))
 
 
 def text_config(module: Any) -> Any:

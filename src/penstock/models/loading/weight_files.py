@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+import re
+from typing import TYPE_CHECKING, Final
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.catalogue import quantisation
 from penstock.models.catalogue.model_folder import read_config
+from penstock.models.weights import files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
-_INDEX: Final = "model.safetensors.index.json"
+_SHARD: Final = re.compile(r"-\d+-of-(\d+)\.safetensors$")
 _ADAPTER: Final = "adapter_config.json"
 _GGUF: Final = (
     "GGUF is read by llama.cpp; serve the checkpoint that it was made of (as safetensors)"
@@ -21,10 +24,11 @@ _MERGE: Final = (
 )
 
 
-def check_weights(path: Path, *, low_bit: bool) -> None:
+def check_weights(path: Path, *, pickles: bool) -> None:
     """Make sure that a folder has a configuration and all its weights, as plain safetensors.
 
-    `low_bit`: bigdl-llm's `save_low_bit` wrote it, whose pickles hold tensors alone.
+    `pickles`: such are read too, their tensors alone: bigdl-llm's `save_low_bit` wrote them, or the
+    models file allows it.
 
     :raises ModelNotLoadable: with one line that names what is there instead.
     """
@@ -40,16 +44,19 @@ def check_weights(path: Path, *, low_bit: bool) -> None:
     if missing:
         raise ModelNotLoadable(
             f"{path}: {len(missing)} of the weights' files are missing: {missing[0]} "
-            f"(named in {_INDEX})"
+            f"(named in {files.INDEX})"
         )
-    if any(path.glob("*.safetensors")) or low_bit:
+    _require_one_checkpoint(path)
+    _require_known_quantisation(path)
+    if files.weight_files(path) or (pickles and files.pickles(path)):
         return
     if any(path.glob("*.gguf")):
         raise ModelNotLoadable(f"{path}: its weights are in GGUF: {_GGUF}")
     if any(path.glob("*.bin")) or any(path.glob("*.pt")):
         raise ModelNotLoadable(
             f"{path}: the weights are pickle files, which can run code as they load; "
-            f"convert them to safetensors (save_pretrained in Transformers writes them)"
+            f"convert them to safetensors (save_pretrained in Transformers writes them), or set "
+            f"allow_pickle = true for the model in the models file: their tensors are read, no code"
         )
     raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
 
@@ -81,16 +88,44 @@ def _refuse_pointers(path: Path) -> None:
 
 def _missing_shards(path: Path) -> list[str]:
     """Files that the index names and that are not there."""
-    named = read_config(path, _INDEX).get("weight_map")
-    if not isinstance(named, dict):
-        return []
-    files = {name for name in cast("dict[str, Any]", named).values() if isinstance(name, str)}
-    return sorted(name for name in files if not (path / name).is_file())
+    named = set(files.weight_map(path).values())
+    return sorted(name for name in named if not (path / name).is_file())
 
 
-def quantisation_of(config: dict[str, Any]) -> str:
-    """The method that a checkpoint says it was quantised by, with its own name for the format."""
-    stated: dict[str, Any] = config.get("quantization_config") or {}
-    method = str(stated.get("quant_method") or "")
-    detail = stated.get("quant_algo") or stated.get("format") or stated.get("bits")
-    return f"{method} ({detail})" if method and detail else method
+def _require_known_quantisation(path: Path) -> None:
+    """:raises ModelNotLoadable: the weights are quantised in a way that is not read here."""
+    try:
+        quantisation.of_folder(path)
+    except quantisation.UnknownQuantisation as reason:
+        raise ModelNotLoadable(
+            f"{path}: {reason}; serve the checkpoint that it was made of"
+        ) from reason
+
+
+def _require_one_checkpoint(path: Path) -> None:
+    """:raises ModelNotLoadable: the files are not those of one checkpoint, each whole."""
+    named, own = files.weight_map(path), files.weight_files(path)
+    held = {file.name: set(files.tensor_names(file)) for file in own}
+    if named:
+        for name, file in sorted(named.items()):
+            if held.get(file) and name not in held[file]:
+                raise ModelNotLoadable(
+                    f"{path}: {file} lacks {name}, which {files.INDEX} says is in it: "
+                    f"files of several checkpoints are mixed"
+                )
+        return
+    seen: dict[str, str] = {}
+    for file, names in held.items():
+        for name in names:
+            if name in seen:
+                raise ModelNotLoadable(
+                    f"{path}: {name} is in {seen[name]} and in {file}, and there is no "
+                    f"{files.INDEX} to choose by: files of several checkpoints are mixed"
+                )
+            seen[name] = file
+    counts = {int(found[1]) for file in held if (found := _SHARD.search(file))}
+    if len(counts) > 1 or (counts and len(held) < max(counts)):
+        raise ModelNotLoadable(
+            f"{path}: {len(held)} of {max(counts)} weights' files are there, "
+            f"and no {files.INDEX} that names them"
+        )

@@ -15,8 +15,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from penstock.models.catalogue.model_folder import read_config
+from penstock.models.weights import files
+from penstock.models.weights.checkpoint import Checkpoint
 from penstock.models.weights.converted import Converted, Converting
-from penstock.models.weights.matrices import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -75,10 +77,13 @@ def digest_of(path: Path, form: str) -> str:
     """A name for a folder's weights in a format.
 
     Of each file its name, size, time of change, and 64 pieces, of which the first holds the names
-    and shapes of a safetensors file. A file changed in place has another time; a copy that lost
+    and shapes of a safetensors file; and what the configuration says of a quantisation. A file changed in place has another time; a copy that lost
     its times is converted again, and no more.
     """
     digest = hashlib.blake2b(f"{VERSION} {form}".encode(), digest_size=16)
+    stated = read_config(path).get("quantization_config")
+    if stated:
+        digest.update(repr(stated).encode())
     for file in _files(path):
         state = file.stat()
         digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}".encode())
@@ -90,7 +95,7 @@ def digest_of(path: Path, form: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    return files.weight_files(path) or files.pickles(path)
 
 
 def converted(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.weights.matrices import Matrix, Packed, wrong_shape
+from penstock.models.weights.matrices import Kept, Matrix, Packed, wrong_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.weights.matrices import Checkpoint, Format
+    from penstock.models.weights.checkpoint import Checkpoint
+    from penstock.models.weights.matrices import Format
 
 _MARK = b"PENSTOCK-WEIGHTS-1"
 _TAIL_BYTES = 8 + len(_MARK)
@@ -43,6 +45,11 @@ class Converting:
     def parameters(self) -> int:
         """How many weights were asked for so far, shared ones once."""
         return self._checkpoint.parameters
+
+    @property
+    def kept(self) -> Kept:
+        """See `Weights.kept`."""
+        return self._checkpoint.kept
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds a tensor of this name."""
@@ -75,7 +82,8 @@ class Converting:
 
         :raises OSError: the disk is full, or fails.
         """
-        index = json.dumps({"parameters": self.parameters, "arrays": self._index}).encode()
+        told = {"parameters": self.parameters, "kept": asdict(self.kept), "arrays": self._index}
+        index = json.dumps(told).encode()
         self._file.write(index + len(index).to_bytes(8, "little") + _MARK)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -130,6 +138,8 @@ class Converted:
         index: dict[str, Any] = json.loads(self._map[max(0, end - size) : end])
         self.path = path
         self.parameters: int = index["parameters"]
+        kept: dict[str, Any] = index.get("kept") or asdict(Kept())
+        self.kept = Kept(kept["label"], tuple(kept["others"]), kept["error"])
         self._index: dict[str, dict[str, Any]] = index["arrays"]
         self._names = {key.partition(" ")[2] for key in self._index}
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.weights.published import floats
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from penstock.models.weights.matrices import Checkpoint, Format, Matrix
+    from penstock.models.weights.checkpoint import Checkpoint
+    from penstock.models.weights.matrices import Format, Matrix
 
 _MX_BLOCK: Final = 32
 """Weights of a row that share a power of two."""
-_MX_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_MX_BIAS: Final = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +70,10 @@ class ExpertTensor:
         """One expert's matrix in `form`, or as bigdl-llm's blocks where it holds those."""
         own = self.values[number]
         if self.scales is not None:
-            own = from_mxfp4(own, self.scales[number])
+            own = floats.mxfp4(own, self.scales[number])
         elif self.transposed:
             own = own.T.contiguous()
         return self.checkpoint.held(f"{self.name}.{number}", own, self.shape, form)
-
-
-def from_mxfp4(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """What MXFP4 stands for, (rows, columns) fp32.
-
-    `blocks` (rows, columns / 32, 16) have two weights of 4 bits a byte, the even column low;
-    `scales` (rows, columns / 32) are exponents of two, with 127 added.
-    """
-    table = torch.tensor((*_MX_VALUES, *(-value for value in _MX_VALUES)))
-    pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)
-    exponents = scales.to(torch.int32)[..., None] - _MX_BIAS
-    return torch.ldexp(table[pairs.long()], exponents).flatten(-2)
 
 
 def _check(path: Path, name: str, found: torch.Tensor, expected: tuple[int, ...]) -> None:

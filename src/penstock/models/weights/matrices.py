@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
 import torch
 
-from penstock.errors import ModelNotLoadable, first_line
-from penstock.models.catalogue.text_part import plain_names
+from penstock.errors import ModelNotLoadable
 from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
-Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4"]
+    from penstock.models.weights.checkpoint import Checkpoint
+    from penstock.models.weights.published.integers import Integers
+
+Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4", "stored"]
+"""`stored`: as the checkpoint was published, to the value, where that can be held."""
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4", "sym_int4")
 INT4_GROUPS = (128, 64, 32)
+_NIBBLE = 4
+_BYTE = 8
+_SIGN = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,11 @@ class Matrix:
     columns: int
     values: NDArray[Any]
     scales: NDArray[Any] | None = None
+
+    @property
+    def form(self) -> str:
+        """The format's name, as cards have it."""
+        return {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}.get(self.kind, self.kind)
 
     @property
     def nbytes(self) -> int:
@@ -59,12 +69,35 @@ def wrong_shape(
     return ModelNotLoadable(f"{path}: {name} is {found}, the configuration says {wanted}")
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a quantised checkpoint is held as: the published `label`, empty if it was not quantised.
+
+    `others` are the formats of matrices that are held as something else, `error` what that cost
+    all weights together, relative to their size; None: not measured.
+    """
+
+    label: str = ""
+    others: tuple[str, ...] = ()
+    error: float | None = None
+
+    @property
+    def form(self) -> str:
+        """The name for a card: what was published, and what some matrices became."""
+        return "+".join((self.label, *self.others))
+
+
 class Weights(Protocol):
     """Where a backend gets its weights: a checkpoint, or what was made of one."""
 
     @property
     def parameters(self) -> int:
         """How many weights were asked for so far, shared ones once."""
+        ...
+
+    @property
+    def kept(self) -> Kept:
+        """What became of published codes so far."""
         ...
 
     def has(self, name: str) -> bool:
@@ -89,113 +122,6 @@ class Weights(Protocol):
     def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
         """What `make` makes of the checkpoint, now or when it was converted."""
         ...
-
-
-class Checkpoint:
-    """The tensors of a folder by name, mapped from its files and read when asked for."""
-
-    def __init__(self, path: Path) -> None:
-        """:raises ModelNotLoadable: a file is damaged, or there is none."""
-        self.path = path
-        self._open = ExitStack()
-        self._tensors: dict[str, Any] = {}
-        self._sizes: dict[str, int] = {}
-        safetensors: Any = __import__("safetensors")
-        for file in sorted(path.glob("*.safetensors")):
-            try:
-                handle = self._open.enter_context(safetensors.safe_open(file, "pt"))
-                self._tensors.update(dict.fromkeys(handle.keys(), handle))
-            except Exception as error:
-                raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
-        if not self._tensors:
-            self._read_pickles(sorted(path.glob("pytorch_model*.bin")))
-        if not self._tensors:
-            raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
-        self._stored = plain_names(self._tensors)
-        self._tensors |= {name: self._tensors[own] for name, own in self._stored.items()}
-
-    def _read_pickles(self, files: Iterable[Path]) -> None:
-        """What older bigdl-llm's `save_low_bit` wrote. Only tensors are unpickled."""
-        for file in files:
-            try:
-                self._tensors.update(torch.load(file, mmap=True, weights_only=True))
-            except Exception as error:
-                raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
-
-    @property
-    def parameters(self) -> int:
-        """How many weights were asked for so far, shared ones once."""
-        return sum(self._sizes.values())
-
-    def has(self, name: str) -> bool:
-        """Whether the checkpoint holds a tensor of this name."""
-        return name in self._tensors
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """:raises ModelNotLoadable: there is no such tensor."""
-        found = self._tensors.get(name)
-        if found is None:
-            raise ModelNotLoadable(f"{self.path}: the checkpoint lacks {name}")
-        if isinstance(found, torch.Tensor):
-            return found
-        return found.get_tensor(self._stored.get(name, name))
-
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's weight or a bias."""
-        weight = self.tensor(name)
-        self._sizes[name] = weight.numel()
-        values: NDArray[np.float32] = weight.float().numpy()
-        self._require_numbers(name, values)
-        return values
-
-    def embeddings(self, name: str) -> Matrix:
-        """An embedding table, in the checkpoint's own type: only a few rows are read a step."""
-        table = self.tensor(name)
-        self._sizes[name] = table.numel()
-        return plain(table)
-
-    def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
-        """A linear layer's weight in `form`, or as bigdl-llm's blocks where it holds those.
-
-        :raises ModelNotLoadable: its shape is not `shape`, or its blocks are not sym_int4's.
-        """
-        return self.held(name, self.tensor(name), shape, form)
-
-    def held(self, name: str, weight: torch.Tensor, shape: tuple[int, int], form: Format) -> Matrix:
-        """As `matrix`, of a weight that was read already, or is a part of a tensor."""
-        rows, columns = shape
-        if weight.dtype == torch.uint8:
-            return self._from_blocks(name, weight, rows, columns)
-        if tuple(weight.shape) != shape:
-            raise wrong_shape(self.path, name, tuple(weight.shape), shape)
-        self._sizes[name] = rows * columns
-        held = _AS[form](weight)
-        if held.scales is not None:
-            self._require_numbers(name, held.scales)
-        return held
-
-    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
-        """What `make` makes of it. `key` names that for a file of converted weights."""
-        del key
-        return make(self)
-
-    def _require_numbers(self, name: str, values: NDArray[Any]) -> None:
-        """:raises ModelNotLoadable: the checkpoint is damaged, or too large for its format."""
-        if not np.isfinite(values).all():
-            raise ModelNotLoadable(
-                f"{self.path}: the weight {name} holds NaN or infinity: the checkpoint is damaged"
-            )
-
-    def _from_blocks(self, name: str, blocks: torch.Tensor, rows: int, columns: int) -> Matrix:
-        expected = rows * columns // q4_0.BLOCK * q4_0.BLOCK_BYTES
-        if blocks.numel() != expected or columns % q4_0.BLOCK:
-            raise ModelNotLoadable(
-                f"{self.path}: {name} holds {blocks.numel()} bytes, sym_int4 blocks of "
-                f"({rows}, {columns}) are {expected}; of low-bit folders only sym_int4 is read here"
-            )
-        self._sizes[name] = rows * columns
-        values, scales = q4_0.unpack(blocks.reshape(-1).numpy(), rows, columns)
-        return Matrix("i4", rows, columns, values, scales)
 
 
 def plain(weight: torch.Tensor) -> Matrix:
@@ -242,10 +168,37 @@ def int4(weight: torch.Tensor) -> Matrix:
     return Matrix("i4", rows, columns, values, scales)
 
 
-_AS: dict[Format, Callable[[torch.Tensor], Matrix]] = {
+_AS: dict[str, Callable[[torch.Tensor], Matrix]] = {
     "fp32": lambda weight: plain(weight.float()),
     "bf16": lambda weight: plain(weight.bfloat16()),
     "int8": int8,
     "int4": int4,
     "sym_int4": sym_int4,
 }
+
+
+def in_form(weight: torch.Tensor, form: Format) -> Matrix:
+    """A matrix of values in a format."""
+    return _AS[form](weight)
+
+
+def exact(weight: Integers) -> Matrix | None:
+    """Codes as they are, to the value; None if no kernel holds such."""
+    rows, columns = weight.shape
+    if not weight.is_symmetric or weight.order is not None:
+        return None
+    if weight.bits == _BYTE and weight.group == columns:
+        values = (weight.codes ^ _SIGN).view(torch.int8).numpy()
+        return Matrix("i8", rows, columns, values, weight.scales.float().contiguous().numpy())
+    group = next((size for size in INT4_GROUPS if weight.group % size == 0), None)
+    scales = weight.scales.half()
+    if (
+        weight.bits != _NIBBLE
+        or group is None
+        or not torch.equal(scales.float(), weight.scales.float())
+    ):
+        return None
+    pairs = weight.codes.view(rows, columns // 2, 2)
+    values = (pairs[..., 0] | (pairs[..., 1] << _NIBBLE)) ^ 0x88
+    scales = scales.repeat_interleave(weight.group // group, dim=1)
+    return Matrix("i4", rows, columns, values.numpy(), scales.numpy())

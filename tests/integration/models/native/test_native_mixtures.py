@@ -30,7 +30,7 @@ from penstock.models.catalogue import footprint
 from penstock.models.catalogue.resolve import resolve
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import conversion, matrices, q4_0
-from penstock.models.weights.experts import from_mxfp4
+from penstock.models.weights.published.floats import mxfp4 as from_mxfp4
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
 from tests.fixtures.models import write_model
@@ -327,7 +327,7 @@ def test_mxfp4_is_what_it_stands_for(folders: Any, tmp_path: Path) -> None:
     assert told[0] == told[1]
     assert abs(told[0] - found[0].weights_bytes) < 0.001 * told[0]
     config = json.loads((tmp_path / "packed" / "config.json").read_text())
-    for method, backend in (("mxfp4", "native"), ("fp8", None)):
+    for method, backend in (("mxfp4", "native"), ("fp8", "native"), ("hqq", None)):
         stated = {**config, "quantization_config": {"quant_method": method}}
         assert suitability.fastest(stated, "native", kv_cache="") == backend
 

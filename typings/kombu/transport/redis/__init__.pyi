@@ -1,6 +1,8 @@
 from typing import Any
 
-def get_redis_error_classes() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]: ...
+def get_redis_error_classes() -> tuple[
+    tuple[type[Exception], ...], tuple[type[Exception], ...]
+]: ...
 
 class Channel:
     connection: Any

@@ -61,7 +61,7 @@ def load(
         )
     recipe = recipes.read(spec.path)
     folder = recipe.transformer or spec.path
-    check_weights(folder or spec.path, low_bit=spec.low_bit_folder)
+    check_weights(folder or spec.path, pickles=spec.low_bit_folder or spec.allow_pickle)
     config = _config(spec, folder)
     dtype = transformers.choose_dtype(spec, config)
     progress(0.05, f"reading {folder} as {transformers.NAMES[dtype]}")

@@ -17,13 +17,14 @@ from penstock.models.backends.native.decoder import Decoder
 from penstock.models.backends.native.layout import Shape
 from penstock.models.backends.native.matrix import packed_version
 from penstock.models.backends.native.model import BLOCK_SIZE, NativeModel
+from penstock.models.catalogue import quantisation
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.devices import cpu_cores
 from penstock.models.loading import chatglm, checkpoint
 from penstock.models.loading.assembled import Assembled
 from penstock.models.weights import conversion
+from penstock.models.weights.checkpoint import Checkpoint
 from penstock.models.weights.converted import Converted
-from penstock.models.weights.matrices import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,23 +82,25 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     return Assembled(
         model=NativeModel(native, context_length),
         backend="native",
-        format=form,
+        format=weights.kept.form if form == "stored" else form,
         architecture=next(iter(config.architectures or []), model.family),
         parameters=weights.parameters,
         weights_bytes=held,
         running="native",
+        kept=weights.kept,
     )
 
 
 def format_of(spec: ModelSpec) -> Format:
-    """The spec's format; else INT8, which no model is known to suffer from.
+    """The spec's format; else as published, or INT8, which no model is known to suffer from.
 
     :raises ModelNotLoadable: the backend does not hold the format.
     """
     if spec.low_bit_folder and spec.format is None:
         return "sym_int4"
+    published = quantisation.is_stated(read_config(spec.path))
     for form in packing.FORMATS:
-        if form == (spec.format or "int8"):
+        if form == (spec.format or ("stored" if published else "int8")):
             return form
     raise ModelNotLoadable(
         f"{spec.path}: format {spec.format!r}: native holds {', '.join(packing.FORMATS)}"

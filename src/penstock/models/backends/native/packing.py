@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.architecture.description import Architecture, Attention, Dense, Norm
-    from penstock.models.weights.matrices import Checkpoint, Format, Matrix, Weights
+    from penstock.models.weights.checkpoint import Checkpoint
+    from penstock.models.weights.matrices import Format, Matrix, Weights
 
-FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8")
+FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8", "stored")
 _INT8_GROUP: Final = 128
 """Activations that share a scale where the weights' rows have one each."""
 
@@ -143,6 +144,8 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
             read[name] = checkpoint.matrix(f"{name}.weight", (rows, plan.columns), form)
     matrices = [read[part.rows.name] for part in plan.parts]
     kinds = [_kind(plan.key, matrix, checkpoint) for matrix in matrices]
+    if len(set(kinds)) != 1 and form == "stored":
+        return _pack(plan, checkpoint, "int8")
     if len(set(kinds)) != 1:
         raise ModelNotLoadable(
             f"{checkpoint.path}: {plan.key} is held in several formats; use backend 'openvino'"

@@ -21,8 +21,9 @@ from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
 from penstock.models.loading.assembled import Assembled
 from penstock.models.weights import conversion, q4_0
+from penstock.models.weights.checkpoint import Checkpoint
 from penstock.models.weights.converted import Converted
-from penstock.models.weights.matrices import FORMATS, Checkpoint, Format
+from penstock.models.weights.matrices import FORMATS, Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,7 @@ def load(
         parameters=weights.parameters,
         weights_bytes=builder.weights_bytes,
         running="openvino",
+        kept=weights.kept,
     )
 
 

@@ -23,7 +23,7 @@ from penstock.models.backends.tensor_parallel.part import Part
 from penstock.models.backends.tensor_parallel.team import Team
 from penstock.models.backends.transformers import model as dense
 from penstock.models.backends.transformers import rope
-from penstock.models.loading import checkpoint
+from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.probe import Probe
 
@@ -148,6 +148,7 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
         parameters=checkpoint.parameters(module),
         weights_bytes=adopted.nbytes,
         running="lean",
+        kept=published.noted(module),
     )
 
 

@@ -21,7 +21,7 @@ from penstock.models.backends.steps import BLOCK_SIZE, build_step
 from penstock.models.backends.transformers import rope
 from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
 from penstock.models.backends.transformers.grouped import GroupedModel, Replay
-from penstock.models.loading import checkpoint
+from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.probe import Probe
 from penstock.models.spec import FP8_FORMAT
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from penstock.models.backends.lean.model import LeanModel
     from penstock.models.loading.assembled import Progress
     from penstock.models.spec import ModelSpec
+    from penstock.models.weights.matrices import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -153,10 +154,12 @@ def assemble(
     parameters: int,
     tolerance: float,
     progress: Progress,
+    kept: Kept | None = None,
 ) -> Assembled:
     """Put a module on its device and find the way to run it that gives its own logits.
 
-    `tolerance` is the relative error of logits that counts as equal.
+    `tolerance` is the relative error of logits that counts as equal; `kept` is what became of
+    published codes, if that is not what the module notes.
 
     :raises ModelNotLoadable: it is not causal, or no way gives its own logits.
     """
@@ -187,6 +190,7 @@ def assemble(
         weights_bytes=checkpoint.weights_bytes(module),
         running=running,
         batching="grouped" if grouped else "continuous",
+        kept=published.noted(module) if kept is None else kept,
     )
 
 

@@ -19,12 +19,12 @@ from penstock.models.backends.lean.products.linear import Int4, from_blocks
 from penstock.models.backends.lean.products.weight_formats import FP8, SYM_INT4, holding_of
 from penstock.models.backends.lean.shape import NotLean
 from penstock.models.backends.transformers import rope
-from penstock.models.loading import checkpoint
+from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.libraries import transformers
 from penstock.models.loading.probe import Probe
 from penstock.models.spec import DEFAULT_LOW_BIT
-from penstock.models.weights.matrices import Checkpoint
+from penstock.models.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +73,7 @@ def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
         parameters=checkpoint.parameters(module),
         weights_bytes=model.weights.nbytes,
         running="lean",
+        kept=published.noted(module),
     )
 
 

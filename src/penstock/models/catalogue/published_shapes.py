@@ -1,0 +1,78 @@
+"""The sizes of published matrices, from the sizes of the tensors that stand for them. No torch here."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Sizes = tuple[int, ...]
+
+BESIDE: Final = re.compile(
+    r"\.(?:qzeros|scales|g_idx|weight_scale|weight_shape|weight_zero_point|weight_g_idx"
+    r"|weight_scale_inv|SCB|weight_format|(?:input|output|q|k|v)_scale"
+    r"|(?:input|output)_zero_point|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map"
+    r"|quant_state\..*))$|_scale_inv$"
+)
+"""Names of tensors that only say something of a matrix."""
+CODES: Final = (".qweight", ".weight_packed")
+"""Ends of the names of codes; the matrix itself would be `.weight`."""
+BLOCKS: Final = "_blocks"
+_WORD_BITS: Final = 32
+_AWQ_CODES: Final = 8
+
+
+def is_beside(name: str, names: Mapping[str, object] | set[str]) -> bool:
+    """Whether a tensor only says something of a matrix of codes."""
+    if BESIDE.search(name):
+        return True
+    return name.endswith("_scales") and f"{name.removesuffix('_scales')}{BLOCKS}" in names
+
+
+def dense(name: str, shapes: Mapping[str, Sizes]) -> tuple[str, Sizes] | None:
+    """The name and sizes of the matrix that codes stand for.
+
+    No sizes for what belongs to another tensor; None for a tensor that is no code.
+    """
+    if is_beside(name, shapes):
+        return name, ()
+    shape = shapes[name]
+    if name.endswith(".qweight"):
+        stem = name.removesuffix(".qweight")
+        return f"{stem}.weight", _of_words(shape, shapes.get(f"{stem}.qzeros", ()))
+    if name.endswith(".weight_packed"):
+        stem = name.removesuffix(".weight_packed")
+        return f"{stem}.weight", _of_groups(shape, shapes.get(f"{stem}.weight_scale", ()))
+    if name.endswith(BLOCKS) and f"{name.removesuffix(BLOCKS)}_scales" in shapes:
+        return name.removesuffix(BLOCKS), (*shape[:-2], shape[-2] * shape[-1] * 2)
+    if f"{name}.absmax" in shapes:
+        return name, (2 * shape[0], 1)
+    return (name, shape) if _has_scales(name, shapes) else None
+
+
+def _has_scales(name: str, shapes: Mapping[str, Sizes]) -> bool:
+    ends = ("_scale_inv", "_scale")
+    stem = name.removesuffix(".weight")
+    return any(name + end in shapes for end in ends) or f"{stem}.SCB" in shapes
+
+
+def _of_words(words: Sizes, zeros: Sizes) -> Sizes:
+    """GPTQ's words lie along the inputs, AWQ's along the outputs, as its zeros do."""
+    inputs, outputs = words
+    if len(zeros) == 2 and zeros[1] == outputs:  # noqa: PLR2004
+        return outputs * _AWQ_CODES, inputs
+    bits = _WORD_BITS * zeros[1] // outputs if len(zeros) == 2 and outputs else 4  # noqa: PLR2004
+    return outputs, inputs * _WORD_BITS // max(bits, 1)
+
+
+def _of_groups(words: Sizes, scales: Sizes) -> Sizes:
+    """As many columns as their groups allow: codes of 4 bit unless groups would be too long."""
+    rows, count = words
+    groups = scales[1] if len(scales) == 2 else 1  # noqa: PLR2004
+    eight = count * _WORD_BITS // 8
+    usual = {16, 32, 64, 128, 256}
+    if groups > 1 and eight // groups in usual and eight * 2 // groups not in usual:
+        return rows, eight
+    return rows, 2 * eight

@@ -1,0 +1,188 @@
+"""A checkpoint's tensors by name, whatever it was published as."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from penstock.errors import ModelNotLoadable, first_line
+from penstock.models.catalogue import quantisation
+from penstock.models.catalogue.text_part import plain_names
+from penstock.models.weights import files, matrices, q4_0
+from penstock.models.weights.loss import Loss
+from penstock.models.weights.matrices import Kept, Matrix, wrong_shape
+from penstock.models.weights.published.integers import Integers, NotReadable
+from penstock.models.weights.published.reading import Published
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from penstock.models.weights.matrices import Format, Packed
+
+
+class Checkpoint:
+    """The tensors of a folder by name, mapped from its files and read when asked for.
+
+    A matrix that was published quantised has the name that it would have if it were not
+    (`....weight`), and is read as the float32 values that its codes stand for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """:raises ModelNotLoadable: a file is damaged, or there is none, or its layout is unknown."""
+        self.path = path
+        self.loss = Loss()
+        self._open = ExitStack()
+        self._tensors: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        safetensors: Any = __import__("safetensors")
+        for file in files.weight_files(path):
+            try:
+                handle = self._open.enter_context(safetensors.safe_open(file, "pt"))
+                self._tensors.update(dict.fromkeys(handle.keys(), handle))
+            except Exception as error:
+                raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
+        if not self._tensors:
+            self._read_pickles(files.pickles(path))
+        if not self._tensors:
+            raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
+        self._stored = plain_names(self._tensors)
+        self._tensors |= {name: self._tensors[own] for name, own in self._stored.items()}
+        try:
+            self.quantisation = quantisation.of_folder(path)
+        except quantisation.UnknownQuantisation as reason:
+            raise ModelNotLoadable(f"{path}: {reason}") from reason
+        self._published = self.quantisation and Published(
+            self.quantisation, self._tensors, self._own
+        )
+        self.matrices = self._published.matrices if self._published else set[str]()
+
+    def _read_pickles(self, found: Iterable[Path]) -> None:
+        """What older bigdl-llm's `save_low_bit` wrote, or was asked for. Only tensors are unpickled."""
+        for file in found:
+            try:
+                self._tensors.update(torch.load(file, mmap=True, weights_only=True))
+            except Exception as error:
+                raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
+
+    @property
+    def parameters(self) -> int:
+        """How many weights were asked for so far, shared ones once."""
+        return sum(self._sizes.values())
+
+    @property
+    def kept(self) -> Kept:
+        """See `Weights.kept`."""
+        if self.quantisation is None:
+            return Kept()
+        return Kept(self.quantisation.label, tuple(sorted(self.loss.forms)), self.loss.relative)
+
+    def names(self) -> set[str]:
+        """Names of all tensors as they are called where nothing is quantised."""
+        if self._published is None:
+            return set(self._tensors)
+        return self.matrices | self._published.rest
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds a tensor of this name."""
+        return name in self._tensors or name in self.matrices
+
+    def _own(self, name: str) -> torch.Tensor:
+        found = self._tensors.get(name)
+        if found is None:
+            raise ModelNotLoadable(f"{self.path}: the checkpoint lacks {name}")
+        if isinstance(found, torch.Tensor):
+            return found
+        return found.get_tensor(self._stored.get(name, name))
+
+    def stored(self, name: str) -> Integers | torch.Tensor:
+        """A tensor as it was published: codes with what they mean, or values.
+
+        :raises ModelNotLoadable: there is no such tensor, or it cannot be read.
+        """
+        if self._published is None or name not in self.matrices:
+            return self._own(name)
+        try:
+            return self._published.read(name)
+        except NotReadable as reason:
+            raise ModelNotLoadable(f"{self.path}: {reason}") from reason
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Its values. :raises ModelNotLoadable: there is no such tensor, or it cannot be read."""
+        found = self.stored(name)
+        return found.values() if isinstance(found, Integers) else found
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A norm's weight or a bias."""
+        weight = self.tensor(name)
+        self._sizes[name] = weight.numel()
+        values: NDArray[np.float32] = weight.float().numpy()
+        self._require_numbers(name, values)
+        return values
+
+    def embeddings(self, name: str) -> Matrix:
+        """An embedding table, in the checkpoint's own type: only a few rows are read a step."""
+        table = self.tensor(name)
+        self._sizes[name] = table.numel()
+        return matrices.plain(table)
+
+    def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
+        """A linear layer's weight in `form`, or as bigdl-llm's blocks where it holds those.
+
+        :raises ModelNotLoadable: its shape is not `shape`, or its blocks are not sym_int4's.
+        """
+        return self.held(name, self.stored(name), shape, form)
+
+    def held(
+        self, name: str, weight: torch.Tensor | Integers, shape: tuple[int, int], form: Format
+    ) -> Matrix:
+        """As `matrix`, of a weight that was read already, or is a part of a tensor."""
+        rows, columns = shape
+        if isinstance(weight, torch.Tensor) and weight.dtype == torch.uint8:
+            return self._from_blocks(name, weight, rows, columns)
+        if tuple(weight.shape) != shape:
+            raise wrong_shape(self.path, name, tuple(weight.shape), shape)
+        self._sizes[name] = rows * columns
+        made = self._exact(weight) if form == "stored" else None
+        if made is None:
+            values = weight.values() if isinstance(weight, Integers) else weight
+            made = matrices.in_form(values, "int8" if form == "stored" else form)
+            if self.quantisation is not None:
+                self.loss.add(values, made)
+        else:
+            self.loss.add_exact(weight.values() if isinstance(weight, Integers) else weight)
+        if made.scales is not None:
+            self._require_numbers(name, made.scales)
+        return made
+
+    @staticmethod
+    def _exact(weight: torch.Tensor | Integers) -> Matrix | None:
+        return matrices.exact(weight) if isinstance(weight, Integers) else None
+
+    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
+        """What `make` makes of it. `key` names that for a file of converted weights."""
+        del key
+        return make(self)
+
+    def _require_numbers(self, name: str, values: NDArray[Any]) -> None:
+        """:raises ModelNotLoadable: the checkpoint is damaged, or too large for its format."""
+        if not np.isfinite(values).all():
+            raise ModelNotLoadable(
+                f"{self.path}: the weight {name} holds NaN or infinity: the checkpoint is damaged"
+            )
+
+    def _from_blocks(self, name: str, blocks: torch.Tensor, rows: int, columns: int) -> Matrix:
+        expected = rows * columns // q4_0.BLOCK * q4_0.BLOCK_BYTES
+        if blocks.numel() != expected or columns % q4_0.BLOCK:
+            raise ModelNotLoadable(
+                f"{self.path}: {name} holds {blocks.numel()} bytes, sym_int4 blocks of "
+                f"({rows}, {columns}) are {expected}; of low-bit folders only sym_int4 is read here"
+            )
+        self._sizes[name] = rows * columns
+        values, scales = q4_0.unpack(blocks.reshape(-1).numpy(), rows, columns)
+        return Matrix("i4", rows, columns, values, scales)
