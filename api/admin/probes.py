@@ -87,5 +87,5 @@ async def _depths(services: Services, queues: list[str]) -> dict[str, QueueDepth
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             return await Overview(services.redis).depths(queues)
-    except (TimeoutError, RedisError, OSError, RuntimeError):
+    except (TimeoutError, RedisError, OSError, RuntimeError, StoreUnavailable):
         return {}

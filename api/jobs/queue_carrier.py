@@ -19,6 +19,8 @@ import msgspec
 
 from api.http.resumption import KEY_HEADER
 from penstock.errors import InvalidParameter, PenstockError, QueueFull
+from penstock.transport import keys
+from penstock.transport.store import contents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -118,9 +120,7 @@ class QueuePlacement:
     async def _submit_all(self) -> None:
         queue = self._carrier.queue
         if self._resumption:
-            self.jobs = tuple(
-                [msgspec.structs.replace(job, queue=await queue.place(job)) for job in self.jobs]
-            )
+            self.jobs = tuple([await self._placed(job) for job in self.jobs])
             for job in self.jobs:
                 if not await queue.submit(job):
                     await self._take_up(job)
@@ -130,6 +130,18 @@ class QueuePlacement:
             accepted.append(await self._spill(job))
             # Accepted jobs must be known at once: the client may go before the next one is.
             self.jobs = (*accepted, *self.jobs[len(accepted) :])
+
+    async def _placed(self, job: Job) -> Job:
+        """Return a job with the queue that an earlier request with its key has chosen.
+
+        :raises StoreUnavailable: there is no such queue: somebody else has written its name.
+        """
+        queue = await self._carrier.queue.place(job)
+        if queue == job.queue:
+            return job
+        if all(queue != served.card.queue for served in self._carrier.registry.known()):
+            raise contents.foreign(keys.locate(job.id), ValueError(f"there is no queue {queue!r}"))
+        return msgspec.structs.replace(job, queue=queue)
 
     async def _spill(self, job: Job) -> Job:
         """Submit a job to its queue or, if that is full, to another one of the same model.

@@ -16,6 +16,7 @@ from kombu.transport.redis import (
     get_redis_error_classes,
 )
 
+from penstock.transport.store.clients import CheckedRedis
 from workers.delivery.messages import ForeignMessage, accepted, dropped, is_doorbell
 
 logger = get_logger(__name__)
@@ -102,12 +103,18 @@ class SteadyChannel(Channel):
             dropped.note(repr(error))
         return True
 
+    def _get_client(self) -> Any:
+        """Return the class of Celery's clients: one that checks replies, as our own do."""
+        super()._get_client()  # it looks at redis-py's version
+        return CheckedRedis
+
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:
             raise redis.ConnectionError("the connection to the broker is closed")
         parameters: dict[str, Any] = super()._connparams(asynchronous)
-        # As in `penstock.transport.store.connection`: an answer to it may be taken for a ping's.
-        return {**parameters, "driver_info": None}
+        # As in `penstock.transport.store.connection`: an answer to it may be taken for a ping's, and
+        # shapes of replies are those of RESP2.
+        return {**parameters, "driver_info": None, "protocol": 2}
 
 
 class SteadySentinelChannel(SteadyChannel, SentinelChannel):

@@ -141,13 +141,13 @@ class PromptConsumer(Consumer):
             settles.cancel()
 
     def _wait(self, error: Exception) -> None:
-        """Wait after an error reply; after a lost connection, connecting again waits itself.
+        """Wait after an error reply or none; after a lost connection, connecting again waits itself.
 
         Jobs are looked for meanwhile: their scripts may pass where Celery's commands do not.
         """
         self._settle_no_more()
         self._outage.begin()
-        if not isinstance(error, redis.ResponseError):
+        if not isinstance(error, redis.ResponseError | redis.InvalidResponse):
             return
         pool: Any = self.pool
         pool.look()

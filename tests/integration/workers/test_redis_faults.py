@@ -6,6 +6,8 @@ It waits for the end of errors, as for a Redis that is away, and goes on; foreig
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 import threading
 import time
@@ -18,9 +20,10 @@ from pydantic import RedisDsn
 
 from penstock.settings import Settings
 from penstock.transport.store.connection import connect_async
-from tests.fixtures.jobs import wait_until
+from tests.fixtures.jobs import wait_until, wait_until_async
 from tests.fixtures.processes import Processes, Running
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.reply_proxy import KINDS, ReplyProxy
 from tests.fixtures.submitting import Submitter
 
 if TYPE_CHECKING:
@@ -33,15 +36,19 @@ pytestmark = pytest.mark.busy(
 )
 
 QUEUE = "tiny-llama-cpu"
+FAULTS_A_KIND = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "3"))
 FAULT_S = 1.2
 """Longer than Celery waits on a queue, so that its commands meet the fault."""
 
 
 class Scene:
-    """A worker on a Redis of its own."""
+    """A worker on a Redis of its own, which it reaches through a proxy."""
 
-    def __init__(self, server: RedisServer, processes: Processes, worker: Running) -> None:
+    def __init__(
+        self, server: RedisServer, proxy: ReplyProxy, processes: Processes, worker: Running
+    ) -> None:
         self.server = server
+        self.proxy = proxy
         self.processes = processes
         self.worker = worker
         self.settings = Settings(redis_url=RedisDsn(server.url), redis_patience_s=20.0)
@@ -52,12 +59,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterato
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     processes = Processes(tmp_path_factory.mktemp("logs"))
     server.start()
+    proxy = ReplyProxy(server.port)
+    proxy.start()
+    url = f"redis://127.0.0.1:{proxy.port}/0"
     try:
-        worker = processes.start_worker(QUEUE, server.url, models_dir, options=("-c", "4"))
-        yield Scene(server, processes, worker)
+        worker = processes.start_worker(QUEUE, url, models_dir, options=("-c", "4"))
+        yield Scene(server, proxy, processes, worker)
     finally:
         processes.print_logs()
         processes.kill_all()
+        proxy.stop()
         server.kill()
 
 
@@ -141,6 +152,30 @@ async def test_an_error_reply_is_an_outage(scene: Scene, fault: str):
     assert scene.worker.exit_code() is None
     assert noted_outages(scene.worker) > noted
     assert lines(scene.worker, "broker lost") <= outages + 2, "a line for each outage"
+    assert "Traceback" not in scene.worker.output()
+
+
+async def test_replies_of_every_kind_lose_nothing(scene: Scene):
+    """Claims, renewals, events, bells: a reply of any of them is something else, or never comes."""
+    chance = random.Random(3)
+    faults = [(kind, chance.randrange(12)) for kind in KINDS for _ in range(FAULTS_A_KIND)]
+    chance.shuffle(faults)
+    async with connect_async(scene.settings) as client:
+        submitter = Submitter(client, scene.settings)
+        undisturbed = await submitter.ask(QUEUE, max_tokens=40)
+        jobs: list[str] = []
+        for kind, after in faults:
+            before = scene.proxy.replaced
+            jobs.append(await submitter.submit(QUEUE, max_tokens=40))
+            with scene.proxy.faulty(kind, after):
+                await wait_until_async(lambda before=before: scene.proxy.replaced > before, 30.0)
+        for job_id in jobs:
+            answer = await submitter.answer(QUEUE, job_id)
+            answer.check_whole()
+            assert answer.text == undisturbed.text
+    await_the_end(scene.worker)
+    assert scene.worker.exit_code() is None
+    assert "was answered with something else" in scene.worker.output()
     assert "Traceback" not in scene.worker.output()
 
 

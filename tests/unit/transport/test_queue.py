@@ -47,9 +47,9 @@ def test_retry_after(over: int, rate: float, seconds: float) -> None:
 def test_every_script_begins_with_the_prelude_and_no_other_is_there() -> None:
     folder = Path(scripting.__file__).parent / "scripts"
     # `limit` is of the keys' limits, not of a queue: it stands alone.
-    assert {path.stem for path in folder.glob("*.lua")} == {*scripting.NAMES, "common", "limit"}
+    assert {path.stem for path in folder.glob("*.lua")} == {*scripting.REPLIES, "common", "limit"}
     prelude = (folder / "common.lua").read_text()
-    for name in scripting.NAMES:
+    for name in scripting.REPLIES:
         assert scripting._SOURCES[name] == prelude + (folder / f"{name}.lua").read_text()
 
 

@@ -16,6 +16,7 @@ import msgspec
 from penstock.clock import clock
 from penstock.errors import StoreUnavailable
 from penstock.transport import keys
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently, patiently_async
 
 if TYPE_CHECKING:
@@ -118,7 +119,10 @@ class KeyDesk:
 
     def _stored(self) -> dict[str, KeyCard]:
         stored = patiently(lambda: self._redis.hgetall(keys.API_KEYS), self._patience_s)
-        return {field.decode(): _decoder.decode(card) for field, card in stored.items()}
+        return {
+            contents.text(field, keys.API_KEYS): contents.decode(_decoder, card, keys.API_KEYS)
+            for field, card in stored.items()
+        }
 
 
 class Keyring:
@@ -155,7 +159,7 @@ class Keyring:
             if usable:
                 return card
             raise
-        card = None if stored is None else _decoder.decode(stored)
+        card = None if stored is None else contents.decode(_decoder, stored, keys.API_KEYS)
         if len(self._cached) >= MOST_CACHED:
             self._cached.clear()
         self._cached[field] = (time.monotonic(), card)
@@ -167,7 +171,10 @@ class Keyring:
         :raises StoreUnavailable:
         """
         stored = await self._ask("names", lambda: self._redis.hgetall(keys.API_KEYS), wait=True)
-        return {card.id: card.name for card in map(_decoder.decode, stored.values())}
+        cards = contents.readable(
+            _decoder, ((keys.API_KEYS, encoded) for encoded in stored.values())
+        )
+        return {card.id: card.name for card in cards if card is not None}
 
     async def is_used(self) -> bool:
         """Return whether any key has ever existed; from then on this process requires one.

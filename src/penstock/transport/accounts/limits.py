@@ -9,6 +9,7 @@ import msgspec
 
 from penstock.transport import keys
 from penstock.transport.store.connection import patiently_async
+from penstock.transport.store.shapes import declare, integer, row
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -47,7 +48,9 @@ class Limits:
 
     def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
         folder = resources.files("penstock.transport.store") / "scripts"
-        source = (folder / "limit.lua").read_text(encoding="utf-8")
+        source = declare(
+            (folder / "limit.lua").read_text(encoding="utf-8"), row(integer, integer, integer)
+        )
         self._script = cast("Any", redis).register_script(source)
         self._patience_s = settings.redis_patience_s
 

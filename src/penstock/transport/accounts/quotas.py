@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from penstock.transport import keys
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently, patiently_async
 
 if TYPE_CHECKING:
@@ -85,7 +86,10 @@ def used(redis: redis.Redis, card: KeyCard, patience_s: float) -> dict[str, int]
         return {}
     client = cast("Any", redis)
     values = patiently(lambda: client.mget([name for _, name in names]), patience_s)
-    return {period: int(value or 0) for (period, _), value in zip(names, values, strict=True)}
+    return {
+        period: contents.whole_number(value, name)
+        for (period, name), value in zip(names, values, strict=True)
+    }
 
 
 def _names(card: KeyCard) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,9 @@ from redis.exceptions import RedisError
 
 from penstock.clock import clock
 from penstock.transport import keys
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently
+from penstock.transport.store.shapes import declare, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,8 @@ MOST_PENDING: Final = 10_000
 DAY_S: Final = 86_400
 
 
-WRITE: Final = """
+WRITE: Final = declare(
+    """
 local first, last = tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or 0)
 for i = 5, #ARGV do
   if first + i - 5 > last then
@@ -41,7 +44,9 @@ for i = 5, #ARGV do
 end
 redis.call('SET', KEYS[2], math.max(last, first + #ARGV - 5), 'EX', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-"""
+""",
+    nothing,
+)
 """Appends numbered rows. The second key holds the number of the process's last row."""
 
 
@@ -153,7 +158,8 @@ def read(redis: redis.Redis, since_ms: int, patience_s: float) -> Iterator[Usage
     while True:
         first = start
         page = patiently(lambda: client.xrange(keys.USAGE, min=first, count=PAGE), patience_s)  # noqa: B023  called at once
-        yield from (_decoder.decode(fields[b"r"]) for _, fields in page)
+        for _, fields in page:
+            yield contents.decode(_decoder, fields.get(b"r", b""), keys.USAGE)
         if len(page) < PAGE:
             return
         start = "(" + page[-1][0].decode()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from penstock.transport import keys
+from penstock.transport.store import contents
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -72,9 +73,12 @@ class PeerBook:
         return bool((await pipeline.execute())[0])
 
     async def get(self, url: str) -> PeerCard | None:
-        """Return a worker's card, or None if it is not listed."""
+        """Return a worker's card, or None if it is not listed.
+
+        :raises StoreUnavailable: it cannot be read.
+        """
         stored = await self._redis.get(key_of(url))
-        return None if stored is None else _decoder.decode(stored)
+        return None if stored is None else contents.decode(_decoder, stored, key_of(url))
 
     async def drop(self, url: str) -> None:
         """Delete a worker; its next heartbeat reports that, and it registers again."""
@@ -84,12 +88,14 @@ class PeerBook:
         await pipeline.execute()
 
     async def cards(self) -> tuple[PeerCard, ...]:
-        """Return every worker's card, ordered by URL."""
-        urls = sorted(url.decode() for url in await self._redis.smembers(keys.PEERS))
-        if not urls:
+        """Return every worker's card that can be read, ordered by URL."""
+        members = await self._redis.smembers(keys.PEERS)
+        if not members:
             return ()
-        stored = await self._redis.mget([key_of(url) for url in urls])
-        return tuple(_decoder.decode(card) for card in stored if card is not None)
+        urls = sorted(url.decode(errors="replace") for url in members)
+        card_keys = [key_of(url) for url in urls]
+        stored = zip(card_keys, await self._redis.mget(card_keys), strict=True)
+        return tuple(card for card in contents.readable(_decoder, stored) if card is not None)
 
     async def may_probe(self, process: str) -> bool:
         """Return whether this process is the one that probes the workers for the next seconds."""

@@ -11,6 +11,7 @@ from penstock.transport import keys
 from penstock.transport.fleet.announcer import DRAIN_LIFE_S
 from penstock.transport.fleet.history import percentile
 from penstock.transport.jobs.records import QueueDepth
+from penstock.transport.store import contents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ class Overview:
         (seconds, microseconds), *answers = await pipeline.execute()
         now_s = seconds + microseconds / 1e6
         job_ids = [
-            (queue, job_id.decode())
+            (queue, job_id.decode(errors="replace"))
             for queue, running, waiting in zip(queues, answers[::2], answers[1::2], strict=True)
             for job_id in (*running, *waiting)
         ]
@@ -100,7 +101,7 @@ class Overview:
         return {
             queue: QueueDepth(
                 waiting_jobs=waiting,
-                waiting_tokens=int(tokens or 0),
+                waiting_tokens=contents.whole_number(tokens, keys.counters(queue)),
                 running=running,
                 oldest_age_s=max(now_s - oldest[0][1] / 1000, 0.0) if oldest else 0.0,
             )
@@ -155,28 +156,44 @@ class Overview:
         pipeline = self._redis.pipeline(transaction=False)
         for minute in range(now - minutes + 1, now + 1):
             pipeline.hgetall(keys.history(minute))
-        return int(seconds), [_minute(fields) for fields in await pipeline.execute()]
+        rows = await pipeline.execute()
+        return int(seconds), [
+            _minute(fields, keys.history(minute))
+            for minute, fields in zip(range(now - minutes + 1, now + 1), rows, strict=True)
+        ]
 
 
 def _open_job(queue: str, job_id: str, row: Sequence[bytes | None], now_s: float) -> OpenJob:
+    key = keys.job(queue, job_id)
     state, tenant, created, tokens, priority, cost, worker, lost = (
-        (value or b"").decode() for value in row
+        contents.text(value or b"", key) for value in row
     )
     return OpenJob(
         id=job_id,
         queue=queue,
         status=state,
         tenant=tenant,
-        age_s=max(now_s - int(created or 0) / 1000, 0.0),
-        tokens=int(tokens or 0),
-        priority=int(priority or 0),
-        cost_tokens=int(cost or 0),
+        age_s=max(now_s - contents.whole_number(created, key) / 1000, 0.0),
+        tokens=contents.whole_number(tokens, key),
+        priority=contents.whole_number(priority, key),
+        cost_tokens=contents.whole_number(cost, key),
         worker=worker,
-        lost=int(lost or 0),
+        lost=contents.whole_number(lost, key),
     )
 
 
-def _minute(fields: Mapping[bytes, bytes]) -> dict[str, QueueMinute]:
+def _minute(fields: Mapping[bytes, bytes], key: str) -> dict[str, QueueMinute]:
+    """Return a minute's figures, by queue.
+
+    :raises StoreUnavailable: its key holds something else.
+    """
+    try:
+        return _figures(fields)
+    except ValueError as error:
+        raise contents.foreign(key, error) from error
+
+
+def _figures(fields: Mapping[bytes, bytes]) -> dict[str, QueueMinute]:
     amounts: dict[str, Counter[str]] = {}
     latencies: dict[tuple[str, str], Counter[int]] = {}
     for raw, count in fields.items():

@@ -18,6 +18,7 @@ from penstock.transport.fleet.announcer import MODEL_LIFE_S, Announcer
 from penstock.transport.fleet.served import Served, by_name, by_queue, serve
 from penstock.transport.fleet.standby import plain_card
 from penstock.transport.fleet.store_age import StoreAge
+from penstock.transport.store import contents
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -117,14 +118,12 @@ class Registry:
         *answers, mark = await pipeline.execute(raise_on_error=False)
         (seconds, microseconds), worker_ids, models = _without_errors(answers)
         clock.hear((seconds, microseconds), asked_s)
-        seen_ms = {queue.decode(): last_ms for queue, last_ms in models}
+        seen_ms = {queue.decode(errors="replace"): last_ms for queue, last_ms in models}
         seen_ms = dict.fromkeys(self._standby, 0.0) | seen_ms
         queues = list(seen_ms)
         pipeline = self._redis.pipeline(transaction=False)
-        # MGET takes no empty list; no worker has an empty name.
-        pipeline.mget(
-            [keys.worker(worker_id.decode()) for worker_id in worker_ids] or [keys.worker("")]
-        )
+        worker_keys = [keys.worker(worker_id.decode(errors="replace")) for worker_id in worker_ids]
+        pipeline.mget(worker_keys or [keys.worker("")])  # no empty list; no worker has this name
         pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
         for queue in queues:
             pipeline.zcard(keys.arrivals(queue))
@@ -136,7 +135,8 @@ class Registry:
         waits = [
             _waiting(queue, answer) for queue, answer in zip(queues, answers[2:], strict=False)
         ]
-        workers = tuple(_worker_decoder.decode(card) for card in cards if card is not None)
+        read = contents.readable(_worker_decoder, zip(worker_keys, cards, strict=False))
+        workers = tuple(card for card in read if card is not None)
         working = by_queue(worker for worker in workers if not worker.draining)
         served = tuple(
             serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
@@ -159,7 +159,7 @@ class Registry:
     def _card(self, queue: str, encoded: bytes | None) -> ModelCard | None:
         if encoded is None:
             return plain_card(queue) if queue in self._standby else None
-        return _model_decoder.decode(encoded)
+        return contents.readable(_model_decoder, [(keys.model(queue), encoded)])[0]
 
     def _fresh_view(self) -> View | None:
         view = self._view

@@ -28,11 +28,12 @@ from penstock.transport.jobs.records import (
     Row,
 )
 from penstock.transport.jobs.worker_queue import WorkerQueue
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently_async
 from penstock.transport.store.scripting import AsyncScripts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     import redis.asyncio
 
@@ -78,6 +79,28 @@ def _retry_after_s(jobs_over: int, finishes_per_s: float) -> float:
     if finishes_per_s <= 0:
         return RETRY_AFTER_UNKNOWN_S
     return float(min(max(math.ceil(jobs_over / finishes_per_s), 1), RETRY_AFTER_MOST_S))
+
+
+def _state(queue: str, job_id: str, fields: Sequence[Any]) -> JobState:
+    """Return a job's state of the fields `_STATE_FIELDS`."""
+    status, epoch, next_index, lost, cancel, reply, worker, created, deadline, tenant, digest = (
+        fields
+    )
+    return JobState(
+        job_id=job_id,
+        queue=queue,
+        status=JobStatus(status.decode()),
+        epoch=int(epoch),
+        next_index=int(next_index),
+        lost=int(lost),
+        cancel_requested=cancel == b"1",
+        reply=reply.decode(),
+        worker=worker.decode(),
+        created_ms=int(created),
+        deadline_ms=int(deadline),
+        tenant=tenant.decode(),
+        digest=digest.decode(),
+    )
 
 
 class JobQueue:
@@ -152,7 +175,7 @@ class JobQueue:
         life_ms = await self._life_ms(job)
         await self._patiently(lambda: self._redis.set(key, job.queue, nx=True, px=life_ms))
         queue = await self._patiently(lambda: self._redis.get(key))
-        return job.queue if queue is None else queue.decode()
+        return job.queue if queue is None else contents.text(queue, key)
 
     async def _life_ms(self, job: Job) -> int:
         """Return for how many ms a job can be found: until its deadline plus the journal's time."""
@@ -167,7 +190,7 @@ class JobQueue:
         queue = await self._patiently(lambda: self._redis.get(keys.locate(job_id)))
         if queue is None:
             raise UnknownJob(f"no such job: {job_id}")
-        return queue.decode()
+        return contents.text(queue, keys.locate(job_id))
 
     async def cancel(self, job_id: str) -> str:
         """Cancel a job; return "cancelled" (it waited), "requested" (it runs) or its last status.
@@ -178,7 +201,7 @@ class JobQueue:
         answer = await self._patiently(lambda: self._scripts.run("cancel", queue, job_id))
         if answer is None:
             raise UnknownJob(f"no such job: {job_id}")
-        return answer.decode()
+        return contents.text(answer, keys.job(queue, job_id))
 
     async def state(self, job_id: str) -> JobState:
         """Return a job's state.
@@ -191,34 +214,10 @@ class JobQueue:
         )
         if fields[0] is None:
             raise UnknownJob(f"no such job: {job_id}")
-        (
-            status,
-            epoch,
-            next_index,
-            lost,
-            cancel,
-            reply,
-            worker,
-            created,
-            deadline,
-            tenant,
-            digest,
-        ) = fields
-        return JobState(
-            job_id=job_id,
-            queue=queue,
-            status=JobStatus(status.decode()),
-            epoch=int(epoch),
-            next_index=int(next_index),
-            lost=int(lost),
-            cancel_requested=cancel == b"1",
-            reply=reply.decode(),
-            worker=worker.decode(),
-            created_ms=int(created),
-            deadline_ms=int(deadline),
-            tenant=tenant.decode(),
-            digest=digest.decode(),
-        )
+        try:
+            return _state(queue, job_id, fields)
+        except (AttributeError, TypeError, ValueError) as error:  # a field that is not ours
+            raise contents.foreign(keys.job(queue, job_id), error) from error
 
     async def redirect(self, job_id: str, reply: str) -> None:
         """Move the live events of a resumed stream's job to another channel.

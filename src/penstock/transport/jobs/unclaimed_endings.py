@@ -9,6 +9,7 @@ import msgspec
 from penstock.contract.events import Failed, Finished
 from penstock.contract.job import Job
 from penstock.transport import keys
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently_async
 from penstock.transport.store.scripting import AsyncScripts
 
@@ -51,9 +52,13 @@ class UnclaimedEndings:
         answer = await patiently_async(
             lambda: self._scripts.run("unheard", queue, least_ms, MOST), self._patience_s
         )
+        key = keys.unheard(queue)
+        jobs = contents.readable(_job_decoder, ((key, encoded) for encoded in answer[::3]))
+        ends = contents.readable(_end_decoder, ((key, encoded) for encoded in answer[1::3]))
         return [
-            UnclaimedEnding(_job_decoder.decode(job), _end_decoder.decode(event), int(ended_ms))
-            for job, event, ended_ms in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+            UnclaimedEnding(job, end, int(float(ended_ms)))
+            for job, end, ended_ms in zip(jobs, ends, answer[2::3], strict=True)
+            if job is not None and end is not None
         ]
 
     async def leave(self, job: Job) -> None:

@@ -10,8 +10,10 @@ import msgspec
 from penstock.contract.events import Event, Failed, Tokens
 from penstock.contract.job import Job
 from penstock.errors import Cancelled, DeadlineExceeded
+from penstock.transport import keys
 from penstock.transport.jobs import reaping
 from penstock.transport.jobs.records import Claim, Claims, JobStatus, ReapResult, Refusal, Row
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently
 from penstock.transport.store.scripting import Scripts
 
@@ -47,7 +49,7 @@ def _row_arguments(row: Row) -> tuple[str | bytes | int, ...]:
 
 
 def _refusals(reply: Sequence[bytes]) -> list[Refusal]:
-    words = [word.decode() for word in reply]
+    words = [word.decode(errors="replace") for word in reply]
     return [
         Refusal(job_id=job_id, reason=cast("Any", reason))
         for job_id, reason in zip(words[::2], words[1::2], strict=True)
@@ -105,9 +107,13 @@ class WorkerQueue:
             least,
             held,
         )
+        # One that cannot be read is left to its lease.
+        prefix = keys.queue_prefix(queue)
+        jobs = contents.readable(_job_decoder, ((prefix, payload) for payload, _, _ in rows))
         claims = tuple(
-            Claim(job=_job_decoder.decode(payload), epoch=epoch, next_index=index, attempt=epoch)
-            for payload, epoch, index in rows
+            Claim(job=job, epoch=epoch, next_index=index, attempt=epoch)
+            for job, (_, epoch, index) in zip(jobs, rows, strict=True)
+            if job is not None
         )
         return Claims(claims, waiting)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -13,7 +12,7 @@ from penstock.errors import StoreUnavailable
 from penstock.transport import keys
 from penstock.transport.jobs import journal
 from penstock.transport.jobs.records import TERMINAL_STATUSES
-from penstock.transport.store import wrong_types
+from penstock.transport.store import contents, wrong_types
 from penstock.transport.store.connection import as_unavailable, patiently_async
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from penstock.transport.replies.follower import Follower
-
-_log = logging.getLogger(__name__)
 
 QUEUE_EVERY_S: Final = 1.0
 """How often a queue's key types are checked while one of its jobs is silent."""
@@ -65,7 +62,7 @@ class JobChecks:
             for answer in (entries, created):
                 if isinstance(answer, Exception):
                     raise answer
-            return Page(_events(entries, journal_key), created, _run_id(server))
+            return Page(journal.events(entries, journal_key), created, _run_id(server))
 
         return await patiently_async(read, self._patience_s)
 
@@ -104,14 +101,6 @@ class JobChecks:
         return types
 
 
-def _events(entries: Any, journal_key: str) -> list[Event]:
-    try:
-        return journal.events(entries)
-    except (msgspec.MsgspecError, KeyError) as error:
-        _log.error("%s holds entries that are not events: %s", journal_key, error)
-        raise StoreUnavailable("The answer's journal cannot be read") from error
-
-
 def _run_id(server: Any) -> str:
     """Return the run id in an answer of `INFO server`; "" if there is none."""
     if not isinstance(server, dict):
@@ -126,8 +115,9 @@ def _refuse(followers: Iterable[Follower], bad: Sequence[str]) -> None:
 
 
 def _compare(follower: Follower, fields: Any, journal_type: Any) -> None:
+    key = keys.job(follower.queue, follower.job_id)
     if wrong_types.is_wrong_type(fields):
-        _refuse([follower], [keys.job(follower.queue, follower.job_id)])
+        _refuse([follower], [key])
         return
     if isinstance(fields, Exception):
         raise fields
@@ -141,8 +131,12 @@ def _compare(follower: Follower, fields: Any, journal_type: Any) -> None:
     if not follower.knows(created):
         follower.follow_anew()
         return
-    has_ended = state.decode() in TERMINAL_STATUSES
-    stands_at = int(next_index)
+    try:
+        has_ended = contents.text(state, key) in TERMINAL_STATUSES
+        stands_at = contents.whole_number(next_index, key)
+    except StoreUnavailable as fault:
+        follower.fail(fault)
+        return
     if stands_at < follower.next_index:
         follower.fall_back(stands_at, has_ended=has_ended)
     elif stands_at > follower.next_index or has_ended:

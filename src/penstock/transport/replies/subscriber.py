@@ -117,12 +117,14 @@ class Subscriber:
             heard_s = time.monotonic()
             if not _is_message(answer):
                 raise InvalidResponse("a reply that is not a subscription's")
-            if answer[0] == b"message" and len(answer) == 3:  # noqa: PLR2004 - kind, channel, data
-                self._on_message(answer[2])
-            elif answer[0] == b"subscribe":
+            if answer[0] == b"subscribe":
                 self._subscribed.set()
                 self._note_return()
                 self._on_connect()
+            elif not self.connected:
+                raise InvalidResponse("a reply before the subscription was confirmed")
+            elif answer[0] == b"message" and len(answer) == 3:  # noqa: PLR2004 - kind, channel, data
+                self._on_message(answer[2])
             burst += 1
             if burst % BURST == 0:
                 await asyncio.sleep(0)
@@ -130,4 +132,7 @@ class Subscriber:
 
 def _is_message(answer: Any) -> bool:
     """Return whether a reply is a subscription's: a ping's has two parts, a message three."""
-    return isinstance(answer, list) and len(cast("list[Any]", answer)) in {2, 3}
+    if not isinstance(answer, list) or len(cast("list[Any]", answer)) not in {2, 3}:
+        return False
+    *_, last = cast("list[Any]", answer)
+    return isinstance(last, bytes if answer[0] == b"message" else bytes | int)

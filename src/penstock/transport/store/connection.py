@@ -30,7 +30,9 @@ from redis.retry import Retry
 from penstock.errors import StoreUnavailable
 from penstock.transport.store import sentinel
 from penstock.transport.store.cancellable import make_cancellable
-from penstock.transport.store.wrong_types import AsyncNamingRedis, NamingRedis
+from penstock.transport.store.clients import AsyncStoreClient, StoreClient
+from penstock.transport.store.repeated_lines import lines
+from penstock.transport.store.shapes import WrongShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,8 +67,6 @@ PROTECTED: Final = (
     "there and redis://:PASSWORD@host:6379/0 here"
 )
 """Instead of the long text of Redis, which is about its own console."""
-TOLD_EVERY_S: Final = 10.0
-"""How often a repeated refusal is logged."""
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def connect(settings: Settings) -> redis.Redis:
     """Return a synchronous client, usable from every thread."""
     options = {**_options(settings), "retry": Retry(NoBackoff(), 0)}
     if settings.redis_sentinels:
-        return NamingRedis.from_pool(sentinel.master_pool(settings, **options))
-    return cast("Any", NamingRedis).from_url(str(settings.redis_url), **options)
+        return StoreClient.from_pool(sentinel.master_pool(settings, **options))
+    return cast("Any", StoreClient).from_url(str(settings.redis_url), **options)
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
@@ -107,7 +107,7 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
         blocking = cast("Any", redis.asyncio.BlockingConnectionPool)
         pool = blocking.from_url(str(settings.redis_url), **options)
     make_cancellable(pool)
-    return AsyncNamingRedis.from_pool(pool)
+    return AsyncStoreClient.from_pool(pool)
 
 
 def is_passing(error: Exception) -> bool:
@@ -139,26 +139,6 @@ def _code(error: Exception) -> str:
     return (getattr(error, "status_code", None) or words.partition(" ")[0]).rstrip(":")
 
 
-class _LoggedRefusals:
-    """Records which refusals were logged when. Any thread may use it."""
-
-    def __init__(self) -> None:
-        self._at_s: dict[str, float] = {}
-
-    def is_due(self, text: str) -> bool:
-        """Return whether this text is due to be logged, and record that it is."""
-        now_s = time.monotonic()
-        if now_s - self._at_s.get(text, float("-inf")) < TOLD_EVERY_S:
-            return False
-        if len(self._at_s) > 100:  # noqa: PLR2004 - at most a hundred kinds in ten seconds
-            self._at_s.clear()
-        self._at_s[text] = now_s
-        return True
-
-
-_logged = _LoggedRefusals()
-
-
 def words_of(error: Exception) -> str:
     """Return an error's text for a log or an operator."""
     return PROTECTED if _code(error) == _DENIED else str(error)
@@ -168,15 +148,17 @@ def _give_up(error: Exception) -> StoreUnavailable:
     """Return the error for a client; details go to the log."""
     if _OUT_OF_MEMORY in str(error):
         return StoreUnavailable("Redis is out of memory")
+    if isinstance(error, WrongShapeError):  # in the log already, with the command and its key
+        return StoreUnavailable("Redis answers with something else")
     if _code(error) == _DENIED:
-        if _logged.is_due(PROTECTED):
+        if lines.is_due(PROTECTED):
             _log.error("%s", PROTECTED)
         refusal = StoreUnavailable(PROTECTED)
         refusal.is_refused = True
         return refusal
     refused = isinstance(error, RedisError) and not is_passing(error)
     if refused and not isinstance(error, AuthenticationError | AuthorizationError):
-        if _logged.is_due(str(error)):
+        if lines.is_due(str(error)):
             _log.error("Redis refuses a command: %s", error)
         refusal = StoreUnavailable(
             f"Redis refuses a command ({_code(error) or type(error).__name__})"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from penstock.transport import keys
+from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently_async
 
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ class Documents(Generic[Document]):
 
     async def get(self, document_id: str) -> Document | None:
         """Return a document, or None if there is none."""
-        encoded = await self._patiently(
-            lambda: self._redis.get(keys.document(self._kind, document_id))
-        )
-        return None if encoded is None else self._decoder.decode(encoded)
+        key = keys.document(self._kind, document_id)
+        stored = await self._patiently(lambda: self._redis.get(key))
+        return None if stored is None else contents.decode(self._decoder, stored, key)
 
     async def several(self, document_ids: Sequence[str]) -> list[Document | None]:
-        """Return documents in the order of their ids, and extend their lives: they are in use."""
+        """Return documents in the order of their ids, and extend their lives: they are in use.
+
+        None for one that is not there any more, or cannot be read.
+        """
         if not document_ids:
             return []
 
@@ -91,8 +94,9 @@ class Documents(Generic[Document]):
                 pipeline.getex(keys.document(self._kind, document_id), ex=self._ttl_s)
             return await pipeline.execute()
 
-        values = await self._patiently(read)
-        return [None if encoded is None else self._decoder.decode(encoded) for encoded in values]
+        document_keys = [keys.document(self._kind, document_id) for document_id in document_ids]
+        stored = zip(document_keys, await self._patiently(read), strict=True)
+        return contents.readable(self._decoder, stored)
 
     async def delete(self, document_id: str) -> bool:
         """Delete a document; False if there was none."""
@@ -114,4 +118,4 @@ class Documents(Generic[Document]):
                 num=MOST_OPEN,
             )
         )
-        return [document_id.decode() for document_id in ids]
+        return [contents.text(document_id, keys.open_documents(self._kind)) for document_id in ids]

@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.exceptions import RedisError
 
 from penstock.transport import keys
+from penstock.transport.store.shapes import declare, integer, one_of
 
 if TYPE_CHECKING:
     import redis.asyncio
 
-RENEW: Final = """
+RENEW: Final = declare(
+    """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-RELEASE: Final = """
+""",
+    one_of(0, 1),
+)
+RELEASE: Final = declare(
+    """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
-"""
+""",
+    integer,
+)
 
 
 class Lease:

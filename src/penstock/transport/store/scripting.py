@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -10,6 +9,19 @@ from redis.exceptions import NoScriptError
 
 from penstock.transport import keys
 from penstock.transport.store.pipelining import SharedPipeline
+from penstock.transport.store.shapes import (
+    declare,
+    digest_of,
+    either,
+    groups,
+    integer,
+    led,
+    number,
+    one_of,
+    optional,
+    row,
+    string,
+)
 
 if TYPE_CHECKING:
     import redis
@@ -17,19 +29,23 @@ if TYPE_CHECKING:
 
     from penstock.settings import Settings
 
-NAMES: Final = (
-    "submit",
-    "claim",
-    "append",
-    "renew",
-    "release",
-    "reap",
-    "cancel",
-    "depth",
-    "redirect",
-    "unheard",
-    "leave",
-)
+_JOB: Final = row(optional(string), integer, integer)
+_REFUSALS: Final = groups(string, one_of(b"fenced", b"cancelled", b"expired", b"broken"))
+
+REPLIES: Final = {
+    "submit": either(row(one_of(0, 1)), row(one_of(-1), integer, number)),
+    "claim": led(integer, _JOB),
+    "append": _REFUSALS,
+    "renew": _REFUSALS,
+    "release": one_of(0, 1),
+    "reap": row(integer, integer, integer, integer, integer),
+    "cancel": optional(string),
+    "depth": row(integer, integer, integer, integer),
+    "redirect": one_of(0, 1),
+    "unheard": groups(string, string, number),
+    "leave": one_of(0, 1),
+}
+"""What each script returns; see its first lines."""
 
 
 def _read(name: str) -> str:
@@ -38,11 +54,8 @@ def _read(name: str) -> str:
 
 
 _PRELUDE: Final = _read("common")
-_SOURCES: Final = {name: _PRELUDE + _read(name) for name in NAMES}
-_DIGESTS: Final = {
-    name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-    for name, source in _SOURCES.items()
-}
+_SOURCES: Final = {name: declare(_PRELUDE + _read(name), reply) for name, reply in REPLIES.items()}
+_DIGESTS: Final = {name: digest_of(source) for name, source in _SOURCES.items()}
 
 
 def _arguments(settings: Settings, queue: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
