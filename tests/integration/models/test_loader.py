@@ -298,8 +298,8 @@ def _no_tokenizer(folder: Path) -> None:
     [
         (_pointer, "a Git LFS pointer, not the file itself: run 'git lfs pull'"),
         (_shard_gone, r"1 of the weights' files are missing: model-00002-of-00002\.safetensors"),
-        (_gguf, "its weights are in GGUF"),
-        (_gguf_alone, "a GGUF file"),
+        (_gguf, r"model\.gguf: not a GGUF file"),
+        (_gguf_alone, r"model\.gguf: not a GGUF file"),
         (_adapter, "a LoRA adapter lies beside its base"),
         (_adapter_alone, r"a LoRA adapter without its base \(org/base\)"),
         (_makers_layout, "the maker's own layout"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.catalogue import published_shapes, quantisation
 from penstock.models.catalogue.context import positions
+from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.spec import FP8_FORMAT
 from penstock.models.weights import files
@@ -68,9 +69,11 @@ class Footprint:
 
 def measure(spec: ModelSpec) -> Footprint:
     """Return a model's footprint; anything missing in its files counts as 0."""
-    found = files.weight_files(spec.path)
+    found = files.all_files(spec.path)
     config = read_config(spec.path)
-    tensors = _unpacked([tensor for file in found for tensor in _tensors(file)], config)
+    tensors = _of_gguf(spec.path) or _unpacked(
+        [tensor for file in found for tensor in _tensors(file)], config
+    )
     if config.get("model_type") in _PLAIN_EXPERTS and spec.format in LOW_BITS:
         tensors = [replace(tensor, plain=tensor.of_experts) for tensor in tensors]
     context = spec.context_length or positions(config) or 0
@@ -83,6 +86,16 @@ def measure(spec: ModelSpec) -> Footprint:
         context_length=context,
         kv_bytes=math.ceil(context * kv_values_a_token(config) * _kv_width(spec)),
     )
+
+
+def _of_gguf(path: Path) -> list[_Tensor]:
+    """Tensors of a GGUF file in 16 bit; none if there is no such file, or it cannot be read."""
+    try:
+        header = gguf_folder.header(path)
+    except ValueError:
+        return []
+    entries = {} if header is None else header.tensors
+    return [_Tensor(name, "BF16", entry.shape) for name, entry in entries.items()]
 
 
 def _as_published(spec: ModelSpec, config: dict[str, Any]) -> bool:

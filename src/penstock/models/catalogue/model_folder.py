@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.foreign import parse_json, read_file
+from penstock.models.catalogue.gguf import folder as gguf_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from penstock.models.spec import Task
 
+CONFIG_FILE = "config.json"
 MODULES_FILE = "modules.json"
 """sentence-transformers' list of a model's parts."""
 
@@ -38,8 +40,11 @@ def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
     try:
         config: object = parse_json(read_file(path / name), infinities=True)
     except (OSError, ValueError):
-        return {}
-    return cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+        config = {}
+    stated = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+    if name != CONFIG_FILE or not gguf_folder.files(path):
+        return stated
+    return gguf_folder.config_of(path) | stated
 
 
 def low_bit_of(path: Path, config: dict[str, Any]) -> str | None:

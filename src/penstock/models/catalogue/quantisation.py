@@ -10,7 +10,7 @@ from penstock.models.catalogue.model_folder import read_config
 if TYPE_CHECKING:
     from pathlib import Path
 
-Layout = Literal["gptq", "awq", "compressed-tensors", "fp8", "mxfp4", "bitsandbytes"]
+Layout = Literal["gptq", "awq", "compressed-tensors", "fp8", "mxfp4", "bitsandbytes", "gguf"]
 
 READ: Final = (
     "GPTQ, AWQ (gemm), AutoRound, compressed-tensors, FP8, MXFP4, bitsandbytes (4 and 8 bit), GGUF"
@@ -115,6 +115,7 @@ def of_stated(stated: dict[str, Any]) -> Quantisation:
         "fbgemm-fp8": _fp8,
         "mxfp4": _mxfp4,
         "bitsandbytes": _bitsandbytes,
+        "gguf": _gguf,
     }
     reader = readers.get(method)
     if reader is None:
@@ -206,6 +207,11 @@ def _pair(block: Any) -> tuple[int, int] | None:
 def _mxfp4(stated: dict[str, Any]) -> Quantisation:
     del stated
     return Quantisation("mxfp4", "mxfp4", "mxfp4", False)
+
+
+def _gguf(stated: dict[str, Any]) -> Quantisation:
+    kind = str(stated.get("format"))
+    return Quantisation("gguf", "gguf", f"gguf-{kind.lower()}", kind not in {"F32", "F16", "BF16"})
 
 
 def _bitsandbytes(stated: dict[str, Any]) -> Quantisation:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from penstock.errors import BadSettings, ModelNotFound
 from penstock.models.backends import suitability
 from penstock.models.catalogue.folder_check import check_files, is_folder
+from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.model_folder import is_chatglm, low_bit_of, read_config, task_of
 from penstock.models.catalogue.models_file import (
     BIGDL_FORMATS,
@@ -214,14 +215,16 @@ def _folders(models_dir: Path) -> list[str]:
     """Return the names of model folders: `name`, or `org/name` below a folder that is not one."""
     names: list[str] = []
     for folder in _subfolders(models_dir):
-        if (folder / _CONFIG).is_file():
+        if _is_model(folder):
             names.append(folder.name)
         else:
-            inner = (
-                subfolder for subfolder in _subfolders(folder) if (subfolder / _CONFIG).is_file()
-            )
+            inner = (subfolder for subfolder in _subfolders(folder) if _is_model(subfolder))
             names.extend(f"{folder.name}/{subfolder.name}" for subfolder in inner)
     return sorted(names)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / _CONFIG).is_file() or bool(gguf_folder.files(folder))
 
 
 def _subfolders(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 from penstock.errors import ModelNotLoadable, first_line
 from penstock.models.catalogue import footprint, quantisation
 from penstock.models.catalogue.context import positions
-from penstock.models.catalogue.model_folder import read_config
+from penstock.models.catalogue.model_folder import CONFIG_FILE, read_config
 from penstock.models.loading import chatglm, image_text, published
 from penstock.models.loading.libraries import missing_parts, transformers, transformers_module
 from penstock.models.loading.weight_files import check_weights
@@ -72,6 +72,10 @@ def _whole_config(spec: ModelSpec) -> Any:
     :raises ModelNotLoadable: it does not.
     """
     try:
+        if not (spec.path / CONFIG_FILE).is_file():  # a GGUF file alone
+            return transformers().AutoConfig.for_model(
+                **quantisation.without(read_config(spec.path))
+            )
         found = transformers().AutoConfig.from_pretrained(
             spec.path, local_files_only=True, trust_remote_code=spec.trust_remote_code
         )
@@ -219,7 +223,7 @@ def file_bytes(spec: ModelSpec) -> int:
     """Size of the weights' files; of a quantised checkpoint, of the same in 16 bit."""
     if quantisation.is_stated(read_config(spec.path)):
         return 2 * footprint.measure(spec).parameters
-    return sum(file.stat().st_size for file in files.weight_files(spec.path))
+    return sum(file.stat().st_size for file in files.all_files(spec.path))
 
 
 def text_config(module: Any) -> Any:

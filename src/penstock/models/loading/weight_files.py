@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.catalogue import quantisation
+from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.weights import files
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _SHARD: Final = re.compile(r"-\d+-of-(\d+)\.safetensors$")
 _ADAPTER: Final = "adapter_config.json"
-_GGUF: Final = (
-    "GGUF is read by llama.cpp; serve the checkpoint that it was made of (as safetensors)"
-)
 _MERGE: Final = (
     "merge it into its base (PEFT: merge_and_unload, save_pretrained), serve that folder"
 )
@@ -33,6 +31,9 @@ def check_weights(path: Path, *, pickles: bool) -> None:
     :raises ModelNotLoadable: with one line that names what is there instead.
     """
     _refuse_pointers(path)
+    fault = gguf_folder.fault_of(path)
+    if fault is not None:
+        raise ModelNotLoadable(f"{path}: {fault}")
     if not read_config(path):
         raise ModelNotLoadable(f"{path}: {_without_config(path)}")
     if (path / _ADAPTER).is_file():
@@ -46,12 +47,12 @@ def check_weights(path: Path, *, pickles: bool) -> None:
             f"{path}: {len(missing)} of the weights' files are missing: {missing[0]} "
             f"(named in {files.INDEX})"
         )
+    if gguf_folder.files(path):
+        return
     _require_one_checkpoint(path)
     _require_known_quantisation(path)
     if files.weight_files(path) or (pickles and files.pickles(path)):
         return
-    if any(path.glob("*.gguf")):
-        raise ModelNotLoadable(f"{path}: its weights are in GGUF: {_GGUF}")
     if any(path.glob("*.bin")) or any(path.glob("*.pt")):
         raise ModelNotLoadable(
             f"{path}: the weights are pickle files, which can run code as they load; "
@@ -65,8 +66,6 @@ def _without_config(path: Path) -> str:
     if (path / _ADAPTER).is_file():
         base = read_config(path, _ADAPTER).get("base_model_name_or_path")
         return f"a LoRA adapter without its base ({base or 'unnamed'}): {_MERGE}"
-    if any(path.glob("*.gguf")):
-        return f"a GGUF file: {_GGUF}"
     if (path / "params.json").is_file() and any(path.glob("consolidated*")):
         return (
             "the maker's own layout (params.json, consolidated weights): serve the layout of "

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers
@@ -37,12 +38,16 @@ def load(
     :raises ModelNotLoadable: there is none, or it needs code of its own that is not allowed.
     """
     path = folder or spec.path
-    if not spec.trust_remote_code and not any(any(path.glob(name)) for name in _FILES):
+    has_files = any(any(path.glob(name)) for name in _FILES)
+    in_gguf = [] if has_files else gguf_folder.files(path)
+    if not spec.trust_remote_code and not has_files and not in_gguf:
         # Transformers would make an empty one.
         raise ModelNotLoadable(f"{path}: there is no tokenizer (tokenizer.json or the like)")
     config = read_config(spec.path)
     original = chatglm_tokenizer.is_needed(path)
-    tokenizer = chatglm_tokenizer.load(path, config) if original else _by_transformers(spec, path)
+    tokenizer = (
+        chatglm_tokenizer.load(path, config) if original else _by_transformers(spec, path, in_gguf)
+    )
     stated = spec.chat_template
     if not stated and chat_templates.own(tokenizer)[0] is None:
         stated = chat_templates.of_processor(path)
@@ -65,8 +70,8 @@ def load(
     )
 
 
-def _by_transformers(spec: ModelSpec, path: Path) -> Any:
-    """Return the tokenizer as Transformers loads it.
+def _by_transformers(spec: ModelSpec, path: Path, in_gguf: list[Path]) -> Any:
+    """Return the tokenizer as Transformers loads it, from its own files or from a GGUF file.
 
     :raises ModelNotLoadable: it does not.
     """
@@ -74,7 +79,10 @@ def _by_transformers(spec: ModelSpec, path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return transformers().AutoTokenizer.from_pretrained(
-                path, local_files_only=True, trust_remote_code=spec.trust_remote_code
+                path,
+                local_files_only=True,
+                trust_remote_code=spec.trust_remote_code,
+                **({"gguf_file": in_gguf[0].name} if in_gguf else {}),
             )
     except Exception as error:
         raise ModelNotLoadable(f"{path}: tokenizer: {checkpoint.first_line(error)}") from error

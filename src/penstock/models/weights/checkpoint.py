@@ -10,10 +10,12 @@ import torch
 
 from penstock.errors import ModelNotLoadable, first_line
 from penstock.models.catalogue import quantisation
+from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.text_part import plain_names
 from penstock.models.weights import files, matrices, q4_0
 from penstock.models.weights.loss import Loss
 from penstock.models.weights.matrices import Kept, Matrix, wrong_shape
+from penstock.models.weights.published.gguf import GgufTensors
 from penstock.models.weights.published.integers import Integers, NotReadable
 from penstock.models.weights.published.reading import Published
 
@@ -49,7 +51,8 @@ class Checkpoint:
                 raise ModelNotLoadable(f"{file}: {first_line(error)}") from error
         if not self._tensors:
             self._read_pickles(files.pickles(path))
-        if not self._tensors:
+        self._published = self._of_gguf(path)
+        if not self._tensors and self._published is None:
             raise ModelNotLoadable(f"{path}: there are no weights (*.safetensors)")
         self._stored = plain_names(self._tensors)
         self._tensors |= {name: self._tensors[own] for name, own in self._stored.items()}
@@ -57,10 +60,16 @@ class Checkpoint:
             self.quantisation = quantisation.of_folder(path)
         except quantisation.UnknownQuantisation as reason:
             raise ModelNotLoadable(f"{path}: {reason}") from reason
-        self._published = self.quantisation and Published(
-            self.quantisation, self._tensors, self._own
-        )
+        if self.quantisation and self._published is None:
+            self._published = Published(self.quantisation, self._tensors, self._own)
         self.matrices = self._published.matrices if self._published else set[str]()
+
+    def _of_gguf(self, path: Path) -> GgufTensors | Published | None:
+        try:
+            header = None if self._tensors else gguf_folder.header(path)
+            return None if header is None else GgufTensors(header)
+        except ValueError as reason:
+            raise ModelNotLoadable(f"{path}: {reason}") from reason
 
     def _read_pickles(self, found: Iterable[Path]) -> None:
         """What older bigdl-llm's `save_low_bit` wrote, or was asked for. Only tensors are unpickled."""
@@ -90,7 +99,7 @@ class Checkpoint:
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds a tensor of this name."""
-        return name in self._tensors or name in self.matrices
+        return name in self._tensors or self._is_published(name)
 
     def _own(self, name: str) -> torch.Tensor:
         found = self._tensors.get(name)
@@ -105,12 +114,16 @@ class Checkpoint:
 
         :raises ModelNotLoadable: there is no such tensor, or it cannot be read.
         """
-        if self._published is None or name not in self.matrices:
+        if self._published is None or not self._is_published(name):
             return self._own(name)
         try:
             return self._published.read(name)
         except NotReadable as reason:
             raise ModelNotLoadable(f"{self.path}: {reason}") from reason
+
+    def _is_published(self, name: str) -> bool:
+        plain = isinstance(self._published, GgufTensors) and name in self._published.rest
+        return plain or name in self.matrices
 
     def tensor(self, name: str) -> torch.Tensor:
         """Its values. :raises ModelNotLoadable: there is no such tensor, or it cannot be read."""
@@ -129,6 +142,9 @@ class Checkpoint:
         """An embedding table, in the checkpoint's own type: only a few rows are read a step."""
         table = self.tensor(name)
         self._sizes[name] = table.numel()
+        if name in self.matrices:  # values of codes: in 16 bit, as they would have been published
+            self.loss.add_error(table, table.half())
+            table = table.half()
         return matrices.plain(table)
 
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:

@@ -95,7 +95,7 @@ def digest_of(path: Path, form: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return files.weight_files(path) or files.pickles(path)
+    return files.all_files(path)
 
 
 def converted(

@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.foreign import parse_json
+from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.model_folder import read_config
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def header(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, struct.error):
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+def all_files(path: Path) -> list[Path]:
+    """The files that hold a model's weights, whatever they are."""
+    return weight_files(path) or gguf_folder.files(path) or pickles(path)
 
 
 def pickles(path: Path) -> list[Path]:
