@@ -88,6 +88,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
+def _program(test: str) -> str:
+    """Return the name of the coding agent that a test of `test_agents.py` runs."""
+    name, _, case = test.removeprefix("test_").partition("[")
+    return case.rstrip("]") if name == "a_shell_command" else name
+
+
 def _outcomes(reporter: pytest.TerminalReporter) -> Iterator[Outcome]:
     """Yield the outcomes of the files here, then those of the suites that test_suites.py ran."""
     files: dict[str, Outcome] = {}
@@ -100,7 +106,8 @@ def _outcomes(reporter: pytest.TerminalReporter) -> Iterator[Outcome]:
             ran = [Outcome(**value) for key, value in report.user_properties if key == PROPERTY]
             suites += ran
             file = path.rpartition("/")[2].removeprefix("test_").removesuffix(".py")
+            suite = _program(name) if file == "agents" else file
             if not ran:
-                files.setdefault(file, Outcome(file)).add(category, name)
+                files.setdefault(suite, Outcome(suite)).add(category, name)
     yield from files.values()
     yield from suites

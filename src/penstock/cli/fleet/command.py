@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path  # noqa: TC003 - typer reads this module's annotations
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from penstock import demo_model
+from penstock import settings as settings_module
 from penstock.cli import running
 from penstock.cli.console import note
 from penstock.cli.fleet import first_answer, guidance
@@ -15,6 +18,7 @@ from penstock.cli.fleet.fleet import DEFAULT_QUEUE, Fleet, Plan
 from penstock.cli.fleet.interrupts import Interrupts
 from penstock.errors import StartupError
 
+AGENTS_QUEUE = f"bigdl-{demo_model.LONG_NAME}-cpu"
 DEFAULT_PROMPT = "What is Penstock?"
 _LOOK_S = 0.5
 
@@ -30,6 +34,13 @@ def up(
             show_default=DEFAULT_QUEUE,
         ),
     ] = None,
+    agents: Annotated[
+        bool,
+        typer.Option(
+            "--agents",
+            help=f"Serve a small model whose context holds coding agents' prompts: {AGENTS_QUEUE}.",
+        ),
+    ] = False,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The API's port.")] = 8000,
     host: Annotated[str, typer.Option(help="The address that the API listens on.")] = "127.0.0.1",
     redis_port: Annotated[
@@ -57,7 +68,7 @@ def up(
     came_up = False
     with running.hold_folder(), Interrupts() as interrupts:
         plan = Plan.make(
-            queues=tuple(queue or (DEFAULT_QUEUE,)),
+            queues=_queues(queue or [], settings_module.load().models_dir, agents=agents),
             host=host,
             port=port,
             redis_port=redis_port,
@@ -80,6 +91,21 @@ def up(
             fleet.stop(interrupts.hurry)
 
 
+def _queues(chosen: list[str], models_dir: Path, *, agents: bool) -> tuple[str, ...]:
+    """Return the queues to serve; the agents' model is written if it is to be served.
+
+    :raises StartupError: its folder cannot be written.
+    """
+    if not agents:
+        return tuple(chosen or (DEFAULT_QUEUE,))
+    folder = models_dir / demo_model.LONG_NAME
+    try:
+        demo_model.write_long(folder)
+    except OSError as error:
+        raise StartupError(f"{folder}: the model for agents cannot be written: {error}") from error
+    return (*chosen, AGENTS_QUEUE)
+
+
 def _answer(fleet: Fleet, prompt: str, *, once: bool) -> None:
     """Ask the first chat model, then print guidance; a failure is fatal only with `--once`."""
     model = fleet.plan.chat_model
@@ -92,6 +118,8 @@ def _answer(fleet: Fleet, prompt: str, *, once: bool) -> None:
             note(f"[yellow]no first answer:[/] {escape(error.message)}")
     if not once:
         plan = fleet.plan
+        if AGENTS_QUEUE in plan.queues:
+            guidance.show_agents(plan.api_url, AGENTS_QUEUE.removesuffix("-cpu"))
         guidance.show(plan.api_url, model, plan.models[0], plan.controller_url, fleet.redis_export)
 
 

@@ -43,6 +43,15 @@ def show(
         err.print(line, soft_wrap=True)
 
 
+def show_agents(url: str, model: str) -> None:
+    """Print how two coding agents find the fleet; docs/compatibility.md has more of them."""
+    claude = f"ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN=none claude --model {model}"
+    qwen = f"qwen --auth-type openai --openai-api-key none --openai-base-url {url}/v1 -m {model}"
+    lines = ["", "[dim]# coding agents; docs/agents.md has more of them[/]", claude, qwen]
+    for line in lines:
+        err.print(line, soft_wrap=True)
+
+
 def _curl(url: str, model: str) -> list[str]:
     body = msgspec.json.encode(
         {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
