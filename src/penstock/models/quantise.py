@@ -1,4 +1,4 @@
-"""A model written in low bit, and what that cost it."""
+"""Writes a model in low bit, and measures the loss of quality."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
 
 WINDOW_TOKENS: Final = 256
-"""Tokens that are read at once; each window begins with no memory of the last."""
+"""Tokens in one forward pass; each window starts without context."""
 MOST_TOKENS: Final = 2_048
 REPORT_FILE: Final = "quantization.json"
 _NOT_COPIED: Final = (".safetensors", ".bin", ".pt", ".index.json", ".gguf", ".onnx", ".h5")
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """The low-bit model against the same weights in fp32, on one text.
+    """The low-bit model compared with the same weights in fp32, on one text.
 
-    `logit_error` is the root of the squared differences of all logits over that of the logits'
-    own distance from their mean. `agreement` is the share of positions whose likeliest next token
-    is the same.
+    `logit_error` is the root mean square difference of all logits, relative to the logits' own
+    deviation from their mean. `agreement` is the share of positions with the same likeliest next
+    token.
     """
 
     tokens: int
@@ -49,9 +49,9 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What was written, or of FP8 what a worker will hold.
+    """What was written, or for FP8 what a worker will have in memory.
 
-    `bits_a_weight` counts all of it, embeddings and norms too.
+    `bits_a_weight` counts everything, including embeddings and norms.
     """
 
     format: str
@@ -65,16 +65,16 @@ class Report(msgspec.Struct, frozen=True):
 def quantise(
     spec: ModelSpec, target: Path, format_name: str, text: str, progress: Progress
 ) -> Report:
-    """Write a model as bigdl-llm's `save_low_bit` does; an empty `text` measures no quality.
+    """Write a model as bigdl-llm's `save_low_bit` does, and return a report.
 
-    The folder appears whole or not at all. Measuring needs memory for the model in fp32, else
-    for the model as it is stored.
+    An empty `text` skips measuring. The folder appears complete or not at all. Measuring needs
+    memory for the model in fp32; otherwise for the model as it is stored.
 
-    :raises BadSettings: the target is there already, or the model is in low bit.
-    :raises ModelNotLoadable: with one line that says why.
+    :raises BadSettings: the target exists, or the model is already in low bit.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     if target.exists():
-        raise BadSettings(f"{target} is there already")
+        raise BadSettings(f"{target} exists already")
     _refuse_low_bit(spec)
     quantiser = bigdl.Quantiser(bigdl.import_library(), format_name)
     config = checkpoint.load_config(spec)
@@ -115,13 +115,13 @@ def quantise(
 
 @torch.inference_mode()
 def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
-    """Tell what FP8 costs a model, by its rounding done on the CPU; nothing is written.
+    """Return a report on FP8, by rounding on the CPU; nothing is written.
 
-    Workers make FP8 from the checkpoint as they load it. Measuring needs memory for the model in
+    Workers convert to FP8 when they load the checkpoint. Measuring needs memory for the model in
     fp32 and a quarter more.
 
     :raises BadSettings: the model is in low bit.
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     _refuse_low_bit(spec)
     config = checkpoint.load_config(spec)
@@ -135,8 +135,8 @@ def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
         adopted = all_weights.adopt(module, low_bit.prepare(spec, module, FP8))
     except NotLean as reason:
         raise ModelNotLoadable(f"{spec.path}: no fp8 for this model ({reason})") from reason
-    held = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
-    fp8_check.round_inputs(module, held)
+    quantised = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
+    fp8_check.round_inputs(module, quantised)
     progress(0.8, "computing in fp8")
     quality = _compare(before, _logits(module, windows), windows)
     progress(1.0, "done")
@@ -144,8 +144,8 @@ def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
         format=FP8.format,
         parameters=parameters,
         bytes_before=checkpoint.file_bytes(spec),
-        bytes_after=held.nbytes,
-        bits_a_weight=8 * held.nbytes / parameters,
+        bytes_after=quantised.nbytes,
+        bits_a_weight=8 * quantised.nbytes / parameters,
         quality=quality,
     )
 
@@ -160,9 +160,9 @@ def _is_weights(file: Path) -> bool:
 
 
 def _windows(spec: ModelSpec, module: Any, text: str) -> list[list[int]]:
-    """Cut a text into token ids that the model can read at once.
+    """Return a text's token ids, in windows that the model can process at once.
 
-    :raises ModelNotLoadable: the text is too short to say anything.
+    :raises ModelNotLoadable: the text is too short.
     """
     words = tokenizer_files.load(spec, checkpoint.vocab_size(module))
     token_ids = words.encode(TextPrompt(text))[:MOST_TOKENS]
@@ -170,7 +170,7 @@ def _windows(spec: ModelSpec, module: Any, text: str) -> list[list[int]]:
     windows = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
     windows = [window for window in windows if len(window) > 1]
     if not windows:
-        raise ModelNotLoadable("the text for the quality report has less than two tokens")
+        raise ModelNotLoadable("the text for the quality report has fewer than two tokens")
     return windows
 
 
@@ -203,7 +203,7 @@ def _compare(
 
 def _perplexity(logits: Sequence[torch.Tensor], windows: Sequence[list[int]]) -> float:
     losses = [
-        torch.nn.functional.cross_entropy(one[:-1], torch.tensor(window[1:]), reduction="sum")
-        for one, window in zip(logits, windows, strict=True)
+        torch.nn.functional.cross_entropy(rows[:-1], torch.tensor(window[1:]), reduction="sum")
+        for rows, window in zip(logits, windows, strict=True)
     ]
     return math.exp(min(float(sum(losses)) / sum(len(window) - 1 for window in windows), 700.0))

@@ -316,7 +316,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_unknown, "unknown architecture 'llama99'"),
         (_own_code, "trust_remote_code = true"),
         (_encoder_decoder, "encoder-decoder"),
-        (_no_language_model, "no causal language model"),
+        (_no_language_model, "not a causal language model"),
         (_cut_off, "m: "),
         (_garbage, "m: "),
         (_a_layer_too_few, "9 weights are missing: model.layers.2"),

@@ -112,7 +112,7 @@ def test_a_text_of_ones_own_and_none(shelf: Path, tmp_path: Path):
     [
         (("tiny", "--format", "int3"), "int3"),
         (("tiny", "--text", "/no/such/file"), "--text"),
-        (("tiny", "TINY"), "there already"),
+        (("tiny", "TINY"), "exists already"),
         (("tiny-low",), "in low bit already"),
         (("tiny-low", "--format", "fp8"), "in low bit already"),
         (("tiny", "new", "--format", "fp8"), "measured, not written"),

@@ -1,1 +1,1 @@
-"""From a folder to a module that was checked against its reference."""
+"""Loads a folder into a module, and checks the module against its reference."""

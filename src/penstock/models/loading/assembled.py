@@ -1,4 +1,4 @@
-"""What every backend hands to the loader, and what a worker gets."""
+"""What a backend returns to the loader."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from penstock.engine.model import Model
 
 Progress: TypeAlias = Callable[[float, str], None]
-"""Called with a share from 0 to 1 and a word on what is being done."""
+"""Called with a share from 0 to 1 and a description of the current step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A backend's model before it has a KV cache. `weights_bytes` are really held.
+    """A backend's model before it has a KV cache. `weights_bytes` is the memory in use for weights.
 
     `running` is how it is run (see `penstock.contract.worker.ModelCard`), `kept` what became of the
     codes of a checkpoint that was published quantised.

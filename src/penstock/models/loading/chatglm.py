@@ -1,7 +1,7 @@
-"""ChatGLM2, ChatGLM3 and GLM-4 as they were published, without the code that they bring.
+"""ChatGLM2, ChatGLM3 and GLM-4 as published, without the code that they bring.
 
-Transformers' own GLM computes the same from other names: so the configuration is put into its
-words, and the tensors are given its names. The native kernels read the folder as it is.
+Transformers' own GLM computes the same with other names, so the configuration and the tensors'
+names are translated to it. The native kernels read the folder directly.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MODEL_TYPE: Final = "chatglm"
 
 
 def is_original(config: dict[str, Any]) -> bool:
-    """Whether a config.json is one of the published ChatGLMs, from the second generation on."""
+    """Return whether a config.json is a published ChatGLM's, from the second generation on."""
     return config.get("model_type") == MODEL_TYPE
 
 
 def configuration(path: Path, config: dict[str, Any]) -> Any:
-    """The configuration of Transformers' GLM that computes the same.
+    """Return the equivalent configuration of Transformers' GLM.
 
-    :raises ModelNotLoadable: a switch that no published checkpoint uses.
+    :raises ModelNotLoadable: it sets an option that no published checkpoint uses.
     """
     model = _described(path, config)
     attention = model.layers[0].attention
@@ -68,9 +68,9 @@ def configuration(path: Path, config: dict[str, Any]) -> Any:
 
 
 def tensors(path: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors by the names of Transformers' GLM.
+    """Return the checkpoint's tensors under the names of Transformers' GLM.
 
-    :raises ModelNotLoadable: a file is damaged, or lacks one.
+    :raises ModelNotLoadable: a file is damaged, or lacks a tensor.
     """
     model, stored = _described(path, config), Checkpoint(path)
     named = {
@@ -91,8 +91,8 @@ def tensors(path: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
         for name, rows in _projections(layer).items():
             for kind in ("weight", "bias"):
                 if stored.has(f"{rows.name}.{kind}"):
-                    whole = stored.tensor(f"{rows.name}.{kind}")
-                    named[f"{own}.{name}.{kind}"] = whole[rows.first : rows.first + rows.rows]
+                    rows_ = stored.tensor(f"{rows.name}.{kind}")
+                    named[f"{own}.{name}.{kind}"] = rows_[rows.first : rows.first + rows.rows]
     return named
 
 

@@ -1,4 +1,4 @@
-"""A model's folder: is it one that can be loaded, and the loading of it through Transformers."""
+"""Checks whether a model's folder can be loaded, and loads it through Transformers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _LONGEST_NAMED = 3
 
 
 def load_config(spec: ModelSpec) -> Any:
-    """The model's configuration object; of a checkpoint that takes images, its language model's.
+    """Return the model's configuration; for a checkpoint with images, its language model's.
 
-    :raises ModelNotLoadable: an unknown architecture, one that needs code of its own, or one that
-        is no causal language model.
+    :raises ModelNotLoadable: an unknown architecture, one that needs its own code, or one that is
+        not a causal language model.
     """
     check_weights(spec.path, pickles=spec.low_bit_folder or spec.allow_pickle)
     raw = read_config(spec.path)
@@ -44,17 +44,17 @@ def load_config(spec: ModelSpec) -> Any:
         )
     if chatglm.is_original(raw):
         return chatglm.configuration(spec.path, raw)
-    known = (
+    is_known = (
         raw.get("model_type")
         in transformers_module("models.auto.configuration_auto").CONFIG_MAPPING
     )
     own_code = "auto_map" in raw
-    if own_code and not known and not spec.trust_remote_code:
+    if own_code and not is_known and not spec.trust_remote_code:
         raise ModelNotLoadable(
-            f"{spec.path}: the model brings Python code of its own; set trust_remote_code = true "
+            f"{spec.path}: the model brings its own Python code; set trust_remote_code = true "
             f"for it in the models file if you trust it"
         )
-    if not known and not own_code:
+    if not is_known and not own_code:
         raise ModelNotLoadable(
             f"{spec.path}: unknown architecture {raw.get('model_type')!r} "
             f"for Transformers {library.__version__}"
@@ -66,10 +66,10 @@ def load_config(spec: ModelSpec) -> Any:
     return config
 
 
-def _whole_config(spec: ModelSpec) -> Any:
-    """The folder's configuration as Transformers reads it.
+def _full_config(spec: ModelSpec) -> Any:
+    """Return the folder's configuration as Transformers reads it.
 
-    :raises ModelNotLoadable: it does not.
+    :raises ModelNotLoadable: Transformers cannot read it.
     """
     try:
         if not (spec.path / CONFIG_FILE).is_file():  # a GGUF file alone
@@ -90,34 +90,34 @@ def _require_causal_class(spec: ModelSpec, config: Any, *, own_code: bool) -> No
         raise ModelNotLoadable(f"{spec.path}: {name} is an encoder-decoder, not a causal model")
     mapping = transformers().MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in mapping and not own_code:
-        raise ModelNotLoadable(f"{spec.path}: {name} is no causal language model")
+        raise ModelNotLoadable(f"{spec.path}: {name} is not a causal language model")
 
 
 def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights, on the CPU; `config` is what `load_config` gave.
+    """Return the model with its weights, on the CPU; `config` is from `load_config`.
 
-    :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
+    :raises ModelNotLoadable: the weights are damaged, incomplete, or have wrong shapes.
     """
     if chatglm.is_original(read_config(spec.path)):
         return _complete(transformers().GlmForCausalLM, spec, config, dtype)
-    whole = _whole_config(spec)
-    if image_text.is_image_text(whole):
-        return _text_module(spec, whole, dtype)
+    full_config = _full_config(spec)
+    if image_text.is_image_text(full_config):
+        return _text_module(spec, full_config, dtype)
     return _complete(transformers().AutoModelForCausalLM, spec, config, dtype)
 
 
-def _text_module(spec: ModelSpec, whole: Any, dtype: torch.dtype) -> Any:
-    """The language model of a checkpoint that takes images.
+def _text_module(spec: ModelSpec, full_config: Any, dtype: torch.dtype) -> Any:
+    """Return the language model of a checkpoint with images.
 
-    :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
+    :raises ModelNotLoadable: the weights are damaged, incomplete, or have wrong shapes.
     """
     library = transformers()
-    causal = type(whole) in library.MODEL_FOR_CAUSAL_LM_MAPPING
+    causal = type(full_config) in library.MODEL_FOR_CAUSAL_LM_MAPPING
     kind = library.AutoModelForCausalLM if causal else library.AutoModelForImageTextToText
     try:
-        return image_text.text_module(_complete(kind, spec, whole, dtype), whole, dtype)
+        return image_text.text_module(_complete(kind, spec, full_config, dtype), full_config, dtype)
     except ModelNotLoadable as error:
-        text = image_text.causal_config(whole)
+        text = image_text.causal_config(full_config)
         if not isinstance(error.__cause__, ImportError) or text is None:
             raise
         try:
@@ -130,9 +130,9 @@ def _text_module(spec: ModelSpec, whole: Any, dtype: torch.dtype) -> Any:
 
 
 def _complete(kind: Any, spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
-    """As `from_folder`, of the spec's own folder, with all weights.
+    """Do as `from_folder` with the spec's own folder, and require all weights.
 
-    :raises ModelNotLoadable: the weights are damaged, incomplete, or of another shape.
+    :raises ModelNotLoadable: the weights are damaged, incomplete, or have wrong shapes.
     """
     raw = read_config(spec.path)
     renamed = chatglm.tensors(spec.path, raw) if chatglm.is_original(raw) else None
@@ -152,12 +152,12 @@ def from_folder(
     *,
     tensors: dict[str, torch.Tensor] | None = None,
 ) -> tuple[Any, list[str]]:
-    """A module of one of Transformers' auto classes, and the names of weights that the file lacks.
+    """Return a module of one of Transformers' auto classes, and the names of missing weights.
 
     `tensors` are the weights in place of the folder's own. Those of a quantised folder are read as
     the values that they stand for; see `published`.
 
-    :raises ModelNotLoadable: the weights are damaged, of another shape, or too many.
+    :raises ModelNotLoadable: the weights are damaged, have wrong shapes, or are too many.
     """
     transformers().utils.logging.disable_progress_bar()
     kept = Kept()
@@ -202,7 +202,7 @@ def is_read_here(folder: Path) -> bool:
 
 
 def dtype(spec: ModelSpec, config: Any) -> torch.dtype:
-    """The checkpoint's dtype: as its configuration says, else that of its first matrix."""
+    """Return the checkpoint's dtype: from its configuration, else from its first matrix."""
     stated = getattr(config, "dtype", None)
     if isinstance(stated, torch.dtype) and stated.is_floating_point:
         return stated
@@ -227,12 +227,12 @@ def file_bytes(spec: ModelSpec) -> int:
 
 
 def text_config(module: Any) -> Any:
-    """The language model's part of the configuration."""
+    """Return the language model's part of the configuration."""
     return module.config.get_text_config()
 
 
 def vocab_size(module: Any) -> int:
-    """Width of the logits."""
+    """Return the width of the logits."""
     head = module.get_output_embeddings()
     for name in ("out_features", "out_len"):
         width = getattr(head, name, None)
@@ -242,9 +242,9 @@ def vocab_size(module: Any) -> int:
 
 
 def context_length(spec: ModelSpec, module: Any) -> int:
-    """Tokens that a sequence may have; `module` is anything with a `config`.
+    """Return the longest sequence in tokens; `module` is any object with a `config`.
 
-    :raises ModelNotLoadable: the spec asks for more than the model was made for.
+    :raises ModelNotLoadable: the spec asks for more than the model supports.
     """
     config = text_config(module)
     as_stated: Callable[[], dict[str, Any]] = getattr(config, "to_dict", config.__dict__.copy)
@@ -260,23 +260,23 @@ def context_length(spec: ModelSpec, module: Any) -> int:
 
 
 def takes(module: Any, *names: str) -> bool:
-    """Whether the module's forward has these parameters."""
+    """Return whether the module's forward has these parameters."""
     parameters = inspect.signature(module.forward).parameters
     return all(name in parameters for name in names)
 
 
 def parameters(module: Any) -> int:
-    """How many weights the model has, shared ones once."""
+    """Return the number of weights, counting shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def weights_bytes(module: Any) -> int:
-    """Bytes held by weights and buffers, shared storage once."""
-    seen: dict[int, int] = {}
+    """Return the bytes of weights and buffers, counting shared storage once."""
+    sizes: dict[int, int] = {}
     for tensor in _tensors(module):
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-    return sum(seen.values())
+        sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 def _tensors(module: Any) -> Iterator[torch.Tensor]:
@@ -285,5 +285,5 @@ def _tensors(module: Any) -> Iterator[torch.Tensor]:
 
 
 def generation_config(path: Path) -> dict[str, Any]:
-    """`generation_config.json`, or an empty dictionary."""
+    """Return the content of `generation_config.json`; {} if there is none."""
     return read_config(path, "generation_config.json")

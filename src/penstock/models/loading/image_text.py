@@ -1,8 +1,8 @@
-"""Checkpoints that take images too, served for text: their language model as a causal one.
+"""Checkpoints that also take images, served for text by their language model alone.
 
 Transformers loads such a checkpoint as a whole. Its language model is put into the causal class of
-its own kind, which has the fastest way of running that there is for that kind, and must give the
-whole's logits of a text. If it does not, the whole is served, which takes text as well.
+its own type, for which there is a faster way of running, and must give the full model's logits of a
+text. If it does not, the full model is served, which takes text as well.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ logger = logging.getLogger(__name__)
 
 _TOKENS: Final = 12
 _TOLERANCE: Final = {torch.float32: 1e-4}
-_COARSE: Final = 0.02  # of 16 bit: the same operations, in another order at most
+_COARSE: Final = 0.02  # for 16 bit: the same operations, possibly in another order
 
 
 def is_image_text(config: Any) -> bool:
-    """Whether Transformers has a class for this configuration that takes images and text."""
+    """Return whether Transformers has a class for this configuration that takes images and text."""
     return type(config) in transformers().MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
-def causal_config(whole: Any) -> Any | None:
-    """The configuration of the language model as a causal one; None if it is of no such kind."""
-    text = whole.get_text_config(decoder=True)
-    if text is whole and whole.model_type not in EQUIVALENT:
+def causal_config(full: Any) -> Any | None:
+    """Return the language model's configuration as a causal one; None if there is no such type."""
+    text = full.get_text_config(decoder=True)
+    if text is full and full.model_type not in EQUIVALENT:
         return None
     if text.model_type in EQUIVALENT:
         kinds = transformers_module("models.auto.configuration_auto").CONFIG_MAPPING
@@ -44,38 +44,38 @@ def causal_config(whole: Any) -> Any | None:
         text = kinds[kind](**stated)
     if type(text) not in transformers().MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
-    text.dtype = text.dtype or whole.dtype
-    text.tie_word_embeddings = whole.tie_word_embeddings
-    text.architectures = whole.architectures
+    text.dtype = text.dtype or full.dtype
+    text.tie_word_embeddings = full.tie_word_embeddings
+    text.architectures = full.architectures
     return text
 
 
 @torch.inference_mode()
-def text_module(whole: Any, config: Any, dtype: torch.dtype) -> Any:
-    """The causal module of a loaded whole's language model, or the whole if that cannot be had."""
-    name = type(whole).__name__
+def text_module(full: Any, config: Any, dtype: torch.dtype) -> Any:
+    """Return the language model as a causal module, or the full model if that is impossible."""
+    name = type(full).__name__
     try:
         text = causal_config(config)
         if text is None:
             logger.info("%s is served as a whole: its language model has no causal class", name)
-            return whole
-        module = _causal_module(whole.eval(), text)
-        error = _difference(whole, module)
-    except Exception as failure:  # noqa: BLE001 - whatever a foreign architecture raises
+            return full
+        module = _causal_module(full.eval(), text)
+        error = _difference(full, module)
+    except Exception as failure:  # noqa: BLE001 - a foreign architecture may raise anything
         logger.info("%s is served as a whole: %s", name, failure)
-        return whole
+        return full
     if not error <= _TOLERANCE.get(dtype, _COARSE):
         logger.warning("%s is served as a whole: its language model differs by %.2g", name, error)
-        return whole
+        return full
     return module
 
 
 def from_files(path: Path, text: Any, dtype: torch.dtype) -> Any | None:
-    """The causal module of a language model, read by itself; None if its names are not known.
+    """Return a language model's causal module, read alone; None if its names are unknown.
 
-    For checkpoints whose towers want packages that are not installed.
+    For checkpoints whose other towers need packages that are not installed.
 
-    :raises ValueError: some of its weights are not there.
+    :raises ValueError: some of its weights are missing.
     """
     safe_open = importlib.import_module("safetensors").safe_open
     holders: dict[str, Any] = {}
@@ -97,41 +97,41 @@ def from_files(path: Path, text: Any, dtype: torch.dtype) -> Any | None:
 
 
 def _require_weights(module: Any) -> None:
-    """:raises ValueError: a weight is not there."""
+    """:raises ValueError: a weight is missing."""
     missing = [name for name, weight in module.named_parameters() if weight.is_meta]
     if missing:
         raise ValueError(f"{len(missing)} weights are missing: {missing[0]}")
 
 
-def _causal_module(whole: Any, text: Any) -> Any:
-    """A module of the causal class that shares the weights of the whole's language model.
+def _causal_module(full: Any, text: Any) -> Any:
+    """Return a causal module that shares the weights of the full model's language model.
 
     :raises ValueError: the language model lacks some of them.
     """
     empty = importlib.import_module("accelerate").init_empty_weights
-    head = whole.get_output_embeddings()
+    head = full.get_output_embeddings()
     with empty(include_buffers=False):
-        module = transformers().AutoModelForCausalLM.from_config(text, dtype=whole.dtype)
+        module = transformers().AutoModelForCausalLM.from_config(text, dtype=full.dtype)
     own_head = module.get_output_embeddings()
     prefix = next(path for path, part in module.named_modules() if part is own_head)
     state = {f"{prefix}.{name}": tensor for name, tensor in head.state_dict().items()}
-    for name, tensor in whole.get_decoder().state_dict().items():
+    for name, tensor in full.get_decoder().state_dict().items():
         state[f"{module.base_model_prefix}.{name}"] = tensor
     module.load_state_dict(state, strict=False, assign=True)
-    if head.weight is whole.get_input_embeddings().weight:
+    if head.weight is full.get_input_embeddings().weight:
         own_head.weight = module.get_input_embeddings().weight
     _require_weights(module)
-    module.generation_config = whole.generation_config
+    module.generation_config = full.generation_config
     return module.eval()
 
 
-def _difference(whole: Any, module: Any) -> float:
-    """Relative difference of the two modules' logits of a short text."""
+def _difference(full: Any, module: Any) -> float:
+    """Return the relative difference of the two modules' logits of a short text."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, module.config.vocab_size, (1, _TOKENS), generator=generator)
     mask = torch.ones_like(ids)
-    wanted, got = (
-        part(input_ids=ids, attention_mask=mask).logits.float() for part in (whole, module)
+    expected, actual = (
+        part(input_ids=ids, attention_mask=mask).logits.float() for part in (full, module)
     )
-    spread = wanted - wanted.mean(dim=-1, keepdim=True)
-    return ((got - wanted).norm() / spread.norm()).item()
+    spread = expected - expected.mean(dim=-1, keepdim=True)
+    return ((actual - expected).norm() / spread.norm()).item()

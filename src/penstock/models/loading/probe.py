@@ -1,7 +1,7 @@
-"""The check at every load: that a way of running a model gives the model's own logits.
+"""The check at every load: a way of running a model must give the model's own logits.
 
 The reference is the module's own decoding as `generate` runs it: a prompt prefilled into its own
-cache, the rest token by token. Against it stands what the engine will do: two sequences, one
+cache, the rest token by token. It is compared with what the engine will do: two sequences, one
 prefilled in chunks beside the other, then both decoded in one batch.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LONG: Final = BLOCK_SIZE + 5  # over a block's edge
+_LONG: Final = BLOCK_SIZE + 5  # crosses a block's edge
 _SHORT: Final = 6
 _CHUNK: Final = 7
 _DECODED: Final = 3  # tokens of each sequence that the reference decodes one by one
@@ -32,19 +32,19 @@ _DECODED_ROWS: Final = [
     *range(_LONG - _DECODED, _LONG),
     *range(_LONG + _SHORT - _DECODED, _LONG + _SHORT),
 ]
-_QUANTILE: Final = 0.75  # of rows' errors: rounding may tip a router's choice in some, not in most
+_QUANTILE: Final = 0.75  # of rows' errors: rounding may change a router's choice in a few rows
 _GPU_NOISE: Final = (
-    0.01  # of the tolerance: what a neighbour may change where sums are not in order
+    0.01  # of the tolerance: what a neighbour may change if the order of sums varies
 )
 
 
 class Probe:
-    """The reference logits of one module, and the comparison with them."""
+    """One module's reference logits, and comparisons with them."""
 
     def __init__(self, module: Any, device: torch.device, tolerance: float) -> None:
         self.tolerance = tolerance
         self.stateful_layers: list[str] = []
-        self._in_order = True  # whether the model's sums are always in one order
+        self._in_order = True  # whether the model adds up in a fixed order
         self._module = module
         self._device = device
         self._has_experts = any("expert" in name.lower() for name, _ in module.named_modules())
@@ -57,9 +57,9 @@ class Probe:
         self._wanted = self._reference()
 
     def require_causal(self, where: str) -> None:
-        """Make sure that the logits are numbers, and that later tokens do not change earlier ones.
+        """Check that the logits are finite, and that later tokens do not change earlier ones.
 
-        :raises ModelNotLoadable: they do, so the model cannot decode token by token.
+        :raises ModelNotLoadable: one of these fails: the model cannot decode token by token.
         """
         name = type(self._module).__name__
         if self._wanted.isnan().any():
@@ -71,9 +71,9 @@ class Probe:
             )
 
     def error_of(self, model: Model) -> float:
-        """Relative error of the model's logits; infinite if a neighbour's tokens change them.
+        """Return the relative error of a model's logits; infinite if a neighbour's tokens change them.
 
-        The model is left without a cache.
+        The model's cache is released.
         """
         model.allocate(max(block for table in _BLOCKS.values() for block in table) + 1)
         logits = self._served(model, self._short)
@@ -86,18 +86,18 @@ class Probe:
         return error
 
     def drift(self) -> float:
-        """Relative error of what the module gives now, having been changed since."""
+        """Return the relative error of the module's current logits, after it was changed."""
         return self._error(self._reference())
 
     def _error(self, logits: torch.Tensor) -> float:
-        """Of all rows, or of those that the reference decoded from its cache, if that is more."""
+        """Return the error of all rows, or of those decoded from the cache if that is larger."""
         if logits.shape != self._wanted.shape:
             return float("inf")
         decoded = self._distance(logits[_DECODED_ROWS], self._wanted[_DECODED_ROWS], 0.5)
         return max(decoded, self._distance(logits, self._wanted))
 
     def _served(self, model: Model, short: list[int]) -> torch.Tensor:
-        """The logits of both sequences as the engine computes them, on the CPU."""
+        """Return both sequences' logits as the engine computes them, on the CPU."""
         long = self._long
         steps = (
             (_part(1, long, 0, _CHUNK), _part(2, short, 0, _SHORT - 1)),
@@ -112,11 +112,12 @@ class Probe:
         return torch.cat((first[:_CHUNK], middle, last[1:], first[_CHUNK:], last[:1]))
 
     def _leaks(self, logits: torch.Tensor, again: torch.Tensor) -> bool:
-        """Whether one sequence's logits differ between two neighbours of one length.
+        """Return whether one sequence's logits differ between two neighbours of equal length.
 
-        Everything but the neighbour's tokens is the same, so no bit may differ. Two exceptions:
-        experts are computed together for all rows that chose them, so that their number, and with
-        it the rounding, depends on the neighbour; and a GPU may sum up in any order.
+        Everything but the neighbour's tokens is equal, so no bit may differ. Two exceptions:
+        experts
+        compute all rows that chose them together, so the number of rows, and with it the rounding,
+        depends on the neighbour; and a GPU may add up in any order.
         """
         if self._has_experts:
             return self._distance(again, logits) > self.tolerance
@@ -125,14 +126,14 @@ class Probe:
         return self._distance(again, logits) > self.tolerance * _GPU_NOISE
 
     def _reference(self) -> torch.Tensor:
-        """Logits of the long and the short sequence: (tokens, vocab) float32 on the CPU."""
+        """Return logits of the long and the short sequence: (tokens, vocab) float32 on the CPU."""
         return torch.cat((self._own(self._long, _DECODED), self._own(self._short, _DECODED)))
 
     def _own(self, tokens: list[int], decoded: int) -> torch.Tensor:
-        """Logits of one sequence, its last `decoded` tokens one by one.
+        """Return the logits of one sequence, its last `decoded` tokens computed one by one.
 
-        Where the module's own decoding fails, so does `generate`: then one forward without a cache
-        is all that there is to compare with.
+        If the module's own decoding fails, so does `generate`; then one forward pass without a
+        cache is the only reference.
         """
         name = type(self._module).__name__
         try:
@@ -141,7 +142,7 @@ class Probe:
             rows += [own.advance([token]) for token in tokens[len(tokens) - decoded :]]
             self.stateful_layers = own.stateful_layers()
             return torch.cat(rows).float().cpu()
-        except Exception as error:  # noqa: BLE001 - whatever a foreign architecture raises
+        except Exception as error:  # noqa: BLE001 - a foreign architecture may raise anything
             logger.warning("%s cannot generate: %s", name, checkpoint.first_line(error))
         try:
             return self._plain(tokens)
@@ -158,19 +159,19 @@ class Probe:
         return output.logits[0].float().cpu()
 
     def _cause_of_nan(self) -> str:
-        """Name a weight that holds no finite number, if there is one."""
+        """Return the name of a weight with numbers that are not finite, or else the likely cause."""
         for name, weight in self._module.named_parameters():
             if weight.is_floating_point() and not weight.isfinite().all():
                 return f"the weight {name} holds NaN or infinity: the checkpoint is damaged"
         return "its numbers overflow in this format; format = 'fp32' has more room"
 
     @staticmethod
-    def _distance(got: torch.Tensor, wanted: torch.Tensor, share: float = _QUANTILE) -> float:
-        """A high quantile over rows of |got - wanted| / |wanted|, of logits less their mean."""
-        if got.shape != wanted.shape:
+    def _distance(actual: torch.Tensor, expected: torch.Tensor, share: float = _QUANTILE) -> float:
+        """Return a high quantile, over rows, of |actual - expected| / |expected|, each less its mean."""
+        if actual.shape != expected.shape:
             return float("inf")
-        spread = (wanted - wanted.mean(dim=-1, keepdim=True)).square().sum(dim=-1).sqrt()
-        errors = (got - wanted).square().sum(dim=-1).sqrt() / spread.clamp(min=1e-6)
+        spread = (expected - expected.mean(dim=-1, keepdim=True)).square().sum(dim=-1).sqrt()
+        errors = (actual - expected).square().sum(dim=-1).sqrt() / spread.clamp(min=1e-6)
         quantile = torch.quantile(errors, share, interpolation="higher").item()
         return quantile if quantile == quantile else float("inf")  # noqa: PLR0124 - NaN
 

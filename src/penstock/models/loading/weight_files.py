@@ -1,4 +1,4 @@
-"""What a folder's files are, told apart before anything is loaded: each other format by its name."""
+"""Recognises the files of a folder before anything is loaded, and names unsupported formats."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_weights(path: Path, *, pickles: bool) -> None:
         raise ModelNotLoadable(f"{path}: {_without_config(path)}")
     if (path / _ADAPTER).is_file():
         raise ModelNotLoadable(
-            f"{path}: a LoRA adapter lies beside its base ({_ADAPTER}) and would not be applied: "
+            f"{path}: a LoRA adapter lies next to its base ({_ADAPTER}) and would not be applied: "
             f"{_MERGE}, or move its files away to serve the base alone"
         )
     missing = _missing_shards(path)
@@ -75,7 +75,7 @@ def _without_config(path: Path) -> str:
 
 
 def _refuse_pointers(path: Path) -> None:
-    """:raises ModelNotLoadable: a file stands for one that Git LFS has not fetched."""
+    """:raises ModelNotLoadable: a file is a Git LFS pointer to one that was not fetched."""
     for pattern in ("*.safetensors", "*.json", "*.model", "*.bin"):
         for file in sorted(path.glob(pattern)):
             with file.open("rb") as opened:

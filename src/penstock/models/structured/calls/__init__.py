@@ -1,4 +1,4 @@
-"""Grammars of tool calls, for answers that must call: one entry for each dialect."""
+"""Grammars of tool calls, for answers that must be calls: one entry for each dialect."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from penstock.contract.structure import ToolStructure
 
 CALLS: Final = {**JSON_CALLS, **TYPED_CALLS}
-"""How each dialect's calls are written, by its name."""
+"""The notation of each dialect's calls, by the dialect's name."""
 
 
 def grammar(structure: ToolStructure, dialect: str, markers: Mapping[str, int]) -> str:
-    """Return the grammar of tool calls as the model writes them.
+    """Return the grammar of tool calls in the model's own format.
 
-    `markers` are the tokenizer's tokens that no text makes.
+    `markers` are the tokenizer's tokens that do not come from text.
 
-    :raises UnsupportedFeature: how this model calls tools is not known.
-    :raises InvalidParameter: a strict schema asks for what this dialect cannot be held to.
+    :raises UnsupportedFeature: the format of this model's calls is unknown.
+    :raises InvalidParameter: a strict schema demands something that this dialect cannot enforce.
     """
     calls = CALLS.get(dialect)
     if calls is None:
-        raise UnsupportedFeature("how this model calls tools is not known", param="tools")
+        raise UnsupportedFeature("this model's format of tool calls is unknown", param="tools")
     rules = Rules(markers)
     calls.write(rules, structure)
     return rules.source()

@@ -1,4 +1,4 @@
-"""How one argument of a call is written: between tags, or as a literal of Python's or Gemma's."""
+"""Notations of one argument of a call: between tags, or as a literal of Python's or Gemma's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from penstock.models.structured.calls.rules import Rules
 
 _DEEPEST: Final = 6
-"""Objects and lists within each other whose schemas are kept to; deeper ones hold anything."""
+"""Nesting of objects and lists whose schemas are enforced; deeper ones may contain anything."""
 
 
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -22,14 +22,14 @@ _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", 
 
 
 class Notation(Protocol):
-    """How one argument is written."""
+    """Writes one argument as grammar rules."""
 
     def argument(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        """Return an argument, its rules named after `name`."""
+        """Return the rule body of an argument; its own rules are named after `name`."""
         ...
 
     def any_argument(self, rules: Rules) -> str:
-        """Return an argument of any name and value."""
+        """Return the rule body of an argument with any name and value."""
         ...
 
 
@@ -58,7 +58,7 @@ class Tagged:
     def _text(self, rules: Rules, name: str, parameter: Parameter) -> str:
         begin = self._begin(rules, parameter, "true")
         if parameter.choices is not None:
-            choices = [_bare(one) for one in parameter.choices]
+            choices = [_bare(choice) for choice in parameter.choices]
             return f"{begin} ({' | '.join(map(text, choices))}) {rules.literal(self.end)}"
         return f"{begin} {rules.text_up_to(f'{name}_text', self.end, parameter.text_form())}"
 
@@ -72,7 +72,7 @@ class Tagged:
 
 
 class Literals:
-    """An argument as a name and a literal, in a notation in which all values can be told apart."""
+    """An argument as a name and a literal, in a notation in which types are distinguishable."""
 
     def __init__(self, quotes: Quotes, assign: str, comma: str, colon: str, words: Words) -> None:
         self._quotes = quotes
@@ -93,13 +93,13 @@ class Literals:
 
     def _value(self, rules: Rules, name: str, parameter: Parameter, depth: int) -> str:
         if parameter.choices is not None:
-            return f"({' | '.join(self._choice(rules, one) for one in parameter.choices)})"
+            return f"({' | '.join(self._choice(rules, choice) for choice in parameter.choices)})"
         if parameter.types is None or not depth:
             return self._any(rules)
         if parameter.alternatives:
             ways = [
-                self._value(rules, f"{name}_{place}", one, depth - 1)
-                for place, one in enumerate(parameter.alternatives)
+                self._value(rules, f"{name}_{number}", alternative, depth - 1)
+                for number, alternative in enumerate(parameter.alternatives)
             ]
             return f"({' | '.join(ways)})"
         kinds = [
@@ -127,16 +127,16 @@ class Literals:
                 return rules.json(name, {"type": kind, **bounds}, parameter.scope)
 
     def _object(self, rules: Rules, name: str, parameter: Parameter, depth: int) -> str:
-        known, is_open = members(parameter.schema, parameter.scope)
+        properties, is_open = members(parameter.schema, parameter.scope)
         colon = self._mark(rules, "COLON", self._colon)
         written = [
-            f"{self._quotes.one(rules, one.name)} {colon} "
-            + self._value(rules, f"{name}_{place}", one, depth - 1)
-            for place, one in enumerate(known)
+            f"{self._quotes.one(rules, property_.name)} {colon} "
+            + self._value(rules, f"{name}_{number}", property_, depth - 1)
+            for number, property_ in enumerate(properties)
         ]
         more = f"{self._quotes.any(rules)} {colon} {self._any(rules)}" if is_open else ""
         comma = self._mark(rules, "COMMA", self._comma)
-        return f'"{{" {in_order(known, written, more, comma)} "}}"'
+        return f'"{{" {in_order(properties, written, more, comma)} "}}"'
 
     def _list(self, rules: Rules, value: str, fields: Mapping[str, Any] | None = None) -> str:
         least, most = (fields or {}).get("minItems"), (fields or {}).get("maxItems")
@@ -164,37 +164,37 @@ class Literals:
         if isinstance(choice, str):
             return self._quotes.one(rules, choice)
         word = {True: self._words[0], False: self._words[1], None: self._words[2]}
-        known = isinstance(choice, bool) or choice is None
-        return text(word[choice] if known else json.dumps(choice))
+        is_word = isinstance(choice, bool) or choice is None
+        return text(word[choice] if is_word else json.dumps(choice))
 
     @staticmethod
     def _mark(rules: Rules, name: str, mark: str) -> str:
-        """Return a mark between values; blanks behind it may be left out, or be there."""
+        """Return a separator between values; the blank after it is optional."""
         return rules.add(name, f"/{mark.strip()} ?/") if mark.endswith(" ") else text(mark)
 
 
 Words = tuple[str, str, str]
-"""What a notation has for true, false and null."""
+"""A notation's words for true, false and null."""
 
 
 class Quotes(Protocol):
-    """How texts are written."""
+    """Writes strings."""
 
     def any(self, rules: Rules) -> str:
-        """Return any text."""
+        """Return the rule body of any string."""
         ...
 
     def of(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        """Return text of a parameter's form, its rules named after `name`."""
+        """Return the rule body of a parameter's strings; its own rules are named after `name`."""
         ...
 
     def one(self, rules: Rules, words: str) -> str:
-        """Return a certain text."""
+        """Return the rule body of a certain string."""
         ...
 
 
 class PythonQuotes:
-    """Python's strings, in either kind of quotes."""
+    """Python's strings, with either kind of quotes."""
 
     def any(self, rules: Rules) -> str:
         """See `Quotes`."""
@@ -202,7 +202,7 @@ class PythonQuotes:
         return rules.add("STRING", " | ".join(f"/Q({inner})*Q/".replace("Q", q) for q in "'\""))
 
     def of(self, rules: Rules, name: str, parameter: Parameter) -> str:
-        """See `Quotes`. What is said of a text is enforced by writing it as JSON does."""
+        """See `Quotes`. A schema's constraints on strings are enforced by writing them as JSON."""
         if not parameter.has_form:
             return self.any(rules)
         return rules.json(name, {**parameter.fields, "type": "string"}, parameter.scope)
@@ -215,7 +215,7 @@ class PythonQuotes:
 
 @dataclass(frozen=True, slots=True)
 class MarkedQuotes:
-    """Text between two marks, in which nothing is escaped."""
+    """Text between two marks, without escapes."""
 
     mark: str
 
