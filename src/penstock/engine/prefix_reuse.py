@@ -1,4 +1,4 @@
-"""What sequences take over from others with the same beginning: blocks, and the state behind them."""
+"""What sequences reuse of others with the same beginning: blocks, and the state after them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from penstock.engine.states import StatePool
 
 LEAST_BLOCKS: Final = 4
-"""Blocks for which a state is kept: fewer are computed sooner than a prompt is cut for them."""
+"""Least blocks between states that are kept: for fewer, cutting a prompt costs more than it saves."""
 
 
 class PrefixReuse:
-    """Prefix caching over the pools of blocks and states. The engine's thread owns it.
+    """Prefix caching over the pools of blocks and states. Owned by the engine's thread.
 
-    Without `states` a sequence starts behind all blocks of its prefix that are cached. With them it
-    starts where a state is kept too. That is so at the end of a prompt's full blocks; where a
-    prompt left another's way, once a second one did; and behind the newest blocks of an answer.
+    Without `states` a sequence starts after all cached blocks of its prefix. With them, a state
+    must be kept there too. States are kept at the end of a prompt's full blocks; where a prompt
+    diverges from another, once a second one has done so; and after the newest blocks of an answer.
     """
 
     def __init__(self, pool: BlockPool, states: StatePool | None) -> None:
@@ -30,9 +30,9 @@ class PrefixReuse:
         self.states = states
 
     def match(self, sequence: Sequence) -> tuple[list[int], int]:
-        """Return the cached blocks of a sequence's prefix, and how many of them it can take over.
+        """Return the cached blocks of a sequence's prefix, and how many of them it can reuse.
 
-        At least one token stays to be computed.
+        At least one token remains to be computed.
         """
         if not self.pool.caching or sequence.needs_prompt_rows:  # cached tokens give no logits
             return [], 0
@@ -45,9 +45,9 @@ class PrefixReuse:
         return blocks, self.states.longest(digests[: len(blocks)])
 
     def awaits(self, sequence: Sequence, block: int, running: Iterable[Sequence]) -> bool:
-        """Whether a running sequence is computing this block of a waiting one's prompt.
+        """Return whether a running sequence is computing this block of a waiting one's prompt.
 
-        With states: whether one will keep a state behind it that the waiting one can start from.
+        With states: whether it will keep a state after it that the waiting one can start from.
         """
         last = (len(sequence.token_ids) - 1) // self.pool.block_size
         if sequence.needs_prompt_rows or block >= last:
@@ -67,7 +67,7 @@ class PrefixReuse:
         )
 
     def begin(self, sequence: Sequence, cached: int, taken: int) -> None:
-        """Give a sequence that starts to run its state: that behind `taken` of its `cached` blocks."""
+        """Give a starting sequence its state: the one after `taken` of its `cached` blocks."""
         if self.states is None:
             return
         sequence.state = self.states.take(sequence.digests[taken - 1] if taken else None)
@@ -77,13 +77,13 @@ class PrefixReuse:
             sequence.state_marks = tuple(sorted(marks))
 
     def cut(self, sequence: Sequence, tokens: int) -> int:
-        """Return how many of its next `tokens` a sequence computes until its state is to be kept."""
+        """Return how many of its next `tokens` a sequence computes before its state is to be kept."""
         size = self.pool.block_size
         left = (mark * size - sequence.computed for mark in sequence.state_marks)
         return min((count for count in left if 0 < count < tokens), default=tokens)
 
     def note(self, sequence: Sequence) -> None:
-        """Let others find what a sequence has computed: its full blocks, and its state behind them."""
+        """Publish what a sequence has computed: its full blocks, and its state after them."""
         pool = self.pool
         full = sequence.computed // pool.block_size
         if full <= sequence.registered_blocks or not pool.caching:
@@ -96,7 +96,7 @@ class PrefixReuse:
             self._keep_state(self.states, sequence, full)
 
     def end(self, sequence: Sequence) -> None:
-        """Take back the blocks and the state of a sequence that runs no longer."""
+        """Take back the blocks and the state of a sequence that has stopped running."""
         self.pool.release(sequence.block_table)
         if self.states is not None and sequence.state >= 0:
             self.states.release(sequence.state)

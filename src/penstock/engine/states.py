@@ -1,7 +1,7 @@
-"""Which place of a model's recurrent states holds what: those of running sequences, and kept ones.
+"""Manages the places of a model's recurrent states: those of running sequences, and kept ones.
 
-A state is what the layers of a hybrid know of all tokens so far, in a place of fixed size. It cannot
-be cut: a sequence can start behind a shared prefix only where the state at that point was kept.
+A state is what the layers of a hybrid model know of all tokens so far, in a fixed size. It cannot
+be cut: a sequence can start after a shared prefix only if the state at that point was kept.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class StatePool:
     """Places of states: each running sequence has one, the others keep states for reuse.
 
-    Kept states are found by the digest of the blocks before them; the least recently used goes
-    first. Copies are made at once. The engine's thread owns it.
+    Kept states are found by the digest of the blocks before them; the least recently used is
+    evicted first. Copies are made at once. Owned by the engine's thread.
     """
 
     def __init__(self, model: StatefulModel, count: int) -> None:
@@ -30,21 +30,22 @@ class StatePool:
 
     @property
     def kept(self) -> int:
-        """How many states are kept for reuse."""
+        """The number of states that are kept for reuse."""
         return len(self._kept)
 
     @property
     def available(self) -> int:
-        """How many sequences can still get a place."""
+        """The number of sequences that can still get a place."""
         return len(self._free) + len(self._kept)
 
     def take(self, digest: bytes | None = None) -> int:
-        """Return a place for a sequence that starts to run, with the state kept for `digest`.
+        """Return a place for a starting sequence, with the state kept for `digest`.
 
-        A kept state may have to go for it.
+        A kept state may be evicted for it.
 
-        :raises KeyError: all places are taken by sequences, of which the scheduler runs fewer; or
-            no state is kept for `digest`.
+        :raises KeyError: all places belong to sequences, of which the scheduler runs fewer; or no
+            state
+            is kept for `digest`.
         """
         if digest is None:
             if not self._free:
@@ -53,16 +54,16 @@ class StatePool:
         self._kept.move_to_end(digest)
         if not self._free and len(self._kept) == 1:
             return self._kept.pop(digest)
-        place = self.take()
-        self._model.copy_state(self._kept[digest], place)
-        return place
+        slot = self.take()
+        self._model.copy_state(self._kept[digest], slot)
+        return slot
 
     def release(self, place: int) -> None:
-        """Take back the place of a sequence that runs no longer."""
+        """Take back the place of a sequence that has stopped running."""
         self._free.append(place)
 
     def keep(self, digest: bytes, place: int) -> None:
-        """Keep a copy of a sequence's state behind the blocks of this digest, if there is room."""
+        """Keep a copy of a sequence's state after the blocks of this digest, if there is room."""
         if digest in self._kept:
             self._kept.move_to_end(digest)
         elif self.available:
@@ -71,13 +72,13 @@ class StatePool:
             self._kept[digest] = copy
 
     def forget(self, digest: bytes) -> None:
-        """Keep the state of this digest no longer, if it is kept."""
-        place = self._kept.pop(digest, None)
-        if place is not None:
-            self._free.append(place)
+        """Drop the state of this digest, if it is kept."""
+        slot = self._kept.pop(digest, None)
+        if slot is not None:
+            self._free.append(slot)
 
     def longest(self, digests: Sequence[bytes]) -> int:
-        """Return how many of these blocks, from the first on, end where a state is kept."""
+        """Return how many of these blocks, counted from the first, end where a state is kept."""
         return next(
             (count for count in range(len(digests), 0, -1) if digests[count - 1] in self._kept), 0
         )

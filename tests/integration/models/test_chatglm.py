@@ -261,7 +261,7 @@ def test_tools_are_listed(models: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff\xfe nothing", "no SentencePiece model"), (b"", "no SentencePiece model")],
+    [(b"\xff\xfe nothing", "not a SentencePiece model"), (b"", "not a SentencePiece model")],
 )
 def test_a_damaged_tokenizer_is_one_line(
     models: Path, tmp_path: Path, content: bytes, said: str

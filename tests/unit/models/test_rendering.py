@@ -88,7 +88,7 @@ def test_continued_texts_are_transformers(library: Any, name: str, content: str)
 
 
 def test_a_continued_message_has_to_be_in_the_text(library: Any) -> None:
-    with pytest.raises(rendering.TemplateRefuses, match="leaves out the last message"):
+    with pytest.raises(rendering.TemplateRefuses, match="omits the last message"):
         rendering.render("{{ 1 }}", [USER], {}, continues=True, most_characters=None)
 
 

@@ -1,4 +1,4 @@
-"""How an engine runs a model: the settings, the model's entry, and what its backend is good at."""
+"""How an engine runs a model: from the settings, the model's entry and its backend's strengths."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 _SPECULATION_TOKENS: Final = 8
-"""Guessed for a sequence and step at most; the engine tries fewer where they do not pay."""
+"""Most draft tokens a sequence and step; the engine tries fewer if they do not pay."""
 
 _GAINS: Final = frozenset({("native", "cpu")})
-"""Where `auto` guesses: where it was measured to help, see ADR 0009."""
+"""Where `auto` drafts: where it measurably helps, see ADR 0009."""
 
 _LEAST_PARAMETERS: Final = 500_000_000
-"""Of a model that `auto` guesses for. One of 1.1 thousand million gained; the demo model, whose step
-of a millisecond is no longer than the guessing, lost three quarters at eight sampled streams."""
+"""Least weights of a model that `auto` drafts for. One of 1.1 billion gained; the demo model, whose
+step takes a millisecond, as long as drafting, lost three quarters at eight sampled streams."""
 
 MOST_CHUNK_TOKENS: Final = 2048
 
@@ -28,14 +28,14 @@ MOST_CHUNK_TOKENS: Final = 2048
 def engine_options(
     spec: ModelSpec, settings: Settings, card: ModelCard, room: Room, *, chunk_tokens: int
 ) -> EngineOptions:
-    """The options for a model with so much room for its cache; an entry goes before a setting.
+    """Return the options for a model with `room` for its cache; its entry overrides the settings.
 
-    `chunk_tokens` is the longest prefill of a step that there is memory for.
+    `chunk_tokens` is the longest prefill in a step that memory allows.
     """
     target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
-    wanted = spec.speculation or settings.speculation
+    mode = spec.speculation or settings.speculation
     pays = (card.backend, card.device) in _GAINS and card.parameters >= _LEAST_PARAMETERS
-    guesses = wanted == "on" or (wanted == "auto" and pays)
+    guesses = mode == "on" or (mode == "auto" and pays)
     paged = card.batching == "continuous"
     return EngineOptions(
         slots=card.slots + card.spare_slots,

@@ -1,4 +1,4 @@
-"""How much of the KV cache, and of states, fits beside a model: by rule on a CPU, measured on a GPU."""
+"""How much KV cache, and how many states, fit: by a rule on a CPU, by measurement on a GPU."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CPU_SHARE: Final = 0.4
 MOST_CPU_BYTES: Final = 16 * 1024**3
 GPU_SHARE: Final = 0.97
 _GRAPHS_BYTES: Final = 512 * 1024**2
-"""What captured graphs and the libraries take beside what is measured."""
+"""Memory of captured graphs and libraries, beyond what is measured."""
 
 _KEPT_STATES: Final = 4
-"""For each slot at most, beside its own: states at ends of prompts and answers, for reuse."""
+"""Most states for each slot besides its own: at the ends of prompts and answers, for reuse."""
 _KEPT_SHARE: Final = 0.25
-"""Of the budget, for those."""
+"""Share of the budget for those."""
 
 _SAMPLER_ROWS: Final = 4
-"""Copies of the logits that sampling may hold at once."""
+"""Copies of the logits that sampling may have at once."""
 
 _RETRY_SHARE: Final = 0.9
 _RETRIES: Final = 3
@@ -38,7 +38,7 @@ _RETRIES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What was allocated: blocks of KV cache, and places of states in a model that keeps them."""
+    """What was allocated: blocks of KV cache, and places for the states of a model that has them."""
 
     blocks: int
     states: int = 0
@@ -46,12 +46,12 @@ class Room:
 
 @runtime_checkable
 class Warmable(Protocol):
-    """A model that is told how many sequences will run, and captures its steps before they do."""
+    """A model that captures its steps before serving, for a given number of sequences."""
 
     max_sequences: int
 
     def free_bytes(self) -> int:
-        """Memory that can still be taken on each device of the model."""
+        """Return the free memory on each device of the model, in bytes."""
         ...
 
     def capture(self) -> None:
@@ -69,12 +69,12 @@ def allocate(
     budget_bytes: int,
     where: str,
 ) -> Room:
-    """Allocate the KV cache: what the slots can fill, within the budget.
+    """Allocate the KV cache, as much as the slots can fill within the budget; return what fits.
 
-    Sequences in `spare_slots` share those blocks, but are in the steps beside the others. Each
-    sequence's state comes first, where the model keeps states.
-    `step_tokens` is the longest prefill that the engine will ask for at once. Without a budget
-    (0) a GPU's is what such a step, run here, leaves of its memory.
+    Sequences in `spare_slots` share those blocks, but add to the steps' batches. The sequences'
+    states are allocated first, if the model has states.
+    `step_tokens` is the longest prefill that the engine requests at once. If the budget is 0, a
+    GPU's budget is the memory that such a step leaves, measured by running one.
 
     :raises ModelNotLoadable: not even one block fits.
     """
@@ -107,7 +107,7 @@ def allocate(
 
 
 def _allocate_states(model: Model, at_once: int, budget_bytes: int, where: str) -> int:
-    """A place for each sequence, and for states that are kept; returns how many.
+    """Allocate states for the sequences, and for reuse; return how many.
 
     :raises ModelNotLoadable: those of the sequences do not fit.
     """
@@ -117,7 +117,7 @@ def _allocate_states(model: Model, at_once: int, budget_bytes: int, where: str) 
     size = keeping.state_bytes
     if at_once * size >= budget_bytes:
         raise ModelNotLoadable(
-            f"{where}: a KV cache of {budget_bytes} bytes does not hold the states of "
+            f"{where}: a KV cache of {budget_bytes} bytes has no room for the states of "
             f"{at_once} slots, {size} bytes each; lower PENSTOCK_SLOTS"
         )
     left = budget_bytes - at_once * size
@@ -138,7 +138,7 @@ def _taken(model: Model, blocks: int, where: str) -> int:
 
 
 def _proven(model: Model, blocks: int, slots: int, step_tokens: int) -> int:
-    """Allocate, then run the largest step beside it and capture the others."""
+    """Allocate, then run the largest step and capture the others, as proof that they fit."""
     model.allocate(blocks)
     if isinstance(model, Warmable):
         model.capture()
@@ -147,7 +147,7 @@ def _proven(model: Model, blocks: int, slots: int, step_tokens: int) -> int:
 
 
 def _budget(model: Model, device: Device, slots: int, step_tokens: int) -> int:
-    """Bytes for the KV cache."""
+    """Return the bytes for the KV cache."""
     if device.kind == "cpu":
         return min(int(device.free_bytes() * CPU_SHARE), MOST_CPU_BYTES)
     size = model.kv_layout.block_size
@@ -157,14 +157,14 @@ def _budget(model: Model, device: Device, slots: int, step_tokens: int) -> int:
     sampling = _SAMPLER_ROWS * slots * model.vocab_size * torch.float32.itemsize
     if isinstance(model, Warmable):
         free = model.free_bytes()
-        peak *= 2  # captured steps have memory of their own
+        peak *= 2  # captured steps have separate memory
     else:
         free = device.free_bytes()
     return int(free * GPU_SHARE) - peak - sampling - _GRAPHS_BYTES
 
 
 def _largest_step(model: Model, slots: int, step_tokens: int) -> None:
-    """A prefill of `step_tokens` beside one token of every other slot; what it says is no matter."""
+    """Run a prefill of `step_tokens` with one token of every other slot; the result is unused."""
     size = model.kv_layout.block_size
     tokens = min(step_tokens, model.context_length)
     first = -(-tokens // size)

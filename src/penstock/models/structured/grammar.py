@@ -1,4 +1,4 @@
-"""Structured text by llguidance: what a client asked for, compiled into masks of tokens."""
+"""Structured output by llguidance: compiles what a client asked for into token masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from penstock.models.text.dialect import Dialect
 
 _REMEMBERED: Final = 128
-"""Compiled grammars of a model."""
+"""Most compiled grammars of a model that are kept."""
 
 
 class GrammarConstraint:
@@ -45,13 +45,13 @@ class GrammarConstraint:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether the answer is complete, so that nothing may follow."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def mask(self, ahead: Sequence[int] = ()) -> bytes:
-        """Return one bit a token, the lowest first; see `Constraint`.
+        """Return one bit for each token, lowest first; see `Constraint`.
 
-        :raises UnsupportedFeature: the grammar is too complex to go on.
+        :raises UnsupportedFeature: the grammar is too complex to continue.
         """
         matcher = self._matcher
         if ahead:
@@ -67,10 +67,10 @@ class GrammarConstraint:
         return mask
 
     def advance(self, token_id: int) -> None:
-        """Take note of a token.
+        """Advance by a token.
 
-        :raises UnsupportedFeature: the grammar is too complex to go on.
-        :raises EngineFailed: it does not fit.
+        :raises UnsupportedFeature: the grammar is too complex to continue.
+        :raises EngineFailed: the token does not fit.
         """
         if self._matcher.consume_token(token_id):
             return
@@ -87,7 +87,7 @@ class GrammarConstraint:
 
 
 class GrammarCompiler:
-    """Compiles structures for one tokenizer and remembers them. Not safe from several threads."""
+    """Compiles structures for one tokenizer and caches them. Not thread-safe."""
 
     def __init__(
         self,
@@ -97,21 +97,21 @@ class GrammarCompiler:
         eos_token_ids: Iterable[int],
         dialect: Dialect,
     ) -> None:
-        """Read the vocabulary: tens of milliseconds, or a second for a large one.
+        """Read the vocabulary, in some tens of milliseconds, or a second for a large one.
 
         :raises UnsupportedFeature: llguidance is not installed, or cannot read this tokenizer.
         """
         try:
             self._library: Any = importlib.import_module("llguidance")
         except ImportError as error:
-            raise UnsupportedFeature("structured text needs llguidance on the worker") from error
+            raise UnsupportedFeature("structured output needs llguidance on the worker") from error
         try:
             self._tokenizer = vocabulary.read(
                 self._library, tokenizer_json, vocab_size=vocab_size, eos_token_ids=eos_token_ids
             )
         except Exception as error:
             raise UnsupportedFeature(
-                f"no structured text with this model's tokenizer: {limits.shortened(str(error))}"
+                f"no structured output with this model's tokenizer: {limits.shortened(str(error))}"
             ) from error
         self._dialect = dialect
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -120,9 +120,9 @@ class GrammarCompiler:
         self._compiled: OrderedDict[bytes, Any] = OrderedDict()
 
     def begin(self, structure: Structure, *, reasoning: Reasoning) -> GrammarConstraint:
-        """Return a constraint at its beginning; compiles the structure unless it is remembered.
+        """Return a constraint in its initial state; compiles the structure unless it is cached.
 
-        A structure holds for what comes after the model's reasoning.
+        A structure applies to what follows the model's reasoning.
 
         :raises InvalidParameter: the structure is not valid.
         """
@@ -137,7 +137,7 @@ class GrammarCompiler:
         return GrammarConstraint(compiled.deep_copy(), limits.noun(structure))
 
     def _grammars(self, structure: Structure, reasoning: Reasoning) -> list[dict[str, Any]]:
-        """Return llguidance's grammars; the first is the whole answer's."""
+        """Return llguidance's grammars; the first is that of the entire answer."""
         body, bodies = self._bodies(structure)
         if self._dialect.reasoning is None or reasoning is Reasoning.NONE:
             plain = len(bodies) == 1 and body == f"@{bodies[0]['name']}"
@@ -148,7 +148,7 @@ class GrammarCompiler:
         return [{"lark_grammar": f"{start}\nbody: {body}"}, *bodies]
 
     def _bodies(self, structure: Structure) -> tuple[str, list[dict[str, Any]]]:
-        """Return what comes behind the reasoning, and the grammars that it names."""
+        """Return what follows the reasoning, and the grammars that it names."""
         if isinstance(structure, ToolStructure | FreeToolStructure):
             return "@calls", [{**self._body(structure), "name": "calls"}]
         answer = structure.answer if isinstance(structure, EitherStructure) else structure
@@ -174,7 +174,11 @@ class GrammarCompiler:
                 grammar = calls.grammar(structure, self._dialect.tool_parser, self._markers)
                 return {"lark_grammar": grammar}
             case FreeToolStructure(functions):
-                tokens = [one for one in self._markers.values() if one not in self._eos_token_ids]
+                tokens = [
+                    token_id
+                    for token_id in self._markers.values()
+                    if token_id not in self._eos_token_ids
+                ]
                 grammar = free_text.grammar(
                     functions, self._dialect.tool_parser, self._markers, tokens
                 )

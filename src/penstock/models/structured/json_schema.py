@@ -1,4 +1,4 @@
-"""JSON schemas as a model is held to them."""
+"""JSON schemas in the form in which they are enforced."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ _LISTS: Final = ("prefixItems", "anyOf", "oneOf")
 _LAID_ON: Final = frozenset(
     {"allOf", "dependentSchemas", "if", "minProperties", "propertyNames", "unevaluatedProperties"}
 )
-"""Keywords by which properties may come from elsewhere, or have to be more than are named."""
+"""Keywords that may allow other properties, or require more than are named."""
 _OF_AN_OBJECT: Final = frozenset(
     {"$schema", "description", "properties", "required", "title", "type"}
 )
 _BESIDE: Final = frozenset({"$ref", "anyOf", "not", "oneOf"})
-"""Keywords that do so beside `properties`."""
+"""Keywords that do so in addition to `properties`."""
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose objects have no properties but those that it names.
+    """Return a schema whose objects have only the properties that it names.
 
-    Whatever fits it fits the schema given. A schema that says `additionalProperties` is obeyed, and
-    one that lays schemas on one another is left as it is. Without this a model that gets lost
-    invents properties until its tokens end; vLLM and llama.cpp read schemas in this way too.
+    Whatever fits it also fits `schema`. An explicit `additionalProperties` is respected, and a
+    schema that combines schemas is left as it is. Without this, a confused model invents properties
+    until its tokens run out; vLLM and llama.cpp interpret schemas in the same way.
     """
     return schema if is_laid_on(schema) else cast("dict[str, Any]", _closed(schema))
 
 
 def names_nothing(schema: dict[str, Any]) -> bool:
-    """Whether a function's parameters are written as an object without any."""
+    """Return whether a function's parameters are an object without any properties."""
     return not schema or (schema.get("properties") == {} and schema.keys() <= _OF_AN_OBJECT)
 
 
 def is_laid_on(schema: object) -> bool:
-    """Whether a schema, or one within it, lays schemas on one another."""
+    """Return whether a schema, or one within it, combines schemas."""
     if not isinstance(schema, dict):
         return False
     keywords = cast("dict[str, object]", schema)

@@ -1,4 +1,4 @@
-"""The sources of grammars, in the dialect of Lark that llguidance reads."""
+"""Sources of grammars, in llguidance's dialect of Lark."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def after_reasoning(
     dialect: Dialect, markers: Mapping[str, int], *, opened: bool, body: str
 ) -> str:
-    """Return the grammar of reasoning between the dialect's markers, and then the rule `body`.
+    """Return the grammar of reasoning between the dialect's markers, followed by the rule `body`.
 
-    `opened` reasoning has to come; else it may, where its first marker begins with a token.
+    `opened` reasoning must follow; otherwise it may, if its first marker begins with a token.
     """
     begin, end = dialect.reasoning or ("", "")
     if end in markers:
@@ -30,39 +30,39 @@ def after_reasoning(
     between = literal(dialect.between, markers) if dialect.between else "BLANKS"
     if opened:
         return f"start: thought {between} {body}\n{rules}"
-    if not any(begin.startswith(one) for one in markers):
+    if not any(begin.startswith(marker) for marker in markers):
         return f"start: {body}"
     return f"start: ({literal(begin, markers)} thought {between})? {body}\n{rules}"
 
 
 def wrapped(dialect: Dialect, markers: Mapping[str, int], body: str) -> str:
-    """Return an answer's rule with the markers that the dialect puts around an answer."""
+    """Return an answer's rule with the dialect's markers around it."""
     before = f"{literal(dialect.before_answer, markers)} " if dialect.before_answer else ""
     if dialect.answer is None:
         return f"{before}{body}"
-    begin, end = (literal(one, markers) for one in dialect.answer)
+    begin, end = (literal(marker, markers) for marker in dialect.answer)
     return f"{before}(({begin} {body} {end}) | {body})"
 
 
 def of_regex(library: Any, expression: str) -> str:
-    """Return a regular expression's grammar; its digits are ASCII's."""
+    """Return a regular expression's grammar; only ASCII digits count as digits."""
     if not expression:
         raise InvalidParameter("the regular expression is empty")
     return f"start: /{library.regex_to_lark(expression, 'd')}/"
 
 
 def of_choices(choices: Sequence[str]) -> str:
-    """Return the grammar of a few texts."""
+    """Return the grammar of several texts, one of which is chosen."""
     return "start: " + " | ".join(text(choice) for choice in choices)
 
 
 def of_grammar(grammar: str) -> str:
-    """Return a client's grammar; GBNF is translated.
+    """Return a client's grammar in Lark; GBNF is translated.
 
     :raises InvalidParameter: it is neither.
     """
     try:
         translate: Any = importlib.import_module("llguidance.gbnf_to_lark").any_to_lark
         return translate(grammar)
-    except Exception as error:  # the translator's own
+    except Exception as error:  # the translator's own errors
         raise InvalidParameter(f"the grammar: {str(error)[:200]}") from error

@@ -1,4 +1,4 @@
-"""How large an answer's form may be, and its compiler's errors in plain words."""
+"""Limits on an answer's form, and its compiler's errors in plain words."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from penstock.contract.structure import Structure
 
 SCHEMA_NESTING: Final = 100
-"""Objects and arrays within one another in a JSON schema, as JSON; llguidance ends at 128."""
+"""Most nested objects and arrays in a JSON schema; llguidance's own limit is 128."""
 SCHEMA_PROPERTIES: Final = 2_000
-"""Named properties of one object; compiling takes time by their square, half a second for these."""
+"""Named properties of one object; compiling takes quadratic time, half a second for these."""
 ROW_ITEMS: Final = 20_000
-"""Ways to go on that a form may have at one byte. An optional property takes four."""
+"""Most possible continuations of a form at one byte. An optional property takes four."""
 STEP_ITEMS: Final = 200_000
-"""Of all bytes of one token; some 50 ms of the engine's time."""
+"""Limit for all bytes of one token; about 50 ms of the engine's time."""
 COMPILING_FUEL: Final = 200_000
-"""llguidance's measure of the work on a form's regular expressions, a fraction of a second."""
+"""llguidance's measure of the work on a form's regular expressions; a fraction of a second."""
 
 _MESSAGE_LENGTH: Final = 300
 ENDLESS: Final = "{} refers to itself without an end, so that no text fits it"
@@ -42,11 +42,11 @@ _TOO_COMPLEX: Final = (
     "too many states",
     "grammar size",
 )
-"""What llguidance's messages about its limits contain."""
+"""Parts of llguidance's messages about its limits."""
 
 
 def limits(library: Any) -> Any:
-    """Return llguidance's object of the limits above."""
+    """Return llguidance's object with the limits above."""
     return library.LLParserLimits(
         verbose_errors=False,
         max_items_in_row=ROW_ITEMS,
@@ -56,7 +56,7 @@ def limits(library: Any) -> Any:
 
 
 def noun(structure: Structure) -> str:
-    """Return what a client calls a form."""
+    """Return a client's name for a form."""
     match structure:
         case JsonStructure():
             return "the schema"
@@ -81,12 +81,12 @@ def shortened(message: str) -> str:
 
 
 def is_too_complex(message: str) -> bool:
-    """Whether an error of the compiler is about one of its limits."""
+    """Return whether an error of the compiler is about one of its limits."""
     return any(words in message for words in _TOO_COMPLEX)
 
 
 def explained(message: str, what: str) -> str:
-    """Return an error of the compiler as a client reads it; `what` is the form's noun."""
+    """Return an error of the compiler in a client's terms; `what` is the form's noun."""
     if _CIRCLE in message:
         return ENDLESS.format(what)
     if is_too_complex(message):
@@ -95,10 +95,10 @@ def explained(message: str, what: str) -> str:
 
 
 def check_schema(schema: object) -> None:
-    """See that a JSON schema is within its bounds.
+    """Check that a JSON schema is within its limits.
 
-    :raises InvalidParameter: it is nested too deeply, an object names too many properties, or its
-        references have no end.
+    :raises InvalidParameter: it is nested too deeply, an object has too many properties, or its
+        references never end.
     """
     waiting: list[tuple[object, int]] = [(schema, 0)]
     while waiting:

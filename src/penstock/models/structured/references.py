@@ -1,4 +1,4 @@
-"""Whether a JSON schema's references come to an end: one that needs itself allows no text."""
+"""Whether a JSON schema's references end: a schema that requires itself allows no text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_PASSES: Final = 50
-"""Looks at every reference; two do for schemas that people write. Past these the compiler decides."""
+"""Most passes over the references; real schemas need two. Beyond, the compiler decides."""
 _ALTERNATIVES: Final = ("anyOf", "oneOf")
 
 
 def is_endless(schema: object) -> bool:
-    """Whether a schema needs itself, so that every text of it would be infinite.
+    """Return whether a schema requires itself, so that every text of it would be infinite.
 
-    References to other documents, and to what is not there, are for the compiler to refuse.
+    References to other documents, or to nothing, are left to the compiler.
     """
     targets = {reference: _target(schema, reference) for reference in _references(schema)}
     if not targets:
@@ -34,7 +34,7 @@ def is_endless(schema: object) -> bool:
 
 
 def _references(schema: object) -> list[str]:
-    """Return the local references of a schema, the innermost ones first."""
+    """Return a schema's local references, innermost first."""
     references: dict[str, None] = {}
     waiting = [schema]
     while waiting:
@@ -51,7 +51,7 @@ def _references(schema: object) -> list[str]:
 
 
 def _target(schema: object, reference: str) -> object:
-    """Return what a local reference points to; True, which allows anything, where there is nothing."""
+    """Return the target of a local reference, or True (which allows anything) if there is none."""
     here: Any = schema
     for part in reference[1:].split("/")[1:]:
         key = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -68,7 +68,7 @@ def _target(schema: object, reference: str) -> object:
 
 
 def _ends(schema: object, ends: dict[str, bool]) -> bool:
-    """Whether some finite text fits, by what is known of the references."""
+    """Return whether some finite text fits, given what is known about the references."""
     if not isinstance(schema, dict):
         return True
     keywords = cast("dict[str, Any]", schema)

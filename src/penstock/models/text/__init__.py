@@ -1,1 +1,1 @@
-"""Tokenizer, chat template and what they tell of a model's dialect."""
+"""Tokenizers and chat templates, and the dialect that they reveal."""

@@ -1,4 +1,4 @@
-"""A model's chat templates: which one is taken, and messages in the form in which it takes them."""
+"""A model's chat templates: choosing one, and putting messages into the form that it accepts."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ PLAIN = """\
 """
 
 TOOL_USE: Final = "tool_use"
-"""The template that Transformers takes for chats with tools, where a tokenizer has several."""
+"""The name of Transformers' template for chats with tools, if a tokenizer has several."""
 
 _PHI4: Final = "You are a helpful assistant with some tools."
-"""The system message of Phi-4-mini's model card, whose template takes the tools from there."""
+"""The system message of Phi-4-mini's model card; its template takes the tools from there."""
 
 _PARTS: Final = re.compile(r"\btype\b")
-"""What a template that reads parts asks of each."""
+"""How a template that reads parts tests each of them."""
 _SAMPLE: Final = "penstockreadsthis"
 
 _RESERVED: Final = frozenset(
@@ -66,7 +66,7 @@ _RESERVED: Final = frozenset(
 
 
 def own(tokenizer: Any) -> tuple[str | None, str | None]:
-    """Return a tokenizer's template, and the one for chats with tools if that is another."""
+    """Return a tokenizer's template, and the one for chats with tools if that is a different one."""
     template: Any = tokenizer.chat_template
     if not isinstance(template, dict):
         return template or None, None
@@ -76,15 +76,15 @@ def own(tokenizer: Any) -> tuple[str | None, str | None]:
 
 
 def of_processor(path: Path) -> str | None:
-    """The template that older checkpoints with images keep apart, for their processor."""
+    """Return the template that older checkpoints with images store separately, for their processor."""
     template = read_config(path, "chat_template.json").get("chat_template")
     return template if isinstance(template, str) and template else None
 
 
 class ChatTemplates:
-    """The template of a model's chats, and the one of those with tools. Any thread.
+    """A model's templates for chats, with and without tools. Thread-safe.
 
-    `variables` are what templates see beside the chat: the tokenizer's special tokens.
+    `variables` are what templates see besides the chat: the tokenizer's special tokens.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class ChatTemplates:
         self._default = default
         self._for_tools = for_tools or default
         self._variables = variables
-        known = dialect.of_template(default, tool_parser=tool_parser, model_type=model_type)
+        found = dialect.of_template(default, tool_parser=tool_parser, model_type=model_type)
         if for_tools is not None:
-            known = dialect.of_template(
+            found = dialect.of_template(
                 for_tools, tool_parser=tool_parser, model_type=model_type
-            ).reasoning_of(known)
-        self.dialect: Dialect = known
+            ).reasoning_of(found)
+        self.dialect: Dialect = found
 
     def render(self, prompt: ChatPrompt, most_characters: int | None) -> str:
-        """Return the text that the model sees for a chat.
+        """Return the text of a chat for the model.
 
-        :raises InvalidParameter: the template refuses the messages, fails on them, or is over its
-            bounds of time and memory.
+        :raises InvalidParameter: the template refuses the messages, fails on them, or exceeds its
+            limits of time and memory.
         :raises rendering.TooManyCharacters, rendering.TakesLong: see there.
         """
         _check(prompt)
@@ -133,7 +133,7 @@ class ChatTemplates:
                 tools = [_completed(tool) for tool in prompt.tools]
                 if tools == list(prompt.tools):
                     raise
-                # Many templates join descriptions without a look whether there are any.
+                # Many templates concatenate descriptions without checking that there are any.
                 return self._rendered(conversation, tools, variables, **how)
         except rendering.TemplateRefuses as error:
             reason = checkpoint.first_line(error)
@@ -165,19 +165,20 @@ class ChatTemplates:
 
     @cached_property
     def _takes_parts(self) -> bool:
-        """Whether the template reads a list of parts, and passes over content that is a text.
+        """Whether the template reads lists of parts and ignores content that is a string.
 
-        So those of some models that take images do; the first chat pays for two small ones.
+        Templates of some models with images do. Found by rendering two small chats at the first
+        chat.
         """
         if not _PARTS.search(self._default):
             return False
         variables = {"add_generation_prompt": True, **self._variables}
         message = {"role": "user", "content": _SAMPLE}
 
-        def shows(one: dict[str, Any]) -> bool:
+        def shows(message_: dict[str, Any]) -> bool:
             try:
                 text = rendering.render(
-                    self._default, [one], variables, continues=False, most_characters=None
+                    self._default, [message_], variables, continues=False, most_characters=None
                 )
             except rendering.TemplateRefuses:
                 return False
@@ -187,7 +188,10 @@ class ChatTemplates:
 
     @cached_property
     def _history(self) -> History:
-        """How the template takes calls; the first chat with such pays for a few small ones."""
+        """How the template takes calls.
+
+        Found by rendering small chats at the first one with calls.
+        """
 
         def render(messages: Sequence[dict[str, Any]], tools: Sequence[Any]) -> str | None:
             try:
@@ -208,7 +212,7 @@ def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(prompt: ChatPrompt) -> None:
-    """:raises InvalidParameter: the prompt's options cannot be had."""
+    """:raises InvalidParameter: the prompt's options are not available."""
     reserved = _RESERVED.intersection(prompt.template_kwargs)
     if reserved:
         raise InvalidParameter(
@@ -223,7 +227,7 @@ def _check(prompt: ChatPrompt) -> None:
 
 
 def _completed(tool: dict[str, Any]) -> dict[str, Any]:
-    """Return a tool with an empty description, for itself and each parameter, where it has none."""
+    """Return a tool with an empty description, for itself and each parameter, if one is missing."""
     function: Any = tool.get("function")
     if not isinstance(function, dict):
         return tool
@@ -243,7 +247,7 @@ def _completed(tool: dict[str, Any]) -> dict[str, Any]:
 def _with_tools_in_system(
     conversation: list[dict[str, Any]], tools: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return a chat whose system message holds the tools, as JSON."""
+    """Return a chat whose system message contains the tools as JSON."""
     listed = json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)
     first, rest = conversation[0] if conversation else {}, conversation[1:]
     if first.get("role") != "system":
@@ -252,7 +256,7 @@ def _with_tools_in_system(
 
 
 def check(path: Path, template: str | None) -> None:
-    """:raises ModelNotLoadable: a chat template that no messages could be rendered by."""
+    """:raises ModelNotLoadable: the chat template cannot be parsed."""
     if template is None:
         return
     try:

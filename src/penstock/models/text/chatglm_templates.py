@@ -1,6 +1,6 @@
-"""Chats as ChatGLM2, ChatGLM3 and GLM-4 were trained on them, as Jinja templates."""
+"""Chats in the formats in which ChatGLM2, ChatGLM3 and GLM-4 were trained, as Jinja templates."""
 
-# ruff: noqa: RUF001 - Chinese has marks of its own
+# ruff: noqa: RUF001 - Chinese punctuation
 from __future__ import annotations
 
 from typing import Final
@@ -19,7 +19,7 @@ SECOND: Final = """\
 {{- raise_exception('Unknown role: ' + message.role) }}
 {%- endif %}
 {%- endfor %}"""
-"""ChatGLM2 numbers its rounds; a question's mark for the answer is already the prompt for it."""
+"""ChatGLM2 numbers its rounds; a question ends with the marker of the answer, which prompts for it."""
 
 _ROLES: Final = """\
 {%- set roles = {'system': 'system', 'developer': 'system', 'user': 'user',
@@ -52,7 +52,7 @@ THIRD: Final = (
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' if tools else '<|assistant|>\\n' }}{% endif %}"""
 )
-"""ChatGLM3: a role's mark, the end of the line, the text, each a text of its own with its space."""
+"""ChatGLM3: a role's marker, the end of the line, the text, each tokenised with its own space."""
 
 FOURTH: Final = (
     _ROLES
@@ -82,4 +82,4 @@ FOURTH: Final = (
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' if tools else '<|assistant|>\\n' }}{% endif %}"""
 )
-"""GLM-4: as ChatGLM3 without the spaces; a call's name stands where others have nothing."""
+"""GLM-4: like ChatGLM3 without the spaces; a call has its name where others have nothing."""

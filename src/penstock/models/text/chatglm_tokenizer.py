@@ -1,8 +1,8 @@
-"""The tokenizers of ChatGLM2, ChatGLM3 and GLM-4 as they were published, without their code.
+"""The tokenizers of ChatGLM2, ChatGLM3 and GLM-4 as published, without their code.
 
-The first two have a SentencePiece model with a few tokens put after it, GLM-4 a list of byte pairs
-by rank, one a line in base64. Both become a tokenizer of the `tokenizers` library. What begins a
-prompt, and what marks a chat's roles, is what their published code writes.
+The first two have a SentencePiece model with a few tokens added to it, GLM-4 a list of byte pairs
+by rank, one a line in base64. Both are converted to a tokenizer of the `tokenizers` library. The
+beginning of a prompt and the markers of roles are those of their published code.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Where GLM-4 cuts a text before it looks for pairs."""
+"""How GLM-4 splits a text before it looks for pairs."""
 
 
 def load(path: Path, config: dict[str, Any]) -> Any:
-    """The folder's tokenizer, with the chat template of its generation if it has none of its own.
+    """Return the folder's tokenizer, with its generation's chat template if it has none.
 
     :raises ModelNotLoadable: the file is missing, damaged or too large.
     """
@@ -52,16 +52,16 @@ def load(path: Path, config: dict[str, Any]) -> Any:
     else:
         made, template = _sentencepiece(path, content, _OF_THIRD), chatglm_templates.THIRD
     end = "<|endoftext|>" if pairs is not None else "</s>"
-    found = transformers().PreTrainedTokenizerFast(
+    tokenizer = transformers().PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token=end, pad_token=end, clean_up_tokenization_spaces=False
     )
     own = read_config(path, "tokenizer_config.json").get("chat_template")
-    found.chat_template = own if isinstance(own, str) else template
-    return found
+    tokenizer.chat_template = own if isinstance(own, str) else template
+    return tokenizer
 
 
 def is_needed(path: Path) -> bool:
-    """Whether a folder is one of these models, with no tokenizer that others could read."""
+    """Return whether a folder is one of these models without a tokenizer that others can read."""
     original = chatglm.is_original(read_config(path))
     return original and not (path / "tokenizer.json").is_file()
 
@@ -69,24 +69,24 @@ def is_needed(path: Path) -> bool:
 def save_beside(path: Path, weights: Path) -> None:
     """Write the tokenizer of a folder to another, whose weights have Transformers' names for GLM.
 
-    It has all that a chat needs then: template, role tokens, and what ends an answer.
+    The new folder then has everything for chats: template, role tokens, and ends of answers.
 
     :raises ModelNotLoadable: see `load`.
     """
     if not is_needed(path):
         return
-    found = load(path, read_config(path))
-    found.save_pretrained(weights)
+    tokenizer = load(path, read_config(path))
+    tokenizer.save_pretrained(weights)
     stated = read_config(weights, "generation_config.json")
     own = stated.get("eos_token_id")
     first: list[Any] = cast("list[Any]", own) if isinstance(own, list) else [own]
-    ends = {one for one in (*first, *endings(found)) if isinstance(one, int)}
+    ends = {token_id for token_id in (*first, *endings(tokenizer)) if isinstance(token_id, int)}
     text = json.dumps({**stated, "eos_token_id": sorted(ends)}, indent=2)
     (weights / "generation_config.json").write_text(text, encoding="utf-8")
 
 
 def endings(tokenizer: Any) -> tuple[int, ...]:
-    """What ends an answer beside the end of the text: the next role's mark."""
+    """Return the tokens that end an answer besides the end of text: the next role's marker."""
     added: dict[str, int] = tokenizer.get_added_vocab()
     return tuple(added[role] for role in ("<|user|>", "<|observation|>") if role in added)
 
@@ -101,28 +101,28 @@ def _content(file: Path) -> bytes:
 
 
 def _pairs(content: bytes) -> dict[bytes, int] | None:
-    """Each token's bytes and rank; None: the file is no such list."""
-    found: dict[bytes, int] = {}
+    """Return each token's rank by its bytes; None if the file is not such a list."""
+    ranks: dict[bytes, int] = {}
     try:
         for line in content.splitlines():
             token, rank = line.split()
-            found[base64.b64decode(token, validate=True)] = int(rank)
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
     except (ValueError, binascii.Error):
         return None
-    return found or None
+    return ranks or None
 
 
 def _sentencepiece(path: Path, content: bytes, special: tuple[str, ...]) -> Any:
-    """A SentencePiece model, with `special` tokens behind its own."""
+    """Return a tokenizer from a SentencePiece model, with `special` tokens after its own."""
     library = importlib.import_module("tokenizers")
     proto: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
     try:
         proto.ParseFromString(content)
     except Exception as error:
-        raise ModelNotLoadable(f"{path / FILE}: no SentencePiece model") from error
+        raise ModelNotLoadable(f"{path / FILE}: not a SentencePiece model") from error
     pieces: list[Any] = list(proto.pieces)
     if not pieces or pieces[0].type != pieces[0].UNKNOWN:
-        raise ModelNotLoadable(f"{path / FILE}: no SentencePiece model of ChatGLM")
+        raise ModelNotLoadable(f"{path / FILE}: not a SentencePiece model of ChatGLM")
     made = library.Tokenizer(_model(library.models, proto, pieces))
     made.normalizer = _normalizer(library.normalizers, library.Regex, proto.normalizer_spec)
     decoders = library.decoders
@@ -141,7 +141,7 @@ def _sentencepiece(path: Path, content: bytes, special: tuple[str, ...]) -> Any:
 
 
 def _model(models: Any, proto: Any, pieces: list[Any]) -> Any:
-    """Pairs are merged by the score of what they make, as SentencePiece does."""
+    """Return a model that merges pairs by the score of the result, as SentencePiece does."""
     if proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
         scored = [(piece.piece, piece.score) for piece in pieces]
         return models.Unigram(scored, unk_id=0, byte_fallback=True)
@@ -177,7 +177,7 @@ def _normalizer(normalizers: Any, regex: Any, rules: Any) -> Any:
 
 
 def _fourth(path: Path, pairs: dict[bytes, int]) -> Any:
-    """GLM-4's: byte pairs by rank, and the tokens that tokenizer_config.json adds."""
+    """Return GLM-4's tokenizer: byte pairs by rank, and the tokens of tokenizer_config.json."""
     library = importlib.import_module("tokenizers")
     written = {token: token_bytes.as_characters(token) for token in pairs}
     merges: list[tuple[int, tuple[str, str]]] = []
@@ -208,7 +208,7 @@ def _fourth(path: Path, pairs: dict[bytes, int]) -> Any:
 
 
 def _parts(token: bytes, rank: int, pairs: dict[bytes, int]) -> list[bytes]:
-    """A token as it is before its own pair is merged: pairs of lower ranks go first."""
+    """Return a token's parts before its own pair is merged: pairs of lower ranks merge first."""
     parts = [token[at : at + 1] for at in range(len(token))]
     while len(parts) > 1:
         ranks = [pairs.get(parts[at] + parts[at + 1], rank) for at in range(len(parts) - 1)]
@@ -221,7 +221,7 @@ def _parts(token: bytes, rank: int, pairs: dict[bytes, int]) -> list[bytes]:
 
 
 def _added(path: Path) -> list[str]:
-    """The tokens that tokenizer_config.json puts behind the pairs, by their numbers."""
+    """Return the tokens that tokenizer_config.json adds after the pairs, by their numbers."""
     stated = read_config(path, "tokenizer_config.json").get("added_tokens_decoder")
     if not isinstance(stated, dict):
         return []
@@ -235,7 +235,7 @@ def _tokens(library: Any, texts: Any) -> list[Any]:
 
 
 def _begin(library: Any, made: Any, marks: tuple[str, str]) -> None:
-    """What every text begins with."""
+    """Set what every text begins with."""
     numbers = [(mark, made.token_to_id(mark)) for mark in marks]
     if any(number is None for _, number in numbers):
         return

@@ -1,4 +1,4 @@
-"""What a chat template shows of its model: how it calls tools, how it marks its reasoning."""
+"""What a chat template reveals about its model: how it calls tools and marks reasoning."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ ToolParser: TypeAlias = Literal[
     "seed_oss",
     "",
 ]
-"""How a model writes its tool calls: the dialects' names; empty if its template knows none."""
+"""A dialect's name, by how the model writes tool calls; "" if its template has none."""
 
 
 class Reasoning(Enum):
-    """Where an answer begins."""
+    """Whether an answer begins with reasoning."""
 
-    NONE = "none"  # no reasoning is to come
-    POSSIBLE = "possible"  # the model may open it
-    OPENED = "opened"  # the prompt has opened it
+    NONE = "none"  # there is no reasoning
+    POSSIBLE = "possible"  # the model may begin it
+    OPENED = "opened"  # the prompt has begun it
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How models of a family call tools.
+    """How the models of a family call tools.
 
-    `name` is the dialect's name, on the model's card too. A chat template is of the family if it
-    holds all of `signs`, or if the model's type begins with one of `model_types` and the template
-    lists tools. `tokens` must stay visible in an answer's text, special or not.
+    `name` is the dialect's name, on the model's card too. A chat template belongs to the family if
+    it contains all of `signs`, or if the model's type begins with one of `model_types` and the
+    template lists tools. `tokens` must be visible in an answer's text, even if special.
     """
 
     name: ToolParser
@@ -135,7 +135,7 @@ FAMILIES: Final = (
     Family("llama3_json", ("<|header_start|>", '"parameters"')),
     Family("glm4", ("<|observation|>",), model_types=("chatglm", "glm")),
 )
-"""The first that fits is a template's: those with signs of their own go before the common ones."""
+"""The first match counts: families with distinctive signs precede the common ones."""
 
 _REASONING: Final = (
     ("<|channel|>analysis<|message|>", "<|end|>"),
@@ -146,13 +146,16 @@ _REASONING: Final = (
     ("<think>", "</think>"),
     ("Here is my thought process:", "Here is my response:"),
 )
-"""Markers around reasoning. A template has the second, or, of the first two, the token of the first."""
+"""Pairs of markers around reasoning.
+
+A template has the second, or, for the first two pairs, the token of the first.
+"""
 
 _SIGNS_OF_REASONING: Final = {
     "<|end|>": "<|channel|>analysis",
     "<channel|>": "<|channel>thought",
 }
-"""Second markers that templates have for other reasons, and what shows that these are reasoning."""
+"""Second markers that templates have for other reasons too, and what confirms reasoning."""
 
 _ANSWERS: Final = (
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
@@ -160,15 +163,15 @@ _ANSWERS: Final = (
     ("<response>", "</response>"),
     ("<answer>", "</answer>"),
 )
-"""Markers around the answer, of models that mark their reasoning too."""
+"""Markers around the answer, in models that also mark their reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """`tool_parser` names a family or is empty; `reasoning` and `answer` are two markers each.
 
-    `between` stands between reasoning and what follows it, `before_answer` before an answer that
-    is no call; both are for dialects with channels.
+    `between` comes between reasoning and what follows it, `before_answer` before an answer that is
+    not a call; both are for dialects with channels.
     """
 
     tool_parser: ToolParser = ""
@@ -178,33 +181,36 @@ class Dialect:
     before_answer: str = ""
 
     def reasoning_of(self, other: Dialect) -> Dialect:
-        """Return this dialect, with the reasoning of another if it has none itself."""
+        """Return this dialect, with another's reasoning if it has none itself."""
         if self.reasoning is not None:
             return self
         return replace(self, reasoning=other.reasoning, answer=other.answer)
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """What has to be visible in an answer's text, special token or not."""
+        """Tokens that must be visible in an answer's text, special or not."""
         tokens = (
-            one for family in FAMILIES if family.name == self.tool_parser for one in family.tokens
+            token
+            for family in FAMILIES
+            if family.name == self.tool_parser
+            for token in family.tokens
         )
         return (*tokens, *(self.reasoning or ()), *(self.answer or ()))
 
     def shows(self, token: str) -> bool:
-        """Whether the text of a special token belongs to an answer's text."""
+        """Return whether a special token's text belongs in an answer's text."""
         return bool(token) and any(token in marker for marker in self.markers)
 
     @property
     def card_markers(self) -> tuple[str, ...]:
-        """Return the markers as a model's card has them: of the reasoning, then of the answer."""
+        """Return the markers in the card's order: those of reasoning, then those of the answer."""
         return (*self.reasoning, *(self.answer or ())) if self.reasoning else ()
 
 
 def of_template(
     template: str | None, *, tool_parser: ToolParser | None = None, model_type: str = ""
 ) -> Dialect:
-    """Return the dialect of a chat template; `tool_parser` is the operator's word, if any."""
+    """Return the dialect of a chat template; `tool_parser` is the operator's choice, if any."""
     if template is None:
         return Dialect()
     parser = _tool_parser(template, model_type) if tool_parser is None else tool_parser
@@ -225,11 +231,11 @@ def _is_reasoning(pair: tuple[str, str], template: str) -> bool:
 
 
 def _tool_parser(template: str, model_type: str) -> ToolParser:
-    """Return the family of a template: by its signs, else by the model's type."""
+    """Return a template's family: by its signs, else by the model's type."""
     for family in FAMILIES:
         if family.signs and all(sign in template for sign in family.signs):
             return family.name
     for family in FAMILIES:
-        if any(model_type.startswith(one) for one in family.model_types):
+        if any(model_type.startswith(model_type_) for model_type_ in family.model_types):
             return family.name
     return ""

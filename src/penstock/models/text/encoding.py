@@ -1,8 +1,8 @@
-"""Text to token ids, within a bound on characters, by several threads at once.
+"""Text to token ids, within a limit on characters, from several threads at once.
 
-Tokenizers of the `tokenizers` library are called past Transformers, whose calls change a tokenizer's
-state for each cut and hold Python's lock for as long as a single text takes: seconds for megabytes.
-Here nothing is changed after the start, and other threads go on meanwhile.
+Tokenizers of the `tokenizers` library are called directly, not through Transformers, whose calls
+change a tokenizer's state for each truncation and hold the GIL during a single text: seconds for
+megabytes. Here nothing changes after the start, and other threads continue meanwhile.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, Final
 from penstock.errors import ContextOverflow
 
 LEAST_CHARACTERS: Final = 4_096
-"""A text of so many is tokenised, however small the context is: the error then has its tokens."""
+"""A text up to this length is tokenised for any context, so that the error can state its tokens."""
 
 
 class Encoder:
-    """One tokenizer's way from text to ids. Any thread."""
+    """Encodes text with one tokenizer. Thread-safe."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Look at the vocabulary, a tenth of a second for a large one."""
+        """Read the vocabulary, in a tenth of a second for a large one."""
         self._tokenizer = tokenizer
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self._plain = threading.Lock()
-        """Held around calls of a tokenizer in Python, which may have a state of its own."""
+        """Held during calls of a tokenizer written in Python, which may have state."""
         if self._backend is not None:
             self._backend.no_truncation()
             self._backend.no_padding()
@@ -32,19 +32,19 @@ class Encoder:
                 self._backend, "encode_batch_fast", self._backend.encode_batch
             )
         self.longest_token_chars: int = max(map(len, tokenizer.get_vocab()), default=1)
-        """An upper bound for the characters of one token."""
+        """An upper bound of one token's characters."""
         self.most_tokens: int | None = None
-        """The most tokens that a prompt can have; set once the model's context is known."""
+        """The most tokens of a prompt; set once the model's context is known."""
 
     @property
     def most_characters(self) -> int | None:
-        """The most characters that a prompt can have; None where nothing bounds its tokens."""
+        """The most characters of a prompt; None if its tokens are not limited."""
         if self.most_tokens is None:
             return None
         return max(self.most_tokens * self.longest_token_chars, LEAST_CHARACTERS)
 
     def check(self, length: int) -> None:
-        """See that a text of so many characters may fit.
+        """Check that a text of `length` characters may fit.
 
         :raises ContextOverflow: it cannot, whatever its tokens are.
         """
@@ -57,10 +57,10 @@ class Encoder:
             )
 
     def encode(self, text: str, *, add_special_tokens: bool, most: int | None = None) -> list[int]:
-        """Return the token ids of a text, the first `most` of them where it is cut.
+        """Return the token ids of a text, or the first `most` of them if it may be truncated.
 
-        :raises ContextOverflow: it is not to be cut, and has too many characters.
-        :raises UnicodeError, TypeError: lone surrogates.
+        :raises ContextOverflow: it must not be truncated, and has too many characters.
+        :raises UnicodeError, TypeError: the text has lone surrogates.
         """
         if most is None:
             self.check(len(text))
@@ -81,7 +81,7 @@ class Encoder:
     def encode_pair(
         self, first: str, second: str, *, most: int | None = None
     ) -> tuple[list[int], list[int]]:
-        """Return the token ids of two texts and of which each is, 0 or 1; the longer is cut first.
+        """Return two texts' token ids, and for each id its text, 0 or 1; the longer text is cut first.
 
         :raises ContextOverflow, UnicodeError, TypeError: as `encode`.
         """
@@ -96,14 +96,16 @@ class Encoder:
                     return_token_type_ids=True,
                 )  # fmt: skip
             return list(both["input_ids"]), list(both["token_type_ids"])
-        one, other = self._encodings(first, second, special=False)
+        encoding_a, encoding_b = self._encodings(first, second, special=False)
         if most is not None:
             room = max(0, most - self._backend.num_special_tokens_to_add(True))
             for encoding, length in zip(
-                (one, other), _fitting(len(one), len(other), room), strict=True
+                (encoding_a, encoding_b),
+                _fitting(len(encoding_a), len(encoding_b), room),
+                strict=True,
             ):
                 self._cut(encoding, length)
-        both = self._backend.post_process(one, other, True)
+        both = self._backend.post_process(encoding_a, encoding_b, True)
         return both.ids, both.type_ids
 
     def _encodings(self, *texts: str, special: bool) -> list[Any]:
@@ -118,13 +120,13 @@ class Encoder:
         return str(getattr(self._tokenizer, "truncation_side", "right"))
 
     def _shortened(self, text: str, most: int) -> str:
-        """Return as much of a text as holds so many tokens for sure, and one more."""
+        """Return a part of a text that certainly has `most` tokens, plus one character more."""
         length = max((most + 1) * self.longest_token_chars, LEAST_CHARACTERS)
         return text[-length:] if self._side == "left" else text[:length]
 
 
 def _fitting(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return how many tokens are kept of each of two texts: the longer one gives way first."""
+    """Return how many tokens to keep of each of two texts: the longer one is cut first."""
     if first + second <= room:
         return first, second
     shorter = min(first, second)

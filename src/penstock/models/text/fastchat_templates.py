@@ -1,7 +1,7 @@
-"""FastChat's conversation templates as Jinja chat templates, for models without one of their own.
+"""FastChat's conversation templates as Jinja chat templates, for models without their own.
 
-They come from FastChat's library, of which `fastchat.conversation` alone is imported: it needs the
-standard library only (`pip install --no-deps fschat`). The styles are those of
+They come from FastChat's library, of which only `fastchat.conversation` is imported: it needs just
+the standard library (`pip install --no-deps fschat`). The styles are those of
 `fastchat.conversation.Conversation.get_prompt`.
 """
 
@@ -29,12 +29,12 @@ FAMILIES: Final = (
     ("zephyr", "zephyr"),
     ("tinyllama", "TinyLlama"),
 )
-"""What a model's name holds, and FastChat's template for it; the first that fits."""
+"""Parts of models' names, and FastChat's template for each; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A Jinja template and the strings that end an answer by it."""
+    """A Jinja template, and the strings that end its answers."""
 
     jinja: str
     stop: tuple[str, ...] = ()
@@ -42,11 +42,11 @@ class Template:
 
 @dataclass(frozen=True)
 class _Style:
-    """How a conversation is strung together.
+    """How a conversation is put together.
 
-    `turn` stands between a role and its text, `open` after the role whose text is to come,
-    `system_end` after the system's text. `optional`: the system's part is left out where its message, or all of its
-    prompt, is empty.
+    `turn` comes between a role and its text, `open` after the role whose text is to be generated,
+    `system_end` after the system's text. `optional`: the system's part is omitted if its message,
+    or its whole prompt, is empty.
     """
 
     turn: str
@@ -59,16 +59,16 @@ class _Style:
 def by_model(name: str) -> Template | None:
     """Return FastChat's template for a model's name; None without the library or a match."""
     lowered = name.lower()
-    template = next((one for part, one in FAMILIES if part in lowered), None)
+    template = next((template_ for part, template_ in FAMILIES if part in lowered), None)
     if template is None or _library() is None:
         return None
     return jinja(template)
 
 
 def jinja(name: str) -> Template:
-    """Return FastChat's template of a name.
+    """Return FastChat's template with this name.
 
-    :raises BadSettings: no library, no such template, or one that is not expressed here.
+    :raises BadSettings: the library is missing, or the template is unknown or not supported here.
     """
     library = _library()
     if library is None:
@@ -120,7 +120,7 @@ def _style(styles: Any, conversation: Any) -> _Style | None:
 
 
 def _compiled(conversation: Any, style: _Style) -> str:
-    """Return the Jinja template of one of the styles that string roles and texts together."""
+    """Return the Jinja template of a style that concatenates roles and texts."""
     before, placeholder, after = conversation.system_template.partition("{system_message}")
     user, assistant, *_ = conversation.roles
     names = (user, assistant)
@@ -128,12 +128,12 @@ def _compiled(conversation: Any, style: _Style) -> str:
         f"{role}{style.turn}{text}{style.ends[number % 2]}"
         for number, (role, text) in enumerate(conversation.messages)
     )
-    said = "found.system" if placeholder else '""'
-    system = f"{{{{- {_text(before)} + {said} + {_text(after + style.system_end)} }}}}"
+    system_text = "found.system" if placeholder else '""'
+    system = f"{{{{- {_text(before)} + {system_text} + {_text(after + style.system_end)} }}}}"
     if style.optional == "message":
         system = f"{{%- if found.system %}}{system}{{%- endif %}}"
     elif style.optional == "prompt":
-        system = f"{{%- if {said} or {_text(before + after)} %}}{system}{{%- endif %}}"
+        system = f"{{%- if {system_text} or {_text(before + after)} %}}{system}{{%- endif %}}"
     turns = "".join(
         f"{{%- {word} message.role == {_text(role)} %}}"
         f"{{{{- {_text(name + style.turn)} + message.content + {_text(end)} }}}}"

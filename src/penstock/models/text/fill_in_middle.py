@@ -1,4 +1,4 @@
-"""Fill in the middle: the tokens by which a code model is shown what comes before and after."""
+"""Fill in the middle: the tokens that show a code model what comes before and after a gap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from penstock.models.text.encoding import Encoder
 
 _FORMATS: Final = (
-    # Before, after, the middle to come.
+    # Before, after, and the middle, which follows.
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen Coder, CodeGemma
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite Code
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
@@ -19,7 +19,7 @@ _FORMATS: Final = (
     ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),  # Code Llama
 )  # fmt: skip
 _CODESTRAL: Final = ("[SUFFIX]", "[PREFIX]")
-"""After first, then before; the middle follows it at once."""
+"""After first, then before; the middle follows at once."""
 _ENDINGS: Final = (
     "<|endoftext|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|file_separator|>",
     "<file_sep>", "\u2581<EOT>",
@@ -30,7 +30,7 @@ _ANCHOR: Final = "\n"
 
 @dataclass(frozen=True, slots=True)
 class FillIn:
-    """One tokenizer's way to ask for the middle; `endings` are tokens that end it."""
+    """Encodes such prompts for one tokenizer; `endings` are tokens that end the middle."""
 
     encoder: Encoder
     opening: tuple[int, ...]
@@ -51,7 +51,7 @@ class FillIn:
         return self.encoder.encode(text, add_special_tokens=False)
 
     def _inner(self, text: str) -> list[int]:
-        """Encode text that goes on after a token: no space of SentencePiece's own before it."""
+        """Encode text that follows a token, without SentencePiece's own space before it."""
         if not self.is_joined:
             return self._ids(text)
         anchor = self._ids(_ANCHOR)
@@ -60,7 +60,7 @@ class FillIn:
 
 
 def of_tokenizer(tokenizer: Any, encoder: Encoder) -> FillIn | None:
-    """Return how a tokenizer fills in, None where it has no tokens for that."""
+    """Return a tokenizer's `FillIn`; None if it has no tokens for that."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     bos = tokenizer.bos_token_id
     empty: Sequence[int] = tokenizer.encode("", add_special_tokens=True)

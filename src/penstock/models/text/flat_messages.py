@@ -1,4 +1,4 @@
-"""Chat messages in OpenAI's shape, made into what chat templates know."""
+"""Converts chat messages from OpenAI's format to the one that chat templates expect."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def flattened(message: dict[str, Any]) -> dict[str, Any]:
-    """A copy with its text parts joined and its tool calls' arguments as objects.
+    """Return a copy with text parts joined and tool calls' arguments as objects.
 
-    :raises InvalidParameter: no role, or a part that is no text.
+    :raises InvalidParameter: the role is missing, or a part is not text.
     """
     if not isinstance(message.get("role"), str):
         raise InvalidParameter("each message needs a role", param="messages")
@@ -45,7 +45,7 @@ def _text_of(part: Any) -> str:
 
 
 def _with_object_arguments(call: Any) -> Any:
-    """OpenAI sends a call's arguments as JSON text; templates expect the object.
+    """Return a call with its arguments as an object: OpenAI sends JSON text, templates expect objects.
 
     :raises InvalidParameter: they are nested too deeply.
     """

@@ -1,8 +1,8 @@
-"""Calls and results of a conversation, in the form in which a model's chat template takes them.
+"""Calls and results of a conversation, in the form that a model's chat template expects.
 
-Clients send OpenAI's form. Templates differ: some put a call's arguments into their text as it is,
-others read them as an object; some write one call a message; some want ids of a certain look. What
-a template does with a small conversation shows which.
+Clients send OpenAI's form. Templates differ: some insert a call's arguments as text, others read
+them as an object; some write one call a message; some require ids of a certain form. The rendering
+of a small conversation shows which.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 _MISTRAL_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
 _ID: Final = "aB3dE6gH9"
-"""An id that every template takes."""
+"""An id that every template accepts."""
 
 _KEY: Final = "penstock_key"
 _VALUE: Final = "penstock value"
@@ -36,10 +36,10 @@ _SECOND: Final = "penstock_second"
 class History:
     """How a template takes calls.
 
-    `as_text`: arguments are JSON text, not objects. `one_call`: a message has one call at most.
+    `as_text`: arguments are JSON text, not objects. `one_call`: a message has at most one call.
     `joins_thoughts`: a message with a call has content or reasoning, not both. `ids` names the
-    dialect whose ids have a form of their own, `as_content` the one in which calls become content
-    for a template that leaves calls out.
+    dialect whose ids have a special form, `as_content` the one whose calls are written into the
+    content because the template omits calls.
     """
 
     as_text: bool = False
@@ -52,7 +52,7 @@ class History:
     def of(
         cls, dialect: ToolParser, render: Callable[[Sequence[Message], Sequence[Any]], str | None]
     ) -> History:
-        """Return the form of a template; `render` returns None if it refuses messages and tools."""
+        """Return a template's form; `render` returns None if it refuses messages and tools."""
 
         def shown(*calls: Message) -> str:
             return render(_conversation(calls), [_tool(_FIRST), _tool(_SECOND)]) or ""
@@ -63,7 +63,7 @@ class History:
         arguments: Any = "{}" if is_text else {}
         both = shown(_call(_FIRST, arguments), _call(_SECOND, arguments, f"{_ID[:-1]}8"))
         alone = shown(_call(_FIRST, arguments))
-        # A template may list the tools as well, so that both names stand in its text.
+        # A template may list the tools as well, so that both names appear in its text.
         writes_second = both.count(_SECOND) > alone.count(_SECOND)
         return cls(
             as_text=is_text,
@@ -74,13 +74,13 @@ class History:
         )
 
     def prepared(self, messages: Sequence[Message]) -> list[Message]:
-        """Return flattened messages as the template takes them."""
+        """Return flattened messages in the template's form."""
         names = self._names(messages)
         prepared = [self._message(message, names) for message in messages]
         return _in_order(prepared, one_by_one=self.one_call)
 
     def _names(self, messages: Sequence[Message]) -> dict[str, str]:
-        """Return the ids that calls and their results get in place of the client's."""
+        """Return the ids that replace the client's in calls and their results."""
         if not self.ids:
             return {}
         names: dict[str, str] = {}
@@ -124,29 +124,31 @@ class History:
 def _in_order(messages: Sequence[Message], *, one_by_one: bool) -> list[Message]:
     """Return messages with results in the order of their calls: many templates show no ids.
 
-    With `one_by_one` each call is a message of its own, with its results behind it.
+    With `one_by_one` each call is a separate message, followed by its results.
     """
     ordered: list[Message] = []
-    place = 0
-    while place < len(messages):
-        message, place = messages[place], place + 1
+    position = 0
+    while position < len(messages):
+        message, position = messages[position], position + 1
         calls = _calls(message)
         if not calls:
             ordered.append(message)
             continue
         results: list[Message] = []
-        while place < len(messages) and messages[place].get("role") == "tool":
-            results.append(messages[place])
-            place += 1
+        while position < len(messages) and messages[position].get("role") == "tool":
+            results.append(messages[position])
+            position += 1
         if not one_by_one:
             ordered.append(message)
         for index, call in enumerate(calls):
             if one_by_one:
                 alone = message if not index else {"role": message["role"], "content": ""}
                 ordered.append({**alone, "tool_calls": [call]})
-            ordered += [one for one in results if one.get("tool_call_id") == call.get("id")]
-        known = {call.get("id") for call in calls}
-        ordered += [one for one in results if one.get("tool_call_id") not in known]
+            ordered += [
+                result for result in results if result.get("tool_call_id") == call.get("id")
+            ]
+        call_ids = {call.get("id") for call in calls}
+        ordered += [result for result in results if result.get("tool_call_id") not in call_ids]
     return ordered
 
 
@@ -163,7 +165,7 @@ def _written(call: Message) -> tuple[str, str]:
 
 
 def _is_good(text: str) -> bool:
-    """Whether a text shows arguments as a model writes them: not as a dict of Python's, once quoted."""
+    """Return whether a text shows arguments as JSON, quoted once, and not as a Python dict."""
     return _VALUE in text and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
 
 
@@ -187,8 +189,8 @@ def _conversation(calls: Sequence[Message]) -> list[Message]:
         }
         for call in calls
     ]
-    asked = {"role": "user", "content": "?"}
-    return [asked, {"role": "assistant", "content": "", "tool_calls": list(calls)}, *results]
+    question = {"role": "user", "content": "?"}
+    return [question, {"role": "assistant", "content": "", "tool_calls": list(calls)}, *results]
 
 
 def _call(name: str, arguments: Any, call_id: str = _ID) -> Message:

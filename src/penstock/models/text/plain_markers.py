@@ -1,9 +1,9 @@
-"""Text of users and tools that looks like a control token stays text.
+"""Keeps text of users and tools that looks like a control token from becoming one.
 
-A chat template writes a model's control tokens (`<|im_start|>`) into the same text as what people
-and tools have written. Whoever writes such a marker into a message could otherwise speak in another
-role. So markers within those messages are made unlike themselves before the template sees them;
-afterwards all that is left intact is the template's own, and the rest is tokenised as text.
+A chat template writes a model's control tokens (`<|im_start|>`) into the same text as messages. A
+message with such a marker could otherwise speak for another role. Markers within those messages are
+therefore altered before the template sees them; afterwards every intact marker is the template's
+own, and everything else is tokenised as text.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from penstock.contract.job import ChatPrompt
 
 ROLES: Final = frozenset({"user", "tool"})
-"""Whose texts are people's and programs': a system message is the client's own, and an assistant's
-is the model's."""
+"""Roles whose texts are not trusted: a system message is the client's own, and an assistant's is the
+model's."""
 
 _SIGNS: Final = tuple(chr(0x10FFF0 + place) for place in range(12))
-"""Characters that Unicode gives no meaning; one that a chat does not hold marks its places."""
+"""Noncharacters of Unicode; one that a chat does not contain is used to mark its places."""
 
 _SPLIT: Final = chr(0x10FFFD)
-"""Stands within a marker that is text."""
+"""Placed within a marker that is text."""
 
 
 class PlainMarkers:
-    """One tokenizer's markers, and its way to tokens that makes them from the template's alone."""
+    """Encodes with one tokenizer so that only the template's markers become tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Look at the tokens; of a tokenizer that is written in Python none are taken for text."""
+        """Read the tokens; for a tokenizer written in Python nothing is altered."""
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         added: dict[int, Any] = tokenizer.added_tokens_decoder if self._backend is not None else {}
         self._markers = {
@@ -50,9 +50,9 @@ class PlainMarkers:
         self._encoders: dict[str, _Encoder] = {}
 
     def masked(self, prompt: ChatPrompt) -> ChatPrompt | None:
-        """Return a chat whose users' and tools' markers are split; None if they have none.
+        """Return a chat in which users' and tools' markers are split; None if they have none.
 
-        :raises InvalidParameter: a message holds the character that splits them.
+        :raises InvalidParameter: a message contains the character that splits them.
         """
         if self._pattern is None:
             return None
@@ -62,7 +62,7 @@ class PlainMarkers:
         )
         if messages == tuple(prompt.messages):
             return None
-        if any(_SPLIT in json.dumps(one, ensure_ascii=False) for one in prompt.messages):
+        if any(_SPLIT in json.dumps(message_, ensure_ascii=False) for message_ in prompt.messages):
             raise InvalidParameter(
                 f"a message holds the character U+{ord(_SPLIT):X}, which has no meaning",
                 param="messages",
@@ -72,9 +72,9 @@ class PlainMarkers:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text that was rendered from a masked chat.
 
-        :raises InvalidParameter: it holds every character that could mark its places.
+        :raises InvalidParameter: it contains every character that could mark its places.
         """
-        sign = next((one for one in _SIGNS if one not in text), None)
+        sign = next((character for character in _SIGNS if character not in text), None)
         if sign is None or self._pattern is None:
             raise InvalidParameter(
                 "the messages hold characters without a meaning", param="messages"
@@ -87,7 +87,7 @@ class PlainMarkers:
                 )
         numbers = self._markers
         marked = self._pattern.sub(lambda found: f"{sign}{numbers[found[0]]}{sign}", text)
-        escaped = json.dumps(_SPLIT)[1:-1]  # as a template may have written it
+        escaped = json.dumps(_SPLIT)[1:-1]  # in the form that a template may have written
         return encoder.encode(marked.replace(_SPLIT, "").replace(escaped, ""))
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -100,18 +100,21 @@ class PlainMarkers:
         if isinstance(value, str) and self._pattern is not None:
             return self._pattern.sub(lambda found: f"{found[0][0]}{_SPLIT}{found[0][1:]}", value)
         if isinstance(value, (list, tuple)):
-            return [self._split(one) for one in cast("list[Any]", value)]
+            return [self._split(member) for member in cast("list[Any]", value)]
         if isinstance(value, dict):
             fields = cast("dict[str, Any]", value)
-            return {key: one if key == "type" else self._split(one) for key, one in fields.items()}
+            return {
+                key: member if key == "type" else self._split(member)
+                for key, member in fields.items()
+            }
         return value
 
 
 class _Encoder:
-    """The tokenizer with its markers under other names: a sign, the id, and the sign again."""
+    """The tokenizer with renamed markers: a sign, the id, and the sign again."""
 
     def __init__(self, source: str, markers: dict[str, int], sign: str) -> None:
-        from tokenizers import Tokenizer  # noqa: PLC0415 - heavy, and only here
+        from tokenizers import Tokenizer  # noqa: PLC0415 - heavy, and needed only here
 
         document = cast("dict[str, Any]", json.loads(source))
         document["truncation"] = document["padding"] = document["post_processor"] = None
@@ -126,10 +129,10 @@ class _Encoder:
             self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch
         )
         ids = {name: self._tokenizer.token_to_id(name) for name in renamed}
-        # A token's number may be another in the copy: it follows from the order of what is added.
+        # A token may have another number in the copy: numbers follow from the order of addition.
         self._numbers: dict[int, int] = {ids[name]: number for name, number in renamed.items()}
 
     def encode(self, text: str) -> list[int]:
-        """Return token ids; other threads go on meanwhile."""
+        """Return token ids; other threads continue meanwhile."""
         ids: list[int] = self._encode([text], add_special_tokens=False)[0].ids
         return [self._numbers.get(token, token) for token in ids]

@@ -1,4 +1,4 @@
-"""Chat templates, rendered within bounds of time, memory and length by a process beside this one."""
+"""Renders chat templates within limits of time, memory and length, in a separate process."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPLATE_S: Final = 5.0
-"""How long a template may take for one chat."""
+"""Time limit of a template for one chat."""
 QUICK_S: Final = 0.25
-"""How long one may take in a thread that others wait for; the chat then goes to a patient one."""
+"""Time limit in a thread that others wait for; the chat then goes to a more patient thread."""
 TEMPLATE_BYTES: Final = 512 * 1024 * 1024
-"""Memory of the process that renders."""
+"""Memory limit of the rendering process."""
 STARTING_S: Final = 20.0
-"""How long such a process may take to start, on a machine that is busy."""
+"""Time limit of such a process's start, on a busy machine."""
 LENGTH: Final = struct.Struct("<Q")
-"""Stands before each frame, as `template_process` has it."""
+"""Length of the header before each frame, as in `template_process`."""
 _PROGRAM: Final = Path(__file__).with_name("template_process.py")
 _PIECE: Final = 1024 * 1024
 
 
 class TemplateRefuses(Exception):
-    """The template's own error, or a bound that it has passed."""
+    """The template raised an error, or exceeded a limit."""
 
 
 class TooManyCharacters(Exception):
-    """The chat's text is longer than was allowed; `length` is in characters."""
+    """The chat's text is longer than allowed; `length` is in characters."""
 
     def __init__(self, length: int) -> None:
         super().__init__(length)
@@ -53,7 +53,7 @@ class TakesLong(Exception):
 
 
 class _Processes(threading.local):
-    """A thread's own process, so that no thread waits for another's chat."""
+    """Each thread's own process, so that no thread waits for another's chat."""
 
     process: TemplateProcess | None = None
     is_quick = False
@@ -64,7 +64,7 @@ _own = _Processes()
 
 @contextmanager
 def quickly() -> Generator[None]:
-    """Have templates end within `QUICK_S` in this thread, or raise `TakesLong`."""
+    """Limit templates in this thread to `QUICK_S`; a longer one raises `TakesLong`."""
     _own.is_quick = True
     try:
         yield
@@ -73,7 +73,7 @@ def quickly() -> Generator[None]:
 
 
 def warm() -> None:
-    """Start this thread's process, so that its first chat needs not wait for it."""
+    """Start this thread's process, so that its first chat does not wait for it."""
     _own.process = _own.process or TemplateProcess()
     _own.process.start()
 
@@ -88,9 +88,9 @@ def render(
 ) -> str:
     """Return the text of a chat.
 
-    :raises TemplateRefuses: the template raises, or is over its bounds of time and memory.
+    :raises TemplateRefuses: the template raises an error, or exceeds its limits of time or memory.
     :raises TooManyCharacters: the text is too long.
-    :raises TakesLong: this thread is in a hurry.
+    :raises TakesLong: this thread may not wait so long.
     """
     request = {
         "template": template,
@@ -117,7 +117,7 @@ def render(
 
 
 class TemplateProcess:
-    """A child process that renders; started at the first chat, and anew after one that was ended."""
+    """A child process that renders; started at the first chat, and again after it was ended."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -126,8 +126,8 @@ class TemplateProcess:
     def ask(self, request: bytes, limit_s: float) -> dict[str, Any]:
         """Return the reply to a frame.
 
-        :raises TimeoutError: none came in time; the process has been ended.
-        :raises TemplateRefuses: the process has ended itself, twice.
+        :raises TimeoutError: none came in time; the process was ended.
+        :raises TemplateRefuses: the process ended by itself, twice.
         """
         for is_last in (False, True):
             child = self._running()
@@ -136,7 +136,7 @@ class TemplateProcess:
             except TimeoutError:
                 self._stop()
                 raise
-            except (OSError, EOFError, ValueError):  # it was killed, maybe before this chat
+            except (OSError, EOFError, ValueError):  # it was killed, perhaps before this chat
                 self._stop()
                 if is_last:
                     raise TemplateRefuses("the process that renders it has ended") from None
@@ -161,7 +161,7 @@ class TemplateProcess:
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
                     os.set_blocking(pipe.fileno(), False)
-            # The start is not the template's time.
+            # The start does not count as the template's time.
             hello: dict[str, Any] = {
                 "template": "",
                 "messages": [],
@@ -178,7 +178,7 @@ class TemplateProcess:
 
 
 def _ended(child: subprocess.Popen[bytes]) -> None:
-    """End a process and forget its pipes."""
+    """End a process and close its pipes."""
     child.kill()
     child.wait()
     for pipe in (child.stdin, child.stdout):
@@ -188,9 +188,9 @@ def _ended(child: subprocess.Popen[bytes]) -> None:
 
 
 def _exchange(child: subprocess.Popen[bytes], request: bytes, end_s: float) -> bytes:
-    """Write a frame and read one.
+    """Write a frame and return the one that answers it.
 
-    :raises TimeoutError: not before `end_s`, on the monotonic clock.
+    :raises TimeoutError: it does not come before `end_s`, on the monotonic clock.
     :raises EOFError, OSError: the process has ended.
     """
     if child.stdin is None or child.stdout is None:

@@ -1,9 +1,9 @@
-"""Renders chat templates in a process of its own, which may be ended at any time.
+"""Renders chat templates in a separate process, which may be killed at any time.
 
-A template is a program of the model's makers. This one has little memory, and whoever started it
-ends it when a template takes too long. It is run as a file, with jinja2 and the standard library
-alone; the variables, filters and blocks are those that Transformers gives to chat templates. Frames
-of JSON, each behind its length in 8 bytes, come in by stdin and are answered by stdout.
+A template is a program by the model's makers. This process has little memory, and its parent ends
+it when a template takes too long. It runs as a file, with only jinja2 and the standard library; its
+variables, filters and blocks are those that Transformers gives to chat templates. JSON frames, each
+preceded by its length in 8 bytes, arrive on stdin and are answered on stdout.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from jinja2.utils import Namespace
 
 LENGTH: Final = struct.Struct("<Q")
 CONTINUED: Final = "<the answer goes on from here>"
-"""Stands behind the last message's text, and a space behind it, until that is rendered."""
+"""Placed after the last message's text, followed by a space, until it has been rendered."""
 REASONING: Final = ("reasoning_content", "thinking", "reasoning")
-"""Names of a message's reasoning; templates see it as the first, and gpt-oss's as the second."""
+"""Names of a message's reasoning; templates see all of them."""
 
 
 class Generation(Extension):
-    """`{% generation %}`, which marks an assistant's text for training: here it changes nothing."""
+    """`{% generation %}`, which marks an assistant's text for training; without effect here."""
 
     tags = {"generation"}  # noqa: RUF012  as jinja2 declares it
 
     def parse(self, parser: Any) -> nodes.Node:
-        """Return the block's body as it is."""
+        """Return the block's body unchanged."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body).set_lineno(line)
 
 
 class _Namespace(Namespace):
-    """A namespace that takes no name with an underscore first."""
+    """A namespace without names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         attributes = dict(*args[1:], **kwargs)
@@ -59,11 +59,11 @@ class _Namespace(Namespace):
 
 def _check(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace takes no name with an underscore first: {name!r}")
+        raise SecurityError(f"a namespace has no names that begin with an underscore: {name!r}")
 
 
 class _Dict:
-    """`dict` without the class behind it."""
+    """`dict` without access to its class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -77,7 +77,7 @@ def _raise(message: str) -> None:
 
 
 def _now(form: str) -> str:
-    return datetime.now().strftime(form)  # noqa: DTZ005  the machine's time, as Transformers has it
+    return datetime.now().strftime(form)  # noqa: DTZ005  local time, as in Transformers
 
 
 def _json(
@@ -93,7 +93,7 @@ def _json(
 
 
 def parse(template: str) -> None:
-    """See that a template parses. Nothing of it is run, not even a product of two numbers.
+    """Check that a template parses. Nothing of it is run, not even constant expressions.
 
     :raises TemplateError: its syntax is wrong.
     """
@@ -102,7 +102,7 @@ def parse(template: str) -> None:
 
 @lru_cache(maxsize=16)
 def compiled(template: str) -> Any:
-    """Return a template that is ready to render; its constants are worked out.
+    """Return a template that is ready to render, with its constants evaluated.
 
     :raises TemplateError: its syntax is wrong.
     """
@@ -127,9 +127,9 @@ def render(
     *,
     continues: bool,
 ) -> str:
-    """Return the text of a chat; where it `continues`, it ends with the last message's own text.
+    """Return the text of a chat; if it `continues`, it ends with the last message's text.
 
-    :raises Exception: what the template raises.
+    :raises Exception: whatever the template raises.
     """
     chat = [_seen(message) for message in messages]
     if not continues:
@@ -140,13 +140,13 @@ def render(
     rendered: str = compiled(template).render(messages=chat, **variables)
     before, mark, after = rendered.rpartition(CONTINUED)
     if not mark or text.strip() not in before:
-        raise TemplateError("continue_final_message: the template leaves out the last message")
-    # A template that strips texts takes the space, and would take the text's own blanks.
+        raise TemplateError("continue_final_message: the template omits the last message")
+    # A template that strips texts would take the text's own blanks; it takes this space instead.
     return before if after.startswith(" ") else before.rstrip()
 
 
 def _last_text(chat: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """Return what holds the last message's text, and under which name: itself, or its last part."""
+    """Return the object with the last message's text, and the text's key: message, or last part."""
     last: dict[str, Any] = chat[-1] if chat else {}
     parts = cast("list[dict[str, Any]] | str | None", last.get("content"))
     holder = parts[-1] if isinstance(parts, list) and parts else last
@@ -157,7 +157,7 @@ def _last_text(chat: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
 
 
 def _seen(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message as templates see it: nothing that is null, reasoning by all its names."""
+    """Return a message as templates see it: without nulls, and with reasoning under all its names."""
     seen = {key: value for key, value in message.items() if value is not None}
     reasoning = next((seen[name] for name in REASONING if name in seen), None)
     if reasoning is None:
@@ -166,7 +166,7 @@ def _seen(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Return `text`, or `length` where that is over the bound, or `error`."""
+    """Return `text`, or `length` if the text is over the limit, or `error`."""
     try:
         text = render(
             request["template"],
@@ -176,7 +176,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         )
     except MemoryError:
         return {"error": "it needs too much memory", "bound": True}
-    except Exception as error:  # noqa: BLE001  whatever a template raises is its answer
+    except Exception as error:  # noqa: BLE001  the template's errors are its answer
         return {"error": str(error).strip() or type(error).__name__}
     most = request["most_characters"]
     if most is not None and len(text) > most:
@@ -185,7 +185,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
-    """Return the next frame; None at the end."""
+    """Return the next frame; None at the end of input."""
     head = stream.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
@@ -193,8 +193,8 @@ def read_frame(stream: BinaryIO) -> bytes | None:
 
 
 def serve(memory_bytes: int, seconds: int) -> None:
-    """Answer until stdin ends. A render that nobody ends takes `seconds` of the CPU at most."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a group; stdin's end ends us
+    """Answer until stdin ends. A render that is not ended takes at most `seconds` of CPU time."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the group; the end of stdin ends us
         signal.signal(number, signal.SIG_IGN)
     with suppress(ValueError, OSError):  # a system without these limits
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

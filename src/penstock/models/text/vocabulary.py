@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary as llguidance wants it."""
+"""A tokenizer's vocabulary in the form that llguidance needs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 _BRACKETS: Final = (("<", ">"), ("[", "]"))
 _LEAD: Final = "\x02"
-"""A character that no vocabulary joins with another."""
+"""A character that no vocabulary merges with another."""
 
 
 def markers(tokenizer_json: str) -> dict[str, int]:
-    """Return the ids of tokens that are markers (`<tool_call>`): no text of a grammar makes them.
+    """Return the ids of markers (`<tool_call>`): tokens that no text of a grammar produces.
 
-    llguidance takes `<...>` for such by its look alone, so every one is counted here.
+    llguidance recognises `<...>` by its form alone, so every such token is listed here.
     """
     return {
         token["content"]: int(token["id"])
@@ -28,11 +28,11 @@ def markers(tokenizer_json: str) -> dict[str, int]:
 def read(
     library: Any, tokenizer_json: str, *, vocab_size: int, eos_token_ids: Iterable[int]
 ) -> Any:
-    """Return llguidance's tokenizer of a `tokenizer.json`.
+    """Return llguidance's tokenizer for a `tokenizer.json`.
 
-    Its own reading of the file gives each token's bytes; but with it the literal text
-    "<tool_call>" in a grammar would be forced to be the marker's token, which the grammar then
-    refuses. So text is tokenised by us, with every marker taken for special and none of them made.
+    llguidance reads each token's bytes from the file. But it would also force the literal text
+    "<tool_call>" in a grammar to be the marker's token, which the grammar then refuses. Therefore
+    we tokenise text ourselves, with all markers special and none of them produced.
     """
     document = cast("dict[str, Any]", json.loads(tokenizer_json))
     for token in _added(document):
@@ -46,10 +46,10 @@ def read(
 
 
 class _Words:
-    """What llguidance's wrapper asks of a tokenizer."""
+    """The interface that llguidance's wrapper expects of a tokenizer."""
 
     def __init__(self, own: Any, text: str, eos_token_id: int) -> None:
-        from tokenizers import Tokenizer  # noqa: PLC0415 - heavy, and only here
+        from tokenizers import Tokenizer  # noqa: PLC0415 - heavy, and needed only here
 
         self._tokenizer: Any = cast("Any", Tokenizer).from_str(text)
         self._tokenizer.encode_special_tokens = True
@@ -58,18 +58,18 @@ class _Words:
         count = int(own.vocab_size)
         self.special_token_ids = [i for i in range(count) if own.is_special_token(i)]
         self.tokens: list[bytes] = [own.decode_bytes([i]) for i in range(count)]
-        # SentencePiece puts a space before a text; what a grammar forces has none. Behind this
-        # character a text is cut without it.
+        # SentencePiece puts a space before a text, but a grammar's text has none. After this
+        # character, a text is tokenised without it.
         first = b"".join(self.tokens[token] for token in self._encode("{"))
         self._lead: list[int] = [] if first == b"{" else self._encode(_LEAD)
 
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
-            raise TypeError("text, not bytes")  # the wrapper tries which of them it may give
+            raise TypeError("text, not bytes")  # the wrapper tests which of them is accepted
         if self._lead:
-            found, count = self._encode(_LEAD + text), len(self._lead)
-            if found[:count] == self._lead:
-                return found[count:]
+            ids, count = self._encode(_LEAD + text), len(self._lead)
+            if ids[:count] == self._lead:
+                return ids[count:]
         return self._encode(text)
 
     def _encode(self, text: str) -> list[int]:
@@ -81,5 +81,5 @@ def _added(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def looks_special(content: str) -> bool:
-    """Whether a token is a marker by its look: `<...>` or `[...]`."""
+    """Return whether a token looks like a marker: `<...>` or `[...]`."""
     return any(content.startswith(left) and content.endswith(right) for left, right in _BRACKETS)

@@ -1,1 +1,1 @@
-"""Quantised weights, whoever computes with them: from checkpoints, and from files of their own."""
+"""Quantised weights for all backends: from checkpoints, and from converted files."""

@@ -1,8 +1,8 @@
-"""Where converted weights lie, and who makes them.
+"""Where converted weights are stored, and which process makes them.
 
-One process converts a checkpoint, under a lock on a file of its own; the others wait for it and
-map what it made. A process that dies in the middle leaves a `.partial`, which the next one
-overwrites, and no lock.
+One process converts a checkpoint, under a lock on a separate file; the others wait and map the
+result. A process that dies in the middle leaves a `.partial` file, which the next one overwrites,
+but no lock.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-"""Counts up when the same checkpoint would be converted to other bits."""
+"""Increased when the same checkpoint would be converted to different bits."""
 
 WORTH_BYTES = 64 * 1024**2
-"""Smaller checkpoints are quantised in less time than anyone notices."""
+"""Smaller checkpoints are quantised too quickly to matter."""
 
 SUFFIX = ".weights"
 _SAMPLES = 64
@@ -47,9 +47,9 @@ def of_model(
     convert: Callable[[Converting, Callable[[float], None]], None],
     progress: Progress,
 ) -> Converted | None:
-    """A model's converted weights; None where it is small, or the folder cannot be written.
+    """Return a model's converted weights; None if it is small or the folder is not writable.
 
-    `form` names what `convert` makes; `convert` is given what it tells the share done so far.
+    `form` names the result of `convert`, which is passed a function that reports the share done.
 
     :raises ModelNotLoadable: the checkpoint is damaged.
     """
@@ -74,7 +74,7 @@ def of_model(
 
 
 def digest_of(path: Path, form: str) -> str:
-    """A name for a folder's weights in a format.
+    """Return a name for a folder's weights in a format.
 
     Of each file its name, size, time of change, and 64 pieces, of which the first holds the names
     and shapes of a safetensors file; and what the configuration says of a quantisation. A file changed in place has another time; a copy that lost
@@ -107,43 +107,43 @@ def converted(
     convert: Callable[[Converting], None],
     wait: Callable[[], None],
 ) -> Converted | None:
-    """The converted weights of the checkpoint at `path`, made by `convert` where there are none.
+    """Return the converted weights of the checkpoint at `path`, made by `convert` if missing.
 
-    `wait` is called now and then while another process makes them. None where the folder cannot
-    be written: the log says why.
+    `wait` is called now and then while another process makes them. Returns None if the folder is
+    not writable, and logs the reason.
 
     :raises ModelNotLoadable: the checkpoint is damaged.
     """
     target = folder / f"{path.name}-{form}-{digest_of(path, form)}{SUFFIX}"
     try:
-        found = _open(target)
-        if found is None:
+        weights = _open(target)
+        if weights is None:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(target.with_suffix(".lock"), wait):
-                found = _open(target)  # made while this process waited
-                if found is None:
+                weights = _open(target)  # made while this process waited
+                if weights is None:
                     _make(path, target, convert)
-                    found = _open(target)
+                    weights = _open(target)
             _shrink(folder, target, limit_bytes)
     except OSError as error:
-        logger.warning("%s: converted weights are not kept: %s", folder, error)
+        logger.warning("%s: converted weights cannot be stored: %s", folder, error)
         return None
-    return found
+    return weights
 
 
 def _open(target: Path) -> Converted | None:
     try:
-        found = Converted(target)
+        weights = Converted(target)
     except FileNotFoundError:
         return None
     except ValueError as error:
         logger.warning("%s; it is made again", error)
         return None
     try:
-        os.utime(target)  # the least recently used go first
+        os.utime(target)  # the least recently used are removed first
     except OSError:
-        logger.debug("%s: its time of use cannot be noted", target)
-    return found
+        logger.debug("%s: its time of use cannot be recorded", target)
+    return weights
 
 
 def _make(path: Path, target: Path, convert: Callable[[Converting], None]) -> None:
@@ -160,7 +160,7 @@ def _make(path: Path, target: Path, convert: Callable[[Converting], None]) -> No
 
 @contextmanager
 def _locked(path: Path, wait: Callable[[], None]) -> Generator[None]:
-    """Hold a lock that the kernel takes back when this process dies, however it does."""
+    """Hold a lock that the kernel releases when this process dies, however that happens."""
     with path.open("w") as file:
         while True:
             try:
@@ -173,7 +173,7 @@ def _locked(path: Path, wait: Callable[[], None]) -> Generator[None]:
 
 
 def _shrink(folder: Path, newest: Path, limit_bytes: int) -> None:
-    """Remove the least recently used files over the limit; who has them mapped keeps them."""
+    """Remove the least recently used files over the limit; mappings of them remain valid."""
     files = sorted(folder.glob(f"*{SUFFIX}"), key=_last_used, reverse=True)
     total = 0
     for file in [newest, *(file for file in files if file != newest)]:
@@ -181,7 +181,7 @@ def _shrink(folder: Path, newest: Path, limit_bytes: int) -> None:
             total += file.stat().st_size
             if total > limit_bytes and file != newest:
                 file.unlink()
-                logger.info("%s: removed, the converted weights are over their limit", file)
+                logger.info("%s: removed, because the converted weights exceed their limit", file)
         except FileNotFoundError:  # another worker was here
             continue
 

@@ -1,8 +1,8 @@
 """Quantised weights in a file: made once, mapped by every worker that loads the model.
 
-A file holds arrays at multiples of 64 bytes, then an index in JSON, then the index's length and a
-mark. It gets its name only when it is whole and on disk, so what has the name can be trusted; the
-name is a digest of the checkpoint's files and of the format.
+A file contains arrays at multiples of 64 bytes, then an index in JSON, the index's length and a
+magic mark. It gets its name only when it is complete and on disk, so a file with that name can be
+trusted; the name is a digest of the checkpoint's files and of the format.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ALIGNMENT = 64
 
 
 class Converting:
-    """A checkpoint whose matrices go to a file as they are asked for, and are mapped from there."""
+    """A checkpoint whose matrices are written to a file on request, and mapped from there."""
 
     def __init__(self, checkpoint: Checkpoint, path: Path) -> None:
         self._checkpoint = checkpoint
@@ -43,7 +43,7 @@ class Converting:
 
     @property
     def parameters(self) -> int:
-        """How many weights were asked for so far, shared ones once."""
+        """The number of weights requested so far, counting shared ones once."""
         return self._checkpoint.parameters
 
     @property
@@ -52,17 +52,17 @@ class Converting:
         return self._checkpoint.kept
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint holds a tensor of this name."""
+        """Return whether the checkpoint has a tensor of this name."""
         return self._checkpoint.has(name)
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's weight or a bias."""
+        """Return a norm's weight or a bias."""
         vector = self._checkpoint.vector(name)
         self._index[f"vector {name}"] = self._write(vector)
         return vector
 
     def embeddings(self, name: str) -> Matrix:
-        """An embedding table, in the checkpoint's own type."""
+        """Return an embedding table, in the checkpoint's own type."""
         return self._keep(f"embeddings {name}", self._checkpoint.embeddings(name))
 
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
@@ -78,7 +78,7 @@ class Converting:
         return Packed(made.facts, self._map(entry["values"]))
 
     def finish(self) -> None:
-        """Write the index and see all of it to the disk.
+        """Write the index, and flush everything to the disk.
 
         :raises OSError: the disk is full, or fails.
         """
@@ -90,7 +90,7 @@ class Converting:
         self.close()
 
     def close(self) -> None:
-        """Close the file, whole or not."""
+        """Close the file, complete or not."""
         self._file.close()
 
     def _keep(self, key: str, matrix: Matrix) -> Matrix:
@@ -106,33 +106,33 @@ class Converting:
         self._file.flush()
         return _matrix(entry, self._map)
 
-    def _map(self, place: dict[str, Any]) -> NDArray[Any]:
-        shape = tuple(place["shape"])
-        return np.memmap(self._path, place["type"], "r", place["offset"], shape)
+    def _map(self, entry: dict[str, Any]) -> NDArray[Any]:
+        shape = tuple(entry["shape"])
+        return np.memmap(self._path, entry["type"], "r", entry["offset"], shape)
 
     def _write(self, array: NDArray[Any]) -> dict[str, Any]:
         self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
-        place = {
+        entry = {
             "offset": self._file.tell(),
             "type": array.dtype.str,
             "shape": list(array.shape),
         }
         self._file.write(np.ascontiguousarray(array).data)
-        return place
+        return entry
 
 
 class Converted:
-    """What `Converting` wrote, mapped; it answers as a `Checkpoint` does."""
+    """A file that `Converting` wrote, mapped; it has the same interface as a `Checkpoint`."""
 
     def __init__(self, path: Path) -> None:
         """:raises OSError: there is no such file.
 
-        :raises ValueError: it is not a whole one.
+        :raises ValueError: it is not complete.
         """
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(self._map) < _TAIL_BYTES or self._map[-len(_MARK) :] != _MARK:
-            raise ValueError(f"{path}: not a whole file of converted weights")
+            raise ValueError(f"{path}: not a complete file of converted weights")
         end = len(self._map) - _TAIL_BYTES
         size = int.from_bytes(self._map[end : end + 8], "little")
         index: dict[str, Any] = json.loads(self._map[max(0, end - size) : end])
@@ -144,27 +144,27 @@ class Converted:
         self._names = {key.partition(" ")[2] for key in self._index}
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint held a tensor of this name that the graph asked for."""
+        """Return whether the checkpoint had a tensor of this name that was requested."""
         return name in self._names
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's weight or a bias."""
+        """Return a norm's weight or a bias."""
         return self._array(self._entry("vector", name))
 
     def embeddings(self, name: str) -> Matrix:
-        """An embedding table, in the checkpoint's own type."""
+        """Return an embedding table, in the checkpoint's own type."""
         return _matrix(self._entry("embeddings", name), self._array)
 
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
-        """A linear layer's weight. The file holds one format, that of its name.
+        """Return a linear layer's weight. The file has a single format, the one in its name.
 
         :raises ModelNotLoadable: its shape is not `shape`.
         """
         del form
         entry = self._entry("matrix", name)
-        found = (entry["rows"], entry["columns"])
-        if found != shape:
-            raise wrong_shape(self.path, name, found, shape)
+        found_shape = (entry["rows"], entry["columns"])
+        if found_shape != shape:
+            raise wrong_shape(self.path, name, found_shape, shape)
         return _matrix(entry, self._array)
 
     def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
@@ -174,7 +174,7 @@ class Converted:
         return Packed(entry["facts"], self._array(entry["values"]))
 
     def drop_pages(self) -> None:
-        """Give back the memory of pages that were read; they come back from the file when used."""
+        """Release the memory of pages that were read; they are read again when used."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def _entry(self, kind: str, name: str) -> dict[str, Any]:
@@ -183,9 +183,9 @@ class Converted:
             raise ModelNotLoadable(f"{self.path}: the converted checkpoint lacks {name}")
         return entry
 
-    def _array(self, place: dict[str, Any]) -> NDArray[Any]:
-        kind, shape = np.dtype(place["type"]), tuple(place["shape"])
-        flat = np.frombuffer(self._map, kind, int(np.prod(shape)), place["offset"])
+    def _array(self, entry: dict[str, Any]) -> NDArray[Any]:
+        kind, shape = np.dtype(entry["type"]), tuple(entry["shape"])
+        flat = np.frombuffer(self._map, kind, int(np.prod(shape)), entry["offset"])
         return flat.reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""Experts' matrices that a checkpoint holds in one tensor: plain, as low-bit blocks, or in MXFP4."""
+"""Experts' matrices that share one tensor in a checkpoint: plain, low-bit blocks, or MXFP4."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MX_BLOCK: Final = 32
 class ExpertTensor:
     """Matrices of `shape` (rows, columns), by expert, in `values`.
 
-    `scales` belong to MXFP4's blocks; `transposed` matrices lie as (columns, rows).
+    `scales` belong to MXFP4's blocks; `transposed` matrices are stored as (columns, rows).
     """
 
     checkpoint: Checkpoint
@@ -38,11 +38,11 @@ class ExpertTensor:
     def of(
         checkpoint: Checkpoint, name: str, count: int, shape: tuple[int, int], *, transposed: bool
     ) -> ExpertTensor:
-        """The tensor `name`, with or without `.weight`, or the pair that MXFP4 has.
+        """Return the tensor `name`, with or without `.weight`, or MXFP4's pair of tensors.
 
-        Matrices that are not square lie as their shape says, whatever `transposed` does.
+        For matrices that are not square the stored shape decides, whatever `transposed` is.
 
-        :raises ModelNotLoadable: it is missing, or of another shape.
+        :raises ModelNotLoadable: it is missing, or has a wrong shape.
         """
         rows, columns = shape
         if checkpoint.has(f"{name}_blocks"):
@@ -67,7 +67,7 @@ class ExpertTensor:
         return ExpertTensor(checkpoint, own, values, None, shape, transposed=transposed)
 
     def matrix(self, number: int, form: Format) -> Matrix:
-        """One expert's matrix in `form`, or as bigdl-llm's blocks where it holds those."""
+        """Return one expert's matrix in `form`, or in bigdl-llm's blocks if it is stored in them."""
         own = self.values[number]
         if self.scales is not None:
             own = floats.mxfp4(own, self.scales[number])

@@ -1,4 +1,4 @@
-"""A checkpoint's matrices in the formats that they are computed with."""
+"""A checkpoint's matrices in the formats used for computing."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _SIGN = 128
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One weight matrix, (rows, columns), rows being the layer's outputs.
+    """One weight matrix, (rows, columns); rows are the layer's outputs.
 
     `kind` is the element type of `values`; `i4` packs two columns a byte, the even one low, each
-    in two's complement. `scales` is (rows, groups), None for the types that need none.
+    in two's complement. `scales` is (rows, groups), None for types without scales.
     """
 
     kind: Literal["f32", "bf16", "f16", "i8", "i4"]
@@ -50,13 +50,13 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Memory of values and scales."""
+        """The memory of values and scales in bytes."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Bytes in a backend's own order, and what it must know of them: a dictionary for JSON."""
+    """Bytes in a backend's own layout, with `facts` about them: a dictionary for JSON."""
 
     facts: dict[str, Any]
     values: NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Packed:
 def wrong_shape(
     path: Path, name: str, found: tuple[int, ...], wanted: tuple[int, int]
 ) -> ModelNotLoadable:
-    """What to raise for a matrix that is not the configuration's."""
+    """Return the error for a matrix whose shape is not the configuration's."""
     return ModelNotLoadable(f"{path}: {name} is {found}, the configuration says {wanted}")
 
 
@@ -88,11 +88,11 @@ class Kept:
 
 
 class Weights(Protocol):
-    """Where a backend gets its weights: a checkpoint, or what was made of one."""
+    """A backend's source of weights: a checkpoint, or a converted file."""
 
     @property
     def parameters(self) -> int:
-        """How many weights were asked for so far, shared ones once."""
+        """The number of weights requested so far, counting shared ones once."""
         ...
 
     @property
@@ -101,31 +101,31 @@ class Weights(Protocol):
         ...
 
     def has(self, name: str) -> bool:
-        """Whether there is a tensor of this name."""
+        """Return whether there is a tensor of this name."""
         ...
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's weight or a bias."""
+        """Return a norm's weight or a bias."""
         ...
 
     def embeddings(self, name: str) -> Matrix:
-        """An embedding table."""
+        """Return an embedding table."""
         ...
 
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
-        """A linear layer's weight.
+        """Return a linear layer's weight.
 
         :raises ModelNotLoadable: its shape is not `shape`.
         """
         ...
 
     def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
-        """What `make` makes of the checkpoint, now or when it was converted."""
+        """Return the result of `make` for the checkpoint, computed now or when it was converted."""
         ...
 
 
 def plain(weight: torch.Tensor) -> Matrix:
-    """A matrix as it is, sharing the tensor's memory (the mapped file's, for a checkpoint's)."""
+    """Return a matrix unchanged, sharing the tensor's memory (the mapped file's, for a checkpoint)."""
     rows, columns = weight.shape
     weight = weight.contiguous()
     if weight.dtype == torch.bfloat16:
@@ -136,7 +136,7 @@ def plain(weight: torch.Tensor) -> Matrix:
 
 
 def sym_int4(weight: torch.Tensor) -> Matrix:
-    """bigdl-llm's blocks. Without whole ones a matrix stays as it is, as in the bigdl backend."""
+    """Quantise to bigdl-llm's blocks. Without full blocks a matrix is unchanged, as in bigdl."""
     rows, columns = weight.shape
     if columns % q4_0.BLOCK:
         return plain(weight)
@@ -145,7 +145,7 @@ def sym_int4(weight: torch.Tensor) -> Matrix:
 
 
 def int8(weight: torch.Tensor) -> Matrix:
-    """Symmetric, one fp32 scale a row."""
+    """Quantise symmetrically, with one fp32 scale a row."""
     rows, columns = weight.shape
     weight = weight.float()
     scales = weight.abs().amax(dim=1, keepdim=True) / 127
@@ -155,10 +155,10 @@ def int8(weight: torch.Tensor) -> Matrix:
 
 
 def int4(weight: torch.Tensor) -> Matrix:
-    """Symmetric, one fp16 scale a group of 128 columns (fewer where 128 does not divide them).
+    """Quantise symmetrically, with one fp16 scale for 128 columns (fewer if 128 does not divide them).
 
-    The rounding is bigdl-llm's: of the 16 levels the outermost stands for the largest weight.
-    A matrix that has no such groups is held in INT8.
+    The rounding is bigdl-llm's: the outermost of 16 levels represents the largest weight.
+    A matrix without such groups is quantised to INT8.
     """
     rows, columns = weight.shape
     group = next((size for size in INT4_GROUPS if columns % size == 0), None)

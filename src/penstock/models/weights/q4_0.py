@@ -21,15 +21,15 @@ BLOCK = 64
 BLOCK_BYTES = 2 + BLOCK // 2
 _DOUBTFUL = 1e-5
 _AT_ONCE = (1 << 15) - 1
-"""Weights that are converted at once: they stay in a core's cache, and torch leaves so few to one
-thread. (Its own threads wait for each other at every operation: on a busy machine that took ten
-times as long.)"""
+"""Weights converted at once: they fit into a core's cache, and torch uses one thread for so few.
+(Torch's own threads wait for each other at every operation, which took ten times as long on a busy
+machine.)"""
 
 
 def unpack(
     blocks: NDArray[np.uint8], rows: int, columns: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Blocks as they lie in bigdl-llm's memory and files, as OpenVINO's INT4 constants.
+    """Convert blocks in bigdl-llm's layout to OpenVINO's INT4 constants.
 
     Returns the weights, (rows, columns / 2) bytes of two's complement nibbles, even columns low;
     and the scales, (rows, columns / 64) fp16.
@@ -52,11 +52,11 @@ def unpack(
 def quantize(
     weight: torch.Tensor, group: int = BLOCK
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Quantise (rows, columns) with bigdl-llm's rounding; returns what `unpack` returns.
+    """Quantise (rows, columns) with bigdl-llm's rounding; return the same as `unpack`.
 
-    Its AVX code computes `weight / scale + 8.5` with a fused multiply-add; where that can matter,
-    the sum is formed in float64 here, in which the product is exact, and rounded once. `group`
-    weights share a scale; 64 is bigdl-llm's.
+    bigdl-llm's AVX code computes `weight / scale + 8.5` with a fused multiply-add. Where that can
+    matter, the sum is computed here in float64, in which the product is exact, and rounded once.
+    `group` weights share a scale; 64 is bigdl-llm's.
     """
     rows, columns = weight.shape
     packed = np.empty((rows, columns // 2), np.uint8)
@@ -83,13 +83,13 @@ def quantize(
 
 
 def _quantize_rows(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values 0 to 15, (rows, columns) uint8, and scales, (rows, columns / group) fp16."""
+    """Return values 0 to 15, (rows, columns) uint8, and scales, (rows, columns / group) fp16."""
     blocks = weight.reshape(-1, group)
     scale = _extremes(blocks) / -8
     inverse = torch.where(scale != 0, 1 / scale, 0)[:, None]
     shifted = (blocks * inverse).add_(8.5)
     values = shifted.to(torch.uint8)
-    # Two roundings instead of one matter only beside an integer: those are done again exactly.
+    # Rounding twice instead of once matters only near an integer: those are computed again exactly.
     doubtful = (shifted - shifted.round()).abs_() < _DOUBTFUL
     where = doubtful.view(-1).nonzero()[:, 0]
     exact = blocks.reshape(-1)[where].double() * inverse[where // group, 0].double() + 8.5
@@ -99,7 +99,7 @@ def _quantize_rows(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torc
 
 
 def _extremes(blocks: torch.Tensor) -> torch.Tensor:
-    """Each block's value of largest magnitude, the first one where two signs share it."""
+    """Return each block's value of largest magnitude, the first one if both signs have it."""
     low, high = blocks.aminmax(dim=-1)
     extremes = torch.where(-low > high, low, high)
     tied = (-low == high).nonzero()[:, 0]
@@ -110,7 +110,7 @@ def _extremes(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def dequantize(packed: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The weights that `packed` and `scales` stand for, (rows, columns)."""
+    """Return the weights that `packed` and `scales` represent, (rows, columns)."""
     rows, half = packed.shape
     values = np.empty((rows, half, 2), np.int8)
     values[..., 0] = (packed << 4).view(np.int8) >> 4

@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_file(
     occupied.write_text("not a folder")
     logits, _ = logits_of(replace(spec, converted_dir=occupied / "below"))
     assert torch.equal(logits, plain)
-    assert "converted weights are not kept" in caplog.text
+    assert "converted weights cannot be stored" in caplog.text
 
 
 def test_the_least_recently_used_go_when_the_limit_is_passed(spec: ModelSpec) -> None:

@@ -1,9 +1,9 @@
-"""Calls within free text: an answer may be anything, but a call that it begins keeps to a schema.
+"""Calls within free text: an answer may be anything, but a call that it begins follows a schema.
 
-The text before a call's arguments, with the function's name in it, is what begins a call. It is
-looked for in the form that the model's template writes. llguidance's lexer ends a lazy lexeme as
-soon as it matches, so that no other reading of the text is left (see its docs/syntax.md on tool
-calling). A marker is a token of its own, which no lexeme reaches over.
+A call begins with the text before its arguments, including the function's name, in the form that
+the model's template writes. llguidance's lexer ends a lazy lexeme as soon as it matches, so that no
+other reading of the text remains (see its docs/syntax.md on tool calling). A marker is a separate
+token, which no lexeme extends over.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ def grammar(
 ) -> str:
     """Return the grammar of free text with calls of `functions` in it.
 
-    `tokens` are the markers that free text may hold.
+    `tokens` are the markers that free text may contain.
 
-    :raises UnsupportedFeature: how this model calls tools is not known.
-    :raises InvalidParameter: a schema asks for what this dialect cannot be held to.
+    :raises UnsupportedFeature: the format of this model's calls is unknown.
+    :raises InvalidParameter: a schema demands something that this dialect cannot enforce.
     """
     calls = JSON_CALLS.get(dialect) or TYPED_CALLS.get(dialect)
     if calls is None:
-        raise UnsupportedFeature("how this model calls tools is not known", param="tools")
+        raise UnsupportedFeature("this model's format of tool calls is unknown", param="tools")
     rules = Rules(markers)
     names: list[str] = []
     excluded: list[str] = []
     for index, function in enumerate(functions):
         opening = _Opening(calls, function.name, markers)
         rest = calls.rest(rules, index, function)
-        if opening.behind:  # a marker follows: the text before it must be nothing but this
+        if opening.behind:  # a marker follows, so the text before it must be exactly this
             named = rules.add(f"NAMED_{index}", f"/{opening.expression}/")
             excluded.append(f"/{opening.expression}/")
             rest = f"{named} {' '.join(map(rules.literal, opening.behind))} {rest}"
@@ -71,23 +71,27 @@ def grammar(
 class _Opening:
     """The text that begins a call of one function.
 
-    `expression` matches it from the marker before it on, or from anywhere in a text; `behind` are
-    the markers and texts between it and the arguments. Blanks of a `loose` one may differ.
+    `expression` matches it from the preceding marker on, or from anywhere in a text; `behind` are
+    the markers and texts between it and the arguments. Blanks in a `loose` one may vary.
     """
 
     def __init__(
         self, calls: JsonCalls | TypedCalls, name: str, markers: Mapping[str, int]
     ) -> None:
-        known = sorted((one for one in markers if one in calls.head), key=len, reverse=True)
-        between = f"({'|'.join(map(re.escape, known))})" if known else "(?!)"
+        contained = sorted(
+            (marker for marker in markers if marker in calls.head), key=len, reverse=True
+        )
+        between = f"({'|'.join(map(re.escape, contained))})" if contained else "(?!)"
         pieces = [piece for piece in re.split(between, calls.head) if piece]
-        place = next(at for at, piece in enumerate(pieces) if "NAME" in piece or "QUOTED" in piece)
-        own = pieces[place]
-        self.behind = pieces[place + 1 :]
+        name_at = next(
+            at for at, piece in enumerate(pieces) if "NAME" in piece or "QUOTED" in piece
+        )
+        own = pieces[name_at]
+        self.behind = pieces[name_at + 1 :]
         self.is_loose = '"' in own and not self.behind
         lead = _ANYTHING
         if own.startswith("NAME"):
-            lead = "" if place else _lead(calls, markers)
+            lead = "" if name_at else _lead(calls, markers)
         self.expression = lead + self._written(own, name)
 
     def _written(self, own: str, name: str) -> str:
@@ -105,10 +109,10 @@ class _Opening:
 
 
 def _lead(calls: JsonCalls | TypedCalls, markers: Mapping[str, int]) -> str:
-    """Return what must stand before a call that begins with the function's name.
+    """Return the text required before a call that begins with the function's name.
 
-    Such calls are a list with a beginning of its own, or the whole answer. Behind a call of the
-    list the next one may follow at once.
+    Such calls form a list with its own beginning, or the entire answer. After a call in the list,
+    the next one may follow at once.
     """
     before = calls.before
     for marker in markers:

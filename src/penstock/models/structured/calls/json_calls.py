@@ -1,4 +1,4 @@
-"""Calls whose arguments are one JSON object, in the words that each dialect puts around it."""
+"""Calls whose arguments are one JSON object, within the text that each dialect puts around it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JsonCalls:
-    """How calls are written: `before` all, each as `call`, `between` two, `behind` all.
+    """The notation: `before` all calls, each as `call`, `between` two, `behind` all.
 
-    In `call`, NAME is the function's name, QUOTED the same as JSON, ARGUMENTS its arguments and
-    NUMBER any number, as calls have that are counted. Dialects with `one` write one call at most.
+    In `call`, NAME is the function's name, QUOTED the same as JSON, ARGUMENTS its arguments, and
+    NUMBER any number, for dialects that number calls. Dialects with `one` write at most one call.
     """
 
     call: str
@@ -28,7 +28,7 @@ class JsonCalls:
     one: bool = False
 
     def write(self, rules: Rules, structure: ToolStructure) -> None:
-        """Add the rules of calls, from `start` on."""
+        """Add the rules of calls, beginning with `start`."""
         calls: list[str] = []
         for index, function in enumerate(structure.functions):
             parts = [_filled(rules, self.head, function.name), self.rest(rules, index, function)]
@@ -42,29 +42,29 @@ class JsonCalls:
 
     @property
     def head(self) -> str:
-        """What stands before a call's arguments."""
+        """The part of a call before its arguments."""
         return self.call.partition("ARGUMENTS")[0]
 
     def rest(self, rules: Rules, index: int, function: ToolFunction) -> str:
-        """Return a call's arguments and what follows them, the rules named after `index`."""
+        """Return the rule body of a call's arguments and what follows; rules are named by `index`."""
         arguments = rules.arguments(f"arguments_{index}", function)
         tail = _filled(rules, self.call.partition("ARGUMENTS")[2], function.name)
         return f"{arguments} {tail}".rstrip()
 
     def written(self, calls: Sequence[tuple[str, str]]) -> str:
-        """Return calls, each a function's name and its arguments as JSON."""
+        """Return the text of calls, each a function's name and its arguments as JSON."""
         texts = [
             self.call.replace("QUOTED", json.dumps(name))
             .replace("NAME", name)
-            .replace("NUMBER", str(place))
+            .replace("NUMBER", str(number))
             .replace("ARGUMENTS", arguments)
-            for place, (name, arguments) in enumerate(calls)
+            for number, (name, arguments) in enumerate(calls)
         ]
         return f"{self.before}{self.between.join(texts)}{self.behind}"
 
 
 def _filled(rules: Rules, words: str, name: str) -> str:
-    """Return a part of a call with the function's name in it."""
+    """Return the grammar of a part of a call, with the function's name filled in."""
     parts: list[str] = []
     filled = words.replace("QUOTED", json.dumps(name)).replace("NAME", name)
     for position, part in enumerate(filled.split("NUMBER")):

@@ -248,16 +248,14 @@ def parameters(function: ToolFunction) -> tuple[list[Parameter], bool]:
     return members(function.parameters, Scope.of(function))
 
 
-def in_order(
-    parameters_: Sequence[Parameter], written: Sequence[str], more: str, comma: str
-) -> str:
+def in_order(named: Sequence[Parameter], written: Sequence[str], more: str, comma: str) -> str:
     """Return the rule body of arguments in order, optional ones omissible, followed by any `more`.
 
     `written` are the rule bodies of the parameters, `comma` separates two.
     """
     first = f"({more} ({comma} {more})*)?" if more else ""
     later = f"({comma} {more})*" if more else ""
-    for parameter, argument in zip(reversed(parameters_), reversed(written), strict=True):
+    for parameter, argument in zip(reversed(named), reversed(written), strict=True):
         first, later = (
             (f"{argument} {later}", f"{comma} {argument} {later}")
             if parameter.required

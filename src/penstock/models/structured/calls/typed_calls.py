@@ -1,4 +1,4 @@
-"""Calls that give each argument a place of its own: in tags, as Python, or in Gemma's notation."""
+"""Calls that write each argument separately: in tags, as Python, or in Gemma's notation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from penstock.models.structured.calls.rules import Rules
 
 _WRITTEN: Final = re.compile(r"[\w.@$-]{1,128}")
-"""Names of parameters that stand without quotes."""
+"""Names of parameters that are written without quotes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TypedCalls:
     """Calls with their arguments in the schema's order, `comma` between two.
 
-    NAME in `begin` is the function's name. `before` stands before all calls, `between` two, `behind`
-    all.
+    NAME in `begin` is the function's name. `before` precedes all calls, `between` separates two,
+    `behind` follows all.
     """
 
     notation: Notation
@@ -36,7 +36,7 @@ class TypedCalls:
     comma: str = ""
 
     def write(self, rules: Rules, structure: ToolStructure) -> None:
-        """Add the rules of calls, from `start` on."""
+        """Add the rules of calls, beginning with `start`."""
         calls = [
             rules.add(f"call_{index}", self._call(rules, index, function))
             for index, function in enumerate(structure.functions)
@@ -50,7 +50,7 @@ class TypedCalls:
 
     @property
     def head(self) -> str:
-        """What stands before a call's arguments."""
+        """The part of a call before its arguments."""
         return self.begin
 
     def _call(self, rules: Rules, index: int, function: ToolFunction) -> str:
@@ -58,22 +58,23 @@ class TypedCalls:
         return f"{begin} {self.rest(rules, index, function)}"
 
     def rest(self, rules: Rules, index: int, function: ToolFunction) -> str:
-        """Return a call's arguments and what follows them, the rules named after `index`.
+        """Return the rule body of a call's arguments and what follows; rules are named by `index`.
 
         :raises InvalidParameter: the dialect cannot write one of the parameters.
         """
-        known, is_open = parameters(function)
-        unwritten = next((one.name for one in known if not _WRITTEN.fullmatch(one.name)), None)
+        named, is_open = parameters(function)
+        unwritten = next(
+            (parameter.name for parameter in named if not _WRITTEN.fullmatch(parameter.name)),
+            None,
+        )
         if unwritten is not None:
-            raise InvalidParameter(
-                f"this model cannot write a parameter of the name {unwritten[:64]!r}"
-            )
+            raise InvalidParameter(f"this model cannot write a parameter named {unwritten[:64]!r}")
         written = [
-            self.notation.argument(rules, f"argument_{index}_{place}", parameter)
-            for place, parameter in enumerate(known)
+            self.notation.argument(rules, f"argument_{index}_{number}", parameter)
+            for number, parameter in enumerate(named)
         ]
         more = self.notation.any_argument(rules) if is_open else ""
-        body = in_order(known, written, more, rules.literal(self.comma))
+        body = in_order(named, written, more, rules.literal(self.comma))
         return " ".join(filter(None, (body, rules.literal(self.end))))
 
 
