@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template, as the worker's threads use them."""
+"""A model's tokenizer and chat template, as used by the worker's threads."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from penstock.models.text.fastchat_templates import Template
 
 _TAIL: Final = 8
-"""Tokens of a prompt's end in which a marker that opens the answer's reasoning is looked for."""
+"""Tokens at a prompt's end that are searched for a marker which opens the answer's reasoning."""
 
 
 class Tokenizer:
-    """Text to token ids and back. Safe from several threads but for `constrain`.
+    """Text to token ids and back. Thread-safe, except for `constrain`.
 
-    A prompt's characters are bounded once `most_tokens` is set: it is refused before it is
-    tokenised where its tokens cannot fit, and a template is ended where its text becomes too long.
+    Once `most_tokens` is set, prompts have a limit of characters: a prompt that cannot fit is
+    refused before it is tokenised, and a template is ended when its text becomes too long.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Tokenizer:
 
     @property
     def most_tokens(self) -> int | None:
-        """The most tokens of a prompt; None for no bound."""
+        """The most tokens of a prompt; None if there is no limit."""
         return self._encoder.most_tokens
 
     @most_tokens.setter
@@ -96,15 +96,15 @@ class Tokenizer:
 
     @property
     def longest_token_chars(self) -> int:
-        """No token has more characters."""
+        """An upper bound of one token's characters."""
         return self._encoder.longest_token_chars
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt.
+        """Return the token ids of a prompt.
 
-        :raises InvalidParameter: an id outside the vocabulary, or what `render` raises.
+        :raises InvalidParameter: an id is outside the vocabulary, or see `render`.
         :raises ContextOverflow: too many characters, whatever their tokens are.
-        :raises UnsupportedFeature: a middle to be filled in, by a model that cannot.
+        :raises UnsupportedFeature: the model cannot fill in the middle.
         """
         match prompt:
             case TokenPrompt(token_ids, truncate):
@@ -121,9 +121,9 @@ class Tokenizer:
                 assert_never(prompt)
 
     def encode_pair(self, prompt: PairPrompt) -> tuple[list[int], list[int]]:
-        """Token ids of two texts, and of which of them each is: 0 or 1.
+        """Return two texts' token ids, and for each id its text: 0 or 1.
 
-        :raises InvalidParameter: they are no text.
+        :raises InvalidParameter: they are not text.
         """
         texts = (self._cased(prompt.first), self._cased(prompt.second))
         try:
@@ -132,10 +132,10 @@ class Tokenizer:
             raise _untokenisable(error) from error
 
     def render(self, prompt: ChatPrompt) -> str:
-        """The text that the model sees for a chat.
+        """Return the text of a chat for the model.
 
-        :raises InvalidParameter: the template refuses the messages, fails on them, or is over its
-            bounds of time and memory.
+        :raises InvalidParameter: the template refuses the messages, fails on them, or exceeds its
+            limits of time and memory.
         :raises ContextOverflow: the text has too many characters.
         :raises TakesLong: see `rendering.quickly`.
         """
@@ -146,10 +146,10 @@ class Tokenizer:
             raise
 
     def _chat(self, prompt: ChatPrompt) -> list[int]:
-        """Token ids of a chat: markers are tokens where the template writes them."""
+        """Return a chat's token ids: markers are tokens only where the template writes them."""
         masked = None if self._plain is None else self._plain.masked(prompt)
         if self._plain is None or masked is None:
-            # A template writes BOS itself, where the model wants one.
+            # A template writes BOS itself, if the model needs one.
             return self._encode(self.render(prompt), special=False)
         text = self.render(masked)
         self._encoder.check(len(text))
@@ -159,9 +159,9 @@ class Tokenizer:
             raise _untokenisable(error) from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens skipped, but for those that mark calls and reasoning.
+        """Return the text of token ids; of special ones, only those around calls and reasoning.
 
-        :raises InvalidParameter: an id outside the vocabulary.
+        :raises InvalidParameter: an id is outside the vocabulary.
         """
         checked = self._checked(token_ids)
         if self._hidden is not None:
@@ -171,21 +171,21 @@ class Tokenizer:
         )
 
     def token_text(self, token_id: int) -> str:
-        """Text of one token, special ones too (for log probabilities)."""
+        """Return the text of one token, even a special one (for log probabilities)."""
         text = self._tokenizer.decode(
             [token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return token_bytes.with_spaces(self._tokenizer.convert_ids_to_tokens(token_id), text)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Bytes of one token, which may be a part of a character."""
+        """Return the bytes of one token, which may be a part of a character."""
         text = self.token_text(token_id)
         if REPLACEMENT not in text:
             return text.encode()
         return token_bytes.of_piece(self._tokenizer.convert_ids_to_tokens(token_id), text)
 
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
-        """Tell where the answer to a prompt begins."""
+        """Return whether the answer to a prompt begins with reasoning."""
         if self.dialect.reasoning is None or not isinstance(prompt, ChatPrompt):
             return Reasoning.NONE
         begin, end = self.dialect.reasoning
@@ -195,24 +195,24 @@ class Tokenizer:
         return Reasoning.NONE if tail.endswith(end) else Reasoning.POSSIBLE
 
     def tokens_of(self, texts: Sequence[str]) -> dict[int, str]:
-        """Return those texts that are one added token, such as `<|file_sep|>`, by their ids.
+        """Return those texts that are a single added token, such as `<|file_sep|>`, by their ids.
 
-        The text of a special one is never told, so nobody would find it in an answer.
+        A special token's text is never emitted, so it could not be found in an answer.
         """
         added: dict[str, int] = self._tokenizer.get_added_vocab() if texts else {}
         return {added[text]: text for text in texts if text in added}
 
     def constrain(self, structure: Structure, reasoning: Reasoning) -> Constraint:
-        """Return a structure's constraint, at its beginning. For one thread at a time.
+        """Return a structure's constraint, in its initial state. Not thread-safe.
 
         :raises InvalidParameter: the structure is not valid.
-        :raises UnsupportedFeature: this tokenizer, or llguidance, is not up to it.
+        :raises UnsupportedFeature: llguidance is missing or cannot use this tokenizer.
         """
         if self._grammars is None:
             backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
             endings = [token for token in self.eos_token_ids if 0 <= token < self.vocab_size]
             if backend is None or not endings:
-                raise UnsupportedFeature("no structured text with this model's tokenizer")
+                raise UnsupportedFeature("no structured output with this model's tokenizer")
             self._grammars = GrammarCompiler(
                 backend.to_str(),
                 vocab_size=max(self.vocab_size, len(self._tokenizer)),
@@ -222,9 +222,10 @@ class Tokenizer:
         return self._grammars.begin(structure, reasoning=reasoning)
 
     def _hidden_ids(self) -> frozenset[int] | None:
-        """Special tokens that `decode` skips; None where those are all the special ones.
+        """Special tokens that `decode` skips; None if those are all the special ones.
 
-        A tokenizer's file may mark tokens as special that its configuration does not list (gpt-oss).
+        A tokenizer's file may declare special tokens that its configuration does not list
+        (gpt-oss).
         """
         added: dict[int, Any] = self._tokenizer.added_tokens_decoder
         ids = {int(token) for token in self._tokenizer.all_special_ids}
@@ -242,7 +243,9 @@ class Tokenizer:
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self.fill_in is None:
-            raise UnsupportedFeature("the model has no tokens to fill in with", param="suffix")
+            raise UnsupportedFeature(
+                "the model has no tokens to fill in the middle", param="suffix"
+            )
         self._encoder.check(len(before) + len(after))
         try:
             return self.fill_in.encode(before, after)
@@ -251,11 +254,11 @@ class Tokenizer:
 
     @property
     def fill_endings(self) -> tuple[int, ...]:
-        """What ends a text that was filled in, besides the model's own endings."""
+        """Token ids that end a filled-in text, besides the model's usual endings."""
         return self.fill_in.endings if self.fill_in else ()
 
     def _bound(self, truncate: int) -> int | None:
-        """How many tokens are kept of a prompt; None for all."""
+        """Return how many tokens of a prompt to keep; None for all."""
         if truncate == WHOLE:
             return None
         if truncate == TO_CONTEXT:
@@ -281,6 +284,6 @@ def _untokenisable(error: Exception) -> InvalidParameter:
 
 
 def _default_template(tokenizer: Any) -> str:
-    """ChatML where the tokenizer knows it, else plain lines of `role: text`."""
-    known: dict[str, int] = tokenizer.get_added_vocab()
-    return chat_templates.CHATML if "<|im_start|>" in known else chat_templates.PLAIN
+    """Return ChatML if the tokenizer has its markers, else plain lines of `role: text`."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    return chat_templates.CHATML if "<|im_start|>" in added else chat_templates.PLAIN

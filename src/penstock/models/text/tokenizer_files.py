@@ -1,4 +1,4 @@
-"""A tokenizer and its chat template from a model's folder."""
+"""Loads a tokenizer and its chat template from a model's folder."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def load(
 ) -> Tokenizer:
     """Return the tokenizer in a model's folder, or in `folder` if it is not there.
 
-    `context_length` bounds prompts that may be cut; `lower_case` is a
-    setting of sentence-transformers.
+    `context_length` limits prompts that may be truncated; `lower_case` is an option of
+    sentence-transformers.
 
-    :raises ModelNotLoadable: there is none, or it needs code of its own that is not allowed.
+    :raises ModelNotLoadable: there is none, or it needs its own code without permission.
     """
     path = folder or spec.path
     has_files = any(any(path.glob(name)) for name in _FILES)
@@ -73,7 +73,7 @@ def load(
 def _by_transformers(spec: ModelSpec, path: Path, in_gguf: list[Path]) -> Any:
     """Return the tokenizer as Transformers loads it, from its own files or from a GGUF file.
 
-    :raises ModelNotLoadable: it does not.
+    :raises ModelNotLoadable: Transformers cannot load it.
     """
     try:
         with warnings.catch_warnings():
@@ -89,7 +89,7 @@ def _by_transformers(spec: ModelSpec, path: Path, in_gguf: list[Path]) -> Any:
 
 
 def _eos_token_ids(spec: ModelSpec) -> tuple[int, ...]:
-    """Return what ends a text by the model's own files: generation_config.json, else config.json."""
+    """Return the ids that end a text by generation_config.json, else config.json."""
     for name in ("generation_config.json", "config.json"):
         value = read_config(spec.path, name).get("eos_token_id")
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
