@@ -1,8 +1,8 @@
-"""The parts of a decoder-only model, as a backend that computes it itself must know them.
+"""The parts of a decoder-only model, as needed by a backend that computes it itself.
 
-Names are those of the checkpoint's tensors, without `.weight`; a bias is there if the checkpoint
-has `<name>.bias`. Sizes are counted in elements. Everything is frozen and says what is computed,
-never which model it is.
+Names are those of the checkpoint's tensors, without `.weight`; a bias exists if the checkpoint has
+`<name>.bias`. Sizes are numbers of elements. Everything is frozen and describes what is computed,
+not which model it is.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
-"""`gelu` is the exact one, `gelu_tanh` its usual approximation, `relu2` the square of ReLU."""
+"""`gelu` is the exact one, `gelu_tanh` its common approximation, `relu2` the square of ReLU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Of `rms` the weight is applied to x / rms(x), of `layer` to (x - mean) / deviation.
+    """A norm: with `rms`, the weight is applied to x / rms(x), with `layer` to (x - mean) / deviation.
 
-    `offset` is added to the weight. `name` None: the weight is 1, and there is no bias.
+    `offset` is added to the weight. If `name` is None, the weight is 1 and there is no bias.
     """
 
     name: str | None
@@ -31,9 +31,9 @@ class Norm:
 class HeadNorms:
     """Norms of queries and keys, before their rotation.
 
-    `query` and `key` name one weight each, or one a head. Of a single weight that is as long as
-    all heads together each head has its own part. `together`: the mean is taken over all heads of
-    a token, else over each head.
+    `query` and `key` name one weight each, or one a head. If a single weight is as long as all
+    heads together, each head has its own part. `together`: the mean is taken over all heads of a
+    token, otherwise over each head.
     """
 
     query: tuple[str, ...]
@@ -46,7 +46,7 @@ class HeadNorms:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`rows` rows of the matrix `name` from row `first` on; `total` is how many it has, 0: these."""
+    """`rows` rows of the matrix `name`, from `first` on, out of `total` (0: there are no others)."""
 
     name: str
     rows: int
@@ -55,7 +55,7 @@ class Rows:
 
     @property
     def tensor_rows(self) -> int:
-        """How many rows the checkpoint's matrix has."""
+        """The number of rows of the checkpoint's matrix."""
         return self.total or self.rows
 
 
@@ -63,9 +63,9 @@ class Rows:
 class Rotation:
     """Rotary embeddings of the first `size` elements of a head.
 
-    `interleaved`: neighbours are turned together, else each element with the one half of `size`
-    further on. `kind` and `scaling` are Transformers' `rope_type` with its parameters. `context`
-    is what the model was made for, in positions.
+    `interleaved`: neighbouring elements are rotated together; otherwise each element with the one
+    half of `size` after it. `kind` and `scaling` are Transformers' `rope_type` and its parameters.
+    `context` is the length that the model was made for, in positions.
     """
 
     size: int
@@ -88,9 +88,9 @@ class QueryGrowth:
 class Attention:
     """Causal attention of grouped heads.
 
-    `rotation` None: positions are not seen. `window` counts the keys that a query sees, 0 for all.
-    Scores are multiplied by `scale`; a `soft_cap` c above 0 makes of them c tanh(score / c).
-    `sinks` names a logit a head that takes part in the softmax and stands for no value.
+    If `rotation` is None, there are no positions. `window` is the number of keys that a query sees,
+    0 for all. Scores are multiplied by `scale`; a `soft_cap` c above 0 turns them into c tanh(score
+    / c). `sinks` names a logit for each head that takes part in the softmax without a value.
     """
 
     heads: int
@@ -111,7 +111,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
+    """down(activation(gate(x)) * up(x)), or without a gate, down(activation(up(x)))."""
 
     size: int
     activation: Activation
@@ -122,13 +122,14 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How each token chooses `chosen` of `experts`, and what each counts.
+    """How each token chooses `chosen` of `experts`, and the weight of each.
 
-    `router` is a matrix with a row an expert. Scores are what `scoring` makes of its products:
-    `softmax_of_chosen` chooses first. `correction` names what is added to scores as they choose,
-    not as they count. Only the best `chosen_groups` of `groups` of neighbours may be chosen from;
-    a group's score is the sum of its `group_best` best. Chosen scores are divided by their sum if
-    `normalise`, which is at least `least_sum`, plus `added_sum`; then multiplied by `scale`.
+    `router` is a matrix with a row an expert. `scoring` turns its products into scores;
+    `softmax_of_chosen` chooses first. `correction` names values added to the scores for choosing,
+    but not for weights. Only the best `chosen_groups` of `groups` (of neighbours) take part; a
+    group's
+    score is the sum of its `group_best` best. If `normalise`, chosen scores are divided by their sum,
+    which is at least `least_sum`, plus `added_sum`; then they are multiplied by `scale`.
     """
 
     router: str
@@ -147,12 +148,12 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class ExpertMatrices:
-    """Where the experts' matrices lie.
+    """The experts' matrices in the checkpoint.
 
-    Each by itself: `gate`, `up` and `down` with the expert's number in place of `{}`. Or all in
-    one tensor of three dimensions, `together` and `down_together`, gates before ups; `transposed`
-    tensors have a column an output, of `interleaved` ones gates and ups take turns. Biases of the
-    latter have `_bias` at their names.
+    Either one by one: `gate`, `up` and `down`, with the expert's number in place of `{}`. Or all in
+    one tensor of three dimensions, `together` and `down_together`, gates before ups. `transposed`
+    tensors have a column an output; in `interleaved` ones gates and ups alternate. The latter's
+    biases have the suffix `_bias`.
     """
 
     gate: str
@@ -166,7 +167,7 @@ class ExpertMatrices:
 
 @dataclass(frozen=True, slots=True)
 class ClampedGate:
-    """(u + 1) g sigmoid(`alpha` g) of gate g and up u, g at most `limit`, u within both limits."""
+    """(u + 1) g sigmoid(`alpha` g) for gate g and up u; g is at most `limit`, |u| too."""
 
     alpha: float
     limit: float
@@ -174,9 +175,9 @@ class ClampedGate:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of experts, each a gated MLP of `size`; `shared` has every token beside them.
+    """A mixture of experts, each a gated MLP of `size`; every token also passes through `shared`.
 
-    `shared_gate` names a matrix of one row: `shared` counts the sigmoid of its product.
+    `shared_gate` names a matrix of one row: the sigmoid of its product is the weight of `shared`.
     """
 
     size: int
@@ -188,20 +189,20 @@ class Experts:
 
 
 Mlp: TypeAlias = Dense | Experts
-"""What follows attention in a layer. A new kind joins this union, with its own dataclass."""
+"""What follows attention in a layer. A new kind gets its own dataclass and joins this union."""
 
 
 def dense_part(mlp: Mlp) -> Dense | None:
-    """What every token goes through: the MLP itself, or what stands beside experts."""
+    """Return the MLP that every token passes through: the MLP itself, or the one beside experts."""
     return mlp if isinstance(mlp, Dense) else mlp.shared
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """h += r out(attention(in(h))), then the same with the MLP; a norm that is None is not there.
+    """h += r out(attention(in(h))), then the same with the MLP; norms that are None are absent.
 
-    `parallel`: the MLP reads what attention reads, h as it was before both. If it has no norm
-    `mlp_in` of its own then, it takes what `attention_in` made. r is `residual_scale`.
+    `parallel`: the MLP reads the same h as attention. Without its own norm `mlp_in`, it then takes
+    the output of `attention_in`. r is `residual_scale`.
     """
 
     attention: Attention
@@ -218,7 +219,7 @@ class Layer:
 class Architecture:
     """A whole model. Logits are head(norm(h)) times `logit_scale`, then capped like scores.
 
-    `head` is not read where `tied` says that it is the embeddings and the checkpoint lacks it.
+    `head` is not read if it is `tied` to the embeddings and missing in the checkpoint.
     """
 
     family: str

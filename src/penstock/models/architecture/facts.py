@@ -1,4 +1,4 @@
-"""A configuration's values with their types checked, and a family's defaults behind them."""
+"""A configuration's values, with checked types and a family's defaults."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 class NotDescribed(Exception):
-    """Another architecture, or a switch that the description has no word for; the message says."""
+    """Another architecture, or an option that the description cannot express; the message names it."""
 
 
 class Facts:
-    """What a `config.json` says, by name. A value of null is none, and no default stands for it."""
+    """The values of a `config.json`, by name. An explicit null has no value, not the default."""
 
     def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._values = {**defaults, **config}
 
     def has(self, name: str) -> bool:
-        """Whether there is such a value."""
+        """Return whether there is such a value."""
         return self._values.get(name) is not None
 
     def raw(self, name: str) -> Any:
-        """A value as it is, None if there is none."""
+        """Return a value unchanged, None if there is none."""
         return self._values.get(name)
 
     def _value(self, name: str, otherwise: Any) -> Any:
@@ -45,9 +45,9 @@ class Facts:
         return otherwise if value is None else value
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number from 0 on.
+        """Return a whole number from 0 on.
 
-        :raises NotDescribed: it is missing, or no such number.
+        :raises NotDescribed: it is missing, or not such a number.
         """
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
@@ -55,9 +55,9 @@ class Facts:
         return value
 
     def size(self, name: str, default: int | None = None) -> int:
-        """A whole number from 1 on.
+        """Return a whole number from 1 on.
 
-        :raises NotDescribed: it is missing, or no such number.
+        :raises NotDescribed: it is missing, or not such a number.
         """
         value = self.whole(name, default)
         if value == 0:
@@ -65,9 +65,9 @@ class Facts:
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
-        """A number.
+        """Return a number.
 
-        :raises NotDescribed: it is missing, or no number.
+        :raises NotDescribed: it is missing, or not a number.
         """
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -79,9 +79,9 @@ class Facts:
         return bool(self._value(name, default))
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A nested object; an empty one if there is none.
+        """Return a nested object; {} if there is none.
 
-        :raises NotDescribed: it is something else.
+        :raises NotDescribed: it is not an object.
         """
         value = self._value(name, {})
         if not isinstance(value, dict):
@@ -89,19 +89,19 @@ class Facts:
         return cast("dict[str, Any]", value)
 
     def listed(self, name: str, count: int) -> list[Any] | None:
-        """A list with at least `count` values; None if there is none.
+        """Return a list with at least `count` values; None if there is none.
 
-        :raises NotDescribed: it is something else, or shorter.
+        :raises NotDescribed: it is not a list, or shorter.
         """
         value = self._values.get(name)
         if value is None:
             return None
         if not isinstance(value, list) or len(cast("list[Any]", value)) < count:
-            raise NotDescribed(f"{name} is no list of {count}")
+            raise NotDescribed(f"{name} is not a list of {count}")
         return cast("list[Any]", value)[:count]
 
     def activation(self, *names: str) -> Activation:
-        """The MLP's activation, from the first of `names` that is there.
+        """Return the MLP's activation, from the first of `names` that has a value.
 
         :raises NotDescribed: it is unknown.
         """

@@ -1,4 +1,4 @@
-"""From a `config.json` to the description of the decoder in it."""
+"""Reads the description of the decoder in a `config.json`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FAMILIES: Final[dict[str, Family]] = {
 
 
 def describe(config: Mapping[str, Any]) -> Architecture:
-    """The decoder that a configuration states; of one with an image tower, its language model.
+    """Return the decoder in a configuration; for one with images, its language model.
 
-    `config` is what config.json holds, or what Transformers made of that (`config.to_dict()`),
-    which alone is sure to have every default.
+    `config` is the content of config.json, or Transformers' reading of it (`config.to_dict()`),
+    which alone certainly has every default.
 
-    :raises NotDescribed: another architecture, or a switch that the description has no word for.
+    :raises NotDescribed: another architecture, or an option that the description cannot express.
     """
     text = as_text(config)
     kind = str(text.get("model_type"))
@@ -48,4 +48,4 @@ def describe(config: Mapping[str, Any]) -> Architecture:
     try:
         return family.describe(Facts(text, family.defaults))
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
-        raise NotDescribed(f"the configuration of {kind!r} makes no sense: {error}") from error
+        raise NotDescribed(f"the configuration of {kind!r} is inconsistent: {error}") from error

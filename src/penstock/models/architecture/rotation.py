@@ -1,4 +1,4 @@
-"""Rotary embeddings: what a configuration says of them."""
+"""Reads rotary embeddings from a configuration."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def read(
     interleaved: bool = False,
     partial: float = 1.0,
 ) -> Rotation:
-    """The rotation that a configuration states, in today's key or in those of older checkpoints.
+    """Return the rotation in a configuration, under today's key or those of older checkpoints.
 
-    `layer_type` picks one where each type of layers has its own; `partial` is the family's share
-    of a head that is turned, if nothing is stated.
+    `layer_type` selects one if each type of layer has its own; `partial` is the family's rotated
+    share of a head, if nothing is stated.
 
-    :raises NotDescribed: an unknown rule, or one without what it needs.
+    :raises NotDescribed: an unknown rule, or one without its parameters.
     """
     rules = parameters(facts, layer_type)
     kind = str(rules.get("rope_type", rules.get("type", "default")))
@@ -39,7 +39,7 @@ def read(
     share = partial if share is None else float(share)
     size = head_size if kind == "proportional" else int(head_size * share)
     if not 0 < size <= head_size or size % 2:
-        raise NotDescribed(f"{size} of {head_size} elements of a head are turned")
+        raise NotDescribed(f"{size} of {head_size} elements of a head are rotated")
     theta = rules.get("rope_theta")
     context = facts.size("max_position_embeddings", 4096)
     scaling = {"rope_theta": facts.real("rope_theta", 10_000.0) if theta is None else float(theta)}
@@ -62,7 +62,7 @@ def read(
 
 
 def parameters(facts: Facts, layer_type: str | None = None) -> dict[str, Any]:
-    """What is stated of the rotation, of one type of layers where each has its own."""
+    """Return the stated rotation, or that of one type of layers if each has its own."""
     rules = facts.mapping("rope_parameters") or facts.mapping("rope_scaling")
     if layer_type is not None and isinstance(rules.get(layer_type), dict):
         return rules[layer_type]
@@ -70,7 +70,7 @@ def parameters(facts: Facts, layer_type: str | None = None) -> dict[str, Any]:
 
 
 def growth(facts: Facts) -> QueryGrowth | None:
-    """How queries grow with their position, as Llama 4 and Ministral 3 have it."""
+    """Return how queries grow with their position (Llama 4, Ministral 3); None if they do not."""
     rules = parameters(facts)
     beta = rules.get("llama_4_scaling_beta")
     length = rules.get("original_max_position_embeddings")

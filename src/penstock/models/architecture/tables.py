@@ -1,4 +1,4 @@
-"""Tables of positions, as a described model turns and scales its queries and keys."""
+"""Tables by position for the rotation and scaling of a described model's queries and keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Config:
-    """What Transformers' rules of scaling read of a configuration."""
+    """The part of a configuration that Transformers' rules of scaling read."""
 
     rope_parameters: dict[str, Any]
     head_dim: int
@@ -27,14 +27,14 @@ class _Config:
     partial_rotary_factor: float = field(default=1.0)
 
     def standardize_rope_params(self) -> None:
-        """Nothing: they are as they should be."""
+        """Do nothing: they are in standard form already."""
 
 
 def frequencies(rotation: Rotation, context_length: int) -> tuple[NDArray[np.float32], float]:
-    """Of the `size` / 2 pairs the angle a position, and what cosines and sines are multiplied by.
+    """Return the `size` / 2 pairs' angle a position, and the factor of cosines and sines.
 
-    Every rule of scaling is Transformers' own. `context_length` is what is served: it fixes those
-    rules that grow with the length seen so far.
+    The rules of scaling are Transformers' own. `context_length` is the served length: it fixes the
+    rules that depend on the length seen so far.
     """
     if rotation.kind == "default":
         steps = np.arange(0, rotation.size, 2, dtype=np.int64).astype(np.float32)
@@ -49,19 +49,19 @@ def frequencies(rotation: Rotation, context_length: int) -> tuple[NDArray[np.flo
 def rotary(
     rotation: Rotation, context_length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines, (context_length, size) each, the second half of a row like its first.
+    """Return cosines and sines, (context_length, size) each, both halves of a row being equal.
 
-    Tables of positions rather than operations: nothing can lose precision on long positions.
+    They are tables rather than operations, so that nothing loses precision at long positions.
     """
     angles, scaling = frequencies(rotation, context_length)
     positions = np.arange(context_length, dtype=np.float32)
     half = positions[:, None] * angles[None, :]
-    whole = np.concatenate((half, half), axis=1)
-    return np.cos(whole) * np.float32(scaling), np.sin(whole) * np.float32(scaling)
+    angles_twice = np.concatenate((half, half), axis=1)
+    return np.cos(angles_twice) * np.float32(scaling), np.sin(angles_twice) * np.float32(scaling)
 
 
 def growths(growth: QueryGrowth, context_length: int) -> NDArray[np.float32]:
-    """(context_length,): what queries are multiplied by at each position."""
+    """Return (context_length,) factors of queries, by position."""
     positions = np.arange(context_length, dtype=np.float32)
     steps = np.floor(positions / np.float32(growth.length))
     return np.float32(1) + np.float32(growth.beta) * np.log(np.float32(1) + steps)

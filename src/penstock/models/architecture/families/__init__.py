@@ -1,1 +1,1 @@
-"""A module a kind of family: from its configuration, and its tensors' names, to the description."""
+"""One module for each kind of family: from configurations and tensors' names to descriptions."""

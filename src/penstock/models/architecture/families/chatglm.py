@@ -1,4 +1,4 @@
-"""ChatGLM2, ChatGLM3 and GLM-4 as they were published, with names and switches of their own."""
+"""ChatGLM2, ChatGLM3 and GLM-4 as published, with their own names and options."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ def _attention(name: str, facts: Facts, turning: Rotation) -> Attention:
 
 
 def _rotation(facts: Facts) -> Rotation:
-    """Half of each head, neighbours together.
+    """Return the rotation of half of each head, neighbouring elements together.
 
-    `rope_ratio` stretches the base; ChatGLM2's long variant divides the positions by it instead.
+    `rope_ratio` stretches the base; ChatGLM2's long variant divides positions by it instead.
     """
     size = facts.size("kv_channels") // 2
     context = facts.size("seq_length")
     ratio = facts.real("rope_ratio", 1.0)
     if size % 2 or ratio <= 0:
-        raise NotDescribed(f"{size} elements of a head are turned, rope_ratio {ratio}")
+        raise NotDescribed(f"{size} elements of a head are rotated, rope_ratio {ratio}")
     if ratio != 1 and is_second(facts.raw("_name_or_path")):
         original = int(context / ratio)
         scaling = {
@@ -118,7 +118,7 @@ def _rotation(facts: Facts) -> Rotation:
 
 
 def is_second(name: object) -> bool:
-    """Whether a checkpoint's own name is one of ChatGLM2, which alone tells it from ChatGLM3."""
+    """Return whether a checkpoint's name is ChatGLM2's: its only difference from ChatGLM3."""
     return isinstance(name, str) and _SECOND in name.lower()
 
 

@@ -1,4 +1,4 @@
-"""What mixtures of experts share, whatever attention they are over."""
+"""Common parts of mixtures of experts, over any attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def matrices(
     name: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
 ) -> ExpertMatrices:
-    """Experts below `name`, by the names that most families have."""
+    """Return experts below `name`, with most families' names."""
     return ExpertMatrices(
         gate=f"{name}.{{}}.{gate}",
         up=f"{name}.{{}}.{up}",
@@ -29,15 +29,15 @@ def matrices(
 
 
 def count(facts: Facts, *names: str) -> int:
-    """A number that configurations have under several names; a default has the last of them.
+    """Return a number that has several names in configurations; a default has the last of them.
 
-    :raises NotDescribed: they have none of them.
+    :raises NotDescribed: the configuration has none of them.
     """
     return facts.size(next((name for name in names if facts.has(name)), names[0]))
 
 
 def with_mlps(plain: Architecture, mlp_of: Callable[[int, str], Mlp | None]) -> Architecture:
-    """`mlp_of` gives a layer's MLP by its number and name; None: the one that it has."""
+    """Replace MLPs: `mlp_of` returns a layer's MLP by number and name; None keeps the present one."""
     layers = [
         replace(layer, mlp=mlp_of(index, parts.layer_name(index)) or layer.mlp)
         for index, layer in enumerate(plain.layers)
@@ -46,6 +46,6 @@ def with_mlps(plain: Architecture, mlp_of: Callable[[int, str], Mlp | None]) -> 
 
 
 def shared(facts: Facts, name: str, inner: int) -> Dense:
-    """The gated MLP below `name` that all tokens have."""
+    """Return the gated MLP below `name` that all tokens pass through."""
     size = replace(parts.sizes(facts), inner=inner)
     return parts.gated(name, size, facts.activation("hidden_act"))

@@ -1,4 +1,4 @@
-"""Phi-3 and 4, GLM and GLM-4: projections that the checkpoint holds as one matrix."""
+"""Phi-3 and 4, GLM and GLM-4: projections that are one matrix in the checkpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _glm(facts: Facts) -> Architecture:
 
 
 def _glm4(facts: Facts) -> Architecture:
-    """GLM-4-0414 norms what attention and MLP give, too."""
+    """GLM-4-0414 also norms the outputs of attention and MLP."""
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, interleaved=True, partial=0.5)
     layers: list[Layer] = []

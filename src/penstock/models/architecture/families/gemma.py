@@ -1,4 +1,4 @@
-"""Gemma: weights of norms count from 1, embeddings are scaled; 2 and 3 norm on both sides."""
+"""Gemma: norms' weights count from 1, embeddings are scaled; 2 and 3 norm on both sides."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _gemma3(facts: Facts) -> Architecture:
 
 
 def _both_sides(facts: Facts, *, pattern: int, head_norms: bool) -> Architecture:
-    """Norms before and after attention and MLP; local and global layers in turn."""
+    """Norms before and after attention and MLP; local and global layers alternate."""
     size = parts.sizes(facts)
     activation = facts.activation("hidden_activation", "hidden_act")
     scale = facts.real("query_pre_attn_scalar") ** -0.5
@@ -94,7 +94,7 @@ def _both_sides(facts: Facts, *, pattern: int, head_norms: bool) -> Architecture
 
 
 def _turning(facts: Facts, head_size: int, kind: str) -> Rotation:
-    """A layer's own; older files of Gemma 3 state the local layers' base apart, without scaling."""
+    """Return a layer's rotation; older files of Gemma 3 state the local layers' base separately."""
     nested = kind in facts.mapping("rope_parameters")
     if kind == parts.SLIDING and not nested and facts.has("rope_local_base_freq"):
         local = {

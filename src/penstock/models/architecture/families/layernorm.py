@@ -34,7 +34,7 @@ def _normed(
 
 
 def _cohere(facts: Facts) -> Architecture:
-    """Command R: parallel residuals, pairs of neighbours turned, norms of heads with own weights."""
+    """Command R: parallel residuals, interleaved rotation, a separate norm for each head."""
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, interleaved=True)
     epsilon = facts.real("layer_norm_eps", 1e-5)
@@ -58,7 +58,7 @@ def _cohere(facts: Facts) -> Architecture:
 
 
 def _cohere2(facts: Facts) -> Architecture:
-    """Command R7B and A: only the layers that slide see positions."""
+    """Command R7B and A: only the sliding layers have positions."""
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, interleaved=True)
     epsilon = facts.real("layer_norm_eps", 1e-5)
@@ -115,7 +115,7 @@ def _starcoder2(facts: Facts) -> Architecture:
 
 
 def _nemotron(facts: Facts) -> Architecture:
-    """Nemotron and Minitron: weights of norms count from 1, an MLP without a gate."""
+    """Nemotron and Minitron: norms' weights count from 1, and the MLP has no gate."""
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, partial=0.5)
     epsilon = facts.real("norm_eps", 1e-5)

@@ -1,4 +1,4 @@
-"""Llama and those that differ from it in a switch: biases, norms of heads, windows, multipliers."""
+"""Llama, and families that differ in options: biases, norms of heads, windows, multipliers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def llama(facts: Facts, *, interleaved: bool = False) -> Architecture:
-    """Llama as it is, or with rotations of neighbours."""
+    """Return Llama, or Llama with interleaved rotation."""
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, interleaved=interleaved)
     activation = facts.activation("hidden_act")
@@ -33,14 +33,14 @@ def llama(facts: Facts, *, interleaved: bool = False) -> Architecture:
 
 
 def _windows(facts: Facts, layers: int) -> list[int]:
-    """Qwen's windows are for layers of a type, and off unless they are switched on."""
+    """Return the windows: Qwen's apply to layers of one type, and are off unless switched on."""
     if facts.has("use_sliding_window") and not facts.flag("use_sliding_window"):
         return [0] * layers
     return parts.windows(facts, layers)
 
 
 def with_head_norms(facts: Facts) -> Architecture:
-    """Llama's layers with an RMS norm of each head's queries and keys."""
+    """Return Llama with an RMS norm of each head's queries and keys."""
     epsilon = facts.real("rms_norm_eps", 1e-6)
 
     def normed(index: int, attention: Attention) -> Attention:
@@ -52,7 +52,7 @@ def with_head_norms(facts: Facts) -> Architecture:
 
 
 def interleaved(facts: Facts) -> Architecture:
-    """Llama whose rotations turn neighbours."""
+    """Return Llama with interleaved rotation."""
     return llama(facts, interleaved=True)
 
 
@@ -75,7 +75,7 @@ def granite(facts: Facts) -> Architecture:
 
 
 def _granite_hybrid(facts: Facts) -> Architecture:
-    """Granite 4 where it has neither Mamba layers nor experts; its MLP is the shared one."""
+    """Granite 4 without Mamba layers and experts; its MLP is the shared one."""
     if facts.whole("num_local_experts", 0):
         raise NotDescribed("experts beside a shared MLP")
     size = parts.sizes(facts)
@@ -109,7 +109,7 @@ def _granite_hybrid(facts: Facts) -> Architecture:
 
 
 def _smollm(facts: Facts) -> Architecture:
-    """SmolLM3: some layers do not see positions."""
+    """SmolLM3: some layers have no positions."""
     plain = llama(facts)
     count = len(plain.layers)
     turned = facts.listed("no_rope_layers", count)
@@ -127,7 +127,8 @@ def _arcee(facts: Facts) -> Architecture:
     """Arcee: an MLP without a gate."""
     plain = llama(facts)
     return replace(
-        plain, layers=tuple(replace(one, mlp=replace(one.mlp, gate=None)) for one in plain.layers)
+        plain,
+        layers=tuple(replace(layer, mlp=replace(layer.mlp, gate=None)) for layer in plain.layers),
     )
 
 

@@ -22,7 +22,7 @@ def _qwen(facts: Facts, plain: Architecture) -> Architecture:
     count = experts.count(facts, "num_experts", "num_local_experts")
     shared = facts.whole("shared_expert_intermediate_size", 0)
     if any(not 0 <= index < len(plain.layers) for index in dense):
-        raise NotDescribed("mlp_only_layers names a layer that there is not")
+        raise NotDescribed("mlp_only_layers names a layer that does not exist")
 
     def mlp_of(index: int, name: str) -> Experts | None:
         if index in dense or (index + 1) % step:
@@ -72,7 +72,7 @@ def _mixtral(facts: Facts) -> Architecture:
 
 
 def _minimax(facts: Facts) -> Architecture:
-    """MiniMax M2: Mixtral's names, sigmoids with a correction, a part of each head turned."""
+    """MiniMax M2: Mixtral's names, sigmoids with a correction, a part of each head rotated."""
     size = parts.sizes(facts)
     turned = facts.whole("rotary_dim", size.head) / size.head
     turning = parts.rotation(facts, size, partial=turned)
@@ -99,7 +99,7 @@ def _minimax(facts: Facts) -> Architecture:
 
 
 def _normed_together(facts: Facts) -> Architecture:
-    """Llama whose queries and keys are normed over all heads."""
+    """Return Llama with queries and keys normed over all heads."""
 
     def together(_: int, attention: Attention) -> Attention:
         return replace(attention, head_norms=replace(_norms(attention.head_norms), together=True))

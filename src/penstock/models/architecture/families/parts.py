@@ -1,4 +1,4 @@
-"""What most families share: sizes, projections, MLPs, windows, and the model around its layers."""
+"""Common parts of families: sizes, projections, MLPs, windows, and the model around its layers."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Sizes:
 
 
 def sizes(facts: Facts) -> Sizes:
-    """The sizes by the names that most families have for them.
+    """Return the sizes, from the names that most families use.
 
-    :raises NotDescribed: one is missing, or they do not fit together.
+    :raises NotDescribed: one is missing, or they are inconsistent.
     """
     hidden, heads = facts.size("hidden_size"), facts.size("num_attention_heads")
-    found = Sizes(
+    size = Sizes(
         hidden=hidden,
         layers=facts.size("num_hidden_layers"),
         heads=heads,
@@ -66,22 +66,22 @@ def sizes(facts: Facts) -> Sizes:
         head=facts.size("head_dim", max(hidden // heads, 1)),
         inner=facts.size("intermediate_size"),
     )
-    if heads % found.kv_heads or found.layers > _MOST_LAYERS:
-        raise NotDescribed(f"{heads} heads, {found.kv_heads} of keys, {found.layers} layers")
-    return found
+    if heads % size.kv_heads or size.layers > _MOST_LAYERS:
+        raise NotDescribed(f"{heads} heads, {size.kv_heads} of keys, {size.layers} layers")
+    return size
 
 
 def layer_types(facts: Facts, layers: int, *, pattern: int = 0) -> list[str]:
-    """The type of each layer's attention.
+    """Return the type of each layer's attention.
 
     `pattern` n: if nothing is stated, every n-th layer is full and the others slide; 0: all slide.
 
-    :raises NotDescribed: a type that is no attention over keys.
+    :raises NotDescribed: a type that is not attention over keys.
     """
     stated = facts.listed("layer_types", layers)
     if stated is None:
         full = [pattern > 0 and (layer + 1) % pattern == 0 for layer in range(layers)]
-        return ["full_attention" if one else SLIDING for one in full]
+        return ["full_attention" if is_full else SLIDING for is_full in full]
     for kind in stated:
         if kind not in _KINDS:
             raise NotDescribed(f"a layer of type {kind!r}")
@@ -89,14 +89,14 @@ def layer_types(facts: Facts, layers: int, *, pattern: int = 0) -> list[str]:
 
 
 def windows(facts: Facts, layers: int, *, pattern: int = 0) -> list[int]:
-    """The keys that a query sees, by layer; 0 is all of them."""
+    """Return the number of keys that a query sees, by layer; 0 is all of them."""
     window = facts.whole("sliding_window", 0)
     kinds = layer_types(facts, layers, pattern=pattern)
     return [window if kind == SLIDING else 0 for kind in kinds]
 
 
 def rms(name: str, facts: Facts, *, offset: float = 0.0) -> Norm:
-    """An RMS norm with the epsilon that is stated."""
+    """Return an RMS norm with the configured epsilon."""
     return Norm(name, facts.real("rms_norm_eps", 1e-6), offset=offset)
 
 
@@ -112,7 +112,7 @@ def attention(
     output: str = "o_proj",
     fused: str | None = None,
 ) -> Attention:
-    """Attention whose projections lie below `name`: q_proj, k_proj, v_proj, or one `fused`."""
+    """Return attention with projections below `name`: q_proj, k_proj, v_proj, or one `fused`."""
     across, narrow = size.heads * size.head, size.kv_heads * size.head
     if fused is None:
         query = Rows(f"{name}.q_proj", across)
@@ -139,7 +139,7 @@ def attention(
 
 
 def gated(name: str, size: Sizes, activation: Activation) -> Dense:
-    """gate_proj, up_proj and down_proj below `name`."""
+    """Return an MLP with gate_proj, up_proj and down_proj below `name`."""
     gate, up = Rows(f"{name}.gate_proj", size.inner), Rows(f"{name}.up_proj", size.inner)
     return Dense(size.inner, activation, gate, up, Rows(f"{name}.down_proj", size.hidden))
 
@@ -147,14 +147,14 @@ def gated(name: str, size: Sizes, activation: Activation) -> Dense:
 def fused_gated(
     name: str, inner: int, hidden: int, activation: Activation, *, gate_up: str, down: str
 ) -> Dense:
-    """One matrix below `name` whose upper half is the gate."""
+    """Return an MLP with one matrix below `name` whose upper half is the gate."""
     gate = Rows(f"{name}.{gate_up}", inner, 0, 2 * inner)
     up = Rows(f"{name}.{gate_up}", inner, inner, 2 * inner)
     return Dense(inner, activation, gate, up, Rows(f"{name}.{down}", hidden))
 
 
 def plain(name: str, size: Sizes, activation: Activation, *, up: str, down: str) -> Dense:
-    """An MLP without a gate."""
+    """Return an MLP without a gate."""
     return Dense(
         size.inner,
         activation,
@@ -165,7 +165,7 @@ def plain(name: str, size: Sizes, activation: Activation, *, up: str, down: str)
 
 
 def prenormed(name: str, facts: Facts, attending: Attention, mlp: Mlp) -> Layer:
-    """Llama's layer: an RMS norm before attention and one before the MLP."""
+    """Return Llama's layer: an RMS norm before attention and one before the MLP."""
     return Layer(
         attention=attending,
         mlp=mlp,
@@ -184,7 +184,7 @@ def model(
     logit_scale: float = 1.0,
     logit_soft_cap: float = 0.0,
 ) -> Architecture:
-    """Layers between embeddings and head, by the names that most families have."""
+    """Return a model with embeddings, layers and head, with most families' names."""
     vocabulary = facts.size("vocab_size")
     return Architecture(
         family=str(facts.raw("model_type")),
@@ -205,7 +205,7 @@ def model(
 def with_attention(
     plain: Architecture, change: Callable[[int, Attention], Attention]
 ) -> Architecture:
-    """Return a model with the attention that `change` makes of each layer's, by its number."""
+    """Return a model with `change`, given a layer's number, applied to each layer's attention."""
     layers = [
         replace(layer, attention=change(index, layer.attention))
         for index, layer in enumerate(plain.layers)
@@ -214,12 +214,12 @@ def with_attention(
 
 
 def layer_name(index: int) -> str:
-    """Where a layer's tensors lie."""
+    """Return the prefix of a layer's tensors."""
     return f"model.layers.{index}"
 
 
 def rotation(
     facts: Facts, size: Sizes, *, interleaved: bool = False, partial: float = 1.0
 ) -> Rotation:
-    """One rotation for all layers."""
+    """Return one rotation for all layers."""
     return rotations.read(facts, size.head, interleaved=interleaved, partial=partial)

@@ -31,7 +31,7 @@ def _after_only(layer: Layer, name: str, attending: Attention) -> Layer:
 
 
 def _exaone4(facts: Facts) -> Architecture:
-    """Where some layers slide, the others do not see positions."""
+    """If some layers slide, the others have no positions."""
     plain = llama.with_head_norms(facts)
     count = len(plain.layers)
     window = facts.whole("sliding_window", 0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from penstock.models.architecture.facts import Facts
 
 _ADDED: Final = 1e-20
-"""What GLM and DeepSeek add to a sum before they divide by it."""
+"""Added by GLM and DeepSeek to a sum before they divide by it."""
 
 
 def _dots(facts: Facts) -> Architecture:
@@ -73,7 +73,7 @@ def _grouped(facts: Facts, router: str) -> Routing:
 
 
 def _granite(facts: Facts) -> Architecture:
-    """Granite's multipliers; in some models an MLP that all tokens share."""
+    """Granite's multipliers; some models also have an MLP that all tokens share."""
     shared = facts.whole("shared_intermediate_size", 0)
     activation = facts.activation("hidden_act")
     hidden = facts.size("hidden_size")
@@ -110,7 +110,7 @@ def _granite(facts: Facts) -> Architecture:
 
 
 def _ernie(facts: Facts) -> Architecture:
-    """ERNIE 4.5: a softmax that a correction helps to choose, shared experts, some layers dense."""
+    """ERNIE 4.5: softmax with a correction for choosing, shared experts, some dense layers."""
     plain = llama.interleaved(facts)
     count = len(plain.layers)
     last = facts.raw("moe_layer_end_index")
