@@ -1,1 +1,1 @@
-"""What computes a model: one package or module a backend."""
+"""The backends: one package or module for each way of computing a model."""

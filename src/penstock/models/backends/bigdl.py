@@ -1,6 +1,6 @@
 """The `bigdl` backend: bigdl-llm's low-bit linear layers inside a Transformers module.
 
-bigdl-llm holds the weights and multiplies by them; loading, attention and stepping are ours. Its
+bigdl-llm stores the weights and multiplies with them; loading, attention and stepping are ours. Its
 own loaders are not used: they patch forwards for Transformers of 2023, and read pickles.
 """
 
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
 
 _NEGLIGIBLE = 10
-"""Bytes in low bit for each weight in fp32: what is held of routers and norms is far less."""
+"""Bytes in low bit for each fp32 weight: routers and norms add far less."""
 
 _TOLERANCE = 0.1  # its kernels round activations, and differently for many rows than for few
 
 
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
-    """Load a checkpoint and hold it in low bit, or a folder that `save_low_bit` wrote.
+    """Load a checkpoint and quantise it, or load a folder that `save_low_bit` wrote.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     if spec.device != "cpu":
         return low_bit.load(spec, devices.device_of(spec), progress)
@@ -80,7 +80,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
 
 
 class Quantiser:
-    """Replaces linear layers by bigdl-llm's `LowBitLinear` of one format."""
+    """Replaces linear layers with bigdl-llm's `LowBitLinear` in one format."""
 
     def __init__(self, library: Any, format_name: str) -> None:
         self.format = format_name
@@ -89,11 +89,11 @@ class Quantiser:
         self.parameter_class: Any = library.FP4Params
 
     def convert(self, module: Any, progress: Progress) -> None:
-        """Quantise a loaded module in place, layer by layer; the rest becomes fp32."""
+        """Quantise a loaded module in place, layer by layer; everything else becomes fp32."""
         direct = read_directly(module)
-        found = [entry for entry in linear_layers(module) if entry[2] not in direct]
-        for done, (parent, name, layer) in enumerate(found):
-            progress(0.3 + 0.5 * done / len(found), f"quantising to {self.format}")
+        layers = [entry for entry in linear_layers(module) if entry[2] not in direct]
+        for done, (parent, name, layer) in enumerate(layers):
+            progress(0.3 + 0.5 * done / len(layers), f"quantising to {self.format}")
             setattr(parent, name, self._layer(layer, self._blocks(matrix_of(layer).float())))
         mixtures = [part for _, part in experts.expert_modules(module)]
         for done, part in enumerate(mixtures):
@@ -111,20 +111,20 @@ class Quantiser:
         return Kept(kept.label, (self.format,), math.hypot(loss.relative, kept.error or 0.0))
 
     def _blocks(self, weight: torch.Tensor) -> torch.Tensor:
-        """(rows, columns) fp32 -> bytes."""
+        """Quantise (rows, columns) fp32 to bytes."""
         return self._library.ggml_convert_qtype(weight.contiguous(), self._qtype, device="cpu")
 
     def use_kernels(self, module: Any) -> None:
-        """Let our own kernels compute experts in 4 bit, where they can; no more can be written."""
+        """Let our kernels compute 4-bit experts, if they can; then the module cannot be saved."""
         if self.format == DEFAULT_LOW_BIT:
             for part in module.modules():
                 if hasattr(part, "low_bit_shapes"):
                     experts.use_kernels(part)
 
     def label(self, module: Any) -> str:
-        """The format, and what a part is in that neither a linear layer nor known experts hold."""
+        """Return the format, and the type of any experts that could not be quantised."""
         tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-        kept = sum(
+        plain_weights = sum(
             weight.numel()
             for weight in module.parameters()
             if weight.is_floating_point() and weight.ndim > 1 and id(weight) not in tables
@@ -132,12 +132,12 @@ class Quantiser:
         packed = sum(
             weight.numel() for weight in module.parameters() if weight.dtype == torch.uint8
         )
-        return f"{self.format}+fp32" if kept > packed / _NEGLIGIBLE else self.format
+        return f"{self.format}+fp32" if plain_weights > packed / _NEGLIGIBLE else self.format
 
     def adopt(self, module: Any, state: dict[str, torch.Tensor]) -> int:
-        """Give an empty (meta) module the packed weights of `state`, taking them out of it.
+        """Give an empty (meta) module the packed weights of `state`, removing them from it.
 
-        Returns how many weights the packed layers stand for.
+        Returns how many weights the packed layers represent.
         """
         count = 0
         for parent, name, layer in list(linear_layers(module)):
@@ -151,14 +151,14 @@ class Quantiser:
         for name, part in list(experts.expert_modules(module)):
             own = {key: f"{name}.{key}" for key in experts.matrix_names(part)}
             if all(key in state and state[key].dtype == torch.uint8 for key in own.values()):
-                packed = {key: state.pop(place) for key, place in own.items()}
+                packed = {key: state.pop(key_) for key, key_ in own.items()}
                 count += experts.adopt(part, packed, self._library, self._qtype)
         return count
 
     def _layer(self, layer: Any, packed: torch.Tensor) -> nn.Module:
-        """A LowBitLinear in place of `layer` with `packed` (bytes,) uint8 as its weights.
+        """Return a LowBitLinear in place of `layer`, with `packed` (bytes,) uint8 as its weights.
 
-        :raises ValueError: the bytes are not those of such a layer in this format.
+        :raises ValueError: the number of bytes does not match the layer and format.
         """
         outputs, inputs = shape = tuple(matrix_of(layer).shape)
         expected = self._library.ggml_convert_qtype(
@@ -187,7 +187,7 @@ def _key_of(module: Any, parent: nn.Module, name: str) -> str:
 
 
 def _load_low_bit(spec: ModelSpec, config: Any, quantiser: Quantiser) -> tuple[Any, int]:
-    """(module, weights that it stands for) of a folder that `save_low_bit` wrote.
+    """Return (module, number of weights) for a folder that `save_low_bit` wrote.
 
     :raises ModelNotLoadable: weights are missing or do not fit.
     """
@@ -222,9 +222,9 @@ def _load_low_bit(spec: ModelSpec, config: Any, quantiser: Quantiser) -> tuple[A
 
 
 def _read_state(spec: ModelSpec, quantiser: Quantiser) -> dict[str, torch.Tensor]:
-    """All tensors of the folder's files.
+    """Return all tensors of the folder's files.
 
-    bigdl-llm of 2023 wrote `pytorch_model.bin`; it is read by torch's restricted unpickler, which
+    bigdl-llm of 2023 wrote `pytorch_model.bin`; it is read with torch's restricted unpickler, which
     builds tensors and runs no code.
     """
     state: dict[str, torch.Tensor] = {}
@@ -248,9 +248,9 @@ def save_low_bit(
 ) -> None:
     """Write a quantised module as bigdl-llm's `save_low_bit` does, in safetensors.
 
-    `rest` is what the weights that are not in low bit are written in.
+    `rest` is the type of the weights that are not in low bit.
 
-    :raises ValueError: our kernels have the module's experts, in another order.
+    :raises ValueError: the module's experts are in our kernels' layout.
     """
     if any(getattr(part, "mixture", None) is not None for part in module.modules()):
         raise ValueError("experts are packed for our kernels")
@@ -274,10 +274,10 @@ def _written(tensor: torch.Tensor, rest: torch.dtype) -> torch.Tensor:
 
 
 def import_library() -> Any:
-    """bigdl-llm's module of low-bit layers.
+    """Return bigdl-llm's module of low-bit layers.
 
-    It sets up the root logger as it is imported and prints at times; both are kept from us. It
-    takes every CPU with AVX-VNNI for one with AMX; it is told what is so.
+    On import it configures the root logger and prints; both are suppressed. It mistakes every CPU
+    with AVX-VNNI for one with AMX, which is corrected here.
 
     :raises ModelNotLoadable: it is not installed, or does not load here.
     """

@@ -1,4 +1,4 @@
-"""Encoders: embedding models and cross-encoders, whole texts in padded batches."""
+"""Encoders: embedding models and cross-encoders, with complete texts in padded batches."""
 
 from penstock.models.backends.encoders.loading import LoadedEncoder, load
 

@@ -1,4 +1,4 @@
-"""From last hidden states to a vector: pooling, linear layers, unit length."""
+"""Computes vectors from last hidden states: pooling, linear layers, normalisation."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Dense:
     """A linear layer of sentence-transformers with its activation."""
 
     def __init__(self, folder: Path) -> None:
-        """Read it.
+        """Read the layer from its folder.
 
-        :raises ModelNotLoadable: no safetensors, or an activation that is not known here.
+        :raises ModelNotLoadable: there is no safetensors file, or the activation is not supported.
         """
         config = read_config(folder)
         name = str(config.get("activation_function", "Identity")).rpartition(".")[2]
         if name not in _ACTIVATIONS:
-            raise ModelNotLoadable(f"{folder}: the activation {name!r} is not known here")
+            raise ModelNotLoadable(f"{folder}: the activation {name!r} is not supported")
         self._activation = _ACTIVATIONS[name]
         loader: Any = __import__("safetensors.torch").torch
         file = folder / "model.safetensors"
@@ -50,12 +50,12 @@ class Dense:
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return (inputs, out) of (inputs, in)."""
+        """Map (inputs, in) to (inputs, out)."""
         return self._activation(functional.linear(vectors, self.weight, self._bias))
 
 
 class Head:
-    """What turns hidden states into a model's vectors. It computes in float32 on the CPU."""
+    """Turns hidden states into a model's vectors, in float32 on the CPU."""
 
     def __init__(self, recipe: Recipe, hidden_size: int) -> None:
         self._poolings = recipe.poolings
@@ -68,7 +68,7 @@ class Head:
             self.dimensions = dense.weight.shape[0]
 
     def __call__(self, states: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Return (inputs, dimensions) of padded states, (inputs, tokens, hidden)."""
+        """Return (inputs, dimensions) for padded states, (inputs, tokens, hidden)."""
         vectors = torch.stack(
             [
                 torch.cat([_POOL[name](row[:length].float()) for name in self._poolings])
@@ -81,7 +81,7 @@ class Head:
 
 
 def _weighted_mean(states: torch.Tensor) -> torch.Tensor:
-    """The mean with weights 1, 2, 3, ...: a causal model's later states know more."""
+    """Return the mean with weights 1, 2, 3, ...: a causal model's later states have more context."""
     weights = torch.arange(1, len(states) + 1, device=states.device, dtype=states.dtype)
     return (states * weights[:, None]).sum(0) / weights.sum()
 
@@ -94,4 +94,4 @@ _POOL: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": lambda states: states[-1],
 }
-"""(tokens, hidden) of one input, without its padding -> (hidden,)."""
+"""Maps one input's (tokens, hidden), without padding, to (hidden,)."""

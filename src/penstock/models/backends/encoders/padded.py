@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class PaddedModule:
-    """A module that reads a padded batch. Padding is at the right, masked, with the model's token."""
+    """A module that takes padded batches.
+
+    Padding is on the right, masked, with the model's token.
+    """
 
     def __init__(
         self, module: Any, device: torch.device, vocab_size: int, context_length: int
@@ -31,17 +34,17 @@ class PaddedModule:
 
     def run(self, inputs: Sequence[EncoderInput]) -> Any:
         """Return the module's output for a batch."""
-        longest = max(len(one.token_ids) for one in inputs)
+        longest = max(len(entry.token_ids) for entry in inputs)
         shape = (len(inputs), longest)
         tokens = torch.full(shape, self._padding, dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.int64)
         types = torch.zeros(shape, dtype=torch.int64)
-        for row, one in enumerate(inputs):
-            count = len(one.token_ids)
-            tokens[row, :count] = torch.tensor(one.token_ids)
+        for row, entry in enumerate(inputs):
+            count = len(entry.token_ids)
+            tokens[row, :count] = torch.tensor(entry.token_ids)
             mask[row, :count] = 1
-            if one.token_types:
-                types[row, :count] = torch.tensor(one.token_types)
+            if entry.token_types:
+                types[row, :count] = torch.tensor(entry.token_types)
         more = {"token_type_ids": types.to(self._device)} if self._takes_types else {}
         return self._module(
             input_ids=tokens.to(self._device),
@@ -59,13 +62,13 @@ class Embedder(PaddedModule):
         self.head = head
 
     def encode(self, inputs: Sequence[EncoderInput]) -> torch.Tensor:
-        """See `penstock.engine.encoder.Encoder`: the texts' vectors."""
+        """See `penstock.engine.encoder.Encoder`; returns the texts' vectors."""
         states: torch.Tensor = self.run(inputs).last_hidden_state
-        return self.head(states, [len(one.token_ids) for one in inputs])
+        return self.head(states, [len(entry.token_ids) for entry in inputs])
 
 
 class CrossEncoder(PaddedModule):
-    """A model that tells how well two texts go together."""
+    """A model that scores how well two texts match."""
 
     def __init__(
         self,
@@ -78,6 +81,6 @@ class CrossEncoder(PaddedModule):
         self._activation = activation
 
     def encode(self, inputs: Sequence[EncoderInput]) -> torch.Tensor:
-        """See `penstock.engine.encoder.Encoder`: one score a pair."""
+        """See `penstock.engine.encoder.Encoder`; returns one score for each pair."""
         logits: torch.Tensor = self.run(inputs).logits
         return self._activation(logits.float()).cpu()

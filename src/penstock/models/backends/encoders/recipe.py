@@ -1,6 +1,6 @@
-"""What an embedding model's folder says of how its vectors are made: sentence-transformers' files.
+"""Reads how an embedding model makes its vectors, from sentence-transformers' files.
 
-A folder without them gets the usual: the mean of the last hidden states, of unit length.
+Without them, the default is the mean of the last hidden states, normalised to unit length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POOLINGS: Final = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
-"""In the order in which several are put together."""
+"""The order in which several poolings are concatenated."""
 
 _FLAGS: Final = {
     "pooling_mode_cls_token": "cls",
@@ -30,10 +30,10 @@ _FLAGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """From a model's last hidden states to its vector.
+    """The way from a model's last hidden states to its vector.
 
-    `denses` are the folders of linear layers that follow the pooling. `pools_prompt` False leaves
-    a prompt's own tokens out of the pooling, which only matters where one is asked for.
+    `denses` are the folders of linear layers after the pooling. `pools_prompt` False excludes a
+    prompt's own tokens from the pooling, which matters only if a prompt is used.
     """
 
     poolings: tuple[str, ...] = ("mean",)
@@ -48,9 +48,9 @@ class Recipe:
 
 
 def read(path: Path) -> Recipe:
-    """Return the recipe of a model's folder.
+    """Return the recipe in a model's folder.
 
-    :raises ModelNotLoadable: it has a part that is not known here.
+    :raises ModelNotLoadable: it has a part that is not supported.
     """
     modules = _modules(path)
     if not modules:
@@ -67,8 +67,8 @@ def read(path: Path) -> Recipe:
             denses.append(folder)
         elif name == "Normalize":
             normalized = True
-        elif name != "Dropout":  # which does nothing once a model is trained
-            raise ModelNotLoadable(f"{path}: {MODULES_FILE}: a module {name!r} is not known here")
+        elif name != "Dropout":  # which has no effect in a trained model
+            raise ModelNotLoadable(f"{path}: {MODULES_FILE}: a module {name!r} is not supported")
     own = read_config(transformer, "sentence_bert_config.json")
     more = read_config(path, "config_sentence_transformers.json")
     prompts = {
@@ -90,13 +90,13 @@ def read(path: Path) -> Recipe:
 
 
 def _modules(path: Path) -> list[tuple[str, Path]]:
-    """The parts of the model in order: the last word of each one's class, and its folder."""
+    """Return the parts of the model in order: each one's class name and folder."""
     file = path / MODULES_FILE
     if not file.is_file():
         return []
     try:
         listed = parse_json(read_file(file))
-        return [(one["type"].rpartition(".")[2], path / one["path"]) for one in listed]
+        return [(part["type"].rpartition(".")[2], path / part["path"]) for part in listed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelNotLoadable(f"{file}: not readable: {error!r}") from error
 
@@ -108,6 +108,6 @@ def _poolings(folder: Path) -> tuple[tuple[str, ...], bool]:
     chosen = chosen or [mode for flag, mode in _FLAGS.items() if config.get(flag)]
     unknown = next((mode for mode in chosen if mode not in POOLINGS), None)
     if unknown is not None or not chosen:
-        raise ModelNotLoadable(f"{folder}: pooling {unknown or 'none'} is not known here")
+        raise ModelNotLoadable(f"{folder}: pooling {unknown or 'none'} is not supported")
     ordered = tuple(mode for mode in POOLINGS if mode in chosen)
     return ordered, bool(config.get("include_prompt", True))

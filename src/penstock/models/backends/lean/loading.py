@@ -1,4 +1,4 @@
-"""From a module of Transformers to a lean model, where the module is of the family."""
+"""Builds a lean model from a module of Transformers, if the module is of the family."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 def ops_for(device: Device, shape: Shape) -> Ops:
-    """Triton's kernels on a GPU; on a CPU torch's, with our own attention where it can be had.
+    """Return Triton's operations on a GPU; on a CPU torch's, with our own attention if possible.
 
-    :raises NotLean: the device has no Triton.
+    :raises NotLean: Triton is not installed for the device.
     """
     if device.kind == "cpu":
-        ours = native.is_available() and native.fits(shape.decoder.head_size)
-        return TorchOps(NativeAttention() if ours else None)
+        has_attention = native.is_available() and native.fits(shape.decoder.head_size)
+        return TorchOps(NativeAttention() if has_attention else None)
     if find_spec("triton") is None:
         raise NotLean("Triton is not installed")
     from penstock.models.backends.lean.operations.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
@@ -44,7 +44,7 @@ def ops_for(device: Device, shape: Shape) -> Ops:
 
 
 def build(module: Any, device: Device, context_length: int) -> PipelinedLean:
-    """The lean model of a module that is on its device already; they share their weights.
+    """Return the lean model of a module that is on its device already; they share the weights.
 
     :raises NotLean: the module is not of the family.
     """
@@ -61,9 +61,9 @@ def _body(module: Any, device: Device, context_length: int) -> Body:
 
 @torch.inference_mode()
 def attempt(module: Any, device: Device, context_length: int, probe: Probe) -> LeanModel | None:
-    """The lean model if it gives the module's own logits; None where it cannot be had.
+    """Return the lean model if it gives the module's own logits, else None.
 
-    On a CPU, which is the host itself, there is nothing to pipeline.
+    On a CPU there is nothing to pipeline, because the device is the host.
     """
     name = type(module).__name__
     kind = LeanModel if device.kind == "cpu" else PipelinedLean

@@ -1,4 +1,4 @@
-"""Which row of the device's block tables is whose, and what it holds."""
+"""The rows of the device's block tables: their owners and contents."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ class _Row:
 
 
 class BlockTables:
-    """A row of the device's (rows, blocks) matrix for every sequence that runs.
+    """One row of the device's (rows, blocks) matrix for every running sequence.
 
-    A step's tokens bring their own blocks' ids along, so that mostly nothing else is sent; what a
-    sequence has before them (a shared prefix) is sent by `note(row, blocks)`. The engine's thread
-    owns it.
+    A step's tokens carry their own blocks' ids, so usually nothing else is sent; blocks before them
+    (a shared prefix) are sent by `note(row, blocks)`. Owned by the engine's thread.
     """
 
     def __init__(self, rows: int, note: Callable[[int, Sequence[int]], None]) -> None:
@@ -34,27 +33,27 @@ class BlockTables:
         self._free = list(range(rows - 1, -1, -1))
 
     def row_of(self, part: SequenceSlice) -> int:
-        """The row of a slice's sequence, with every block before the slice's first token in it.
+        """Return the row of a slice's sequence, after writing every block before the slice into it.
 
-        :raises RuntimeError: more sequences run than the tables were made for.
+        :raises RuntimeError: more sequences run than there are rows.
         """
         row = self._rows.get(part.key)
         if row is None:
             if not self._free:
-                raise RuntimeError(f"the model was made ready for {self.capacity} sequences")
+                raise RuntimeError(f"the model has room for {self.capacity} sequences")
             row = self._rows[part.key] = _Row(self._free.pop())
         table = part.block_table
         before = -(-part.start // BLOCK_SIZE)
-        known = row.known
-        if len(known) < before or known[:before] != list(table[:before]):
+        blocks_ = row.known
+        if len(blocks_) < before or blocks_[:before] != list(table[:before]):
             self._note(row.index, list(table))
         after = -(-(part.start + len(part.token_ids)) // BLOCK_SIZE)
-        if len(known) != after or known[-1] != table[after - 1]:
+        if len(blocks_) != after or blocks_[-1] != table[after - 1]:
             row.known = list(table[:after])
         return row.index
 
     def release(self, key: int) -> None:
-        """Give a sequence's row back."""
+        """Free a sequence's row."""
         row = self._rows.pop(key, None)
         if row is not None:
             self._free.append(row.index)

@@ -1,8 +1,8 @@
-"""Steps with chunks of prompts captured as graphs, one a bucket of token counts.
+"""Steps with chunks of prompts, captured as graphs: one for each bucket of token counts.
 
-Launched one by one, the few hundred kernels of a step cost the host more than the device computes in
-it, unless it has very many tokens; and one arriving prompt would make all that are being decoded
-wait for that.
+Launched one by one, the several hundred kernels of a step cost the host more time than the device
+needs to compute them, unless there are very many tokens; and a single arriving prompt would delay
+all sequences that are decoding.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from penstock.models.devices.device import Device
 
 MOST_TOKENS: Final = 1024
-"""Of a step that is captured: with more, a device has more to do than the host that launches."""
+"""Most tokens of a captured step: beyond, the device has more to do than the launching host."""
 
 PIECE: Final = 128
-"""Tokens of a chunk that attention takes as one: a graph has room for so many, of any chunks."""
+"""Tokens that attention processes as one piece: a graph has room for a number of pieces."""
 
 _STRIDES: Final = ((0, 16), (32, 32), (256, 64))
-"""From how many tokens on, in which strides the token counts lie that are captured."""
+"""Captured token counts: (from, stride)."""
 
 
 def buckets(most: int) -> tuple[int, ...]:
-    """The token counts that are captured."""
+    """Return the token counts that are captured."""
     sizes: list[int] = []
     size = 0
     while size < most:
@@ -46,9 +46,9 @@ def buckets(most: int) -> tuple[int, ...]:
 
 
 def pieces(chunks: tuple[Chunk, ...]) -> Iterator[tuple[int, int, int, int]]:
-    """Chunks cut into pieces: first row, tokens, first position, row of the tables.
+    """Yield chunks in pieces: (first row, tokens, first position, row of the tables).
 
-    A piece attends to the ones before it by the cache, where all keys of the step are already.
+    A piece attends to earlier ones through the cache, which already has all keys of the step.
     """
     for chunk in chunks:
         for offset in range(0, chunk.count, PIECE):
@@ -58,7 +58,7 @@ def pieces(chunks: tuple[Chunk, ...]) -> Iterator[tuple[int, int, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What a graph reads, one after the other in one buffer of int32.
+    """A graph's inputs, one after the other in a buffer of int32.
 
     Fields (FIELDS, size), positions of single tokens (singles,), and pieces (pieces, 4).
     """
@@ -88,10 +88,10 @@ class _Graph:
 
 
 class ChunkGraphs:
-    """Replays steps of which some sequences have several tokens. The engine's thread owns it.
+    """Replays steps in which some sequences have several tokens. Owned by the engine's thread.
 
-    A step between two sizes is padded to the larger. Any row may be one that is decoded or one of a
-    chunk, so attention over single tokens is told their positions apart from all rows'.
+    A step between two sizes is padded to the larger. Any row may be a decode or belong to a chunk,
+    so attention over single tokens gets their positions separately from those of all rows.
     """
 
     def __init__(
@@ -104,28 +104,28 @@ class ChunkGraphs:
         hidden_size: int,
         kind: torch.dtype,
     ) -> None:
-        """`compute` gives the last hidden states of a step, (T, hidden_size) of `kind`."""
+        """`compute` returns the last hidden states of a step, (T, hidden_size) of `kind`."""
         self.sizes = buckets(MOST_TOKENS)
         self._device = device
         self._compute = compute
         self._tables = tables
         self._chosen = chosen
-        # One buffer of results for all: they are read before the next step.
+        # One buffer of results for all graphs: results are read before the next step.
         size = (MOST_TOKENS, hidden_size)
         self._hidden = torch.zeros(size, dtype=kind, device=device.torch_device)
         self._graphs: dict[int, _Graph] = {}
         self._stages = Stages(self._layout(self.sizes[-1]).total)
 
     def capture(self) -> None:
-        """Capture every size, the largest first: the others fit into its memory."""
+        """Capture every size, largest first, so that the others fit into its memory."""
         for size in reversed(self.sizes):
             self._graphs[size] = self._capture(size)
 
     def run(self, packed: Packed) -> torch.Tensor | None:
-        """The last hidden states (T, size) of a step, valid until the next; None for one too large."""
+        """Return hidden states (T, size), valid until the next step; None for too large a step."""
         count = packed.fields.shape[1]
-        place = bisect_left(self.sizes, count)
-        graph = self._graphs.get(self.sizes[place]) if place < len(self.sizes) else None
+        index = bisect_left(self.sizes, count)
+        graph = self._graphs.get(self.sizes[index]) if index < len(self.sizes) else None
         if graph is None:
             return None
         stage = self._stages.next(graph.layout.total)
@@ -161,7 +161,7 @@ class ChunkGraphs:
 
 
 def _write(written: NDArray[np.int32], layout: _Layout, packed: Packed) -> None:
-    """Lay a step out as its graph reads it."""
+    """Write a step in its graph's layout."""
     write_padded(packed.fields, written[: layout.singles_at].reshape(FIELDS, layout.size))
     rest = written[layout.singles_at :]
     rest[:] = 0

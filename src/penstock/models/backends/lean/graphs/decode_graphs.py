@@ -1,4 +1,4 @@
-"""Decode steps captured as graphs, one a bucket of batch sizes."""
+"""Decode steps captured as graphs: one for each bucket of batch sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COARSE: Final = 32
 
 
 def buckets(most: int) -> tuple[int, ...]:
-    """The batch sizes that are captured, so that `most` sequences fit into the last."""
+    """Return the captured batch sizes, of which the last has room for `most` sequences."""
     sizes = [size for size in _SMALL if size < most]
     size = _FINE
     while size < most:
@@ -42,10 +42,10 @@ class _Graph:
 
 
 class DecodeGraphs:
-    """Replays a step of one token a sequence. A batch between two sizes is padded to the larger.
+    """Replays steps of one token a sequence. A batch between two sizes is padded to the larger.
 
-    `compute` makes a step's logits; `upload` and the graphs work on buffers of their own. The
-    engine's thread owns it.
+    `compute` makes a step's logits; uploads and graphs use separate buffers. Owned by the engine's
+    thread.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class DecodeGraphs:
         self._chosen = chosen
         self._graphs: dict[int, _Graph] = {}
         self._stages = Stages(FIELDS * most)
-        # One buffer of results for all: they are read before the next step.
+        # One buffer of results for all graphs: results are read before the next step.
         self._logits = torch.zeros((most, vocab_size), device=device.torch_device)
 
     def capture(self) -> None:
-        """Capture every size, the largest first: the others fit into its memory."""
+        """Capture every size, largest first, so that the others fit into its memory."""
         for size in reversed(self.sizes):
             self._capture(size)
 
     def run(self, fields: NDArray[np.int32]) -> torch.Tensor:
-        """The logits (n, vocab) of a step, valid until the next; fields are (FIELDS, n) int32."""
+        """Return a step's logits (n, vocab), valid until the next; `fields` are (FIELDS, n) int32."""
         count = fields.shape[1]
         size = self.sizes[bisect_left(self.sizes, count)]
         graph = self._graphs.get(size) or self._capture(size)

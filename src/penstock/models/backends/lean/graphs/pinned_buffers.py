@@ -1,4 +1,4 @@
-"""Pinned host memory, in turn, for copies to the device that are not waited for."""
+"""Pinned host memory for asynchronous copies to the device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from penstock.models.devices.device import Device
 
 _STAGES: Final = 4
-"""Buffers: one is written while others are still being copied."""
+"""Buffers in rotation: one is written while others are still being copied."""
 
 
 class Stages:
-    """Pinned host memory in turn, so that copies to the device need not be waited for."""
+    """Buffers of pinned host memory in rotation, so that nobody waits for copies to the device."""
 
     def __init__(self, size: int) -> None:
         pin = torch.accelerator.is_available()
@@ -25,7 +25,7 @@ class Stages:
         self._turn = 0
 
     def next(self, size: int) -> torch.Tensor:
-        """A buffer of `size` integers that no copy reads any more."""
+        """Return a buffer of `size` integers that no copy reads any more."""
         event = self._events[self._turn]
         if event is not None:
             event.synchronize()
@@ -35,7 +35,7 @@ class Stages:
         return self._buffers[self._turn][:size]
 
     def sent(self, device: Device) -> None:
-        """Note that the copy of the last buffer has been asked for."""
+        """Record that the copy of the last buffer has been submitted."""
         if device.kind != "cpu":
             event = torch.Event(device.torch_device)
             event.record()

@@ -1,4 +1,4 @@
-"""One engine step as the few integers a token that the device is sent."""
+"""One engine step as a few integers a token, in the form sent to the device."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from penstock.engine.model import Batch, SequenceSlice
 
 PADDING = -1
-"""Position of a row that stands for no token."""
+"""Position of a padding row."""
 
 FIELDS = 5
-"""Integers a token: its id, its position, its sequence's row of the tables, its block, and the row
-of the last step whose chosen token takes the place of its id, or `KNOWN`."""
+"""Integers a token: its id, its position, its sequence's row of the tables, its block, and the row of
+the last step whose chosen token replaces its id, or `KNOWN`."""
 
 KNOWN = -1
 
@@ -41,11 +41,11 @@ class Chunk:
 class Step:
     """One step on the device.
 
-    `fields` is (FIELDS, T) int32, and `chosen` (rows,) int32 what the last step chose; the first
-    `decodes` tokens are one a sequence, the others belong to `chunks`, (C, 4) int32, the longest of
-    which has `longest_chunk` tokens. `tables` (rows, blocks) int32 are the sequences' block tables.
-    Where only some of the first `decodes` are so, `singles` (decodes,) int32 has the positions of
-    these, and `PADDING` for the others.
+    `fields` is (FIELDS, T) int32, and `chosen` (rows,) int32 the tokens chosen in the last step. The
+    first `decodes` tokens are one a sequence; the others belong to `chunks`, (C, 4) int32, the longest
+    of which has `longest_chunk` tokens. `tables` (rows, blocks) int32 are the sequences' block tables.
+    If only some of the first `decodes` are single tokens, `singles` (decodes,) int32 has their
+    positions, and `PADDING` for the others.
     """
 
     fields: torch.Tensor
@@ -68,7 +68,7 @@ class Step:
 
     @property
     def decode_positions(self) -> torch.Tensor:
-        """Of at least the first `decodes` rows; below 0 for what is no sequence's only token."""
+        """Positions of at least the first `decodes` rows; negative unless a row is a single token."""
         return self.positions if self.singles is None else self.singles
 
     @property
@@ -79,17 +79,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A step on the host: `fields` (FIELDS, T) int32, and which rows are wanted."""
+    """A step on the host: `fields` (FIELDS, T) int32, and the rows whose logits are needed."""
 
     fields: NDArray[np.int32]
     decodes: int
     chunks: tuple[Chunk, ...]
     logit_rows: list[int] | None
-    """Rows of the step whose logits are wanted; None where these are all, in order."""
+    """Rows of the step whose logits are needed; None if they are all rows, in order."""
 
 
 def write_padded(fields: NDArray[np.int32], into: NDArray[np.int32]) -> None:
-    """Write fields (FIELDS, n) into (FIELDS, size); the tokens after them are padding."""
+    """Copy fields (FIELDS, n) into (FIELDS, size); the remaining tokens are padding."""
     count = fields.shape[1]
     into[:, :count] = fields
     into[:, count:] = 0
@@ -97,7 +97,7 @@ def write_padded(fields: NDArray[np.int32], into: NDArray[np.int32]) -> None:
 
 
 def pack(batch: Batch, table_rows: Sequence[int]) -> Packed:
-    """Lay a batch out: sequences of one token first, then the others one after another."""
+    """Return a batch in the device's layout: single tokens first, then chunks one after another."""
     slices = batch.slices
     if all(len(part.token_ids) == 1 and part.logits_from == 0 for part in slices):
         return _pack_decodes(slices, table_rows)
@@ -132,7 +132,7 @@ def pack(batch: Batch, table_rows: Sequence[int]) -> Packed:
 
 
 def _pack_decodes(slices: Sequence[SequenceSlice], table_rows: Sequence[int]) -> Packed:
-    """The common case, kept quick: one token a sequence, all logits wanted."""
+    """Pack the common case quickly: one token a sequence, all logits needed."""
     fields = np.array(
         [
             [part.token_ids[0] for part in slices],

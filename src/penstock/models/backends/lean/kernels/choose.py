@@ -1,7 +1,7 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""Choosing tokens on the device, so that nothing of the logits crosses to the host."""
+"""Chooses tokens on the device, so that no logits are copied to the host."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import triton
 import triton.language as tl
 
 WIDEST: tl.constexpr = tl.constexpr(0x7F800000)
-"""The bits of infinity: no token is further from the best."""
+"""The bits of infinity: an upper bound of all distances."""
 
 ALL: tl.constexpr = tl.constexpr((1 << 31) - 1)
-"""top_p that keeps all."""
+"""The value of top_p that keeps every token."""
 
 
 @triton.jit
 def _distances(logits_ptr, row, columns, peak, warmth, VOCAB: tl.constexpr):
-    """How far tokens are below the best, over the temperature: as numbers, and as their bits.
+    """Return how far tokens are below the best, over the temperature: as floats, and as their bits.
 
-    They are not negative, so that their bits, taken as whole numbers, have their order.
+    They are not negative, so their bits, read as integers, have the same order.
     """
     logits = tl.load(logits_ptr + row * VOCAB + columns, mask=columns < VOCAB, other=float("-inf"))
     distance = tl.div_rn(peak - logits, warmth)
@@ -28,13 +28,13 @@ def _distances(logits_ptr, row, columns, peak, warmth, VOCAB: tl.constexpr):
 
 @triton.jit
 def _weights(distance):
-    """Weights as whole numbers, of 40 bits after the point: their sums are exact in any order."""
+    """Return weights as integers with 40 fractional bits: their sums are exact in any order."""
     return (tl.exp(-distance) * 1099511627776.0).to(tl.int64)
 
 
 @triton.jit
 def _share(whole, number):
-    """A share of 31 bits of a whole number, by whole numbers alone."""
+    """Return a share, given in 31 bits, of an integer, in integer arithmetic."""
     return ((whole >> 29) * number >> 2) + ((whole & 536870911) * number >> 31)
 
 
@@ -49,7 +49,7 @@ def _sum_within(
     VOCAB: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """The number of tokens, or their weight, within a distance."""
+    """Return the number of tokens within a distance, or their weight."""
     offsets = tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), tl.int64)
     for start in range(0, VOCAB, WIDTH):
@@ -72,7 +72,7 @@ def _least_bound(
     VOCAB: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """The least distance within which there are so many tokens, or so much weight; `most` at most."""
+    """Return the least distance, at most `most`, that contains so many tokens or so much weight."""
     low = tl.full((), 0, tl.int32)
     high = most
     while low < high:
@@ -88,12 +88,12 @@ def _least_bound(
 def choose_kernel(
     logits_ptr, draws_ptr, chosen_ptr, count, VOCAB: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """One row's token: the first largest logit, or a draw by inverse CDF in the order of token ids.
+    """Choose one row's token: the first largest logit, or a draw by inverse CDF in token id order.
 
     `draws` is (5, count): the temperature, 0 for greedy; a uniform number of 31 bits; top_k, 0 for
-    all; top_p, of 31 bits, the highest for all; and the furthest that min_p allows below the best,
-    over the temperature. Filters keep what ties with the last that they keep. Where the largest
-    logit is not a number that is finite, the token is -1.
+    all; top_p, of 31 bits, the highest for all; and the largest distance below the best that min_p
+    allows, over the temperature. Filters keep ties with the last token that they keep. If the largest
+    logit is not finite, the token is -1.
     """
     row = tl.program_id(0).to(tl.int64)
     warmth = tl.load(draws_ptr + row).to(tl.float32, bitcast=True)

@@ -1,14 +1,14 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""The ranks' sum and the norm after it in one kernel, through memory that each rank can write.
+"""The ranks' sum and the following norm in one kernel, through memory that all ranks can write.
 
-Every rank has inboxes with a place a rank and row. A program sends its row to the other ranks,
-waits until theirs have come, and sums them up. Two inboxes must be used in turn: a rank that is
-here has read what it was sent the time before, and not what it is sent now.
+Every rank has inboxes with a place for each rank and row. A program sends its row to the other
+ranks, waits until theirs have arrived, and adds them up. Two inboxes are used in turn: a rank that
+is here has read what it was sent the time before, but not what it is sent now.
 
-Of few rows every word goes with a mark that it is there: twice the bytes, but no one waits for a
-row to be on the other side before he says so. Many rows have a flag each.
+With few rows, each word carries a mark that it has arrived: twice the bytes, but the sender need
+not wait for a row to arrive before announcing it. With many rows, each row has a flag.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import triton.language as tl
 from penstock.models.backends.lean.kernels.overlap import follow
 
 MARK: tl.constexpr = tl.constexpr(1 << 32)
-"""Above the 32 bits of a word that has come; a place that is empty is 0."""
+"""The mark above the 32 bits of a word that has arrived; an empty place is 0."""
 
 
 @triton.jit
@@ -61,11 +61,11 @@ def exchange_norm_few_kernel(
     WIDTH: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """One row a program: the residual stream takes up the sum of all ranks' x, and is normed.
+    """One row a program: add the sum of all ranks' x to the residual stream, and norm it.
 
     `inboxes` (RANKS,) int64 are the addresses of the ranks' inboxes, each (RANKS, ROWS, SIZE) of
-    int32 and as many marks, 0 before and after; for types of 16 bits half as long. The sum is taken
-    in the order of the ranks, so that all have the same.
+    int32 and as many marks, 0 before and after; half as long for types of 16 bits. The sum is taken
+    in the order of the ranks, so that all ranks have the same.
     """
     row = tl.program_id(0).to(tl.int64)
     kind = x_ptr.dtype.element_ty
@@ -99,7 +99,7 @@ def exchange_norm_few_kernel(
             x_low, x_high = _numbers_of(come.to(tl.int32), kind)
         low += x_low
         high += x_high
-    low = (low + residual_low).to(kind)  # the stream is kept, and normed, in the model's type
+    low = (low + residual_low).to(kind)  # the stream is stored, and normed, in the model's type
     high = (high + residual_high).to(kind)
     tl.store(residual, _word_of(low, high, kind), mask=inside)
     low, high = low.to(tl.float32), high.to(tl.float32)
@@ -143,7 +143,7 @@ def exchange_norm_kernel(
         if other != RANK:
             inbox = tl.load(inboxes_ptr + other).to(tl.pointer_type(kind))
             tl.store(inbox + (RANK * ROWS + row) * SIZE + columns, x, mask=inside)
-    tl.debug_barrier()  # the row is sent as a whole before its flag is raised
+    tl.debug_barrier()  # all of the row is sent before its flag is raised
     for other in tl.static_range(RANKS):
         if other != RANK:
             flags = tl.load(flags_ptr + other).to(tl.pointer_type(tl.int32))

@@ -3,7 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 """FP8: activations rounded to e4m3 with a scale a row, and products of few rows.
 
-Products of many rows are the vendor's library's.
+Products of many rows are left to the vendor's library.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def product_kernel(
 ):
     """Out (count, ROWS) = values (count, COLUMNS) @ weight (ROWS, COLUMNS) transposed, and scaled.
 
-    The matrix units take e4m3 as it is: no conversions, of which a GPU has time for fewer than it
-    reads weights. A program has a few rows for all tokens, so that each weight is read once.
+    The matrix units take e4m3 directly, without conversions, which would be slower than reading the
+    weights. A program computes a few rows for all tokens, so that each weight is read once.
     """
     follow(OVERLAPS)
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)

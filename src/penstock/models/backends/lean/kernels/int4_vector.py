@@ -1,13 +1,13 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""One row times a matrix in int4, near what a GPU can unpack.
+"""One row times an int4 matrix, near the rate at which a GPU can unpack.
 
-The row comes sorted by the nibbles that it meets, (9, COLUMNS / 8) float32: a load of it then is
-of neighbours. A nibble becomes a number by the bits above it, as its value plus a power of two;
-where that is small, what it adds to a word's sum is not taken from each weight, but once from the
-sum: that is the ninth row, the same for all the rows of a matrix. It costs a sum about 3e-5 of its
-size, so that a model in float32 goes without.
+The row is sorted by the nibbles that it is multiplied with, (9, COLUMNS / 8) float32, so that loads
+are contiguous. A nibble becomes a number through the bits above it, as its value plus a power of
+two; if that power is small, it is not subtracted from each weight but once from the sum: that is
+the ninth row, the same for all rows of a matrix. The error is about 3e-5 of a sum, so float32
+models do not use this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEFT: tl.constexpr = tl.constexpr(3)
 """Nibbles below this one are taken from words shifted left by 8; from HIGH on, right by 12."""
 
 PRECISE: tl.constexpr = tl.constexpr(12)
-"""A nibble taken at this bit or a higher one has at most 2**11 too much: float32 bears that."""
+"""A nibble taken at this bit or higher has an excess of at most 2**11, which float32 tolerates."""
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""Products of few rows with a weight matrix, which read the weights once and near the bandwidth.
+"""Products of few rows with a weight matrix, which read the weights once, near the bandwidth.
 
 `int4` weights have an offset of 8, and 64 neighbours in a row share one fp16 scale. They are packed
 eight to a 32-bit word: byte j of word w has, of 64 columns that share a scale, number 4 (w % 8) + j
@@ -58,10 +58,10 @@ def vector_product_kernel(
 
 @triton.jit
 def number_of(bits, PLACE: tl.constexpr, magic):
-    """The nibble at bit PLACE as a float32 number: value + 2**(23 - PLACE).
+    """Return the nibble at bit PLACE as a float32: value + 2**(23 - PLACE).
 
-    The bits of a nibble, under the exponent that makes its lowest one a unit, are a float as they
-    stand: no conversion, which GPUs do at a quarter of the rate of other operations or slower.
+    Under the exponent that makes its lowest bit a unit, a nibble's bits are a valid float: no
+    conversion is needed, which GPUs do at a quarter of the rate of other operations or slower.
     """
     number = (bits & (15 << PLACE)) | (magic - (PLACE << 23))
     return number.to(tl.float32, bitcast=True)

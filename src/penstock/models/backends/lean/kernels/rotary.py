@@ -25,11 +25,11 @@ def place_kernel(
     WIDTH: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """Begin a step: look a token's embedding up, and note its block in its row of the tables.
+    """Start a step: look up a token's embedding, and write its block into its row of the tables.
 
     `fields` is (5, count): token id, position, row of the tables, block, and the row of `chosen`
-    that holds the token id instead, or -1. A position below 0 is padding: its embedding is zero,
-    and nothing is noted. A token that could not be chosen (-1) counts as 0.
+    that has the token id instead, or -1. A position below 0 is padding: its embedding is zero, and
+    nothing is written. A token that could not be chosen (-1) counts as 0.
     """
     follow(OVERLAPS)
     token = tl.program_id(0)
@@ -80,7 +80,7 @@ def rotate_kernel(
     TOGETHER: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """A few heads of one token: queries turn in place, keys and values go into the cache.
+    """Rotate a few heads of one token: queries in place; keys and values go into the cache.
 
     qkv is (tokens, heads + 2 kv_heads, 2 HALF); a layer's keys (blocks, kv_heads, BLOCK, 2 HALF).
     """

@@ -1,1 +1,1 @@
-"""What happens between the matrix products: one interface, by Triton or by torch."""
+"""The operations between the matrix products: one interface, in Triton and in torch."""

@@ -1,4 +1,4 @@
-"""The lean decoder's attention by the native library, over the blocks of the cache where they lie."""
+"""The lean decoder's attention by the native library, directly on the blocks of the cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NativeAttention:
         self._step: Step | None = None
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn queries and keys of (T, qkv) in place; write keys and values."""
+        """Rotate queries and keys of (T, qkv) in place; write keys and values to the cache."""
         self._begin(step)
         norms = layer.norms
         rotation = native.Rotation(
@@ -37,14 +37,14 @@ class NativeAttention:
         self._attention.rotate(qkv, _layer(layer), rotation)
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
-        """Attention of the step's queries over the cache, (T, heads * head_size)."""
+        """Return attention of the step's queries over the cache, (T, heads * head_size)."""
         self._begin(step)
         decoder = layer.shape.decoder
         queries = qkv.view(len(qkv), -1, decoder.head_size)[:, : decoder.heads]
         return self._attention.attend(queries, _layer(layer)).view(len(qkv), -1)
 
     def _begin(self, step: Step) -> None:
-        """Tell the library of a step's sequences, once for all layers."""
+        """Pass a step's sequences to the library, once for all layers."""
         if step is self._step:
             return
         fields, decodes = step.fields.numpy(), step.decodes

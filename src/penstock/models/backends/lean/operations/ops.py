@@ -1,4 +1,4 @@
-"""The operations between the matrix products: one interface, by Triton or by torch alone."""
+"""The operations between the matrix products: one interface, in Triton or in torch alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """(T, columns) in e4m3, and the scales (T,) float32: what FP8 meets.
+    """Rows (T, columns) in e4m3, and their scales (T,) float32, as inputs of an FP8 product.
 
-    `kind` is the type that products are in.
+    `kind` is the type of the product.
     """
 
     values: torch.Tensor
@@ -27,9 +27,9 @@ class Rounded:
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """One token's (1, columns) by the nibbles of int4 that it meets: see `kernels.int4_vector`.
+    """One token's (1, columns), sorted by int4 nibbles: see `kernels.int4_vector`.
 
-    `values` is (9, columns / 8) float32; `kind` is the type that products are in.
+    `values` is (9, columns / 8) float32; `kind` is the type of the product.
     """
 
     values: torch.Tensor
@@ -57,7 +57,7 @@ class HeadNorms:
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
-    """What attention needs of one layer beside its products.
+    """What attention needs to know about a layer.
 
     `cosines` and `sines` are (context_length, head_size / 2) float32; `window` 0 is full attention.
     """
@@ -71,31 +71,31 @@ class AttentionLayer:
 
 
 class Attention(Protocol):
-    """What `Ops` leaves to the attention of one model's steps."""
+    """The attention part of `Ops`, for one model's steps."""
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn queries and keys of (T, qkv) in place; write keys and values."""
+        """Rotate queries and keys of (T, qkv) in place; write keys and values to the cache."""
         ...
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
-        """Attention of the step's queries over the cache, (T, heads * head_size)."""
+        """Return attention of the step's queries over the cache, (T, heads * head_size)."""
         ...
 
 
 class Ops(Protocol):
-    """What a decoder layer computes beside its products.
+    """The operations of a decoder layer.
 
-    What is meant for a product may come in the form that its matrix takes.
+    A result that is the input of a product may have the form that the product's matrix needs.
     """
 
     def embed(self, step: Step, embeddings: torch.Tensor) -> torch.Tensor:
-        """Note the step's blocks in its tables; (T, hidden), zero for padding."""
+        """Write the step's blocks into its tables; return embeddings (T, hidden), zero for padding."""
         ...
 
     def norm(
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, into: Linear | None
     ) -> Activations:
-        """Root-mean-square norm of (T, hidden), for a product with `into`."""
+        """Return the RMS norm of (T, hidden), for a product with `into`."""
         ...
 
     def add_norm(
@@ -106,30 +106,30 @@ class Ops(Protocol):
         epsilon: float,
         into: Linear | None,
     ) -> Activations:
-        """Add x to the residual stream, in place, and norm the sum, for a product with `into`."""
+        """Add x to the residual stream in place, and return the sum's norm, for a product with `into`."""
         ...
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
-        """Turn the queries of (T, qkv) in place; turn keys; write both into the cache."""
+        """Rotate the queries of (T, qkv) in place; rotate keys; write keys and values to the cache."""
         ...
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
-        """Attention of the step's queries over the cache, (T, heads * head_size)."""
+        """Return attention of the step's queries over the cache, (T, heads * head_size)."""
         ...
 
     def gated(self, gate_up: torch.Tensor, into: Linear) -> Activations:
-        """silu(gate) * up of (T, 2 * size), for a product with `into`."""
+        """Return silu(gate) * up of (T, 2 * size), for a product with `into`."""
         ...
 
     def product(self, x: Activations, linear: Linear) -> torch.Tensor:
-        """(T, columns) times a matrix -> (T, rows)."""
+        """Return (T, columns) times a matrix: (T, rows)."""
         ...
 
     def choose(self, logits: torch.Tensor, draws: torch.Tensor, chosen: torch.Tensor) -> None:
-        """A token a row of logits (n, vocab) float32 into chosen (n,) int32.
+        """Write a token for each row of logits (n, vocab) float32 to chosen (n,) int32.
 
-        Draws (5, n) int32 are those of `choosing.packed_draws`. The first largest where a warmth is
-        0, else a draw by inverse CDF, in the order of token ids, of what the filters leave; -1
-        where the largest is not finite.
+        `draws` (5, n) int32 are from `choosing.packed_draws`. A temperature of 0 takes the first largest;
+        otherwise it is a draw by inverse CDF, in token id order, from what the filters keep; -1 if the
+        largest is not finite.
         """
         ...

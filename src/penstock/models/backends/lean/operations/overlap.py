@@ -1,4 +1,4 @@
-"""Whether a GPU's kernels begin before the ones they follow have ended: see `kernels.overlap`."""
+"""Whether a GPU's kernels start before the previous ones have ended: see `kernels.overlap`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def overlap_of(device: Device) -> dict[str, Any]:
-    """What the launches of a decode step's kernels are given."""
+    """Return the launch options of a decode step's kernels."""
     if device.overlaps:
         return {"OVERLAPS": True, "launch_pdl": True}
     return {"OVERLAPS": False}

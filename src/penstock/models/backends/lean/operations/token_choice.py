@@ -1,4 +1,4 @@
-"""Tokens chosen on the device, and the only thing that is copied back: their ids."""
+"""Chooses tokens on the device; only their ids are copied back."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from penstock.models.devices.device import Device
 
 DRAW_FIELDS: Final = 5
-"""Integers that say how a token is chosen: its warmth, as a float's bits, its number, top_k, top_p,
-and how far min_p lets it be below the best, as a float's bits."""
+"""Integers that define a choice: the temperature's bits as a float, the random number, top_k, top_p,
+and min_p's largest distance below the best, also as a float's bits."""
 
 _NUMBERS: Final = float(1 << 31)
 _MOST: Final = (1 << 31) - 1
 _FLIGHTS: Final = 3
-"""Steps whose tokens may be unread at once, and one more."""
+"""Steps whose tokens may be unread at once, plus one."""
 
 
 def packed_draws(draws: Sequence[Draw]) -> NDArray[np.int32]:
-    """The draws as the device is sent them, (DRAW_FIELDS, n) int32."""
+    """Return the draws in the device's form, (DRAW_FIELDS, n) int32."""
     packed = np.empty((DRAW_FIELDS, len(draws)), np.int32)
     packed[0].view(np.float32)[:] = [draw.warmth for draw in draws]
     packed[1] = [int(draw.number * _NUMBERS) for draw in draws]
@@ -49,14 +49,14 @@ class TokenFlight:
         self._event = event
 
     def token_ids(self) -> list[int]:
-        """Wait for the tokens."""
+        """Wait for the tokens and return them."""
         if self._event is not None:
             self._event.synchronize()
         return integers(self._landed)
 
 
 class Choosing:
-    """Chooses into `chosen` (most,) int32, where the next step finds it."""
+    """Chooses tokens into `chosen` (most,) int32, where the next step reads them."""
 
     def __init__(self, ops: Ops, chosen: torch.Tensor, device: Device) -> None:
         self._ops = ops
@@ -70,7 +70,7 @@ class Choosing:
         self._turn = 0
 
     def begin(self, logits: torch.Tensor, draws: NDArray[np.int32]) -> TokenFlight:
-        """Choose a token a row of logits (n, vocab); the copy to the host is under way then."""
+        """Choose a token for each row of logits (n, vocab); the copy to the host is then under way."""
         count = draws.shape[1]
         stage = self._stages.next(draws.size)
         stage.numpy()[:] = draws.reshape(-1)
