@@ -59,7 +59,7 @@ def load_config(spec: ModelSpec) -> Any:
             f"{spec.path}: unknown architecture {raw.get('model_type')!r} "
             f"for Transformers {library.__version__}"
         )
-    config = _whole_config(spec)
+    config = _full_config(spec)
     if image_text.is_image_text(config) and not config.is_encoder_decoder:
         return image_text.causal_config(config) or config
     _require_causal_class(spec, config, own_code=own_code and spec.trust_remote_code)
