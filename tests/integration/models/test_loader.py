@@ -300,7 +300,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_shard_gone, r"1 of the weights' files are missing: model-00002-of-00002\.safetensors"),
         (_gguf, r"model\.gguf: not a GGUF file"),
         (_gguf_alone, r"model\.gguf: not a GGUF file"),
-        (_adapter, "a LoRA adapter lies beside its base"),
+        (_adapter, "a LoRA adapter lies next to its base"),
         (_adapter_alone, r"a LoRA adapter without its base \(org/base\)"),
         (_makers_layout, "the maker's own layout"),
         (_modelopt, r"quantised by modelopt \(NVFP4\), which is not read here: GPTQ, AWQ"),

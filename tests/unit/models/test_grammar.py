@@ -213,7 +213,7 @@ def test_tool_calls_of_others(tiny_llama: Path, parser: str, text: str) -> None:
 
 def test_a_model_whose_calls_are_unknown_cannot_be_made_to_call(tiny_llama: Path) -> None:
     words = Vocabulary(tiny_llama, Dialect())
-    with pytest.raises(UnsupportedFeature, match="not known"):
+    with pytest.raises(UnsupportedFeature, match="is unknown"):
         words.begin(ToolStructure((MOVE,)), Reasoning.NONE)
 
 
