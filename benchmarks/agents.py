@@ -49,8 +49,8 @@ def served(chosen: argparse.Namespace) -> Generator[str]:
         return
     with tempfile.TemporaryDirectory() as models:
         demo_model.write_long(Path(models) / demo_model.LONG_NAME)
-        settings = {"PENSTOCK_MODELS_DIR": models, "PENSTOCK_SLOTS": str(chosen.sessions + 1)}
-        with processes.running(**settings) as stack:
+        slots = str(chosen.sessions + 1)
+        with processes.running(PENSTOCK_MODELS_DIR=models, PENSTOCK_SLOTS=slots) as stack:
             stack.start_worker("workers", f"{MODEL}-cpu")
             yield stack.api_url
 
