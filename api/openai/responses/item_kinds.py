@@ -39,6 +39,7 @@ OUTPUTS: Final = frozenset(f"{kind}_output" for kind in CALLS)
 
 LEFT_OUT: Final = frozenset(
     {
+        "agent_message",
         "code_interpreter_call",
         "compaction",
         "compaction_trigger",
@@ -49,6 +50,8 @@ LEFT_OUT: Final = frozenset(
         "mcp_approval_response",
         "mcp_call",
         "mcp_list_tools",
+        "multi_agent_call",
+        "multi_agent_call_output",
         "program",
         "program_output",
         "tool_search_call",

@@ -11,20 +11,38 @@ from typing import Any, Literal, Union
 
 import pydantic
 import pytest
-from anthropic.types import RawContentBlockDelta, RawMessageStreamEvent
+from anthropic.types import (
+    ContentBlock,
+    ContentBlockParam,
+    RawContentBlockDelta,
+    RawMessageStreamEvent,
+    StopReason,
+    ToolUnionParam,
+)
 from anthropic.types.beta import (
+    BetaContentBlock,
     BetaContentBlockParam,
+    BetaRawContentBlockDelta,
+    BetaRawMessageStreamEvent,
     BetaThinkingConfigParam,
     BetaToolUnionParam,
 )
 from anthropic.types.beta import message_create_params as beta_message
 from anthropic.types.beta.beta_tool_result_block_param import Content as ResultContent
+from openai.types.beta import (
+    BetaResponseInputItem,
+    BetaResponseOutputItem,
+    BetaResponseStreamEvent,
+    BetaTool,
+)
 from openai.types.chat import completion_create_params
 from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
 from openai.types.chat.chat_completion_tool_union_param import ChatCompletionToolUnionParam
 from openai.types.responses import (
     ResponseIncludable,
     ResponseInputItemParam,
+    ResponseItem,
+    ResponseOutputItem,
     ResponseStreamEvent,
     ToolParam,
     response_create_params,
@@ -83,23 +101,33 @@ def fields(params: Any) -> set[str]:
     return {name.removesuffix("_") for name in typing.get_type_hints(params)}
 
 
-def test_items_of_responses() -> None:
+@pytest.mark.parametrize(
+    "items",
+    [
+        ResponseInputItemParam, ResponseItem, ResponseOutputItem,
+        BetaResponseInputItem, BetaResponseOutputItem,
+    ],
+)  # fmt: skip
+def test_items_of_responses(items: Any) -> None:
+    """What an answer may hold comes back in the next request."""
     known = item_kinds.SERVED | item_kinds.LEFT_OUT | item_kinds.OUTPUTS | set(item_kinds.CALLS)
-    assert kinds(ResponseInputItemParam) - known == set()
+    assert len(kinds(items)) > 20
+    assert kinds(items) - known == set()
     assert not item_kinds.SERVED & item_kinds.LEFT_OUT
 
 
 def test_tools() -> None:
     responses = item_kinds.TOOLS_SERVED | item_kinds.TOOLS_LEFT_OUT
-    assert kinds(ToolParam) - responses == set()
+    assert kinds(ToolParam) | kinds(BetaTool) <= responses
     assert kinds(ChatCompletionToolUnionParam) == set(CHAT_TOOLS)
     anthropic = set(CLIENT_TOOLS) | anthropic_tools.LEFT_OUT | KINDS_WITHOUT_TYPE
-    assert kinds(BetaToolUnionParam) - anthropic == set()
+    assert kinds(BetaToolUnionParam) | kinds(ToolUnionParam) <= anthropic
 
 
 def test_blocks() -> None:
     known = input_blocks.SERVED | input_blocks.LEFT_OUT
     assert kinds(BetaContentBlockParam) | kinds(ResultContent) <= known
+    assert kinds(ContentBlockParam) | kinds(ContentBlock) | kinds(BetaContentBlock) <= known
     assert not input_blocks.SERVED & input_blocks.LEFT_OUT
     assert kinds(ChatCompletionContentPartParam) == {
         "file", "image_url", "input_audio", "text",
@@ -125,18 +153,21 @@ EVENTS = {
 
 
 def test_events() -> None:
-    unknown = {
-        kind for kind in kinds(ResponseStreamEvent) - EVENTS
-        if not kind.startswith(EVENTS_OF_OTHERS)
-    }  # fmt: skip
-    assert unknown == set()
-    assert kinds(ResponseStreamEvent) >= EVENTS
-    assert kinds(RawMessageStreamEvent) == {
+    for events in (ResponseStreamEvent, BetaResponseStreamEvent):
+        unknown = {kind for kind in kinds(events) - EVENTS if not kind.startswith(EVENTS_OF_OTHERS)}
+        assert unknown == set()
+        assert kinds(events) >= EVENTS
+    assert kinds(RawMessageStreamEvent) == kinds(BetaRawMessageStreamEvent) == {
         "message_start", "message_delta", "message_stop",
         "content_block_start", "content_block_delta", "content_block_stop",
     }  # fmt: skip
     assert kinds(RawContentBlockDelta) == {
         "text_delta", "input_json_delta", "citations_delta", "thinking_delta", "signature_delta",
+    }  # fmt: skip
+    assert kinds(BetaRawContentBlockDelta) - kinds(RawContentBlockDelta) == {"compaction_delta"}
+    assert literals(StopReason) == {
+        "end_turn", "max_tokens", "model_context_window_exceeded", "pause_turn", "refusal",
+        "stop_sequence", "tool_use",
     }  # fmt: skip
 
 
