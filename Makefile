@@ -25,7 +25,7 @@ NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerat
 MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz check format clean clean-all
+.PHONY: help setup setup-dev demo test coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
@@ -93,6 +93,12 @@ chaos: setup-dev ## lose processes and Redis under load, check every answer (MIN
 
 fuzz: setup-dev ## input that no client should send, and random lives of jobs, much of it (EXAMPLES=200)
 	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz tests/integration/transport/test_machine.py --timeout 7200 $(ARGS)
+
+sbom: setup-dev ## list what .venv has installed, in CycloneDX: build/penstock.cdx.json
+	@mkdir -p build && $(BIN)/python scripts/audit sbom build/penstock.cdx.json
+
+audit: setup-dev ## look for known vulnerabilities in what .venv has installed (says so if it cannot)
+	@$(BIN)/python scripts/audit vulnerabilities
 
 check: setup-dev ## linters, types, import rules, compose.yaml
 	$(BIN)/ruff check $(SOURCES)
