@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 
+from api.access.browsers import check_host, check_origin
 from api.access.keys import given_key, identify
+from api.http.caller import ANONYMOUS
 from api.http.record import record_of
 from penstock.errors import NotPermitted
 
@@ -29,13 +31,17 @@ async def authenticated(request: Request) -> None:
     A call that the process makes itself, for a batch, brings its caller along.
 
     :raises NotAuthenticated, StoreUnavailable: see `api.access.keys.identify`.
+    :raises NotPermitted: see `api.access.browsers`.
     """
     record = record_of(request)
     caller: Caller | None = request.scope.get(CALLER_KEY)
     if caller is None:
-        headers = request.headers
+        headers, services = request.headers, services_of(request)
+        check_origin(headers, services.settings)
         given = given_key(headers.get("authorization", ""), headers.get("x-api-key", ""))
-        caller = await identify(services_of(request), given)
+        caller = await identify(services, given)
+        if caller.tenant == ANONYMOUS:
+            check_host(headers, services.settings)
     record.caller, record.tenant = caller, caller.tenant
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from api.access.browsers import check_origin
 from api.access.dependencies import authenticated, services_of
 from api.fastchat.errors import ErrorCode, Refusal, error_object
 from api.fastchat.wire import END, STREAM_PATH
@@ -66,8 +67,12 @@ class FastChatRoute(APIRoute):
         """Let a request in.
 
         :raises Refusal: it has no key, or a wrong one.
+        :raises NotPermitted: it comes from a page of another site.
         """
-        if not services_of(request).settings.fastchat_open:
+        settings = services_of(request).settings
+        if settings.fastchat_open:
+            check_origin(request.headers, settings)
+        else:
             await _authenticate(request)
 
 

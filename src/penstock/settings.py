@@ -178,6 +178,11 @@ class Settings(BaseSettings):
     """Require a key even before one has been made (`penstock keys create`)."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated origins whose pages may call the API from a browser; `*` for all."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated names by which browsers reach the API without a key; `*` for all.
+
+    Addresses, names without a dot and local ones need not be listed.
+    """
     usage_log_rows: int = Field(default=100_000, ge=0)
     """Most requests in the usage log; 0 turns it off."""
     usage_log_days: int = Field(default=90, ge=1)
@@ -220,6 +225,7 @@ class Settings(BaseSettings):
     @field_validator(
         "api_keys",
         "cors_origins",
+        "allowed_hosts",
         "fastchat_worker_hosts",
         "redis_sentinels",
         "standby_queues",

@@ -8,9 +8,11 @@ in `extra={"fields": {...}}`.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +31,8 @@ _SERVER: Final = ("uvicorn", "uvicorn.access", "uvicorn.error")
 _at_hand: ContextVar[Mapping[str, str]] = ContextVar("penstock_log_fields")
 _of_process: Final[dict[str, str]] = {}
 """Written by the main thread while the process starts."""
+_BREAKS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that end a line, or that a terminal obeys."""
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -68,12 +72,34 @@ class JsonFormatter(logging.Formatter):
         return _encoder.encode(line).decode("utf-8", "replace")
 
 
+class OneLine(logging.Formatter):
+    """Escapes what would end a message's line, so that no text of others can forge a line.
+
+    Tracebacks keep their lines.
+    """
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the inner formatter's line."""
+        message = record.getMessage()
+        escaped = _BREAKS.sub(lambda found: ascii(found[0])[1:-1], message)
+        if escaped != message and record.name != "uvicorn.access":  # it has escaped its own
+            record = copy(record)
+            record.msg, record.args = escaped, None
+        return self._inner.format(record)
+
+
 def adopt(handlers: Iterable[logging.Handler], settings: Settings) -> None:
-    """Make existing handlers redact secrets, and write JSON if the settings ask for it."""
+    """Make existing handlers redact secrets, keep to lines, and write JSON if the settings say so."""
     for handler in handlers:
         _redact(handler)
         if settings.log_format == "json":
             handler.setFormatter(JsonFormatter())
+        elif not isinstance(handler.formatter, OneLine):
+            handler.setFormatter(OneLine(handler.formatter or logging.Formatter()))
 
 
 def _redact(filterer: logging.Filterer) -> None:

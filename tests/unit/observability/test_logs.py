@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from penstock.observability.logs import JsonFormatter, about
+from penstock.observability.logs import JsonFormatter, about, adopt
+from penstock.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,3 +64,29 @@ def test_what_a_line_is_about_ends_with_its_block(stream: io.StringIO):
     assert outer["request_id"] == "r"
     assert "job_id" not in outer
     assert "request_id" not in after
+
+
+FORGED = "tiny\n2026-01-01 INFO penstock admin logged in\r\x1b[2J\u2028x"
+
+
+def test_a_text_line_is_one_line_whatever_it_says() -> None:
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    adopt([handler], Settings())
+    adopt([handler], Settings())
+    logger = logging.getLogger("test.lines")
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        logger.error("no model %s", FORGED)
+        try:
+            int("no")
+        except ValueError:
+            logger.exception("it failed")
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+    first, second, *traceback = text.getvalue().splitlines()
+    assert first == ("no model tiny\\n2026-01-01 INFO penstock admin logged in\\r\\x1b[2J\\u2028x")
+    assert second == "it failed"
+    assert traceback[0].startswith("Traceback")
