@@ -31,8 +31,8 @@ CHATGLM: dict[str, Any] = {
 def test_defaults_are_those_of_transformers(kind: str) -> None:
     """A config.json holds only what differs from the class: the rest must be known here alike."""
     update: dict[str, Any] = {}
-    if kind == "granitemoehybrid":
-        update = {"num_local_experts": 0, "layer_types": ["full_attention"] * 32}
+    if kind == "nemotron_h":
+        update = {"layers_block_type": ["mamba", "mlp", "attention"]}
     if kind == "dots1":
         update = {"n_routed_experts": 8, "num_experts_per_tok": 2}
     if kind == "glm4_moe":

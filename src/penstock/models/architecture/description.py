@@ -8,7 +8,10 @@ not which model it is.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from penstock.models.architecture.mixers import Mixer
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 """`gelu` is the exact one, `gelu_tanh` its common approximation, `relu2` the square of ReLU."""
@@ -46,12 +49,17 @@ class HeadNorms:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`rows` rows of the matrix `name`, from `first` on, out of `total` (0: there are no others)."""
+    """`rows` rows of the matrix `name`, from `first` on, out of `total` (0: there are no others).
+
+    They are neighbours; or, where parts alternate in a matrix, `run` of every `period` rows.
+    """
 
     name: str
     rows: int
     first: int = 0
     total: int = 0
+    run: int = 0
+    period: int = 0
 
     @property
     def tensor_rows(self) -> int:
@@ -90,7 +98,9 @@ class Attention:
 
     If `rotation` is None, there are no positions. `window` is the number of keys that a query sees,
     0 for all. Scores are multiplied by `scale`; a `soft_cap` c above 0 turns them into c tanh(score
-    / c). `sinks` names a logit for each head that takes part in the softmax without a value.
+    / c). `sinks` names a logit for each head that takes part in the softmax without a value. The
+    results are multiplied by the sigmoid of `gate`, if there is one; the last product by
+    `result_scale`. An attention with no heads means that there is none.
     """
 
     heads: int
@@ -107,17 +117,33 @@ class Attention:
     head_norms: HeadNorms | None = None
     growth: QueryGrowth | None = None
     sinks: str | None = None
+    gate: Rows | None = None
+    result_scale: float = 1.0
+
+
+_NO_ROWS = Rows("", 0)
+NO_ATTENTION = Attention(0, 0, 0, _NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS, None, 1.0)
+"""Of a layer that sees earlier tokens by its mixer alone, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """down(activation(gate(x)) * up(x)), or without a gate, down(activation(up(x)))."""
+    """down(activation(gate(x)) * up(x)), or without a gate, down(activation(up(x))).
+
+    gate(x) is multiplied by `gate_scale`, the whole by `result_scale`. A `size` of 0: there is none.
+    """
 
     size: int
     activation: Activation
     gate: Rows | None
     up: Rows
     down: Rows
+    gate_scale: float = 1.0
+    result_scale: float = 1.0
+
+
+NO_MLP = Dense(0, "silu", None, _NO_ROWS, _NO_ROWS)
+"""Of a layer that ends with attention, or a mixer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +228,8 @@ class Layer:
     """h += r out(attention(in(h))), then the same with the MLP; norms that are None are absent.
 
     `parallel`: the MLP reads the same h as attention. Without its own norm `mlp_in`, it then takes
-    the output of `attention_in`. r is `residual_scale`.
+    the output of `attention_in`. r is `residual_scale`. A `mixer` reads what attention reads, and
+    its result is added in the same way.
     """
 
     attention: Attention
@@ -213,6 +240,12 @@ class Layer:
     mlp_out: Norm | None = None
     parallel: bool = False
     residual_scale: float = 1.0
+    mixer: Mixer | None = None
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has attention."""
+        return self.attention.heads > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,3 +267,8 @@ class Architecture:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_soft_cap: float = 0.0
+
+    @property
+    def attending(self) -> tuple[Layer, ...]:
+        """The layers that have attention."""
+        return tuple(layer for layer in self.layers if layer.attends)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.models.architecture.facts import Facts, NotDescribed
 from penstock.models.architecture.families import (
     chatglm,
+    convolutions,
+    delta_nets,
     fused,
     gemma,
     layernorm,
@@ -14,6 +16,7 @@ from penstock.models.architecture.families import (
     mixtures,
     postnorm,
     shared_mixtures,
+    state_spaces,
 )
 from penstock.models.catalogue.text_part import as_text
 
@@ -23,11 +26,22 @@ if TYPE_CHECKING:
     from penstock.models.architecture.description import Architecture
     from penstock.models.architecture.families.parts import Family
 
+_MODULES: Final = (
+    chatglm,
+    convolutions,
+    delta_nets,
+    fused,
+    gemma,
+    layernorm,
+    llama,
+    mixtures,
+    postnorm,
+    shared_mixtures,
+    state_spaces,
+)
+
 FAMILIES: Final[dict[str, Family]] = {
-    kind: family
-    for module in (chatglm, fused, gemma, layernorm, llama, mixtures, postnorm, shared_mixtures)
-    for family in module.FAMILIES
-    for kind in family.model_types
+    kind: family for module in _MODULES for family in module.FAMILIES for kind in family.model_types
 }
 """Each family by the `model_type` of its configuration."""
 

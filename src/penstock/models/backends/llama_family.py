@@ -99,6 +99,9 @@ def _beyond(model: Architecture) -> Iterator[str]:
     if _is_other(model.norm, model):
         yield "norms are not plain RMS norms"
     first = model.layers[0]
+    if any(layer.mixer or not layer.attends for layer in model.layers):
+        yield "layers keep a state"
+        return
     for index, layer in enumerate(model.layers):
         yield from _beyond_layer(layer, model, f"model.layers.{index}")
         own = layer.attention
@@ -119,6 +122,8 @@ def _beyond_layer(layer: Layer, model: Architecture, name: str) -> Iterator[str]
         yield "layers have experts"
     elif mlp.gate is None:
         yield "the MLP has no gate"
+    elif (mlp.gate_scale, mlp.result_scale) != (1, 1):
+        yield "the MLP is scaled"
     elif mlp.activation != "silu":
         yield f"the activation is {mlp.activation!r}"
     elif mlp.up.name != f"{name}.mlp.up_proj":
@@ -136,6 +141,8 @@ def _beyond_attention(own: Attention, name: str) -> Iterator[str]:
         yield f"{turning.size} of {own.head_size} elements of a head are turned"
     if own.scale != own.head_size**-0.5 or own.soft_cap or own.growth or own.sinks:
         yield "scores are not plain ones"
+    if own.gate is not None or own.result_scale != 1:
+        yield "attention is gated or scaled"
     norms = own.head_norms
     if norms and (norms.kind != "rms" or norms.offset or norms.together or len(norms.query) > 1):
         yield "queries and keys are not normed by head"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import dense_part
 from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.mixers import mixer_size
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.llama_family import NotInFamily, plain
 from penstock.models.backends.native import library, reach
@@ -135,6 +136,8 @@ def has_whole_groups(model: Architecture) -> bool:
     columns = {model.hidden_size}
     for layer in model.layers:
         columns |= {layer.mlp.size, layer.attention.heads * layer.attention.head_size}
+        if layer.mixer is not None:
+            columns.add(mixer_size(layer.mixer))
         shared = dense_part(layer.mlp)
         columns |= set() if shared is None else {shared.size}
     return not any(size % _WHOLE_GROUPS for size in columns)

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.mixers import state_values
+from penstock.models.architecture.reading import describe
 from penstock.models.catalogue import published_shapes, quantisation
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.gguf import folder as gguf_folder
@@ -16,6 +19,7 @@ from penstock.models.weights import files
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from penstock.models.architecture.description import Architecture
     from penstock.models.spec import ModelSpec
 
 LOW_BITS: Final = {
@@ -44,6 +48,7 @@ _EXPERTS: Final = ("experts", "moe", "mlp.input_linear", "mlp.output_linear")
 _PLAIN_EXPERTS: Final = frozenset({"llama4", "llama4_text", "dbrx", "jetmoe", "step3p7"})
 """Architectures whose experts bigdl's backend leaves in fp32, as their card states too."""
 _MX_BLOCKS: Final = "_blocks"
+_STATE_WIDTH: Final = 4
 OVERHEAD_BYTES: Final = 1024**3
 """Python, the libraries and a step's buffers."""
 
@@ -52,7 +57,8 @@ OVERHEAD_BYTES: Final = 1024**3
 class Footprint:
     """The memory that a worker needs for one answer at full context.
 
-    `weights_bytes` is the size in memory, in the spec's format; `kv_bytes` is that of one slot.
+    `weights_bytes` is the size in memory, in the spec's format; `kv_bytes` is that of one slot, its
+    state included.
     """
 
     file_bytes: int
@@ -84,7 +90,8 @@ def measure(spec: ModelSpec) -> Footprint:
         if not _as_published(spec, config)
         else sum(file.stat().st_size for file in found),
         context_length=context,
-        kv_bytes=math.ceil(context * kv_values_a_token(config) * _kv_width(spec)),
+        kv_bytes=math.ceil(context * kv_values_a_token(config) * _kv_width(spec))
+        + _STATE_WIDTH * state_values_a_slot(config),
     )
 
 
@@ -136,6 +143,11 @@ def _kv_width(spec: ModelSpec) -> float:
 
 def kv_values_a_token(config: dict[str, Any]) -> int:
     """Return how many numbers one token adds to the KV cache."""
+    model = _described(config)
+    if model is not None:
+        return sum(
+            2 * layer.attention.kv_heads * layer.attention.head_size for layer in model.attending
+        )
     text = config.get("text_config") or config
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head")
@@ -143,6 +155,20 @@ def kv_values_a_token(config: dict[str, Any]) -> int:
     hidden = _number(text, "hidden_size", "n_embd")
     head = _number(text, "head_dim", "kv_channels") or (hidden // heads if heads else 0)
     return 2 * layers * kv_heads * head
+
+
+def state_values_a_slot(config: dict[str, Any]) -> int:
+    """Return how many numbers the layers without a KV cache keep of a sequence, as far as is known."""
+    model = _described(config)
+    mixers = () if model is None else (layer.mixer for layer in model.layers)
+    return sum(state_values(mixer) for mixer in mixers if mixer is not None)
+
+
+def _described(config: dict[str, Any]) -> Architecture | None:
+    try:
+        return describe(config)
+    except NotDescribed:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

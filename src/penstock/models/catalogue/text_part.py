@@ -25,9 +25,9 @@ _ALWAYS: Final = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
 
 PLAIN_WRAPPERS: Final = frozenset(
     {
-        "aya_vision", "cohere2_vision", "gemma3", "idefics2", "idefics3", "internvl", "llava", "llava_next",
-        "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
-        "qwen3_vl_moe", "smolvlm",
+        "aya_vision", "cohere2_vision", "gemma3", "idefics2", "idefics3", "internvl", "lfm2_vl", "llava",
+        "llava_next", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
+        "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     }
 )  # fmt: skip
 """Checkpoints whose text passes only through their language model, as tests have shown.
@@ -37,6 +37,8 @@ Our decoders read these. Others are compared when they are loaded, and served by
 
 _BODIES: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
 _HEADS: Final = ("language_model.lm_head.",)
+_BACKBONE: Final = "backbone."
+"""Of Nemotron-H, as published; Transformers' module calls it `model.`"""
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:
@@ -76,6 +78,12 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     is a plain language model.
     """
     all_names = list(names)
+    if f"{_BACKBONE}embeddings.weight" in all_names:
+        return {
+            f"model.{name.removeprefix(_BACKBONE)}": name
+            for name in all_names
+            if name.startswith(_BACKBONE)
+        }
     body = next((part for part in _BODIES if f"{part}embed_tokens.weight" in all_names), None)
     if body is None:
         return {}

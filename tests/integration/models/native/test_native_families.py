@@ -15,7 +15,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
-from penstock.models.architecture.families import mixtures, shared_mixtures
+from penstock.models.architecture.families import (
+    convolutions,
+    delta_nets,
+    mixtures,
+    shared_mixtures,
+    state_spaces,
+)
 from penstock.models.architecture.reading import FAMILIES
 from penstock.models.backends.native import library, loading
 from penstock.models.spec import ModelSpec
@@ -138,13 +144,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def test_every_family_has_a_case() -> None:
-    of_experts = {
+    apart = {
         kind
-        for module in (mixtures, shared_mixtures)
+        for module in (mixtures, shared_mixtures, convolutions, delta_nets, state_spaces)
         for family in module.FAMILIES
         for kind in family.model_types
     }
-    others = {"chatglm"} | of_experts  # which have tests of their own
+    others = {"chatglm"} | apart  # which have tests of their own
     assert set(FAMILIES) - others <= {kind for kind, _ in CASES.values()}
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.architecture import rotation as rotations
 from penstock.models.architecture.description import HeadNorms
-from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import parts
 from penstock.models.architecture.families.parts import Family
 
@@ -69,40 +68,6 @@ def granite(facts: Facts) -> Architecture:
     scale = facts.real("attention_multiplier", 1.0)
     return replace(
         parts.with_attention(llama(facts), lambda _, attention: replace(attention, scale=scale)),
-        embedding_scale=facts.real("embedding_multiplier", 1.0),
-        logit_scale=1.0 / facts.real("logits_scaling", 1.0),
-    )
-
-
-def _granite_hybrid(facts: Facts) -> Architecture:
-    """Granite 4 without Mamba layers and experts; its MLP is the shared one."""
-    if facts.whole("num_local_experts", 0):
-        raise NotDescribed("experts beside a shared MLP")
-    size = parts.sizes(facts)
-    kinds = facts.listed("layer_types", size.layers) or ["attention"] * size.layers
-    other = sorted({str(kind) for kind in kinds} - {"attention", "full_attention"})
-    if other:
-        raise NotDescribed(f"a layer of type {other[0]!r}")
-    turned = facts.raw("position_embedding_type") == "rope"
-    turning = parts.rotation(facts, size) if turned else None
-    layers: list[Layer] = []
-    for index in range(size.layers):
-        name = parts.layer_name(index)
-        scale = facts.real("attention_multiplier", 1.0)
-        attending = parts.attention(f"{name}.self_attn", size, turning, scale=scale)
-        mlp = parts.fused_gated(
-            f"{name}.shared_mlp",
-            facts.size("shared_intermediate_size"),
-            size.hidden,
-            facts.activation("hidden_act"),
-            gate_up="input_linear",
-            down="output_linear",
-        )
-        layers.append(parts.prenormed(name, facts, attending, mlp))
-    return parts.model(
-        facts,
-        layers,
-        parts.rms("model.norm", facts),
         embedding_scale=facts.real("embedding_multiplier", 1.0),
         logit_scale=1.0 / facts.real("logits_scaling", 1.0),
     )
@@ -244,9 +209,6 @@ FAMILIES: Final = (
         tie_word_embeddings=True,
     ),
     _family(granite, "granite"),
-    _family(
-        _granite_hybrid, "granitemoehybrid", num_local_experts=8, shared_intermediate_size=1024
-    ),
     _family(
         _smollm,
         "smollm3",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from penstock.models.architecture.facts import Facts
 
 
-def _qwen(facts: Facts, plain: Architecture) -> Architecture:
+def qwen(facts: Facts, plain: Architecture) -> Architecture:
     """Experts in every `decoder_sparse_step`-th layer that `mlp_only_layers` does not name."""
     dense = {int(index) for index in facts.raw("mlp_only_layers") or ()}
     step = facts.size("decoder_sparse_step", 1)
@@ -47,11 +47,11 @@ def _qwen(facts: Facts, plain: Architecture) -> Architecture:
 def _qwen2(facts: Facts) -> Architecture:
     if facts.flag("use_sliding_window") and not facts.has("layer_types"):
         raise NotDescribed("sliding windows without layer_types")
-    return _qwen(facts, llama.llama(facts))
+    return qwen(facts, llama.llama(facts))
 
 
 def _qwen3(facts: Facts) -> Architecture:
-    return _qwen(facts, llama.with_head_norms(facts))
+    return qwen(facts, llama.with_head_norms(facts))
 
 
 def _mixtral(facts: Facts) -> Architecture:

@@ -11,7 +11,7 @@ from penstock.models.architecture.families import experts, llama, parts
 from penstock.models.architecture.families.parts import Family
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture
+    from penstock.models.architecture.description import Architecture, Dense
     from penstock.models.architecture.facts import Facts
 
 _ADDED: Final = 1e-20
@@ -74,39 +74,41 @@ def _grouped(facts: Facts, router: str) -> Routing:
 
 def _granite(facts: Facts) -> Architecture:
     """Granite's multipliers; some models also have an MLP that all tokens share."""
+    return experts.with_mlps(llama.granite(facts), lambda _, name: granite_experts(facts, name))
+
+
+def granite_experts(facts: Facts, name: str) -> Experts:
+    """The experts of Granite's layer `name`, and what all tokens share if it has a size."""
     shared = facts.whole("shared_intermediate_size", 0)
-    activation = facts.activation("hidden_act")
-    hidden = facts.size("hidden_size")
+    below = f"{name}.block_sparse_moe"
+    return Experts(
+        size=facts.size("intermediate_size"),
+        activation=facts.activation("hidden_act"),
+        routing=Routing(
+            f"{below}.router.layer",
+            facts.size("num_local_experts"),
+            facts.size("num_experts_per_tok"),
+            scoring="softmax_of_chosen",
+        ),
+        matrices=replace(
+            experts.matrices(f"{below}.experts"),
+            together=f"{below}.input_linear",
+            down_together=f"{below}.output_linear",
+        ),
+        shared=granite_shared(facts, name) if shared else None,
+    )
 
-    def mlp_of(_: int, name: str) -> Experts:
-        below = f"{name}.block_sparse_moe"
-        return Experts(
-            size=facts.size("intermediate_size"),
-            activation=activation,
-            routing=Routing(
-                f"{below}.router.layer",
-                facts.size("num_local_experts"),
-                facts.size("num_experts_per_tok"),
-                scoring="softmax_of_chosen",
-            ),
-            matrices=replace(
-                experts.matrices(f"{below}.experts"),
-                together=f"{below}.input_linear",
-                down_together=f"{below}.output_linear",
-            ),
-            shared=parts.fused_gated(
-                f"{name}.shared_mlp",
-                shared,
-                hidden,
-                activation,
-                gate_up="input_linear",
-                down="output_linear",
-            )
-            if shared
-            else None,
-        )
 
-    return experts.with_mlps(llama.granite(facts), mlp_of)
+def granite_shared(facts: Facts, name: str) -> Dense:
+    """The MLP that all tokens share in Granite's layer `name`."""
+    return parts.fused_gated(
+        f"{name}.shared_mlp",
+        facts.size("shared_intermediate_size"),
+        facts.size("hidden_size"),
+        facts.activation("hidden_act"),
+        gate_up="input_linear",
+        down="output_linear",
+    )
 
 
 def _ernie(facts: Facts) -> Architecture:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.models.backends.native.experts import Experts
     from penstock.models.backends.native.layout import Shape, Vector
     from penstock.models.backends.native.matrix import Packing
+    from penstock.models.backends.native.mixer import NativeMixer
     from penstock.models.backends.native.traits import LayerTraits, Traits
 
 
@@ -88,6 +89,18 @@ class Decoder:
         """
         check(self._library.pn_set_experts(self._model, layer, ctypes.byref(experts.native())))
         self._experts[layer] = experts.experts
+
+    def set_mixer(self, layer: int, mixer: NativeMixer) -> None:
+        """Give a layer a mixer; comes before its matrices and vectors.
+
+        :raises ValueError: it makes no sense, or there is no such layer.
+        """
+        check(self._library.pn_set_mixer(self._model, layer, ctypes.byref(mixer.native())))
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's state; 0 without mixers."""
+        return int(self._library.pn_state_bytes(self._model))
 
     def set_router(self, layer: int, weights: NDArray[Any]) -> None:
         """(experts, hidden); 16-bit integers are bf16.
@@ -185,11 +198,15 @@ class Decoder:
         block_indices_begins: NDArray[np.int32],
         rows: NDArray[np.int32],
         cache: NDArray[np.uint8],
+        states: NDArray[np.uint8] | None = None,
+        places: NDArray[np.int32] | None = None,
         hidden: NDArray[np.float32] | None = None,
         logits: NDArray[np.float32] | None = None,
     ) -> None:
-        """Compute a step; see `pn_step`. `cache` is (blocks, bytes).
+        """Compute a step; see `pn_step`. `cache` is (blocks, bytes), `states` (places, bytes).
 
+        `places` says where among those each sequence's state is; in a model without mixers both
+        are None.
         Outputs, (rows, vocab) and (rows, hidden), are written in place.
 
         :raises ValueError: an id, a position or a block that there is not.
@@ -203,6 +220,8 @@ class Decoder:
         for output, width in ((logits, self.shape.vocab), (hidden, self.shape.hidden)):
             if output is not None and output.shape != (len(rows), width):
                 raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")
+        if states is not None and places is not None and len(places) != len(past_lens):
+            raise ValueError(f"{len(places)} places of states for {len(past_lens)} sequences")
         native = StepInput(
             len(token_ids),
             len(past_lens),
@@ -213,6 +232,7 @@ class Decoder:
             address_of(block_indices, np.int32),
             address_of(block_indices_begins, np.int32),
             address_of(rows, np.int32),
+            None if places is None else address_of(places, np.int32),
         )
         check(
             self._library.pn_step(
@@ -220,6 +240,8 @@ class Decoder:
                 ctypes.byref(native),
                 pointer(cache),
                 len(cache),
+                None if states is None else pointer(states),
+                0 if states is None else len(states),
                 None if logits is None else ctypes.c_void_p(address_of(logits, np.float32)),
                 None if hidden is None else ctypes.c_void_p(address_of(hidden, np.float32)),
             )

@@ -25,6 +25,8 @@ class Which(enum.IntEnum):
     HEAD = 4
     EXPERTS_GATE_UP = 5
     EXPERTS_DOWN = 6
+    MIXER_IN = 7
+    MIXER_OUT = 8
 
 
 class Vector(enum.IntEnum):
@@ -50,6 +52,14 @@ class Vector(enum.IntEnum):
     ATTENTION_NORM_BIAS = 23
     FINAL_NORM_BIAS = 24
     SINKS = 25
+    CONVOLUTION = 30
+    CONVOLUTION_BIAS = 31
+    DECAY_RATES = 32
+    STEP_BIAS = 33
+    SKIP = 34
+    MIXER_NORM = 35
+    MIXER_IN_BIAS = 36
+    MIXER_OUT_BIAS = 37
 
 
 class Phase(enum.IntEnum):
@@ -83,12 +93,16 @@ class _Shape(ctypes.Structure):
         ),
         ("norm_epsilon", ctypes.c_float),
         ("sliding_windows", ctypes.c_void_p),
+        ("cached_layers", ctypes.c_int32),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model's sizes, in elements. `sliding_windows` is one entry a layer, 0 for full attention."""
+    """A model's sizes, in elements. `sliding_windows` is one entry a layer, 0 for full attention.
+
+    `cached_layers` have attention; 0: all of them.
+    """
 
     layers: int
     hidden: int
@@ -101,6 +115,7 @@ class Shape:
     qk_norm: bool
     norm_epsilon: float
     sliding_windows: tuple[int, ...]
+    cached_layers: int = 0
 
 
 def cache_block_bytes(shape: Shape) -> int:
@@ -135,5 +150,6 @@ def native_shape(shape: Shape) -> tuple[_Shape, NDArray[np.int32]]:
         int(shape.qk_norm),
         shape.norm_epsilon,
         windows.ctypes.data,
+        shape.cached_layers,
     )
     return native, windows

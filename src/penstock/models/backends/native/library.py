@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 5
+ABI = 6
 ALIGNMENT = 64
 """Bytes: where packed matrices and the KV cache begin."""
 
@@ -50,6 +50,7 @@ class StepInput(ctypes.Structure):
                 "block_indices",
                 "block_indices_begins",
                 "row_indices",
+                "states",
             )
         ),
     )
@@ -68,7 +69,7 @@ def library() -> ctypes.CDLL:
     if found.pn_abi() != ABI:
         raise ModelNotLoadable(f"{PATH}: version {found.pn_abi()}, {ABI} is needed")
     found.pn_last_error.restype = ctypes.c_char_p
-    for name in ("pn_packed_bytes", "pn_cache_block_bytes"):
+    for name in ("pn_packed_bytes", "pn_cache_block_bytes", "pn_state_bytes"):
         getattr(found, name).restype = ctypes.c_int64
     found.pn_peak.restype = ctypes.c_double
     return found

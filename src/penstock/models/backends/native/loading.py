@@ -16,6 +16,7 @@ from penstock.models.backends.native import expert_packing, library, packing, pa
 from penstock.models.backends.native.decoder import Decoder
 from penstock.models.backends.native.layout import Shape
 from penstock.models.backends.native.matrix import packed_version
+from penstock.models.backends.native.mixer import native_mixer
 from penstock.models.backends.native.model import BLOCK_SIZE, NativeModel
 from penstock.models.catalogue import quantisation
 from penstock.models.catalogue.model_folder import read_config
@@ -127,11 +128,11 @@ def _described(spec: ModelSpec, config: Any) -> Architecture:
 
 def shape_of(model: Architecture) -> Shape:
     """A model's sizes in the library's words."""
-    first = model.layers[0]
+    first = model.attending[0]
     return Shape(
         layers=len(model.layers),
         hidden=model.hidden_size,
-        intermediate=max(_inner(layer) for layer in model.layers),
+        intermediate=max(1, *(_inner(layer) for layer in model.layers)),
         heads=first.attention.heads,
         kv_heads=first.attention.kv_heads,
         head_size=first.attention.head_size,
@@ -140,6 +141,7 @@ def shape_of(model: Architecture) -> Shape:
         qk_norm=False,
         norm_epsilon=model.norm.epsilon,
         sliding_windows=tuple(layer.attention.window for layer in model.layers),
+        cached_layers=len(model.attending),
     )
 
 
@@ -162,6 +164,8 @@ def _set_traits(native: Decoder, model: Architecture, context_length: int) -> No
         native.set_layer(index, traits.of_layer(layer, turnings))
         if isinstance(layer.mlp, Experts):
             native.set_experts(index, expert_packing.native_experts(layer.mlp))
+        if layer.mixer is not None:
+            native.set_mixer(index, native_mixer(layer.mixer))
 
 
 def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progress) -> Weights:

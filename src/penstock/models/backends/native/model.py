@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from penstock.engine.model import KVLayout
@@ -15,7 +16,6 @@ from penstock.models.backends.native.packing import aligned
 from penstock.models.backends.paging import Step
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from penstock.engine.model import Batch
@@ -34,7 +34,9 @@ class NativeModel:
         self.context_length = context_length
         self.kv_layout = KVLayout(BLOCK_SIZE, cache_block_bytes(decoder.shape))
         self.shows_hidden = True
+        self.state_bytes = decoder.state_bytes
         self._cache = aligned(0).reshape(0, self.kv_layout.bytes_per_block)
+        self._states: NDArray[np.uint8] | None = None
         self._thread: int | None = None  # the engine's, once it is known
 
     def allocate(self, blocks: int) -> None:
@@ -43,14 +45,25 @@ class NativeModel:
         :raises MemoryError: the machine has not enough memory.
         """
         size = self.kv_layout.bytes_per_block
-        taken = pages.zeros if pages.available() else aligned
-        self._cache = taken(blocks * size).reshape(blocks, size)
+        self._cache = _taken(blocks * size).reshape(blocks, size)
+
+    def allocate_states(self, count: int) -> None:
+        """See `penstock.engine.model.StatefulModel`.
+
+        :raises MemoryError: the machine has not enough memory.
+        """
+        self._states = _taken(count * self.state_bytes).reshape(count, self.state_bytes)
+
+    def copy_state(self, source: int, target: int) -> None:
+        """See `penstock.engine.model.StatefulModel`."""
+        if self._states is not None:
+            self._states[target] = self._states[source]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
         step = self._step_of(batch)
         logits = torch.empty((len(step.rows), self.vocab_size))
-        self._compute(step, logits.numpy(), None)
+        self._compute(batch, step, logits.numpy(), None)
         return logits
 
     def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,7 +71,7 @@ class NativeModel:
         step = self._step_of(batch)
         logits = torch.empty((len(step.rows), self.vocab_size))
         hidden = torch.empty((len(step.rows), self._decoder.shape.hidden))
-        self._compute(step, logits.numpy(), hidden.numpy())
+        self._compute(batch, step, logits.numpy(), hidden.numpy())
         return logits, hidden
 
     def phases_s(self) -> dict[Phase, float]:
@@ -76,9 +89,16 @@ class NativeModel:
         return Step.of(batch, BLOCK_SIZE)
 
     def _compute(
-        self, step: Step, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
+        self,
+        batch: Batch,
+        step: Step,
+        logits: NDArray[np.float32],
+        hidden: NDArray[np.float32] | None,
     ) -> None:
         paging = step.paging
+        places = None
+        if self.state_bytes:
+            places = np.array([part.state for part in batch.slices], np.int32)
         self._decoder.step(
             token_ids=step.token_ids,
             past_lens=paging["past_lens"],
@@ -87,6 +107,13 @@ class NativeModel:
             block_indices_begins=paging["block_indices_begins"],
             rows=step.rows,
             cache=self._cache,
+            states=self._states,
+            places=places,
             hidden=hidden,
             logits=logits,
         )
+
+
+def _taken(size: int) -> NDArray[np.uint8]:
+    """Bytes, in large pages where the kernel has them."""
+    return (pages.zeros if pages.available() else aligned)(size)

@@ -9,7 +9,8 @@ import numpy as np
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import Experts, Rows, dense_part
-from penstock.models.backends.native import expert_packing
+from penstock.models.architecture.mixers import mixer_size
+from penstock.models.backends.native import expert_packing, mixer
 from penstock.models.backends.native.expert_packing import ExpertPlan
 from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.library import ALIGNMENT
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.architecture.description import Architecture, Attention, Dense, Norm
+    from penstock.models.architecture.description import (
+        Architecture,
+        Attention,
+        Dense,
+        Layer,
+        Norm,
+    )
+    from penstock.models.architecture.mixers import Mixer
     from penstock.models.weights.checkpoint import Checkpoint
     from penstock.models.weights.matrices import Format, Matrix, Weights
 
@@ -43,7 +51,12 @@ class Source:
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
         """What these rows are of all values, by row, of the checkpoint's tensor."""
-        own = values[self.rows.first : self.rows.first + self.rows.rows]
+        rows = self.rows
+        if rows.run:
+            starts = rows.first + rows.period * np.arange(rows.rows // rows.run)
+            own = values[(starts[:, None] + np.arange(rows.run)).reshape(-1)]
+        else:
+            own = values[rows.first : rows.first + rows.rows]
         return own if self.order is None else own[self.order]
 
 
@@ -73,10 +86,15 @@ def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
     hidden = model.hidden_size
     for index, layer in enumerate(model.layers):
         attention, mlp = layer.attention, dense_part(layer.mlp)
-        across = attention.heads * attention.head_size
-        yield Plan(Which.QKV, index, Layout.STACKED, hidden, _qkv(attention))
-        yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
-        if mlp is not None:
+        if layer.attends:
+            across = attention.heads * attention.head_size
+            yield Plan(Which.QKV, index, Layout.STACKED, hidden, _qkv(attention))
+            yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
+        if layer.mixer is not None:
+            ins, out = _mixer_parts(layer.mixer)
+            yield Plan(Which.MIXER_IN, index, Layout.STACKED, hidden, ins)
+            yield Plan(Which.MIXER_OUT, index, Layout.STACKED, mixer_size(layer.mixer), out)
+        if mlp is not None and mlp.size:
             layout = Layout.STACKED if mlp.gate is None else Layout.PAIRED
             yield Plan(Which.GATE_UP, index, layout, hidden, _gate_up(mlp))
             yield Plan(Which.DOWN, index, Layout.STACKED, mlp.size, (Source(mlp.down),))
@@ -93,7 +111,13 @@ def _qkv(attention: Attention) -> tuple[Source, ...]:
         Source(attention.query, _by_head(order, attention.heads)),
         Source(attention.key, _by_head(order, attention.kv_heads)),
         Source(attention.value),
+        *(() if attention.gate is None else (Source(attention.gate),)),
     )
+
+
+def _mixer_parts(mixing: Mixer) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
+    """The parts of a mixer's first product, and of its last."""
+    return tuple(map(Source, mixer.inputs(mixing))), (Source(mixing.output),)
 
 
 def _gate_up(mlp: Dense) -> tuple[Source, ...]:
@@ -201,25 +225,14 @@ def vectors(
     :raises ModelNotLoadable: the checkpoint lacks a norm, or has one of another size.
     """
     for index, layer in enumerate(model.layers):
-        norms = {
-            Vector.INPUT_NORM: layer.attention_in,
-            Vector.ATTENTION_OUT_NORM: layer.attention_out,
-            Vector.ATTENTION_NORM: layer.mlp_in,
-            Vector.MLP_OUT_NORM: layer.mlp_out,
-        }
-        for which, norm in norms.items():
-            if norm is not None:
-                yield from _norm(which, index, norm, weights)
+        for which, norm in _norms(layer).items():
+            yield from _norm(which, index, norm, weights)
         for which, vector in _head_norms(layer.attention, weights):
             yield which, index, vector
-        biased = {
-            Vector.QKV_BIAS: _qkv(layer.attention),
-            Vector.OUTPUT_BIAS: (Source(layer.attention.output),),
-        }
-        mlp = dense_part(layer.mlp)
-        if mlp is not None:
-            biased |= {Vector.GATE_UP_BIAS: _gate_up(mlp), Vector.DOWN_BIAS: (Source(mlp.down),)}
-        for which, parts in biased.items():
+        if layer.mixer is not None:
+            for which, vector in mixer.vectors(layer.mixer, weights):
+                yield which, index, vector
+        for which, parts in _biased(layer).items():
             bias = _bias(parts, weights)
             if bias is not None:
                 yield which, index, bias
@@ -228,6 +241,31 @@ def vectors(
         if layer.attention.sinks is not None:
             yield Vector.SINKS, index, weights.vector(layer.attention.sinks)
     yield from _norm(Vector.FINAL_NORM, 0, model.norm, weights)
+
+
+def _norms(layer: Layer) -> dict[Vector, Norm]:
+    places = {
+        Vector.INPUT_NORM: layer.attention_in,
+        Vector.ATTENTION_OUT_NORM: layer.attention_out,
+        Vector.ATTENTION_NORM: layer.mlp_in,
+        Vector.MLP_OUT_NORM: layer.mlp_out,
+    }
+    return {which: norm for which, norm in places.items() if norm is not None}
+
+
+def _biased(layer: Layer) -> dict[Vector, tuple[Source, ...]]:
+    """The products of a layer that may have biases, by the bias of each."""
+    biased: dict[Vector, tuple[Source, ...]] = {}
+    if layer.attends:
+        biased[Vector.QKV_BIAS] = _qkv(layer.attention)
+        biased[Vector.OUTPUT_BIAS] = (Source(layer.attention.output),)
+    if layer.mixer is not None:
+        ins, out = _mixer_parts(layer.mixer)
+        biased |= {Vector.MIXER_IN_BIAS: ins, Vector.MIXER_OUT_BIAS: out}
+    mlp = dense_part(layer.mlp)
+    if mlp is not None and mlp.size:
+        biased |= {Vector.GATE_UP_BIAS: _gate_up(mlp), Vector.DOWN_BIAS: (Source(mlp.down),)}
+    return biased
 
 
 _NORM_BIASES: Final = {

@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.models.architecture.description import ClampedGate, Experts
+from penstock.models.architecture.mixers import ShortConvolution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from penstock.models.architecture.description import Architecture, Layer, Norm
+    from penstock.models.architecture.mixers import Mixer
 
 ROTATIONS: Final = 8
 """Rotary tables that one model may have."""
 _LARGEST_HEAD: Final = 512
+_LANES: Final = 16
+_LEAST_WIDTH: Final = 2
+_MOST_WIDTH: Final = 8
+"""Tokens that a convolution may see."""
 
 
 def beyond(model: Architecture) -> str | None:
@@ -22,7 +28,10 @@ def beyond(model: Architecture) -> str | None:
 
 
 def _beyond(model: Architecture) -> Iterator[str]:
-    first = model.layers[0].attention
+    if not model.attending:
+        yield "no layer with attention"
+        return
+    first = model.attending[0].attention
     shape = (first.heads, first.kv_heads, first.head_size)
     rotations = {layer.attention.rotation for layer in model.layers} - {None}
     if len(rotations) > ROTATIONS:
@@ -35,9 +44,25 @@ def _beyond(model: Architecture) -> Iterator[str]:
         attention = layer.attention
         if isinstance(layer.mlp, Experts):
             yield from _beyond_experts(layer.mlp)
-        if (attention.heads, attention.kv_heads, attention.head_size) != shape:
+        if layer.attends and (attention.heads, attention.kv_heads, attention.head_size) != shape:
             yield "layers differ in their heads"
+        if attention.gate is not None and attention.heads * attention.head_size % _LANES:
+            yield "gated attention of no multiple of 16"
+        if layer.mixer is not None:
+            yield from _beyond_mixer(layer.mixer)
         yield from _beyond_norms(layer, model.norm)
+
+
+def _beyond_mixer(mixer: Mixer) -> Iterator[str]:
+    if not _LEAST_WIDTH <= mixer.width <= _MOST_WIDTH:
+        yield f"a convolution of {mixer.width} tokens"
+    if isinstance(mixer, ShortConvolution):
+        sizes = (mixer.size,)
+    else:
+        norm = mixer.norm
+        sizes = (mixer.key_size, mixer.value_size, _LANES if norm is None else norm.size)
+    if any(size % _LANES for size in sizes):
+        yield f"states of {' x '.join(map(str, sizes))}, no multiples of {_LANES}"
 
 
 def _beyond_experts(experts: Experts) -> Iterator[str]:

@@ -56,6 +56,16 @@ class _Traits(ctypes.Structure):
     )
 
 
+_SCALES: Final = (
+    "scale",
+    "soft_cap",
+    "residual_scale",
+    "attention_scale",
+    "gate_scale",
+    "mlp_scale",
+)
+
+
 class _Layer(ctypes.Structure):
     _fields_ = (
         *(
@@ -72,9 +82,11 @@ class _Layer(ctypes.Structure):
                 "norms_together",
                 "parallel",
                 "grows",
+                "attends",
+                "gated_attention",
             )
         ),
-        *((name, ctypes.c_float) for name in ("scale", "soft_cap", "residual_scale")),
+        *((name, ctypes.c_float) for name in _SCALES),
     )
 
 
@@ -107,9 +119,14 @@ class LayerTraits:
     norms_together: bool
     parallel: bool
     grows: bool
+    attends: bool
+    gated_attention: bool
     scale: float
     soft_cap: float
     residual_scale: float
+    attention_scale: float = 1.0
+    gate_scale: float = 1.0
+    mlp_scale: float = 1.0
 
     def native(self) -> ctypes.Structure:
         """The library's own structure."""
@@ -145,7 +162,12 @@ def of_layer(layer: Layer, rotations: Sequence[Rotation]) -> LayerTraits:
         norms_together=heads is not None and heads.together,
         parallel=layer.parallel,
         grows=attention.growth is not None,
+        attends=layer.attends,
+        gated_attention=attention.gate is not None,
         scale=attention.scale,
         soft_cap=attention.soft_cap,
         residual_scale=layer.residual_scale,
+        attention_scale=attention.result_scale,
+        gate_scale=1.0 if mlp is None else mlp.gate_scale,
+        mlp_scale=1.0 if mlp is None else mlp.result_scale,
     )

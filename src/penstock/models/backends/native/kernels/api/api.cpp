@@ -116,6 +116,21 @@ PENSTOCK_EXPORT int32_t pn_set_layer(pn_model *model, int32_t layer, const pn_la
     return PN_OK;
 }
 
+PENSTOCK_EXPORT int32_t pn_set_mixer(pn_model *model, int32_t layer, const pn_mixer *mixer) {
+    if (model == nullptr || mixer == nullptr || layer < 0 || layer >= model->model.shape.layers)
+        return fail(PN_BAD_ARGUMENT, "no model, no mixer, or there is no such layer");
+    if (const char *fault = fault_of(*mixer))
+        return fail(PN_BAD_ARGUMENT, fault);
+    penstock::set_mixer(model->model, layer, *mixer);
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int64_t pn_state_bytes(const pn_model *model) {
+    if (model == nullptr)
+        return -fail(PN_BAD_ARGUMENT, "no model");
+    return model->model.state_floats * int64_t(sizeof(float));
+}
+
 PENSTOCK_EXPORT int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t layer,
                                       const pn_packing *packing, const void *packed) {
     if (model == nullptr || pn_packed_bytes(packing) < 0)
@@ -182,17 +197,21 @@ PENSTOCK_EXPORT int32_t pn_set_growth(pn_model *model, const float *growth, int3
 }
 
 PENSTOCK_EXPORT int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache,
-                                int32_t blocks, float *logits, float *hidden) {
+                                int32_t blocks, void *states, int32_t places, float *logits,
+                                float *hidden) {
     if (model == nullptr || step == nullptr || cache == nullptr || !aligned(cache))
         return fail(PN_BAD_ARGUMENT, "no model, no step, or no cache at a multiple of 64");
     if (const char *missing = model->model.missing())
         return fail(PN_INCOMPLETE, missing);
-    if (const char *fault = fault_of(model->model, *step, blocks))
-        return fail(PN_BAD_ARGUMENT, fault);
+    if (model->model.state_floats > 0 && (states == nullptr || !aligned(states)))
+        return fail(PN_BAD_ARGUMENT, "no states at a multiple of 64");
     if (logits == nullptr && hidden == nullptr && step->rows > 0)
         return fail(PN_BAD_ARGUMENT, "rows are wanted, but there is no place for them");
     try {
-        penstock::compute(model->model, *step, static_cast<uint16_t *>(cache), logits, hidden);
+        if (const char *fault = fault_of(model->model, *step, blocks, places))
+            return fail(PN_BAD_ARGUMENT, fault);
+        penstock::compute(model->model, *step, static_cast<uint16_t *>(cache),
+                          static_cast<float *>(states), logits, hidden);
         return PN_OK;
     } catch (const std::bad_alloc &) {
         return fail(PN_NO_MEMORY, "no memory for a step of this size");

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "step.h"
 
 namespace penstock {
@@ -33,10 +35,32 @@ const char *fault_of_sequences(const pn_step_input &input, int block_size, int64
     return nullptr;
 }
 
-const char *fault_of(const Model &model, const pn_step_input &input, int blocks) {
+namespace {
+
+/* A line about why the states of sequences cannot be at these places, or null. */
+const char *fault_of_states(const pn_step_input &input, int places) {
+    if (input.states == nullptr)
+        return "a step's array is missing";
+    std::vector<char> taken(size_t(places > 0 ? places : 0));
+    for (int sequence = 0; sequence < input.sequences; sequence++) {
+        const int32_t own = input.states[sequence];
+        if (own < 0 || own >= places)
+            return "a state is outside its places";
+        if (taken[size_t(own)])
+            return "two sequences have one state";
+        taken[size_t(own)] = 1;
+    }
+    return nullptr;
+}
+
+} // namespace
+
+const char *fault_of(const Model &model, const pn_step_input &input, int blocks, int places) {
     const pn_shape &shape = model.shape;
     if (const char *fault =
             fault_of_sequences(input, shape.block_size, blocks, model.positions))
+        return fault;
+    if (const char *fault = model.state_floats > 0 ? fault_of_states(input, places) : nullptr)
         return fault;
     if (input.rows < 0)
         return "a step's rows are fewer than none";

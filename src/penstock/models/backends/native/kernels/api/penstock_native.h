@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 5
+#define PN_ABI 6
 
 /* Return codes. */
 enum {
@@ -65,7 +65,8 @@ enum { PN_STACKED = 0, PN_PAIRED = 1 };
 
 /* Which matrix. Rows x columns in terms of `pn_shape`: */
 enum {
-    PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v */
+    PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v; where attention is
+                       gated heads head_size more, the gates */
     PN_OUTPUT = 1,  /* hidden x heads head_size */
     PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up; without a gate up, stacked */
     PN_DOWN = 3,    /* hidden x intermediate */
@@ -73,7 +74,10 @@ enum {
     /* Of a layer with experts (`pn_set_experts`): one packing for each of them, the packed matrices
      * of all one after another. The layer's PN_GATE_UP and PN_DOWN are what all tokens share. */
     PN_EXPERTS_GATE_UP = 5, /* 2 experts.intermediate x hidden, paired */
-    PN_EXPERTS_DOWN = 6     /* hidden x experts.intermediate */
+    PN_EXPERTS_DOWN = 6,    /* hidden x experts.intermediate */
+    /* Of a layer that mixes (`pn_set_mixer`), packed as its PN_QKV is: */
+    PN_MIXER_IN = 7, /* stacked: see pn_mixer */
+    PN_MIXER_OUT = 8 /* hidden x value_heads value_size */
 };
 
 /* Which vector, fp32. */
@@ -83,7 +87,7 @@ enum {
     PN_FINAL_NORM = 2,     /* hidden; layer is ignored */
     PN_QUERY_NORM = 3,     /* head_size, or with norms_by_head heads head_size */
     PN_KEY_NORM = 4,       /* head_size, or with norms_by_head kv_heads head_size */
-    PN_QKV_BIAS = 5,       /* (heads + 2 kv_heads) head_size; optional */
+    PN_QKV_BIAS = 5,       /* as many as PN_QKV has rows; optional */
     PN_OUTPUT_BIAS = 6,    /* hidden; optional */
     PN_GATE_UP_BIAS = 7,   /* 2 intermediate, gate's then up's; optional */
     PN_DOWN_BIAS = 8,      /* hidden; optional */
@@ -98,7 +102,16 @@ enum {
     PN_INPUT_NORM_BIAS = 22,      /* hidden; optional, as the next two */
     PN_ATTENTION_NORM_BIAS = 23,  /* hidden */
     PN_FINAL_NORM_BIAS = 24,      /* hidden; layer is ignored */
-    PN_SINKS = 25                 /* heads: logits that take part in the softmax; optional */
+    PN_SINKS = 25,                /* heads: logits that take part in the softmax; optional */
+    /* Of a layer that mixes: */
+    PN_CONVOLUTION = 30,      /* width x channels */
+    PN_CONVOLUTION_BIAS = 31, /* channels; optional */
+    PN_DECAY_RATES = 32,      /* value_heads: e to A_log */
+    PN_STEP_BIAS = 33,        /* value_heads */
+    PN_SKIP = 34,             /* value_heads; of PN_STATE_SPACE */
+    PN_MIXER_NORM = 35,       /* value_heads value_size; unless PN_GATE_ALONE */
+    PN_MIXER_IN_BIAS = 36,    /* as many as PN_MIXER_IN has rows; optional */
+    PN_MIXER_OUT_BIAS = 37    /* hidden; optional */
 };
 
 /* Kinds of norms. */
@@ -125,6 +138,26 @@ enum {
     PN_RELU = 4,
     PN_RELU_SQUARED = 5
 };
+
+/* What a layer has in place of attention. Of all tokens before it keeps a state.
+ *
+ * PN_GATED_DELTA: PN_MIXER_IN's rows are q, k (key_heads key_size each), v, a gate of the result
+ * (value_heads value_size each), and a weight and a step by value head. q, k and v go through the
+ * convolution together; q and k are normed to length 1. Of a head S = decay S + k w (v - k decay S)
+ * and its result q S / sqrt(key_size); decay = e^(-rate softplus(step + bias)), w = sigmoid(weight).
+ * PN_STATE_SPACE: Mamba 2. The same rows without weights, where q is C, k is B and v is x.
+ * S = decay S + k step v, and its result q S + skip v.
+ * PN_SHORT_CONVOLUTION: rows x, B, C (value_heads value_size each); C times the convolution of B x.
+ * Channels of the convolution are q, k and v, or x. */
+enum {
+    PN_NO_MIXER = 0,
+    PN_GATED_DELTA = 1,
+    PN_STATE_SPACE = 2,
+    PN_SHORT_CONVOLUTION = 3
+};
+
+/* How a mixer's result is gated by silu of its gate, and RMS-normed in parts. */
+enum { PN_GATE_ALONE = 0, PN_NORM_THEN_GATE = 1, PN_GATE_THEN_NORM = 2 };
 
 /* Rotary tables that a model may have, and a layer that does not see positions. */
 enum { PN_ROTATIONS = 8, PN_NOT_TURNED = -1 };
@@ -167,6 +200,7 @@ typedef struct {
     int32_t qk_norm;    /* 0 or 1: RMS norms of q and k by head, in all layers */
     float norm_epsilon;
     const int32_t *sliding_windows; /* (layers), 0 for full attention; NULL: all full. Copied. */
+    int32_t cached_layers; /* with attention, whose keys and values the cache holds; 0: all layers */
 } pn_shape;
 
 /* A layer's mixture of experts: h += shared(x) + the sum of its chosen experts' outputs by weight.
@@ -205,10 +239,34 @@ typedef struct {
     int32_t norms_together; /* 1: means are over all heads; then norms_by_head is 1 too */
     int32_t parallel;       /* 1: the MLP reads h as it was before attention; no norms after */
     int32_t grows;          /* 1: queries are multiplied by the growth of their position */
+    int32_t attends;        /* 0: it has no attention */
+    int32_t gated_attention; /* 1: attention's result is times the sigmoid of gates beside q, k, v */
     float scale;            /* of scores */
     float soft_cap;         /* c: scores become c tanh(score / c); 0: they do not */
-    float residual_scale;   /* of what attention and the MLP add */
+    float residual_scale;   /* of what attention, a mixer and the MLP add */
+    float attention_scale;  /* of what attention adds, beside that */
+    float gate_scale;       /* of the MLP's gates, before their activation; experts have none */
+    float mlp_scale;        /* of what the MLP adds, experts excepted */
 } pn_layer;
+
+/* A layer's mixer; see PN_GATED_DELTA. Sizes are multiples of 16. */
+typedef struct {
+    int32_t kind;        /* PN_GATED_DELTA, ... */
+    int32_t key_heads;   /* divides value_heads; a convolution has none */
+    int32_t value_heads; /* of a convolution 1 */
+    int32_t key_size;    /* of a convolution 0 */
+    int32_t value_size;  /* of a convolution what goes through it */
+    int32_t width;       /* tokens that the convolution sees, 2 to 8 */
+    int32_t silu;        /* 1: the convolution's results go through it */
+    int32_t order;       /* PN_GATE_ALONE, ...; of a convolution ignored, as the rest */
+    int32_t norm_size;   /* values that are normed together; divides value_heads value_size */
+    float norm_epsilon;
+    float least_step; /* bounds of a state space's steps */
+    float most_step;
+    float step_scale; /* of steps, before their bias is added */
+    float gate_scale; /* of gates, before silu */
+    float scale;      /* of what the mixer adds */
+} pn_mixer;
 
 /* What a whole model has beside its shape. */
 typedef struct {
@@ -243,6 +301,7 @@ typedef struct {
     const int32_t *block_indices;        /* blocks of all sequences, enough for past and new tokens */
     const int32_t *block_indices_begins; /* (S + 1) */
     const int32_t *row_indices;          /* (R) tokens, each past the one before */
+    const int32_t *states; /* (S) places of the sequences' states; NULL in a model without them */
 } pn_step_input;
 
 /* PN_ABI of the library as it was built. */
@@ -283,6 +342,14 @@ int32_t pn_set_layer(pn_model *model, int32_t layer, const pn_layer *traits);
 /* Give a layer experts; comes before their matrices and vectors. */
 int32_t pn_set_experts(pn_model *model, int32_t layer, const pn_experts *experts);
 
+/* Give a layer a mixer; comes before its matrices and vectors. */
+int32_t pn_set_mixer(pn_model *model, int32_t layer, const pn_mixer *mixer);
+
+/* Bytes of one sequence's state, all layers; a multiple of 64; 0 in a model without mixers. States
+ * are fp32, one after another, at a multiple of 64 bytes. That of a sequence without past tokens
+ * needs no initialising. A state is copied by copying these bytes. */
+int64_t pn_state_bytes(const pn_model *model);
+
 /* (experts, hidden) of PN_F32, PN_F16 or PN_BF16. */
 int32_t pn_set_router(pn_model *model, int32_t layer, int32_t element, const void *weights);
 
@@ -302,11 +369,12 @@ int32_t pn_set_rotary(pn_model *model, int32_t table, const float *cosines, cons
 /* (positions): what queries of a layer that `grows` are multiplied by. */
 int32_t pn_set_growth(pn_model *model, const float *growth, int32_t positions);
 
-/* Compute a step: write its keys and values to `cache` (of `blocks` blocks), logits to `logits`
+/* Compute a step: write its keys and values to `cache` (of `blocks` blocks), move the states of its
+ * sequences among the `places` in `states` (NULL in a model without them), write logits to `logits`
  * (R, vocab) fp32, and the last hidden states, after the final norm, to `hidden` (R, hidden) fp32
  * unless it is NULL. `logits` may be NULL where R is 0, or where only hidden states are wanted. */
 int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache, int32_t blocks,
-                float *logits, float *hidden);
+                void *states, int32_t places, float *logits, float *hidden);
 
 /* Seconds of all steps so far, by phase: `seconds` (PN_PHASES). */
 int32_t pn_phases(const pn_model *model, double *seconds);

@@ -18,12 +18,22 @@ pn_layer llama_layer(const pn_shape &shape, int layer) {
     traits.head_norms = shape.qk_norm ? PN_RMS_NORM : PN_NO_NORM;
     traits.scale = 1.0F / sqrtf(float(shape.head_size));
     traits.residual_scale = 1.0F;
+    traits.attention_scale = 1.0F;
+    traits.gate_scale = 1.0F;
+    traits.mlp_scale = 1.0F;
+    traits.attends = 1;
     return traits;
 }
 
 const char *missing_of(const Layer &layer) {
-    if (layer.qkv.packed == nullptr || layer.output.packed == nullptr)
+    const bool attends = layer.traits.attends != 0;
+    if (attends && (layer.qkv.packed == nullptr || layer.output.packed == nullptr))
         return "a layer lacks a matrix";
+    if (const char *fault = layer.mixer.any() ? layer.mixer.missing() : nullptr)
+        return fault;
+    if (attends && layer.mixer.any() &&
+        (layer.qkv.kind != layer.mixer.in.kind || layer.qkv.group != layer.mixer.in.group))
+        return "a mixer is packed otherwise than the attention beside it";
     if (layer.traits.intermediate > 0 &&
         (layer.gate_up.packed == nullptr || layer.down.packed == nullptr))
         return "a layer lacks a matrix of its MLP";
@@ -43,7 +53,7 @@ const char *missing_of(const Layer &layer) {
     for (const auto &[where, norm] : norms)
         if ((layer.traits.norms & where) != 0 && norm.weight == nullptr)
             return "a layer lacks a norm";
-    const bool normed = layer.traits.head_norms != PN_NO_NORM;
+    const bool normed = attends && layer.traits.head_norms != PN_NO_NORM;
     if (normed && (layer.query_norm.weight == nullptr || layer.key_norm.weight == nullptr))
         return "a layer lacks its norms of queries and keys";
     return nullptr;
@@ -79,13 +89,32 @@ void set_layer(Model &model, int layer, const pn_layer &traits) {
         norm->kind = traits.head_norms;
         norm->epsilon = model.shape.norm_epsilon;
     }
+    int cached = 0;
+    for (Layer &each : model.layers)
+        each.cached = each.traits.attends ? cached++ : -1;
+}
+
+void set_mixer(Model &model, int layer, const pn_mixer &shape) {
+    model.layers[size_t(layer)].mixer = {};
+    model.layers[size_t(layer)].mixer.shape = shape;
+    model.state_floats = 0;
+    for (Layer &each : model.layers) {
+        each.mixer.place = model.state_floats;
+        model.state_floats += each.mixer.any() ? each.mixer.state() : 0;
+    }
+    model.state_floats = (model.state_floats + 15) / 16 * 16;
 }
 
 const char *Model::missing() const {
+    const int most = shape.cached_layers == 0 ? shape.layers : shape.cached_layers;
     for (const Layer &layer : layers) {
         if (const char *fault = missing_of(layer))
             return fault;
+        if (layer.cached >= most)
+            return "more layers attend than the cache holds";
         const int rotation = layer.traits.rotation;
+        if (!layer.traits.attends)
+            continue;
         if (rotation != PN_NOT_TURNED && rotary[rotation].cosines == nullptr)
             return "the rotary tables are not set";
         if (layer.traits.grows && growth == nullptr)
@@ -114,7 +143,8 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         layer.head_norms > PN_LAYER_NORM)
         return "there are no such norms";
     for (const int32_t value : {layer.gated, layer.norms_by_head, layer.norms_together,
-                                layer.parallel, layer.grows})
+                                layer.parallel, layer.grows, layer.attends,
+                                layer.gated_attention})
         if (!is_switch(value))
             return "a layer's switch is neither 0 nor 1";
     if (layer.norms_together && !layer.norms_by_head)
@@ -123,6 +153,13 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         return "a parallel layer has no norms after";
     if (layer.parallel && (layer.norms & PN_BEFORE_ATTENTION) == 0)
         return "a parallel layer has a norm before attention";
+    if (layer.parallel && !layer.attends)
+        return "a parallel layer attends";
+    if (layer.gated_attention && shape.heads * shape.head_size % 16 != 0)
+        return "gated attention is of a multiple of 16";
+    if (!isfinite(layer.attention_scale) || !isfinite(layer.gate_scale) ||
+        !isfinite(layer.mlp_scale))
+        return "a layer's scale is no number";
     if (!(layer.scale > 0.0F) || !(layer.soft_cap >= 0.0F) || !(layer.residual_scale > 0.0F))
         return "a layer's scale or cap is out of range";
     return int64_t(shape.heads) * shape.head_size > most ? "the heads are out of range" : nullptr;
@@ -144,6 +181,8 @@ const char *fault_of(const pn_shape &shape) {
         return "block_size is 16 or 32";
     if (!(shape.norm_epsilon >= 0.0F))
         return "norm_epsilon is negative";
+    if (shape.cached_layers < 0 || shape.cached_layers > shape.layers)
+        return "cached_layers are at most the layers";
     if (shape.sliding_windows != nullptr)
         for (int layer = 0; layer < shape.layers; layer++)
             if (shape.sliding_windows[layer] < 0)
@@ -163,7 +202,7 @@ Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected) {
     Layer &place = model.layers[size_t(layer)];
     switch (which) {
     case PN_QKV:
-        expected->rows = model.head_rows();
+        expected->rows = model.head_rows(place);
         return &place.qkv;
     case PN_OUTPUT:
         expected->rows = shape.hidden;
@@ -177,6 +216,9 @@ Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected) {
         expected->rows = shape.hidden;
         expected->columns = place.traits.intermediate;
         return &place.down;
+    case PN_MIXER_IN:
+    case PN_MIXER_OUT:
+        return matrix_place(place.mixer, which, shape.hidden, expected);
     default:
         return matrix_place(place.experts, which, shape.hidden, expected);
     }
@@ -220,12 +262,14 @@ const float **vector_place(Model &model, int which, int layer, int *size) {
         *size = (by_head ? shape.kv_heads : 1) * shape.head_size;
         return &place.key_norm.weight;
     case PN_QKV_BIAS:
-        *size = model.head_rows();
+        *size = model.head_rows(place);
         return &place.qkv_bias;
     case PN_SINKS:
         *size = shape.heads;
         return &place.sinks;
     default:
+        if (which >= PN_CONVOLUTION)
+            return vector_place(place.mixer, which, shape.hidden, size);
         return vector_place(place.experts, which, shape.hidden, size);
     }
 }

@@ -7,6 +7,7 @@
 #include "cache.h"
 #include "experts.h"
 #include "kernels.h"
+#include "mixer.h"
 #include "penstock_native.h"
 #include "team.h"
 
@@ -30,6 +31,8 @@ struct Layer {
     const float *sinks = nullptr;
     pn_layer traits = {};
     Experts experts;
+    Mixer mixer;
+    int cached = 0; /* which of the cache's layers is its own, if it attends */
 };
 
 /* A rotary table, (positions, size) each. */
@@ -55,6 +58,7 @@ struct Model {
     Rotary rotary[PN_ROTATIONS];
     const float *growth = nullptr; /* by position */
     int positions = 1 << 30;       /* as many as the shortest table has */
+    int64_t state_floats = 0;      /* of one sequence, all layers */
     double phase_s[PN_PHASES] = {};
 
     /* A step's room; see step.cpp. */
@@ -62,6 +66,9 @@ struct Model {
     Buffer<float> last; /* hidden states of the wanted rows, past the last keys */
     Buffer<float> heads;
     Buffer<float> attended;
+    Buffer<float> mixed; /* rows of a mixer's first product */
+    Buffer<float> gates;
+    Buffer<float> mixed_out;
     Buffer<float> gated;
     Buffer<float> branch; /* what is added to hidden states after a norm, or beside attention */
     Buffer<float> partials;
@@ -71,7 +78,11 @@ struct Model {
     Buffer<int32_t> corrections;
     ExpertRoom experts;
 
+    /* Queries, keys and values; a layer's product may have gates behind them. */
     int head_rows() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_size; }
+    int head_rows(const Layer &layer) const {
+        return head_rows() + (layer.traits.gated_attention ? attended_size() : 0);
+    }
     int attended_size() const { return shape.heads * shape.head_size; }
 
     /* What is still to be set, or null. */
@@ -85,6 +96,7 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer);
 /* Take what was found to make sense. */
 void set_traits(Model &model, const pn_traits &traits);
 void set_layer(Model &model, int layer, const pn_layer &traits);
+void set_mixer(Model &model, int layer, const pn_mixer &shape);
 
 /* Where a matrix or vector goes, with its size; null for a `which` or a layer that there is not. */
 Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected);

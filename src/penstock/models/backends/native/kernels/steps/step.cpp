@@ -14,54 +14,15 @@ constexpr int ROWS_AT_ONCE = PRODUCT_ROWS;
 
 } // namespace
 
-Step::Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden)
+Step::Step(Model &model, const pn_step_input &input, uint16_t *cache, float *states, float *logits,
+           float *hidden)
     : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input), cache_(cache),
-      logits_(logits), hidden_out_(hidden), plan_(model.shape, input) {
+      states_(states), logits_(logits), hidden_out_(hidden), plan_(model.shape, input) {
     make_room();
 }
 
 void Step::run() {
     model_.team.run([](void *self, int thread) { static_cast<Step *>(self)->work(thread); }, this);
-}
-
-void Step::make_room() {
-    const int64_t tokens = input_.tokens;
-    const int64_t rows = tokens > input_.rows ? tokens : input_.rows;
-    int64_t columns = 0;
-    int64_t groups = 0;
-    int64_t intermediate = 0;
-    bool branches = false;
-    const auto widen = [&](const Matrix &matrix) {
-        const int64_t padded = int64_t(matrix.groups) * matrix.group;
-        columns = padded > columns ? padded : columns;
-        groups = matrix.groups > groups ? matrix.groups : groups;
-    };
-    widen(model_.head);
-    for (const Layer &layer : model_.layers) {
-        widen(layer.qkv);
-        widen(layer.output);
-        widen(layer.gate_up);
-        widen(layer.down);
-        if (layer.experts.any()) {
-            widen(layer.experts.gate_up);
-            model_.experts.need(layer.experts, rows, shape_.hidden);
-        }
-        const pn_layer &own = layer.traits;
-        intermediate = own.intermediate > intermediate ? own.intermediate : intermediate;
-        branches = branches || own.parallel || (own.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) ||
-                   (layer.experts.any() && own.residual_scale != 1.0F);
-    }
-    model_.hidden.need(tokens * shape_.hidden);
-    model_.last.need(int64_t(input_.rows) * shape_.hidden);
-    model_.heads.need(tokens * model_.head_rows());
-    model_.attended.need(tokens * model_.attended_size());
-    model_.gated.need(tokens * intermediate);
-    model_.branch.need(branches ? tokens * shape_.hidden : 0);
-    model_.partials.need(plan_.partials);
-    model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
-    model_.quantised.need(rows * columns + 64);
-    model_.scales.need(rows * groups);
-    model_.corrections.need(rows * groups);
 }
 
 void Step::work(int thread) {
@@ -116,31 +77,56 @@ void Step::lap(int thread, int phase) {
 
 void Step::layer(int index, int thread) {
     const Layer &layer = model_.layers[size_t(index)];
-    take_in(layer.input_norm, layer.qkv, input_.tokens, model_.hidden.get());
-    lap(thread, PN_PHASE_ROWS);
-    const Quantised in = quantised(layer.qkv);
-    product({&layer.qkv, &in, Outlet::store, model_.heads.get(), model_.head_rows(),
-             layer.qkv_bias},
-            input_.tokens);
-    lap(thread, PN_PHASE_QKV);
-    /* Past the last keys and values only the tokens count whose logits are wanted. */
-    const bool last = index + 1 == shape_.layers;
-    attention(index, thread, last);
-    lap(thread, PN_PHASE_ATTENTION);
-    const Rows rows = past_attention(last);
+    const float scale = layer.traits.residual_scale;
+    see_others(index, thread);
+    const Rows rows = past_attention(index + 1 == shape_.layers);
     if (layer.traits.parallel)
         mlp_beside(layer, rows, thread);
-    each_row(rows.count, [&](int row) {
-        quantise_attended(layer, rows.wanted ? input_.row_indices[row] : row, row);
-    });
-    lap(thread, PN_PHASE_ROWS);
-    give_back(layer.output, layer.attention_out_norm, rows, layer.output_bias,
-              layer.traits.residual_scale);
-    lap(thread, PN_PHASE_OUTPUT);
+    const auto token_of = [&](int row) { return rows.wanted ? input_.row_indices[row] : row; };
+    if (layer.traits.attends) {
+        each_row(rows.count, [&](int row) { quantise_attended(layer, token_of(row), row); });
+        lap(thread, PN_PHASE_ROWS);
+        give_back(layer.output, layer.attention_out_norm, rows, layer.output_bias,
+                  scale * layer.traits.attention_scale);
+        lap(thread, PN_PHASE_OUTPUT);
+    }
+    if (layer.mixer.any()) {
+        each_row(rows.count, [&](int row) { quantise_mixed(layer.mixer, token_of(row), row); });
+        lap(thread, PN_PHASE_ROWS);
+        give_back(layer.mixer.out, layer.attention_out_norm, rows, layer.mixer.out_bias,
+                  scale * layer.mixer.shape.scale);
+        lap(thread, PN_PHASE_OUTPUT);
+    }
     if (!layer.traits.parallel)
         return mlp(layer, rows, thread);
-    add_branch({}, rows, layer.traits.residual_scale);
+    add_branch({}, rows, scale);
     lap(thread, PN_PHASE_ROWS);
+}
+
+/* What tokens take in of the ones before them, by attention and by a mixer, up to its last product. */
+void Step::see_others(int index, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
+    const Mixer &mixer = layer.mixer;
+    const Matrix &first = layer.traits.attends ? layer.qkv : mixer.in;
+    if (first.packed == nullptr)
+        return;
+    take_in(layer.input_norm, first, input_.tokens, model_.hidden.get());
+    lap(thread, PN_PHASE_ROWS);
+    const Quantised in = quantised(first);
+    if (layer.traits.attends)
+        product({&layer.qkv, &in, Outlet::store, model_.heads.get(), model_.head_rows(layer),
+                 layer.qkv_bias},
+                input_.tokens);
+    if (mixer.any())
+        product({&mixer.in, &in, Outlet::store, model_.mixed.get(), mixer.rows(), mixer.in_bias},
+                input_.tokens);
+    lap(thread, PN_PHASE_QKV);
+    /* Past the last keys and values only the tokens count whose logits are wanted. */
+    if (layer.traits.attends)
+        attention(index, thread, index + 1 == shape_.layers);
+    lap(thread, PN_PHASE_ATTENTION);
+    if (mixer.any())
+        mix(mixer, thread);
 }
 
 /* Rows of `branch` to the hidden states, normed where there is a norm. */
@@ -185,10 +171,13 @@ void Step::mlp(const Layer &layer, const Rows &rows, int thread) {
             add_branch(layer.mlp_out_norm, rows, layer.traits.residual_scale);
         return lap(thread, PN_PHASE_ROWS);
     }
+    if (layer.traits.intermediate == 0)
+        return;
     take_in(layer.attention_norm, layer.gate_up, rows.count, rows.hidden);
     lap(thread, PN_PHASE_ROWS);
     up(layer, rows, thread);
-    give_back(layer.down, layer.mlp_out_norm, rows, layer.down_bias, layer.traits.residual_scale);
+    give_back(layer.down, layer.mlp_out_norm, rows, layer.down_bias,
+              layer.traits.residual_scale * layer.traits.mlp_scale);
     lap(thread, PN_PHASE_DOWN);
 }
 
@@ -202,7 +191,7 @@ void Step::mlp_beside(const Layer &layer, const Rows &rows, int thread) {
     up(layer, rows, thread);
     const Quantised inner = quantised(layer.down);
     product({&layer.down, &inner, Outlet::store, model_.branch.get(), shape_.hidden,
-             layer.down_bias},
+             layer.down_bias, {}, layer.traits.mlp_scale},
             rows.count);
     lap(thread, PN_PHASE_DOWN);
 }
@@ -247,7 +236,7 @@ void Step::up(const Layer &layer, const Rows &rows, int thread) {
     const Quantised in = quantised(layer.gate_up);
     const Outlet outlet = layer.traits.gated ? Outlet::gated : Outlet::activated;
     product({&layer.gate_up, &in, outlet, model_.gated.get(), size, layer.gate_up_bias,
-             {layer.traits.activation}},
+             {layer.traits.activation, 1.0F, 0.0F, layer.traits.gate_scale}},
             rows.count);
     lap(thread, PN_PHASE_GATE_UP);
     const Quantised inner = quantised(layer.down);
@@ -300,9 +289,9 @@ Quantised Step::quantised(const Matrix &matrix) const {
             matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8};
 }
 
-void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *logits,
-             float *hidden) {
-    Step(model, input, cache, logits, hidden).run();
+void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *states,
+             float *logits, float *hidden) {
+    Step(model, input, cache, states, logits, hidden).run();
 }
 
 } // namespace penstock

@@ -6,14 +6,14 @@
 namespace penstock {
 
 /* A line about why a step cannot be computed, or null. */
-const char *fault_of(const Model &model, const pn_step_input &input, int blocks);
+const char *fault_of(const Model &model, const pn_step_input &input, int blocks, int places);
 
 /* The same of its sequences alone, in a cache of `blocks` blocks. */
 const char *fault_of_sequences(const pn_step_input &input, int block_size, int64_t blocks,
                                int64_t positions);
 
 /* Compute it; throws std::bad_alloc before anything was written. */
-void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *logits,
-             float *hidden);
+void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *states,
+             float *logits, float *hidden);
 
 } // namespace penstock

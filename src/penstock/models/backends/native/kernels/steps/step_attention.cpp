@@ -5,7 +5,8 @@ namespace penstock {
 void Step::attention(int index, int thread, bool wanted_only) {
     const Layer &layer = model_.layers[size_t(index)];
     const CacheLayout &layout = model_.cache;
-    uint16_t *cache = cache_ + index * layout.layer_stride;
+    uint16_t *cache = cache_ + layer.cached * layout.layer_stride;
+    const int stride = model_.head_rows(layer);
     const int size = shape_.head_size;
     each_row(input_.tokens, [&](int token) { turn(layer, cache, token); });
     lap(thread, PN_PHASE_ROTATION);
@@ -22,8 +23,8 @@ void Step::attention(int index, int thread, bool wanted_only) {
             const int64_t first_head = int64_t(head) * heads;
             Attention of;
             of.queries = model_.heads.get() +
-                         int64_t(piece.first_token) * model_.head_rows() + first_head * size;
-            of.query_stride = model_.head_rows();
+                         int64_t(piece.first_token) * stride + first_head * size;
+            of.query_stride = stride;
             of.tokens = piece.tokens;
             of.first_position = plan_.position[size_t(piece.first_token)];
             of.heads = heads;
@@ -62,7 +63,7 @@ void Step::turn(const Layer &layer, uint16_t *cache, int token) {
     const Rotary rotary = own.rotation < 0 ? Rotary{} : model_.rotary[own.rotation];
     const int64_t at = int64_t(position) * rotary.size;
     Heads of;
-    of.row = model_.heads.get() + int64_t(token) * model_.head_rows();
+    of.row = model_.heads.get() + int64_t(token) * model_.head_rows(layer);
     of.heads = shape_.heads;
     of.kv_heads = shape_.kv_heads;
     of.size = shape_.head_size;
@@ -88,6 +89,11 @@ void Step::quantise_attended(const Layer &layer, int token, int row) {
         const Apart &apart = plan_.apart[size_t(index)];
         kernels_.join(model_.partials.get() + apart.partials, apart.splits, shape_.heads,
                       shape_.head_size, layer.sinks, attended);
+    }
+    if (layer.traits.gated_attention) {
+        const float *gates = model_.heads.get() + int64_t(token) * model_.head_rows(layer) +
+                             model_.head_rows();
+        kernels_.multiply(attended, gates, model_.attended_size(), true);
     }
     kernels_.quantise(attended, model_.attended_size(), quantised(layer.output), row);
 }

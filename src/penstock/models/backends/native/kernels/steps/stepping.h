@@ -1,5 +1,5 @@
 /* One step of one model: what its threads do together. step.cpp has the way through the layers,
- * step_attention.cpp their attention. */
+ * step_attention.cpp their attention, step_mixer.cpp what stands in its place. */
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,8 @@ namespace penstock {
 
 class Step {
   public:
-    Step(Model &model, const pn_step_input &input, uint16_t *cache, float *logits, float *hidden);
+    Step(Model &model, const pn_step_input &input, uint16_t *cache, float *states, float *logits,
+         float *hidden);
     void run();
 
   private:
@@ -26,6 +27,7 @@ class Step {
     void work(int thread);
     void embed(int token);
     void layer(int index, int thread);
+    void see_others(int index, int thread);
     void take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden);
     Rows past_attention(bool last);
     void mlp(const Layer &layer, const Rows &rows, int thread);
@@ -42,6 +44,13 @@ class Step {
     void turn(const Layer &layer, uint16_t *cache, int token);
     void quantise_attended(const Layer &layer, int token, int row);
 
+    float *state_of(const Mixer &mixer, int sequence) const;
+    void mix(const Mixer &mixer, int thread);
+    void convolve(const Mixer &mixer);
+    void gate(const Mixer &mixer, int token);
+    void recur(const Mixer &mixer);
+    void quantise_mixed(const Mixer &mixer, int token, int row);
+
     void product(const Product &product, int rows);
     Quantised quantised(const Matrix &matrix) const;
 
@@ -57,6 +66,7 @@ class Step {
     const Kernels &kernels_;
     const pn_step_input &input_;
     uint16_t *cache_;
+    float *states_;
     float *logits_;
     float *hidden_out_;
     Plan plan_;

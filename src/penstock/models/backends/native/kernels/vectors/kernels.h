@@ -69,6 +69,7 @@ struct Gate {
     int kind = 0; /* PN_SILU, ... */
     float alpha = 1.0F;
     float limit = 0.0F;
+    float scale = 1.0F; /* of a gate, before all else */
 };
 
 struct Product {
@@ -204,6 +205,83 @@ struct TorchAttention {
     float *scratch;      /* `torch_scratch` floats */
 };
 
+constexpr int MAX_CONVOLUTION = 8; /* tokens that a convolution sees */
+
+/* A causal convolution by channel of some tokens of a sequence, in place. `inputs` and what they, and
+ * the results, are multiplied by (or null) lie `stride` apart from token to token. */
+struct Convolution {
+    float *inputs;
+    const float *before;
+    const float *after;
+    int64_t stride;
+    int tokens;
+    int channels; /* a multiple of 16 */
+    int first_channel;
+    int last_channel;
+    int width;           /* tokens that it sees */
+    const float *weight; /* (width, channels) */
+    const float *bias;   /* (channels), or null */
+    bool swish;          /* of the results, before `after` */
+    float *state;        /* (width - 1, channels): the inputs before; they become the last ones */
+    bool fresh;          /* there are none */
+};
+
+constexpr int GATES = 3; /* of a token and a head: decay, weight of its value, query times key */
+
+/* What a token does to each head's state. */
+struct Gating {
+    float *row; /* all queries, then all keys */
+    int key_heads;
+    int value_heads;
+    int key_size;
+    bool delta;           /* the gated delta rule; else a state space's discretisation */
+    const float *steps;   /* (value_heads) */
+    const float *weights; /* the same; of the delta rule */
+    const float *step_bias;
+    const float *rates;
+    float step_scale; /* before the bias is added */
+    float least_step; /* of a state space */
+    float most_step;
+    float *out; /* (value_heads, GATES) */
+};
+
+/* Some columns of one head's state along some tokens of a sequence: S = decay S + key added, where
+ * added is the value times its weight; by the delta rule less what the key finds in decay S. Then
+ * out = query S, of a state space + skip value. */
+struct Recurrence {
+    const float *queries; /* the first token's, this head's; `stride` to the next */
+    const float *keys;
+    const float *values;
+    int64_t stride;
+    const float *gates;
+    int64_t gates_stride;
+    int tokens;
+    int key_size;   /* a multiple of 16, as the next */
+    int value_size;
+    int first_column; /* multiples of 16 */
+    int last_column;
+    bool delta;
+    float skip;
+    float *state; /* (key_size, value_size) */
+    bool fresh;   /* it is all zeros, whatever it holds */
+    float *out;
+    int64_t out_stride;
+};
+
+/* A token's results of all heads, in place: normed by parts and gated, in either order. */
+struct Outcome {
+    float *row;
+    const float *gates;
+    float gate_scale;
+    int size; /* a multiple of 16 */
+    int order;
+    struct {
+        const float *weight;
+        int size; /* of a part; a multiple of 16 that divides `size` */
+        float epsilon;
+    } norm;
+};
+
 constexpr int QUERIES = 8; /* that an attention computes side by side */
 constexpr int MAX_HEAD_SIZE = 512;
 constexpr int ATTENTION_SCRATCH = QUERIES * (SPLIT + MAX_HEAD_SIZE * 2 + 16);
@@ -247,6 +325,12 @@ struct Kernels {
     void (*route)(const Routing &routing, float *scores, int32_t *experts, float *weights);
     /* 1 / (1 + e^-x) of a row's product with `weight`. */
     float (*switched)(const float *row, const float *weight, int size);
+    void (*convolve)(const Convolution &convolution);
+    void (*gating)(const Gating &gating);
+    void (*recur)(const Recurrence &recurrence);
+    void (*give_out)(const Outcome &outcome);
+    /* x *= by, or 1 / (1 + e^-by); `size` is a multiple of 16. */
+    void (*multiply)(float *x, const float *by, int size, bool switches);
 };
 
 constexpr int64_t PEAK_PRODUCTS = 1536;

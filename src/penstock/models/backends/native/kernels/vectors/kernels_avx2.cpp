@@ -4,6 +4,7 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
+#include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
 #include "rows.inl.h"
@@ -27,6 +28,11 @@ const Kernels KERNELS_AVX2 = {
     avx2::scores,
     avx2::route,
     avx2::switched,
+    avx2::convolve,
+    avx2::gating,
+    avx2::recur,
+    avx2::give_out,
+    avx2::multiply,
 };
 
 } // namespace penstock

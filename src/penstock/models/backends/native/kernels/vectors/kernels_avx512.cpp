@@ -4,6 +4,7 @@
 #include "vector_avx512.h"
 
 #include "attention.inl.h"
+#include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
 #include "rows.inl.h"
@@ -27,6 +28,11 @@ const Kernels KERNELS_AVX512 = {
     avx512::scores,
     avx512::route,
     avx512::switched,
+    avx512::convolve,
+    avx512::gating,
+    avx512::recur,
+    avx512::give_out,
+    avx512::multiply,
 };
 
 } // namespace penstock

@@ -4,6 +4,7 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
+#include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
 #include "rows.inl.h"
@@ -27,6 +28,11 @@ const Kernels KERNELS_AVX_VNNI = {
     avx_vnni::scores,
     avx_vnni::route,
     avx_vnni::switched,
+    avx_vnni::convolve,
+    avx_vnni::gating,
+    avx_vnni::recur,
+    avx_vnni::give_out,
+    avx_vnni::multiply,
 };
 
 } // namespace penstock

@@ -203,7 +203,7 @@ inline Floats activated_by(const Gate &how, Floats x) {
 
 inline Floats gated_by(const Gate &how, Floats gate, Floats up) {
     if (how.kind != PN_CLAMPED_SILU)
-        return mul(activated_by(how, gate), up);
+        return mul(activated_by(how, mul(gate, spread(how.scale))), up);
     const Floats limit = spread(how.limit);
     gate = min(gate, limit);
     up = max(min(up, limit), spread(-how.limit));

@@ -1,0 +1,149 @@
+"""Layers that keep a state, as the native library has them: their sizes, matrices and vectors."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from penstock.errors import ModelNotLoadable
+from penstock.models.architecture.mixers import Recurrence, ShortConvolution
+from penstock.models.backends.native.layout import Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from penstock.models.architecture.description import Rows
+    from penstock.models.architecture.mixers import Mixer
+    from penstock.models.weights.matrices import Weights
+
+_DELTA: Final = 1
+_STATE_SPACE: Final = 2
+_SHORT_CONVOLUTION: Final = 3
+_GATE_ALONE: Final = 0
+_NORM_THEN_GATE: Final = 1
+_GATE_THEN_NORM: Final = 2
+
+
+class _Mixer(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "kind",
+                "key_heads",
+                "value_heads",
+                "key_size",
+                "value_size",
+                "width",
+                "silu",
+                "order",
+                "norm_size",
+            )
+        ),
+        *(
+            (name, ctypes.c_float)
+            for name in (
+                "norm_epsilon",
+                "least_step",
+                "most_step",
+                "step_scale",
+                "gate_scale",
+                "scale",
+            )
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NativeMixer:
+    """`pn_mixer`, field by field."""
+
+    kind: int
+    key_heads: int
+    value_heads: int
+    key_size: int
+    value_size: int
+    width: int
+    silu: bool
+    order: int = _GATE_ALONE
+    norm_size: int = 0
+    norm_epsilon: float = 0.0
+    least_step: float = 0.0
+    most_step: float = float("inf")
+    step_scale: float = 1.0
+    gate_scale: float = 1.0
+    scale: float = 1.0
+
+    def native(self) -> ctypes.Structure:
+        """The library's own structure."""
+        return _Mixer(*astuple(self))
+
+
+def native_mixer(mixer: Mixer) -> NativeMixer:
+    """A described mixer in the library's words."""
+    if isinstance(mixer, ShortConvolution):
+        return NativeMixer(_SHORT_CONVOLUTION, 0, 1, 0, mixer.size, mixer.width, silu=False)
+    norm = mixer.norm
+    return NativeMixer(
+        kind=_DELTA if mixer.rule == "delta" else _STATE_SPACE,
+        key_heads=mixer.key_heads,
+        value_heads=mixer.value_heads,
+        key_size=mixer.key_size,
+        value_size=mixer.value_size,
+        width=mixer.width,
+        silu=True,
+        order=_GATE_ALONE
+        if norm is None
+        else (_GATE_THEN_NORM if norm.gated_first else _NORM_THEN_GATE),
+        norm_size=0 if norm is None else norm.size,
+        norm_epsilon=0.0 if norm is None else norm.epsilon,
+        least_step=mixer.least_step,
+        most_step=mixer.most_step,
+        step_scale=mixer.step_scale,
+        gate_scale=mixer.gate_scale,
+        scale=mixer.result_scale,
+    )
+
+
+def inputs(mixer: Mixer) -> tuple[Rows, ...]:
+    """The parts of a mixer's first product, in the library's order."""
+    if isinstance(mixer, ShortConvolution):
+        return (mixer.value, mixer.before, mixer.after)
+    weights = () if mixer.weight is None else (mixer.weight,)
+    return (mixer.query, mixer.key, mixer.value, mixer.gate, *weights, mixer.step)
+
+
+def vectors(mixer: Mixer, weights: Weights) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
+    """What a mixer has beside its products and their biases.
+
+    :raises ModelNotLoadable: the checkpoint lacks one, or has one of another size.
+    """
+    parts = (mixer.convolution,) if isinstance(mixer, ShortConvolution) else mixer.convolution
+    channels = sum(part.rows for part in parts)
+    name = parts[0].name
+    whole = weights.vector(f"{name}.weight").reshape(-1, mixer.width)
+    if len(whole) != channels:
+        raise ModelNotLoadable(f"{name} has {len(whole)} channels, not {channels}")
+    order = np.concatenate([np.arange(part.first, part.first + part.rows) for part in parts])
+    scales = (1.0,) if isinstance(mixer, ShortConvolution) else mixer.scales
+    by_channel = np.repeat(np.array(scales, np.float32), [part.rows for part in parts])
+    yield Vector.CONVOLUTION, (whole[order] * by_channel[:, None]).T
+    if weights.has(f"{name}.bias"):
+        yield Vector.CONVOLUTION_BIAS, weights.vector(f"{name}.bias")[order]
+    if isinstance(mixer, Recurrence):
+        yield from _of_states(mixer, weights)
+
+
+def _of_states(mixer: Recurrence, weights: Weights) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
+    yield Vector.DECAY_RATES, np.exp(weights.vector(mixer.rates))
+    yield Vector.STEP_BIAS, weights.vector(mixer.step_bias)
+    if mixer.skip is not None:
+        yield Vector.SKIP, weights.vector(mixer.skip)
+    if mixer.norm is not None:
+        own = weights.vector(f"{mixer.norm.name}.weight").reshape(-1)
+        yield Vector.MIXER_NORM, np.resize(own, mixer.value_heads * mixer.value_size)
