@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from api.http.resumption import Resumption
     from penstock.contract.events import Event
@@ -20,9 +20,13 @@ class Carrier(Protocol):
     """Whether a job keeps running when nobody follows it."""
 
     def placement(
-        self, card: ModelCard, jobs: Sequence[Job], resumption: Resumption | None
+        self,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        resumption: Resumption | None,
+        images: Mapping[str, bytes],
     ) -> Placement:
-        """Return the placement of one request's jobs; nothing is submitted yet."""
+        """Return the placement of one request's jobs and their images; nothing is submitted yet."""
         ...
 
 

@@ -22,6 +22,7 @@ from penstock.transport.accounts.limits import Limits
 from penstock.transport.accounts.quotas import Quotas
 from penstock.transport.accounts.usage_log import UsageLog
 from penstock.transport.fleet.registry import Registry
+from penstock.transport.jobs.images import JobImages
 from penstock.transport.jobs.missing import MissingJobs
 from penstock.transport.jobs.queue import JobQueue
 from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
@@ -77,6 +78,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
     replies = Replies(redis, settings)
     registry = Registry(redis, settings)
     unheard = UnclaimedEndings(redis, settings)
+    images = JobImages(redis, settings)
     peers = Peers(redis, settings)
     background = Background()
     return Services(
@@ -91,12 +93,19 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         quotas=Quotas(redis, settings),
         usage=UsageLog(redis, settings),
         unheard=unheard,
+        images=images,
         missing=MissingJobs(settings.redis_patience_s),
         peers=peers,
         aliases=aliases,
         background=background,
         queue_carrier=QueueCarrier(
-            queue, replies, registry, unheard, background, settings.resume_grace_s
+            queue,
+            replies,
+            registry,
+            unheard,
+            images,
+            background,
+            settings.resume_grace_s,
         ),
         foreign_carriers={FASTCHAT: FastChatCarrier(peers)},
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.transport.accounts.quotas import Quotas
     from penstock.transport.accounts.usage_log import UsageLog
     from penstock.transport.fleet.registry import Registry
+    from penstock.transport.jobs.images import JobImages
     from penstock.transport.jobs.missing import MissingJobs
     from penstock.transport.jobs.queue import JobQueue
     from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
@@ -54,6 +55,7 @@ class Services:
     quotas: Quotas
     usage: UsageLog
     unheard: UnclaimedEndings
+    images: JobImages
     missing: MissingJobs
     peers: ForeignWorkers
     aliases: Aliases

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from api.openai.chat.images import IMAGE_LEFT_OUT
 from api.openai.system_messages import in_place
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from api.http.warnings import Warnings
 
 Json = dict[str, Any]
+
+Piece = str | Json
+"""A text, or an image as a part of a chat's message."""
 
 SEPARATOR: Final = "\n"
 
@@ -61,7 +65,6 @@ LEFT_OUT: Final = frozenset(
 )
 """What Anthropic's servers ran by themselves, or what only they can read."""
 
-IMAGE: Final = "[An image was left out here: this model reads text only.]"
 DOCUMENT: Final = "[A document was left out here: this model reads text only.]"
 
 
@@ -92,7 +95,7 @@ class InputBlocks:
         last = self.messages[-1] if self.messages else {}
         plain = {"role", "content"}
         if message["role"] == last.get("role") != "tool" and set(message) == set(last) == plain:
-            last["content"] = SEPARATOR.join(filter(None, (last["content"], message["content"])))
+            last["content"] = _content([*_pieces(last["content"]), *_pieces(message["content"])])
         else:
             self.messages.append(message)
 
@@ -110,20 +113,20 @@ class InputBlocks:
     def _user(self, content: Content, where: str) -> None:
         """Add the results of tools, each a message of its own, then the user's words."""
         results: list[Json] = []
-        words: list[str] = []
+        words: list[Piece] = []
         for at, block in _blocks(content, where):
             if block.get("type") != "tool_result":
-                words += self._texts(block, at)
+                words += self._pieces(block, at)
                 continue
-            result = SEPARATOR.join(self._result(block, at))
+            result = _content(list(self._result(block, at)))
             call_id = _needed(block, "tool_use_id", at, str)
             results.append({"role": "tool", "tool_call_id": call_id, "content": result})
         self.messages += results
         if words or not (results or isinstance(content, list)):
-            self._append({"role": "user", "content": SEPARATOR.join(words)})
+            self._append({"role": "user", "content": _content(words)})
 
     def _assistant(self, content: Content, where: str) -> None:
-        words: list[str] = []
+        words: list[Piece] = []
         thoughts: list[str] = []
         calls: list[Json] = []
         for at, block in _blocks(content, where):
@@ -138,8 +141,8 @@ class InputBlocks:
                     call_id = _needed(block, "id", at, str)
                     calls.append({"id": call_id, "type": "function", "function": function})
                 case _:
-                    words += self._texts(block, at)
-        message: Json = {"role": "assistant", "content": SEPARATOR.join(words)}
+                    words += self._pieces(block, at)
+        message: Json = {"role": "assistant", "content": self._texts(words)}
         if thoughts:
             message["reasoning_content"] = "".join(thoughts)
         if calls:
@@ -149,12 +152,22 @@ class InputBlocks:
     # -- blocks
 
     def _words(self, content: Content, where: str) -> str:
-        return SEPARATOR.join(
-            text for at, block in _blocks(content, where) for text in self._texts(block, at)
+        return self._texts(
+            [piece for at, block in _blocks(content, where) for piece in self._pieces(block, at)]
         )
 
-    def _texts(self, block: Block, where: str, *, in_result: bool = False) -> Sequence[str]:
-        """Return a block's text; nothing of one that is left out."""
+    def _texts(self, pieces: Sequence[Piece]) -> str:
+        """Return text where no images belong: a line stands for each."""
+        if any(not isinstance(piece, str) for piece in pieces):
+            self._warnings.add("images outside of users' messages and tools' results are left out")
+        return SEPARATOR.join(
+            piece if isinstance(piece, str) else IMAGE_LEFT_OUT for piece in pieces
+        )
+
+    def _pieces(self, block: Block, where: str, *, in_result: bool = False) -> Sequence[Piece]:
+        """Return a block's text, or its image as a chat's part; nothing of one that is left out."""
+        if block.get("type") == "image":
+            return [_image(block, where)]
         match block.get("type"):
             case "text":
                 texts = [_needed(block, "text", where, str)]
@@ -164,8 +177,6 @@ class InputBlocks:
                 texts = self._titled(block, where)
             case "document":
                 texts = self._document(block, where, in_result=in_result)
-            case "image":
-                texts = [self._unread(IMAGE, "image", where, in_result=in_result)]
             case "tool_reference":
                 texts = [f"Tool: {block.get('tool_name')}"]
             case "tool_addition" | "tool_removal":
@@ -176,10 +187,10 @@ class InputBlocks:
                 texts = []
         return texts
 
-    def _result(self, block: Block, where: str) -> Iterator[str]:
+    def _result(self, block: Block, where: str) -> Iterator[Piece]:
         content = cast("Content", block.get("content") or "")
         for at, inner in _blocks(content, f"{where}.content"):
-            yield from self._texts(inner, at, in_result=True)
+            yield from self._pieces(inner, at, in_result=True)
 
     def _titled(self, block: Block, where: str) -> list[str]:
         """Return the title, the source and the text of a search's result."""
@@ -211,6 +222,50 @@ class InputBlocks:
             )
         self._warnings.add(f"{kind}s in the results of tools are left out")
         return text
+
+
+def _image(block: Block, where: str) -> Json:
+    """Return an image as a part of a chat's message.
+
+    :raises UnsupportedFeature: it is a file of Anthropic's.
+    :raises InvalidParameter: the block lacks something.
+    """
+    source: Any = block.get("source")
+    fields = cast("Json", source) if isinstance(source, dict) else {}
+    match fields.get("type"):
+        case "base64":
+            kind = _needed(fields, "media_type", f"{where}.source", str)
+            url = f"data:{kind};base64,{_needed(fields, 'data', f'{where}.source', str)}"
+        case "url":
+            url = _needed(fields, "url", f"{where}.source", str)
+        case kind:
+            raise UnsupportedFeature(
+                f"{where}.source: images of type {str(kind)[:40]!r} are not supported", param=where
+            )
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _pieces(content: str | list[Json]) -> list[Piece]:
+    """Return what `_content` was made of."""
+    if isinstance(content, str):
+        return [content] if content else []
+    return [part["text"] if part["type"] == "text" else part for part in content]
+
+
+def _content(pieces: Sequence[Piece]) -> str | list[Json]:
+    """Return texts as one, or as parts if there are images between them."""
+    parts: list[Json] = []
+    for piece in pieces:
+        last = parts[-1] if parts else {}
+        if not isinstance(piece, str):
+            parts.append(piece)
+        elif last.get("type") == "text":
+            last["text"] += SEPARATOR + piece
+        else:
+            parts.append({"type": "text", "text": piece})
+    if all(part["type"] == "text" for part in parts):
+        return SEPARATOR.join(part["text"] for part in parts)
+    return parts
 
 
 def _blocks(content: Content, where: str) -> Iterator[tuple[str, Block]]:

@@ -22,7 +22,7 @@ from api.http.errors import json_response
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.streaming import FramedResponse
-from api.jobs.routing import pick
+from api.jobs.routing import image_models, pick
 from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.tokens import call
 from penstock.contract.events import Finished, Tokens
@@ -47,7 +47,7 @@ async def create_message(request: Request) -> Response:
     asked = validated(body, MessagesRequest)
     card = pick(request, asked.model)
     chat = chat_body(asked, body, record.warnings)
-    plan = plan_of(chat, card, blamed, record.warnings).within_context()
+    plan = plan_of(chat, card, blamed, record.warnings, image_models(request)).within_context()
     generation = await generation_of(request, card, plan)
     job_id = generation.jobs[0].id
     heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
@@ -74,8 +74,8 @@ async def count_tokens(request: Request) -> Response:
     COUNTING.apply(body, CountTokensRequest.model_fields, warnings)
     asked = validated(body, CountTokensRequest)
     card = pick(request, asked.model)
-    prompt = plan_of(chat_body(asked, body, warnings), card, blamed, warnings).prompt
-    reply = await call(request, card, Tokenize(prompt), "messages")
+    plan = plan_of(chat_body(asked, body, warnings), card, blamed, warnings, image_models(request))
+    reply = await call(request, card, Tokenize(plan.prompt), "messages", plan.images)
     return json_response({"input_tokens": len(reply.token_ids)})
 
 

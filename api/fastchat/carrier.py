@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from api.fastchat import relay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from api.fastchat.peers import Peers
     from api.http.resumption import Resumption
@@ -25,13 +25,17 @@ class FastChatCarrier:
         self._peers = peers
 
     def placement(
-        self, card: ModelCard, jobs: Sequence[Job], resumption: Resumption | None
+        self,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        resumption: Resumption | None,
+        images: Mapping[str, bytes],
     ) -> FastChatPlacement:
         """Return the placement of one request's jobs.
 
         FastChat keeps no answers: a repeated request is answered anew.
         """
-        del card, resumption
+        del card, resumption, images
         return FastChatPlacement(self._peers, jobs)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -37,7 +38,7 @@ from penstock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from api.carrier import Placement
     from api.http.record import RequestRecord
@@ -94,6 +95,7 @@ class Generation:
         blame: Blame,
         priority: int | None = None,
         choices: int = 1,
+        images: Mapping[str, bytes] = MappingProxyType({}),
         resumption: Resumption | None = None,
         replayed: bool = False,
         hidden_token_ids: frozenset[int] = frozenset(),
@@ -101,7 +103,7 @@ class Generation:
     ) -> Generation:
         """Return the generation of `works`, admitted by the key's limits but not submitted yet.
 
-        Each `choices` works in a row share a prompt. With `resumption`, the jobs of an earlier
+        Each `choices` works in a row share a prompt. `images` are those that the prompts name. With `resumption`, the jobs of an earlier
         request with the same key are taken up again; if `replayed`, their events come from the
         first on, also those that the client has seen. The log probabilities of
         `hidden_token_ids`, which end an answer without being part of its text, are left out. The
@@ -128,7 +130,7 @@ class Generation:
             services,
             record,
             card,
-            services.carrier(card).placement(card, jobs, resumption),
+            services.carrier(card).placement(card, jobs, resumption, images),
             ledger=ledger,
             blame=blame,
             # Indices are a job's own, so a request of several jobs starts from the beginning.

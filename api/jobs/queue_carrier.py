@@ -23,7 +23,7 @@ from penstock.transport import keys
 from penstock.transport.store import contents
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from api.http.background import Background
     from api.http.resumption import Resumption
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.contract.job import Job
     from penstock.contract.worker import ModelCard
     from penstock.transport.fleet.registry import Registry
+    from penstock.transport.jobs.images import JobImages
     from penstock.transport.jobs.queue import JobQueue
     from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
     from penstock.transport.replies.replies import Replies
@@ -46,15 +47,20 @@ class QueueCarrier:
     replies: Replies
     registry: Registry
     unheard: UnclaimedEndings
+    images: JobImages
     background: Background
     resume_grace_s: float
     runs_detached: ClassVar[bool] = True
 
     def placement(
-        self, card: ModelCard, jobs: Sequence[Job], resumption: Resumption | None
+        self,
+        card: ModelCard,
+        jobs: Sequence[Job],
+        resumption: Resumption | None,
+        images: Mapping[str, bytes],
     ) -> QueuePlacement:
-        """Return the placement of one request's jobs; nothing is submitted yet."""
-        return QueuePlacement(self, card, jobs, resumption)
+        """Return the placement of one request's jobs and their images; nothing is submitted yet."""
+        return QueuePlacement(self, card, jobs, resumption, images)
 
 
 class QueuePlacement:
@@ -66,8 +72,10 @@ class QueuePlacement:
         card: ModelCard,
         jobs: Sequence[Job],
         resumption: Resumption | None,
+        images: Mapping[str, bytes],
     ) -> None:
         self.jobs = tuple(jobs)
+        self._images = images
         self._carrier = carrier
         self._card = card
         self._resumption = resumption
@@ -119,6 +127,7 @@ class QueuePlacement:
 
     async def _submit_all(self) -> None:
         queue = self._carrier.queue
+        await self._store_images()
         if self._resumption:
             self.jobs = tuple([await self._placed(job) for job in self.jobs])
             for job in self.jobs:
@@ -142,6 +151,13 @@ class QueuePlacement:
         if all(queue != served.card.queue for served in self._carrier.registry.known()):
             raise contents.foreign(keys.locate(job.id), ValueError(f"there is no queue {queue!r}"))
         return msgspec.structs.replace(job, queue=queue)
+
+    async def _store_images(self) -> None:
+        """Put the images where a worker finds them, before a job that names them."""
+        if not self._images:
+            return
+        longest_ms = max(job.deadline_ms - job.created_ms for job in self.jobs)
+        await self._carrier.images.store(self._images, longest_ms / 1000)
 
     async def _spill(self, job: Job) -> Job:
         """Submit a job to its queue or, if that is full, to another one of the same model.
@@ -178,6 +194,7 @@ class QueuePlacement:
         if await self._carrier.queue.now_ms() >= job.deadline_ms:
             return False
         logger.warning("job %s of request %s was lost: again", job.id, job.request_id)
+        await self._store_images()
         await self._carrier.queue.submit(job)
         return True
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from api.access.dependencies import services_of
 from api.http.record import record_of
 from api.http.resumption import KEY_HEADER
+from penstock.contract.worker import IMAGES
 from penstock.errors import InvalidParameter, NoWorker, UnknownModel
 
 if TYPE_CHECKING:
@@ -110,6 +111,14 @@ def pick(request: Request, model: str) -> ModelCard:
     record.model = card.name
     record.headers[MODEL_HEADER] = card.name
     return card
+
+
+def image_models(request: Request) -> list[str]:
+    """Return the names of models that take images and that the request's key may use."""
+    caller = record_of(request).caller
+    cards = services_of(request).registry.models()
+    takers = {card.name: card for card in cards if IMAGES in card.capabilities}
+    return [name for name in sorted(takers) if caller.may_use(name, name, takers[name].queue)]
 
 
 def _names(

@@ -43,10 +43,7 @@ def blamed(param: str | None) -> str | None:
 
 
 def chat_body(asked: OllamaChatRequest) -> Json:
-    """Return the body of a chat.
-
-    :raises UnsupportedFeature: a message holds images.
-    """
+    """Return the body of a chat."""
     body: Json = {"model": asked.model, "messages": _messages(asked.messages), **_common(asked)}
     if asked.tools:
         body["tools"] = asked.tools
@@ -56,15 +53,16 @@ def chat_body(asked: OllamaChatRequest) -> Json:
 def chat_body_of_prompt(asked: GenerateRequest) -> Json:
     """Return the body of a chat of one turn, as Ollama's templates make of a prompt.
 
-    :raises UnsupportedFeature: images, or a template of the request's own.
+    :raises UnsupportedFeature: a template of the request's own.
     """
-    refuse_images(asked.images, "images")
     if asked.template:
         raise UnsupportedFeature(
             "template: a model's own chat template is used; send raw=true with the whole text",
             param="template",
         )
-    messages = [{"role": "user", "content": asked.prompt}]
+    messages: list[Json] = [
+        {"role": "user", "content": _content(asked.prompt or "", asked.images)},
+    ]
     if asked.system:
         messages.insert(0, {"role": "system", "content": asked.system})
     return {"model": asked.model, "messages": messages, **_common(asked)}
@@ -75,17 +73,23 @@ def completion_body(asked: GenerateRequest) -> Json:
 
     :raises UnsupportedFeature: images.
     """
-    refuse_images(asked.images, "images")
+    if asked.images:
+        raise UnsupportedFeature(
+            "images: the model's own chat template is needed, not raw or suffix", param="images"
+        )
     body = {"model": asked.model, "prompt": asked.prompt, **_common(asked)}
     for of_chats in ("reasoning_effort", "chat_template_kwargs"):
         body.pop(of_chats, None)
     return body | ({"suffix": asked.suffix} if asked.suffix else {})
 
 
-def refuse_images(images: Sequence[object] | None, where: str) -> None:
-    """:raises UnsupportedFeature: there are images."""
-    if images:
-        raise UnsupportedFeature(f"{where}: this model takes text only", param=where)
+def _content(text: str, images: Sequence[str] | None) -> str | list[Json]:
+    """Return a message's content; Ollama's images come before its text, in bare base64."""
+    if not images:
+        return text
+    urls = [one if one.startswith("data:") else f"data:image/*;base64,{one}" for one in images]
+    parts: list[Json] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*parts, {"type": "text", "text": text}]
 
 
 def _common(asked: Asked) -> Json:
@@ -119,8 +123,8 @@ def _messages(messages: Sequence[OllamaMessage]) -> list[Json]:
     made: list[Json] = []
     open_calls: deque[tuple[str, str]] = deque()
     for position, message in enumerate(messages):
-        refuse_images(message.images, f"messages[{position}].images")
-        body: Json = {"role": message.role, "content": message.content or ""}
+        content = _content(message.content or "", message.images)
+        body: Json = {"role": message.role, "content": content}
         if message.thinking:
             body["reasoning_content"] = message.thinking
         if message.tool_calls:

@@ -8,6 +8,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.record import record_of
+from api.jobs.routing import image_models
 from api.ollama.answers import answer, as_message, loaded
 from api.ollama.as_chat import blamed, chat_body
 from api.ollama.left_out import read_request
@@ -26,7 +27,9 @@ async def chat(request: Request) -> Response:
     card = pick_tagged(request, services, asked.model)
     if not asked.messages:
         return loaded(asked.model, as_message)
-    plan = plan_of(chat_body(asked), card, blamed, record_of(request).warnings)
+    plan = plan_of(
+        chat_body(asked), card, blamed, record_of(request).warnings, image_models(request)
+    )
     generation = await generation_of(request, card, plan)
     return await answer(
         request,

@@ -8,6 +8,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.record import record_of
+from api.jobs.routing import image_models
 from api.ollama.answers import answer, as_response, loaded
 from api.ollama.as_chat import blamed, chat_body_of_prompt, completion_body
 from api.ollama.left_out import read_request
@@ -31,7 +32,13 @@ async def generate(request: Request) -> Response:
         generation = await completion_of(request, card, completion_body(asked), blamed)
         reading = Reading()
     else:
-        plan = plan_of(chat_body_of_prompt(asked), card, blamed, record_of(request).warnings)
+        plan = plan_of(
+            chat_body_of_prompt(asked),
+            card,
+            blamed,
+            record_of(request).warnings,
+            image_models(request),
+        )
         generation, reading = await generation_of(request, card, plan), plan.reading
     return await answer(
         request,

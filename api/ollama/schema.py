@@ -13,7 +13,7 @@ MAX_TOOLS: Final = 512
 MAX_INPUTS: Final = 2_048
 
 Name = Annotated[str, Field(min_length=1, max_length=500)]
-Images = Annotated[list[Any], Field(max_length=1_000)]
+Images = Annotated[list[str], Field(max_length=1_000)]
 
 
 class OllamaOptions(Fields):

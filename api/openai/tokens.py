@@ -6,6 +6,7 @@ They ask a worker's tokenizer, beside the queue: nobody's running answer is wait
 from __future__ import annotations
 
 import uuid
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
@@ -17,7 +18,8 @@ from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.json_body import read_json, read_object, validated
 from api.http.record import record_of
-from api.jobs.routing import pick
+from api.jobs.routing import image_models, pick
+from api.openai.chat.images import ChatImages
 from api.openai.chat.messages import chat_prompt
 from api.openai.chat.request_body import chat_request
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
@@ -26,7 +28,8 @@ from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, Toke
 from penstock.errors import BadRequest, InvalidParameter
 
 if TYPE_CHECKING:
-    from api.http.warnings import Warnings
+    from collections.abc import Mapping
+
     from penstock.contract.job import ChatPrompt, Prompt
     from penstock.contract.tokenizer_calls import TokenizerReply
     from penstock.contract.worker import ModelCard
@@ -72,11 +75,16 @@ async def tokenize(request: Request) -> Response:
     prompt: Prompt
     if asked.prompt is None:
         chat = {name: value for name, value in body.items() if name not in OWN_FIELDS}
-        prompt, param = _chat({**chat, "model": model}, record_of(request).warnings), "messages"
+        prompt, images = _chat({**chat, "model": model}, request, card)
+        param = "messages"
     else:
         special = asked.add_special_tokens is not False
-        prompt, param = TextPrompt(asked.prompt, add_special_tokens=special), "prompt"
-    token_ids = (await call(request, card, Tokenize(prompt), param)).token_ids
+        prompt, images, param = (
+            TextPrompt(asked.prompt, add_special_tokens=special),
+            dict[str, bytes](),
+            "prompt",
+        )
+    token_ids = (await call(request, card, Tokenize(prompt), param, images)).token_ids
     texts: list[str] | None = None
     if asked.return_token_strs:
         one_by_one = Detokenize(token_ids, each=True)
@@ -111,10 +119,10 @@ async def detokenize(request: Request) -> Response:
 async def render(request: Request) -> Response:
     """Return what the model would see for the body of a chat completion."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
-    prompt = _chat(body, record_of(request).warnings)
-    card = pick(request, body["model"])
+    card = pick(request, chat_request(body, record_of(request).warnings).model)
+    prompt, images = _chat(body, request, card)
     text = (await call(request, card, Render(prompt), "messages")).text
-    token_ids = (await call(request, card, Tokenize(prompt), "messages")).token_ids
+    token_ids = (await call(request, card, Tokenize(prompt), "messages", images)).token_ids
     return json_response(
         {
             "object": "chat.completion.prompt",
@@ -127,8 +135,13 @@ async def render(request: Request) -> Response:
     )
 
 
-def _chat(body: dict[str, Any], warnings: Warnings) -> ChatPrompt:
-    return chat_prompt(chat_request(body, warnings))
+def _chat(
+    body: dict[str, Any], request: Request, card: ModelCard
+) -> tuple[ChatPrompt, dict[str, bytes]]:
+    """Return the prompt of a chat completion's body, and its images by digest."""
+    warnings = record_of(request).warnings
+    images = ChatImages(card, warnings, image_models(request))
+    return chat_prompt(chat_request(body, warnings), images), images.data
 
 
 def only_model(request: Request) -> str:
@@ -143,15 +156,21 @@ def only_model(request: Request) -> str:
 
 
 async def call(
-    request: Request, card: ModelCard, asked: Tokenize | Detokenize | Render, param: str
+    request: Request,
+    card: ModelCard,
+    asked: Tokenize | Detokenize | Render,
+    param: str,
+    images: Mapping[str, bytes] = MappingProxyType({}),
 ) -> TokenizerReply:
-    """Return a worker's reply.
+    """Return a worker's reply. `images` are those that the prompt names, by digest.
 
     :raises PenstockError: what the reply names, with `param` where the request is at fault.
     """
     question = TokenizerCall(uuid.uuid4().hex, card.queue, "", asked)
+    services = services_of(request)
+    await services.images.store(images, TIMEOUT_S)
     try:
-        return await services_of(request).replies.call(question, TIMEOUT_S)
+        return await services.replies.call(question, TIMEOUT_S)
     except BadRequest as error:
         error.param = error.param or param
         raise

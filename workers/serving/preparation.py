@@ -12,17 +12,27 @@ from penstock.contract.job import ChatPrompt, FillPrompt, PairPrompt, TextPrompt
 from penstock.contract.structure import FreeToolStructure
 from penstock.engine.events import AttemptEvent
 from penstock.engine.sequence import SequenceRequest
-from penstock.errors import BadRequest, EngineFailed, PenstockError, StoreUnavailable
+from penstock.errors import (
+    BadRequest,
+    EngineFailed,
+    PenstockError,
+    StoreUnavailable,
+    UnsupportedFeature,
+)
 from penstock.models.text.dialect import Reasoning
 from penstock.models.text.rendering import TakesLong
 from penstock.observability.logs import about
+from penstock.transport.jobs import images as job_images
 from penstock.transport.jobs import journal
 from penstock.transport.store.connection import patiently
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     import redis
 
     from penstock.contract.job import Generate, Prompt, Sampling
+    from penstock.engine.image_inputs import ImageInputs
     from penstock.engine.sampling.constraint import Constraint
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim
@@ -66,7 +76,12 @@ class Preparation:
     def _prepare(self, claimed: ClaimedJob) -> SequenceRequest:
         """Make the engine's request, with the tokens of earlier attempts."""
         job, work = claimed.claim.job, claimed.claim.job.work
-        prompt_token_ids, token_types = _encoded(work.prompt, claimed.served.tokenizer)
+        token_types: list[int] = []
+        images = None
+        if has_images(work.prompt):
+            prompt_token_ids, images = self._with_images(work.prompt, claimed.served)
+        else:
+            prompt_token_ids, token_types = _encoded(work.prompt, claimed.served.tokenizer)
         echo_text = _echo_text(work, claimed.served, prompt_token_ids) if work.echo else ""
         reasoning = claimed.served.tokenizer.reasoning(work.prompt, prompt_token_ids)
         constraint = _constraint(work.sampling, claimed.served, reasoning)
@@ -86,7 +101,19 @@ class Preparation:
             token_types=token_types,
             scores_prompt=work.echo and work.sampling.logprobs is not None,
             stop_tokens=claimed.served.tokenizer.tokens_of(work.sampling.stop),
+            images=images,
         )
+
+    def _with_images(
+        self, prompt: ChatPrompt, served: ServedQueue
+    ) -> tuple[list[int], ImageInputs]:
+        """Return the token ids and the images of a chat that has some.
+
+        :raises UnsupportedFeature: the model takes none.
+        """
+        if served.vision is None:
+            raise UnsupportedFeature(f"{served.card.name} takes text only", param="messages")
+        return served.vision(prompt, job_images.fetch(self._store, prompt.images, self._patience_s))
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:
         """Return the token ids of earlier attempts from the journal, `claim.next_index` of them."""
@@ -116,6 +143,11 @@ class Preparation:
             param=error.param or "",
         )
         self._hooks.publish([AttemptEvent(claimed.attempt_id, event)])
+
+
+def has_images(prompt: Prompt) -> TypeGuard[ChatPrompt]:
+    """Return whether a prompt is a chat with images."""
+    return isinstance(prompt, ChatPrompt) and bool(prompt.images)
 
 
 def _constraint(sampling: Sampling, served: ServedQueue, reasoning: Reasoning) -> Constraint | None:

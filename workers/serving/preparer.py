@@ -15,7 +15,7 @@ from penstock.observability.logs import about
 from workers.serving.claimed_jobs import ClaimedJob, Outcome, Ticket
 from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
 from workers.serving.polling import MOST_AT_ONCE, Polling
-from workers.serving.preparation import Preparation
+from workers.serving.preparation import Preparation, has_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -196,6 +196,8 @@ class Preparer(threading.Thread):
         """Return the engine's request; None for a job that failed, was lost, or is prepared apart."""
         work = claimed.claim.job.work
         size = size_of(work.prompt, work.sampling.structure)
+        if has_images(work.prompt):
+            size = HUGE_BYTES + 1
         if size <= LONG_BYTES:
             try:
                 with rendering.quickly():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
     from penstock.engine.events import AttemptEvent
+    from penstock.engine.image_inputs import ImageInputs
     from penstock.engine.sampling.constraint import Constraint
     from penstock.engine.sequence import SequenceRequest
     from penstock.models.text.dialect import Reasoning
@@ -102,6 +103,16 @@ class Tokenizer(Protocol):
         ...
 
 
+class Vision(Protocol):
+    """What a worker needs of a model that takes images."""
+
+    def __call__(
+        self, prompt: ChatPrompt, images: Sequence[bytes]
+    ) -> tuple[list[int], ImageInputs]:
+        """Return a chat's token ids and its images, given in the order of its messages."""
+        ...
+
+
 @dataclass(slots=True)
 class Sink:
     """Takes an engine's events, and shows whether the engine has to wait for that.
@@ -123,12 +134,17 @@ class Sink:
 
 @dataclass(slots=True)
 class ServedQueue:
-    """A queue that a worker serves. `compiling` serialises the threads that compile grammars."""
+    """A queue that a worker serves.
+
+    `vision` reads the images of chats, None for models that take text alone. `compiling`
+    serialises the threads that compile grammars.
+    """
 
     card: ModelCard
     tokenizer: Tokenizer
     engine: Engine
     sink: Sink
+    vision: Vision | None = None
     compiling: threading.Lock = field(default_factory=threading.Lock)
 
     @property

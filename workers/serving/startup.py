@@ -141,7 +141,9 @@ def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None
         )
         return ServedQueue(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink)
-    return ServedQueue(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
+    return ServedQueue(
+        card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink, vision=loaded.vision
+    )
 
 
 @contextmanager

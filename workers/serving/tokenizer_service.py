@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import redis
@@ -18,12 +19,14 @@ from penstock.contract.tokenizer_calls import (
 )
 from penstock.errors import PenstockError, QueueFull
 from penstock.models.text import rendering
+from penstock.transport.jobs import images
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.store.connection import as_unavailable
 from workers.serving.long_texts import HUGE_BYTES, LONG_BYTES, LongTexts, size_of
+from workers.serving.preparation import has_images
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from workers.serving.served_queue import ServedQueue
 
@@ -71,7 +74,7 @@ class TokenizerService(threading.Thread):
         if size <= LONG_BYTES:
             try:
                 with rendering.quickly():
-                    tokenizer_calls.answer(self._store, call.reply, answer(call, served))
+                    tokenizer_calls.answer(self._store, call.reply, self._answer(call, served))
             except rendering.TakesLong:
                 size = HUGE_BYTES + 1
             else:
@@ -83,24 +86,36 @@ class TokenizerService(threading.Thread):
 
     def _answer_long(self, call: TokenizerCall, served: ServedQueue) -> None:
         with suppress(redis.RedisError):  # the caller's own timeout ends its wait
-            tokenizer_calls.answer(self._store, call.reply, answer(call, served))
+            tokenizer_calls.answer(self._store, call.reply, self._answer(call, served))
+
+    def _answer(self, call: TokenizerCall, served: ServedQueue) -> TokenizerReply:
+        return answer(call, served, partial(images.fetch, self._store, patience_s=_WAIT_S))
 
 
 def _size(call: TokenizerCall) -> int:
     match call.call:
+        case Tokenize(prompt) if has_images(prompt):
+            return HUGE_BYTES + 1
         case Detokenize(token_ids):
             return len(token_ids)
         case Tokenize(prompt) | Render(prompt):
             return size_of(prompt)
 
 
-def answer(call: TokenizerCall, served: ServedQueue) -> TokenizerReply:
+def answer(
+    call: TokenizerCall, served: ServedQueue, fetch: Callable[[list[str]], list[bytes]]
+) -> TokenizerReply:
     """Compute the reply to a call; an error becomes a reply that names it.
+
+    `fetch` returns images by their digests.
 
     :raises TakesLong: its template does, in a thread that others wait for.
     """
     try:
         match call.call:
+            case Tokenize(prompt) if has_images(prompt) and served.vision is not None:
+                token_ids, _ = served.vision(prompt, fetch(prompt.images))
+                return TokenizerReply(call.id, token_ids=tuple(token_ids))
             case Tokenize(prompt):
                 return TokenizerReply(call.id, token_ids=tuple(served.tokenizer.encode(prompt)))
             case Detokenize(token_ids, each):

@@ -13,12 +13,13 @@ from api.http.resumption import Resumption, resumption_of
 from api.jobs.generation import Generation
 from api.openai.chat.best_of import Choices
 from api.openai.chat.completions import works_of
+from api.openai.chat.images import ChatImages
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import chat_request, completion_request
 from penstock.errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.requests import Request
 
@@ -31,15 +32,18 @@ def plan_of(
     card: ModelCard,
     blamed: Callable[[str | None], str | None],
     warnings: Warnings,
+    takers: Sequence[str] = (),
 ) -> ChatPlan:
     """Return the plan of a chat completion's body that was translated from another API's.
 
-    `blamed` returns the original request's name for a chat completion's field.
+    `blamed` returns the original request's name for a chat completion's field; `takers` are the
+    models that take images.
 
     :raises BadRequest: as a chat completion would; `param` is the original request's field.
     """
     try:
-        plan = ChatPlan.of(chat_request(body, warnings), card)
+        images = ChatImages(card, warnings, takers)
+        plan = ChatPlan.of(chat_request(body, warnings), card, images)
     except BadRequest as error:
         error.param = blamed(error.param)
         raise
@@ -66,6 +70,7 @@ async def generation_of(
         plan.works,
         blame=plan.blame,
         priority=plan.priority,
+        images=plan.images,
         resumption=Resumption(repeated.key) if repeated else None,
         detached=detached,
     )

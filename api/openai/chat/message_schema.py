@@ -13,12 +13,25 @@ from api.openai.chat.structure_schema import Part
 LONGEST_NAME: Final = 200
 
 
+class ImageUrl(Part):
+    """Where an image is; `detail` is left to the model's own processor."""
+
+    url: str
+    detail: str | None = None
+
+
 class ContentPart(Part):
-    """A part of a message; only text is served."""
+    """A part of a message: text, or an image."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: ImageUrl | str | None = None
+
+    @property
+    def url(self) -> str | None:
+        """The URL of an image."""
+        return self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url
 
 
 Content = str | list[ContentPart] | None

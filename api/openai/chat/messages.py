@@ -5,31 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat.custom_tools import shown_function
-from penstock.contract.job import ChatPrompt
+from penstock.contract.job import IMAGE_PART, ChatPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
+    from api.openai.chat.images import ChatImages
     from api.openai.chat.message_schema import ContentPart, Message
     from api.openai.schema import ChatRequest
 
 TEMPLATE_ROLES: Final = {"developer": "system"}
 """OpenAI's newer roles by the names that open models' templates know."""
 
+IMAGE_TYPES: Final = ("image_url", "input_image")
+
 PART_SEPARATOR: Final = "\n"
 """Between the text parts of one message; templates take one string."""
 
 
-def chat_prompt(asked: ChatRequest) -> ChatPrompt:
+def chat_prompt(asked: ChatRequest, images: ChatImages) -> ChatPrompt:
     """Return the prompt for the worker to render; its `tools` are those that may be called.
 
-    :raises UnsupportedFeature: an image.
-    :raises InvalidParameter: a message without content.
+    :raises UnsupportedFeature: content that the model does not take.
+    :raises InvalidParameter: a message without content, or a bad image.
     """
     template_kwargs = dict(asked.chat_template_kwargs or {})
     if asked.reasoning_effort is not None:
         template_kwargs.setdefault("reasoning_effort", asked.reasoning_effort)
     messages = tuple(
-        _template_message(message, f"messages[{position}]")
+        _template_message(message, f"messages[{position}]", images)
         for position, message in enumerate(asked.messages)
     )
     continues = bool(asked.continue_final_message)
@@ -53,10 +56,10 @@ def _tools(asked: ChatRequest) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _template_message(message: Message, where: str) -> dict[str, Any]:
+def _template_message(message: Message, where: str, images: ChatImages) -> dict[str, Any]:
     rendered: dict[str, Any] = {
         "role": TEMPLATE_ROLES.get(message.role, message.role),
-        "content": _text(message, where),
+        "content": _content(message, where, images),
     }
     if message.name is not None:
         rendered["name"] = message.name
@@ -69,7 +72,8 @@ def _template_message(message: Message, where: str) -> dict[str, Any]:
     return rendered
 
 
-def _text(message: Message, where: str) -> str:
+def _content(message: Message, where: str, images: ChatImages) -> str | list[dict[str, Any]]:
+    """Return a message's text, or its parts if there are images among them."""
     content = message.content
     if content is None:
         if "content" in message.model_fields_set or message.role == "assistant":
@@ -77,18 +81,27 @@ def _text(message: Message, where: str) -> str:
         raise InvalidParameter(f"{where}.content: Field required", param=f"{where}.content")
     if isinstance(content, str):
         return content
-    return PART_SEPARATOR.join(
-        _part_text(part, f"{where}.content[{position}]") for position, part in enumerate(content)
-    )
+    parts = [
+        _part(part, f"{where}.content[{position}]", message.role, images)
+        for position, part in enumerate(content)
+    ]
+    if any(part["type"] == IMAGE_PART for part in parts):
+        return parts
+    return PART_SEPARATOR.join(part["text"] for part in parts)
+
+
+def _part(part: ContentPart, where: str, role: str, images: ChatImages) -> dict[str, Any]:
+    if part.type in IMAGE_TYPES and part.url is not None:
+        return images.part(part.url, where, role)
+    return {"type": "text", "text": _part_text(part, where)}
 
 
 def _part_text(part: ContentPart, where: str) -> str:
     text = {"text": part.text, "refusal": part.refusal}.get(part.type)
     if text is not None:
         return text
-    if part.type in ("text", "refusal"):
+    if part.type in ("text", "refusal", *IMAGE_TYPES):
         raise InvalidParameter(f"{where}.{part.type}: Field required", param=f"{where}.{part.type}")
     raise UnsupportedFeature(
-        f"{where}: content of type {part.type[:40]!r} is not supported: this model takes text only",
-        param=where,
+        f"{where}: content of type {part.type[:40]!r} is not supported", param=where
     )

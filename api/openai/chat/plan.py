@@ -15,6 +15,9 @@ from api.openai.chat.tools import answer_form
 from penstock.contract.job import Generate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from api.openai.chat.images import ChatImages
     from api.openai.chat.tools import Reading
     from api.openai.schema import ChatRequest
     from penstock.contract.job import ChatPrompt
@@ -38,17 +41,19 @@ class ChatPlan:
     blame: Blame
     """The request's fields for what a worker may reject."""
     priority: int | None
+    images: Mapping[str, bytes]
+    """The images of its prompt, by digest."""
     unenforced: tuple[str, ...] = ()
     """What the tools ask for and no grammar enforces."""
 
     @classmethod
-    def of(cls, asked: ChatRequest, card: ModelCard) -> ChatPlan:
-        """Return the plan of a request.
+    def of(cls, asked: ChatRequest, card: ModelCard, images: ChatImages) -> ChatPlan:
+        """Return the plan of a request, whose images go into `images`.
 
         :raises UnsupportedFeature: content, tools or a structure that the model cannot handle.
         :raises InvalidParameter: fields that contradict each other or do not fit the model.
         """
-        prompt = chat_prompt(asked)
+        prompt = chat_prompt(asked, images)
         first = sampling(asked, card, default_max_tokens=None)
         form = answer_form(asked, prompt.tools, card)
         choices = Choices.of(asked)
@@ -64,6 +69,7 @@ class ChatPlan:
             reading=form.reading,
             blame=Blame("messages", {"structure": form.structure_param}),
             priority=asked.priority,
+            images=images.data,
             unenforced=form.unenforced,
         )
 

@@ -11,7 +11,7 @@ from api.http.record import record_of
 from api.http.streaming import EventWriter, event_stream
 from api.http.warnings import Warnings
 from api.jobs.generation import Generation
-from api.jobs.routing import pick
+from api.jobs.routing import image_models, pick
 from api.jobs.whole_answers import collect, usage_of
 from api.openai.chat.answer_readings import ReadChunkWriter, read_message, reasoning_tokens
 from api.openai.chat.answers import (
@@ -22,6 +22,7 @@ from api.openai.chat.answers import (
     usage_object,
 )
 from api.openai.chat.chunks import CHAT, ChunkWriter
+from api.openai.chat.images import ChatImages
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import chat_request, read_request
 from api.openai.schema import ChatRequest
@@ -34,7 +35,8 @@ async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
     asked, repeated = await read_request(request, chat_request)
     card = pick(request, asked.model)
-    plan = ChatPlan.of(asked, card)
+    images = ChatImages(card, record_of(request).warnings, image_models(request))
+    plan = ChatPlan.of(asked, card, images)
     for text in plan.unenforced:
         record_of(request).warnings.add(text)
     generation = await Generation.of(
@@ -44,6 +46,7 @@ async def chat_completions(request: Request) -> Response:
         plan.works,
         blame=plan.blame,
         priority=plan.priority,
+        images=plan.images,
         choices=plan.choices.made,
         resumption=repeated,
         # A parser has to see an answer from its first token on.

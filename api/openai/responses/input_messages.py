@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from api.openai.chat.images import IMAGE_LEFT_OUT
 from api.openai.responses.input_tools import shown_name
-from api.openai.responses.item_kinds import CALLS, FILE, IMAGE, OUTPUTS
+from api.openai.responses.item_kinds import CALLS, FILE, OUTPUTS
 from api.openai.system_messages import in_place
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -93,7 +94,10 @@ class InputMessages:
         last = self.messages[-1] if self.messages else {}
         if role == "system" and last.get("role") not in (None, "system"):
             role = "user"
-            parts = [{**part, "text": in_place(part["text"])} for part in parts]
+            parts = [
+                {**part, "text": in_place(part["text"])} if "text" in part else part
+                for part in parts
+            ]
         if last.get("role") == role:
             last["content"] = [*last["content"], *parts]
         else:
@@ -146,8 +150,16 @@ class InputMessages:
 
     def _output(self, call_id: Any, output: Any) -> None:
         if not isinstance(output, str):
-            output = "\n".join(self._output_text(part) for part in _objects(output))
+            parts = [self._output_part(part) for part in _objects(output)]
+            texts = [part.get("text") for part in parts]
+            output = parts if None in texts else "\n".join(map(str, texts))
         self.messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
+
+    def _output_part(self, part: Any) -> Json:
+        """Return a part of a tool's output: an image, or a text."""
+        if isinstance(part, dict) and (image := _image(cast("Json", part))) is not None:
+            return image
+        return {"type": "text", "text": self._output_text(part)}
 
     def _output_text(self, part: Any) -> str:
         """Return a part of a tool's output as text; what is none leaves a text in its place."""
@@ -157,8 +169,8 @@ class InputMessages:
         if isinstance(part.get("text"), str):
             return part["text"]
         if "image" in kind or "screenshot" in kind:
-            self._warnings.add("images in the outputs of tools are left out")
-            return IMAGE
+            self._warnings.add("images that are not in a data: URL are left out")
+            return IMAGE_LEFT_OUT
         if "file" in kind:
             self._warnings.add("files in the outputs of tools are left out")
             return FILE
@@ -167,6 +179,16 @@ class InputMessages:
     def _thoughts(self) -> dict[str, str]:
         reasoning, self._reasoning = self._reasoning, ""
         return {"reasoning_content": reasoning} if reasoning else {}
+
+
+def _image(part: Json) -> Json | None:
+    """Return an image as a part of a chat's message; None for what is none, or names a file."""
+    kind, url = part.get("type"), part.get("image_url")
+    if kind not in ("input_image", "image_url", "computer_screenshot"):
+        return None
+    if isinstance(url, dict):
+        url = cast("Json", url).get("url")
+    return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
 
 
 def _objects(value: Any) -> list[Any]:
@@ -195,12 +217,14 @@ def _text_parts(content: Any, where: str) -> list[Json]:
     parts: list[Json] = []
     for position, given in enumerate(cast("list[object]", content)):
         part: Json = cast("Json", given) if isinstance(given, dict) else {}
+        if (image := _image(part)) is not None:
+            parts.append(image)
+            continue
         kind: object = part.get("type")
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
             at = f"{where}.content[{position}]"
             raise UnsupportedFeature(
-                f"{at}: content of type {str(kind)[:40]!r} is not supported: this model takes "
-                "text only",
+                f"{at}: content of type {str(kind)[:40]!r} is not supported",
                 param=at,
             )
         parts.append({"type": "text", "text": part["text"]})

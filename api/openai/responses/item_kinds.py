@@ -83,5 +83,4 @@ TOOLS_LEFT_OUT: Final = frozenset(
 )
 """Kinds of tools that this server does not run; unknown ones are left out as well."""
 
-IMAGE: Final = "[An image was left out here: this model reads text only.]"
 FILE: Final = "[A file was left out here: this model reads text only.]"

@@ -15,7 +15,7 @@ from api.http.errors import json_response
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.resumption import event_index, resumption_of
-from api.jobs.routing import pick
+from api.jobs.routing import image_models, pick
 from api.openai.chat.as_chat import generation_of, plan_of
 from api.openai.responses.events import ResponseBuilder, output_items
 from api.openai.responses.input_items import blamed, chat_body, items_of
@@ -32,7 +32,6 @@ from penstock.errors import InvalidParameter, UnknownObject, UnsupportedFeature
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.http.warnings import Warnings
     from api.openai.chat.plan import ChatPlan
     from api.openai.responses.input_tools import Namespaces
     from penstock.contract.job import Sampling
@@ -54,7 +53,7 @@ async def create_response(request: Request) -> Response:
     shelf = Shelf(services)
     chain = await _chain(shelf, record.tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, record.tenant, chain)
-    plan, namespaces = _plan(asked, body, chain, card, record.warnings)
+    plan, namespaces = _plan(asked, body, chain, card, request)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
     generation = await generation_of(request, card, plan, detached=bool(asked.background))
@@ -99,8 +98,8 @@ async def count_input_tokens(request: Request) -> Response:
     shelf, tenant = Shelf(services_of(request)), record_of(request).tenant
     chain = await _chain(shelf, tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, tenant, chain)
-    plan, _ = _plan(asked, body, chain, card, record_of(request).warnings)
-    reply = await call(request, card, Tokenize(plan.prompt), "input")
+    plan, _ = _plan(asked, body, chain, card, request)
+    reply = await call(request, card, Tokenize(plan.prompt), "input", plan.images)
     return json_response({"object": "response.input_tokens", "input_tokens": len(reply.token_ids)})
 
 
@@ -204,12 +203,13 @@ def _plan(
     body: dict[str, Any],
     chain: Sequence[StoredResponse],
     card: ModelCard,
-    warnings: Warnings,
+    request: Request,
 ) -> tuple[ChatPlan, Namespaces]:
     """Return the plan of the chat completion that means the same, and its tools' namespaces."""
     history = [item for earlier in chain for item in (*earlier.input, *output_items(earlier))]
+    warnings = record_of(request).warnings
     chat, namespaces = chat_body(asked, body, history, items_of(asked, ""), warnings)
-    return plan_of(chat, card, blamed, warnings), namespaces
+    return plan_of(chat, card, blamed, warnings, image_models(request)), namespaces
 
 
 def _shown(asked: ResponseRequest, body: dict[str, Any], sampling: Sampling) -> dict[str, Any]:

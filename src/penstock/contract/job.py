@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -12,6 +12,10 @@ WHOLE = 0
 """`truncate` of a prompt that must not be truncated."""
 TO_CONTEXT = -1
 """`truncate` of a prompt that is truncated to the model's context."""
+
+
+IMAGE_PART = "image"
+"""The type of a message's part that stands for an image."""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
@@ -52,7 +56,9 @@ class FillPrompt(msgspec.Struct, frozen=True, tag="fill"):
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     """Messages in OpenAI's format; the worker renders them with the model's chat template.
 
-    `template_kwargs` are passed to the template unchanged (`enable_thinking`, ...).
+    A part of type `image` in a message's content names its bytes by `digest`; they are in Redis
+    beside the job. `template_kwargs` are passed to the template unchanged (`enable_thinking`,
+    ...).
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -60,6 +66,19 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = {}
+
+    @property
+    def images(self) -> list[str]:
+        """The digests of its images, in the order of the messages."""
+        digests: list[str] = []
+        for message in self.messages:
+            content: Any = message.get("content")
+            parts = cast("list[Any]", content) if isinstance(content, list) else []
+            for part in parts:
+                fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+                if fields.get("type") == IMAGE_PART and "digest" in fields:
+                    digests.append(str(fields["digest"]))
+        return digests
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt | PairPrompt | FillPrompt

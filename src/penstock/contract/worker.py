@@ -26,6 +26,10 @@ class EmbeddingCard(msgspec.Struct, frozen=True, omit_defaults=True):
     default_prompt: str = ""
 
 
+IMAGES = "image"
+"""The capability of models that take images in a chat."""
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """What the API must know about a served model without loading it.
 

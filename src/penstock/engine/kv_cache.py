@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from penstock.engine.image_inputs import ImageInputs
+
 
 class OutOfBlocks(Exception):
     """More blocks were requested than are free. The scheduler checks before: this is a bug."""
@@ -115,13 +117,20 @@ class BlockPool:
         return block
 
 
-def extend_digests(digests: list[bytes], token_ids: Sequence[int], block_size: int) -> None:
+def extend_digests(
+    digests: list[bytes],
+    token_ids: Sequence[int],
+    block_size: int,
+    images: ImageInputs | None = None,
+) -> None:
     """Extend a sequence's chain of block digests to its last full block, in place.
 
-    A digest covers its block's tokens and all before them, so that equal digests mean equal
-    prefixes (128 bits of BLAKE2: no collision, not even a deliberate one).
+    A digest covers its block's tokens and images and all before them, so that equal digests mean
+    equal prefixes (128 bits of BLAKE2: no collision, not even a deliberate one).
     """
     for start in range(len(digests) * block_size, len(token_ids) - block_size + 1, block_size):
         parent = digests[-1] if digests else b""
         content = array("q", token_ids[start : start + block_size]).tobytes()
+        if images is not None:
+            content += images.digest(start, start + block_size)
         digests.append(blake2b(parent + content, digest_size=16).digest())

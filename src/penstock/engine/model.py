@@ -8,12 +8,14 @@ block `block_table[p // block_size]` at offset `p % block_size`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+    from penstock.engine.image_inputs import ImageInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class SequenceSlice:
     logits are returned: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
     verification of speculated tokens), `len(token_ids)` for none (a prefill chunk that is not
     the last). `state` is the place of the sequence's state in a model that keeps states, which is
-    empty at `start` 0 whatever the place holds; -1 in other models.
+    empty at `start` 0 whatever the place holds; -1 in other models. `images` are those of the whole
+    prompt, for an `ImageModel`.
     """
 
     key: int
@@ -36,6 +39,7 @@ class SequenceSlice:
     block_table: Sequence[int]
     logits_from: int
     state: int = -1
+    images: ImageInputs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,18 @@ class StatefulModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ImageModel(Protocol):
+    """A model that reads the images of its slices once `take_images` has been called."""
+
+    def take_images(self, rotary: Any | None) -> None:
+        """Get ready; `rotary` is the rotary embedding that turns tokens by three positions.
+
+        None if the model turns tokens by their position alone.
+        """
+        ...
+
+
 class Model(Protocol):
     """A loaded model on one device. Only the engine's thread calls it."""
 
@@ -137,3 +153,8 @@ def shows_hidden(model: object) -> bool:
 def stateful(model: object) -> StatefulModel | None:
     """Return a model that keeps states of sequences, as such; None if it does not."""
     return model if isinstance(model, StatefulModel) and model.state_bytes else None
+
+
+def can_take_images(model: object) -> TypeGuard[ImageModel]:
+    """Return whether a model can read images."""
+    return isinstance(model, ImageModel)

@@ -37,7 +37,7 @@ class PrefixReuse:
         if not self.pool.caching or sequence.needs_prompt_rows:  # cached tokens give no logits
             return [], 0
         size = self.pool.block_size
-        extend_digests(sequence.digests, sequence.token_ids, size)
+        extend_digests(sequence.digests, sequence.token_ids, size, sequence.request.images)
         digests = sequence.digests[: (len(sequence.token_ids) - 1) // size]
         blocks = self.pool.match(digests)
         if self.states is None:
@@ -88,7 +88,9 @@ class PrefixReuse:
         full = sequence.computed // pool.block_size
         if full <= sequence.registered_blocks or not pool.caching:
             return
-        extend_digests(sequence.digests, sequence.token_ids, pool.block_size)
+        extend_digests(
+            sequence.digests, sequence.token_ids, pool.block_size, sequence.request.images
+        )
         for index in range(sequence.registered_blocks, full):
             pool.register(sequence.block_table[index], sequence.digests[index])
         sequence.registered_blocks = full

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import collections.abc
 
     from penstock.contract.job import Sampling
+    from penstock.engine.image_inputs import ImageInputs
     from penstock.engine.sampling.constraint import Constraint
     from penstock.engine.text.detokenizer import DecodeCache
 
@@ -36,7 +37,7 @@ class SequenceRequest:
     the log probabilities of the prompt's tokens, with `sampling.logprobs` alternatives each;
     `embeds` its embedding. `token_types` assign each token to one of two texts, for encoders;
     empty for a single text. `stop_tokens` are stop strings that are single tokens, by id: their
-    text is never emitted.
+    text is never emitted. `images` are the embeddings of the prompt's images.
     """
 
     job_id: str
@@ -52,6 +53,7 @@ class SequenceRequest:
     token_types: collections.abc.Sequence[int] = ()
     stop_tokens: collections.abc.Mapping[int, str] = field(default_factory=dict[int, str])
     attempt_id: str = ""
+    images: ImageInputs | None = None
 
     def __post_init__(self) -> None:
         if not self.attempt_id:

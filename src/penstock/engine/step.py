@@ -86,6 +86,7 @@ class Step:
                 block_table=sequence.block_table[: -(-(start + count) // block_size)],
                 logits_from=logits_from,
                 state=sequence.state,
+                images=sequence.request.images,
             )
         )
         if last:

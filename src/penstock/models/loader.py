@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.clock import clock
-from penstock.contract.worker import ModelCard
-from penstock.engine.model import shows_hidden
+from penstock.contract.worker import IMAGES, ModelCard
+from penstock.engine.model import can_take_images, shows_hidden
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint, engine_options, kv_budget
 from penstock.models.text import tokenizer_files
+from penstock.models.vision import tower as vision_tower
+from penstock.models.vision.prompts import Vision
 
 if TYPE_CHECKING:
     from penstock.engine.model import Model
@@ -52,6 +54,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     card: ModelCard
     options: EngineOptions
+    vision: Vision | None = None
 
 
 def check_device(spec: ModelSpec) -> None:
@@ -79,6 +82,7 @@ def load(
     progress(0.0, f"loading {spec.name} with {spec.backend}")
     assembled = _backend(spec).load(spec, progress)
     words = tokenizer_files.load(spec, assembled.model.vocab_size)
+    vision = _vision(spec, assembled.model, words)
     device = devices.device_of(spec)
     on_gpu = device.kind != "cpu"
     count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)
@@ -109,7 +113,19 @@ def load(
         _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
     )
     options = engine_options.engine_options(spec, settings, card, room, chunk_tokens=chunk)
-    return LoadedModel(assembled.model, words, card, options)
+    return LoadedModel(assembled.model, words, card, options, vision)
+
+
+def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
+    """Load the part of the checkpoint that reads images, if the model can take what it gives."""
+    if not spec.images or not can_take_images(model):
+        return None
+    tower = vision_tower.load(spec)
+    if tower is None:
+        return None
+    model.take_images(tower.rotary)
+    words.image_token = tower.image_token
+    return Vision(words, tower)
 
 
 def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:
@@ -138,8 +154,12 @@ def _stops(defaults: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _capabilities(model: Model, words: Tokenizer) -> tuple[str, ...]:
-    embeds = ("embed",) if shows_hidden(model) else ()
-    return ("generate", "structure", *embeds, *(("fim",) if words.fill_in else ()))
+    optional = {
+        "embed": shows_hidden(model),
+        "fim": words.fill_in is not None,
+        IMAGES: words.image_token is not None,
+    }
+    return ("generate", "structure", *(name for name, has in optional.items() if has))
 
 
 def _card(

@@ -28,7 +28,7 @@ class ModelSpec:
     process's cores, so that threads may be pinned to them. `large_pages` says that a process may
     have its own copy of weights that others map, where that is faster. `tensor_parallel` is how many devices,
     from `device_index` on, hold the model together; `peer_memory`: these may write into each
-    other's memory.
+    other's memory. `images`: a checkpoint's vision part is loaded too.
     """
 
     name: str
@@ -60,3 +60,4 @@ class ModelSpec:
     large_pages: bool = True
     tensor_parallel: int = 1
     peer_memory: bool = True
+    images: bool = True

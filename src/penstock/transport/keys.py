@@ -12,6 +12,7 @@ no process is left to clean up; most keys go as soon as they are empty.
 | `penstock:{q}:job:<id>` | hash | until its deadline plus the journal's time; once ended, that time |
 | `penstock:{q}:journal:<id>` | stream | as its job |
 | `penstock:{q}:claim:<token>` | list | a claim's jobs, so that it can be repeated; seconds |
+| `penstock:image:<digest>` | string | an image of jobs; as the longest of these |
 | `penstock:{q}:tenants:<priority>` | zset | tenant -> virtual time; gone when no job waits |
 | `penstock:{q}:waiting:<priority>:<tenant>` | zset | job -> order; gone when empty |
 | `penstock:{q}:served:<priority>` | zset | tenant that left ahead of the others -> virtual time; a day |
@@ -123,6 +124,11 @@ def tokenizer_calls(queue: str) -> str:
 def locate(job_id: str) -> str:
     """Return the key that holds the name of a job's queue."""
     return f"{PREFIX}:locate:{job_id}"
+
+
+def image(digest: str) -> str:
+    """Return the key of an image, by its content's digest."""
+    return f"{PREFIX}:image:{digest}"
 
 
 def worker(worker_id: str) -> str:

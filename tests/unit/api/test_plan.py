@@ -11,6 +11,7 @@ from api.http.warnings import Warnings
 from api.jobs.blame import Blame
 from api.openai.chat import structures
 from api.openai.chat.as_chat import plan_of
+from api.openai.chat.images import ChatImages
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.structure_schema import FunctionTool
 from api.openai.schema import ChatRequest
@@ -47,7 +48,8 @@ def card(**fields: Any) -> ModelCard:
 
 
 def planned(served: ModelCard | None = None, **fields: Any) -> ChatPlan:
-    return ChatPlan.of(validated(BODY | fields, ChatRequest), served or card())
+    own = served or card()
+    return ChatPlan.of(validated(BODY | fields, ChatRequest), own, ChatImages(own, Warnings()))
 
 
 def test_a_plain_chat() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from api.http.json_body import validated
 from api.http.warnings import Warnings
 from api.openai import unsupported
+from api.openai.chat.images import ChatImages
 from api.openai.chat.messages import chat_prompt
 from api.openai.schema import ChatRequest, CompletionRequest
 from penstock.errors import InvalidParameter, UnsupportedFeature
+from tests.fixtures.api import model_card
+
+if TYPE_CHECKING:
+    from penstock.contract.job import ChatPrompt
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -192,8 +197,12 @@ def test_asking_for_nothing_is_neither(fields: dict[str, Any]) -> None:
     assert applied(fields, CompletionRequest) == []
 
 
+def prompt_of(asked: ChatRequest, *capabilities: str) -> ChatPrompt:
+    return chat_prompt(asked, ChatImages(model_card(capabilities=capabilities), Warnings()))
+
+
 def test_messages_for_the_template() -> None:
-    prompt = chat_prompt(
+    prompt = prompt_of(
         chat(
             messages=[
                 {"role": "developer", "content": "Be brief."},
@@ -219,7 +228,7 @@ def test_messages_for_the_template() -> None:
 
 
 def test_continuing_a_message_opens_no_new_one() -> None:
-    prompt = chat_prompt(chat(continue_final_message=True))
+    prompt = prompt_of(chat(continue_final_message=True))
     assert prompt.continue_final_message
     assert not prompt.add_generation_prompt
 
@@ -233,13 +242,13 @@ def test_continuing_a_message_opens_no_new_one() -> None:
 )  # fmt: skip
 def test_messages_that_are_not_served(message: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedFeature) as caught:
-        chat_prompt(chat(messages=[message]))
+        prompt_of(chat(messages=[message]))
     assert caught.value.param == param
 
 
 def test_a_user_must_say_something() -> None:
     with pytest.raises(InvalidParameter) as caught:
-        chat_prompt(chat(messages=[{"role": "user"}]))
+        prompt_of(chat(messages=[{"role": "user"}]))
     assert caught.value.param == "messages[0].content"
 
 

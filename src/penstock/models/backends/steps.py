@@ -83,7 +83,8 @@ class Step:
     """One step. `write_slots` (T,) says where each row's key and value go.
 
     `token_ids` and `position_ids` are (1, T); `logit_rows` are the rows whose logits are wanted,
-    in the order that `Model.forward` promises.
+    in the order that `Model.forward` promises. `first_rows` are those at which the batch's slices
+    begin, in their order.
     """
 
     token_ids: torch.Tensor
@@ -93,6 +94,7 @@ class Step:
     logit_rows: torch.Tensor
     decodes: tuple[DecodeGroup, ...]
     prefills: tuple[PrefillChunk, ...]
+    first_rows: tuple[int, ...]
     causal: MaskRule = field(default_factory=MaskRule)
 
 
@@ -137,6 +139,7 @@ def build_step(batch: Batch, device: torch.device) -> Step:
             )
             for index in prefills
         ),
+        first_rows=tuple(row_of[index] for index in range(len(batch.slices))),
     )
 
 

@@ -22,6 +22,7 @@ allow_pickle = false               # read weights from pickles (*.bin): tensors 
 task = "embed"                     # generate, embed, score; by default found from the files
 tensor_parallel = 2                # GPUs that share the model; or name them: -cuda.0-1
 peer_memory = false                # GPUs do not access each other's memory: slower, NCCL alone
+images = false                     # serve a checkpoint that takes images for text alone
 matryoshka = [64, 128, 256]        # lengths that an embedding may be cut to; true: any
 ```
 """
@@ -78,6 +79,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     matryoshka: tuple[int, ...] | bool | None = None
     tensor_parallel: int | None = None
     peer_memory: bool = True
+    images: bool = True
     trust_remote_code: bool | None = None
     allow_pickle: bool = False
     where: str = ""

@@ -115,6 +115,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         large_pages=settings.large_pages,
         tensor_parallel=together,
         peer_memory=entry.peer_memory,
+        images=entry.images,
     )
 
 

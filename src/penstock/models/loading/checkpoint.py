@@ -59,14 +59,14 @@ def load_config(spec: ModelSpec) -> Any:
             f"{spec.path}: unknown architecture {raw.get('model_type')!r} "
             f"for Transformers {library.__version__}"
         )
-    config = _full_config(spec)
+    config = full_config(spec)
     if image_text.is_image_text(config) and not config.is_encoder_decoder:
         return image_text.causal_config(config) or config
     _require_causal_class(spec, config, own_code=own_code and spec.trust_remote_code)
     return config
 
 
-def _full_config(spec: ModelSpec) -> Any:
+def full_config(spec: ModelSpec) -> Any:
     """Return the folder's configuration as Transformers reads it.
 
     :raises ModelNotLoadable: Transformers cannot read it.
@@ -100,9 +100,9 @@ def load_module(spec: ModelSpec, config: Any, dtype: torch.dtype) -> Any:
     """
     if chatglm.is_original(read_config(spec.path)):
         return _complete(transformers().GlmForCausalLM, spec, config, dtype)
-    full_config = _full_config(spec)
-    if image_text.is_image_text(full_config):
-        return _text_module(spec, full_config, dtype)
+    whole = full_config(spec)
+    if image_text.is_image_text(whole):
+        return _text_module(spec, whole, dtype)
     return _complete(transformers().AutoModelForCausalLM, spec, config, dtype)
 
 

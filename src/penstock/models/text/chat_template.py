@@ -7,6 +7,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from penstock.contract.job import IMAGE_PART
 from penstock.errors import InvalidParameter, ModelNotLoadable
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
@@ -105,6 +106,7 @@ class ChatTemplates:
                 for_tools, tool_parser=tool_parser, model_type=model_type
             ).reasoning_of(found)
         self.dialect: Dialect = found
+        self.image_token: str | None = None
 
     def render(self, prompt: ChatPrompt, most_characters: int | None) -> str:
         """Return the text of a chat for the model.
@@ -114,7 +116,21 @@ class ChatTemplates:
         :raises rendering.TooManyCharacters, rendering.TakesLong: see there.
         """
         _check(prompt)
-        conversation = [flat_messages.flattened(message) for message in prompt.messages]
+        images = sum(flat_messages.images_in(message) for message in prompt.messages)
+        if not images or self.image_token is None:
+            return self._render(prompt, None, most_characters)
+        text = self._render(prompt, IMAGE_PART, most_characters)
+        if text.count(self.image_token) == images:
+            return text
+        # The template takes no parts, or passes over those that it does not know.
+        return self._render(prompt, self.image_token, most_characters)
+
+    def _render(self, prompt: ChatPrompt, image: str | None, most_characters: int | None) -> str:
+        """Render a chat with its images as parts, or as this text.
+
+        :raises InvalidParameter, rendering.TooManyCharacters, rendering.TakesLong: see `render`.
+        """
+        conversation = [flat_messages.flattened(message, image) for message in prompt.messages]
         if any(message.get("tool_calls") for message in conversation):
             conversation = self._history.prepared(conversation)
         variables = {
@@ -205,6 +221,7 @@ class ChatTemplates:
 
 
 def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose text is a part; one that has parts already as it is."""
     content = message.get("content")
     if not isinstance(content, str):
         return message

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from penstock.contract.job import IMAGE_PART
 from penstock.errors import InvalidParameter
 from penstock.foreign import TooDeep, parse_json
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
-def flattened(message: dict[str, Any]) -> dict[str, Any]:
+def images_in(message: dict[str, Any]) -> int:
+    """How many images a message holds."""
+    content = message.get("content")
+    if not isinstance(content, (list, tuple)):
+        return 0
+    parts = cast("list[Any]", content)
+    return sum(_fields(part).get("type") == IMAGE_PART for part in parts)
+
+
+def flattened(message: dict[str, Any], image: str | None = None) -> dict[str, Any]:
     """Return a copy with text parts joined and tool calls' arguments as objects.
 
-    :raises InvalidParameter: the role is missing, or a part is not text.
+    `image` is what stands for an image: `IMAGE_PART` for a part, which leaves the message in
+    parts, else a marker on a line of its own within the text.
+
+    :raises InvalidParameter: the role is missing, or a part that the model does not take.
     """
     if not isinstance(message.get("role"), str):
         raise InvalidParameter("each message needs a role", param="messages")
     flat = dict(message)
     content = message.get("content")
     if isinstance(content, (list, tuple)):
-        flat["content"] = "".join(_text_of(part) for part in cast("list[Any]", content))
+        parts = cast("list[Any]", content)
+        if image == IMAGE_PART and images_in(message):
+            flat["content"] = [_part_of(part) for part in parts]
+        else:
+            flat["content"] = "".join(_text_of(part, image) for part in parts)
     elif content is None:
         flat["content"] = ""
     elif not isinstance(content, str):
@@ -31,8 +48,16 @@ def flattened(message: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _text_of(part: Any) -> str:
+def _part_of(part: Any) -> dict[str, Any]:
+    if _fields(part).get("type") == IMAGE_PART:
+        return {"type": IMAGE_PART}
+    return {"type": "text", "text": _text_of(part, None)}
+
+
+def _text_of(part: Any, image: str | None) -> str:
     fields = _fields(part)
+    if image is not None and fields.get("type") == IMAGE_PART:
+        return f"{image}\n"
     kind, text = fields.get("type"), fields.get("text")
     if isinstance(part, str):
         return part

@@ -25,7 +25,7 @@ from penstock.models.text.encoding import Encoder
 from penstock.models.text.plain_markers import PlainMarkers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from penstock.contract.job import Prompt
     from penstock.contract.structure import Structure
@@ -95,6 +95,15 @@ class Tokenizer:
         self._encoder.most_tokens = count
 
     @property
+    def image_token(self) -> str | None:
+        """The marker of an image in a rendered chat; None if the model takes none."""
+        return self._chats.image_token
+
+    @image_token.setter
+    def image_token(self, marker: str) -> None:
+        self._chats.image_token = marker
+
+    @property
     def longest_token_chars(self) -> int:
         """An upper bound of one token's characters."""
         return self._encoder.longest_token_chars
@@ -116,7 +125,7 @@ class Tokenizer:
             case FillPrompt(before, after):
                 return self._fill(before, after)
             case ChatPrompt():
-                return self._chat(prompt)
+                return self.encode_chat(prompt)
             case _:
                 assert_never(prompt)
 
@@ -145,13 +154,19 @@ class Tokenizer:
             self._encoder.check(error.length)
             raise
 
-    def _chat(self, prompt: ChatPrompt) -> list[int]:
-        """Return a chat's token ids: markers are tokens only where the template writes them."""
+    def encode_chat(self, prompt: ChatPrompt, expanded: Callable[[str], str] = str) -> list[int]:
+        """Return a chat's token ids: markers are tokens only where the template writes them.
+
+        `expanded` changes the rendered text, whose users' markers are not intact, before it is
+        tokenised.
+
+        :raises InvalidParameter, ContextOverflow: see `encode`.
+        """
         masked = None if self._plain is None else self._plain.masked(prompt)
         if self._plain is None or masked is None:
             # A template writes BOS itself, if the model needs one.
-            return self._encode(self.render(prompt), special=False)
-        text = self.render(masked)
+            return self._encode(expanded(self.render(prompt)), special=False)
+        text = expanded(self.render(masked))
         self._encoder.check(len(text))
         try:
             return self._plain.encode(text)

@@ -21,10 +21,12 @@ from penstock.models.backends.steps import BLOCK_SIZE, build_step
 from penstock.models.backends.transformers import rope
 from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
 from penstock.models.backends.transformers.grouped import GroupedModel, Replay
+from penstock.models.backends.transformers.images import StepImages
 from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.probe import Probe
 from penstock.models.spec import FP8_FORMAT
+from penstock.models.vision.tower import takes_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +58,13 @@ class PagedModel:
         self.device = device
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
+        self._images: StepImages | None = None
         self._learn()
         self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
+
+    def take_images(self, rotary: Any | None) -> None:
+        """See `penstock.engine.model.ImageModel`."""
+        self._images = StepImages(self.module, rotary)
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`.
@@ -84,8 +91,9 @@ class PagedModel:
         step = build_step(batch, self.device)
         rows = step.logit_rows
         self.attention.begin(step)
+        embedded = self._images.inputs(batch, step) if self._images else {}
         output = self.module(
-            input_ids=step.token_ids,
+            **(embedded or {"input_ids": step.token_ids}),
             position_ids=step.position_ids,
             attention_mask=step.attention_mask,
             use_cache=False,
@@ -172,7 +180,7 @@ def assemble(
     probe = Probe(module, device, tolerance)
     probe.require_causal(str(spec.path))
     model: LeanModel | PagedModel | GroupedModel | None
-    model = lean.attempt(module, place, context_length, probe)
+    model = None if takes_images(spec) else lean.attempt(module, place, context_length, probe)
     running = "lean"
     if model is None and _can_page(module, probe):
         model, running = _try_paged(module, device, context_length, probe), "paged"

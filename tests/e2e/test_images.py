@@ -1,0 +1,118 @@
+"""Images through every protocol to a real worker with a tiny model that reads them."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.fixtures import vision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.fixtures.processes import Processes
+
+pytest.importorskip("PIL", reason="Pillow is not installed")
+pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
+
+MODEL = "llava"
+QUESTION = "What is the answer?"
+PICTURE, OTHER = vision.picture(1), vision.picture(2, kind="JPEG")
+TOOL: dict[str, Any] = {"id": "call_1", "type": "function"}
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def chat(*pictures: bytes, **more: Any) -> dict[str, Any]:
+    url = [f"data:image/png;base64,{encoded(one)}" for one in pictures]
+    images = [{"type": "image_url", "image_url": {"url": one}} for one in url]
+    content = [*images, {"type": "text", "text": QUESTION}]
+    return {
+        "model": MODEL, "messages": [{"role": "user", "content": content}],
+        "temperature": 0, "max_tokens": 8, **more,
+    }  # fmt: skip
+
+
+def responses_body() -> dict[str, Any]:
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{encoded(PICTURE)}"}
+    content = [image, {"type": "input_text", "text": QUESTION}]
+    return {
+        "model": MODEL, "input": [{"role": "user", "content": content}],
+        "temperature": 0, "max_output_tokens": 8,
+    }  # fmt: skip
+
+
+def messages_body() -> dict[str, Any]:
+    source = {"type": "base64", "media_type": "image/png", "data": encoded(PICTURE)}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": QUESTION}]
+    return {
+        "model": MODEL, "messages": [{"role": "user", "content": content}],
+        "temperature": 0, "max_tokens": 8,
+    }  # fmt: skip
+
+
+def ollama_body() -> dict[str, Any]:
+    message = {"role": "user", "content": QUESTION, "images": [encoded(PICTURE)]}
+    options = {"temperature": 0, "num_predict": 8}
+    return {"model": MODEL, "messages": [message], "stream": False, "options": options}
+
+
+def test_every_protocol_takes_images(
+    processes: Processes, redis_url: str, models_dir: Path, tmp_path: Path
+) -> None:
+    vision.write("llava", tmp_path / "llava")
+    (tmp_path / "text").symlink_to(models_dir / "tiny-llama")
+    processes.start_worker("llava-cpu,text-cpu", redis_url, tmp_path)
+    api = processes.start_api(redis_url)
+    with httpx.Client(base_url=api.url, timeout=120.0) as client:
+
+        def ask(path: str, body: dict[str, Any], status: int = 200) -> Any:
+            answer = client.post(path, json=body)
+            assert answer.status_code == status, answer.text
+            return answer.json()
+
+        answers_are_alike(ask)
+        refusals_are_clear(ask)
+
+
+def answers_are_alike(ask: Callable[..., Any]) -> None:
+    first = ask("/v1/chat/completions", chat(PICTURE))
+    text = first["choices"][0]["message"]["content"]
+    assert text
+    assert text != ask("/v1/chat/completions", chat(OTHER))["choices"][0]["message"]["content"]
+    assert first["usage"]["prompt_tokens"] == ask("/tokenize", chat(PICTURE))["count"]
+    again = ask("/v1/chat/completions", chat(PICTURE))
+    assert again["choices"][0]["message"]["content"] == text
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 16
+
+    whole = ask("/v1/responses", responses_body())
+    assert whole["output"][0]["content"][0]["text"] == text
+    message = ask("/v1/messages", messages_body())
+    assert message["content"][0]["text"] == text
+    count = ask("/v1/messages/count_tokens", messages_body())
+    assert count["input_tokens"] == first["usage"]["prompt_tokens"]
+    assert ask("/api/chat", ollama_body())["message"]["content"] == text
+
+    both = ask("/v1/chat/completions", chat(PICTURE, OTHER))
+    assert both["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] + 16
+
+
+def refusals_are_clear(ask: Callable[..., Any]) -> None:
+    refused = ask("/v1/chat/completions", {**chat(PICTURE), "model": "text"}, 400)["error"]
+    assert refused["code"] == "unsupported_feature"
+    assert "llava" in refused["message"]
+    for broken in (b"no image", PICTURE[:-40], PICTURE[:60]):
+        error = ask("/v1/chat/completions", chat(broken), 400)["error"]
+        assert "image" in error["message"]
+    foreign = chat(PICTURE)
+    foreign["messages"][0]["content"][0]["image_url"]["url"] = "https://example.com/a.png"
+    assert "data: URL" in ask("/v1/chat/completions", foreign, 400)["error"]["message"]
+    marked = chat(PICTURE)
+    marked["messages"][0]["content"][1]["text"] = "an <image> in words"
+    assert ask("/v1/chat/completions", marked)["choices"][0]["message"]["content"]

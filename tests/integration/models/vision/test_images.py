@@ -1,0 +1,138 @@
+"""Images in prompts: the answers of tiny checkpoints are those of `generate` on the whole model."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import transformers
+
+from penstock.contract.job import ChatPrompt, Sampling
+from penstock.contract.worker import IMAGES
+from penstock.engine.engine import Engine
+from penstock.engine.sequence import SequenceRequest
+from penstock.models import loader
+from penstock.models.catalogue.resolve import resolve
+from penstock.models.vision import processors
+from tests.architectures.serve import settings_for
+from tests.fixtures import vision
+from tests.fixtures.engine import Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from penstock.models.loader import LoadedModel
+
+ANSWER = 8
+
+FIRST, SECOND = vision.picture(1), vision.picture(2, 60, 100, "JPEG")
+CHATS: dict[str, tuple[tuple[dict[str, Any], ...], tuple[bytes, ...]]] = {
+    "one": (
+        ({"role": "user", "content": [
+            {"type": "image"}, {"type": "text", "text": "What is the answer?"},
+        ]},),
+        (FIRST,),
+    ),
+    "two in two turns": (
+        (
+            {"role": "user", "content": [
+                {"type": "image"}, {"type": "text", "text": "What is the answer?"},
+            ]},
+            {"role": "assistant", "content": "The answer is seven."},
+            {"role": "user", "content": [
+                {"type": "text", "text": "and of this "}, {"type": "image"},
+            ]},
+        ),
+        (FIRST, SECOND),
+    ),
+    "another": (
+        ({"role": "user", "content": [
+            {"type": "image"}, {"type": "text", "text": "What is the answer?"},
+        ]},),
+        (SECOND,),
+    ),
+    "text": (({"role": "user", "content": "Paris is the capital of"},), ()),
+}  # fmt: skip
+
+
+@dataclass
+class Served:
+    loaded: LoadedModel
+    reference: Any
+    processor: Any
+
+    def request(self, name: str, key: str) -> SequenceRequest:
+        messages, pictures = CHATS[name]
+        assert self.loaded.vision is not None
+        prompt = ChatPrompt(messages)
+        token_ids, images = self.loaded.tokenizer.encode(prompt), None
+        if pictures:
+            token_ids, images = self.loaded.vision(prompt, pictures)
+        sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER, ignore_eos=True)
+        return SequenceRequest(key, token_ids, sampling, images=images)
+
+    @torch.inference_mode()
+    def generate(self, name: str) -> list[int]:
+        from PIL import Image
+
+        messages, pictures = CHATS[name]
+        text = self.loaded.tokenizer.render(ChatPrompt(messages))
+        opened = [Image.open(BytesIO(one)).convert("RGB") for one in pictures]
+        inputs = self.processor(text=[text], images=opened or None, return_tensors="pt")
+        made = self.reference.generate(
+            **inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False
+        )
+        return made[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def answers(self, *batches: Sequence[str]) -> list[list[int]]:
+        """The engine's answers to chats, each batch submitted together, all in one engine."""
+        transcript = Transcript()
+        engine = Engine(self.loaded.model, self.loaded.tokenizer, self.loaded.options, transcript)
+        keys: list[str] = []
+        for number, batch in enumerate(batches):
+            requests = [self.request(name, f"{number}-{name}") for name in batch]
+            keys += [request.job_id for request in requests]
+            engine.submit(*requests)
+            for _ in range(3):
+                engine.turn()
+        while engine.turn():
+            pass
+        return [transcript.tokens[key] for key in keys]
+
+
+@pytest.fixture(scope="module", params=sorted(vision.KINDS))
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    folder = vision.write(request.param, tmp_path_factory.mktemp("vision") / request.param)
+    return _served(folder)
+
+
+def _served(folder: Path) -> Served:
+    settings = settings_for(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        spec = resolve(f"{folder.name}-cpu", settings)
+        loaded = loader.load(spec, settings, slots=4, progress=lambda *_: None)
+        reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    if loaded.vision is None:
+        pytest.fail("no vision part was loaded")
+    return Served(loaded, reference, processors.load(folder))
+
+
+def test_answers_are_those_of_generate(served: Served) -> None:
+    names = list(CHATS)
+    assert IMAGES in served.loaded.card.capabilities
+    assert served.answers(names) == [served.generate(name) for name in names]
+
+
+def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
+    """Chunks cut images in two; a second turn finds the first one's blocks."""
+    names = ["one", "two in two turns", "another", "two in two turns"]
+    whole = [served.generate(name) for name in names]
+    options = replace(served.loaded.options, prefill_chunk_tokens=7, target_step_ms=None)
+    chunked = replace(served, loaded=replace(served.loaded, options=options))
+    assert chunked.answers(names[:1], names[1:2], names[2:]) == whole
