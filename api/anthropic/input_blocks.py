@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from api.openai.chat.images import IMAGE_LEFT_OUT
+from api.openai.chat_images import IMAGE_LEFT_OUT
 from api.openai.system_messages import in_place
 from penstock.errors import InvalidParameter, UnsupportedFeature
 

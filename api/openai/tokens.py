@@ -19,9 +19,9 @@ from api.http.errors import json_response
 from api.http.json_body import read_json, read_object, validated
 from api.http.record import record_of
 from api.jobs.routing import image_models, pick
-from api.openai.chat.images import ChatImages
 from api.openai.chat.messages import chat_prompt
 from api.openai.chat.request_body import chat_request
+from api.openai.chat_images import ChatImages
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
 from penstock.contract.job import TextPrompt
 from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, TokenizerCall

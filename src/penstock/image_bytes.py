@@ -56,14 +56,20 @@ def _opened(data: bytes, param: str) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bounds on pixels are ours
             image = Image.open(BytesIO(data), formats=KINDS)
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels("too many", param) from error
     except Exception as error:
         kinds = ", ".join(KINDS)
         raise InvalidParameter(f"{param}: not an image of {kinds}", param=param) from error
     width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE or not width * height:
-        raise InvalidParameter(
-            f"{param}: an image of {width} x {height} pixels; at most {MOST_PIXELS} pixels and "
-            f"{MOST_SIDE} a side are taken",
-            param=param,
-        )
+        raise _too_many_pixels(f"{width} x {height}", param)
     return image
+
+
+def _too_many_pixels(size: str, param: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"{param}: an image of {size} pixels; at most {MOST_PIXELS} pixels and {MOST_SIDE} a side "
+        f"are taken",
+        param=param,
+    )

@@ -13,9 +13,9 @@ from api.http.resumption import Resumption, resumption_of
 from api.jobs.generation import Generation
 from api.openai.chat.best_of import Choices
 from api.openai.chat.completions import works_of
-from api.openai.chat.images import ChatImages
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import chat_request, completion_request
+from api.openai.chat_images import ChatImages
 from penstock.errors import BadRequest
 
 if TYPE_CHECKING:

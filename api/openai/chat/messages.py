@@ -9,8 +9,8 @@ from penstock.contract.job import IMAGE_PART, ChatPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
-    from api.openai.chat.images import ChatImages
     from api.openai.chat.message_schema import ContentPart, Message
+    from api.openai.chat_images import ChatImages
     from api.openai.schema import ChatRequest
 
 TEMPLATE_ROLES: Final = {"developer": "system"}

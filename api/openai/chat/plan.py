@@ -17,8 +17,8 @@ from penstock.contract.job import Generate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from api.openai.chat.images import ChatImages
     from api.openai.chat.tools import Reading
+    from api.openai.chat_images import ChatImages
     from api.openai.schema import ChatRequest
     from penstock.contract.job import ChatPrompt
     from penstock.contract.worker import ModelCard

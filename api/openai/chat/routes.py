@@ -22,9 +22,9 @@ from api.openai.chat.answers import (
     usage_object,
 )
 from api.openai.chat.chunks import CHAT, ChunkWriter
-from api.openai.chat.images import ChatImages
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import chat_request, read_request
+from api.openai.chat_images import ChatImages
 from api.openai.schema import ChatRequest
 
 router = Router()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from api.openai.chat.images import IMAGE_LEFT_OUT
+from api.openai.chat_images import IMAGE_LEFT_OUT
 from api.openai.responses.input_tools import shown_name
 from api.openai.responses.item_kinds import CALLS, FILE, OUTPUTS
 from api.openai.system_messages import in_place

@@ -113,4 +113,5 @@ def next_slice(sequence: Sequence, block_size: int) -> SequenceSlice:
     """Return the slice of the token that the step under way chooses; its id is a placeholder."""
     start = len(sequence.token_ids)
     table = sequence.block_table[: start // block_size + 1]
-    return SequenceSlice(sequence.key, (0,), start, table, 0, sequence.state)
+    images = sequence.request.images
+    return SequenceSlice(sequence.key, (0,), start, table, 0, sequence.state, images)

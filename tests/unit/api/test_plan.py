@@ -11,9 +11,9 @@ from api.http.warnings import Warnings
 from api.jobs.blame import Blame
 from api.openai.chat import structures
 from api.openai.chat.as_chat import plan_of
-from api.openai.chat.images import ChatImages
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.structure_schema import FunctionTool
+from api.openai.chat_images import ChatImages
 from api.openai.schema import ChatRequest
 from penstock.contract.structure import (
     EitherStructure,

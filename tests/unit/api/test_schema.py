@@ -9,8 +9,8 @@ import pytest
 from api.http.json_body import validated
 from api.http.warnings import Warnings
 from api.openai import unsupported
-from api.openai.chat.images import ChatImages
 from api.openai.chat.messages import chat_prompt
+from api.openai.chat_images import ChatImages
 from api.openai.schema import ChatRequest, CompletionRequest
 from penstock.errors import InvalidParameter, UnsupportedFeature
 from tests.fixtures.api import model_card

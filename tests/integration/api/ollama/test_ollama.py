@@ -178,7 +178,7 @@ def test_generate_through_the_template_raw_and_before_a_suffix(
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}, "images"),
+        ({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}, "text only"),
         ({"messages": [{"role": "nobody", "content": "x"}]}, "role"),
         ({"messages": HELLO, "options": {"repeat_penalty": -1}}, "repeat_penalty"),
         ({"messages": HELLO, "tools": [WEATHER]}, "tools"),

@@ -9,7 +9,7 @@ import pytest
 from api.anthropic import threads
 from api.anthropic.as_chat import chat_body
 from api.anthropic.client_tools import CLIENT_TOOLS
-from api.anthropic.input_blocks import DOCUMENT, IMAGE, LEFT_OUT
+from api.anthropic.input_blocks import DOCUMENT, LEFT_OUT
 from api.anthropic.route import error_object
 from api.anthropic.schema import RULE, MessagesRequest
 from api.anthropic.tools import LEFT_OUT as TOOLS_LEFT_OUT
@@ -64,18 +64,37 @@ def test_what_tools_return() -> None:
     chat, warnings = translated({"role": "user", "content": [result]})
     [message] = chat["messages"]
     assert message["role"] == "tool"
-    assert message["content"].split("\n") == [
-        IMAGE, "T", DOCUMENT, "words", "a part", "S", "url", "found", "Tool: x",
+    picture, words = message["content"]
+    assert picture == {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    assert words["text"].split("\n") == [
+        "T", DOCUMENT, "words", "a part", "S", "url", "found", "Tool: x",
     ]  # fmt: skip
     assert warnings == [
-        "images in the results of tools are left out",
         "documents in the results of tools are left out",
         "blocks of type 'browser_state' are left out",
     ]
 
 
-@pytest.mark.parametrize("block", [PICTURE, {"type": "document", "source": {"type": "url"}}])
-def test_a_users_own_picture_is_refused(block: Any) -> None:
+def test_pictures_keep_their_place() -> None:
+    texts = [{"type": "text", "text": text} for text in ("see", "and", "this")]
+    content = [*texts[:2], PICTURE, texts[2]]
+    chat, warnings = translated(HELLO, {"role": "user", "content": content})
+    [message] = chat["messages"]
+    assert [part["type"] for part in message["content"]] == ["text", "image_url", "text"]
+    assert message["content"][0]["text"] == "hi\nsee\nand"
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    "source", [{"type": "file", "file_id": "x"}, {}, None, {"type": "base64", "data": 5}]
+)
+def test_pictures_that_are_not_there(source: Any) -> None:
+    with pytest.raises((UnsupportedFeature, InvalidParameter)):
+        translated({"role": "user", "content": [{"type": "image", "source": source}]})
+
+
+@pytest.mark.parametrize("block", [{"type": "document", "source": {"type": "url"}}])
+def test_a_users_own_document_is_refused(block: Any) -> None:
     with pytest.raises(UnsupportedFeature, match="text only") as caught:
         translated({"role": "user", "content": [{"type": "text", "text": "see"}, block]})
     assert caught.value.param == "messages[0].content[1]"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from api.http.warnings import Warnings
+from api.openai.chat_images import IMAGE_LEFT_OUT
 from api.openai.responses.input_items import chat_body, items_of
-from api.openai.responses.item_kinds import CALLS, IMAGE, LEFT_OUT, OUTPUTS
+from api.openai.responses.item_kinds import CALLS, LEFT_OUT, OUTPUTS
 from api.openai.responses.schema import ResponseRequest
 
 FUNCTION = {"type": "function", "name": "f", "parameters": {}}
@@ -94,8 +95,11 @@ def test_calls_of_custom_tools_and_their_outputs() -> None:
         {"id": "c1", "type": "custom", "custom": {"name": "apply_patch", "input": "a\n"}}
     ]
     assert output["role"] == "tool"
-    assert output["content"].startswith(f"done\n{IMAGE}\n[A file")
-    assert len(warnings) == 2
+    words, picture, file = output["content"]
+    assert words["text"] == "done"
+    assert picture == {"type": "image_url", "image_url": {"url": "data:"}}
+    assert file["text"].startswith("[A file")
+    assert len(warnings) == 1
 
 
 @pytest.mark.parametrize("kind", sorted([*LEFT_OUT, "of_tomorrow"]))
@@ -121,7 +125,7 @@ def test_calls_of_tools_that_the_client_ran(kind: str) -> None:
     assert f"{kind}_output" in OUTPUTS
     assert called["tool_calls"][0]["function"]["name"] == name
     assert json.loads(called["tool_calls"][0]["function"]["arguments"]) == {"command": ["ls"]}
-    assert result["content"] == (IMAGE if kind == "computer_call" else "out")
+    assert result["content"] == (IMAGE_LEFT_OUT if kind == "computer_call" else "out")
 
 
 def test_system_messages_at_any_place() -> None:
