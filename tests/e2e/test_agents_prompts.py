@@ -1,4 +1,4 @@
-"""A prompt of a coding agent's size, over the three protocols, through real processes.
+"""Prompts and tools of coding agents, over the three protocols, through real processes.
 
 60 tools with long descriptions and deep schemas, a long system text, a conversation of 200 messages:
 some 40,000 tokens of the demo model's tokenizer. No bound of ours may be in the way.
@@ -7,6 +7,7 @@ some 40,000 tokens of the demo model's tokenizer. No bound of ours may be in the
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -46,12 +47,17 @@ TURNS = [("user", "Look again."), ("assistant", "I have looked at it, and it is 
 LEAST_TOKENS = 30_000
 
 
+SCRIPT = [
+    Line("So: " + call("plan", input="no number"), tool="plan", results=0),
+    Line(call("bash", command=COMMAND), tool="bash", results=0),
+    Line(DONE),
+]
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForcedFleet]:
     with forced_fleet(tmp_path_factory.mktemp("agents")) as fleet:
-        fleet.script.write(
-            [Line(call("bash", command=COMMAND), tool="bash", results=0), Line(DONE)]
-        )
+        fleet.script.write(SCRIPT)
         yield fleet
 
 
@@ -135,3 +141,20 @@ def as_an_agent_needs_it(prompt_tokens: int, cached_tokens: int) -> None:
     """The prompt was as long as it should be, and the second turn computed its end alone."""
     assert prompt_tokens > LEAST_TOKENS
     assert cached_tokens > 0.98 * prompt_tokens
+
+
+def test_a_model_that_calls_a_custom_tool_wrongly_is_held_to_its_grammar(
+    fleet: ForcedFleet,
+) -> None:
+    """No call is required: the answer is free until the call's input begins."""
+    form = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[0-9]{3}"}}
+    tools: Any = [{"type": "custom", "custom": {"name": "plan", "format": form}}]
+    with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=history()[-1:], tools=tools, temperature=0, max_tokens=200
+        )
+    message = answer.choices[0].message
+    assert (message.content or "").strip() == "So:"
+    assert message.tool_calls
+    made: Any = message.tool_calls[0]
+    assert re.fullmatch("[0-9]{3}", made.custom.input)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ import pytest
 from tests.fixtures.forced.fleet import MODEL, ForcedFleet, forced_fleet
 from tests.fixtures.forced.script import RESULT, Line, call
 from tests.fixtures.processes import ROOT
+from tests.fixtures.redis import find_free_port
 from tests.foreign.guide import Guide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from tests.fixtures.processes import Processes
 
 AGENTS = ROOT / "scripts" / "foreign" / "agents"
 DONE = "All done."
@@ -91,11 +95,11 @@ class Home:
         return done.stdout
 
 
-def home(name: str, program: Path, fleet: ForcedFleet, folder: Path) -> Home:
+def home(name: str, program: Path, url: str, folder: Path) -> Home:
     """Return a home with the files that the page has for a program."""
     if not shutil.which(program):
         pytest.skip("scripts/foreign/setup.sh has not installed it")
-    guide = Guide.of(name, fleet.url)
+    guide = Guide.of(name, url)
     made = Home(folder, guide)
     made.work.mkdir()
     for path, text in guide.files.items():
@@ -158,7 +162,7 @@ SHELLS = (
 
 @pytest.mark.parametrize("agent", SHELLS, ids=lambda agent: agent.section)
 def test_a_shell_command(fleet: ForcedFleet, tmp_path: Path, agent: Program) -> None:
-    user = home(agent.section, agent.program, fleet, tmp_path)
+    user = home(agent.section, agent.program, fleet.url, tmp_path)
     fleet.script.write(one_call(agent.tool, **agent.arguments))
     environment = dict(agent.environment)
     for words in user.guide.commands[:-1]:
@@ -181,7 +185,7 @@ def test_codex(
     fleet: ForcedFleet, tmp_path: Path, model: str, name: str, arguments: dict[str, Any]
 ) -> None:
     program = node("codex", "codex")
-    user = home("Codex", program, fleet, tmp_path)
+    user = home("Codex", program, fleet.url, tmp_path)
     fleet.script.write(one_call(name, **arguments))
     free = ("--dangerously-bypass-approvals-and-sandbox", "--skip-git-repo-check")
     said = user.run(program, "exec", *free, "-c", "analytics.enabled=false", "-m", model, TASK)
@@ -193,7 +197,7 @@ def test_codex(
 def test_aider(fleet: ForcedFleet, tmp_path: Path) -> None:
     """Its edit format is its tool; what comes of the edit, a test's words, is the result."""
     program = venv("aider", "aider")
-    user = home("aider", program, fleet, tmp_path)
+    user = home("aider", program, fleet.url, tmp_path)
     fleet.script.write([Line(EDIT, says=TASK), Line(DONE)])
     quiet = ("--yes-always", "--no-git", "--no-check-update", "--no-show-model-warnings")
     test = ("--auto-test", "--test-cmd", "cat made.txt; echo tested; exit 1")
@@ -206,7 +210,7 @@ def test_aider(fleet: ForcedFleet, tmp_path: Path) -> None:
 
 def test_mini_swe_agent(fleet: ForcedFleet, tmp_path: Path) -> None:
     program = venv("mini-swe-agent", "mini")
-    user = home("mini-swe-agent", program, fleet, tmp_path)
+    user = home("mini-swe-agent", program, fleet.url, tmp_path)
     submit = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
     fleet.script.write(
         [
@@ -245,7 +249,7 @@ print({{agent}}(tools=[note], model=model, max_steps=3).run({TASK!r}))
 def test_smolagents(fleet: ForcedFleet, tmp_path: Path, agent: str) -> None:
     """Its agents that call tools require a call; those that write code end at a text of theirs."""
     program = venv("smolagents", "python")
-    user = home("smolagents", program, fleet, tmp_path)
+    user = home("smolagents", program, fleet.url, tmp_path)
     if agent == "CodeAgent":
         note, end = (
             f"<code>\nprint(note({WORD!r}))\n</code>",
@@ -259,3 +263,20 @@ def test_smolagents(fleet: ForcedFleet, tmp_path: Path, agent: str) -> None:
     assert DONE in user.run(program, str(code)).splitlines()[-1]
     assert (user.work / "made.txt").read_text(encoding="utf-8") == WORD
     assert "noted" in fleet.script.prompts()[-1].rpartition("Observation")[2]
+
+
+def test_the_demo_fleet(tmp_path: Path, processes: Processes, monkeypatch: Any) -> None:
+    """`penstock up --agents`, whose model answers what comes last in an agent's prompt."""
+    if not os.environ.get("PENSTOCK_TEST_FOREIGN"):
+        pytest.skip("programs of others: make test-foreign")
+    monkeypatch.delenv("PENSTOCK_REDIS_URL", raising=False)
+    port, redis_port = find_free_port(), find_free_port()
+    program = node("pi", "pi")
+    user = home("Pi", program, f"http://127.0.0.1:{port}", tmp_path)
+    ports = ("--port", str(port), "--redis-port", str(redis_port), "--fastchat-port", "0")
+    command = [sys.executable, "-m", "penstock.cli", "up", "--agents", "--chat", "", *ports]
+    up = processes.start("up", command, {"PENSTOCK_SLOTS": "2"}, tmp_path)
+    up.wait_until(lambda: "Ctrl-C stops everything" in up.output())
+    assert f"ANTHROPIC_BASE_URL=http://127.0.0.1:{port} " in up.output()
+    assert "Penstock is a " in user.run(program, *as_written(user), "-p", "What is Penstock?")
+    assert up.stop(60.0) == 0
