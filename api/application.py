@@ -135,7 +135,7 @@ async def _penstock_error(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """Answer for what a handler let through: Redis's absence where it is that, else our fault.
+    """Answer an exception that a handler did not catch: Redis is away, or an internal error.
 
     :raises Exception: the error again, for the log and `api.error_bodies.broken`.
     """
@@ -160,7 +160,7 @@ async def _bad_query(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(request: Request, _error: Exception) -> Response:
-    """Answer nobody; the status is for the log."""
+    """Return a status for the log; the client has gone."""
     record_of(request).error_code = CLIENT_GONE
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 

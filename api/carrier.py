@@ -17,7 +17,7 @@ class Carrier(Protocol):
     """One way to workers. Shared by all requests of the process; owned by the event loop."""
 
     runs_detached: ClassVar[bool]
-    """Whether a job keeps running when nobody follows it."""
+    """Whether a job keeps running without a follower."""
 
     def placement(
         self,
@@ -68,7 +68,7 @@ class Placement(Protocol):
         ...
 
     def unfollow(self) -> None:
-        """Drop what `expect` has prepared and nobody follows."""
+        """Undo `expect` for jobs that are not followed."""
         ...
 
     def cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""An error in the shape of the protocol that its request speaks: its path tells which."""
+"""Error bodies in the format of the request's protocol, which its path determines."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ def refused(request: Request, error: HTTPException) -> Response:
 
 
 def broken(connection: HTTPConnection) -> Response:
-    """Return the answer to an exception that nobody expected; its text stays in the log."""
+    """Return the answer to an unexpected exception; its text stays in the log."""
     return shaped(connection, internal_error())

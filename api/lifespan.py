@@ -1,4 +1,4 @@
-"""The process's services from start to stop: the one place where they are put together."""
+"""Creates, starts and stops the process's services; the only place where they are put together."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REAP_INTERVAL_S: Final = 1.0
 FLUSH_INTERVAL_S: Final = 5.0
 """How often this process adds its figures to the fleet's."""
 STOP_S: Final = 5.0
-"""How long a stopping process goes on cancelling the jobs of clients that it drops."""
+"""How long a stopping process continues to cancel the jobs of clients that it drops."""
 
 
 @asynccontextmanager

@@ -39,17 +39,17 @@ def given_key(authorization: str, api_key: str) -> str:
 
 
 def is_among(given: str, keys: Sequence[str]) -> bool:
-    """Whether a key is one of these. All are compared, in constant time: a delay tells nothing."""
+    """Return whether a key is one of these; all are compared, in constant time."""
     digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
     matches = [hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in keys]
     return any(matches)
 
 
 async def identify(services: Services, given: str) -> Caller:
-    """Return who holds a key; anybody where no key is asked for.
+    """Return the owner of a key; anonymous if no key is required.
 
     :raises NotAuthenticated: keys are asked for, and this is none of them.
-    :raises StoreUnavailable: Redis is away, and this key was not seen of late.
+    :raises StoreUnavailable: Redis is away, and this key has not been looked up recently.
     """
     settings = services.settings
     if given and is_among(given, settings.api_keys):
@@ -65,7 +65,7 @@ async def identify(services: Services, given: str) -> Caller:
 
 
 async def admit(services: Services, record: RequestRecord, tokens: int) -> Taken:
-    """Take a request of about `tokens` from its key's limits and quotas; tell the client of them.
+    """Take a request of about `tokens` from its key's limits and quotas; report them to the client.
 
     :raises RateLimited: there is not enough left of this minute's.
     :raises QuotaExceeded: nothing is left of this day's or month's.

@@ -37,7 +37,7 @@ BYTES_A_TOKEN: Final = 4
 """An estimate for limits, the queue's bound and fair shares; the worker counts for real."""
 
 LEFT: Final = "cancelled"
-"""How a generation ended that nobody finished: the client, an operator, or a fault of ours left it."""
+"""The outcome of an unfinished generation: a client, an operator or an error ended it."""
 
 
 def prompt_tokens(prompt: Prompt) -> int:

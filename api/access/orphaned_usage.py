@@ -30,7 +30,7 @@ async def account_forever(services: Services) -> None:
         try:
             for served in services.registry.known():
                 await _account(services, served.card.queue, wait_s)
-        except PenstockError as error:  # Redis is away; the registry has said so
+        except PenstockError as error:  # Redis is away; the registry has logged it
             logger.debug("usage of dead processes: %s", error)
         except Exception:
             logger.exception("usage of dead processes")
@@ -51,7 +51,7 @@ def _row(one: UnclaimedEnding, key_name: str) -> usage_log.UsageRow:
     ok = isinstance(end, Finished)
     usage = end.usage if isinstance(end, Finished) else Usage(0, end.index)
     return usage_log.UsageRow(
-        time=usage_log.told(one.ended_ms),
+        time=usage_log.format_time(one.ended_ms),
         key=job.tenant,
         key_name=key_name,
         model=job.model,

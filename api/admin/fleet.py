@@ -38,7 +38,7 @@ MOST_MINUTES: Final = 120
 async def fleet(request: Request) -> Response:
     """Show workers, queues and open jobs as they are now.
 
-    :raises StoreUnavailable: Redis has been away for too long to tell.
+    :raises StoreUnavailable: Redis has been away for too long to know.
     """
     services = services_of(request)
     known = sorted(services.registry.known(), key=lambda served: served.card.queue)
@@ -90,7 +90,7 @@ async def history(request: Request, minutes: str = "60") -> Response:
 
 @router.endpoint("/admin/workers/{worker_id}/drain")
 async def drain(request: Request, worker_id: str) -> Response:
-    """Have a worker finish what it runs and claim nothing more, until it is told to resume."""
+    """Make a worker finish its jobs and claim nothing more, until it is asked to resume."""
     return await _ask(request, worker_id, rest=True)
 
 
@@ -128,7 +128,7 @@ async def _ask(request: Request, worker_id: str, *, rest: bool) -> Response:
 async def _answered(call: Awaitable[Answer]) -> Answer:
     """Return what Redis answers.
 
-    :raises StoreUnavailable: it does not; whoever watches asks again soon.
+    :raises StoreUnavailable: it does not; the page asks again soon.
     """
     try:
         return await call

@@ -1,7 +1,7 @@
 """GET /v1/jobs/{id}, its events again from anywhere, and DELETE to cancel.
 
 A job's id is in the header `x-penstock-jobs` of its answer, and in the answer's own id. A client
-whose connection broke goes on here, at whichever API process it gets; watching does not own a job,
+whose connection broke continues here, at any API process; watching does not own a job,
 so going away from here cancels nothing.
 """
 
@@ -30,7 +30,7 @@ PREFIXES = ("chatcmpl-", "cmpl-")
 
 @router.endpoint("/v1/jobs/{job_id}", method="GET")
 async def show_job(request: Request, job_id: str) -> Response:
-    """Show where a job stands."""
+    """Return a job's status."""
     state = await _own_job(request, job_id)
     return json_response(
         {
@@ -67,7 +67,7 @@ async def cancel_job(request: Request, job_id: str) -> Response:
 async def _own_job(request: Request, job_id: str) -> JobState:
     """Return a job of the caller's own.
 
-    :raises UnknownJob: it is not there, or another's; which of the two is nobody's business.
+    :raises UnknownJob: unknown, or owned by another tenant; deliberately indistinguishable.
     """
     for prefix in PREFIXES:
         job_id = job_id.removeprefix(prefix)

@@ -16,7 +16,7 @@ Content = str | list[Block]
 
 
 class AnthropicMessage(Fields):
-    """One message; a block is looked at where it becomes a chat's."""
+    """One message; its blocks are checked when they become a chat's."""
 
     role: Literal["user", "assistant", "system"]
     content: Content
@@ -63,7 +63,7 @@ class CountTokensRequest(Fields):
 
     @property
     def effort(self) -> str | None:
-        """How much the model shall think, if it is said."""
+        """How much the model should think, if the client states it."""
         return self.output_config.effort if self.output_config else None
 
     @property

@@ -1,6 +1,6 @@
 """Threads, whose history Anthropic's server holds for its client; this server holds none.
 
-A request that begins one is answered without it. One that goes on with it has only its last
+A request that begins one is answered without it. One that continues it has only its last
 messages: it is refused with the error at which Anthropic's SDK sends the whole history again.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class UnknownThread(UnknownObject):
-    """A request goes on with a thread."""
+    """A request continues a thread."""
 
     details: ClassVar[Mapping[str, str]] = {"error_code": "thread_not_found"}
 
@@ -23,7 +23,7 @@ class UnknownThread(UnknownObject):
 def check(body: Mapping[str, Any]) -> None:
     """See that a request has its whole history.
 
-    :raises UnknownThread: it goes on with a thread.
+    :raises UnknownThread: it continues a thread.
     """
     thread = body.get("thread")
     fields = cast("dict[str, Any]", thread) if isinstance(thread, dict) else {}

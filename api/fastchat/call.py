@@ -48,7 +48,7 @@ class Call(Generic[Asked]):
 
     @property
     def body(self) -> dict[str, Any]:
-        """What goes to a FastChat worker: what the client has said, and no defaults of ours."""
+        """The body for a FastChat worker: the client's values, without our defaults."""
         return {**self.asked.model_dump(exclude_unset=True), "model": self.card.name}
 
     async def answered(

@@ -33,14 +33,14 @@ class FastChatCarrier:
     ) -> FastChatPlacement:
         """Return the placement of one request's jobs.
 
-        FastChat keeps no answers: a repeated request is answered anew.
+        FastChat stores no answers: a repeated request is generated again.
         """
         del card, resumption, images
         return FastChatPlacement(self._peers, jobs)
 
 
 class FastChatPlacement:
-    """The `Placement` of jobs that begin when they are followed and end when nobody does."""
+    """The `Placement` of jobs that start when they are followed, and end with their followers."""
 
     def __init__(self, peers: Peers, jobs: Sequence[Job]) -> None:
         self.jobs = tuple(jobs)

@@ -2,9 +2,9 @@
 
 FastChat's web UI picks a prompt template by the model's name, and for names that it does not know
 `one_shot` or `zero_shot`: "Human: ...", "Assistant: ...", for `one_shot` after an example. That
-says nothing of the model, so a model with a chat template of its own gets the messages instead,
+does not depend on the model, so a model with its own chat template gets the messages instead,
 rendered with that template. Only a prompt that is such a rendering from its first character to
-its last is touched; any other goes to the model as it stands.
+its last is touched; any other goes to the model unchanged.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def messages_of(prompt: str) -> tuple[dict[str, Any], ...] | None:
 
 
 def _turns(parts: Sequence[str]) -> list[str] | None:
-    """Return `Role: text` of each turn; None where the roles do not take turns.
+    """Return `Role: text` of each turn; None if the roles do not alternate.
 
-    A text may hold the separator itself: what follows no role goes on with the text before.
+    A text may contain the separator: a part without a role continues the text before it.
     """
     turns: list[str] = []
     for part in parts:

@@ -30,9 +30,9 @@ class ErrorCode(IntEnum):
 
 
 class Refusal(Exception):
-    """A Penstock error with a code that its class alone does not tell.
+    """A Penstock error with a more specific FastChat code than its class has.
 
-    FastChat tells a malformed body from a value that is out of its range, and no key from a
+    FastChat distinguishes a malformed body from a value out of range, and a missing key from a
     wrong one; Penstock's tree does not.
     """
 

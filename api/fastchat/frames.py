@@ -26,7 +26,7 @@ KEEPALIVE: Final = END
 
 
 class Cumulative:
-    """One answer as FastChat tells it: every object holds all that came before."""
+    """One answer in FastChat's format: every object contains all of the text so far."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -37,7 +37,7 @@ class Cumulative:
         self._shown: dict[str, list[Any]] | None = None
 
     def take(self, event: Tokens | Finished) -> bool:
-        """Add an event; True where it has changed what `object` shows."""
+        """Add an event; return whether `object` has changed."""
         self._text += event.text
         if not isinstance(event, Tokens):
             self._reason = event.reason.value

@@ -21,17 +21,17 @@ logger = logging.getLogger("penstock.api")
 CALL_S: Final = 5.0
 RETRY_S: Final = 5.0
 LOOK_S: Final = 1.0
-"""How often the served models are compared with what the controller was told."""
+"""How often the served models are compared with those that the controller knows."""
 
 
 class NotAController(Exception):
-    """What answers there is no FastChat controller, or wants nothing of us."""
+    """The server at this address is not a FastChat controller, or rejects us."""
 
 
 class Membership:
-    """Registers, sends heartbeats, and registers anew where the controller forgot us.
+    """Registers, sends heartbeats, and registers again if the controller has dropped us.
 
-    A controller has no way to be told of a leave: it drops us when the heartbeats end.
+    The protocol has no message for leaving: a controller drops us when heartbeats stop.
     """
 
     def __init__(self, services: Services) -> None:
@@ -67,7 +67,7 @@ class Membership:
                     while await self._beat(http):
                         pass
                 except NotAController as error:
-                    logger.error("FastChat controller %s: %s", self._controller, error)  # noqa: TRY400 - it says all
+                    logger.error("FastChat controller %s: %s", self._controller, error)  # noqa: TRY400 - the message is complete
                     return
                 except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                     logger.warning(
@@ -96,7 +96,7 @@ class Membership:
         logger.info("Registered with FastChat controller %s as %s", self._controller, self._name)
 
     async def _beat(self, http: httpx.AsyncClient) -> bool:
-        """Wait for the next heartbeat and send it; False: it is time to register anew."""
+        """Wait for the next heartbeat and send it; return False if registering again is due."""
         end = asyncio.get_running_loop().time() + self._heartbeat_s
         while (left := end - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(LOOK_S, left))
@@ -116,7 +116,7 @@ class Membership:
 
 
 def fleet_status(services: Services, caller: Caller) -> dict[str, Any]:
-    """Return `/worker_get_status` of all of our own models. FastChat's workers are not told of.
+    """Return `/worker_get_status` of all of our own models. FastChat workers are not included.
 
     `speed` is the number of workers, `queue_length` the jobs that run or wait.
     """

@@ -56,7 +56,7 @@ def checked_url(name: str, allowed: Sequence[str]) -> str:
     An entry is a host, a pattern (`*.gpu.example`) or a network (`10.0.0.0/8`), with `:port` or
     without. Names are not looked up: a network allows addresses only.
 
-    :raises NotPermitted: nobody may register, or the URL is not on the list.
+    :raises NotPermitted: registration is off, or the URL is not on the list.
     """
     if not allowed:
         raise NotPermitted(

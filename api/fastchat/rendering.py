@@ -1,4 +1,4 @@
-"""A chat as a FastChat worker's model wants it: by the conversation template that it returns."""
+"""Renders a chat for a FastChat worker's model, with the conversation template that it returns."""
 
 from __future__ import annotations
 

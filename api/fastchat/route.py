@@ -41,7 +41,7 @@ class FastChatRoute(APIRoute):
     """Answers an error with status 200 and FastChat's object, as its clients expect.
 
     FastChat's own programs send no key. Where keys are set, these routes ask for one too, unless
-    `PENSTOCK_FASTCHAT_OPEN` says that their port is only reached by friends.
+    `PENSTOCK_FASTCHAT_OPEN` declares that only trusted programs reach their port.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
@@ -86,7 +86,7 @@ def error_response(path: str, content: dict[str, Any]) -> Response:
 class VouchedRoute(FastChatRoute):
     """Lets a FastChat worker in whose controller address has the token in its path.
 
-    It can send nothing else that says who it is. To one with a wrong token this is no controller:
+    It can send nothing else that identifies it. For one with a wrong token there is no controller:
     status 403, at which FastChat's worker ends, where an error of FastChat's own making would leave
     it running unseen.
     """

@@ -123,7 +123,7 @@ def _check(asked: GenerationRequest, card: ModelCard) -> None:
 def prompt_of(text: str, card: ModelCard, *, echo: bool = False) -> TextPrompt | ChatPrompt:
     """Return a prompt as the model is to see it: the chat that it quotes, or the text itself.
 
-    With `echo` the client wants the very text back, so that FastChat's default templates stand.
+    With `echo` the client gets the exact text back, so FastChat's default templates are kept.
     """
     prompt = opened(text)
     if isinstance(prompt, TextPrompt) and card.has_chat_template and not echo:

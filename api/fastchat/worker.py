@@ -141,7 +141,7 @@ async def _details(call: Call[OptionalModelName]) -> dict[str, Any]:
 async def worker_get_status(request: Request) -> Response:
     """Tell of the fleet as of one worker; a real controller may have us registered as such.
 
-    FastChat's workers are not told of: such a controller may know them itself.
+    FastChat workers are not included: such a controller may know them itself.
     """
     status = fleet_status(services_of(request), record_of(request).caller)
     return json_response(status)

@@ -39,7 +39,7 @@ class UnfinishedBodies:
         self.total_bytes = 0
 
     def add(self, count: int) -> None:
-        """Count bytes that are held from now on.
+        """Count bytes that are now buffered.
 
         :raises Overloaded: they would be too many; they are not counted.
         """
@@ -53,13 +53,13 @@ class UnfinishedBodies:
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytearray:
-    """Return the body, decompressed where it is sent so.
+    """Return the body, decompressed if it is compressed.
 
     :raises BodyTooLarge: by its Content-Length before a byte is read, else as soon as it passes.
     :raises UnsupportedEncoding: it is encoded in a way that is not known here.
-    :raises InvalidParameter: it is not encoded as its header says.
+    :raises InvalidParameter: it is not encoded as in its header.
     :raises RequestTooSlow: it does not come in time.
-    :raises Overloaded: too much is held of unfinished bodies.
+    :raises Overloaded: unfinished bodies take too much memory.
     :raises ClientDisconnect: the client has gone.
     """
     check_length(request, limit_bytes)
@@ -92,7 +92,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytearray:
 
 
 def check_length(request: Request, limit_bytes: int) -> None:
-    """See what the head says of the body's length.
+    """Check the body's length in the request's headers.
 
     :raises BodyTooLarge: it is over the limit.
     """
@@ -147,7 +147,7 @@ def _decoder(request: Request, limit_bytes: int) -> _Decoder | None:
 
 
 class _Decoder:
-    """Decompresses a body piece by piece, never more than may be held."""
+    """Decompresses a body piece by piece, within the limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -166,7 +166,7 @@ class _Decoder:
         if len(content) > room_bytes or self._stream.unconsumed_tail:
             raise too_large(self._limit_bytes)
         if self._stream.unused_data:
-            raise InvalidParameter("The request's body goes on behind its compressed end")
+            raise InvalidParameter("The request's body continues after its compressed end")
         return content
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ class _UntilClose(int):
 
 
 def bound_connections() -> None:
-    """Have every connection of this process keep to the bounds above."""
+    """Apply the limits above to every connection of this process."""
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 - not everywhere
     except ImportError:  # another server, or no such parser

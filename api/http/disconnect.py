@@ -17,7 +17,7 @@ CLIENT_GONE: Final = "client_gone"
 
 
 class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+    """The client closed its connection, so there is nothing to answer."""
 
 
 async def _gone(receive: Receive) -> None:

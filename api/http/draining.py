@@ -1,7 +1,7 @@
-"""The last moments of an API process: what it says of itself, and whom it still serves.
+"""The end of an API process: what it reports of itself, and which requests it still serves.
 
 uvicorn stops accepting at SIGTERM and lets requests finish. Before that, balancers should hear of
-it: for `settings.drain_notice_s` the process serves on, but says at `/ready` that it will not.
+it: for `settings.drain_notice_s` the process continues to serve, but `/ready` fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Drain:
 
     def __init__(self, notice_s: float) -> None:
         self.draining = False
-        """`/ready` says no, and connections end with the request that they are at."""
+        """Make `/ready` fail, and close each connection after its current request."""
         self.closed = False
         """New requests are refused."""
         self._notice_s = notice_s

@@ -1,7 +1,7 @@
 """The one table from Penstock's errors to HTTP, and OpenAI's shape for them.
 
 OpenAI's SDKs choose the exception's class by the status, and retry 408, 409, 429 and 5xx by
-themselves; `retry=False` tells them that trying again cannot help (header `x-should-retry`).
+themselves; `retry=False` indicates that trying again cannot help (header `x-should-retry`).
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def answer_of(error: errors.PenstockError) -> Answer:
 
 
 def known(error: Exception) -> errors.PenstockError | None:
-    """Return what an exception means to a client; None if it is one that nobody expected."""
+    """Return the error for a client; None for an unexpected exception."""
     return error if isinstance(error, errors.PenstockError) else as_unavailable(error)
 
 
 def internal_error() -> errors.PenstockError:
-    """Return what a client hears of an exception that nobody expected; its text is for the log."""
+    """Return the error body of an unexpected exception; its text is only for the log."""
     return errors.PenstockError("Internal error")
 
 
@@ -106,12 +106,12 @@ def openai_error(error: errors.PenstockError) -> dict[str, Any]:
 
 
 def response_headers(error: errors.PenstockError) -> dict[str, str]:
-    """Return the headers that tell a client when, and whether, to try again."""
+    """Return the headers that state when, and whether, to try again."""
     answer = answer_of(error)
     headers: dict[str, str] = {}
     retry_after_s = getattr(error, "retry_after_s", None) or answer.retry_after_s
     if retry_after_s is not None:
-        # Whole seconds, as RFC 9110 wants them, and never 0: "at once" is what made it full.
+        # Whole seconds, as RFC 9110 requires, and never 0: retrying at once is what made it full.
         headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
     if answer.retry is not None:
         headers["x-should-retry"] = "true" if answer.retry else "false"

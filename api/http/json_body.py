@@ -56,7 +56,7 @@ def validated(parsed: dict[str, Any], schema: type[Schema]) -> Schema:
 def _first_fault(parsed: object, error: ValidationError) -> tuple[str | None, str]:
     """Return the field and the message of the first error.
 
-    Where a value fits none of several types, pydantic tells what is wrong with each: take the one
+    If a value fits none of several types, pydantic reports what is wrong with each: take the one
     that got furthest into the value.
     """
     faults: list[tuple[str, str]] = []

@@ -43,7 +43,7 @@ def _quoted(value: str) -> str:
 
 
 class RequestContext:
-    """Gives every request a record and an id, and answers for what nobody caught."""
+    """Gives every request a record and an id, and answers uncaught exceptions."""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class Resumption:
         """Return the seed of a request that names none: repeated, it has to say the same again.
 
         Where Redis has lost the job meanwhile, the client has a part of an answer that is made
-        anew.
+        again.
         """
         text = f"{tenant}\0{self.key}\0seed"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:SEED_BYTES])

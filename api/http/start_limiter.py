@@ -44,7 +44,7 @@ class Turnstile:
         await turn
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin anew. While any wait, as many as may have begun: who comes later waits behind them."""
+        """Start the next turn: waiting requests go first, and later ones wait behind them."""
         self._begun = 0
         while self._waiting and self._begun < AT_ONCE:
             turn = self._waiting.popleft()

@@ -53,7 +53,7 @@ class FramedResponse(Response):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(media_type=media_type, headers={**STREAM_HEADERS, **(headers or {})})
-        # A stream has no length: chunks tell its end.
+        # A stream has no length: chunked encoding marks its end.
         del self.headers["content-length"]
         self._frames = frames
         self._last = last

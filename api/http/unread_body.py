@@ -1,4 +1,4 @@
-"""A response to a body that nobody wants to read."""
+"""A response sent without reading the request's body."""
 
 from __future__ import annotations
 

@@ -56,5 +56,5 @@ class Warnings:
         return [*list(self._texts)[:kept], *([f"{more} more"] if more else [])]
 
     def member(self) -> dict[str, list[str]]:
-        """Return the `warnings` member of an answer's object; nothing where there are none."""
+        """Return the `warnings` member of an answer's object; {} if there are none."""
         return {"warnings": self.texts} if self else {}

@@ -165,7 +165,7 @@ def _decoded(encoded: str) -> array[float]:
 
 
 def _shaped(vector: array[float], card: ModelCard, wish: Wish) -> array[float]:
-    """Return the first dimensions of a vector, of unit length again where it shall have that.
+    """Return the first dimensions of a vector, normalised again if it should have unit length.
 
     A causal model's vector is a mean of hidden states; it is always scaled.
     """

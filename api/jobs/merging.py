@@ -23,7 +23,7 @@ MOST_WAITING: Final = 64
 async def merged(streams: Sequence[Stream]) -> AsyncGenerator[Item, None]:
     """Yield (stream's position, event) as they arrive, until each stream has had its last event.
 
-    None stands for a stream's silence. An error of one stream ends all of them.
+    None stands for a stream's silence. An error in one stream ends all of them.
     """
     if len(streams) == 1:
         async with aclosing(streams[0]) as events:

@@ -97,7 +97,7 @@ class QueuePlacement:
                 self._carrier.replies.expect(job.queue, job.id)
 
     async def submit(self) -> None:
-        """Submit every job. It goes on if the client goes meanwhile, so that no job is missed.
+        """Submit every job. This continues if the client leaves meanwhile, so that no job is missed.
 
         :raises QueueFull: no queue of the model has room.
         :raises InvalidParameter: the `Idempotency-Key` was used for another request.
@@ -121,7 +121,7 @@ class QueuePlacement:
         self._open.discard(job_id)
 
     def unfollow(self) -> None:
-        """Drop the events of jobs that nobody has come to follow."""
+        """Drop the events of jobs without a follower."""
         for job in self.jobs:
             self._carrier.replies.forget(job.id)
 
@@ -143,7 +143,7 @@ class QueuePlacement:
     async def _placed(self, job: Job) -> Job:
         """Return a job with the queue that an earlier request with its key has chosen.
 
-        :raises StoreUnavailable: there is no such queue: somebody else has written its name.
+        :raises StoreUnavailable: there is no such queue: another program has written its name.
         """
         queue = await self._carrier.queue.place(job)
         if queue == job.queue:
@@ -199,7 +199,7 @@ class QueuePlacement:
         return True
 
     def cancel(self) -> None:
-        """Cancel the open jobs: at once, or after the grace time if nobody has taken them up."""
+        """Cancel the open jobs: at once, or after the grace time if no client has resumed them."""
         submission = self._submission
         if not self._open or submission is None:
             return

@@ -106,7 +106,7 @@ def pick(request: Request, model: str) -> ModelCard:
         record.caller,
         model,
         fallbacks_of(headers.get(FALLBACK_HEADER, "")),
-        seed=headers.get(KEY_HEADER),  # a request that is repeated goes where it went
+        seed=headers.get(KEY_HEADER),  # a repeated request goes to the same model
     )
     record.model = card.name
     record.headers[MODEL_HEADER] = card.name

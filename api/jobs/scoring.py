@@ -31,7 +31,7 @@ class Scores:
 
 
 def check(card: ModelCard) -> None:
-    """See that a model can tell how texts go together.
+    """Check that a model can score pairs of texts.
 
     :raises UnsupportedFeature: it is neither a cross-encoder nor an embedding model.
     """
@@ -82,6 +82,6 @@ async def score(
 
 
 def _prefixed(card: ModelCard, text: str, names: tuple[str, ...]) -> str:
-    """Return a text after the model's prompt for its kind, where it has one."""
+    """Return a text preceded by the model's prompt for its kind, if it has one."""
     prompts = card.embedding.prompts if card.embedding else {}
     return next((prompts[name] for name in names if name in prompts), "") + text

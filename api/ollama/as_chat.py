@@ -69,7 +69,7 @@ def chat_body_of_prompt(asked: GenerateRequest) -> Json:
 
 
 def completion_body(asked: GenerateRequest) -> Json:
-    """Return the body of a completion: the prompt as it stands, or with what follows the answer.
+    """Return the body of a completion: the prompt as is, or with the text after the gap.
 
     :raises UnsupportedFeature: images.
     """

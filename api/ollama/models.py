@@ -45,7 +45,7 @@ async def version() -> Response:
 async def tags(request: Request) -> Response:
     """List what live workers serve.
 
-    :raises StoreUnavailable: Redis has been away for too long to tell.
+    :raises StoreUnavailable: Redis has been away for too long to know.
     """
     return json_response({"models": [_entry(*served) for served in _served(request)]})
 
@@ -54,7 +54,7 @@ async def tags(request: Request) -> Response:
 async def ps(request: Request) -> Response:
     """List what is loaded, which is all that is served.
 
-    :raises StoreUnavailable: Redis has been away for too long to tell.
+    :raises StoreUnavailable: Redis has been away for too long to know.
     """
     listed = [
         {

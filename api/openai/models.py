@@ -24,7 +24,7 @@ router = Router()
 async def list_models(request: Request) -> Response:
     """List what live workers serve, each name once, with its aliases.
 
-    :raises StoreUnavailable: Redis has been away for too long to tell.
+    :raises StoreUnavailable: Redis has been away for too long to know.
     """
     services = services_of(request)
     services.registry.known()  # raises while Redis is away: an empty list would be a lie

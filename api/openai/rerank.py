@@ -64,7 +64,7 @@ class RerankRequest(Fields):
 
     @property
     def truncate(self) -> int:
-        """What becomes of a pair that is too long: it is cut, unless the client says no."""
+        """Tokens of a pair to keep; by default a long one is cut, unless the client refuses that."""
         if self.truncate_prompt_tokens is not None:
             return self.truncate_prompt_tokens
         return WHOLE if self.truncation is False else TO_CONTEXT

@@ -1,6 +1,6 @@
 """POST /tokenize, /detokenize (vLLM's shapes) and /v1/chat/completions/render.
 
-They ask a worker's tokenizer, beside the queue: nobody's running answer is waited for.
+They call a worker's tokenizer without the queue, so they never wait for a running answer.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ async def call(
 ) -> TokenizerReply:
     """Return a worker's reply. `images` are those that the prompt names, by digest.
 
-    :raises PenstockError: what the reply names, with `param` where the request is at fault.
+    :raises PenstockError: the error in the reply, with `param` if the request is at fault.
     """
     question = TokenizerCall(uuid.uuid4().hex, card.queue, "", asked)
     services = services_of(request)

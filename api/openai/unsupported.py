@@ -61,7 +61,7 @@ class Rule:
 
 
 def _shown(name: str, value: object) -> str:
-    """Return a field's name, with its value where that is short."""
+    """Return a field's name, with its value if that is short."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return f"{name}={value!r:.{LONGEST_NAME}}"
     return name

@@ -1,1 +1,1 @@
-"""What a model has written, told apart: its reasoning, its calls of tools, its answer."""
+"""Parses a model's text into its reasoning, its tool calls and its answer."""

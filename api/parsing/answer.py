@@ -73,7 +73,7 @@ class AnswerParser:
         return self._counted(self._source.taken_deltas())
 
     def finish(self) -> list[Delta]:
-        """Return what was held back: the text has ended."""
+        """Return the withheld text: the answer has ended."""
         self._source.ended = True
         for _ in self._steps:
             pass

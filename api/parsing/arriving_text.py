@@ -1,6 +1,6 @@
 """A text that arrives in pieces, and the steps by which a dialect reads it.
 
-A dialect is a generator: straight code that reads a text and is suspended where it needs more of
+A dialect is a generator: straight code that reads a text and is suspended when it needs more of
 it. What a step decides depends on the text alone, never on how the text was cut: each one waits
 until any longer text would lead to the same decision.
 """

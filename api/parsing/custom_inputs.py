@@ -78,7 +78,7 @@ class InputReader:
 
 
 def _escape(held: str, place: int) -> tuple[str, int]:
-    """Return the text of an escape and its length; 0 where it is not whole yet."""
+    """Return the text of an escape and its length; 0 if it is incomplete."""
     kind = held[place + 1 : place + 2]
     if kind != "u":
         return _ESCAPES.get(kind, kind), 2 if kind else 0
@@ -103,7 +103,7 @@ def _pair(held: str, place: int, high: int) -> tuple[str, int]:
 
 
 def _code(held: str, place: int) -> int | None:
-    """Return the number of an escape; None where it is not whole yet."""
+    """Return the number of an escape; None if it is incomplete."""
     digits = held[place + 2 : place + _UNICODE]
     if len(digits) < _UNICODE - 2:
         return None
@@ -155,7 +155,7 @@ class CustomAnswerParser:
         return self._read(self._parser.push(text, tokens))
 
     def finish(self) -> list[Delta]:
-        """Return what was held back: the text has ended."""
+        """Return the withheld text: the answer has ended."""
         return [*self._read(self._parser.finish()), *self._finished()]
 
     def _read(self, deltas: Sequence[Delta]) -> list[Delta]:

@@ -24,7 +24,7 @@ _END_OF_SCALAR: Final = re.compile(r"[,\]}\s<\[{\"]")
 
 
 def escaped(text: str) -> str:
-    """Return text as it stands within a JSON string."""
+    """Return text in the form that it has within a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
@@ -150,7 +150,7 @@ def _name(raw: str, known: Collection[str] | None) -> str:
 
 
 def _arguments(raw: str) -> str:
-    """Return an object's JSON, from a string if it stands in one: some models quote it twice."""
+    """Return an object's JSON, also out of a string: some models quote it twice."""
     found = loaded(raw)
     if isinstance(found, str):
         raw = found.strip() or "{}"

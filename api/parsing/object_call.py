@@ -46,7 +46,7 @@ class ObjectCall:
     def fail(self) -> None:
         """End the call early, or, if it has not begun, take its text for content.
 
-        A call that the text's end has cut off stays without its end too, so that nobody runs it;
+        A call cut off by the text's end remains incomplete, so that no client runs it;
         but for one that has only lost some of what closes it.
         """
         source = self._source

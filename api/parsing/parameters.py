@@ -34,7 +34,7 @@ def types_of(schema: Mapping[str, Any] | None) -> dict[str, list[str]]:
 def as_json(text: str, types: Sequence[str] | None) -> str:
     """Return the JSON of a value that was written without quotes, as its parameter's types read it.
 
-    Text that is no JSON of a type that is allowed is a string, whatever the schema wants: the
+    Text that is not JSON of an allowed type is a string, whatever the schema demands: the
     client sees what the model wrote. Python's words for true, false and null are understood, and
     its lists and dicts for a parameter that is no string.
     """

@@ -30,7 +30,7 @@ class Source(ArrivingText):
         self.thought_since = False
         """Whether there was any reasoning since this was last set to false."""
         self.wrapping_end = ""
-        """What ends an answer that stands between markers of its own; it is no content."""
+        """The marker that ends an answer between markers; it is not content."""
         self._space = ""
         self._deltas: list[Delta] = []
 

@@ -50,7 +50,7 @@ HEADERS: Final = {
 
 @dataclass(frozen=True)
 class Asset:
-    """A file and what is said of it."""
+    """A file and its headers."""
 
     body: bytes
     compressed: bytes

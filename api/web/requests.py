@@ -1,6 +1,6 @@
 """Jobs by the `Idempotency-Key` of their request, for a client that never saw its answer begin.
 
-A request's headers come with its first token. A page that is reloaded, or told to stop, before
+A request's headers come with its first token. A page that is reloaded, or stopped, before
 that knows its key only.
 """
 

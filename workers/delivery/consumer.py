@@ -90,7 +90,7 @@ class PromptConsumer(Consumer):
     # Outages
 
     def connect(self) -> Any:
-        """Return the connection once it stands; Celery would leave one behind that it cannot use."""
+        """Return the connection once it is up; Celery would leave an unusable one behind."""
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
         if self.hub:
             try:
@@ -101,7 +101,7 @@ class PromptConsumer(Consumer):
         return connection
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Return the connection once it stands."""
+        """Return the connection once it is up."""
         conn.ensure_connection = partial(
             conn.ensure_connection,
             interval_start=FIRST_PAUSE_S,

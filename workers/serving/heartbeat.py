@@ -169,7 +169,7 @@ class Heartbeat(threading.Thread):
         if failure is not None:
             self._hooks.engine_broke(served, f"its engine has died: {failure}")
             return False
-        # A process that was stopped itself cannot tell whether its engine hangs.
+        # A process that was itself stopped cannot know whether its engine hangs.
         stalled_s = min(served.stalled_s(), time.monotonic() - self._awake_since_s)
         if stalled_s <= served.hung_after_s(self._settings.hung_step_s):
             if served.queue in self._hung:

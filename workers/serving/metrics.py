@@ -119,7 +119,7 @@ class WorkerMetrics:
     def serve(self, settings: Settings) -> str:
         """Serve at the first free port from `settings.metrics_port` on; return the URL.
 
-        :raises StartupError: none of them can be had.
+        :raises StartupError: none of them is free.
         """
         host, first = settings.metrics_host, settings.metrics_port
         problem: OSError | None = None

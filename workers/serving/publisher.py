@@ -157,7 +157,7 @@ class Publisher(threading.Thread):
             try:
                 refusals += self._jobs.append(queue, its)
             except StoreUnavailable as error:
-                logger.error("The events of job %s are dropped: %s", job_id, error)  # noqa: TRY400 - it says all
+                logger.error("The events of job %s are dropped: %s", job_id, error)  # noqa: TRY400 - the message is complete
                 refusals.append(Refusal(job_id, "fenced"))
         return refusals
 

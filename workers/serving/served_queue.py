@@ -91,7 +91,7 @@ class Tokenizer(Protocol):
         ...
 
     def reasoning(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Reasoning:
-        """Return where the answer of a reasoning model begins."""
+        """Return whether the answer begins with reasoning."""
         ...
 
     def tokens_of(self, texts: Sequence[str]) -> Mapping[int, str]:

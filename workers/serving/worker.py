@@ -156,7 +156,7 @@ class Worker:
 
     @property
     def resting(self) -> bool:
-        """Whether an operator wants no job claimed for now; running ones go on."""
+        """Whether an operator has paused claiming; running jobs continue."""
         return self._resting
 
     def take(self, ticket: Ticket) -> None:

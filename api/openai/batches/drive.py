@@ -171,7 +171,7 @@ class Drive:
                 yield parse(number, raw, self._batch.endpoint, most_bytes)
 
     def _write_file(self, kind: str, written: Iterable[bytes]) -> str | None:
-        """Store a file of lines; whoever finishes a batch twice writes the same file twice."""
+        """Store a file of lines; finishing a batch twice writes the same file twice."""
         content = b"".join(written)
         if not content:
             return None

@@ -37,7 +37,7 @@ MOST_BREAKDOWNS: Final = 5
 
 
 async def drive_forever(app: ASGIApp, services: Services) -> None:
-    """Drive every open batch that nobody else drives; every API process does."""
+    """Drive every open batch that no other process drives; every API process runs this."""
     driver = Driver(app, services)
     swept_s = 0.0
     try:

@@ -150,7 +150,7 @@ class FileStore:
         return owned(card, tenant, kind="file", object_id=file_id)
 
     def path(self, card: FileCard) -> Path:
-        """Return where a file's bytes are."""
+        """Return the path of a file's bytes."""
         return self._folder / card.id
 
     def cards(self, tenant: str) -> list[FileCard]:

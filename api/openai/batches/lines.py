@@ -54,7 +54,7 @@ def lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
 def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
     """Return a line.
 
-    :raises ValueError: it is not a request to this endpoint; the message says why.
+    :raises ValueError: it is not a request to this endpoint; the message names the reason.
     """
     if len(raw) > most_bytes:
         raise ValueError(f"longer than {most_bytes} bytes")

@@ -73,7 +73,7 @@ def batch_object(batch: Batch) -> dict[str, Any]:
 
 @router.endpoint("/v1/batches", BatchRequest)
 async def create_batch(request: Request) -> Response:
-    """Take a file of requests; they run when nothing else wants to."""
+    """Accept a file of requests; they run with the lowest priority."""
     settings, record = services_of(request).settings, record_of(request)
     asked = await read_json(request, BatchRequest, settings.max_body_bytes)
     routed = request.app.openapi()["paths"]
@@ -115,7 +115,7 @@ async def list_batches(request: Request, limit: int = 20, after: str | None = No
 
 @router.endpoint("/v1/batches/{batch_id}", method="GET")
 async def retrieve_batch(request: Request, batch_id: str) -> Response:
-    """Show a batch as it stands."""
+    """Return a batch's current state."""
     store = _store(services_of(request).settings)
     batch = await asyncio.to_thread(store.own, batch_id, record_of(request).tenant)
     return json_response(batch_object(batch))

@@ -1,7 +1,7 @@
 """Batches on the disk that all API processes share. Blocking: call it in a thread.
 
-    batches/<id>/batch.json           the batch as it stands
-    batches/<id>/cancel               somebody has asked for its end
+    batches/<id>/batch.json           the batch's current state
+    batches/<id>/cancel               its cancellation was requested
     batches/<id>/rows.<drive>.jsonl   answers, of one process's drive; together they are the progress
     batches/open/<id>                 it has not ended
 
@@ -97,7 +97,7 @@ class BatchStore:
                 raise
 
     def save(self, batch: Batch) -> None:
-        """Store a batch as it stands."""
+        """Store a batch's current state."""
         write_whole(self._folder / batch.id / "batch.json", _encoder.encode(batch))
 
     def close(self, batch: Batch) -> None:
@@ -108,7 +108,7 @@ class BatchStore:
             path.unlink(missing_ok=True)
 
     def get(self, batch_id: str) -> Batch | None:
-        """Return a batch; None where there is none."""
+        """Return a batch, or None if there is none."""
         try:
             batch = _batches.decode((self._folder / batch_id / "batch.json").read_bytes())
         except (FileNotFoundError, msgspec.DecodeError, RecursionError):
@@ -144,7 +144,7 @@ class BatchStore:
         (self._folder / batch_id / "cancel").touch()
 
     def cancelled_s(self, batch_id: str) -> int | None:
-        """Return when somebody has asked for a batch's end; None where nobody has."""
+        """Return when a batch's cancellation was requested; None if it was not."""
         try:
             return int((self._folder / batch_id / "cancel").stat().st_mtime)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A chat's answers whose text is read: reasoning and tool calls told apart from content."""
+"""A chat's parsed answers: reasoning and tool calls separated from content."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ReadChunkWriter:
     """Writes a stream of chat chunks; see `api.openai.chat.chunks.ChunkWriter` for plain text.
 
     An event makes one chunk at most, so that its id stands for all of it. The parsers have to see
-    a job's events from its first on; `after` says up to which the client has them already.
+    a job's events from its first on; `after` is the index of the last one that the client already has.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ReadChunkWriter:
         numbered: bool = False,
         after: int = -1,
     ) -> None:
-        """`numbered` events have ids, by which a client that lost its connection goes on."""
+        """`numbered` events have ids, by which a client that lost its connection resumes."""
         self._reading = reading
         self._heading = heading
         self._job_ids = job_ids
@@ -98,7 +98,7 @@ class ReadChunkWriter:
         self._logprobs = ChatLogprobs()
 
     def event(self, position: int, event: Tokens | Finished) -> bytes:
-        """Return the frame of one event; nothing where it has completed no text."""
+        """Return the frame of one event; b"" if it has completed no text."""
         parser = self._parsers[position]
         tokens = len(event.token_ids) if isinstance(event, Tokens) else 0
         deltas = parser.push(event.text, tokens)
@@ -125,14 +125,14 @@ class ReadChunkWriter:
     def _open(self, position: int) -> bytes:
         """Mark a choice as opened, and open those before it.
 
-        OpenAI's SDK breaks where a stream's first chunk is not choice 0's.
+        OpenAI's SDK breaks if a stream's first chunk is not choice 0's.
         """
         unopened = [lower for lower in range(position) if not self._opened[lower]]
         self._opened[: position + 1] = [True] * (position + 1)
         return b"".join(self._chunk([_choice(lower, OPENING)]) for lower in unopened)
 
     def end(self) -> bytes:
-        """Return the usage, where it was asked for, and the end mark."""
+        """Return the usage, if it was asked for, and the end mark."""
         if not self._include_usage:
             return DONE
         usages = [usage for usage in self._usages if usage]

@@ -103,7 +103,7 @@ class _Choice:
         return self._before + encode(text) + self._after(logprobs, b"null")
 
     def last(self, text: str, reason: str, positions: tuple[PositionLogprobs, ...] = ()) -> bytes:
-        """Return the chunk that says why the choice ended, with the text held back until then.
+        """Return the chunk with the choice's finish_reason and the text withheld until then.
 
         One chunk: a client that resumes after its id must have both or neither.
         """
@@ -118,8 +118,8 @@ class _Choice:
 class ChunkWriter:
     """Writes one stream.
 
-    `numbered` events have `id:` lines, by which a client that lost its connection goes on; only
-    where there is one choice, as indices are a job's own.
+    `numbered` events have `id:` lines, by which a client that lost its connection resumes; only
+    with a single choice, as indices belong to a job.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ChunkWriter:
         numbered: bool = False,
         after: int = -1,
     ) -> None:
-        """Write for `positions` sequences; `after` >= 0 goes on with a stream that has begun."""
+        """Write for `positions` sequences; `after` >= 0 continues a stream."""
         self._heading = heading
         self._shape = shape
         self._include_usage = include_usage
@@ -147,7 +147,7 @@ class ChunkWriter:
             self._choices[0].opened = True
 
     def event(self, position: int, event: Tokens | Finished) -> bytes:
-        """Return the frames of one event; nothing where a token has completed no text."""
+        """Return the frames of one event; none if a token has completed no text."""
         choice = self._choices[position]
         first = b"" if choice.opened else self._open(position)
         if isinstance(event, Tokens):
@@ -159,7 +159,7 @@ class ChunkWriter:
         return first + self._id(event.index) + last
 
     def _open(self, position: int) -> bytes:
-        """Open the choices up to one: OpenAI's SDK breaks where the first chunk is not choice 0's."""
+        """Open the choices up to one: OpenAI's SDK breaks if the first chunk is not choice 0's."""
         unopened = [choice for choice in self._choices[: position + 1] if not choice.opened]
         return b"".join(choice.first() for choice in unopened)
 
@@ -167,7 +167,7 @@ class ChunkWriter:
         return b"id: %d\n" % index if self._has_ids else b""
 
     def end(self) -> bytes:
-        """Return the usage, where it was asked for, and the end mark."""
+        """Return the usage, if it was asked for, and the end mark."""
         if not self._include_usage:
             return DONE
         total = usage_of([usage for usage in self._usages if usage], self._choices_a_prompt)

@@ -50,7 +50,7 @@ def constrained_parameters(tool: CustomTool) -> dict[str, Any]:
 
 
 def enforced_functions(tools: Sequence[Tool]) -> tuple[tuple[ToolFunction, ...], list[str]]:
-    """Return what calls of custom tools with a grammar are held to if no call is required.
+    """Return the structure of calls of custom tools with a grammar, if no call is required.
 
     Beside it a line for each grammar that cannot be enforced.
     """

@@ -48,7 +48,7 @@ def _entry(token: TokenLogprob) -> dict[str, Any]:
 
 
 class CompletionLogprobs:
-    """The shape of /v1/completions; `text_offset` goes on from event to event."""
+    """The format of /v1/completions; `text_offset` continues from event to event."""
 
     def __init__(self) -> None:
         self._offset = 0
@@ -72,7 +72,7 @@ def _logprob(token: TokenLogprob) -> float | None:
 
 
 def _alternatives(position: PositionLogprobs) -> dict[str, float] | None:
-    """Return the best tokens, and the chosen one where it is not among them, as OpenAI does."""
+    """Return the best tokens, and the chosen one if it is not among them, as OpenAI does."""
     if position.chosen.logprob == UNKNOWN_LOGPROB:
         return None
     best: dict[str, float] = {}

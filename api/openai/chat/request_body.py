@@ -44,9 +44,9 @@ def completion_request(body: dict[str, Any], warnings: Warnings) -> CompletionRe
 async def read_request(
     request: Request, reading: Callable[[dict[str, Any], Warnings], Asked]
 ) -> tuple[Asked, Resumption | None]:
-    """Return what is asked for, and where the request repeats an earlier one.
+    """Return the parsed request, and whether it repeats an earlier one.
 
-    One that may be repeated has a seed, so that a job that was lost says the same again.
+    A repeatable request has a seed, so that a lost job generates the same text again.
 
     :raises BadRequest: as `reading`.
     """

@@ -26,7 +26,7 @@ def inconsistent(param: str, message: str) -> PydanticCustomError:
 def without_unknown(body: Json, warnings: Warnings) -> Json:
     """Return a chat's body without the tools that this server does not run, which is reported.
 
-    A `tool_choice` of such a tool, or of any tool where none is left, goes with it.
+    A `tool_choice` of such a tool, or of any tool if none is left, is dropped too.
     """
     tools = body.get("tools")
     if not isinstance(tools, list):

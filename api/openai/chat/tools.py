@@ -79,7 +79,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The form of one request's answers: what the model must keep to, and how it is parsed."""
+    """The form of one request's answers: its constraints, and how it is parsed."""
 
     structure: Structure | None
     structure_param: str
@@ -92,7 +92,7 @@ class AnswerForm:
 def answer_form(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard) -> AnswerForm:
     """Return the form of a chat's answers; `tools` are those of its prompt.
 
-    :raises UnsupportedFeature: the model calls no tools, or cannot keep to a structure.
+    :raises UnsupportedFeature: the model calls no tools, or has no structured output.
     :raises InvalidParameter: contradictory tools, or see `structures`.
     """
     _check(asked, tools, card)
@@ -171,7 +171,7 @@ def _calls(asked: ChatRequest) -> ToolStructure:
 
 
 def _callable(tool: Tool) -> ToolFunction:
-    """Return what a call of a tool is held to."""
+    """Return the function that constrains a tool's calls."""
     if isinstance(tool, CustomTool):
         return ToolFunction(tool.name, constrained_parameters(tool), strict=True)
     function = tool.function

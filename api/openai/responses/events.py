@@ -195,7 +195,7 @@ class ResponseBuilder:
         return [item.object(item.status) for item in self._output]
 
     def response(self) -> Json:
-        """Return the response as it stands."""
+        """Return the response's current state."""
         stored, ending = self._stored, self._ending
         failed = self.status == "failed" and ending is not None
         incomplete = {"reason": "max_output_tokens"} if self.status == "incomplete" else None

@@ -57,7 +57,7 @@ def _is_reference(item: Item) -> bool:
 
 
 async def _put_out_with(item_id: str, shelf: Shelf, tenant: str) -> Sequence[Item]:
-    """Return what the response of an item has put out; nothing where it is not kept."""
+    """Return the output of an item's response; empty if it is not stored."""
     job_id = item_id.partition("_")[2][:-ITEM_NUMBER_DIGITS]
     try:
         return output_items(await shelf.settled(await shelf.own(RESPONSE + job_id, tenant)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """A piece of an answer: text, how many tokens it took, and their log probabilities if asked for.
 
-    `text` is empty where the last tokens have completed none.
+    `text` is empty if the last tokens have completed none.
     """
 
     text: str
@@ -42,7 +42,7 @@ class StoredResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     `input` are the request's own items, `ancestors` the ids of the responses before it, the oldest
     first. `reader` are the fields of the `Reading` of its text. `hidden_token_ids` end an answer;
     their log probabilities are not shown. `namespaces` are those of functions, each with the name
-    within it, by the name that the model was shown. `warnings` tell what was left out.
+    within it, by the name that the model was shown. `warnings` name what was left out.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Pieces:
         self._logprobs: list[PositionLogprobs] = []
 
     def add(self, event: Event) -> Piece | None:
-        """Return the piece that an event completes; None where it has completed no text."""
+        """Return the piece that an event completes; None if it has completed no text."""
         if isinstance(event, Failed):
             return None
         if isinstance(event, Tokens):

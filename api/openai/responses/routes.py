@@ -79,7 +79,7 @@ async def create_response(request: Request) -> Response:
         await shelf.leave_running(stored, generation)
         if asked.stream:
             return await stored_stream(services, stored, headers=generation.headers)
-        # As it began, though it may run by now; for a repeated request, as it stands.
+        # Its initial state, though it may run by now; for a repeated request, its current state.
         is_new = resumption_of(request) is None
         begun = ResponseBuilder(stored).response() if is_new else await shelf.shown(stored)
         return json_response(begun, headers=generation.headers)
@@ -110,7 +110,7 @@ async def retrieve_response(
     stream: str | None = None,
     starting_after: str | None = None,
 ) -> Response:
-    """Show a response as it stands, or stream its events after `starting_after`."""
+    """Return a response's current state, or stream its events after `starting_after`."""
     services = services_of(request)
     shelf = Shelf(services)
     stored = await shelf.own(response_id, record_of(request).tenant)

@@ -117,10 +117,10 @@ class Shelf:
                 raise UnknownObject(f"The response {name} is not kept any more")
         return [one for one in found if one is not None]
 
-    # -- where it stands
+    # -- its state
 
     async def settled(self, stored: StoredResponse) -> StoredResponse:
-        """Return a response with its ending, if its job has one that nobody has kept yet."""
+        """Return a response with its ending, if its job has one that is not stored yet."""
         if stored.ending is not None:
             return stored
         try:
@@ -131,7 +131,7 @@ class Shelf:
                 return again
             if not self._services.missing.is_lost(stored.job_id):
                 return stored  # its job is on its way
-            lost = JobFailed("The answer was lost: nobody was there to keep it")
+            lost = JobFailed("The answer was lost: no process was there to store it")
             return await self.close(stored, failure(lost, ()))
         self._services.missing.is_there(stored.job_id)
         if state.status not in TERMINAL_STATUSES:
@@ -140,7 +140,7 @@ class Shelf:
         return await self.close(stored, _ending(stored, events)) if events else stored
 
     async def shown(self, stored: StoredResponse) -> dict[str, Any]:
-        """Return a response's object as it stands now."""
+        """Return a response's object in its current state."""
         stored = await self.settled(stored)
         if stored.ending is not None:
             return finished(stored, stored.ending)[0].response()
@@ -259,7 +259,7 @@ class Keeper:
         self._stored = stored
 
     async def close(self, ending: Ending) -> None:
-        """Keep the ending, where it is the answer's own and Redis is there; else `Shelf.sweep` does."""
+        """Store the ending if it is the answer's own and Redis is there; else `Shelf.sweep` does."""
         if ending.status == "failed" and ending.error_code in _PASSING_CODES:
             return
         try:
@@ -269,11 +269,11 @@ class Keeper:
 
 
 _PASSING_CODES: Final = frozenset({"store_unavailable", "no_worker", "draining", INTERNAL_ERROR})
-"""Failures of the stream, not of the answer: its job tells how that ends."""
+"""Failures of the stream, not of the answer, whose ending comes from its job."""
 
 
 def _ending(stored: StoredResponse, events: Sequence[Event]) -> Ending:
-    """Return the ending that a whole journal tells."""
+    """Return the ending in a complete journal."""
     last = events[-1]
     pieces = Pieces(stored).add_all(events)
     assert isinstance(last, TERMINAL_EVENTS)  # noqa: S101  the job has ended
@@ -289,7 +289,7 @@ async def sweep_forever(services: Services) -> None:
         await asyncio.sleep(SWEEP_S)
         try:
             await shelf.sweep()
-        except PenstockError as error:  # Redis is away; the registry has said so
+        except PenstockError as error:  # Redis is away; the registry has logged it
             logger.debug("responses: %s", error)
         except Exception:
             logger.exception("responses")

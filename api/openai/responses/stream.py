@@ -53,7 +53,7 @@ class _Writer:
         return frame(self.builder.begin(), self._after)
 
     async def event(self, event: Tokens | Finished) -> bytes:
-        """Return the frames of one event; nothing where it has completed no text."""
+        """Return the frames of one event; none if it has completed no text."""
         piece = self._pieces.add(event)
         made = [] if piece is None else self.builder.piece(piece)
         if not isinstance(event, Tokens):
@@ -93,7 +93,7 @@ async def _live_frames(generation: Generation, writer: _Writer) -> AsyncGenerato
                 if written := PLAIN_KEEPALIVE if item is None else await writer.event(item[1]):
                     yield written
     except PenstockError as error:
-        if not begun:  # nobody will ask for the last frames, but it has ended
+        if not begun:  # the last frames will not be read, but it has ended
             await writer.failed(error)
         raise
 

@@ -1,6 +1,6 @@
 """The dialects in which families of models call tools: one file a format, and the table of them.
 
-docs/tool-calls.md says how to add one.
+docs/tool-calls.md explains how to add one.
 """
 
 from __future__ import annotations

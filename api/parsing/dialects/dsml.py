@@ -16,5 +16,5 @@ INVOCATIONS: Final = Invocations(
 
 
 def read(source: Source) -> Step[None]:
-    """See `Dialect`. A parameter says itself whether it is text: `string="true"`."""
+    """See `Dialect`. A parameter declares whether it is text: `string="true"`."""
     yield from INVOCATIONS.read(source)

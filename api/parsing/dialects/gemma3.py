@@ -18,7 +18,7 @@ FENCE: Final = "```"
 
 
 def read(source: Source) -> Step[None]:
-    """Read a list or an object that stands first, and fences anywhere; see `Dialect`."""
+    """Parse a list or an object at the beginning, and fences anywhere; see `Dialect`."""
     match (yield from _first(source)):
         case "[":
             yield from pythonic.leading_list(source)

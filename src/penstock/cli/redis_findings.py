@@ -1,4 +1,4 @@
-"""What `penstock doctor` says of Redis: the program of this machine, and the server that is set."""
+"""Redis in `penstock doctor`: this machine's program, and the configured server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEPT: Final = "noeviction"
 
 
 def redis_program() -> Finding:
-    """Look for a server binary, which `penstock up` needs where no Redis is set."""
+    """Look for a server binary, which `penstock up` needs if no Redis is configured."""
     program = redis_server.find_program()
     if program is None:
         advice = "sudo apt install redis-server, or pip install 'penstock[server]'"
@@ -55,7 +55,7 @@ def redis_in_use(settings: Settings) -> Finding:
 
 
 def _lacks(client: Any, told: dict[str, Any]) -> str:
-    """Return what the server is not set to that a fleet needs; "" where nothing lacks."""
+    """Return the settings that a fleet needs and the server lacks; "" if there are none."""
     found: list[str] = []
     if not int(told.get("aof_enabled", 0)):
         found.append("without appendonly yes its jobs are lost when it restarts")

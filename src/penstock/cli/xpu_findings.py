@@ -1,4 +1,4 @@
-"""What `penstock doctor` says of an Intel GPU: the device, its driver, and who can compute on it."""
+"""Intel GPUs in `penstock doctor`: the device, its driver, and the backends that can use it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class PrefixReuse:
     """Prefix caching over the pools of blocks and states. Owned by the engine's thread.
 
     Without `states` a sequence starts after all cached blocks of its prefix. With them, a state
-    must be kept there too. States are kept at the end of a prompt's full blocks; where a prompt
+    must be kept there too. States are kept at the end of a prompt's full blocks; at the point where a prompt
     diverges from another, once a second one has done so; and after the newest blocks of an answer.
     """
 

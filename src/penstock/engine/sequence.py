@@ -74,7 +74,7 @@ class Sequence:
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
     `block_table`, of which the first `registered_blocks` are in the prefix cache. `state` is the
-    place of its state where the model keeps states (-1: it has none), which is kept for reuse at
+    place of its state, if the model has states (-1: it has none), which is kept for reuse at
     the blocks `state_marks`, and behind its newest ones as `kept_state`, by digest. `rank` sorts
     sequences: by priority, then those that another worker has begun, then by arrival. `scores` are the log probabilities of the prompt's
     tokens from the second on, as far as they are known; None if they are not requested. `pooled`

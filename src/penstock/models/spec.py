@@ -19,14 +19,14 @@ FP8_FORMAT = "fp8"
 class ModelSpec:
     """A model on a device, before it is loaded.
 
-    `format` None means: by rule at loading (the checkpoint's dtype, where the device is fast at
-    it). `low_bit_folder` says that bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
-    the template's text, in place of the model's own. `special_tokens_in_text` says what control
+    `format` None means: chosen when loading (the checkpoint's dtype, if the device is fast at
+    it). `low_bit_folder`: bigdl-llm's `save_low_bit` wrote the folder. `chat_template` is
+    the template's text, in place of the model's own. `special_tokens_in_text` defines what control
     tokens in the messages of users and tools are. `matryoshka` are the lengths that an embedding
-    may be cut to, True for any; None where the model's own files tell. `allow_pickle`: weights may be read from pickle files, tensors alone. Converted weights are kept
-    in `converted_dir`, None for nowhere. `owns_cores` says that no other worker was given this
-    process's cores, so that threads may be pinned to them. `large_pages` says that a process may
-    have its own copy of weights that others map, where that is faster. `tensor_parallel` is how many devices,
+    may be cut to, True for any; None if the model's own files decide. `allow_pickle`: weights may be read from pickle files, tensors alone. Converted weights are stored
+    in `converted_dir`, None for nowhere. `owns_cores`: no other worker has this
+    process's cores, so that threads may be pinned to them. `large_pages`: a process may
+    have its own copy of weights that others map, if that is faster. `tensor_parallel` is how many devices,
     from `device_index` on, hold the model together; `peer_memory`: these may write into each
     other's memory. `images`: a checkpoint's vision part is loaded too.
     """

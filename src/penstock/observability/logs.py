@@ -111,7 +111,7 @@ def configure_logging(settings: Settings, level: int = logging.INFO) -> None:
     """Send Penstock's log to stderr, unless the process has configured logging already.
 
     With JSON, the lines of the server and of all libraries are JSON too. Secrets in URLs are
-    redacted everywhere, in the server's access log too, whoever configured it.
+    redacted everywhere, in the server's access log too, however it was configured.
     """
     for name in _SERVER:
         server = logging.getLogger(name)

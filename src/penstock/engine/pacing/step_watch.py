@@ -1,4 +1,4 @@
-"""How long a step usually takes at most: tells a step that hangs from one that is slow."""
+"""How long a step takes at most, to distinguish a hanging step from a slow one."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def read(config: Any) -> Decoder:
 def plain(model: Architecture) -> Decoder:
     """A description that asks for nothing but what the Llama family has.
 
-    :raises NotInFamily: it asks for more; the message says for what.
+    :raises NotInFamily: it asks for more; the message names what.
     """
     reason = next(_beyond(model), None)
     if reason is not None:
@@ -93,7 +93,7 @@ def plain(model: Architecture) -> Decoder:
 def _beyond(model: Architecture) -> Iterator[str]:
     """What a description asks for beyond the family, in words."""
     if model.embeddings != "model.embed_tokens":
-        yield f"the tensors of {model.family!r} have names of their own"
+        yield f"the tensors of {model.family!r} have other names"
     if (model.embedding_scale, model.logit_scale, model.logit_soft_cap) != (1, 1, 0):
         yield "embeddings or logits are scaled"
     if _is_other(model.norm, model):
@@ -127,18 +127,18 @@ def _beyond_layer(layer: Layer, model: Architecture, name: str) -> Iterator[str]
     elif mlp.activation != "silu":
         yield f"the activation is {mlp.activation!r}"
     elif mlp.up.name != f"{name}.mlp.up_proj":
-        yield "projections are held as one matrix"
+        yield "projections are one matrix"
     yield from _beyond_attention(layer.attention, name)
 
 
 def _beyond_attention(own: Attention, name: str) -> Iterator[str]:
     if own.query.name != f"{name}.self_attn.q_proj":
-        yield "projections are held as one matrix"
+        yield "projections are one matrix"
     turning = own.rotation
     if turning is None or turning.interleaved or turning.kind == "proportional":
-        yield "positions are not seen in every layer, or by pairs of neighbours"
+        yield "some layers have no positions, or rotation is interleaved"
     elif turning.size != own.head_size:
-        yield f"{turning.size} of {own.head_size} elements of a head are turned"
+        yield f"{turning.size} of {own.head_size} elements of a head are rotated"
     if own.scale != own.head_size**-0.5 or own.soft_cap or own.growth or own.sinks:
         yield "scores are not plain ones"
     if own.gate is not None or own.result_scale != 1:

@@ -46,7 +46,7 @@ class MaskRule:
     def mask(
         self, query_positions: torch.Tensor, key_positions: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Additive mask of broadcast positions: 0 where a key is seen, else -inf."""
+        """Additive mask of broadcast positions: 0 if the query sees the key, else -inf."""
         seen = key_positions <= query_positions
         if self.allowed is not None:
             seen = seen & self.allowed(0, 0, query_positions, key_positions)
@@ -80,7 +80,7 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. `write_slots` (T,) says where each row's key and value go.
+    """One step. `write_slots` (T,) are the slots for each row's key and value.
 
     `token_ids` and `position_ids` are (1, T); `logit_rows` are the rows whose logits are wanted,
     in the order that `Model.forward` promises. `first_rows` are those at which the batch's slices
@@ -144,7 +144,7 @@ def build_step(batch: Batch, device: torch.device) -> Step:
 
 
 def similar(positions: Sequence[int]) -> list[tuple[int, int]]:
-    """Cut ascending positions where the next is too far to pad the others to: (first, last) each."""
+    """Split ascending positions so that padding stays cheap: (first, last) of each group."""
     cuts: list[int] = []
     limit = 0
     for row, position in enumerate(positions):

@@ -36,9 +36,9 @@ def is_installed() -> bool:
 
 @cache
 def native_isa() -> library.Isa | None:
-    """The instructions that the native kernels would compute with; None where they cannot.
+    """Return the instructions that the native kernels would use; None if they cannot run.
 
-    :raises ModelNotLoadable: the library is not there; the message says why.
+    :raises ModelNotLoadable: the library is missing; the message names the reason.
     """
     return library.best_isa()
 

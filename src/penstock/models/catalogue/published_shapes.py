@@ -25,7 +25,7 @@ _AWQ_CODES: Final = 8
 
 
 def is_beside(name: str, names: Mapping[str, object] | set[str]) -> bool:
-    """Whether a tensor only says something of a matrix of codes."""
+    """Return whether a tensor only describes a matrix of codes."""
     if BESIDE.search(name):
         return True
     return name.endswith("_scales") and f"{name.removesuffix('_scales')}{BLOCKS}" in names

@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration says of how its weights were quantised. Imports no torch."""
+"""A checkpoint's quantisation, read from its configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class UnknownQuantisation(Exception):
 class Quantisation:
     """How a checkpoint's matrices lie in its files.
 
-    `label` is short (`gptq-int4`); `integers` says that codes are whole numbers with scales, which
+    `label` is short (`gptq-int4`); `integers`: codes are whole numbers with scales, which
     our kernels may compute with. `zero_added` is what a stored zero of GPTQ's lacks. `block` is of
     FP8: rows and columns that share a scale.
     """
@@ -52,7 +52,7 @@ class Quantisation:
 
 
 def of_folder(path: Path, config: dict[str, Any] | None = None) -> Quantisation | None:
-    """What a model's folder says; None: its weights are not quantised.
+    """Return the quantisation of a model's folder; None if its weights are not quantised.
 
     :raises UnknownQuantisation: by a method, or in a layout, that is not read here.
     """
@@ -65,7 +65,7 @@ def of_folder(path: Path, config: dict[str, Any] | None = None) -> Quantisation 
 
 
 def of_config(config: dict[str, Any]) -> Quantisation | None:
-    """What a configuration alone says.
+    """Return the quantisation in a configuration alone.
 
     :raises UnknownQuantisation: by a method, or in a layout, that is not read here.
     """
@@ -101,7 +101,7 @@ _PLACES: Final = ("quantization_config", "compression_config")
 
 
 def of_stated(stated: dict[str, Any]) -> Quantisation:
-    """What a `quantization_config` says.
+    """Return the quantisation in a `quantization_config`.
 
     :raises UnknownQuantisation: a method, or a layout, that is not read here.
     """

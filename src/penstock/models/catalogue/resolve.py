@@ -269,7 +269,7 @@ def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: E
 
 
 def _as_published(config: dict[str, Any], entry: Entry, task: Task) -> bool:
-    """Whether a checkpoint's own codes are to be computed with, as nobody asked for anything else."""
+    """Return whether to compute with a checkpoint's own codes, because nothing else was requested."""
     chosen = entry.backend or entry.format or entry.dtype
     return task == "generate" and chosen is None and suitability.computes_published(config)
 

@@ -188,7 +188,7 @@ def from_folder(
 def _class_of(
     kind: Any, spec: ModelSpec, config: Any, tensors: dict[str, torch.Tensor] | None
 ) -> Any:
-    """What loads a module: an auto class wants a folder, only its classes take tensors."""
+    """Return the class that loads a module: an auto class needs a folder, only its classes take tensors."""
     if tensors is None or not hasattr(kind, "from_config"):
         return kind
     with torch.device("meta"):

@@ -92,7 +92,7 @@ class Checkpoint:
         return Kept(self.quantisation.label, tuple(sorted(self.loss.forms)), self.loss.relative)
 
     def names(self) -> set[str]:
-        """Names of all tensors as they are called where nothing is quantised."""
+        """The names of all tensors, in their unquantised form."""
         if self._published is None:
             return set(self._tensors)
         return self.matrices | self._published.rest
@@ -148,7 +148,7 @@ class Checkpoint:
         return matrices.plain(table)
 
     def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
-        """A linear layer's weight in `form`, or as bigdl-llm's blocks where it holds those.
+        """A linear layer's weight in `form`, or in bigdl-llm's blocks if it is stored in them.
 
         :raises ModelNotLoadable: its shape is not `shape`, or its blocks are not sym_int4's.
         """

@@ -19,7 +19,7 @@ _OTHERS: Final = ("consolidated", "adapter_model")
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """Tensors by the file that an index says they are in; empty without an index."""
+    """Return the tensors of each file according to the index; empty without an index."""
     named = read_config(path, INDEX).get("weight_map")
     if not isinstance(named, dict):
         return {}

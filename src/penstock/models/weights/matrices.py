@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.models.weights.published.integers import Integers
 
 Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4", "stored"]
-"""`stored`: as the checkpoint was published, to the value, where that can be held."""
+"""`stored`: as the checkpoint was published, to the value, if that is possible."""
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4", "sym_int4")
 INT4_GROUPS = (128, 64, 32)
 _NIBBLE = 4

@@ -77,10 +77,10 @@ _encoder = msgspec.json.Encoder()
 
 def now() -> str:
     """Return the current time in a row's format."""
-    return told(clock.now_ms())
+    return format_time(clock.now_ms())
 
 
-def told(unix_ms: int) -> str:
+def format_time(unix_ms: int) -> str:
     """Return a Unix time in a row's format."""
     seconds, milliseconds = divmod(unix_ms, 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"

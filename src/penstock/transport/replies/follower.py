@@ -121,7 +121,7 @@ class Follower:
         self.created = None
         self.verify()
 
-    def follow_anew(self) -> None:
+    def follow_again(self) -> None:
         """Do as `begin_again`, after another process's submission. An error becomes `fault`."""
         try:
             self.begin_again()

@@ -129,7 +129,7 @@ def _compare(follower: Follower, fields: Any, journal_type: Any) -> None:
         follower.lose()
         return
     if not follower.knows(created):
-        follower.follow_anew()
+        follower.follow_again()
         return
     try:
         has_ended = contents.text(state, key) in TERMINAL_STATUSES

@@ -221,7 +221,7 @@ class Replies:
         if not page.events and page.created is None:
             follower.lose()
         elif not follower.knows(page.created):
-            follower.follow_anew()
+            follower.follow_again()
         return page.events
 
     def _note_run(self, run_id: str) -> None:

@@ -39,7 +39,7 @@ _PROBE: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class LoadedEncoder:
-    """An encoder, its tokenizer, and what the fleet is told of it."""
+    """An encoder, its tokenizer and its card."""
 
     encoder: Embedder | CrossEncoder
     tokenizer: Tokenizer
@@ -52,7 +52,7 @@ def load(
 ) -> LoadedEncoder:
     """Load an embedding model or a cross-encoder.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     if spec.backend != "transformers":
         raise ModelNotLoadable(

@@ -43,7 +43,7 @@ class Body:
 
     `shape` is that of its own part: its heads, its columns of the MLP.
 
-    Steps are replayed as graphs where the device has them; those of very many tokens are run kernel
+    Steps are replayed as graphs if the device has them; those of very many tokens are run kernel
     by kernel.
     """
 
@@ -248,7 +248,7 @@ class Body:
                 x = self._added(gated, layer.down, residual, after.norm, after.qkv)
             else:
                 x = self._added(gated, layer.down, residual, self.weights.norm, None)
-        assert isinstance(x, torch.Tensor)  # noqa: S101 - nothing says what it goes into
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - it is for no particular product
         return x
 
     def _added(

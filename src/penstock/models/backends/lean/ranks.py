@@ -1,4 +1,4 @@
-"""What the devices of one model tell each other while they compute."""
+"""What the devices of one model exchange while they compute."""
 
 from __future__ import annotations
 

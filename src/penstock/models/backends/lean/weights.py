@@ -81,7 +81,7 @@ def untie(module: Any) -> None:
 
 
 def adopt(module: Any, shape: Shape) -> Weights:
-    """The weights of a module, joined where they have one input; the module goes on with views.
+    """Return a module's weights, joined if they have the same input; the module keeps views of them.
 
     :raises NotLean: its products are not plain ones (bigdl-llm's hold blocks).
     """
@@ -174,7 +174,7 @@ def shrink(linear: Linear, device: torch.device, kind: torch.dtype, holding: Hol
 
 
 def widen_if_room(weights: Weights, device: Device, kind: torch.dtype) -> None:
-    """Hold 4-bit matrices of a GPU in `kind` too, where that leaves most memory to the KV cache."""
+    """Store a GPU's 4-bit matrices in `kind` too, if that leaves most memory to the KV cache."""
     owners: list[tuple[Any, str]] = [(weights, "head")]
     for layer in weights.layers:
         owners += [(layer, name) for name in ("qkv", "out", "gate_up", "down")]

@@ -118,7 +118,7 @@ class Decoder:
     ) -> None:
         """Of experts `packed` holds the matrices of all, one after another.
 
-        :raises ValueError: it is not what the shape says, or not at a multiple of 64 bytes.
+        :raises ValueError: its size differs from the shape's, or it is not aligned to 64 bytes.
         """
         each = which in {Which.EXPERTS_GATE_UP, Which.EXPERTS_DOWN}
         count = self._experts.get(layer, 0) if each else 1
@@ -133,7 +133,7 @@ class Decoder:
         self._kept[which, layer] = packed
 
     def set_vector(self, which: Vector, layer: int, values: NDArray[np.float32]) -> None:
-        """:raises ValueError: it is not as long as the shape says."""
+        """:raises ValueError: its length differs from the shape's."""
         values = np.ascontiguousarray(values, np.float32).reshape(-1)
         check(
             self._library.pn_set_vector(

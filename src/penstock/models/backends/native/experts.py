@@ -54,7 +54,7 @@ class NativeExperts(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture's sizes and rules; `pn_experts` in the header says what each is."""
+    """A mixture's sizes and rules; `pn_experts` in the header explains each."""
 
     experts: int
     chosen: int

@@ -1,8 +1,8 @@
-"""The border to `libpenstock_native.so`, by ctypes. `kernels/api/penstock_native.h` says what each does.
+"""The boundary to `libpenstock_native.so`, by ctypes. `kernels/api/penstock_native.h` documents them.
 
 The library is opened at the first use; ctypes lets other threads run while it computes. What it has
 is in `matrix` (packed weights), `decoder` (whole models) and `attention` (over torch's cache).
-Imports no numpy: where the API alone is installed, the command line asks here what the CPU has.
+Imports no numpy: if only the API is installed, the command line asks here what the CPU offers.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def library() -> ctypes.CDLL:
 
 
 def best_isa() -> Isa | None:
-    """The best instruction set that this CPU has; None where it has none of them."""
+    """Return the best instruction set that this CPU has; None if it has none of them."""
     found = int(library().pn_best_isa())
     return Isa(found) if found else None
 

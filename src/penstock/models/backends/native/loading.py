@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
     """Pack the weights, or map what was packed; the KV cache is allocated by the loader.
 
-    Where the kernel has large pages the weights are a copy in those, unless the spec forbids it:
+    If the system has large pages, the weights are copied into them, unless the spec forbids it:
     workers share no memory then, and one stream is some 1.2 times faster.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     if spec.device != "cpu":
         raise ModelNotLoadable(f"queue {spec.queue!r}: the native backend computes on CPUs only")
@@ -186,6 +186,6 @@ def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progr
 
 
 def _cpus(spec: ModelSpec, threads: int) -> list[int] | None:
-    """A thread a physical core, where no other worker may use them."""
+    """Return one CPU for each physical core, if no other worker may use them."""
     owned = [core.cpus[0] for core in cpu_cores.physical()]
     return owned if spec.owns_cores and len(owned) == threads else None

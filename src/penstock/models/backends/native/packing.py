@@ -1,4 +1,4 @@
-"""A decoder's weights as the kernels want them: fused where one input feeds several matrices."""
+"""A decoder's weights in the kernels' layout: fused if one input feeds several matrices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8", "stored")
 _INT8_GROUP: Final = 128
-"""Activations that share a scale where the weights' rows have one each."""
+"""Activations that share a scale if the weights have one for each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _gate_up(mlp: Dense) -> tuple[Source, ...]:
 
 
 def _order(attention: Attention) -> NDArray[np.int64] | None:
-    """Where the elements of a head come from; None: from where they go."""
+    """Return the source position of each element of a head; None if they keep their order."""
     turning = attention.rotation
     if turning is None or not turning.interleaved:
         return None
@@ -143,7 +143,7 @@ def _by_head(order: NDArray[np.int64] | None, heads: int) -> NDArray[np.int64] |
 def packed(
     plan: Plan | ExpertPlan, weights: Weights, form: Format
 ) -> tuple[Packing, NDArray[np.uint8]]:
-    """A matrix as the kernels want it, packed now or mapped from where it was kept.
+    """Return a matrix in the kernels' layout, packed now or mapped from a converted file.
 
     Of experts the bytes are the matrices of all of a layer's, one after another.
 
@@ -319,7 +319,7 @@ def _bias(parts: tuple[Source, ...], weights: Weights) -> NDArray[np.float32] | 
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
-    """Bytes, where the kernels want memory to begin; pages never written take none."""
+    """Return bytes with the kernels' alignment; pages that are never written take no memory."""
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]

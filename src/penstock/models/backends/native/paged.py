@@ -1,4 +1,4 @@
-"""Attention of Transformers' modules over our cache by the native library, where it can."""
+"""Attention of Transformers' modules over our cache by the native library, if it supports it."""
 
 from __future__ import annotations
 

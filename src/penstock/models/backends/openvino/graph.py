@@ -8,7 +8,7 @@ compiled graph, so that a release which no longer recognises them is noticed.
 Inputs, N tokens of S sequences: `input_ids` (N), `cos` and `sin` (N, 1, 1, head size), `past_lens`
 (S), `subsequence_begins` (S + 1), `block_indices`, `block_indices_begins` (S + 1),
 `max_context_len` (), `rows` (R) the tokens whose logits are wanted, and `key_cache.<layer>`,
-`value_cache.<layer>` in whatever shape the plugin wants. Outputs: `logits` (R, vocabulary) and
+`value_cache.<layer>` in the shapes that the plugin chooses. Outputs: `logits` (R, vocabulary) and
 `hidden` (R, hidden size), the states that the head gets.
 """
 
@@ -61,7 +61,7 @@ class DecoderGraph:
         self._parameters: list[Any] = []
 
     def build(self, progress: Callable[[float], None]) -> Any:
-        """The `openvino.Model`; `progress` is told the share of layers that are done.
+        """Return the `openvino.Model`; `progress` gets the share of finished layers.
 
         :raises ModelNotLoadable: the checkpoint lacks a tensor, or has one of another shape.
         """
@@ -159,7 +159,7 @@ class DecoderGraph:
         ]
 
     def _rotate(self, projected: Any, heads: int, rotation: list[Any], norm: str) -> Any:
-        """Rotary embedding of (N, heads x size), after the per-head norm where there is one."""
+        """Rotary embedding of (N, heads x size), after the per-head norm if there is one."""
         ops, size = self._ops, self.decoder.head_size
         split = ops.reshape(projected, self._shape(_KEEP, 1, heads, size), special_zero=True)
         if self.decoder.qk_norm:
@@ -185,7 +185,7 @@ class DecoderGraph:
         return ops.multiply(scaled, ops.constant(self.checkpoint.vector(f"{name}.weight")))
 
     def _linear(self, hidden: Any, name: str, rows: int, columns: int) -> Any:
-        """A product with a weight, and its bias where there is one."""
+        """Return the product with a weight, plus its bias if there is one."""
         matrix = self.checkpoint.matrix(f"{name}.weight", (rows, columns), self.form)
         self.weights_bytes += matrix.nbytes
         product = self._ops.matmul(

@@ -47,7 +47,7 @@ def load(
 
     What is None is chosen by rule, from the format and the machine; see `CompileOptions`.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     choices = _Choices(cache_precision, precision, activation_group)
     if exported.is_exported(spec.path):
@@ -96,7 +96,7 @@ def _weights(spec: ModelSpec, decoder: Decoder, form: Format, progress: Progress
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
-    """A caller's wishes; None where the rules decide."""
+    """A caller's choices; None if the rules decide."""
 
     cache_precision: CachePrecision | None
     precision: Precision | None

@@ -14,9 +14,9 @@ class CompileOptions:
     """What the plugin is asked for.
 
     `precision` is what products and norms compute in. `activation_group` is how many activations
-    share a scale where a product with compressed weights runs in INT8 (0: they stay as they
-    are; None: as the graph or the plugin says). `threads` 0 means all cores that the process may
-    use. `pinned` keeps a thread on its core: only where no other worker may use these cores, since
+    share a scale if a product with compressed weights runs in INT8 (0: they stay as they
+    are; None: the graph or the plugin decides). `threads` 0 means all cores that the process may
+    use. `pinned` keeps a thread on its core: only if no other worker may use these cores, since
     both would choose the same ones.
     """
 

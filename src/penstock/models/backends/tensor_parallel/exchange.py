@@ -1,4 +1,4 @@
-"""The ranks' sums through each other's memory: a few microseconds where a library takes tens.
+"""The ranks' sums through each other's memory: a few microseconds instead of a library's tens.
 
 What a decoder's ranks sum up after every product of a decode step is a few hundred KB; a call of
 the collectives' library costs more than the way of those bytes. So each rank writes its rows into

@@ -1,4 +1,4 @@
-"""A rank above 0: does what rank 0 tells it.
+"""A rank above 0: carries out the messages of rank 0.
 
     python -m penstock.models.backends.tensor_parallel.follower LINE LIFELINE
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from penstock.models.backends.tensor_parallel.exchange import Exchange
 
 _LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""Ranks are of one host: what the libraries say to each other stays on it, unless told otherwise."""
+"""All ranks are on one host: the libraries' traffic stays on it, unless configured otherwise."""
 
 
 class Group:
@@ -31,7 +31,7 @@ class Group:
     ) -> None:
         """Meet the others: returns when all are here. `meeting` is a file that they alone have.
 
-        `direct`: sums of few rows through each other's memory, where the devices can.
+        `direct`: sums of few rows through each other's memory, if the devices can.
 
         :raises ModelNotLoadable: this process has a group already.
         """

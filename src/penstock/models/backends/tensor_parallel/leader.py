@@ -1,4 +1,4 @@
-"""Rank 0: tells the others what it does, and does it."""
+"""Rank 0: sends each operation to the other ranks, and runs it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Leader:
 
     def allocate(self, blocks: int, sequences: int) -> None:
         """See `Computer`."""
-        self._team.tell(message(Operation.ALLOCATE, blocks, sequences))
+        self._team.send(message(Operation.ALLOCATE, blocks, sequences))
         try:
             self._body.allocate(blocks, sequences)
         finally:
@@ -43,31 +43,31 @@ class Leader:
     def capture(self) -> None:
         """See `Computer`."""
         with self._together():
-            self._team.tell(message(Operation.CAPTURE))
+            self._team.send(message(Operation.CAPTURE))
             self._body.capture()
             self._team.answers()
 
     def note(self, row: int, blocks: Sequence[int]) -> None:
         """See `Computer`."""
         with self._together():
-            self._team.tell(message(Operation.NOTE, row, blocks))
+            self._team.send(message(Operation.NOTE, row, blocks))
             self._body.note(row, blocks)
 
     def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `Computer`."""
         with self._together():
-            self._team.tell(compute_message(packed, hidden=hidden))
+            self._team.send(compute_message(packed, hidden=hidden))
             return self._body.compute(packed, hidden=hidden)
 
     def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
         """See `Computer`."""
         with self._together():
-            self._team.tell(message(Operation.LAUNCH, fields.shape[1], fields, draws))
+            self._team.send(message(Operation.LAUNCH, fields.shape[1], fields, draws))
             return self._body.launch(fields, draws)
 
     def free_bytes(self) -> int:
         """See `Computer`: the least, which all must live with."""
-        self._team.tell(message(Operation.FREE_BYTES))
+        self._team.send(message(Operation.FREE_BYTES))
         own = self._body.free_bytes()
         # In MiB, which an int32 on the other side holds.
         return min(own, *(value << 20 for value in self._team.answers()))

@@ -64,7 +64,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     Every rank reads the checkpoint and keeps its part. This one keeps the module on the CPU until
     its logits have been compared with those of the ranks together.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     threads = _threads(spec)
     devices.set_threads(threads)
@@ -80,7 +80,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
 def load_part(order: Order) -> Body:
     """A rank's own part, on its device.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     spec = order.spec
     device = devices.device_of(spec, order.rank)
@@ -163,7 +163,7 @@ def _try(model: ParallelModel, probe: Probe, spec: ModelSpec) -> None:
 
 
 def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
-    """:raises ModelNotLoadable: with one line that says why."""
+    """:raises ModelNotLoadable: with one line about the reason."""
     try:
         if holding_of(spec, device) is not None:
             read = low_bit.read(spec, device, progress)
@@ -213,7 +213,7 @@ def _not_for_several(spec: ModelSpec, reason: NotLean) -> ModelNotLoadable:
 
 
 def _untold(share: float, what: str) -> None:
-    """Rank 0 tells of the progress."""
+    """Do nothing: rank 0 reports progress."""
     del share, what
 
 

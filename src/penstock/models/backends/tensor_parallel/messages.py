@@ -1,4 +1,4 @@
-"""What rank 0 tells the others, as plain integers, and what they answer, as JSON.
+"""Messages of rank 0 to the others, as plain integers, and their answers, as JSON.
 
 A message is `[operation, count, count integers]`, all int32; it goes over a Unix socket that the
 two processes alone have. A JSON frame is its length, as one int32, and its bytes.
@@ -26,7 +26,7 @@ _ALL = -1
 
 
 class Operation(IntEnum):
-    """What a rank is told to do."""
+    """The operations that rank 0 requests."""
 
     JOIN = 1
     ALLOCATE = 2
@@ -39,7 +39,7 @@ class Operation(IntEnum):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a rank answers where it is waited for; `lack` says that memory ran out."""
+    """A rank's answer to operations that have one; `lack`: memory ran out."""
 
     value: int = 0
     error: str = ""

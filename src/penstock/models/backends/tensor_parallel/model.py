@@ -37,7 +37,7 @@ class ParallelModel(PipelinedLean):
     def close(self) -> None:
         """End the other ranks; a process that lost one on a GPU should end too."""
         with suppress(EngineFailed):  # one has gone meanwhile
-            self.team.tell(message(Operation.LEAVE))
+            self.team.send(message(Operation.LEAVE))
         if self.failure is None or self.body.device.kind == "cpu":
             self.body.leave()  # a GPU's library could wait for the dead
         self.team.close()

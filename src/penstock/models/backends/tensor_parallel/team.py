@@ -43,7 +43,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class _Rank:
-    """One process: its line, and a pipe whose end tells it that rank 0 has gone."""
+    """One process: its line, and a pipe that closes when rank 0 has gone."""
 
     def __init__(self, order: Order, meeting: int) -> None:
         self.rank = order.rank
@@ -73,7 +73,7 @@ class _Rank:
 
 
 class Team:
-    """Ranks 1 and up. The thread that computes tells; a thread a rank watches for its end."""
+    """Ranks 1 and up. The computing thread sends; for each rank, a thread watches for its end."""
 
     def __init__(self, spec: ModelSpec, threads: int) -> None:
         """Start them: they begin to load."""
@@ -84,7 +84,7 @@ class Team:
         self.meeting = Path(f"/proc/self/fd/{meeting}")
         self._failure: EngineFailed | None = None
         self._dead = threading.Event()  # `failure` is known
-        self._at_ease = threading.Event()  # closed, or somebody looks at `failure`
+        self._at_ease = threading.Event()  # closed, or `failure` is being polled
         self._closed = False
         self._rest = [
             _Rank(Order(spec, rank, threads, self.meeting), meeting)
@@ -105,10 +105,10 @@ class Team:
         return [rank.process.pid for rank in self._rest]
 
     def watched(self) -> None:
-        """From now on somebody looks at `failure`: a death need not end the process."""
+        """Note that `failure` is being polled, so a death need not end the process."""
         self._at_ease.set()
 
-    def tell(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send a message to all.
 
         :raises EngineFailed: one has gone.
@@ -141,7 +141,7 @@ class Team:
     def join(self) -> None:
         """Wait until all have loaded, and send them to the meeting."""
         self.answers()
-        self.tell(message(Operation.JOIN))
+        self.send(message(Operation.JOIN))
 
     def close(self) -> None:
         """End them."""

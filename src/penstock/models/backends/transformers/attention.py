@@ -80,7 +80,7 @@ class PagedAttention:
         return BLOCK_SIZE * sum(shape.bytes_per_token() for shape in self.shapes.values())
 
     def allocate(self, blocks: int, device: torch.device) -> None:
-        """Make the cache anew. On a CPU the memory is taken page by page as it is written.
+        """Allocate the cache again. On a CPU the memory is taken page by page as it is written.
 
         :raises MemoryError: the device has not enough memory.
         """
@@ -113,7 +113,7 @@ class PagedAttention:
         local_size: int | None = None,
         **__: Any,
     ) -> MaskRule:
-        """Stand in for Transformers' masks: keep the rule, build masks where they are needed."""
+        """Replace Transformers' masks: keep the rule, and build masks when they are needed."""
         if mask_function is None or mask_function is self._causal_function:
             return MaskRule()
         return MaskRule(mask_function, local_size)
@@ -207,7 +207,7 @@ class PagedAttention:
     ) -> torch.Tensor:
         """A chunk of one sequence over all that is cached of it -> (t, heads, value_dim).
 
-        `seen` are the chunk's own keys and values where nothing came before it: no need to read
+        `seen` are the chunk's own keys and values if nothing came before it: no need to read
         them back.
         """
         rows = query[:, :, chunk.first : chunk.last]

@@ -3,7 +3,7 @@
 Slower than paged attention (each sequence is a forward of its own), and always the model's own
 arithmetic: ALiBi, recurrent layers, remote code. The engine's block tables are honoured in one
 respect: the model remembers which tokens were written into a block, so that a sequence that starts
-behind a shared prefix, or comes back after a preemption, is computed anew from them.
+behind a shared prefix, or comes back after a preemption, is computed again from them.
 """
 
 from __future__ import annotations

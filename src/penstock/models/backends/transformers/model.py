@@ -136,7 +136,7 @@ class PagedModel:
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
     """Load a checkpoint in its own dtype, or in what the spec or the device prefers.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     if spec.format == FP8_FORMAT:
         return low_bit.load(spec, devices.device_of(spec), progress)
@@ -269,7 +269,7 @@ def _supports_interface(module: Any) -> bool:
 
 
 def choose_dtype(spec: ModelSpec, config: Any) -> torch.dtype:
-    """What to compute in: the spec's, or the checkpoint's where the device is fast at it.
+    """What to compute in: the spec's, or the checkpoint's if the device computes it fast.
 
     :raises ModelNotLoadable: the spec asks for FP8, which only the lean decoder has.
     """

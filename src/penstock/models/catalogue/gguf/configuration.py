@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model, as Transformers' configurations have it."""
+"""A GGUF file's description of its model, in the form of Transformers' configurations."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ TYPES: Final = {
 
 
 class BadGguf(ValueError):
-    """A file that is no GGUF, or is damaged; the message says how."""
+    """A file that is not GGUF, or is damaged; the message names the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _entry(
 
 
 class _Reader:
-    """Reads on from where it is."""
+    """Reads values one after another from a position."""
 
     def __init__(self, own: mmap.mmap) -> None:
         self._own = own

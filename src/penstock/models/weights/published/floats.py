@@ -39,7 +39,7 @@ def fp8(values: torch.Tensor, scales: torch.Tensor, block: tuple[int, int] | Non
 def bitsandbytes_4bit(
     packed: torch.Tensor, extra: Callable[[str], torch.Tensor | None]
 ) -> torch.Tensor:
-    """What bitsandbytes' 4 bit stands for (NF4 or FP4), float32.
+    """Return the values of bitsandbytes' 4 bit (NF4 or FP4), float32.
 
     `extra` gives the tensors beside the codes by the end of their names: `absmax`, `quant_map`,
     `quant_state.bitsandbytes__nf4`, and of scales that are quantised themselves `nested_absmax`

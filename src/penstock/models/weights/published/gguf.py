@@ -29,7 +29,7 @@ class GgufTensors:
         self._family = configuration.family_of(header)
         self._config = configuration.configuration(header)
         experts = int(self._config.get("num_experts") or 0)
-        self._data = np.memmap(header.path, np.uint8, "c")  # as torch wants to be able to write
+        self._data = np.memmap(header.path, np.uint8, "c")  # because torch expects writable memory
         self._entries: dict[str, tuple[Entry, int | None]] = {}
         for own, entry in header.tensors.items():
             try:

@@ -13,7 +13,7 @@ _WORD_BITS: Final = 32
 
 
 class NotReadable(ValueError):
-    """A published matrix that is damaged, or in a layout that is unknown here; the message says how."""
+    """A published matrix that is damaged or in an unknown layout; the message names the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def by_index(
     zeros: torch.Tensor,
     index: torch.Tensor | None,
 ) -> Integers | torch.Tensor:
-    """A matrix whose columns' groups a list of numbers tells, as act-order leaves them.
+    """A matrix whose columns' groups are given by a list of numbers, as with act-order.
 
     Float32 values where groups are of several sizes. `index` None: groups of neighbours.
 

@@ -23,7 +23,7 @@ _INT8_EXTREME: Final = 127.0
 
 
 class Published:
-    """The quantised matrices of a checkpoint, by the names that they have where they are not.
+    """The quantised matrices of a checkpoint, by the names of their unquantised form.
 
     `tensor` reads one of the checkpoint's own tensors.
     """

@@ -30,7 +30,7 @@ def _store(
     WIDTH: tl.constexpr,
     INTO: tl.constexpr,
 ):
-    """Store what a row, float32, has in `kind` from column `first` on, as INTO says."""
+    """Store a float32 row's values in `kind`, from column `first` on, in the form of INTO."""
     x = x.to(kind)
     columns = first + tl.arange(0, WIDTH)
     if INTO == PLAIN:

@@ -236,7 +236,7 @@ def _by_head(table: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
 def _mask(
     queries: torch.Tensor, begin: int, end: int, window: int, kind: torch.dtype
 ) -> torch.Tensor:
-    """(..., keys) to add to scores of queries at positions (..., 1): 0 where a key is seen."""
+    """(..., keys) to add to scores of queries at positions (..., 1): 0 if the query sees the key."""
     keys = torch.arange(begin, end)
     seen = keys <= queries
     if window:

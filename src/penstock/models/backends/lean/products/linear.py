@@ -35,7 +35,7 @@ class Int4:
 
     `packed` is (rows, columns / 8) int32. A block of 64 columns is 32 bytes, as in bigdl-llm's own:
     their low nibbles are the first 32 columns, the high ones the others.
-    `scales` is (rows, columns / 64) fp16. `wide` (rows, columns), where there is room for it, is
+    `scales` is (rows, columns / 64) fp16. `wide` (rows, columns), if there is room for it, is
     what these stand for in the model's type: products of many rows are faster with it.
     """
 

@@ -46,7 +46,7 @@ def load(spec: ModelSpec, device: Device, progress: Progress) -> Assembled:
 
     The reference of the probe runs on the CPU, so that the device holds nothing but the weights.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     source = read(spec, device, progress)
     module = source.module
@@ -89,7 +89,7 @@ class Source:
 def read(spec: ModelSpec, device: Device, progress: Progress) -> Source:
     """Read what is to be quantised.
 
-    :raises ModelNotLoadable: with one line that says why.
+    :raises ModelNotLoadable: with one line about the reason.
     """
     holding = holding_of(spec, device)
     assert holding is not None  # noqa: S101 - the caller has seen that it is no plain type
@@ -165,7 +165,7 @@ def _build(spec: ModelSpec, source: Source, device: Device, progress: Progress) 
 def _widened(spec: ModelSpec, config: Any) -> Any:
     """A low-bit folder as a module in fp16.
 
-    In fp16 a block's largest value is exact, and with it its scale: quantised anew, the blocks are
+    In fp16 a block's largest value is exact, and with it its scale: quantised again, the blocks are
     those of the folder, bit for bit.
 
     :raises ModelNotLoadable: weights are missing, or are in another format.

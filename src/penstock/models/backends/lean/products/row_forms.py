@@ -35,7 +35,7 @@ def form(out: Activations) -> int:
 
 
 def pointers(out: Activations) -> tuple[torch.Tensor, torch.Tensor]:
-    """The values, and the scales where there are any."""
+    """Return the values, and the scales if there are any."""
     if isinstance(out, torch.Tensor):
         return out, out
     return out.values, out.scales if isinstance(out, Rounded) else out.values

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
 
 Hold: TypeAlias = Callable[[Dense, torch.device, torch.dtype], Linear]
-"""A matrix on a device in a format, or in the given type where the format cannot have it."""
+"""Converts a matrix to a format on a device, or to the given type if the format cannot have it."""
 
 
 @dataclass(frozen=True, slots=True)

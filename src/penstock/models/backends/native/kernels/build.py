@@ -1,9 +1,9 @@
 """Compile the kernels to one shared library. Standard library alone: the build hook runs it.
 
-`PENSTOCK_BUILD_NATIVE` says by what: `auto` (the system's C++ compiler, where there is one, else
+`PENSTOCK_BUILD_NATIVE` selects the compiler: `auto` (the system's C++ compiler, if there is one, else
 not at all), `zig` (the package `ziglang`, which needs nothing of the system, for Linux of any
 distribution since 2014), `off`. With `zig` a failure is an error, else the library is left out,
-and the backend says that it is not there.
+and the backend reports that it is missing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FLAGS: Final = {
 
 
 class NotBuilt(Exception):
-    """The library is not there; the message says why, in a line."""
+    """The library is missing; the message is one line about the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Compiler:
 
 
 def mode() -> str:
-    """:raises NotBuilt: the variable says something else."""
+    """:raises NotBuilt: the variable has another value."""
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted not in MODES:
         raise NotBuilt(f"{VARIABLE}={wanted!r}: it is one of {', '.join(MODES)}")
@@ -112,7 +112,7 @@ def digest() -> str:
 def build() -> str:
     """Make the library, unless it is there and new; returns the wheel's platform.
 
-    :raises NotBuilt: with one line that says why.
+    :raises NotBuilt: with one line about the reason.
     """
     compiler = find_compiler()
     stamp = {"digest": digest(), "command": compiler.command[1:], "tag": compiler.tag}
