@@ -41,7 +41,7 @@ _LONGEST_RUN_TOKENS = 4_000
 class Level:
     """What was seen at one number of streams. CPU is in shares of one core.
 
-    `producer_late_ms` is the 99th percentile of how late steps began; where it comes near the
+    `producer_late_ms` is the 99th percentile of how late steps began; if it comes near the
     delays, the load and not the API was the limit.
     """
 

@@ -56,7 +56,7 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self) -> dict[str, Any]:
-        """Return the figures and begin anew."""
+        """Return the figures and reset them."""
         with self.lock:
             taken = {
                 "tokens": self.tokens,

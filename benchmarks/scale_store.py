@@ -40,7 +40,7 @@ class Store:
     client: redis.Redis
 
     def info(self) -> dict[str, Any]:
-        """Return everything that Redis tells of itself."""
+        """Return Redis's `INFO`."""
         return dict(self.client.info("all"))  # type: ignore[arg-type]
 
 
@@ -145,12 +145,12 @@ class Clerk:
 
 
 def at(values: Sequence[float], share: float) -> float:
-    """Return a percentile, 0 where there is none."""
+    """Return a percentile; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def jain(counts: Sequence[float]) -> float:
-    """Return Jain's index of fairness: 1 where all got the same, 1/n where one got it all."""
+    """Return Jain's index of fairness: 1 if all got the same, 1/n if one got everything."""
     squares = sum(count * count for count in counts)
     return sum(counts) ** 2 / (len(counts) * squares) if squares else 1.0

@@ -70,7 +70,7 @@ def _served(
     """Start the processes, wait until they are ready, end them."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     with (
-        tempfile.TemporaryDirectory() as folder,  # FastChat writes its logs where it runs
+        tempfile.TemporaryDirectory() as folder,  # FastChat writes its logs to the current folder
         tempfile.TemporaryFile() as log,
         contextlib.ExitStack() as stack,
     ):

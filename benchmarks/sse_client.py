@@ -69,7 +69,7 @@ class Stream(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits for the end."""
+        """Wake the caller that waits for the end."""
         if exc is not None and not self.error:
             self.error = str(exc)
         self.ended.set()

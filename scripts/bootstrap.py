@@ -3,7 +3,7 @@
 Usage: `python scripts/bootstrap.py demo|dev`. `demo` is all that serving on this machine needs,
 `dev` adds the tests' and linters' packages. A stamp inside `.venv` says what is installed, so a
 second run costs a moment. A marker beside it says that pip is at work: a run that finds one knows
-that the earlier install was cut off, and starts over (pip's cache keeps the downloads).
+that the earlier installation was interrupted, and starts over (pip's cache keeps the downloads).
 
 pip's own configuration is honoured (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL,
 where set, is one more index for torch alone, and of no account once torch is there.
@@ -132,15 +132,15 @@ def check_disk(needed: int, what: str) -> None:
 def make_venv() -> None:
     """Make a new environment, or keep one that is whole."""
     if MARKER.exists():
-        say("an earlier install was cut off; making the environment anew")
+        say("an earlier installation was interrupted; creating the environment again")
         shutil.rmtree(VENV)
     elif VENV.exists() and not pip_works():
-        say(f"the environment in {VENV.name} does not work; making it anew")
+        say(f"the environment in {VENV.name} does not work; creating it again")
         shutil.rmtree(VENV)
     if VENV_PYTHON.exists():
         if interpreter_of(VENV) == sys.version:
             return
-        say(f"the environment in {VENV.name} belongs to another Python; making it anew")
+        say(f"the environment in {VENV.name} belongs to another Python; creating it again")
         shutil.rmtree(VENV)
     VENV.mkdir()
     MARKER.write_text("venv")

@@ -42,7 +42,7 @@ def main() -> int:
         return 1
     logs = ROOT / ".penstock" / "fastchat"
     logs.mkdir(parents=True, exist_ok=True)
-    # FastChat writes its logs where it stands, and an OpenAI client is made without being used.
+    # FastChat writes its logs to the current folder, and creates an OpenAI client without using it.
     environment = {"GRADIO_ANALYTICS_ENABLED": "False", "LOGDIR": str(logs), **os.environ}
     os.chdir(logs)
     command = [str(PYTHON), "-m", "fastchat.serve.gradio_web_server"]

@@ -49,7 +49,7 @@ def config_of(model_type: str, **more: Any) -> Any:
 
 @torch.no_grad()
 def randomise(module: Any, seed: int = 0) -> Any:
-    """Draw every matrix anew, so that argmax is no coin toss; states' own parameters stay."""
+    """Draw every matrix again, so that argmax is no coin toss; states' own parameters stay."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         last = name.split(".")[-2:]

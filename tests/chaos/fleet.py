@@ -116,7 +116,7 @@ class Fleet:
             def answered() -> bool:
                 try:
                     return not client.llen(QUEUE)
-                except redis.RedisError:  # it was started anew a moment ago
+                except redis.RedisError:  # it was restarted a moment ago
                     return False
 
             wait_until(answered, SETTLE_S)

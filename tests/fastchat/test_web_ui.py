@@ -75,7 +75,7 @@ def test_a_conversation(page: WebUI) -> None:
     wait_until(lambda: page.answer() != second, 60.0)
     third = page.whole()
     assert "NETWORK ERROR" not in third
-    assert third != second  # sampled anew
+    assert third != second  # sampled again
     assert [who for who, _ in page.messages()] == ["user", "bot", "user", "bot"]
 
     page.click("Clear")

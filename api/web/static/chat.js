@@ -113,7 +113,7 @@ function Talk({ conversation, view }) {
     follows.current = true;
     ask(conversation);
   };
-  // Everything from a message on is given up, then asked for anew.
+  // Everything from a message on is dropped, then requested again.
   const cut = (message, content) => {
     const at = conversation.messages.indexOf(message);
     for (const later of conversation.messages.slice(at)) if (isRunning(later)) stop(conversation, later);

@@ -148,7 +148,7 @@ def test_what_the_prefix_cache_holds_is_scored_all_the_same(loaded, own) -> None
 
 
 def test_preempted_prompts_are_scored_once(loaded, own) -> None:
-    """Too few blocks for all: some lose theirs midway and begin anew."""
+    """Too few blocks for all: some lose theirs midway and start again."""
     requests = [
         SequenceRequest(
             f"j{number}",

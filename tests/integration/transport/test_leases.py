@@ -39,7 +39,7 @@ async def test_a_repeated_claim_gives_the_same_job(
     assert other[1] == first[1] == 1
 
 
-async def test_a_repeated_claim_of_a_job_that_was_reaped_takes_it_anew(
+async def test_a_repeated_claim_of_a_job_that_was_reaped_takes_it_again(
     jobs: JobQueue,
     worker: WorkerQueue,
     redis_client: redis.Redis,

@@ -38,7 +38,7 @@ def test_a_longest_step_is_forgotten_after_hundreds():
     assert usual.longest_s(clock.now_s) == 0.01
 
 
-def test_the_first_step_after_a_break_is_not_judged_and_counting_begins_anew():
+def test_the_first_step_after_a_break_is_not_judged_and_counting_starts_again():
     clock = Clock()
     usual = StepWatch(clock)
     run(usual, clock, 100, 0.01)
