@@ -1,16 +1,16 @@
-# Everything goes through .venv, which scripts/setup.sh makes and keeps whole.
-# ARGS is handed on: make demo ARGS=--once, make test ARGS="-k sampler -x".
+# Everything goes through .venv, which scripts/setup.sh creates and repairs.
+# ARGS is passed on: make demo ARGS=--once, make test ARGS="-k sampler -x".
 # JOBS is how many tests run at once: they wait for processes more than they compute.
 SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
-# The tests start a hundred interpreters: what one has compiled, the next need not compile again.
+# The tests start a hundred interpreters: they share compiled bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 JOBS ?= 4
 # Percent of lines and branches of contract, transport, engine and workers.
 COVERAGE_FLOOR ?= 85
 SOURCES := src workers api tests benchmarks scripts demo_model hatch_build.py
-# FastChat's library without its dependencies, and the tests that want it or its programs.
+# FastChat's library without its dependencies, and the tests that need it or its programs.
 FSCHAT := $(CURDIR)/.venv-fastchat-api/fschat-0.2.36
 FASTCHAT_TESTS := tests/fastchat tests/unit/models/test_fastchat_templates.py \
 	tests/integration/api/fastchat/test_fastchat_peers.py::test_a_chat_needs_fastchats_library \
@@ -19,7 +19,7 @@ FASTCHAT_TESTS := tests/fastchat tests/unit/models/test_fastchat_templates.py \
 # Triton for machines whose torch has none, as torch 2.13 for GPUs has it.
 TRITON := $(CURDIR)/.venv-kernels/triton-3.7.1
 
-# What a new release of Transformers may break, and what comes with one.
+# Tests that a new release of Transformers may break, and the packages that it brings.
 NEWEST := $(CURDIR)/.venv-newest
 NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerate
 MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
@@ -30,7 +30,7 @@ MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tes
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
 
-setup: ## make .venv with all that serving on this machine needs
+setup: ## make .venv with everything for serving on this machine
 	@scripts/setup.sh demo
 
 setup-dev: ## make .venv with the tests and linters too
@@ -42,7 +42,7 @@ demo: setup ## install, start Redis, a worker and the API, and ask the demo mode
 test: setup-dev ## install and run the tests (JOBS=4 at once)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 12 $(ARGS)
 
-coverage: setup-dev ## measure what the tests of contract, transport, engine and workers reach, with a floor
+coverage: setup-dev ## measure the test coverage of contract, transport, engine and workers; fail below the floor
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term \
 		--cov-fail-under $(COVERAGE_FLOOR) tests/unit/engine tests/unit/transport tests/unit/workers \
 		tests/integration/engine tests/integration/transport tests/integration/workers $(ARGS)
@@ -59,7 +59,7 @@ $(TRITON): | setup-dev
 		--only-binary=:all: --target $@.part $(subst -,==,$(notdir $@))
 	@mv $@.part $@
 
-test-models: setup-dev ## build every architecture of Transformers tiny, serve it, compare with generate: an hour of two cores
+test-models: setup-dev ## build every architecture of Transformers tiny, serve it, compare with generate: an hour on two cores
 	@PENSTOCK_TEST_MODELS=all $(BIN)/python -m pytest --numprocesses $(JOBS) \
 		--timeout 600 tests/architectures $(ARGS)
 
@@ -69,18 +69,18 @@ test-newest: setup-dev ## run the tests of models against the newest Transformer
 	@PENSTOCK_TEST_NEWEST=1 PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest --numprocesses $(JOBS) \
 		$(MODEL_TESTS) $(ARGS)
 
-test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in environments of their own
+test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in separate environments
 	@scripts/fastchat/setup.sh api webui
 	@PENSTOCK_TEST_FASTCHAT=all PYTHONPATH=$(FSCHAT) \
 		$(BIN)/python -m pytest --timeout 300 $(FASTCHAT_TESTS) $(ARGS)
 
-test-fastchat-api: setup-dev ## the part of it that needs no browser and no gradio: two minutes, 150 MB
+test-fastchat-api: setup-dev ## the part of test-fastchat without browser and gradio: two minutes, 150 MB
 	@scripts/fastchat/setup.sh api
 	@PENSTOCK_TEST_FASTCHAT=api PYTHONPATH=$(FSCHAT) \
 		$(BIN)/python -m pytest --timeout 300 $(FASTCHAT_TESTS) \
 		--ignore tests/fastchat/test_web_ui.py $(ARGS)
 
-test-foreign: setup-dev ## run the SDKs and suites of others against a fleet, in environments of their own
+test-foreign: setup-dev ## run other projects' SDKs and suites against a fleet, in separate environments
 	@scripts/foreign/setup.sh langchain litellm lm-eval node agents
 	@PENSTOCK_TEST_FOREIGN=1 $(BIN)/python -m pytest --timeout 600 tests/foreign $(ARGS)
 
@@ -88,16 +88,16 @@ fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the r
 	@scripts/fastchat/setup.sh webui
 	@.venv-fastchat/bin/python scripts/fastchat_ui.py $(ARGS)
 
-chaos: setup-dev ## lose processes and Redis under load, check every answer (MINUTES=20 SEED=1)
+chaos: setup-dev ## kill processes and Redis under load, check every answer (MINUTES=20 SEED=1)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(ARGS)
 
-fuzz: setup-dev ## input that no client should send, and random lives of jobs, much of it (EXAMPLES=200)
+fuzz: setup-dev ## much invalid input, and random lives of jobs (EXAMPLES=200)
 	@PENSTOCK_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz tests/integration/transport/test_machine.py --timeout 7200 $(ARGS)
 
-sbom: setup-dev ## list what .venv has installed, in CycloneDX: build/penstock.cdx.json
+sbom: setup-dev ## list the packages in .venv, in CycloneDX: build/penstock.cdx.json
 	@mkdir -p build && $(BIN)/python scripts/audit sbom build/penstock.cdx.json
 
-audit: setup-dev ## look for known vulnerabilities in what .venv has installed (says so if it cannot)
+audit: setup-dev ## look for known vulnerabilities in the packages in .venv (reports if it cannot)
 	@$(BIN)/python scripts/audit vulnerabilities
 
 check: setup-dev ## linters, types, import rules, compose.yaml

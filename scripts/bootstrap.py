@@ -1,13 +1,13 @@
 """Make `.venv` ready for Penstock, with the standard library alone.
 
-Usage: `python scripts/bootstrap.py demo|dev`. `demo` is all that serving on this machine needs,
-`dev` adds the tests' and linters' packages. A stamp inside `.venv` says what is installed, so a
-second run costs a moment. A marker beside it says that pip is at work: a run that finds one knows
+Usage: `python scripts/bootstrap.py demo|dev`. `demo` is everything for serving on this machine,
+`dev` adds the tests' and linters' packages. A stamp inside `.venv` records what is installed, so a
+second run takes a moment. A marker next to it means that pip is running: a run that finds one knows
 that the earlier installation was interrupted, and starts over (pip's cache keeps the downloads).
 
-pip's own configuration is honoured (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL,
-where set, is one more index for torch alone, and of no account once torch is there.
-PENSTOCK_BUILD_NATIVE says by which compiler the native kernels are made (see build.py beside them).
+pip's own configuration applies (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL, if
+set, is one more index for torch alone, and has no effect once torch is installed.
+PENSTOCK_BUILD_NATIVE selects the compiler of the native kernels (see build.py next to them).
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ COVERED_BY = {"demo": {"demo", "dev"}, "dev": {"dev"}}
 
 
 class SetupError(Exception):
-    """The setup cannot go on; the message is for the person who ran it."""
+    """The setup cannot continue; the message is for the user."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be installed. `key` changes when that, or the interpreter, changes."""
+    """The packages to install. `key` changes with them and with the interpreter."""
 
     profile: str
     torch: str
@@ -74,7 +74,7 @@ class Plan:
         return cls(profile, torch, hashlib.sha256(text + basis.encode()).hexdigest())
 
     def done(self) -> bool:
-        """Whether the stamp says that this very plan, or a larger one, was carried out."""
+        """Return whether the stamp records this plan, or a larger one, as installed."""
         if not VENV_PYTHON.exists() or MARKER.exists():
             return False
         with contextlib.suppress(OSError, ValueError):
@@ -84,7 +84,7 @@ class Plan:
 
 
 def native_sources() -> list[Path]:
-    """What the build hook compiles, and the hook."""
+    """Return the files that the build hook compiles, and the hook."""
     return [
         *ROOT.glob("hatch_build.py"),
         *sorted(file for file in KERNELS.rglob("*") if file.suffix in (".cpp", ".h", ".py")),
@@ -97,13 +97,13 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def only_one() -> Iterator[None]:
-    """Hold the setup's lock; the system lets go of it when this process ends, however it ends."""
+    """Hold the setup's lock; the system releases it when this process ends, however that happens."""
     STATE.mkdir(exist_ok=True)
     with (STATE / "setup.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another setup is at work in this checkout; waiting for it")
+            say("another setup is running in this checkout; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -130,7 +130,7 @@ def check_disk(needed: int, what: str) -> None:
 
 
 def make_venv() -> None:
-    """Make a new environment, or keep one that is whole."""
+    """Create the environment, unless there is a working one."""
     if MARKER.exists():
         say("an earlier installation was interrupted; creating the environment again")
         shutil.rmtree(VENV)
@@ -146,7 +146,7 @@ def make_venv() -> None:
     MARKER.write_text("venv")
     made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)
     if made.returncode != 0:
-        raise SetupError("python -m venv failed; the lines above say why")
+        raise SetupError("python -m venv failed; see the lines above")
     MARKER.unlink()
 
 
@@ -165,12 +165,12 @@ def pip_works() -> bool:
 def pip_install(*arguments: str) -> None:
     """Run pip in the environment, its output on the terminal and in the log.
 
-    While it runs the marker stands. pip undoes its own failures, so the marker goes when pip ends
+    While it runs, the marker exists. pip undoes its own failures, so the marker goes when pip ends
     by itself, well or not; it stays when pip or this process is killed.
     """
     progress = "on" if sys.stdout.isatty() else "off"
     command = [str(VENV_PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", progress]
-    # Wheels only: nothing here needs a compiler, and a missing wheel should say so at once.
+    # Wheels only: nothing here needs a compiler, and a missing wheel should fail at once.
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--log", str(LOG), *arguments]
     MARKER.write_text(" ".join(arguments))
     code = subprocess.run(command, check=False, cwd=ROOT).returncode
@@ -180,7 +180,7 @@ def pip_install(*arguments: str) -> None:
     if code > 0:
         raise SetupError(
             f"pip could not install {' '.join(arguments)}; the lines above and {LOG.name} in "
-            f"{LOG.parent.relative_to(ROOT)} say why. Run this again to go on from here."
+            f"{LOG.parent.relative_to(ROOT)} state the reason. Run this again to continue."
         )
 
 
@@ -197,7 +197,7 @@ def torch_index() -> list[str]:
 
 
 def brings_cuda(requirement: str) -> bool:
-    """Whether pip, as it is configured, would fetch NVIDIA's libraries along with torch."""
+    """Return whether pip, as configured, would fetch NVIDIA's libraries along with torch."""
     command = [str(VENV_PYTHON), "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--report", "-"]
     asked = subprocess.run(
@@ -225,7 +225,7 @@ def install(plan: Plan) -> None:
     check_disk(NEEDED_BYTES, "the install")
     LOG.parent.mkdir(parents=True, exist_ok=True)
     if VENV.exists() and not STAMP.exists() and not MARKER.exists():
-        say(f"{VENV.name} has no finished install in it; going on with it")
+        say(f"{VENV.name} has an unfinished installation; continuing it")
     say("[1/4] virtual environment")
     make_venv()
     STAMP.unlink(missing_ok=True)
@@ -261,7 +261,7 @@ def main() -> int:
         say(f"{error.strerror or error}: {error.filename or ROOT}")
         return 1
     except KeyboardInterrupt:
-        say("stopped; run it again to go on")
+        say("stopped; run it again to continue")
         return 130
     megabytes = size_of(VENV) / 1e6
     say(f"done in {time.monotonic() - began:.0f} s, {megabytes:.0f} MB in {VENV.name}")

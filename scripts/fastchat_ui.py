@@ -2,7 +2,7 @@
 
 Usage: `python scripts/fastchat_ui.py [--controller URL] [what gradio_web_server takes ...]`. The
 environment `.venv-fastchat` must be there (`make fastchat-ui` makes it). Without `--controller`
-the first of FastChat's and Penstock's usual ports that answers is taken.
+the first of FastChat's and Penstock's default ports that answers is used.
 """
 
 from __future__ import annotations

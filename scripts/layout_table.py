@@ -1,9 +1,9 @@
-"""How the code is laid out: files a folder and lines a file, at commits beside each other.
+"""Prints the layout of the code at several commits: files a folder, lines a file.
 
     python scripts/layout_table.py v0.1.0 HEAD
 
-A row a tree: folders, files, the most files on one level, and the median, the most and the number
-over 300 of lines a file. Read from git, so that what is not committed does not count.
+One row for each tree: folders, files, the most files on one level; lines a file: median, maximum, and
+the number of files over 300. Read from git, so uncommitted changes do not count.
 """
 
 from __future__ import annotations
