@@ -1,4 +1,4 @@
-"""One engine step as the arrays that paged attention takes."""
+"""One engine step as the arrays that paged attention needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Step:
     """N tokens of S sequences, one after another.
 
-    `token_ids` and `positions` are (N) int64, `rows` (R) int32 the tokens whose logits are wanted.
+    `token_ids` and `positions` are (N) int64, `rows` (R) int32 the tokens whose logits are needed.
     `paging` is by the graph's input names, all int32.
     """
 

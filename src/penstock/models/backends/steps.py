@@ -28,10 +28,10 @@ GROUP_GROWTH = 2
 
 
 class MaskRule:
-    """Which keys a query sees, as the model asked for it.
+    """Which keys a query sees, according to the model.
 
     `allowed` is one of Transformers' index-based mask functions. `window` bounds how far back a
-    query can see (sliding windows, chunked attention), which spares reading older blocks.
+    query can see (sliding windows, chunked attention), which saves reading older blocks.
     Masks are kept here, as all layers with one rule share them.
     """
 

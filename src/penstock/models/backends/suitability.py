@@ -1,6 +1,6 @@
-"""Which backends that compute a decoder themselves can have a model. Imports no torch.
+"""Which of the backends that compute decoders themselves support a model. Imports no torch.
 
-Told from `config.json`, from the CPU, and from what is installed.
+Decided by `config.json`, the CPU, and the installed packages.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _has_amx() -> bool:
 def fastest(
     config: dict[str, Any], wish: Literal["auto", "openvino", "native"], *, kv_cache: str
 ) -> Literal["openvino", "native"] | None:
-    """What a model in sym_int4 is computed with on a CPU; None is bigdl-llm itself.
+    """Return the backend of a sym_int4 model on a CPU; None is bigdl-llm itself.
 
     `kv_cache` is the type that is wanted for keys and values; `u8` only OpenVINO has.
     """
@@ -83,7 +83,7 @@ def fastest(
 
 
 def described(config: dict[str, Any]) -> Architecture | None:
-    """What a configuration describes; None: nothing that is computed here."""
+    """Return the description of a configuration; None if there is none."""
     if not is_plain(config):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Paged attention over a KV cache that torch keeps, by torch's own threads."""
+"""Paged attention over a KV cache in torch tensors, computed by torch's own threads."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Rotation:
 
 
 def is_available() -> bool:
-    """Whether the library is there, this CPU has kernels, and torch threads that run them."""
+    """Return whether the library exists, this CPU has kernels, and torch has threads that run them."""
     try:
         return best_isa() is not None and torch_threads() is not None
     except ModelNotLoadable:
@@ -93,17 +93,17 @@ def is_available() -> bool:
 
 
 def fits(head_size: int) -> bool:
-    """Whether there are kernels for heads of this size."""
+    """Return whether there are kernels for heads of this size."""
     return head_size % _SIXTEEN == 0 and 0 < head_size <= _MOST
 
 
 class Attention:
-    """The attention of one model's steps. The engine's thread owns it."""
+    """The attention of one model's steps. Owned by the engine's thread."""
 
     def __init__(self, isa: Isa = Isa.BEST) -> None:
         """:raises RuntimeError: this CPU lacks `isa`.
 
-        :raises ModelNotLoadable: the library is not there.
+        :raises ModelNotLoadable: the library is missing.
         """
         self._library = library()
         self._attention = ctypes.c_void_p()
@@ -127,10 +127,10 @@ class Attention:
         block_indices_begins: NDArray[np.int32],
         block_size: int,
     ) -> None:
-        """Set the step that the next calls compute: its sequences, as `paging.Step` has them.
+        """Set the step for the following calls: its sequences, in the form of `paging.Step`.
 
-        :raises ValueError: they do not fit together.
-        :raises MemoryError: no room for the step.
+        :raises ValueError: they are inconsistent.
+        :raises MemoryError: there is no memory for the step.
         """
         step = StepInput(
             int(subsequence_begins[-1]),
@@ -147,7 +147,7 @@ class Attention:
         self._tokens = step.tokens
 
     def rotate(self, qkv: torch.Tensor, layer: Layer, rotation: Rotation) -> None:
-        """Norm and turn queries and keys of (T, heads + 2 kv_heads, size) in place; fill the cache.
+        """Norm and rotate queries and keys of (T, heads + 2 kv_heads, size) in place; fill the cache.
 
         :raises ValueError: a position is past the tables, a block outside the cache, or a tensor of
             another size, type or layout.
@@ -179,7 +179,7 @@ class Attention:
         """Attend with (T, heads, size), of any strides but the last -> the same, contiguous.
 
         :raises ValueError: a block is outside the cache, or a tensor of another size, type or layout.
-        :raises MemoryError: no room for the step.
+        :raises MemoryError: there is no memory for the step.
         """
         if queries.shape != (self._tokens, layer.heads, layer.keys.shape[3]):
             raise ValueError(f"queries {tuple(queries.shape)} for {self._tokens} tokens")
@@ -241,9 +241,9 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 @cache
 def torch_threads() -> int | None:
-    """Where `GOMP_parallel` of the OpenMP lies that torch computes with; None: it has another.
+    """Return the address of `GOMP_parallel` in torch's OpenMP; None if torch uses another OpenMP.
 
-    It is looked up as the dynamic linker did for torch: what was preloaded goes first. LLVM's and
+    It is looked up as the dynamic linker does for torch: preloaded libraries come first. LLVM's and
     Intel's OpenMP have the function too.
     """
     own = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"

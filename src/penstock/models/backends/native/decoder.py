@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Decoder:
-    """A model in the library. It keeps the arrays that the library points into."""
+    """A model in the library. It holds references to the arrays that the library points into."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """Stop its threads and forget it; twice is once."""
+        """Stop its threads and free it; further calls have no effect."""
         model, self._model = self._model, ctypes.c_void_p()
         if model:
             self._library.pn_destroy(model)
@@ -77,15 +77,15 @@ class Decoder:
             self.close()
 
     def phases_s(self) -> dict[Phase, float]:
-        """Seconds of all steps so far, by what they went into."""
+        """Return the seconds of all steps so far, by phase."""
         seconds = np.zeros(len(Phase))
         check(self._library.pn_phases(self._model, pointer(seconds)))
         return {phase: float(seconds[phase]) for phase in Phase}
 
     def set_experts(self, layer: int, experts: Experts) -> None:
-        """Give a layer experts; comes before their matrices and vectors.
+        """Set a layer's experts; call it before setting their matrices and vectors.
 
-        :raises ValueError: they make no sense.
+        :raises ValueError: they are inconsistent.
         """
         check(self._library.pn_set_experts(self._model, layer, ctypes.byref(experts.native())))
         self._experts[layer] = experts.experts
@@ -116,7 +116,7 @@ class Decoder:
     def set_matrix(
         self, which: Which, layer: int, packing: Packing, packed: NDArray[np.uint8]
     ) -> None:
-        """Of experts `packed` holds the matrices of all, one after another.
+        """Set a matrix; for experts, `packed` contains the matrices of all, one after another.
 
         :raises ValueError: its size differs from the shape's, or it is not aligned to 64 bytes.
         """
@@ -154,16 +154,16 @@ class Decoder:
         self._kept["embeddings"] = table
 
     def set_traits(self, traits: Traits) -> None:
-        """What the model has beside its shape. Comes before matrices and vectors.
+        """Set the model's traits; call it before setting matrices and vectors.
 
-        :raises ValueError: it makes no sense.
+        :raises ValueError: they are inconsistent.
         """
         check(self._library.pn_set_traits(self._model, ctypes.byref(traits.native())))
 
     def set_layer(self, layer: int, traits: LayerTraits) -> None:
-        """What a layer has that Llama's has not. Comes before its matrices and vectors.
+        """Set a layer's differences from Llama's; call it before setting its matrices and vectors.
 
-        :raises ValueError: it makes no sense, or there is no such layer.
+        :raises ValueError: they are inconsistent, or there is no such layer.
         """
         check(self._library.pn_set_layer(self._model, layer, ctypes.byref(traits.native())))
 
@@ -209,8 +209,8 @@ class Decoder:
         are None.
         Outputs, (rows, vocab) and (rows, hidden), are written in place.
 
-        :raises ValueError: an id, a position or a block that there is not.
-        :raises MemoryError: no room for the step.
+        :raises ValueError: an id, a position or a block does not exist.
+        :raises MemoryError: there is no memory for the step.
         """
         begins = (len(past_lens) + 1,)
         if subsequence_begins.shape != begins or block_indices_begins.shape != begins:

@@ -1,4 +1,4 @@
-"""The weights of layers with experts as the kernels want them: every expert's, one after another."""
+"""Weights of layers with experts in the kernels' layout: all experts', one after another."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class ExpertPlan:
 
     @property
     def key(self) -> str:
-        """Its name in a file of converted weights."""
+        """Its key in a file of converted weights."""
         return f"{self.layer}.{self.which.name.lower()}"
 
     @property
     def layout(self) -> Layout:
-        """How the kernels have each matrix."""
+        """The kernels' layout of each matrix."""
         return Layout.PAIRED if self.which is Which.EXPERTS_GATE_UP else Layout.STACKED
 
     @property
@@ -79,7 +79,7 @@ def plans(index: int, experts: Experts, hidden: int, weights: Weights) -> Iterat
 
 
 def _located(experts: Experts, weights: Weights) -> Experts:
-    """The same experts by the names that a checkpoint has."""
+    """Return the same experts with the names that the checkpoint uses."""
 
     def known(name: str) -> str:
         ways = (name, *(name.replace(*names) for names in _NAMES))
@@ -102,7 +102,7 @@ def _located(experts: Experts, weights: Weights) -> Experts:
 
 
 def native_experts(experts: Experts) -> NativeExperts:
-    """A layer's experts in the library's words."""
+    """Return a layer's experts in the library's form."""
     routing, gate = experts.routing, experts.activation
     clamped = gate if isinstance(gate, ClampedGate) else None
     return NativeExperts(
@@ -131,9 +131,9 @@ def pack_experts(
     kind_of: Callable[[str, Matrix, Checkpoint], tuple[Kind, int]],
     taken: Callable[[int], NDArray[np.uint8]],
 ) -> Packed:
-    """Quantise and pack the matrices of all experts; `taken` gives memory for them.
+    """Quantise and pack the matrices of all experts; `taken` allocates memory for them.
 
-    :raises ModelNotLoadable: the checkpoint lacks one, or has one of another shape.
+    :raises ModelNotLoadable: the checkpoint lacks one, or has one with a wrong shape.
     """
     count = plan.experts.routing.experts
     rows, columns = plan.shape
@@ -196,7 +196,7 @@ def _scales(matrix: Matrix) -> NDArray[Any]:
 def routers(model: Architecture, weights: Weights) -> Iterator[tuple[int, NDArray[Any]]]:
     """Every layer's router, (experts, hidden), in the checkpoint's own type.
 
-    :raises ModelNotLoadable: there is none, or one of another shape.
+    :raises ModelNotLoadable: it is missing or has a wrong shape.
     """
     for index, experts in mixtures(model):
         name = f"{_located(experts, weights).routing.router}.weight"
@@ -209,7 +209,7 @@ def routers(model: Architecture, weights: Weights) -> Iterator[tuple[int, NDArra
 def vectors(
     index: int, experts: Experts, hidden: int, weights: Weights
 ) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
-    """What a layer's experts have beside matrices: biases, corrections, the gate of what is shared.
+    """Yield the vectors of a layer's experts: biases, corrections, the gate of the shared expert.
 
     :raises ModelNotLoadable: one that is described is missing.
     """

@@ -1,4 +1,4 @@
-"""A layer's experts, as the native library has them."""
+"""A layer's experts in the native library's form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FACTORS = (
 
 
 class Scoring(enum.IntEnum):
-    """What makes scores of a router's logits."""
+    """The function from a router's logits to scores."""
 
     SOFTMAX = 0
     SOFTMAX_OF_CHOSEN = 1
@@ -37,7 +37,7 @@ class Scoring(enum.IntEnum):
 
 
 class Gate(enum.IntEnum):
-    """What is computed of a gate's output and its up's; see the header."""
+    """The function of a gate's and an up projection's outputs; see the header."""
 
     SILU = 0
     CLAMPED_SILU = 1
@@ -74,5 +74,5 @@ class Experts:
     gate_limit: float = 0.0
 
     def native(self) -> NativeExperts:
-        """The same for the library."""
+        """Return the same in the library's form."""
         return NativeExperts(*astuple(self))

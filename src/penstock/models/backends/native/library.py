@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 PATH = Path(__file__).with_name("libpenstock_native.so")
 ABI = 6
 ALIGNMENT = 64
-"""Bytes: where packed matrices and the KV cache begin."""
+"""Alignment, in bytes, of packed matrices and the KV cache."""
 
 
 class Isa(enum.IntEnum):
-    """Instruction sets with kernels of their own."""
+    """Instruction sets with separate kernels."""
 
     BEST = 0
     AVX2 = 1
@@ -58,9 +58,9 @@ class StepInput(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The library, opened.
+    """Return the library, opened.
 
-    :raises ModelNotLoadable: it is not there, or of another version.
+    :raises ModelNotLoadable: it is missing, or has another version.
     """
     try:
         found = ctypes.CDLL(str(PATH))
@@ -82,7 +82,7 @@ def best_isa() -> Isa | None:
 
 
 def peak_products_s(isa: Isa) -> float:
-    """What one thread can issue from registers alone, a second; 0 where this CPU lacks `isa`."""
+    """Return the peak products a second of one thread, from registers; 0 if this CPU lacks `isa`."""
     return float(library().pn_peak(int(isa)))
 
 
@@ -94,7 +94,7 @@ def address_of(array: NDArray[Any], kind: type[np.generic]) -> int:
 
 
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    """Where an array lies, whatever it is."""
+    """Return the address of an array of any type."""
     return ctypes.c_void_p(array.ctypes.data)
 
 
@@ -106,5 +106,5 @@ def check(code: int) -> None:
 
 
 def last_error() -> str:
-    """What went wrong in this thread's last call that failed."""
+    """Return the error of this thread's last failed call."""
     return str(library().pn_last_error().decode())

@@ -1,4 +1,4 @@
-"""From a checkpoint that can be described to a model of the kernels."""
+"""Loads a checkpoint with a description into a model of the native kernels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
-    """Pack the weights, or map what was packed; the KV cache is allocated by the loader.
+    """Pack the weights, or map packed ones; the loader allocates the KV cache.
 
     If the system has large pages, the weights are copied into them, unless the spec forbids it:
     workers share no memory then, and one stream is some 1.2 times faster.
@@ -109,9 +109,9 @@ def format_of(spec: ModelSpec) -> Format:
 
 
 def _described(spec: ModelSpec, config: Any) -> Architecture:
-    """What the model's configuration describes.
+    """Return the description of a model's configuration.
 
-    :raises ModelNotLoadable: it has no description, or asks for what these kernels lack.
+    :raises ModelNotLoadable: it has no description, or one that these kernels do not support.
     """
     raw = read_config(spec.path)
     try:
@@ -151,7 +151,7 @@ def _inner(layer: Layer) -> int:
 
 
 def _set_traits(native: Decoder, model: Architecture, context_length: int) -> None:
-    """What the model and its layers have beside sizes, and the tables of positions."""
+    """Set the traits of the model and its layers, and the tables by position."""
     native.set_traits(traits.of_model(model))
     turned = (layer.attention.rotation for layer in model.layers)
     turnings = list(dict.fromkeys(one for one in turned if one is not None))
@@ -169,7 +169,7 @@ def _set_traits(native: Decoder, model: Architecture, context_length: int) -> No
 
 
 def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progress) -> Weights:
-    """The model's weights: as they are, or as the folder of converted ones holds them, packed."""
+    """Return the model's weights: the checkpoint's, or converted and packed ones."""
 
     def convert(converting: Converting, tell: Callable[[float], None]) -> None:
         converting.embeddings(f"{model.embeddings}.weight")

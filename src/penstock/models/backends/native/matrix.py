@@ -1,4 +1,4 @@
-"""Matrices as the native library computes with them."""
+"""Matrices in the native library's form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Kind(enum.IntEnum):
 
 
 class Layout(enum.IntEnum):
-    """How the parts of a fused matrix lie: q, k, v one after another; rows of gate, up in turn."""
+    """The order of a fused matrix's parts: q, k, v one after another; rows of gate and up alternating."""
 
     STACKED = 0
     PAIRED = 1
@@ -47,7 +47,7 @@ class _Part(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """What a packed matrix holds: `rows` counts all its parts, `group` columns share a scale."""
+    """A packed matrix's format: `rows` counts all its parts, `group` columns share a scale."""
 
     kind: Kind
     layout: Layout
@@ -65,7 +65,7 @@ class Part:
 
 
 def packed_version() -> int:
-    """Changes with the meaning of packed bytes."""
+    """Return the version of the packed format."""
     return int(library().pn_packed_version())
 
 
@@ -78,9 +78,9 @@ def packed_bytes(packing: Packing) -> int:
 
 
 def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> None:
-    """Write `parts` to `packed`, which lies at a multiple of `ALIGNMENT`.
+    """Write `parts` to `packed`, which is aligned to `ALIGNMENT`.
 
-    :raises ValueError: something does not fit together.
+    :raises ValueError: they are inconsistent.
     """
     if packed.nbytes != packed_bytes(packing):
         raise ValueError(f"{packed.nbytes} bytes for a matrix of {packed_bytes(packing)}")

@@ -1,4 +1,4 @@
-"""A layer's experts alone in the native library, for models whose other parts torch computes."""
+"""A layer's experts in the native library, for models whose other parts torch computes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Mixture:
-    """Packed experts, computed by torch's own threads. One thread at a time calls it."""
+    """Packed experts, computed by torch's own threads. Not thread-safe."""
 
     def __init__(self, hidden: int, experts: Experts, isa: Isa = Isa.BEST) -> None:
         """:raises ValueError: the sizes make no sense. :raises RuntimeError: this CPU lacks `isa`.

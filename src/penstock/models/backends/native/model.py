@@ -1,4 +1,4 @@
-"""The kernels' decoder behind the `Model` protocol."""
+"""The native decoder as an engine's `Model`."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ class NativeModel:
         return self._decoder.phases_s()
 
     def release(self, key: int) -> None:
-        """Nothing is kept by sequence."""
+        """Do nothing: there is no state by sequence."""
 
     def _step_of(self, batch: Batch) -> Step:
         if self._thread != threading.get_ident():
-            # torch's own threads wait for work by spinning, on the cores that the kernels' want.
+            # torch's own threads wait for work by spinning, on the cores that the kernels' threads need.
             self._thread = threading.get_ident()
             devices.compute_alone()
         return Step.of(batch, BLOCK_SIZE)

@@ -40,9 +40,9 @@ _INT8_GROUP: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of the checkpoint's matrix, `order` of them if not as they lie there.
+    """Rows of the checkpoint's matrix, in `order` if that differs from the stored order.
 
-    Pairs of neighbours that are turned together are moved apart by half of what is turned, as the
+    Pairs of neighbours that are rotated together are moved apart by half of the rotated size, as the
     kernels turn them: queries and keys alike, so that their products stay what they are.
     """
 
@@ -62,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One packed matrix: its place, and the parts of the checkpoint's matrices that are in it."""
+    """One packed matrix: its place in the model, and the checkpoint's matrices that it consists of."""
 
     which: Which
     layer: int
@@ -82,7 +82,7 @@ class Plan:
 
 
 def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
-    """Every matrix of a model, layer by layer, the head last."""
+    """Yield every matrix of a model, layer by layer, the head last."""
     hidden = model.hidden_size
     for index, layer in enumerate(model.layers):
         attention, mlp = layer.attention, dense_part(layer.mlp)
@@ -145,7 +145,7 @@ def packed(
 ) -> tuple[Packing, NDArray[np.uint8]]:
     """Return a matrix in the kernels' layout, packed now or mapped from a converted file.
 
-    Of experts the bytes are the matrices of all of a layer's, one after another.
+    For experts, the bytes are the matrices of all of a layer's experts, one after another.
 
     :raises ModelNotLoadable: the checkpoint lacks a part, has one of another shape, or one whose
         columns make no whole groups.
@@ -191,7 +191,7 @@ def _by_row(values: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
 
 
 def _kind(key: str, matrix: Matrix, checkpoint: Checkpoint) -> tuple[Kind, int]:
-    """The kernels' name of a matrix's format, and its group."""
+    """Return the kernels' kind for a matrix's format, and its group."""
     if matrix.kind == "i8":
         return Kind.I8, _INT8_GROUP
     if matrix.kind == "i4":
@@ -287,7 +287,7 @@ def _norm(
 def _head_norms(
     attention: Attention, weights: Weights
 ) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
-    """Norms of queries and keys, a weight for each element of each head."""
+    """Yield the norms of queries and keys, a weight for each element of each head."""
     norms, order = attention.head_norms, _order(attention)
     if norms is None:
         return
@@ -304,7 +304,7 @@ def _head_norms(
 
 
 def _bias(parts: tuple[Source, ...], weights: Weights) -> NDArray[np.float32] | None:
-    """The biases of a plan's parts, zeros for those that have none; None if none has."""
+    """Return the biases of a plan's parts, zeros for those without; None if none has any."""
     names = [f"{part.rows.name}.bias" for part in parts]
     if not any(weights.has(name) for name in names):
         return None

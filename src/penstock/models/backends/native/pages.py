@@ -20,7 +20,7 @@ _LARGE = 2 << 20
 
 
 def available(kernel: Path = _KERNEL) -> bool:
-    """Whether the kernel gives large pages to who asks for them."""
+    """Return whether the kernel grants large pages on request."""
     try:
         return "[never]" not in kernel.read_text()
     except OSError:
@@ -28,9 +28,9 @@ def available(kernel: Path = _KERNEL) -> bool:
 
 
 def zeros(size: int) -> NDArray[np.uint8]:
-    """Bytes in large pages, from a multiple of 2 MiB on; pages never written take no memory.
+    """Return bytes in large pages, aligned to 2 MiB; pages that are never written take no memory.
 
-    :raises MemoryError: there is no room.
+    :raises MemoryError: there is not enough memory.
     """
     try:
         # Shared memory, which is mmap's default, has large pages on few systems only.
@@ -45,9 +45,9 @@ def zeros(size: int) -> NDArray[np.uint8]:
 
 
 def copied(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A private copy in large pages.
+    """Return a private copy in large pages.
 
-    :raises MemoryError: there is no room.
+    :raises MemoryError: there is not enough memory.
     """
     copy = zeros(packed.nbytes)
     copy[:] = packed.reshape(-1)

@@ -1,4 +1,4 @@
-"""What the native kernels can compute of a description. Imports no torch."""
+"""Which descriptions the native kernels can compute. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_WIDTH: Final = 8
 
 
 def beyond(model: Architecture) -> str | None:
-    """What a description asks for that these kernels lack, in words; None: nothing."""
+    """Return the first feature of a description that these kernels lack, in words; None if none."""
     return next(_beyond(model), None)
 
 
@@ -81,6 +81,6 @@ def _beyond_norms(layer: Layer, norm: Norm) -> Iterator[str]:
     if any((one.kind, one.epsilon) != alike or one.name is None for one in norms):
         yield "norms of several kinds"
     if heads is not None and heads.epsilon != norm.epsilon:
-        yield "norms of heads with an epsilon of their own"
+        yield "norms of heads with another epsilon"
     if layer.parallel and (any(after) or layer.attention_in is None):
         yield "norms after a parallel residual"

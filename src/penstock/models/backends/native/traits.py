@@ -1,4 +1,4 @@
-"""What models and their layers differ in, as the native library has it, made from a description."""
+"""The differences between models and layers in the native library's form, from a description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NormKind(enum.IntEnum):
 
 
 class Where(enum.IntFlag):
-    """Where a layer has norms."""
+    """The places in which a layer has norms."""
 
     BEFORE_ATTENTION = 1
     AFTER_ATTENTION = 2
@@ -92,7 +92,7 @@ class _Layer(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a whole model has beside its shape."""
+    """A model's properties besides its shape."""
 
     norm: NormKind = NormKind.RMS
     embedding_scale: float = 1.0
@@ -106,7 +106,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class LayerTraits:
-    """What differs from layer to layer; `rotation` is the number of a rotary table."""
+    """Properties that vary between layers; `rotation` is the number of a rotary table."""
 
     window: int
     rotation: int

@@ -1,4 +1,4 @@
-"""The KV cache of a compiled model: as many tensors as it has layers, twice."""
+"""The KV cache of a compiled model: two tensors for each layer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Slot:
 
 
 class Caches:
-    """Made from the shapes and types that the plugin chose for `key_cache.*`, `value_cache.*`."""
+    """Tensors in the shapes and types that the plugin chose for `key_cache.*`, `value_cache.*`."""
 
     def __init__(self, compiled: Any, device: str) -> None:
         self._device = device

@@ -28,7 +28,7 @@ class OpenVinoModel:
     """Owns the compiled model, its one request and the KV cache. The engine's thread calls it.
 
     `rotary` holds cosines and sines by position for graphs that take them; a graph that takes
-    `position_ids` computes them itself. `keep` is what the graph's constants point into; `laid_out`
+    `position_ids` computes them itself. `keep` owns the memory of the graph's constants; `laid_out`
     is called when the plugin has its own copy of them.
     """
 
@@ -59,7 +59,7 @@ class OpenVinoModel:
 
     @property
     def compiled(self) -> Any:
-        """OpenVINO's compiled model, for a look at what it made of the graph."""
+        """OpenVINO's compiled model, for inspection."""
         return self._compiled
 
     def allocate(self, blocks: int) -> None:
@@ -68,7 +68,7 @@ class OpenVinoModel:
         :raises MemoryError: the device has not enough memory.
         """
         self._caches.allocate(blocks, self._request)
-        # The plugin lays its weights out at the first inference: seconds, which no client waits.
+        # The plugin rearranges its weights at the first inference; these seconds are spent here.
         self._infer(Batch((SequenceSlice(0, (0,), 0, (0,), 1),)))
         if self._laid_out is not None:
             self._laid_out()
@@ -91,10 +91,10 @@ class OpenVinoModel:
         return self._output("logits", wanted), self._output("hidden", wanted)
 
     def _claim_cores(self) -> None:
-        """At the first step: torch's own threads, which wait for work by spinning, are not used.
+        """Stop torch's own threads at the first step: they wait for work by spinning.
 
-        What the engine does with logits between two steps is little, and OpenVINO's threads would
-        find the cores taken.
+        The engine does little with logits between two steps, and OpenVINO's threads would
+        find the cores occupied.
         """
         if self._thread != threading.get_ident():
             self._thread = threading.get_ident()
@@ -105,7 +105,7 @@ class OpenVinoModel:
         step = Step.of(batch, self._caches.block_size)
         inputs: dict[str, NDArray[Any]] = dict(step.paging)
         inputs["input_ids"] = step.token_ids
-        # A product of no rows is not asked for: the first token's logits are thrown away.
+        # A product needs at least one row: the first token's logits are discarded.
         wanted = len(step.rows)
         inputs["rows"] = step.rows if wanted else np.zeros(1, np.int32)
         if self._rotary is None:
@@ -127,7 +127,7 @@ class OpenVinoModel:
         return torch.tensor(found.reshape(-1, found.shape[-1])[:rows])
 
     def release(self, key: int) -> None:
-        """Nothing is kept by sequence."""
+        """Do nothing: there is no state by sequence."""
 
 
 def _per_head(table: NDArray[np.float32]) -> NDArray[np.float32]:

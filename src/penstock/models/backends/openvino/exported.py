@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 FILE = "openvino_model.xml"
 _PASSED = ("Result", "Convert", "Add", "Reshape")
-"""What may stand between the head's product and the model's result."""
+"""Operations that may be between the head's product and the model's result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A graph that takes `position_ids` and `rows`, and what it holds."""
+    """A graph with the inputs `position_ids` and `rows`, and its properties."""
 
     graph: Any
     parameters: int
@@ -37,14 +37,14 @@ class Exported:
 
 
 def is_exported(path: Path) -> bool:
-    """Whether the folder holds an OpenVINO model."""
+    """Return whether the folder contains an OpenVINO model."""
     return (path / FILE).is_file()
 
 
 def read(path: Path) -> Exported:
     """Read a folder's graph and give it paged attention.
 
-    :raises ModelNotLoadable: the file is damaged, or the graph is not of a kind that can have it.
+    :raises ModelNotLoadable: the file is damaged, or the graph cannot have paged attention.
     """
     try:
         graph = openvino().Core().read_model(path / FILE)
@@ -57,7 +57,7 @@ def read(path: Path) -> Exported:
 
 
 def _count(graph: Any) -> int:
-    """Weights of the graph; scales and zero points, which have a last dimension of 1, are none."""
+    """Return the number of weights, without scales and zero points (whose last dimension is 1)."""
     shapes = (
         tuple(node.output(0).get_shape())
         for node in graph.get_ops()
@@ -67,7 +67,7 @@ def _count(graph: Any) -> int:
 
 
 def _choose_rows(path: Path, graph: Any) -> None:
-    """Put a gather of `rows` before the product that makes the logits; show what it gives."""
+    """Insert a gather of `rows` before the product that makes the logits; also output its result."""
     node = graph.output("logits").get_node()
     while node.get_type_name() in _PASSED:
         node = node.input_value(0).get_node()

@@ -42,7 +42,7 @@ _PAGING = (
     "max_context_len",
 )
 _KEEP = 0
-"""In a reshape's target: this dimension as it is."""
+"""In a reshape's target: keep this dimension."""
 
 
 class DecoderGraph:
@@ -63,7 +63,7 @@ class DecoderGraph:
     def build(self, progress: Callable[[float], None]) -> Any:
         """Return the `openvino.Model`; `progress` gets the share of finished layers.
 
-        :raises ModelNotLoadable: the checkpoint lacks a tensor, or has one of another shape.
+        :raises ModelNotLoadable: the checkpoint lacks a tensor, or has one with a wrong shape.
         """
         ops, decoder = self._ops, self.decoder
         tokens = self._input("input_ids", [-1], "i64")

@@ -45,7 +45,7 @@ def load(
 ) -> Assembled:
     """Build and compile a model; its KV cache is allocated by the loader.
 
-    What is None is chosen by rule, from the format and the machine; see `CompileOptions`.
+    Options that are None are chosen from the format and the machine; see `CompileOptions`.
 
     :raises ModelNotLoadable: with one line about the reason.
     """
@@ -159,7 +159,7 @@ def _compiled(spec: ModelSpec, graph: Any, options: CompileOptions, **rest: Any)
 
 
 def format_of(spec: ModelSpec, config: Any) -> Format:
-    """The spec's format; else INT8, which no model is known to suffer from.
+    """Return the spec's format, or INT8, which is not known to harm any model.
 
     :raises ModelNotLoadable: the backend does not hold the format.
     """
@@ -175,7 +175,7 @@ def format_of(spec: ModelSpec, config: Any) -> Format:
 
 
 def precision_of(form: Format | None) -> Precision:
-    """What to compute in. Compressed weights meet INT8 activations and sum up in fp32."""
+    """Return the precision: compressed weights use INT8 activations and are summed in fp32."""
     return "bf16" if form == "bf16" and devices.has_amx() else "f32"
 
 
@@ -187,7 +187,7 @@ def cache_precision_of(form: Format | None, precision: Precision) -> CachePrecis
 
 
 def activation_group_of(form: Format | None) -> int | None:
-    """Activations that share a scale in INT8 products; 0 where exactness is asked for.
+    """Return how many activations share a scale in INT8 products; 0 if exactness was requested.
 
     The larger the group, the faster, up to the weights' own; see ADR 0007.
     """

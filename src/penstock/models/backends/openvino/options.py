@@ -11,7 +11,7 @@ Precision = Literal["f32", "bf16", "f16"]
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """What the plugin is asked for.
+    """The options for the plugin.
 
     `precision` is what products and norms compute in. `activation_group` is how many activations
     share a scale if a product with compressed weights runs in INT8 (0: they stay as they

@@ -1,4 +1,4 @@
-"""The border to OpenVINO's Python package, whose types are partial: seen as `Any`, in one place."""
+"""The boundary to OpenVINO's Python package, as `Any`: its types are incomplete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def constant_class() -> Any:
 
 
 def paged_attention_class() -> Any:
-    """The operation that all of this stands on: attention over blocks of a KV cache.
+    """Return the operation for attention over blocks of a KV cache, on which the backend is based.
 
     OpenVINO calls it an extension without a promise of compatibility; hence the pinned version.
     """

@@ -44,7 +44,7 @@ _MARKED: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a rank's memory is divided into.
+    """The division of a rank's memory.
 
     Two inboxes of (ranks, rows, size), two of (ranks, few, size) with marks, the flags of the first
     two. All but these must be a multiple of eight bytes.
@@ -148,14 +148,14 @@ class Exchange:
 
 
 def most_rows(ranks: int) -> int:
-    """Rows that are summed up so, of a step that may have more."""
+    """Return how many rows of a step, at most, are added up in this way."""
     return _ROWS_OF_TWO if ranks == 2 else _ROWS  # noqa: PLR2004 - see there
 
 
 def meet(dist: Any, rank: int, ranks: int, body: Body) -> Exchange | None:
-    """The exchange of a group's ranks, if all of them can have it; else None for all.
+    """Return the exchange of a group's ranks, if all of them support it; otherwise None for all.
 
-    Every rank calls it, its group being there. A process can have one in its life: torch keeps what
+    Every rank calls it after joining its group. A process can have only one in its life: torch stores what
     a group meets by under the group's name, and the next one has the same.
     """
     device = body.device
@@ -178,7 +178,7 @@ def meet(dist: Any, rank: int, ranks: int, body: Body) -> Exchange | None:
 
 
 def _all(dist: Any, able: torch.Tensor) -> bool:
-    """Whether every rank is able. Returns when all have come here."""
+    """Return whether every rank is able; waits for all of them."""
     dist.all_reduce(able, op=dist.ReduceOp.MIN)
     return bool(able.item())
 

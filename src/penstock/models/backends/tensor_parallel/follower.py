@@ -2,7 +2,7 @@
 
     python -m penstock.models.backends.tensor_parallel.follower LINE LIFELINE
 
-Both are numbers of open files. It ends when rank 0 has gone, whatever it is doing, and fails as a
+Both are numbers of open files. It exits when rank 0 has gone, whatever it is doing, and fails as a
 whole when anything fails: rank 0 watches for that.
 """
 

@@ -1,4 +1,4 @@
-"""A lean model of several ranks, as the engine has it."""
+"""A lean model of several ranks, for the engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ParallelModel(PipelinedLean):
         return self.team.failure
 
     def watched(self) -> None:
-        """A rank's death need not end the process any more."""
+        """Note that the failure is handled: a rank's death need not end the process."""
         self.team.watched()
 
     def close(self) -> None:
@@ -39,5 +39,5 @@ class ParallelModel(PipelinedLean):
         with suppress(EngineFailed):  # one has gone meanwhile
             self.team.send(message(Operation.LEAVE))
         if self.failure is None or self.body.device.kind == "cpu":
-            self.body.leave()  # a GPU's library could wait for the dead
+            self.body.leave()  # a GPU's library could wait for the dead rank
         self.team.close()

@@ -1,4 +1,4 @@
-"""Which part of a decoder's weights a rank holds."""
+"""A rank's part of a decoder's weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Part:
     ranks: int
 
     def check(self, block: int = 1) -> None:
-        """Whether the shape can be divided, its columns by whole blocks of so many.
+        """Check that the shape can be divided, its columns in whole blocks of `block`.
 
         :raises NotLean: it cannot.
         """
@@ -151,5 +151,5 @@ def _padded(linear: Linear, rows: int) -> Linear:
 
 
 def _own(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
-    """A copy on the device, so that nothing holds the whole."""
+    """Return a copy on the device, so that the whole tensor can be freed."""
     return tensor.contiguous().clone() if place.type == "cpu" else tensor.contiguous().to(place)

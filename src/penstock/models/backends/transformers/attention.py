@@ -1,6 +1,6 @@
 """Paged attention behind Transformers' attention interface.
 
-One `PagedAttention` serves one model. It is registered under a name of its own, once as attention
+One `PagedAttention` serves one model. It is registered under a separate name, once as attention
 function and once as mask function; the model's layers call it in place of eager or SDPA attention.
 It writes the step's keys and values into the blocks of the KV cache and attends over them: decode
 rows of many sequences in one call, prefill chunks sequence by sequence.
@@ -71,7 +71,7 @@ class PagedAttention:
         self._causal_function: Callable[..., Any] = causal
 
     def register(self) -> None:
-        """Make the name known to Transformers."""
+        """Register the name with Transformers."""
         transformers().AttentionInterface.register(self.name, self)
         transformers().AttentionMaskInterface.register(self.name, self.mask)
 
@@ -131,7 +131,7 @@ class PagedAttention:
 
         `scaling`, `softcap` and `s_aux` (attention sinks) are honoured.
 
-        :raises NotPageable: the model hands over what this function does not know.
+        :raises NotPageable: the model passes options that this function does not support.
         """
         if isinstance(attention_mask, torch.Tensor):
             raise NotPageable("the model builds attention masks of its own")
@@ -162,7 +162,7 @@ class PagedAttention:
     def _learn(
         self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
-        """Note a layer's shape; what it answers is of no use beyond its own shape."""
+        """Record a layer's shape; only the shape of the returned value is meaningful."""
         if id(module) in self.shapes:
             raise NotPageable("a layer attends twice in one forward")
         if key.shape[2] != query.shape[2] or query.shape[1] % key.shape[1]:

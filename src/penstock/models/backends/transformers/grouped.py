@@ -1,6 +1,6 @@
 """The fallback for architectures without the attention interface: a cache a sequence.
 
-Slower than paged attention (each sequence is a forward of its own), and always the model's own
+Slower than paged attention (each sequence is a separate forward), and always the model's own
 arithmetic: ALiBi, recurrent layers, remote code. The engine's block tables are honoured in one
 respect: the model remembers which tokens were written into a block, so that a sequence that starts
 behind a shared prefix, or comes back after a preemption, is computed again from them.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Replay(Enum):
-    """How a model takes tokens after its first forward; the first that is right is used."""
+    """How a model takes tokens after its first forward; the first correct way is used."""
 
     CHUNKS = "chunks"
     TOKENS = "tokens"
@@ -93,7 +93,7 @@ class GroupedModel:
         return torch.cat([state.advance([token]) for token in tokens])
 
     def _note(self, part: SequenceSlice) -> None:
-        """Remember which tokens the blocks now hold."""
+        """Record which tokens the blocks now contain."""
         for offset, token in enumerate(part.token_ids):
             position = part.start + offset
             written = self._written.setdefault(part.block_table[position // BLOCK_SIZE], [])
@@ -102,7 +102,7 @@ class GroupedModel:
 
 
 def _bytes_per_token(module: Any) -> int:
-    """What a token of an ordinary attention cache would take, from the configuration."""
+    """Return the bytes of a token in an ordinary attention cache, from the configuration."""
     config = checkpoint.text_config(module)
     layers = int(getattr(config, "num_hidden_layers", 1))
     heads = int(getattr(config, "num_attention_heads", None) or 1)

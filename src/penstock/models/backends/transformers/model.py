@@ -105,7 +105,7 @@ class PagedModel:
         return rows, output
 
     def release(self, key: int) -> None:
-        """Nothing is kept by sequence."""
+        """Do nothing: there is no state by sequence."""
 
     @torch.inference_mode()
     def _learn(self) -> None:
@@ -164,7 +164,7 @@ def assemble(
     progress: Progress,
     kept: Kept | None = None,
 ) -> Assembled:
-    """Put a module on its device and find the way to run it that gives its own logits.
+    """Put a module on its device and find a way to run it that gives its own logits.
 
     `tolerance` is the relative error of logits that counts as equal; `kept` is what became of
     published codes, if that is not what the module notes.
@@ -203,7 +203,7 @@ def assemble(
 
 
 def _can_page(module: Any, probe: Probe) -> bool:
-    """Whether our attention and KV cache may stand in for the module's own.
+    """Return whether our attention and KV cache may replace the module's own.
 
     They may not if the module's own cache holds more than keys and values: a state that is not in
     the blocks is lost between chunks, or shared by neighbours, too little of it at times for a
@@ -223,7 +223,7 @@ def _can_page(module: Any, probe: Probe) -> bool:
 def _try_paged(
     module: Any, device: torch.device, context_length: int, probe: Probe
 ) -> PagedModel | None:
-    """The module over our KV cache; None, and the module as it was, if its logits are not its own."""
+    """Return the module over our KV cache; None, with the module restored, if its logits differ."""
     attention = PagedAttention()
     attention.register()
     name = type(module).__name__
@@ -245,7 +245,7 @@ def _try_paged(
 def _grouped(
     spec: ModelSpec, module: Any, device: torch.device, context_length: int, probe: Probe
 ) -> GroupedModel:
-    """The fastest of the fallback's ways that gives the module's own logits."""
+    """Return the fastest of the fallback's ways that gives the module's own logits."""
     failure: BaseException | None = None
     for replay in Replay:
         model = GroupedModel(module, device, context_length, replay)

@@ -1,4 +1,4 @@
-"""Compile the kernels to one shared library. Standard library alone: the build hook runs it.
+"""Compiles the kernels to one shared library, with only the standard library: the build hook runs it.
 
 `PENSTOCK_BUILD_NATIVE` selects the compiler: `auto` (the system's C++ compiler, if there is one, else
 not at all), `zig` (the package `ziglang`, which needs nothing of the system, for Linux of any
@@ -34,7 +34,7 @@ _ZIG_TARGET: Final = ("-target", "x86_64-linux-gnu.2.17")
 _ZIG_TAG: Final = "manylinux_2_17_x86_64"
 _COMPILERS: Final = ("c++", "g++", "clang++")
 
-# No contraction: a row's result must not hang on which instructions a compiler joins in which
+# No contraction: a row's result must not depend on which instructions a compiler joins in which
 # variant.
 _COMMON: Final = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"),
@@ -56,7 +56,7 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """How a C++ compiler is called, and for which wheels what it makes is good."""
+    """How to call a C++ compiler, and the wheel platforms that its output runs on."""
 
     command: tuple[str, ...]
     link: tuple[str, ...]
@@ -72,18 +72,18 @@ def mode() -> str:
 
 
 def is_possible() -> bool:
-    """Whether the kernels are for this machine."""
+    """Return whether the kernels support this machine."""
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 def system_compiler() -> str | None:
-    """The system's C++ compiler; `CXX` goes first."""
+    """Return the system's C++ compiler; `CXX` takes precedence."""
     named = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, filter(None, (named, *_COMPILERS)))), None)
 
 
 def find_compiler() -> Compiler:
-    """:raises NotBuilt: there is none, or none is wanted."""
+    """:raises NotBuilt: there is none, or the build is off."""
     wanted = mode()
     if wanted == "off":
         raise NotBuilt(f"{VARIABLE}=off")
@@ -102,7 +102,7 @@ def find_compiler() -> Compiler:
 
 
 def digest() -> str:
-    """A name for the sources and for how they are compiled."""
+    """Return a digest of the sources and of the way they are compiled."""
     found = hashlib.blake2b(digest_size=16)
     for file in sorted((*SOURCES.rglob("*.cpp"), *SOURCES.rglob("*.h"), Path(__file__))):
         found.update(file.name.encode() + file.read_bytes())
@@ -110,7 +110,7 @@ def digest() -> str:
 
 
 def build() -> str:
-    """Make the library, unless it is there and new; returns the wheel's platform.
+    """Build the library unless it is up to date; return the wheel's platform.
 
     :raises NotBuilt: with one line about the reason.
     """
@@ -128,13 +128,13 @@ def build() -> str:
         made = Path(folder) / LIBRARY.name
         linking = ("-shared", "-pthread", *compiler.link, "-s", "-o", str(made))
         _run((*compiler.command, *map(str, objects), *linking))
-        made.replace(LIBRARY)  # who has the old one mapped keeps it
+        made.replace(LIBRARY)  # processes that have mapped the old one keep it
     _STAMP.write_text(json.dumps(stamp))
     return compiler.tag
 
 
 def remove() -> None:
-    """Take away a library of other sources: it would be packed, or loaded, for the new ones."""
+    """Remove a library built from other sources, which would be packed or loaded by mistake."""
     for file in (LIBRARY, _STAMP):
         file.unlink(missing_ok=True)
 
