@@ -63,7 +63,11 @@ class Ours:
 
         blocks = card.kv_cache_tokens // self._loaded.model.kv_layout.block_size
         options = EngineOptions(
-            slots=32, num_blocks=blocks, prefix_caching=False, prefill_chunk_tokens=512
+            slots=32,
+            num_blocks=blocks,
+            prefix_caching=False,
+            prefill_chunk_tokens=512,
+            num_states=self._loaded.options.num_states,
         )
         engine = Engine(self._loaded.model, self._loaded.tokenizer, options, sink)
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=steps + 1, ignore_eos=True)

@@ -88,7 +88,37 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-OF_MIXTURES = ("penstock/native/sym_int4",)
+HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3.5-4b": (
+        "qwen3_5_text",
+        {
+            "hidden_size": 2560,
+            "intermediate_size": 9216,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+        },
+    ),
+    "granite-4-h-1b": (
+        "granitemoehybrid",
+        {
+            "hidden_size": 2048,
+            "shared_intermediate_size": 4096,
+            "num_local_experts": 0,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "mamba_n_heads": 64,
+            "mamba_d_head": 64,
+            "mamba_d_state": 128,
+            "layer_types": ["mamba", "mamba", "mamba", "attention"] * 16,
+        },
+    ),
+}
+"""Most layers keep a state; cut at a multiple of four, each has all kinds."""
+BY_LAYER = MIXTURES | HYBRIDS
+OF_BY_LAYER = ("penstock/native/sym_int4",)
 OURS = ("penstock/openvino/int4", "penstock/openvino/sym_int4", "penstock/openvino/int8")
 OTHERS = ("bigdl/sym_int4", "transformers/bf16")
 ROUND_GB = 0.5
@@ -158,13 +188,15 @@ def write_model(cache: Path, shape: str) -> Path:
     return folder
 
 
-def write_mixture(cache: Path, shape: str, layers: int) -> Path:
-    """A random mixture of experts in bf16, layer by layer: its whole need not fit into memory."""
+def write_by_layer(cache: Path, shape: str, layers: int) -> Path:
+    """A random model in bf16, layer by layer: its whole need not fit into memory."""
     folder = cache / f"{shape}-{layers}"
     if (folder / "config.json").is_file():
         return folder
     unfinished = Path(tempfile.mkdtemp(dir=cache))
-    kind, sizes = MIXTURES[shape]
+    kind, sizes = BY_LAYER[shape]
+    if "layer_types" in sizes:
+        sizes = {**sizes, "layer_types": sizes["layer_types"][:layers]}
     config = CONFIG_MAPPING[kind](
         vocab_size=32_000, max_position_embeddings=2048, num_hidden_layers=layers, **sizes
     )
@@ -230,9 +262,9 @@ def arguments() -> argparse.Namespace:
     """The command line, with `--quick` worked in."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--model", "--shape", dest="model", choices=(*SHAPES, *MIXTURES), default="1.1b"
+        "--model", "--shape", dest="model", choices=(*SHAPES, *BY_LAYER), default="1.1b"
     )
-    parser.add_argument("--layers", type=int, default=4, help="of a mixture of experts")
+    parser.add_argument("--layers", type=int, default=4, help="of a mixture of experts or a hybrid")
     parser.add_argument("--quick", action="store_true", help="the 15m model, one short round")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
@@ -250,7 +282,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gguf")
     chosen = parser.parse_args()
     if chosen.contenders is None:
-        chosen.contenders = OF_MIXTURES if chosen.model in MIXTURES else [*OURS, *OTHERS]
+        chosen.contenders = OF_BY_LAYER if chosen.model in BY_LAYER else [*OURS, *OTHERS]
     if chosen.quick:
         chosen.model, chosen.rounds, chosen.steps = "15m", 1, 8
         chosen.batches = [1, 8]
@@ -262,8 +294,8 @@ def main() -> None:
     chosen.cache.mkdir(parents=True, exist_ok=True)
     mixture = chosen.model in MIXTURES
     folder = (
-        write_mixture(chosen.cache, chosen.model, chosen.layers)
-        if mixture
+        write_by_layer(chosen.cache, chosen.model, chosen.layers)
+        if chosen.model in BY_LAYER
         else write_model(chosen.cache, chosen.model)
     )
     if chosen.weights_only:

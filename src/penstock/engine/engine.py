@@ -23,7 +23,7 @@ from penstock.engine.sequence_table import SequenceTable
 from penstock.engine.states import StatePool
 from penstock.engine.step import Step
 from penstock.engine.text.detokenizer import DecodeCache, Tokenizer
-from penstock.errors import EngineFailed
+from penstock.errors import BadSettings, EngineFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,13 +55,18 @@ class Engine:
         *,
         drafter: Drafter | None = None,
     ) -> None:
-        """`drafter` proposes tokens; by default as `options.speculation_tokens` has it."""
+        """`drafter` proposes tokens; by default as `options.speculation_tokens` has it.
+
+        :raises BadSettings: the model keeps states, and there is not one for each slot.
+        """
         pool = BlockPool(
             options.num_blocks, model.kv_layout.block_size, caching=options.prefix_caching
         )
         self._model = model
         self._sink = sink
         keeping = stateful(model)
+        if keeping is not None and options.num_states < options.slots:
+            raise BadSettings(f"engine: {options.num_states} states for {options.slots} slots")
         states = None if keeping is None else StatePool(keeping, options.num_states)
         self._scheduler = Scheduler(pool, options.slots, states)
         self._budget = PrefillBudget(options)
