@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 access = logging.getLogger("penstock.access")
 logger = logging.getLogger("penstock.api")
 
-REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+LONGEST_REQUEST_ID: Final = 128
+REQUEST_ID: Final = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_REQUEST_ID}}}")
 PLAIN_VALUE: Final = re.compile(r"[!#-<>-~]+")
 """A value of the log that needs no quotes: printable ASCII without spaces, `"` and `=`."""
 QUIET_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})

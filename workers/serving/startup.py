@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.engine import Engine
-from penstock.errors import StartupError, StoreUnavailable
+from penstock.errors import StartupError, StoreUnavailable, first_line
 from penstock.models import loader
 from penstock.models.backends import encoders
 from penstock.models.backends.encoders import LoadedEncoder
@@ -50,7 +50,7 @@ def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) ->
     """
     if slots:
         settings = settings.model_copy(update={"slots": slots})
-    specs = [resolve.resolve(queue, settings) for queue in queues]
+    specs = [_resolve(queue, settings) for queue in queues]
     cpu_cores.take(settings.cores)
     for spec in specs:
         loader.check_device(spec)
@@ -63,6 +63,28 @@ def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) ->
         worker_id=new_worker_id(),
         open_queues=lambda publish: [_open_queue(model, publish) for model in loaded],
     )
+
+
+@contextmanager
+def _one_line(queue: str, what: str) -> Generator[None]:
+    """Report whatever a model's own files make a library raise in one line; the log has the rest.
+
+    :raises StartupError: something was raised.
+    """
+    try:
+        yield
+    except StartupError:
+        raise
+    except Exception as error:
+        logger.debug("Loading %s failed", queue, exc_info=True)
+        raise StartupError(
+            f"queue {queue}: {what} could not be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _resolve(queue: str, settings: Settings) -> ModelSpec:
+    with _one_line(queue, "its model"):
+        return resolve.resolve(queue, settings)
 
 
 def _ping(store: redis.Redis) -> None:
@@ -89,18 +111,9 @@ def _await_redis(store: redis.Redis, settings: Settings) -> None:
 
 def _load(spec: ModelSpec, settings: Settings) -> LoadedModel | LoadedEncoder:
     started_s = time.monotonic()
-    try:
-        with _shown_progress(spec.queue) as progress:
-            load = loader.load if spec.task == "generate" else encoders.load
-            loaded = load(spec, settings, slots=None, progress=progress)
-    except StartupError:
-        raise
-    except Exception as error:
-        # A model's own code or a library failed: one line for the operator, the rest in the log.
-        logger.debug("Loading %s failed", spec.queue, exc_info=True)
-        raise StartupError(
-            f"queue {spec.queue}: {spec.path} could not be loaded: {type(error).__name__}: {error}"
-        ) from error
+    with _one_line(spec.queue, str(spec.path)), _shown_progress(spec.queue) as progress:
+        load = loader.load if spec.task == "generate" else encoders.load
+        loaded = load(spec, settings, slots=None, progress=progress)
     logger.info("%s", describe(loaded.card, time.monotonic() - started_s))
     return loaded
 

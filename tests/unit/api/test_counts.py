@@ -8,6 +8,9 @@ import pytest
 
 from api.anthropic.schema import MOST_MESSAGES, MessagesRequest
 from api.http.json_body import validated
+from api.http.middleware import LONGEST_REQUEST_ID, REQUEST_ID
+from api.ollama import schema as ollama
+from api.ollama.schema import OllamaChatRequest, OllamaEmbedRequest
 from api.openai.chat import structure_schema
 from api.openai.rerank import MAX_DOCUMENTS, RerankRequest
 from api.openai.responses.schema import MOST_ITEMS, MOST_METADATA, ResponseRequest
@@ -56,6 +59,9 @@ def tools(count: int) -> list[Any]:
         (RerankRequest, RERANK, "documents", MAX_DOCUMENTS, lambda n: ["d"] * n),
         (ResponseRequest, RESPONSE, "input", MOST_ITEMS, lambda n: [{}] * n),
         (ResponseRequest, RESPONSE, "metadata", MOST_METADATA, lambda n: dict.fromkeys(map(str, range(n)), "")),
+        (OllamaChatRequest, CHAT, "messages", ollama.MAX_MESSAGES, lambda n: [USER] * n),
+        (OllamaChatRequest, CHAT, "tools", ollama.MAX_TOOLS, lambda n: [{}] * n),
+        (OllamaEmbedRequest, {"model": "m", "input": "i"}, "input", ollama.MAX_INPUTS, lambda n: ["t"] * n),
         (MessagesRequest, MESSAGES, "messages", MOST_MESSAGES, lambda n: [USER] * n),
     ],
 )  # fmt: skip
@@ -66,3 +72,9 @@ def test_a_field_at_its_bound_and_past_it(
     with pytest.raises(InvalidParameter) as caught:
         validated({**body, field: of(bound + 1)}, schema)
     assert (caught.value.param or "").startswith(field)
+
+
+def test_a_request_id_at_its_bound() -> None:
+    assert REQUEST_ID.fullmatch("r" * LONGEST_REQUEST_ID)
+    assert not REQUEST_ID.fullmatch("r" * (LONGEST_REQUEST_ID + 1))
+    assert not REQUEST_ID.fullmatch("")
