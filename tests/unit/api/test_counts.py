@@ -10,7 +10,7 @@ from api.anthropic.schema import MOST_MESSAGES, MessagesRequest
 from api.http.json_body import validated
 from api.http.middleware import LONGEST_REQUEST_ID, REQUEST_ID
 from api.ollama import schema as ollama
-from api.ollama.schema import OllamaChatRequest, OllamaEmbedRequest
+from api.ollama.schema import EmbedRequest, OllamaChatRequest
 from api.openai.chat import structure_schema
 from api.openai.rerank import MAX_DOCUMENTS, RerankRequest
 from api.openai.responses.schema import MOST_ITEMS, MOST_METADATA, ResponseRequest
@@ -61,7 +61,7 @@ def tools(count: int) -> list[Any]:
         (ResponseRequest, RESPONSE, "metadata", MOST_METADATA, lambda n: dict.fromkeys(map(str, range(n)), "")),
         (OllamaChatRequest, CHAT, "messages", ollama.MAX_MESSAGES, lambda n: [USER] * n),
         (OllamaChatRequest, CHAT, "tools", ollama.MAX_TOOLS, lambda n: [{}] * n),
-        (OllamaEmbedRequest, {"model": "m", "input": "i"}, "input", ollama.MAX_INPUTS, lambda n: ["t"] * n),
+        (EmbedRequest, {"model": "m", "input": "i"}, "input", ollama.MAX_INPUTS, lambda n: ["t"] * n),
         (MessagesRequest, MESSAGES, "messages", MOST_MESSAGES, lambda n: [USER] * n),
     ],
 )  # fmt: skip
