@@ -88,7 +88,7 @@ fastchat-ui: ## install FastChat's web UI in .venv-fastchat and open it on the r
 	@scripts/fastchat/setup.sh webui
 	@.venv-fastchat/bin/python scripts/fastchat_ui.py $(ARGS)
 
-chaos: setup-dev ## kill processes and Redis under load, check every answer (MINUTES=20 SEED=1)
+chaos: setup-dev ## kill processes, network and Redis under load, check every answer (MINUTES=20 SEED=1)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1) $(ARGS)
 
 fuzz: setup-dev ## much invalid input, and random lives of jobs (EXAMPLES=200)

@@ -56,8 +56,8 @@ class Placement(Protocol):
         """
         ...
 
-    def follow(self, job: Job, *, after: int, tick_s: float) -> AsyncGenerator[Event | None, None]:
-        """Yield a job's events after index `after`; None when silent for `tick_s`.
+    def follow(self, job: Job, *, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        """Yield a job's events from its first; None when silent for `tick_s`.
 
         :raises PenstockError: the job was lost, or its worker failed.
         """

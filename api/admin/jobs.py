@@ -16,8 +16,9 @@ from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.record import record_of
-from api.http.resumption import EVENT_HEADER, event_index
+from api.http.resumption import EVENT_HEADER, SeenEvent, seen_event
 from api.http.streaming import KEEPALIVE, FramedResponse, error_frame
+from api.jobs.event_ids import EventIds
 from api.services import Services
 from penstock.contract.events import Event, Failed, Finished
 from penstock.errors import UnknownJob
@@ -47,9 +48,9 @@ async def show_job(request: Request, job_id: str) -> Response:
 
 @router.endpoint("/v1/jobs/{job_id}/events", method="GET")
 async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
-    """Stream a job's events after index `after` (or the header Last-Event-ID) until its last."""
+    """Stream a job's events after `after` (an index or an id; or the header Last-Event-ID)."""
     services = services_of(request)
-    seen = event_index(request.headers.get(EVENT_HEADER) if after is None else after, "after")
+    seen = seen_event(request.headers.get(EVENT_HEADER) if after is None else after, "after")
     state = await _own_job(request, job_id)
     if state.reply != services.replies.channel:
         await services.queue.redirect(state.job_id, services.replies.channel)
@@ -77,22 +78,30 @@ async def _own_job(request: Request, job_id: str) -> JobState:
     return state
 
 
-async def _frames(services: Services, state: JobState, after: int) -> AsyncGenerator[bytes, None]:
-    follow = services.replies.follow(
-        state.queue, state.job_id, after=after, tick_s=services.settings.keepalive_s
-    )
+async def _frames(
+    services: Services, state: JobState, seen: SeenEvent
+) -> AsyncGenerator[bytes, None]:
+    tick_s = services.settings.keepalive_s
+    follow = services.replies.follow(state.queue, state.job_id, tick_s=tick_s)
+    ids = EventIds(seen)
     yield KEEPALIVE  # the job is there: its watcher need not wait for its next event to know
     async with aclosing(follow) as events:
         async for event in events:
-            yield KEEPALIVE if event is None else _frame(event)
+            if event is None:
+                yield KEEPALIVE
+            elif isinstance(event, Failed) or ids.is_new(event):
+                yield _frame(event, ids)
 
 
-def _frame(event: Event) -> bytes:
+def _frame(event: Event, ids: EventIds) -> bytes:
     match event:
         case Finished():
             kind = b"finished"
         case Failed():
-            kind = b"failed"
+            return b"id: %d\nevent: failed\ndata: %b\n\n" % (
+                event.index,
+                msgspec.json.encode(event),
+            )
         case _:
             kind = b"tokens"
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.index, kind, msgspec.json.encode(event))
+    return b"%bevent: %b\ndata: %b\n\n" % (ids.line(), kind, msgspec.json.encode(event))

@@ -54,12 +54,11 @@ class FastChatPlacement:
         """Submit nothing: `follow` makes the call."""
         self.submitted = True
 
-    def follow(self, job: Job, *, after: int, tick_s: float) -> AsyncGenerator[Event | None, None]:
-        """Yield all of a job's events; `after` is -1 or ignored.
+    def follow(self, job: Job, *, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        """Yield all of a job's events.
 
         :raises PenstockError: as `relay.follow`.
         """
-        del after
         return relay.follow(self._peers, job, tick_s)
 
     def ended(self, job_id: str) -> None:

@@ -16,10 +16,12 @@ from redis.exceptions import RedisError
 
 from api.fastchat import peer_http
 from api.fastchat.peer_http import SMALL_ANSWER_BYTES
-from api.fastchat.registration import ANYWHERE, Status, checked_url, status_of
+from api.fastchat.registration import ANYWHERE, Status, checked_url, status_of, updated
 from penstock.contract.worker import FASTCHAT, ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
+from penstock.transport import keys
 from penstock.transport.fleet.fastchat_workers import PROBE_S, PeerBook, PeerCard
+from penstock.transport.store.named_lease import Lease
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -58,9 +60,11 @@ class Peers:
         self._cards: tuple[PeerCard, ...] = ()
         self._sent: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
+        self._missing: dict[str, PeerCard] = {}
+        """Workers that are no longer listed, and are asked whether they live."""
         self._unheard: dict[str, float] = {}
         """When workers joined that did not listen yet, on the monotonic clock."""
-        self._process = uuid.uuid4().hex
+        self._turn = Lease(redis, keys.PEER_PROBER, uuid.uuid4().hex, 3 * PROBE_S)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -69,6 +73,7 @@ class Peers:
             await self._try(self.refresh)
             self._tasks = [
                 asyncio.create_task(self._for_ever(self.refresh, REFRESH_S)),
+                asyncio.create_task(self._for_ever(self.restore, REFRESH_S)),
                 asyncio.create_task(self._for_ever(self.probe, PROBE_S)),
             ]
 
@@ -93,9 +98,33 @@ class Peers:
             logger.exception("FastChat workers")
 
     async def refresh(self) -> None:
-        """Read the list again, without workers that are no longer allowed."""
-        cards = await self.book.cards()
-        self._cards = tuple(card for card in cards if self._is_allowed(card))
+        """Read the list again, without workers that are no longer allowed.
+
+        A worker that is missing counts as listed until `restore` has asked it.
+        """
+        listed = {card.url: card for card in await self.book.cards() if self._is_allowed(card)}
+        before = {card.url: card for card in self._cards if self._is_allowed(card)}
+        self._missing = {url: card for url, card in before.items() if url not in listed}
+        self._cards = (*listed.values(), *self._missing.values())
+
+    async def restore(self) -> None:
+        """Put workers back that live and are missing: Redis has lost its memory.
+
+        Otherwise they would join again with their next heartbeat, up to 45 s later.
+        """
+        await asyncio.gather(*(self._restore(card) for card in self._missing.values()))
+
+    async def _restore(self, card: PeerCard) -> None:
+        try:
+            status = await self._status(card.url)
+        except (httpx.HTTPError, ValueError):  # another process has dropped it, and rightly so
+            self._forget(card.url)
+        else:
+            await self.book.put(updated(card, status))
+
+    def _forget(self, url: str) -> None:
+        self._missing.pop(url, None)
+        self._cards = tuple(card for card in self._cards if card.url != url)
 
     def _is_allowed(self, card: PeerCard) -> bool:
         if card.vouched and self.settings.fastchat_worker_token:
@@ -175,7 +204,7 @@ class Peers:
     async def probe(self) -> None:
         """Ask every worker for its status, if it is this process's turn."""
         self._sent.clear()
-        if self._cards and await self.book.may_probe(self._process):
+        if self._cards and (await self._turn.renew() or await self._turn.take()):
             await asyncio.gather(*(self._probe(card) for card in self._cards))
 
     async def _probe(self, card: PeerCard) -> None:
@@ -190,9 +219,7 @@ class Peers:
         else:
             self._missed.pop(card.url, None)
             self._unheard.pop(card.url, None)
-            told = msgspec.structs.asdict(status)
-            told["models"] = told.pop("model_names")
-            await self.book.renew(msgspec.structs.replace(card, **told))
+            await self.book.renew(updated(card, status))
 
     async def lost(self, url: str) -> bool:
         """Drop a worker that does not answer; False if it has just joined and may still be starting."""
@@ -202,7 +229,7 @@ class Peers:
         self._unheard.pop(url, None)
         logger.warning("FastChat worker %s does not answer and is dropped", url)
         self._missed.pop(url, None)
-        self._cards = tuple(card for card in self._cards if card.url != url)
+        self._forget(url)
         with suppress(RedisError, OSError):
             await self.book.drop(url)
         return True

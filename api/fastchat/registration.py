@@ -15,6 +15,8 @@ from penstock.errors import NotPermitted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from penstock.transport.fleet.fastchat_workers import PeerCard
+
 MOST_MODELS: Final = 100
 """Models of one worker."""
 LONGEST_NAME: Final = 200
@@ -48,6 +50,13 @@ def status_of(answer: object) -> Status:
     if not 0 <= status.speed <= MOST_LOAD or not 0 <= status.queue_length <= MOST_LOAD:
         raise ValueError(f"speed and queue_length are from 0 to {MOST_LOAD}")
     return status
+
+
+def updated(card: PeerCard, status: Status) -> PeerCard:
+    """Return a worker's card with what it reports of itself."""
+    reported = msgspec.structs.asdict(status)
+    reported["models"] = reported.pop("model_names")
+    return msgspec.structs.replace(card, **reported)
 
 
 def checked_url(name: str, allowed: Sequence[str]) -> str:

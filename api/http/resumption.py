@@ -8,6 +8,7 @@ jobs go on without it for `settings.resume_grace_s`; a client without a key take
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,16 +26,26 @@ EVENT_HEADER: Final = "last-event-id"
 LONGEST_KEY: Final = 256
 MOST_DIGITS: Final = 15
 ID_CHARACTERS: Final = 32
+EVENT_ID: Final = re.compile(r"(-?[0-9]{1,14})(?:-([0-9a-f]{8}))?")
+"""An event's index, and a digest of the tokens up to it; earlier versions wrote the index alone."""
 SEED_BYTES: Final = 7
 """A seed has to fit into what OpenAI takes for one."""
 
 
 @dataclass(frozen=True)
+class SeenEvent:
+    """The last event that a client has seen: its index, -1 for none, and its digest if it has one."""
+
+    index: int = -1
+    digest: int | None = None
+
+
+@dataclass(frozen=True)
 class Resumption:
-    """The client's name for its request, and the index of the last event that it has seen."""
+    """The client's name for its request, and the last event that it has seen."""
 
     key: str
-    after: int = -1
+    seen: SeenEvent = SeenEvent()
 
     def job_id(self, tenant: str, position: int) -> str:
         """Return the id of the request's job number `position`; tenants do not share keys."""
@@ -70,15 +81,28 @@ def event_index(text: str | None, param: str) -> int:
     return max(int(text), -1)
 
 
+def seen_event(text: str | None, param: str) -> SeenEvent:
+    """Return the event that an id names.
+
+    :raises InvalidParameter: it is no id that we have sent.
+    """
+    if not text:
+        return SeenEvent()
+    parts = EVENT_ID.fullmatch(text)
+    if parts is None:
+        raise InvalidParameter(f"{param}: {text[:40]!r} is not an event's id", param=param)
+    return SeenEvent(max(int(parts[1]), -1), int(parts[2], 16) if parts[2] else None)
+
+
 def resumption_of(request: Request) -> Resumption | None:
     """Return what the request's headers say of its repetition; None without a key.
 
     :raises InvalidParameter: the key is too long, or `Last-Event-ID` comes without one.
     """
     key = request.headers.get(KEY_HEADER, "")
-    after = event_index(request.headers.get(EVENT_HEADER), EVENT_HEADER)
+    seen = seen_event(request.headers.get(EVENT_HEADER), EVENT_HEADER)
     if not key:
-        if after >= 0:
+        if seen.index >= 0:
             raise InvalidParameter(
                 "Last-Event-ID continues a request that was sent with an Idempotency-Key",
                 param=EVENT_HEADER,
@@ -88,4 +112,4 @@ def resumption_of(request: Request) -> Resumption | None:
         raise InvalidParameter(
             f"{KEY_HEADER}: over {LONGEST_KEY} characters long", param=KEY_HEADER
         )
-    return Resumption(key, after)
+    return Resumption(key, seen)

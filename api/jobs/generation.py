@@ -15,6 +15,7 @@ event names. Leaving the loop early (the client went, an error) cancels what run
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from contextlib import aclosing
 from types import MappingProxyType
@@ -25,6 +26,7 @@ import msgspec
 from api.access.ledger import Ledger, prompt_tokens
 from api.http.errors import internal_error, known
 from api.jobs import prompt_bounds
+from api.jobs.event_ids import EventIds
 from api.jobs.merging import merged
 from api.jobs.unenforced import unenforced_keywords
 from penstock.contract.events import Failed, Finished, Tokens
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from api.http.resumption import Resumption
     from api.jobs.blame import Blame
     from api.services import Services
+    from penstock.contract.events import Event
     from penstock.contract.worker import ModelCard
 
 UNBOUNDED_ANSWER_TOKENS: Final = 512
@@ -67,12 +70,15 @@ class Generation:
         *,
         ledger: Ledger,
         blame: Blame,
+        ids: EventIds | None = None,
         after: int = -1,
         replayed: bool = False,
         hidden_token_ids: frozenset[int] = frozenset(),
         detached: bool = False,
     ) -> None:
         """See `of`; `after` is the index of the last event that the client has seen."""
+        self.ids = ids
+        """The ids of the events, if they have any: of one job, with a resumption."""
         self._services = services
         self._placement = placement
         self._ledger = ledger
@@ -126,6 +132,8 @@ class Generation:
             services.replies.check_room(resumption.job_id(record.tenant, 0))
         jobs = await _jobs(services, record, card, works, priority=priority, resumption=resumption)
         ledger = await Ledger.opened(services, record, card, jobs, choices)
+        # Indices are a job's own, so a request of several jobs starts from the beginning.
+        seen = resumption.seen if resumption and len(jobs) == 1 else None
         return cls(
             services,
             record,
@@ -133,8 +141,8 @@ class Generation:
             services.carrier(card).placement(card, jobs, resumption, images),
             ledger=ledger,
             blame=blame,
-            # Indices are a job's own, so a request of several jobs starts from the beginning.
-            after=resumption.after if resumption and len(jobs) == 1 else -1,
+            ids=EventIds(seen) if seen else None,
+            after=seen.index if seen else -1,
             replayed=replayed,
             hidden_token_ids=hidden_token_ids,
             detached=detached,
@@ -166,7 +174,7 @@ class Generation:
             if not placement.submitted:
                 placement.expect()
                 await self.submit()
-            async with aclosing(merged([self._follow(job) for job in self.jobs])) as items:
+            async with aclosing(self._lacking()) as items:
                 async for item in items:
                     if item is None:
                         yield None
@@ -177,7 +185,6 @@ class Generation:
                         yield position, self._shown(event)
                         continue
                     await asyncio.sleep(0)  # lets other streams' tokens of the same batch go first
-                    placement.ended(event.job_id)
                     if isinstance(event, Failed):
                         self._fail(event)
                     meter.finished(event)
@@ -204,10 +211,31 @@ class Generation:
         """
         await self._placement.submit()
 
-    def _follow(self, job: Job) -> AsyncGenerator[Tokens | Finished | Failed | None, None]:
-        after = -1 if self._replayed else self._after
+    async def _lacking(self) -> AsyncGenerator[tuple[int, Event] | None, None]:
+        """Yield the jobs' events that the client has not seen, or all of them if they are replayed.
+
+        :raises StoreUnavailable: what the client has seen is of another answer.
+        """
         tick_s = self._services.settings.keepalive_s
-        return self._placement.follow(job, after=after, tick_s=tick_s)
+        spoke_s = time.monotonic()
+        streams = [self._placement.follow(job, tick_s=tick_s) for job in self.jobs]
+        async with aclosing(merged(streams)) as items:
+            async for item in items:
+                if item is not None:
+                    if not isinstance(item[1], Tokens):
+                        self._placement.ended(item[1].job_id)
+                    if self._is_hidden(item[1]):
+                        if time.monotonic() - spoke_s < tick_s:
+                            continue
+                        item = None  # noqa: PLW2901 - an answer that is made again takes long
+                spoke_s = time.monotonic()
+                yield item
+
+    def _is_hidden(self, event: Event) -> bool:
+        if self.ids is None or isinstance(event, Failed):
+            return False
+        is_new = self.ids.is_new(event)
+        return not (is_new or self._replayed)
 
     def _shown(self, event: Tokens) -> Tokens:
         hidden = self._hidden_token_ids

@@ -106,15 +106,13 @@ class QueuePlacement:
         self._submission = self._carrier.background.spawn(self._submit_all())
         await asyncio.shield(self._submission)
 
-    def follow(self, job: Job, *, after: int, tick_s: float) -> AsyncGenerator[Event | None, None]:
-        """Yield a job's events after index `after`; None when silent for `tick_s`.
+    def follow(self, job: Job, *, tick_s: float) -> AsyncGenerator[Event | None, None]:
+        """Yield a job's events from its first; None when silent for `tick_s`.
 
         :raises PenstockError: as `Replies.follow`.
         """
         again = partial(self._submit_again, job)
-        return self._carrier.replies.follow(
-            job.queue, job.id, after=after, tick_s=tick_s, again=again
-        )
+        return self._carrier.replies.follow(job.queue, job.id, tick_s=tick_s, again=again)
 
     def ended(self, job_id: str) -> None:
         """Note that a job needs no cancelling any more."""

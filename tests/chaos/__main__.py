@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.chaos.run import Plan, run
 from tests.fixtures.models import write_tiny_llama
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from tests.chaos.verdict import Verdict
+
 
 def main() -> int:
-    """Run, print the table, optionally save it as JSON; 1 where an invariant or an aim was missed."""
+    """Run, print the table, optionally save it as JSON; 1 if an invariant or an aim was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--jobs", type=int, default=0, help="at least so many")
@@ -24,6 +31,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--most-tokens", type=int, default=250, help="of an answer")
     parser.add_argument("--only", default="", help="faults of these kinds, comma-separated")
+    parser.add_argument("--load", type=float, default=1.0, help="share of time that clients ask in")
+    parser.add_argument(
+        "--spare-first", action="store_true", help="one worker and one API process live throughout"
+    )
+    parser.add_argument(
+        "--journal-ttl", type=int, default=0, help="seconds; by default longer than the run"
+    )
+    parser.add_argument("--no-networks", action="store_true", help="no `ip netns`, no partitions")
+    parser.add_argument("--keep", type=Path, help="folder for the processes' logs")
     parser.add_argument("--save", type=Path)
     chosen = parser.parse_args()
     plan = Plan(
@@ -35,11 +51,16 @@ def main() -> int:
         workers=chosen.workers,
         tokens=(20, chosen.most_tokens),
         only=tuple(filter(None, chosen.only.split(","))),
+        load=chosen.load,
+        spare_first=chosen.spare_first,
+        journal_ttl_s=chosen.journal_ttl,
+        has_networks=not chosen.no_networks,
     )
     with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as name:
-        folder = Path(name)
+        folder = chosen.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         write_tiny_llama(folder / "models" / "tiny-llama")
-        verdict = asyncio.run(run(plan, folder, folder / "models"))
+        verdict = asyncio.run(_until_stopped(run(plan, folder, folder / "models", _tell)))
     print(verdict.table())  # noqa: T201
     if chosen.save:
         content = {"plan": vars(plan), **verdict.as_dict()}
@@ -47,6 +68,17 @@ def main() -> int:
     for line in verdict.shortfalls():
         print(f"missed: {line}")  # noqa: T201
     return 1 if verdict.faults_found or verdict.shortfalls() else 0
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+async def _until_stopped(running: Coroutine[None, None, Verdict]) -> Verdict:
+    """Await a run; SIGTERM ends it with all that it has started."""
+    task = asyncio.ensure_future(running)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

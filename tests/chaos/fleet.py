@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import psutil
 import redis
 
+from tests.chaos.networks import Network
+from tests.chaos.proxy import LOOPBACK
 from tests.fixtures.jobs import wait_until
 from tests.fixtures.processes import Processes, Running, answers, card_of, cards
 
@@ -22,11 +24,31 @@ if TYPE_CHECKING:
 
 QUEUE = "tiny-llama-cpu"
 SETTLE_S = 30.0
+LONGEST_LINE = 120
+STARVED = ("MemoryError", "Cannot allocate memory", "failed to map segment")
+
+
+@dataclass(frozen=True)
+class Door:
+    """The way of one process's place to Redis: a port of the proxy, and its network if it has one."""
+
+    port: int
+    network: Network | None
+
+    @property
+    def url(self) -> str:
+        """Redis as the process sees it."""
+        host = self.network.store.here if self.network else LOOPBACK
+        return f"redis://{host}:{self.port}/0"
+
+    @property
+    def prefix(self) -> list[str]:
+        return self.network.prefix if self.network else []
 
 
 @dataclass
 class Fleet:
-    """Everything that can be hit. `journal_ttl_s` must outlast the run, for the checks after it."""
+    """Everything that can be hit. `journal_ttl_s` must outlast the time until a job is checked."""
 
     folder: Path
     models_dir: Path
@@ -35,18 +57,16 @@ class Fleet:
     journal_ttl_s: int
     clock: WallClock | None = None
     """The wall clock of all processes; None where it cannot be set here."""
+    has_networks: bool = False
+    """Whether each process has a network of its own."""
     workers: list[Running] = field(default_factory=list)
     apis: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._processes = Processes(self.folder)
-        self.doors: list[int] = []
-        """The proxy's port of each worker's place."""
-
-    @property
-    def url(self) -> str:
-        """Redis as the API sees it."""
-        return f"redis://127.0.0.1:{self.proxy.port}/0"
+        self.worker_doors: list[Door] = []
+        self.api_doors: list[Door] = []
+        self._networks: list[Network] = []
 
     @property
     def env(self) -> dict[str, str]:
@@ -59,31 +79,53 @@ class Fleet:
             "PENSTOCK_SLOTS": "8",
             "PENSTOCK_KEEPALIVE_S": "2",
             "PENSTOCK_WORKER_GRACE_S": "120",
+            "PENSTOCK_DEADLINE_S": "180",  # an answer that nobody can make ends before its client
             **(self.clock.env if self.clock else {}),
         }
 
     def new_worker(self, place: int) -> Running:
         """Start a worker, without waiting for it."""
-        url = f"redis://127.0.0.1:{self.doors[place]}/0"
-        return self._processes.start_worker(QUEUE, url, self.models_dir, env=self.env, wait=False)
+        door = self.worker_doors[place]
+        return self._processes.start_worker(
+            QUEUE, door.url, self.models_dir, env=self.env, wait=False, prefix=door.prefix
+        )
 
-    def new_api(self, port: int | None = None) -> Running:
+    def new_api(self, place: int) -> Running:
         """Start an API process, on the same port as the one that it replaces."""
-        return self._processes.start_api(self.url, env=self.env, wait=False, port=port)
+        door = self.api_doors[place]
+        port = int(self.apis[place].url.rpartition(":")[2]) if place < len(self.apis) else None
+        return self._processes.start_api(
+            door.url,
+            env=self.env,
+            wait=False,
+            port=port,
+            prefix=door.prefix,
+            host=door.network.clients.there if door.network else LOOPBACK,
+        )
+
+    async def _open_door(self) -> Door:
+        network = None
+        if self.has_networks:
+            network = Network(len(self._networks))
+            self._networks.append(network)
+            await asyncio.to_thread(network.create)
+        return Door(await self.proxy.new_door(network.store.here if network else LOOPBACK), network)
 
     async def start(self, workers: int, apis: int) -> None:
         """Start everything and wait until it serves."""
         self.store.start()
-        self.doors = [await self.proxy.new_door() for _ in range(workers)]
+        self.worker_doors = [await self._open_door() for _ in range(workers)]
+        self.api_doors = [await self._open_door() for _ in range(apis)]
         self.workers = [self.new_worker(place) for place in range(workers)]
-        self.apis = [self.new_api() for _ in range(apis)]
+        for place in range(apis):
+            self.apis.append(self.new_api(place))
         direct = self.store.url
         for worker in self.workers:
             await asyncio.to_thread(worker.wait_until, lambda w=worker: card_of(direct, w.pid))
         for api in self.apis:
             await asyncio.to_thread(api.wait_until, lambda a=api: answers(f"{a.url}/ready"))
 
-    def held_by(self, worker: Running) -> list[str]:
+    def leased_by(self, worker: Running) -> list[str]:
         """Return the ids of the jobs that a worker process runs just now."""
         try:
             card = card_of(self.store.url, worker.pid)
@@ -121,25 +163,31 @@ class Fleet:
 
             wait_until(answered, SETTLE_S)
 
-    def memory_mib(self) -> dict[str, list[float]]:
-        """Return the resident sizes of processes that are a minute old or older."""
-        sizes: dict[str, list[float]] = {"worker": [], "api": []}
-        for kind, running in (("worker", self.workers), ("api", self.apis)):
-            for process in running:
-                try:
-                    seen = psutil.Process(process.pid)
-                    age_s = psutil.time.time() - seen.create_time()
-                    size_mib = seen.memory_info().rss / 2**20
-                    if age_s >= 60 and size_mib:  # a zombie has no size
-                        sizes[kind].append(size_mib)
-                except psutil.Error:
-                    continue
-        return sizes
+    def tracebacks(self) -> dict[str, int]:
+        """Count the tracebacks in all logs by their last lines.
+
+        Those of a process that was starved are left out: without memory anything may break.
+        """
+        counts: Counter[str] = Counter()
+        for log in self.folder.glob("*.log"):
+            text = log.read_text(errors="replace")
+            if any(sign in text for sign in STARVED):
+                continue
+            within = False
+            for line in text.splitlines():
+                if line.startswith("Traceback"):
+                    within = True
+                elif within and not line.startswith(" "):
+                    counts[line.strip()[:LONGEST_LINE]] += 1
+                    within = False
+        return dict(counts)
 
     def stop(self) -> None:
         """End everything."""
         self._processes.kill_all()
         self.store.kill()
+        for network in self._networks:
+            network.remove()
 
     def print_logs(self) -> None:
         self._processes.print_logs()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httpx
 
+from tests.chaos import networks
+from tests.chaos.audit import Audit
 from tests.chaos.faults import Faults
 from tests.chaos.fleet import Fleet
-from tests.chaos.load import Ask, Outcome, ResumingClient, draw_asks
+from tests.chaos.load import SILENCE_S, Ask, Clients, Outcome, draw_asks
+from tests.chaos.memory import Watch
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.verdict import Verdict, judge
 from tests.fixtures.clocks import WallClock, find_library
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MEMORY_EVERY_S = 5.0
+LONGEST_REST_S = 10.0
+REFERENCES_AT_ONCE = 4
+REPORT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,20 @@ class Plan:
     faults: int = 0
     pause_s: tuple[float, float] = (0.0, 0.0)
     """How long a client rests between two jobs."""
+    load: float = 1.0
+    """The share of its time that a client asks in; it rests for the others."""
+    once: float = 0.25
+    """The share of jobs that are asked for without a key, and once."""
     only: tuple[str, ...] = ()
-    """Kinds of faults; all where it is empty."""
+    """Kinds of faults; all if it is empty."""
+    order: tuple[str, ...] = ()
+    """The first faults, in their order."""
+    spare_first: bool = False
+    """Whether one worker and one API process live through the run, for the sake of their memory."""
+    has_networks: bool = True
+    """Whether each process gets a network of its own, if the machine lets us."""
+    journal_ttl_s: int = 0
+    """0: as long as the run, and half an hour."""
 
 
 async def run(
@@ -55,9 +71,14 @@ async def run(
     proxy = FaultyProxy(store.port)
     async with proxy.running():
         clock = WallClock(folder / "wall-clock") if find_library() else None
-        fleet = Fleet(folder, models_dir, store, proxy, int(plan.seconds) + 1800, clock)
+        journal_ttl_s = plan.journal_ttl_s or int(plan.seconds) + 1800
+        why_not = await asyncio.to_thread(networks.reason_against) if plan.has_networks else ""
+        has_networks = plan.has_networks and not why_not
+        fleet = Fleet(folder, models_dir, store, proxy, journal_ttl_s, clock, has_networks)
         if clock is None:
             tell("no libfaketime: clocks are left alone")
+        if why_not:
+            tell(f"no partitions by network namespaces, the proxy stalls instead: {why_not}")
         try:
             await fleet.start(plan.workers, plan.apis)
             tell(f"fleet of {plan.workers} workers and {plan.apis} API processes is up")
@@ -73,90 +94,102 @@ async def run(
 async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict:
     rng = random.Random(plan.seed)
     limits = httpx.Limits(max_connections=plan.clients * 2)
-    timeout = httpx.Timeout(10.0, read=8.0)  # keep-alives come every 2 s
+    timeout = httpx.Timeout(10.0, read=SILENCE_S)
     async with httpx.AsyncClient(limits=limits, timeout=timeout) as http:
         urls = [api.url for api in fleet.apis]
-        client = ResumingClient(http, urls, rng)
-        asks = await _references(client, draw_asks(plan.asks, plan.seed, plan.tokens))
+        clients = Clients(http, urls, rng)
+        asks = await _references(clients, draw_asks(plan.asks, plan.seed, plan.tokens))
         tell(f"{len(asks)} undisturbed texts")
-        faults = Faults(fleet, random.Random(plan.seed + 1), only=plan.only)
-        injecting = asyncio.create_task(faults.run())
-        memory = asyncio.create_task(_watch_memory(fleet))
-        outcomes = await _load(plan, client, asks, faults, tell)
-        memory.cancel()
-        injecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await injecting
+        faults = Faults(
+            fleet,
+            random.Random(plan.seed + 1),
+            only=plan.only,
+            order=plan.order,
+            spare_first=plan.spare_first,
+        )
+        audit, watch = Audit(faults, fleet.store.url), Watch(fleet)
+        beside = [asyncio.create_task(one.run()) for one in (faults, audit, watch)]
+        begun_s = time.monotonic()
+        outcomes = await _Load(plan, clients, asks, audit, tell).run()
+        seconds = time.monotonic() - begun_s
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
     await asyncio.to_thread(fleet.settle)
-    verdict = judge(outcomes, faults, fleet.store.url)
-    verdict.memory_mib = await _memory_of(memory)
+    await asyncio.to_thread(audit.look)
+    verdict = judge(outcomes, audit, fleet.store.url)
+    verdict.seconds, verdict.tokens_per_s = seconds, verdict.tokens / seconds
+    verdict.tracebacks = await asyncio.to_thread(fleet.tracebacks)
+    verdict.memory_mib = watch.quarters(spared=plan.spare_first)
+    verdict.memory_minutes = watch.minutes()
     return verdict
 
 
-async def _references(client: ResumingClient, asks: list[Ask]) -> list[Ask]:
-    """Return the asks with the text of each alone, without faults."""
-    known: list[Ask] = []
-    for ask in asks:
-        outcome = await client.ask(ask)
+async def _references(clients: Clients, asks: list[Ask]) -> list[Ask]:
+    """Return the asks with the text of each, a few at a time, without faults."""
+    room = asyncio.Semaphore(REFERENCES_AT_ONCE)
+
+    async def reference(ask: Ask) -> Ask:
+        async with room:
+            outcome = await clients.ask(ask)
         assert not outcome.error, outcome.error
-        known.append(dataclasses.replace(ask, text=outcome.text))
-    return known
+        return dataclasses.replace(ask, text=outcome.text)
+
+    return list(await asyncio.gather(*map(reference, asks)))
 
 
-async def _load(
-    plan: Plan,
-    client: ResumingClient,
-    asks: list[Ask],
-    faults: Faults,
-    tell: Callable[[str], None],
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    rng = random.Random(plan.seed)
-    begun = 0
-    start_s = time.monotonic()
+@dataclass
+class _Load:
+    """The clients, each with one job at a time."""
 
-    def is_over() -> bool:
+    plan: Plan
+    clients: Clients
+    asks: list[Ask]
+    audit: Audit
+    tell: Callable[[str], None]
+    outcomes: list[Outcome] = field(default_factory=list)
+    begun: int = 0
+
+    async def run(self) -> list[Outcome]:
+        """Ask until the run is over."""
+        self._start_s = time.monotonic()
+        self._rng = random.Random(self.plan.seed)
+        async with asyncio.TaskGroup() as tasks:
+            reporting = tasks.create_task(self._report())
+            async with asyncio.TaskGroup() as asking:
+                for _ in range(self.plan.clients):
+                    asking.create_task(self._client())
+            reporting.cancel()
+        return self.outcomes
+
+    def _is_over(self) -> bool:
+        faults = self.audit.faults
         if faults.broken is not None:
             raise faults.broken
-        enough = begun >= plan.jobs and faults.counts.total() >= plan.faults
-        return enough and time.monotonic() - start_s >= plan.seconds
+        enough = self.begun >= self.plan.jobs and faults.counts.total() >= self.plan.faults
+        return enough and time.monotonic() - self._start_s >= self.plan.seconds
 
-    async def one_client() -> None:
-        nonlocal begun
-        while not is_over():
-            begun += 1
-            outcomes.append(await client.ask(rng.choice(asks)))
-            await asyncio.sleep(rng.uniform(*plan.pause_s))
-            if len(outcomes) % 100 == 0:
-                wrong = sum(not outcome.right for outcome in outcomes)
-                tell(f"{time.monotonic() - start_s:.0f} s: {len(outcomes)} jobs, {wrong} not right")
+    async def _client(self) -> None:
+        while not self._is_over():
+            self.begun += 1
+            ask = self._rng.choice(self.asks)
+            once = self._rng.random() < self.plan.once
+            outcome = await (self.clients.ask_once(ask) if once else self.clients.ask(ask))
+            self.outcomes.append(outcome)
+            self.audit.note(outcome)
+            await asyncio.sleep(self._rest_s(outcome))
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(plan.clients):
-            tasks.create_task(one_client())
-    return outcomes
+    def _rest_s(self, outcome: Outcome) -> float:
+        took_s = outcome.ended_s - outcome.begun_s
+        rest_s = min(took_s * (1 / self.plan.load - 1), LONGEST_REST_S)
+        return rest_s + self._rng.uniform(*self.plan.pause_s)
 
-
-_SAMPLES: list[dict[str, list[float]]] = []
-
-
-async def _watch_memory(fleet: Fleet) -> None:
-    _SAMPLES.clear()
-    while True:
-        await asyncio.sleep(MEMORY_EVERY_S)
-        _SAMPLES.append(await asyncio.to_thread(fleet.memory_mib))
-
-
-async def _memory_of(watching: asyncio.Task[None]) -> dict[str, list[float]]:
-    with contextlib.suppress(asyncio.CancelledError):
-        await watching
-    third = max(1, len(_SAMPLES) // 3)
-    means: dict[str, list[float]] = {}
-    for kind in ("worker", "api"):
-        parts = [
-            [size for sample in part for size in sample.get(kind, [])]
-            for part in (_SAMPLES[:third], _SAMPLES[-third:])
-        ]
-        if all(parts):
-            means[kind] = [round(sum(sizes) / len(sizes), 1) for sizes in parts]
-    return means
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            wrong = sum(not outcome.right for outcome in self.outcomes)
+            counts = self.audit.faults.counts
+            self.tell(
+                f"{time.monotonic() - self._start_s:.0f} s: {len(self.outcomes)} jobs, "
+                f"{wrong} not right, {counts.total()} faults"
+            )

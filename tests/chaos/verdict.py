@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from penstock.contract.events import Finished, Tokens
-from penstock.transport import keys
-from penstock.transport.jobs import journal
-from tests.chaos.fleet import QUEUE
+from tests.chaos.load import NO_END
+from tests.chaos.memory import drifts
 from tests.chaos.recovery import ALONE, STAGES, recoveries, summary
 from tests.fixtures.redis import OWNED_BY_CELERY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.chaos.faults import Faults
+    from tests.chaos.audit import Audit
     from tests.chaos.load import Outcome
 
 MOST_RECOVERY_S = 4.0
 """The 99th percentile of a killed worker's jobs, where another worker was ready at that moment and
 nothing else was broken until the client read on; whoever has taken them up."""
-MOST_DRIFT = 0.1
-"""Of resident memory, from a run's first third to its last."""
+LONG_S = 600.0
+"""Memory is judged in runs of this length or longer."""
 
 
 @dataclass
@@ -38,10 +36,31 @@ class Verdict:
     lost: int = 0
     doubled: int = 0
     wrong: int = 0
+    """Ended well, with another text."""
+    spliced: int = 0
+    """Did not end well, and what came of it is no beginning of the right text."""
+    hung: int = 0
+    """Had neither an end nor an error in time."""
+    once: int = 0
+    """Jobs without an `Idempotency-Key`, which are asked for once."""
+    broken_off: dict[str, int] = field(default_factory=dict)
+    """What those of them ended with that did not end well."""
+    lost_store: int = 0
+    """Jobs that ran while Redis lost what it had promised to keep."""
+    errors_after_loss: dict[str, int] = field(default_factory=dict)
+    """What those of them ended with that did not end well."""
+    tracebacks: dict[str, int] = field(default_factory=dict)
+    """Errors that no process should have met, by their last lines in the logs."""
+    audited: int = 0
+    """Jobs whose journal and state in Redis were checked after their end."""
     recovery_s: dict[str, dict[str, float]] = field(default_factory=dict)
     """By what else was broken: jobs, and the stages of their way back in seconds after the kill."""
     longest_pause_s: float = 0.0
     memory_mib: dict[str, list[float]] = field(default_factory=dict)
+    """Mean of each quarter of the run."""
+    memory_minutes: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens_per_s: float = 0.0
     faults_found: list[str] = field(default_factory=list)
 
     def table(self) -> str:
@@ -54,9 +73,19 @@ class Verdict:
             ("lost", self.lost),
             ("doubled", self.doubled),
             ("wrong", self.wrong),
+            ("spliced", self.spliced),
+            ("hung", self.hung),
+            ("jobs asked for once, without a key", self.once),
+            *((f"  broken off: {what}", n) for what, n in sorted(self.broken_off.items())),
+            ("jobs while Redis lost its memory", self.lost_store),
+            *((f"  ended with: {what}", n) for what, n in sorted(self.errors_after_loss.items())),
+            ("journals checked", self.audited),
+            ("tracebacks in logs", sum(self.tracebacks.values())),
+            *((f"  {what}", n) for what, n in sorted(self.tracebacks.items())),
+            ("tokens a second", round(self.tokens_per_s)),
             ("longest pause s", round(self.longest_pause_s, 2)),
             *(
-                (f"memory of {kind} MiB, first and last third", sizes)
+                (f"memory of {kind} MiB, by quarters", sizes)
                 for kind, sizes in self.memory_mib.items()
             ),
         ]
@@ -81,42 +110,33 @@ class Verdict:
         missed: list[str] = []
         if self.recovery_s.get(ALONE, {}).get("told p99", 0.0) >= MOST_RECOVERY_S:
             missed.append(f"jobs of a killed worker went on after {MOST_RECOVERY_S:g} s or more")
-        for kind, (first, last) in self.memory_mib.items():
-            if abs(last - first) > MOST_DRIFT * first:
-                missed.append(f"the memory of {kind} processes went from {first} to {last} MiB")
+        if self.seconds >= LONG_S:
+            missed += drifts(self.memory_mib)
         return missed
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def judge(outcomes: Sequence[Outcome], faults: Faults, store_url: str) -> Verdict:
-    """Check every client's text and, in Redis, every job's state and journal."""
+def judge(outcomes: Sequence[Outcome], audit: Audit, store_url: str) -> Verdict:
+    """Check every client's text, and what is left in Redis."""
+    faults = audit.faults
     verdict = Verdict(
         jobs=len(outcomes),
         faults=dict(faults.counts),
         tokens=sum(outcome.ask.max_tokens for outcome in outcomes),
         connections=sum(outcome.connections for outcome in outcomes),
+        once=sum(not outcome.resumes for outcome in outcomes),
+        audited=audit.checked,
         longest_pause_s=max(outcome.longest_pause_s() for outcome in outcomes),
     )
     for outcome in outcomes:
-        if outcome.error:
-            verdict.lost += 1
-            verdict.faults_found.append(f"{outcome.job_id}: {outcome.error}")
-        elif outcome.doubled:
-            verdict.doubled += 1
-            verdict.faults_found.append(f"{outcome.job_id}: {outcome.doubled} events twice")
-        elif outcome.text != outcome.ask.text:
-            verdict.wrong += 1
-            at = _first_difference(outcome.text, outcome.ask.text)
-            verdict.faults_found.append(
-                f"{outcome.job_id}: text differs from character {at} of {len(outcome.ask.text)}, "
-                f"temperature {outcome.ask.temperature}"
-            )
+        has_lost = audit.overlapped_a_loss(outcome)
+        verdict.lost_store += has_lost
+        _judge_one(verdict, outcome, has_lost=has_lost)
     verdict.recovery_s = summary(recoveries(outcomes, faults.kills, faults.begun_s))
+    verdict.faults_found += audit.faults_found
     with redis.Redis.from_url(store_url, protocol=2) as client:
-        for outcome in outcomes:
-            verdict.faults_found += _journal_faults(client, outcome)
         verdict.faults_found += [
             f"key without an expiry: {key.decode()}"
             for key in client.scan_iter()
@@ -125,27 +145,40 @@ def judge(outcomes: Sequence[Outcome], faults: Faults, store_url: str) -> Verdic
     return verdict
 
 
-def _journal_faults(client: redis.Redis, outcome: Outcome) -> list[str]:
-    if outcome.error:
-        return []
-    status = client.hget(keys.job(QUEUE, outcome.job_id), "state")
-    events = journal.read(client, QUEUE, outcome.job_id, limit=100_000)
-    faults: list[str] = []
-    if status != b"finished":
-        faults.append(f"{outcome.job_id}: its state is {status!r}")
-    expected = 0
-    for event in events:
-        if event.index != expected:
-            faults.append(f"{outcome.job_id}: index {event.index} where {expected} belongs")
-            break
-        expected += len(event.token_ids) if isinstance(event, Tokens) else 0
-    ends = [event for event in events if not isinstance(event, Tokens)]
-    if len(ends) != 1 or not isinstance(events[-1], Finished):
-        faults.append(f"{outcome.job_id}: {len(ends)} terminal events")
-    text = "".join(event.text for event in events if isinstance(event, Tokens | Finished))
-    if text != outcome.ask.text:
-        faults.append(f"{outcome.job_id}: its journal's text is not the undisturbed one")
-    return faults
+def _judge_one(verdict: Verdict, outcome: Outcome, *, has_lost: bool) -> None:
+    """Count one job; what must not be gets a line."""
+    name = outcome.job_id or "a job without an id"
+    if outcome.doubled:
+        verdict.doubled += 1
+        verdict.faults_found.append(f"{name}: {outcome.doubled} events twice")
+    elif outcome.error.startswith(NO_END):
+        verdict.hung += 1
+        verdict.faults_found.append(f"{name}: {outcome.error}")
+    elif outcome.spliced:
+        ended = bool(outcome.finish_reason)
+        verdict.wrong += ended
+        verdict.spliced += not ended
+        at = _first_difference(outcome.text, outcome.ask.text)
+        verdict.faults_found.append(
+            f"{name}: text differs from character {at} of {len(outcome.ask.text)}, "
+            f"temperature {outcome.ask.temperature}; {outcome.error or outcome.refusal}"
+        )
+    elif outcome.error and has_lost and outcome.is_protocol_error:
+        count(verdict.errors_after_loss, outcome.error_kind)
+    elif outcome.error:
+        verdict.lost += 1
+        verdict.faults_found.append(f"{name}: {outcome.error}")
+    elif outcome.refusal:
+        count(verdict.broken_off, outcome.refusal)
+    elif outcome.text != outcome.ask.text:
+        verdict.wrong += 1
+        verdict.faults_found.append(
+            f"{name}: ended after {len(outcome.text)} of {len(outcome.ask.text)} characters"
+        )
+
+
+def count(counts: dict[str, int], what: str) -> None:
+    counts[what] = counts.get(what, 0) + 1
 
 
 def _first_difference(one: str, other: str) -> int:

@@ -15,6 +15,8 @@ from kombu.transport.redis import (
     Transport,
     get_redis_error_classes,
 )
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
 
 from penstock.transport.store.clients import CheckedRedis
 from workers.delivery.messages import ForeignMessage, accepted, dropped, is_doorbell
@@ -85,6 +87,19 @@ class SteadyChannel(Channel):
     def _receive_one(self, c: Any) -> Any:
         """Deliver what was published; remote control comes this way."""
         return self._sift(super()._receive_one, c)
+
+    def _handle_message(self, client: Any, r: Any) -> dict[str, Any]:
+        """Take apart what was published; what kombu would log with a traceback is foreign.
+
+        :raises ForeignMessage: it is no JSON, or makes an object that there is not.
+        """
+        payload: dict[str, Any] = super()._handle_message(client, r)
+        if payload["type"].endswith(b"message") and payload["data"]:
+            try:
+                loads(bytes_to_str(payload["data"]))
+            except (TypeError, ValueError) as error:
+                raise ForeignMessage(repr(error)) from error
+        return payload
 
     def _sift(self, read: Any, *args: Any, **options: Any) -> Any:
         self.connection.delivering = False

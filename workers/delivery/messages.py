@@ -7,12 +7,14 @@ the shape of a Celery message, and is dropped with a line in the log if Celery c
 
 from __future__ import annotations
 
+import base64
 import time
 import uuid
 from typing import Any, Final, cast
 
 from celery.utils.log import get_logger
 
+from penstock.foreign import parse_json
 from workers.delivery.tasks import DOORBELL
 
 logger = get_logger(__name__)
@@ -21,6 +23,8 @@ LONGEST_NAME: Final = 200
 """Characters of an id or a delivery tag; ours have 36."""
 SHOWN: Final = 160
 """Characters of a dropped message that the log shows."""
+CONTROL: Final = ".celery.pidbox"
+"""The end of the names of the queues of Celery's remote control."""
 LINE_EVERY_S: Final = 1.0
 """A flood of foreign messages is a line a second, with their number."""
 
@@ -43,16 +47,29 @@ def accepted(message: Any, queue: str) -> dict[str, Any]:
     headers, properties = _object(fields.get("headers")), _object(fields.get("properties"))
     if headers is None or properties is None:
         raise ForeignMessage("no headers or no properties")
-    if headers.get("task") == DOORBELL:
+    is_control = queue.endswith(CONTROL)
+    if headers.get("task") == DOORBELL and not is_control:
         return _doorbell(queue, headers.get("id"), properties.get("delivery_tag"))
     info = _object(properties.get("delivery_info"))
     if info is None or not isinstance(info.get("routing_key"), str):
         raise ForeignMessage("no delivery_info")
     if not _is_name(properties.get("delivery_tag")):
         raise ForeignMessage("no delivery_tag")
-    if not isinstance(fields.get("body", ""), str):
+    body = fields.get("body", "")
+    if not isinstance(body, str):
         raise ForeignMessage("its body is not text")
+    if is_control and not _is_command(body, properties.get("body_encoding")):
+        raise ForeignMessage("no command of Celery's remote control")
     return fields
+
+
+def _is_command(body: str, encoding: object) -> bool:
+    """Return whether a body holds an object, as Celery's handler of commands expects."""
+    try:
+        text = base64.b64decode(body) if encoding == "base64" else body.encode()
+        return isinstance(parse_json(text), dict)
+    except ValueError:
+        return False
 
 
 def _object(value: object) -> dict[str, Any] | None:

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
+class JournalLost(Exception):
+    """A part of a job's journal is missing: somebody has deleted it."""
+
+
 class Preparation:
     """Prepares jobs, in any thread; one that cannot be served becomes a `Failed` event."""
 
@@ -62,6 +66,8 @@ class Preparation:
                 return self._prepare(claimed)
             except (BadRequest, EngineFailed) as error:
                 self._fail(claimed, error)
+            except JournalLost as error:
+                self._fail(claimed, StoreUnavailable(str(error)))
             except (StoreUnavailable, MemoryError) as error:
                 # Its lease runs out, and a worker that has Redis and memory by then claims it.
                 logger.warning("Job %s is left to its lease: %s", job.id, error)
@@ -116,7 +122,10 @@ class Preparation:
         return served.vision(prompt, job_images.fetch(self._store, prompt.images, self._patience_s))
 
     def _generated(self, claim: Claim) -> tuple[int, ...]:
-        """Return the token ids of earlier attempts from the journal, `claim.next_index` of them."""
+        """Return the token ids of earlier attempts from the journal, `claim.next_index` of them.
+
+        :raises JournalLost: it has fewer.
+        """
         token_ids: list[int] = []
         while len(token_ids) < claim.next_index:
             after = len(token_ids) - 1
@@ -128,7 +137,7 @@ class Preparation:
             )
             tokens = [event for event in page if isinstance(event, Tokens)]
             if not tokens or tokens[0].index != len(token_ids):
-                raise EngineFailed(
+                raise JournalLost(
                     f"the journal holds {len(token_ids)} of {claim.next_index} tokens of this job"
                 )
             token_ids += [token_id for event in tokens for token_id in event.token_ids]

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _WAIT_S = 1.0
+LINE_EVERY_S: Final = 0.05
+"""A flood of foreign messages fills neither the log nor the processor; the list is bounded."""
 MOST_WAITING: Final = 8
 """Calls on long texts that may wait, and as many on huge ones; more are refused."""
 
@@ -64,6 +66,9 @@ class TokenizerService(threading.Thread):
             except (redis.RedisError, PenstockError) as error:
                 as_unavailable(error)  # logs a refusal; the heartbeat reports Redis's absence
                 self._closing.wait(_WAIT_S)
+            except tokenizer_calls.ForeignCall as error:
+                logger.warning("Dropped a message that is no tokenizer call: %s", ascii(str(error)))
+                self._closing.wait(LINE_EVERY_S)
             except Exception:
                 logger.exception("A tokenizer call was not answered")
 

@@ -20,6 +20,7 @@ from api.openai.batches.drive import LEASE_S, Drive
 from api.openai.batches.files import store_of
 from api.openai.batches.store import ENDED, BatchStore
 from penstock.errors import PenstockError
+from penstock.transport import keys
 from penstock.transport.store.named_lease import Lease
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Driver:
         for batch_id in await asyncio.to_thread(self._store.open_ids):
             if batch_id in self._drives:
                 continue
-            lease = Lease(self._services.redis, batch_id, uuid.uuid4().hex, LEASE_S)
+            lease = Lease(self._services.redis, keys.lease(batch_id), uuid.uuid4().hex, LEASE_S)
             if not await lease.take():
                 continue
             batch = await asyncio.to_thread(self._store.get, batch_id)

@@ -17,6 +17,7 @@ from penstock.contract.events import FinishReason, Tokens
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from api.jobs.event_ids import EventIds
     from api.jobs.whole_answers import Answer
     from api.openai.chat.answers import Heading
     from api.openai.chat.tools import Reading
@@ -81,15 +82,15 @@ class ReadChunkWriter:
         job_ids: Sequence[str],
         *,
         include_usage: bool,
-        numbered: bool = False,
+        ids: EventIds | None = None,
         after: int = -1,
     ) -> None:
-        """`numbered` events have ids, by which a client that lost its connection resumes."""
+        """Events with `ids` are those by which a client that lost its connection resumes."""
         self._reading = reading
         self._heading = heading
         self._job_ids = job_ids
         self._include_usage = include_usage
-        self._numbered = numbered and len(job_ids) == 1
+        self._ids = ids
         self._after = after
         self._parsers = [reading.parser() for _ in job_ids]
         self._calls = [CallDeltas(reading, job_id) for job_id in job_ids]
@@ -119,7 +120,7 @@ class ReadChunkWriter:
             delta = {**OPENING, **delta}
         elif not delta and logprobs is None and reason is None:
             return b""
-        name = b"id: %d\n" % event.index if self._numbered else b""
+        name = self._ids.line() if self._ids else b""
         return before + name + self._chunk([_choice(position, delta, logprobs, reason)])
 
     def _open(self, position: int) -> bytes:

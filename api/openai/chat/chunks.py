@@ -20,6 +20,7 @@ from penstock.contract.events import Tokens
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from api.jobs.event_ids import EventIds
     from api.openai.chat.answers import Heading
     from api.openai.chat.logprobs import LogprobsShape
     from penstock.contract.events import Finished, PositionLogprobs, Usage
@@ -118,8 +119,7 @@ class _Choice:
 class ChunkWriter:
     """Writes one stream.
 
-    `numbered` events have `id:` lines, by which a client that lost its connection resumes; only
-    with a single choice, as indices belong to a job.
+    Events with `ids` have `id:` lines, by which a client that lost its connection resumes.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ChunkWriter:
         positions: int,
         choices: int,
         include_usage: bool,
-        numbered: bool = False,
+        ids: EventIds | None = None,
         after: int = -1,
     ) -> None:
         """Write for `positions` sequences; `after` >= 0 continues a stream."""
@@ -142,7 +142,7 @@ class ChunkWriter:
         head = encode(heading.object(shape.object))[:-1] + b',"choices":[{"index":'
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._choices = [_Choice(shape, head, position, tail) for position in range(positions)]
-        self._has_ids = numbered and positions == 1
+        self._ids = ids
         if after >= 0:
             self._choices[0].opened = True
 
@@ -153,18 +153,18 @@ class ChunkWriter:
         if isinstance(event, Tokens):
             if not event.text and not event.logprobs:
                 return first
-            return first + self._id(event.index) + choice.text(event.text, event.logprobs)
+            return first + self._id() + choice.text(event.text, event.logprobs)
         self._usages[position] = event.usage
         last = choice.last(event.text, event.reason.value, event.logprobs)
-        return first + self._id(event.index) + last
+        return first + self._id() + last
 
     def _open(self, position: int) -> bytes:
         """Open the choices up to one: OpenAI's SDK breaks if the first chunk is not choice 0's."""
         unopened = [choice for choice in self._choices[: position + 1] if not choice.opened]
         return b"".join(choice.first() for choice in unopened)
 
-    def _id(self, index: int) -> bytes:
-        return b"id: %d\n" % index if self._has_ids else b""
+    def _id(self) -> bytes:
+        return self._ids.line() if self._ids else b""
 
     def end(self) -> bytes:
         """Return the usage, if it was asked for, and the end mark."""

@@ -62,7 +62,7 @@ async def completions(request: Request) -> Response:
         positions=len(works),
         choices=choices.made,
         include_usage=asked.include_usage,
-        numbered=repeated is not None,
+        ids=generation.ids,
         after=generation.after,
     )
     return event_stream(generation, writer, numbered=repeated is not None)

@@ -56,7 +56,7 @@ async def chat_completions(request: Request) -> Response:
     heading = Heading(f"chatcmpl-{generation.jobs[0].id}", asked.model, fingerprint(card))
     if asked.stream:
         numbered = repeated is not None
-        writer = _writer(asked, plan, heading, generation, numbered=numbered)
+        writer = _writer(asked, plan, heading, generation)
         return event_stream(generation, writer, numbered=numbered)
     whole = _whole(plan, heading, generation, record_of(request).warnings)
     return await until_disconnect(request.receive, whole)
@@ -86,8 +86,6 @@ def _writer(
     plan: ChatPlan,
     heading: Heading,
     generation: Generation,
-    *,
-    numbered: bool,
 ) -> EventWriter:
     if plan.reading.plain:
         return ChunkWriter(
@@ -96,7 +94,7 @@ def _writer(
             positions=len(generation.jobs),
             choices=len(generation.jobs),
             include_usage=asked.include_usage,
-            numbered=numbered,
+            ids=generation.ids,
             after=generation.after,
         )
     return ReadChunkWriter(
@@ -104,6 +102,6 @@ def _writer(
         heading,
         [job.id for job in generation.jobs],
         include_usage=asked.include_usage,
-        numbered=numbered,
+        ids=generation.ids,
         after=generation.after,
     )

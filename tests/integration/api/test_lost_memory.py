@@ -85,7 +85,7 @@ class Heard:
         ) as answer:
             for line in answer.iter_lines():
                 if line.startswith("id: "):
-                    self.ids.append(int(line[4:]))
+                    self.ids.append(int(line[4:].partition("-")[0]))
                 elif line == "data: [DONE]":
                     self.is_done = True
                 elif line.startswith("data: "):
@@ -180,6 +180,37 @@ def test_a_job_that_another_has_submitted_again_is_compared(
     assert frames[-1]["error"]["code"] == "store_unavailable"
 
 
+def test_a_client_that_comes_back_to_another_text_gets_an_error(
+    fleet: Fleet, redis_client: redis.Redis
+) -> None:
+    """Its id has a digest of what it has seen; the answer has come out differently since then."""
+    first, second = fleet.api(keepalive_s=0.3), fleet.api(keepalive_s=0.3)
+    fleet.worker(Fickle()).step_s = 0.01
+    ask, key = {**ASK, "max_tokens": 50}, {"Idempotency-Key": "one"}
+    last = ""
+    url = "/v1/completions"
+    with httpx.stream("POST", f"{first.url}{url}", json=ask, headers=key) as answer:
+        for line in answer.iter_lines():
+            last = line[4:] if line.startswith("id: ") else last
+            if last.startswith("60-"):
+                break
+    redis_client.flushall()
+    wait_until(lambda: httpx.get(f"{second.url}/v1/models/tiny").status_code == 200)
+    for seen, frames in ((last, 0), ("20-" + "0" * 8, 0), ("60", COUNT - 60)):
+        with httpx.stream(
+            "POST",
+            f"{second.url}{url}",
+            json=ask,
+            headers={**key, "Last-Event-ID": seen},
+            timeout=60.0,
+        ) as answer:
+            lines = [line for line in answer.iter_lines() if "{" in line]
+        errors = [json.loads(line.removeprefix("data: ")).get("error") for line in lines]
+        assert len([one for one in errors if one is None]) == frames
+        if not frames:
+            assert errors[-1]["code"] == "store_unavailable"
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path, append_only=True)
@@ -262,6 +293,22 @@ def test_a_journal_of_something_else_ends_its_stream(
     thread.join(30.0)
     assert not thread.is_alive()
     assert heard.error == "store_unavailable"
+
+
+@pytest.mark.parametrize("key", [keys.MODELS, keys.model(QUEUE)])
+def test_a_served_model_whose_key_was_deleted_is_not_unknown(
+    fleet: Fleet, redis_client: redis.Redis, key: str
+) -> None:
+    server = fleet.api()
+    fleet.worker(count_up)
+    wait_until(lambda: httpx.get(f"{server.url}/v1/models/tiny").status_code == 200)
+    redis_client.delete(key)
+    end_s = time.monotonic() + 1.5
+    while time.monotonic() < end_s:
+        answer = httpx.get(f"{server.url}/v1/models/tiny")
+        assert answer.status_code in {200, 503}, answer.text
+        redis_client.delete(key)
+    wait_until(lambda: httpx.get(f"{server.url}/v1/models/tiny").status_code == 200)
 
 
 def test_a_served_model_is_never_unknown(fleet: Fleet, redis_client: redis.Redis) -> None:

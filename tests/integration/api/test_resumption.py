@@ -36,25 +36,32 @@ def count_up(job: Job) -> Script:
 
 
 def frames(answer: httpx.Response) -> Iterator[tuple[int, str]]:
+    """Yield (index, text) of a stream's frames; -1 for those without an id."""
+    for event_id, text in named_frames(answer):
+        yield int(event_id.partition("-")[0] or -1), text
+
+
+def named_frames(answer: httpx.Response) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a stream's frames."""
-    event_id = -1
+    event_id = ""
     for line in answer.iter_lines():
         if line.startswith("id: "):
-            event_id = int(line[4:])
+            event_id = line[4:]
         elif line.startswith("data: {"):
             yield event_id, json.loads(line[6:])["choices"][0]["text"]
 
 
-def test_a_stream_goes_on_at_another_process_where_it_broke(fleet: Fleet) -> None:
+@pytest.mark.parametrize("is_whole", [True, False], ids=["an id", "an index, as before"])
+def test_a_stream_goes_on_at_another_process_where_it_broke(fleet: Fleet, is_whole: bool) -> None:
     first, second = fleet.api(), fleet.api()
     worker = fleet.worker(count_up)
-    text, last = "", -1
+    text, last = "", ""
     with httpx.stream("POST", f"{first.url}/v1/completions", json=ASK, headers=KEY) as answer:
-        for event_id, piece in frames(answer):
+        for event_id, piece in named_frames(answer):
             text, last = text + piece, event_id
-            if last >= 5:
+            if last.startswith("5-"):
                 break
-    headers = {**KEY, "Last-Event-ID": str(last)}
+    headers = {**KEY, "Last-Event-ID": last if is_whole else last.partition("-")[0]}
     with httpx.stream("POST", f"{second.url}/v1/completions", json=ASK, headers=headers) as answer:
         text += "".join(piece for _, piece in frames(answer))
     assert text == WHOLE
@@ -101,6 +108,8 @@ def test_the_same_key_with_another_body_is_refused(fleet: Fleet) -> None:
     [
         {"Last-Event-ID": "3"},
         {"Last-Event-ID": "x", **KEY},
+        {"Last-Event-ID": "3-x", **KEY},
+        {"Last-Event-ID": "3-0123456789", **KEY},
         {"Idempotency-Key": "k" * 300},
     ],
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from penstock.contract.events import Failed
+from penstock.transport import keys
 from penstock.transport.jobs.queue import JobQueue, JobStatus, Refusal, Row, WorkerQueue
 from tests.fixtures.jobs import QUEUE, finished, make_job, tokens, wait_until
 from tests.fixtures.queues import claim_ids, events, pass_deadline, start
@@ -67,6 +68,41 @@ async def test_a_gap_hands_the_job_back_and_blames_nobody(
     claim = worker.claim(QUEUE)
     assert claim
     assert claim.next_index == 2
+
+
+@pytest.mark.parametrize("is_claimed_again", [False, True], ids=["it goes on", "its worker dies"])
+async def test_a_deleted_journal_is_written_again(
+    job: Job,
+    jobs: JobQueue,
+    worker: WorkerQueue,
+    redis_client: redis.Redis,
+    is_claimed_again: bool,
+) -> None:
+    """Its tokens are gone, so the answer is generated again from the first of them."""
+    redis_client.delete(keys.journal(QUEUE, job.id))
+    if is_claimed_again:
+        assert worker.release(QUEUE, job.id, 1)
+    else:
+        row = Row(job.id, 1, tokens(job.id, 2))
+        assert worker.append(QUEUE, [row]) == [Refusal(job.id, "fenced")]
+    claim = worker.claim(QUEUE)
+    assert claim
+    assert (claim.epoch, claim.next_index) == (2, 0)
+    assert worker.append(QUEUE, [Row(job.id, 2, tokens(job.id, 0, count=2))]) == []
+    assert (await jobs.state(job.id)).next_index == 2
+    assert redis_client.ttl(keys.journal(QUEUE, job.id)) > 0
+
+
+async def test_a_journal_without_its_beginning_is_written_again(
+    job: Job, worker: WorkerQueue, redis_client: redis.Redis
+) -> None:
+    worker.append(QUEUE, [Row(job.id, 1, tokens(job.id, 2))])
+    redis_client.xdel(keys.journal(QUEUE, job.id), "1-0")
+    assert worker.release(QUEUE, job.id, 1)
+    claim = worker.claim(QUEUE)
+    assert claim
+    assert claim.next_index == 0
+    assert not redis_client.exists(keys.journal(QUEUE, job.id))
 
 
 async def test_a_cancelled_job_ends_at_the_next_append(

@@ -91,10 +91,8 @@ def writer(
     return Writer(redis_client, JobQueue(async_redis, settings), settings)
 
 
-async def collect(
-    replies: Replies, job: Job, *, after: int = -1, tick_s: float = 60.0
-) -> list[Event | None]:
-    async with aclosing(replies.follow(job.queue, job.id, after=after, tick_s=tick_s)) as stream:
+async def collect(replies: Replies, job: Job, *, tick_s: float = 60.0) -> list[Event | None]:
+    async with aclosing(replies.follow(job.queue, job.id, tick_s=tick_s)) as stream:
         return [event async for event in stream]
 
 
@@ -220,29 +218,20 @@ class TestFollow:
         writer.write_silently(job, tokens(job.id, 1), finished(job.id, 2))
         assert indices(await asyncio.wait_for(stream, 5)) == [0, 1, 2]
 
-    @pytest.mark.parametrize(("after", "rest"), [(0, [2, 3, 4]), (2, [3, 4]), (3, [4]), (4, [])])
-    async def test_resume(
-        self, replies: Replies, writer: Writer, after: int, rest: list[int]
-    ) -> None:
-        job = await writer.begin(replies)
-        writer.write(tokens(job.id, 0, count=2), tokens(job.id, 2), tokens(job.id, 3))
-        writer.write(finished(job.id, 4))
-        assert indices(await collect(replies, job, after=after)) == rest
-
-    async def test_resume_in_mid_stream_at_another_process(
+    async def test_a_stream_goes_on_at_another_process(
         self, replies: Replies, writer: Writer
     ) -> None:
         job = await writer.begin(replies)
         writer.client.hset(keys.job(QUEUE, job.id), "reply", "a process that is gone")
         writer.write(tokens(job.id, 0, count=2))
         await writer.jobs.redirect(job.id, replies.channel)
-        stream = asyncio.create_task(collect(replies, job, after=0))
+        stream = asyncio.create_task(collect(replies, job))
         await wait_until_async(lambda: replies.following)
         for index in range(2, 5):
             writer.write(tokens(job.id, index))
             await asyncio.sleep(0.01)
         writer.write(finished(job.id, 5))
-        assert indices(await asyncio.wait_for(stream, 5)) == [2, 3, 4, 5]
+        assert indices(await asyncio.wait_for(stream, 5)) == [0, 2, 3, 4, 5]
 
     async def test_two_followers_of_one_job(self, replies: Replies, writer: Writer) -> None:
         job = await writer.begin(replies)
@@ -260,9 +249,8 @@ class TestFollow:
             assert await anext(stream) is None
 
     async def test_an_unknown_job(self, replies: Replies) -> None:
-        for after in (-1, 3):
-            with pytest.raises(UnknownJob):
-                await collect(replies, make_job(), after=after)
+        with pytest.raises(UnknownJob):
+            await collect(replies, make_job())
         assert replies.following == 0
 
     async def test_a_job_whose_keys_go_away(self, replies: Replies, writer: Writer) -> None:

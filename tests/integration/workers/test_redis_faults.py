@@ -19,7 +19,9 @@ import redis
 from pydantic import RedisDsn
 
 from penstock.settings import Settings
+from penstock.transport import keys
 from penstock.transport.store.connection import connect_async
+from tests.fixtures.foreign_messages import FOREIGN, bell
 from tests.fixtures.jobs import wait_until, wait_until_async
 from tests.fixtures.processes import Processes, Running
 from tests.fixtures.redis import RedisServer
@@ -215,57 +217,6 @@ async def test_a_full_redis_does_not_keep_accepted_jobs_waiting(scene: Scene):
     assert scene.worker.exit_code() is None
 
 
-def message(**fields: object) -> dict[str, object]:
-    """Return a message of Celery's shape, with some fields changed; None leaves one out."""
-    plain: dict[str, object] = {
-        "body": "W1tdLCB7fSwge31d",
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"task": "celery.backend_cleanup", "id": "1", "lang": "py"},
-        "properties": {
-            "delivery_info": {"exchange": "", "routing_key": QUEUE},
-            "delivery_tag": "tag-2",
-            "body_encoding": "base64",
-        },
-    }
-    return {name: value for name, value in {**plain, **fields}.items() if value is not None}
-
-
-FOREIGN: dict[str, object] = {
-    "a number": "5",
-    "text": "hello",
-    "nothing": "",
-    "null": "null",
-    "a list": "[1]",
-    "an empty object": "{}",
-    "not UTF-8": b"\xff\xfe\x00",
-    "deep JSON": "[" * 100_000,
-    "a deep object": '{"a":' * 50_000,
-    "a type that kombu would make": '{"__type__": "uuid", "__value__": 5}',
-    "no properties": message(properties=None),
-    "no headers": message(headers=None),
-    "headers that are a list": message(headers=[]),
-    "properties without a tag": message(properties={"delivery_info": {"routing_key": QUEUE}}),
-    "a tag that is an object": message(properties={"delivery_info": {}, "delivery_tag": {}}),
-    "a body that is a number": message(body=5),
-    "a body that is no base64": message(body="!"),
-    "a body that is no JSON": message(body="aGVsbG8="),
-    "no task": message(headers={"id": "1"}),
-    "a task that is an object": message(headers={"task": {}, "id": "1"}),
-    "an unknown task": message(headers={"task": "os.system", "id": "1"}),
-    "a known task without an id": message(headers={"task": "celery.backend_cleanup"}),
-    "an expiry that is no time": message(
-        headers={"task": "celery.backend_cleanup", "id": "1", "expires": {}}
-    ),
-    "pickle": message(**{"content-type": "application/x-python-serialize"}),
-    "a bell of odd fields": message(
-        headers={"task": "penstock.doorbell", "id": {}, "eta": [], "expires": {}, "retries": "x"},
-        properties={"delivery_tag": 5},
-        body=None,
-    ),
-}
-
-
 async def test_foreign_messages_are_dropped(scene: Scene):
     await_the_end(scene.worker)
     outages = lines(scene.worker, "broker lost")
@@ -283,8 +234,17 @@ async def test_foreign_messages_are_dropped(scene: Scene):
         # A flood is a line a second.
         noted = lines(scene.worker, "Dropped a message")
         admin.lpush(QUEUE, *["5"] * 2_000)
+        admin.rpush(
+            keys.tokenizer_calls(QUEUE), *[one for one in FOREIGN.values() if isinstance(one, str)]
+        )
+        wait_until(lambda: not admin.llen(keys.tokenizer_calls(QUEUE)), 20.0)
         admin.publish("/0.celery.pidbox", "[" * 100_000)
         admin.publish("/0.celery.pidbox", '{"properties": 5}')
+        admin.publish("/0.celery.pidbox", bell())
+        for one in FOREIGN.values():
+            admin.publish(
+                "/0.celery.pidbox", one if isinstance(one, str | bytes) else json.dumps(one)
+            )
         admin.publish("/0.nobody.knows", "{}")
         is_taken(admin)
         assert lines(scene.worker, "Dropped a message") < noted + 30
@@ -314,16 +274,6 @@ def test_a_worker_ends_well_while_redis_refuses(scene: Scene):
         with demoted(admin):
             wait_until(lambda: lines(scene.worker, "broker lost") > outages, 20.0)
             assert scene.worker.stop(60.0) == 0
-
-
-def bell() -> str:
-    """Return a doorbell as clients push it."""
-    return (
-        '{"body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8",'
-        ' "content-type": "application/json", "headers": {"task": "penstock.doorbell", "id": "1"},'
-        ' "properties": {"delivery_info": {"exchange": "", "routing_key": "tiny-llama-cpu"},'
-        ' "delivery_tag": "tag-1", "body_encoding": "base64"}}'
-    )
 
 
 def hold(seconds: float) -> None:

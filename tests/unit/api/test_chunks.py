@@ -8,6 +8,8 @@ from typing import Any
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
+from api.http.resumption import SeenEvent
+from api.jobs.event_ids import EventIds
 from api.openai.chat.answer_readings import ReadChunkWriter
 from api.openai.chat.answers import Heading
 from api.openai.chat.chunks import CHAT, COMPLETION, ChunkWriter
@@ -58,10 +60,16 @@ def test_a_plain_stream_is_lines_of_data_alone() -> None:
 
 
 def test_chat_stream() -> None:
-    stream = writer(numbered=True)
-    frames = stream.event(0, Tokens("j", 0, (5,), 'h"é\u2028\x85', prompt_tokens=3))
-    frames += stream.event(0, Tokens("j", 1, (6,), "!"))
-    frames += stream.event(0, finished(text="tail"))
+    event_ids = EventIds(SeenEvent())
+    stream = writer(ids=event_ids)
+    frames = b""
+    for event in (
+        Tokens("j", 0, (5,), 'h"é\u2028\x85', prompt_tokens=3),
+        Tokens("j", 1, (6,), "!"),
+        finished(text="tail"),
+    ):
+        assert event_ids.is_new(event)
+        frames += stream.event(0, event)
     frames += stream.end()
     made = [ChatCompletionChunk.model_validate(chunk) for chunk in chunks(frames)]
     assert made[0].choices[0].delta.role == "assistant"
@@ -70,7 +78,7 @@ def test_chat_stream() -> None:
     assert {c.model for c in made} == {'a "model"\n'}
     assert {c.id for c in made} == {"chatcmpl-1"}
     assert all("usage" not in chunk for chunk in chunks(frames))
-    assert ids(frames) == ["id: 0", "id: 1", "id: 2"]
+    assert ids(frames) == ["id: 0-169a2f2e", "id: 1-08a98ed1", "id: 2-08a98ed1"]
     assert frames.endswith(b"\n\ndata: [DONE]\n\n")
     assert frames.decode().count("\n\n") == len(made) + 1
 

@@ -130,14 +130,6 @@ def test_a_job_that_comes_out_differently_is_no_answer(event: Event) -> None:
         follower.take_journal([event])
 
 
-def test_a_client_whose_part_nobody_knows_is_told() -> None:
-    follower = Follower(QUEUE, "j", 60.0)
-    follower.resume_at(5)
-    follower.lose()
-    with pytest.raises(StoreUnavailable, match="lost"):
-        follower.begin_again()
-
-
 def test_a_job_that_is_lost_twice_is_compared_up_to_where_its_client_is() -> None:
     follower = caught_up()
     for index in range(5):
@@ -156,7 +148,7 @@ def test_a_tail_that_is_written_again_is_compared() -> None:
     for index in range(5):
         follower.deliver(tokens("j", index))
     follower.take_live()
-    follower.fall_back(3, has_ended=False)
+    follower.fall_back(3)
     assert follower.take_journal([tokens("j", index) for index in range(3)]) == []
     follower.stale = False
     for index in range(3, 6):
@@ -203,26 +195,10 @@ def test_a_journal_with_a_gap_is_no_answer() -> None:
         follower.take_journal([tokens("j", 0), tokens("j", 2)])
 
 
-def test_a_client_with_more_than_there_is_hears_of_it() -> None:
-    follower = Follower(QUEUE, "j", 60.0)
-    follower.resume_at(9, is_aligned=False)
-    follower.fall_back(5, has_ended=True)
-    assert follower.fault is not None
-
-
 def test_a_failure_is_given_out_wherever_it_stands() -> None:
     follower = lost_after_two()
     failed = Failed("j", 0, "deadline_exceeded", "late")
     assert follower.take_journal([failed]) == [failed]
-
-
-def test_what_a_resumed_client_had_before_is_not_compared() -> None:
-    follower = Follower(QUEUE, "j", 60.0)
-    follower.resume_at(2)
-    assert indices(follower.take_journal([tokens("j", index) for index in range(2, 4)])) == [2, 3]
-    follower.verify()
-    assert follower.next_index == 2
-    assert indices(follower.take_journal([tokens("j", index) for index in range(2, 5)])) == [4]
 
 
 @given(st.data())

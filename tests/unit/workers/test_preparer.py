@@ -176,7 +176,7 @@ def test_a_journal_with_a_hole_fails_the_job(desk: Desk):
     assert isinstance(failed.event, Failed)
     assert failed.attempt_id == "one:2"
     assert failed.event.job_id == "one"
-    assert (failed.event.index, failed.event.code) == (5, "engine_failed")
+    assert (failed.event.index, failed.event.code) == (5, "store_unavailable")
     assert desk.engine.submitted == []
 
 

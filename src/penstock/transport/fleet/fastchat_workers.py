@@ -96,13 +96,3 @@ class PeerBook:
         card_keys = [key_of(url) for url in urls]
         stored = zip(card_keys, await self._redis.mget(card_keys), strict=True)
         return tuple(card for card in contents.readable(_decoder, stored) if card is not None)
-
-    async def may_probe(self, process: str) -> bool:
-        """Return whether this process is the one that probes the workers for the next seconds."""
-        life_ms = int(PROBE_S * 3000)
-        if await self._redis.set(keys.PEER_PROBER, process, px=life_ms, nx=True):
-            return True
-        if await self._redis.get(keys.PEER_PROBER) != process.encode():
-            return False
-        await self._redis.pexpire(keys.PEER_PROBER, life_ms)
-        return True

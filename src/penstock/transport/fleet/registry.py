@@ -147,6 +147,10 @@ class Registry:
             fleet = (served_queue.card.queue, len(served_queue.workers))
             best = self._best_tokens_per_s.get(fleet, 0.0)
             self._best_tokens_per_s[fleet] = max(served_queue.load.decode_tokens_per_s, best)
+        if self._view and {one.card.queue for one in self._view.served} - {
+            one.card.queue for one in served
+        }:
+            self._store_age.doubt()  # an announcement lives for a day after its last renewal
         self._picked = {}
         self._view = View(
             read_s=time.monotonic(),

@@ -27,6 +27,7 @@ class StoreAge:
         self._settling_ms = int((settings.heartbeat_s * HEARTBEATS_OF_LIFE + MARGIN_S) * 1000)
         self._began_ms: int | None = None
         self._looked_ms = 0
+        self._doubted_ms = 0
 
     def ask(self, pipeline: Any) -> None:
         """Add the command that reads the mark to a pipeline."""
@@ -41,7 +42,12 @@ class StoreAge:
         else:
             pipeline.expire(keys.STORE, LIFE_S)
 
+    def doubt(self) -> None:
+        """Record that the store has lost a part at the last look, though its mark is there."""
+        self._doubted_ms = self._looked_ms
+
     def settles_in_s(self) -> float:
         """Return for how many seconds workers may still be announcing themselves."""
         began_ms = self._looked_ms if self._began_ms is None else self._began_ms
+        began_ms = max(began_ms, self._doubted_ms)
         return max(began_ms + self._settling_ms - self._looked_ms, 0) / 1000

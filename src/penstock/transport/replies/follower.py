@@ -37,7 +37,6 @@ class Follower:
 
     __slots__ = (
         "_buffer",
-        "_is_aligned",
         "_sent",
         "_waiter",
         "checked_s",
@@ -69,16 +68,6 @@ class Follower:
         self._buffer: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._sent = SentAnswer()
-        self._is_aligned = True
-
-    def resume_at(self, next_index: int, *, is_aligned: bool = True) -> None:
-        """Start with the event at `next_index`; the client has those before it.
-
-        Unless `is_aligned`, the first event may begin after that index: it was not looked up.
-        """
-        self.next_index = next_index
-        self._sent = SentAnswer(next_index)
-        self._is_aligned = is_aligned
 
     def take_over(self, earlier: Follower) -> None:
         """Start with the unread buffered events of an earlier follower of the job."""
@@ -111,38 +100,23 @@ class Follower:
         self.wake()
 
     def begin_again(self) -> None:
-        """Follow the job from its first token: it was lost and is generated again.
-
-        :raises StoreUnavailable: its client has a part that this process has not seen.
-        """
-        if self._sent.begins_at:
-            raise StoreUnavailable("The job was lost with Redis's memory")
+        """Follow the job from its first token: it was lost and is generated again."""
         self.gone = False
         self.created = None
         self.verify()
 
-    def follow_again(self) -> None:
-        """Do as `begin_again`, after another process's submission. An error becomes `fault`."""
-        try:
-            self.begin_again()
-        except StoreUnavailable as fault:
-            self.fail(fault)
-
     def verify(self) -> None:
         """Compare all that the client has with the journal, which may have been rewritten."""
-        self.next_index = self._sent.begins_at
+        self.next_index = 0
         self._sent.read_again()
         self.miss()
 
-    def fall_back(self, next_index: int, *, has_ended: bool) -> None:
+    def fall_back(self, next_index: int) -> None:
         """Record that the job is at `next_index`, before the client's position.
 
-        Either the store has lost the last part of the answer, which is generated again from there,
-        or the client has named a position that the answer never reached.
+        The store has lost the last part of the answer, which is generated again from there.
         """
-        if has_ended and next_index < self._sent.begins_at:
-            self.fail(StoreUnavailable("The client has more of this answer than there is"))
-        elif next_index < self._sent.until and self._sent:
+        if next_index < self._sent.until and self._sent:
             self.verify()
 
     def knows(self, created: bytes | None) -> bool:
@@ -186,16 +160,13 @@ class Follower:
             events.append(event)  # whatever its index: an answer must end
             return
         if event.index > self.next_index:
-            if self._is_aligned:
-                raise StoreUnavailable("A part of the answer was lost with Redis's memory")
-            self._sent = SentAnswer(event.index)
-        elif event.index < self._sent.until:
+            raise StoreUnavailable("A part of the answer was lost with Redis's memory")
+        if event.index < self._sent.until:
             missing = self._sent.compare(event)
             if missing is not None:
                 events.append(self._sent.add(missing))
             self.next_index = max(self.next_index, index_after(event))
             return
-        self._is_aligned = True
         events.append(self._sent.add(event))
         self.next_index = index_after(event)
 

@@ -129,7 +129,7 @@ def _compare(follower: Follower, fields: Any, journal_type: Any) -> None:
         follower.lose()
         return
     if not follower.knows(created):
-        follower.follow_again()
+        follower.begin_again()
         return
     try:
         has_ended = contents.text(state, key) in TERMINAL_STATUSES
@@ -138,6 +138,6 @@ def _compare(follower: Follower, fields: Any, journal_type: Any) -> None:
         follower.fail(fault)
         return
     if stands_at < follower.next_index:
-        follower.fall_back(stands_at, has_ended=has_ended)
+        follower.fall_back(stands_at)
     elif stands_at > follower.next_index or has_ended:
         follower.miss()

@@ -20,7 +20,6 @@ from penstock.contract.events import TERMINAL_EVENTS, Event
 from penstock.contract.tokenizer_calls import TokenizerReply
 from penstock.errors import StoreUnavailable, UnknownJob
 from penstock.transport import keys
-from penstock.transport.replies.follower import index_after
 from penstock.transport.replies.followers import Followers
 from penstock.transport.replies.job_checks import JobChecks
 from penstock.transport.replies.subscriber import Subscriber
@@ -131,14 +130,12 @@ class Replies:
         queue: str,
         job_id: str,
         *,
-        after: int = -1,
         tick_s: float,
         again: Callable[[], Awaitable[bool]] | None = None,
     ) -> AsyncGenerator[Event | None, None]:
         """Yield a job's events in order, each once, until its terminal one.
 
-        `after` is the index of an event that the client already has. None stands for `tick_s` of
-        silence (to a tenth of a second): the caller writes a keep-alive. A job that no longer
+        None stands for `tick_s` of silence (to a tenth of a second): the caller writes a keep-alive. A job that no longer
         exists (a failover to a replica that had not received it) is submitted `again`, if that call
         returns True.
 
@@ -149,8 +146,6 @@ class Replies:
         # Listen first, then read the journal: nothing can be missed in between.
         follower = self._followers.begin(queue, job_id, tick_s)
         try:
-            if after >= 0 and await self._resume(follower, after):
-                return
             while True:
                 try:
                     events = await self._next(follower)
@@ -176,15 +171,6 @@ class Replies:
         return await self._calls.call(call, timeout_s)
 
     # -- the steps of a follower
-
-    async def _resume(self, follower: Follower, after: int) -> bool:
-        """Look up where the event after `after` starts; True if `after` was the last one."""
-        events = await self._read(follower, after - 1, limit=1)
-        if events and events[0].index == after:
-            follower.resume_at(index_after(events[0]))
-            return isinstance(events[0], TERMINAL_EVENTS)
-        follower.resume_at(after + 1, is_aligned=False)
-        return False
 
     async def _next(self, follower: Follower) -> Sequence[Event | None]:
         """Wait for a follower's next events and return at least one; [None] for a silent tick."""
@@ -221,7 +207,7 @@ class Replies:
         if not page.events and page.created is None:
             follower.lose()
         elif not follower.knows(page.created):
-            follower.follow_again()
+            follower.begin_again()
         return page.events
 
     def _note_run(self, run_id: str) -> None:

@@ -36,16 +36,15 @@ class _Text:
 
 
 class SentAnswer:
-    """The tokens that a client has, from index `begins_at` on, and a digest of their text.
+    """The tokens that a client has, and a digest of their text.
 
     A second generation may be cut into other pieces, since drafts vary. A piece that extends past
     the client's position is cut there.
     """
 
-    __slots__ = ("_again", "_ids", "_owed", "_text", "begins_at")
+    __slots__ = ("_again", "_ids", "_owed", "_text")
 
-    def __init__(self, begins_at: int = 0) -> None:
-        self.begins_at = begins_at
+    def __init__(self) -> None:
         self._ids = array("i")
         self._text = _Text()
         self._again: _Text | None = None
@@ -54,7 +53,7 @@ class SentAnswer:
     @property
     def until(self) -> int:
         """The index of the first token that the client does not have."""
-        return self.begins_at + len(self._ids)
+        return len(self._ids)
 
     def __bool__(self) -> bool:
         """Whether the client has anything that this process has seen."""
@@ -86,15 +85,10 @@ class SentAnswer:
         """
         ids: Sequence[int] = event.token_ids if isinstance(event, Tokens) else ()
         end = event.index + len(ids)
-        if ids and end <= self.begins_at:
-            return None  # from before this process followed the job
-        first = max(event.index, self.begins_at)
-        known = self._ids[first - self.begins_at : end - self.begins_at]
-        common = ids[first - event.index : self.until - event.index]
+        known = self._ids[event.index : end]
+        common = ids[: self.until - event.index]
         if not isinstance(event, Tokens) or not ids or array("i", common) != known:
             raise _differs()
-        if first > event.index and end > self.until:
-            raise _differs()  # which part of the text the client has is unknown
         self._compare_text(event.text)
         return self._rest(event) if end > self.until else None
 

@@ -29,8 +29,15 @@ LONGEST_WAIT_S: Final = 4.0
 CALL_AGAIN_S: Final = 3.0
 """A call without an answer is pushed again: its worker may have died with it."""
 
+SHOWN: Final = 100
+"""Characters of a foreign message that an error shows."""
+
 _decoder = msgspec.json.Decoder(TokenizerCall)
 _encoder = msgspec.json.Encoder()
+
+
+class ForeignCall(Exception):
+    """A message on a queue's list that is no tokenizer call."""
 
 
 async def push(redis: redis.asyncio.Redis, call: TokenizerCall, ttl_s: float) -> None:
@@ -96,12 +103,21 @@ class PendingCalls:
 def take(redis: redis.Redis, queues: Sequence[str], timeout_s: float) -> TokenizerCall | None:
     """Return the oldest call of one of the queues, or None after `timeout_s` (4 s at most).
 
+    :raises ForeignCall: what came is not a call of ours.
     :raises redis.exceptions.RedisError: Redis is away; a call may have been lost with the answer.
     """
     popped = cast("Any", redis).brpop(
         [keys.tokenizer_calls(queue) for queue in queues], timeout=min(timeout_s, LONGEST_WAIT_S)
     )
-    return None if popped is None else _decoder.decode(popped[1])
+    if popped is None:
+        return None
+    try:
+        call = _decoder.decode(popped[1])
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise ForeignCall(str(error)[:SHOWN]) from error
+    if call.queue not in queues:
+        raise ForeignCall(f"it is for another queue: {call.queue[:SHOWN]!r}")
+    return call
 
 
 def answer(redis: redis.Redis, channel: str, reply: TokenizerReply) -> None:

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import RedisError
 
-from penstock.transport import keys
 from penstock.transport.store.shapes import declare, integer, one_of
 
 if TYPE_CHECKING:
     import redis.asyncio
 
+TAKE: Final = declare(
+    """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 or left > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+""",
+    one_of(0, 1),
+)
+"""A key that would live for longer than a lease is foreign: it gets a lease's life from now on."""
 RENEW: Final = declare(
     """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -31,19 +40,20 @@ return redis.call('DEL', KEYS[1])
 class Lease:
     """One name, for one holder. Owned by one event loop."""
 
-    def __init__(self, redis: redis.asyncio.Redis, name: str, holder: str, life_s: float) -> None:
+    def __init__(self, redis: redis.asyncio.Redis, key: str, holder: str, life_s: float) -> None:
         self._redis = cast("Any", redis)
-        self._key = keys.lease(name)
+        self._key = key
         self._holder = holder
         self._life_ms = int(life_s * 1000)
+        self._take = self._redis.register_script(TAKE)
         self._renew = self._redis.register_script(RENEW)
         self._release = self._redis.register_script(RELEASE)
 
     async def take(self) -> bool:
         """Take the lease if it is free; False if it is not, or Redis is away."""
         try:
-            return bool(await self._redis.set(self._key, self._holder, nx=True, px=self._life_ms))
-        except (RedisError, OSError):
+            return bool(await self._take(keys=[self._key], args=[self._holder, self._life_ms]))
+        except (RedisError, OSError, RuntimeError):
             return False
 
     async def renew(self) -> bool | None:

@@ -27,6 +27,7 @@ from tests.fixtures.redis import find_free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    import redis
     from starlette.requests import Request
 
     from tests.fixtures.api import ApiServer, Fleet
@@ -461,3 +462,25 @@ def test_our_fleet_registers_with_a_controller(fleet: Fleet) -> None:
         server.should_exit = True
         thread.join(10.0)
         listening.close()
+
+
+def test_a_worker_that_redis_has_forgotten_is_never_unknown(
+    fleet: Fleet, redis_client: redis.Redis
+) -> None:
+    """Not even until its next heartbeat, 45 s later; one that has died meanwhile is dropped."""
+    servers = [fleet.api(fastchat_worker_hosts=HERE) for _ in range(2)]
+    theirs = TheirWorker()
+    try:
+        join(servers[0], theirs)
+        wait_until(lambda: models(servers[1]) == ["theirs"])
+        redis_client.flushall()
+
+        def is_back() -> bool:
+            assert [models(one) for one in servers] == [["theirs"]] * 2
+            return bool(redis_client.exists(keys.PEERS))
+
+        wait_until(is_back, 10.0)
+    finally:
+        theirs.stop()
+    redis_client.flushall()
+    wait_until(lambda: [models(one) for one in servers] == [[]] * 2, 20.0)

@@ -29,15 +29,30 @@ local function write(job, index, count, terminal, event)
     finish(job, terminal, event)
     return
   end
-  if is_error(redis.pcall('XADD', journal_key(job.id), '1-' .. index, 'e', event)) then
+  local is_first = job.next == 0
+  local added
+  if is_first then
+    added = redis.pcall('XADD', journal_key(job.id), '1-' .. index, 'e', event)
+  else
+    added = redis.pcall('XADD', journal_key(job.id), 'NOMKSTREAM', '1-' .. index, 'e', event)
+  end
+  if is_error(added) then
     -- The journal's key has another type: no worker could continue the job.
     fail(job, 'failed', 'store_unavailable', 'the journal of the answer is not ours')
     refuse(job.id, 'broken')
     return
   end
+  if not added then
+    -- Somebody has deleted the journal: the answer is generated again, from its first token.
+    redis.call('HSET', job_key(job.id), 'next', 0)
+    local whole = read(job.id)
+    requeue(whole, whole.lost)
+    refuse(job.id, 'fenced')
+    return
+  end
   redis.call('HSET', job_key(job.id), 'next', job.next + count)
   redis.call('ZADD', leases, now + lease_ms, job.id)
-  if job.next == 0 then
+  if is_first then
     redis.call('PEXPIREAT', journal_key(job.id), kept_until(job.deadline))
   end
   emit(job.reply, event)

@@ -74,7 +74,17 @@ local function pop(priority)
   end
 end
 
+-- A journal that is gone, or has lost its beginning, is written again from the first token.
+local function mend_journal(job)
+  if job.next == 0 then return end
+  local first = redis.pcall('XRANGE', journal_key(job.id), '-', '+', 'COUNT', 1)
+  if is_error(first) or (first[1] and first[1][1] == '1-0') then return end
+  redis.call('DEL', journal_key(job.id))
+  redis.call('HSET', job_key(job.id), 'next', 0)
+end
+
 local function lease(job)
+  mend_journal(job)
   redis.call('HINCRBY', job_key(job.id), 'epoch', 1)
   redis.call('HSET', job_key(job.id), 'state', 'running', 'worker', worker, 'claim', token)
   redis.call('ZADD', leases, now + lease_ms, job.id)
