@@ -25,7 +25,7 @@ NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerat
 MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
+.PHONY: help setup setup-dev lock wheel demo test test-pythons test-unlocked test-install coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
@@ -36,11 +36,30 @@ setup: ## make .venv with everything for serving on this machine
 setup-dev: ## make .venv with the tests and linters too
 	@scripts/setup.sh dev
 
+lock: setup-dev ## write scripts/locks again after a change of pyproject.toml (ARGS=--upgrade takes newer releases)
+	@$(BIN)/python scripts/lock.py $(ARGS)
+
+wheel: setup-dev ## make dist/: the source distribution, and from it a wheel for any Linux on x86-64
+	@rm -rf dist && $(BIN)/python -m hatchling build -t sdist -d dist
+	@PENSTOCK_BUILD_NATIVE=zig ZIG_GLOBAL_CACHE_DIR=$(CURDIR)/build/zig $(BIN)/python -m pip wheel --quiet \
+		--disable-pip-version-check --no-deps --wheel-dir dist dist/*.tar.gz
+	@ls -l dist
+
 demo: setup ## install, start Redis, a worker and the API, and ask the demo model (ARGS=--once ends after it)
 	@$(BIN)/penstock up $(ARGS)
 
 test: setup-dev ## install and run the tests (JOBS=4 at once)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 12 $(ARGS)
+
+test-pythons: setup-dev ## run the unit tests that need no torch on each other Python that is here (WHOLE=1: all unit tests, gigabytes)
+	@$(BIN)/python scripts/pythons.py --jobs $(JOBS) $(if $(WHOLE),--whole) -- $(ARGS)
+
+test-unlocked: ## run the tests with the newest releases that pyproject.toml allows, in .venv-unlocked
+	@PENSTOCK_VENV=.venv-unlocked PENSTOCK_LOCK=off scripts/setup.sh dev
+	@.venv-unlocked/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+test-install: setup-dev ## build wheel and sdist, install each extra on each Python; needs a package index (ARGS="-k wheel")
+	@PENSTOCK_TEST_INSTALL=1 $(BIN)/python -m pytest --timeout 1800 tests/install $(ARGS)
 
 coverage: setup-dev ## measure the test coverage of contract, transport, engine and workers; fail below the floor
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term \

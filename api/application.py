@@ -37,6 +37,7 @@ from api.http.record import record_of
 from api.http.start_limiter import Turnstile
 from api.lifespan import running
 from api.openai.batches.driver import drive_forever
+from api.openai.batches.objects import objects_of
 from api.openai.responses.store import sweep_forever
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases
@@ -72,9 +73,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application; it connects to nothing before its lifespan starts.
 
     :raises BadSettings: `settings` are the environment's, and a value is not usable; or the aliases
-        file is not.
+        file is not; or the storage of files lacks its library.
     """
     chosen = settings or penstock_settings.load()
+    objects_of(chosen)
     aliases = Aliases(chosen.aliases_file)
     telemetry = Telemetry()
     configure_logging(chosen)

@@ -8,6 +8,9 @@ that the earlier installation was interrupted, and starts over (pip's cache keep
 pip's own configuration applies (pip.conf, PIP_INDEX_URL, PIP_FIND_LINKS, ...). TORCH_INDEX_URL, if
 set, is one more index for torch alone, and has no effect once torch is installed.
 PENSTOCK_BUILD_NATIVE selects the compiler of the native kernels (see build.py next to them).
+
+All packages are installed in the versions of `scripts/locks/<python>.txt`. PENSTOCK_LOCK=off takes
+the newest that pyproject.toml allows instead. PENSTOCK_VENV names another folder than `.venv`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+VENV = ROOT / os.environ.get("PENSTOCK_VENV", ".venv")
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "penstock-setup.json"
 MARKER = VENV / "penstock-setup.unfinished"
@@ -39,9 +42,12 @@ STATE = ROOT / ".penstock"
 LOG = STATE / "logs" / "setup.log"
 
 KERNELS = ROOT / "src/penstock/models/backends/native/kernels"
-TESTED_PYTHON = (3, 11)
-TESTED = ROOT / "scripts/tested.txt"
+LOCKS = ROOT / "scripts/locks"
+SYSTEM_PYTHON = "/usr/bin/python3"
 MINIMUM_PIP = "pip>=25.1"  # the first that knows dependency groups
+# Wheels only: nothing needs a compiler, and a missing wheel is reported at once. docopt, which
+# num2words brings, has none, and is one file of Python.
+WHEELS = ("--only-binary=:all:", "--no-binary=docopt")
 GIB = 1024**3
 NEEDED_BYTES = 3 * GIB
 NEEDED_CUDA_BYTES = 12 * GIB
@@ -70,7 +76,8 @@ class Plan:
         worker = tomllib.loads(text.decode())["project"]["optional-dependencies"]["worker"]
         torch = next(line for line in worker if line.startswith("torch=="))
         basis = json.dumps([sys.version, str(ROOT), os.environ.get("PENSTOCK_BUILD_NATIVE")])
-        text += b"".join(file.read_bytes() for file in [TESTED, *native_sources()])
+        locked = [lock] if (lock := lock_file()) else []
+        text += b"".join(file.read_bytes() for file in [*locked, *native_sources()])
         return cls(profile, torch, hashlib.sha256(text + basis.encode()).hexdigest())
 
     def done(self) -> bool:
@@ -81,6 +88,17 @@ class Plan:
             stamp = json.loads(STAMP.read_text())
             return stamp["key"] == self.key and stamp["profile"] in COVERED_BY[self.profile]
         return False
+
+
+def short_version() -> str:
+    """Return this Python's version as `3.13`."""
+    return ".".join(map(str, sys.version_info[:2]))
+
+
+def lock_file() -> Path | None:
+    """Return the versions for this Python; None if they are turned off or there are none."""
+    lock = LOCKS / f"{short_version()}.txt"
+    return lock if os.environ.get("PENSTOCK_LOCK") != "off" and lock.exists() else None
 
 
 def native_sources() -> list[Path]:
@@ -110,14 +128,25 @@ def only_one() -> Iterator[None]:
 
 def check_interpreter() -> None:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] != TESTED_PYTHON:
-        say(f"Python {version} is used; Penstock is tested with 3.11 (PYTHON=python3.11 picks it)")
-    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
-        short = ".".join(map(str, sys.version_info[:2]))
+    locked = sorted((lock.stem for lock in LOCKS.glob("*.txt")), key=lambda name: int(name[2:]))
+    if short_version() not in locked:
+        say(f"Python {version} is used; Penstock is tested with {', '.join(locked)}")
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if missing:
         raise SetupError(
-            f"Python {version} has no venv module. On Debian or Ubuntu: "
-            f"sudo apt install python{short}-venv"
+            f"Python {version} lacks the module {' and '.join(missing)}, without which there is no "
+            f"environment with pip in it. On Debian or Ubuntu: sudo apt install {venv_package()}"
         )
+
+
+def venv_package() -> str:
+    """Return the name of Debian's package that has what `python -m venv` needs."""
+    code = "import sys; print(end='.'.join(map(str, sys.version_info[:2])))"
+    default = ""
+    with contextlib.suppress(OSError):
+        asked = [SYSTEM_PYTHON, "-c", code]
+        default = subprocess.run(asked, check=False, capture_output=True, text=True).stdout
+    return "python3-venv" if short_version() == default else f"python{short_version()}-venv"
 
 
 def check_disk(needed: int, what: str) -> None:
@@ -170,8 +199,7 @@ def pip_install(*arguments: str) -> None:
     """
     progress = "on" if sys.stdout.isatty() else "off"
     command = [str(VENV_PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", progress]
-    # Wheels only: nothing here needs a compiler, and a missing wheel should fail at once.
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--log", str(LOG), *arguments]
+    command += ["--disable-pip-version-check", *WHEELS, "--log", str(LOG), *arguments]
     MARKER.write_text(" ".join(arguments))
     code = subprocess.run(command, check=False, cwd=ROOT).returncode
     if code < 0:
@@ -199,7 +227,7 @@ def torch_index() -> list[str]:
 def brings_cuda(requirement: str) -> bool:
     """Return whether pip, as configured, would fetch NVIDIA's libraries along with torch."""
     command = [str(VENV_PYTHON), "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--report", "-"]
+    command += ["--disable-pip-version-check", *WHEELS, "--report", "-"]
     asked = subprocess.run(
         [*command, *torch_index(), requirement], check=False, capture_output=True, text=True
     )
@@ -234,7 +262,9 @@ def install(plan: Plan) -> None:
     say(f"[3/4] {plan.torch}")
     install_torch(plan.torch)
     say(f"[4/4] Penstock and its libraries ({plan.profile})")
-    pip_install("--constraint", str(TESTED), *PROFILES[plan.profile])
+    lock = lock_file()
+    constraints = ["--constraint", str(lock)] if lock else ["--upgrade"]
+    pip_install(*constraints, *PROFILES[plan.profile])
     STAMP.write_text(json.dumps({"key": plan.key, "profile": plan.profile}))
 
 

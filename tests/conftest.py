@@ -11,21 +11,65 @@ in one process, which a debugger and `-x` like better.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 # Threads of several processes that wait for each other cost tiny models more than all their sums.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest.register_assert_rewrite("tests.fixtures")  # before one of them imports another
 
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+OURS = frozenset({"api", "penstock", "tests", "workers"})
+
+
+def is_lacking(error: BaseException | None) -> bool:
+    """Whether a library is missing; without torch, tests of others run (`make test-pythons`)."""
+    if HAS_TORCH or not isinstance(error, ModuleNotFoundError):
+        return False
+    return (error.name or "").partition(".")[0] not in OURS
+
+
+def loadable(plugin: str) -> bool:
+    """Whether a file of fixtures can be imported; without torch some cannot."""
+    if HAS_TORCH:
+        return True
+    try:
+        importlib.import_module(plugin)
+    except ModuleNotFoundError as error:
+        if is_lacking(error):
+            return False
+        raise
+    return True
+
+
 pytest_plugins = [
-    f"tests.fixtures.{path.stem}"
+    plugin
     for path in sorted((Path(__file__).parent / "fixtures").glob("*.py"))
-    if path.stem != "__init__"
+    if path.stem != "__init__" and loadable(plugin := f"tests.fixtures.{path.stem}")
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip a file of tests that needs a library of models where there is none."""
+    report = yield
+    if not HAS_TORCH and report.failed and report.call is not None and report.call.excinfo:
+        cause = report.call.excinfo.value.__cause__
+        if is_lacking(cause):
+            report.outcome = "skipped"
+            report.longrepr = (str(collector.path), 0, str(cause))
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -200,6 +200,10 @@ class Settings(BaseSettings):
     """Time limit of a background answer and of a line of a batch: these may wait long."""
     files_dir: Path = Field(default=Path("files"))
     """Uploaded files and batches; a volume that all API processes share."""
+    files_url: str = Field(default="", pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?)?$")
+    """`s3://bucket/prefix` in place of the folder: S3-compatible storage, by the extra `s3`."""
+    files_endpoint: AnyHttpUrl | None = None
+    """The server of that storage, if it is not AWS's."""
     max_file_bytes: int = Field(default=200 * 1024 * 1024, ge=1024)
     batch_concurrency: int = Field(default=16, ge=1)
     """Lines of one batch that are in the queue at once."""

@@ -13,7 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from api.inner_call import InnerAnswer, post
 from api.openai.batches.file_store import new_id
 from api.openai.batches.files import store_of
 from api.openai.batches.lines import Line, expired_line, faults, lines, output_line, parse
+from api.openai.batches.objects import objects_of
 from api.openai.batches.store import BatchStore, Row
 from penstock.clock import clock
 from penstock.errors import UnknownObject
@@ -30,7 +31,6 @@ from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from starlette.types import ASGIApp
 
@@ -58,7 +58,7 @@ class Drive:
         self._app = app
         self._settings = services.settings
         self._files = store_of(services.settings)
-        self._store = BatchStore(services.settings.files_dir)
+        self._store = BatchStore(objects_of(services.settings))
         self._lease = lease
         self._batch = batch
         self._name = uuid.uuid4().hex
@@ -95,20 +95,23 @@ class Drive:
 
     # -- before and after the lines
 
-    async def _input(self) -> Path:
-        batch = self._batch
-        card = await asyncio.to_thread(self._files.own, batch.input_file_id, batch.tenant)
-        return self._files.path(card)
+    def _input(self) -> IO[bytes]:
+        """Open the batch's file.
+
+        :raises UnknownObject: it was deleted.
+        """
+        return self._files.open(self._files.own(self._batch.input_file_id, self._batch.tenant))
 
     async def _validate(self) -> bool:
         try:
-            path = await self._input()
+            file = await asyncio.to_thread(self._input)
         except UnknownObject as error:
             total, found = 0, [{"code": error.code, "message": error.message, "line": None}]
         else:
-            total, found = await asyncio.to_thread(
-                faults, path, self._batch.endpoint, self._settings.max_body_bytes
-            )
+            with file:
+                total, found = await asyncio.to_thread(
+                    faults, file, self._batch.endpoint, self._settings.max_body_bytes
+                )
         if found:
             failed = self._batch.to("failed", errors=tuple(found))
             await asyncio.to_thread(self._store.close, failed)
@@ -159,14 +162,13 @@ class Drive:
                 yield output_line(self._batch, row)
         if why == "expired":
             with suppress(UnknownObject):
-                card = self._files.own(self._batch.input_file_id, self._batch.tenant)
-                for line in self._lines_of(self._files.path(card), set(done)):
+                for line in self._lines_of(self._input(), set(done)):
                     yield expired_line(self._batch, line)
 
-    def _lines_of(self, path: Path, done: set[int]) -> Iterator[Line]:
+    def _lines_of(self, file: IO[bytes], done: set[int]) -> Iterator[Line]:
         """Yield the lines that are not done."""
         most_bytes = self._settings.max_body_bytes
-        for number, raw in lines(path, most_bytes):
+        for number, raw in lines(file, most_bytes):
             if number not in done:
                 yield parse(number, raw, self._batch.endpoint, most_bytes)
 
@@ -190,10 +192,10 @@ class Drive:
     async def _run_lines(self) -> str:
         """Run what is left, a few at a time; return the status that the batch comes to."""
         try:
-            path = await self._input()
+            file = await asyncio.to_thread(self._input)
         except UnknownObject:  # deleted under way: what was done is kept
             return "cancelled"
-        waiting = self._lines_of(path, self._done)
+        waiting = self._lines_of(file, self._done)
         running: set[asyncio.Task[None]] = set()
         flushed_s, why = time.monotonic(), "completed"
         try:
@@ -216,6 +218,7 @@ class Drive:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.to_thread(file.close)
         if self._is_ours:
             await self._flush()
         return why

@@ -18,8 +18,9 @@ from redis.exceptions import RedisError
 from api.http.errors import internal_error, openai_error
 from api.openai.batches.drive import LEASE_S, Drive
 from api.openai.batches.files import store_of
+from api.openai.batches.objects import objects_of
 from api.openai.batches.store import ENDED, BatchStore
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, StoreUnavailable
 from penstock.transport import keys
 from penstock.transport.store.named_lease import Lease
 
@@ -61,7 +62,7 @@ class Driver:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
-        self._store = BatchStore(services.settings.files_dir)
+        self._store = BatchStore(objects_of(services.settings))
         self._drives: dict[str, asyncio.Task[None]] = {}
         self._breakdowns: Counter[str] = Counter()
 
@@ -101,7 +102,7 @@ class Driver:
         try:
             now = await asyncio.to_thread(self._store.get, batch.id) or batch
             await asyncio.to_thread(self._store.close, now.to("failed", errors=(error,)))
-        except OSError as failure:
+        except (StoreUnavailable, OSError) as failure:
             logger.warning("batch %s cannot be closed: %s", batch.id, failure)
         else:
             del self._breakdowns[batch.id]

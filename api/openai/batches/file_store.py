@@ -1,34 +1,36 @@
-"""Uploaded files on a disk that all API processes share. Blocking: call it in a thread.
+"""Uploaded files in the storage that all API processes share. Blocking: call it in a thread.
 
-A file is two: its bytes, and a card beside them that is written last, so that half an upload is no
-file. Names on disk are ids of our own making; what clients call a file is only in its card.
+A file is two objects: its bytes, and a card beside them that is written last, so that half an
+upload is no file. Names in the storage are ids of our own making; what clients call a file is only
+in its card.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-import shutil
-import time
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
 from api.access.owned import owned
 from penstock.clock import clock
-from penstock.errors import BodyTooLarge, StoreUnavailable
+from penstock.errors import StoreUnavailable, UnknownObject
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from api.openai.batches.objects import Objects
 
 FILE_ID: Final = re.compile(r"file-[0-9a-f]{32}")
 LONGEST_NAME: Final = 255
-COPY_BYTES: Final = 1024 * 1024
-STALE_S: Final = 86_400
+READERS: Final = 8
+"""Cards that are read at once: each is a round trip to a bucket."""
+_FOLDER: Final = "objects"
+_CARD: Final = ".json"
 
 
 class FileCard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,31 +48,6 @@ class FileCard(msgspec.Struct, frozen=True, omit_defaults=True):
 _decoder = msgspec.json.Decoder(FileCard)
 
 
-@contextmanager
-def writing(what: str) -> Generator[None]:
-    """Say of a disk that is full or gone what a client can act on.
-
-    :raises StoreUnavailable:
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(f"The {what} cannot be stored: {error.strerror}") from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there with all of its content, or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def new_id(seed: str = "") -> str:
     """Return a file's id; the same for the same seed."""
     return "file-" + (
@@ -79,10 +56,10 @@ def new_id(seed: str = "") -> str:
 
 
 class FileStore:
-    """The files below one folder."""
+    """The files of a storage."""
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        self._folder = folder / "objects"
+    def __init__(self, objects: Objects, most_bytes: int) -> None:
+        self._objects = objects
         self._most_bytes = most_bytes
 
     def add(
@@ -99,59 +76,49 @@ class FileStore:
         """Store what `source` holds; our own output may be larger than what clients may send.
 
         :raises BodyTooLarge: it is over the limit; nothing is stored.
-        :raises StoreUnavailable: the disk takes no more; nothing is stored.
+        :raises StoreUnavailable: the storage takes no more; nothing is stored.
         """
         file_id = file_id or new_id()
-        with writing("file"):
-            size = self._write(file_id, source, bounded=bounded)
-            now_s = int(clock.now_s())
-            card = FileCard(
-                id=file_id,
-                tenant=tenant,
-                filename=safe_name(filename),
-                purpose=purpose,
-                bytes=size,
-                created_s=now_s,
-                expires_s=None if expires_after_s is None else now_s + expires_after_s,
-            )
-            try:
-                write_whole(self._card_path(file_id), msgspec.json.encode(card))
-            except OSError:
-                if self._card(file_id) is None:  # else it was whole before, and is the same
-                    self.path(card).unlink(missing_ok=True)
-                raise
-        return card
-
-    def _write(self, file_id: str, source: IO[bytes], *, bounded: bool) -> int:
-        """Write a file's bytes, and return how many they are."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._folder / f".{file_id}.{secrets.token_hex(4)}"
+        most_bytes = self._most_bytes if bounded else None
+        size = self._objects.put_from(f"{_FOLDER}/{file_id}", source, most_bytes)
+        now_s = int(clock.now_s())
+        card = FileCard(
+            id=file_id,
+            tenant=tenant,
+            filename=safe_name(filename),
+            purpose=purpose,
+            bytes=size,
+            created_s=now_s,
+            expires_s=None if expires_after_s is None else now_s + expires_after_s,
+        )
         try:
-            with temporary.open("wb") as target:
-                shutil.copyfileobj(source, target, COPY_BYTES)
-                size = target.tell()
-                if bounded and size > self._most_bytes:
-                    raise BodyTooLarge(
-                        f"The file is over the limit of {self._most_bytes} bytes", param="file"
-                    )
-                target.flush()
-                os.fsync(target.fileno())
-            temporary.replace(self._folder / file_id)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return size
+            self._objects.put(_card_name(file_id), msgspec.json.encode(card))
+        except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                if self._card(file_id) is None:  # else it was whole before, and is the same
+                    self._objects.delete(f"{_FOLDER}/{file_id}")
+            raise
+        return card
 
     def own(self, file_id: str, tenant: str) -> FileCard:
         """Return the card of one of the caller's files.
 
         :raises UnknownObject: see `owned`.
+        :raises StoreUnavailable: the storage does not answer.
         """
         card = self._card(file_id) if FILE_ID.fullmatch(file_id) else None
         return owned(card, tenant, kind="file", object_id=file_id)
 
-    def path(self, card: FileCard) -> Path:
-        """Return the path of a file's bytes."""
-        return self._folder / card.id
+    def open(self, card: FileCard) -> IO[bytes]:
+        """Return a file's bytes to read.
+
+        :raises UnknownObject: it was deleted since.
+        :raises StoreUnavailable: the storage does not answer.
+        """
+        file = self._objects.open(f"{_FOLDER}/{card.id}")
+        if file is None:
+            raise UnknownObject(f"There is no file {card.id!r}", param="id")
+        return file
 
     def cards(self, tenant: str) -> list[FileCard]:
         """Return the caller's files, the oldest first."""
@@ -160,36 +127,38 @@ class FileStore:
 
     def delete(self, card: FileCard) -> None:
         """Forget a file."""
-        self._card_path(card.id).unlink(missing_ok=True)
-        self.path(card).unlink(missing_ok=True)
+        self._objects.delete(_card_name(card.id), f"{_FOLDER}/{card.id}")
 
     def sweep(self) -> None:
         """Delete files that have expired, and what broken uploads have left."""
         for _ in self._all():  # looking at one that has expired deletes it
             pass
-        with suppress(OSError):
-            for path in self._folder.iterdir():
-                if path.name.startswith(".") and time.time() - path.stat().st_mtime > STALE_S:
-                    path.unlink(missing_ok=True)
+        self._objects.sweep()
 
     def _all(self) -> Iterator[FileCard]:
-        for path in self._folder.glob("file-*.json"):
-            card = self._card(path.stem)
-            if card is not None:
-                yield card
+        names = self._objects.names(f"{_FOLDER}/file-")
+        ids = [name[len(_FOLDER) + 1 : -len(_CARD)] for name in names if name.endswith(_CARD)]
+        with ThreadPoolExecutor(READERS) as readers:
+            for card in readers.map(self._card, ids):
+                if card is not None:
+                    yield card
 
     def _card(self, file_id: str) -> FileCard | None:
+        content = self._objects.get(_card_name(file_id))
+        if content is None:
+            return None
         try:
-            card = _decoder.decode(self._card_path(file_id).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
+            card = _decoder.decode(content)
+        except (msgspec.DecodeError, RecursionError):
             return None
         if card.expires_s is not None and clock.now_s() >= card.expires_s:
             self.delete(card)
             return None
         return card
 
-    def _card_path(self, file_id: str) -> Path:
-        return self._folder / f"{file_id}.json"
+
+def _card_name(file_id: str) -> str:
+    return f"{_FOLDER}/{file_id}{_CARD}"
 
 
 def safe_name(name: str) -> str:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
+from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
 
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.body_reading import encoding_of, paced
 from api.http.errors import json_response
 from api.http.record import record_of
-from api.openai.batches.file_store import FileStore, writing
+from api.openai.batches.file_store import FileStore
+from api.openai.batches.objects import COPY_BYTES, objects_of, writing
 from penstock.errors import BodyTooLarge, InvalidParameter, UnsupportedEncoding
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import Message
 
     from api.openai.batches.file_store import FileCard
@@ -53,7 +58,7 @@ UPLOAD: Final = {
 
 def store_of(settings: Settings) -> FileStore:
     """Return the process's files."""
-    return FileStore(settings.files_dir, settings.max_file_bytes)
+    return FileStore(objects_of(settings), settings.max_file_bytes)
 
 
 def file_object(card: FileCard) -> dict[str, Any]:
@@ -191,9 +196,31 @@ async def retrieve_file(request: Request, file_id: str) -> Response:
 async def file_content(request: Request, file_id: str) -> Response:
     """Send a file."""
     store, card = await _own(request, file_id)
-    return FileResponse(
-        store.path(card), media_type="application/octet-stream", filename=card.filename
+    file = await asyncio.to_thread(store.open, card)
+    return StreamingResponse(
+        _pieces(file),
+        media_type="application/octet-stream",
+        headers={
+            "content-length": str(card.bytes),
+            "content-disposition": _disposition(card.filename),
+        },
+        background=BackgroundTask(file.close),
     )
+
+
+def _disposition(filename: str) -> str:
+    """Return the header that names a download."""
+    quoted = quote(filename)
+    if quoted == filename:
+        return f'attachment; filename="{filename}"'
+    return f"attachment; filename*=utf-8''{quoted}"
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield a file's bytes; Starlette runs this in a thread."""
+    with file:
+        while piece := file.read(COPY_BYTES):
+            yield piece
 
 
 @router.endpoint("/v1/files/{file_id}", method="DELETE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -11,7 +11,6 @@ from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from api.openai.batches.store import Batch, Row
 
@@ -35,13 +34,13 @@ class Line(msgspec.Struct, frozen=True):
     body: dict[str, Any]
 
 
-def lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank, numbered from 0.
+def lines(file: IO[bytes], most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, numbered from 0, and close the file at their end.
 
     Of a line over `most_bytes`, one byte more than these; the rest is skipped.
     """
     number = 0
-    with path.open("rb") as file:
+    with file:
         while raw := file.readline(most_bytes + 1):
             rest = raw
             while len(rest) > most_bytes and not rest.endswith(b"\n"):
@@ -81,7 +80,7 @@ def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
     return Line(number, custom_id, asked)
 
 
-def faults(path: Path, endpoint: str, most_bytes: int) -> tuple[int, list[dict[str, Any]]]:
+def faults(file: IO[bytes], endpoint: str, most_bytes: int) -> tuple[int, list[dict[str, Any]]]:
     """Return the number of lines and their errors in OpenAI's shape; reading ends at `MOST_LINES`."""
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -91,7 +90,7 @@ def faults(path: Path, endpoint: str, most_bytes: int) -> tuple[int, list[dict[s
         if len(found) < MOST_ERRORS:
             found.append({"code": code, "message": message, "line": line, "param": None})
 
-    for number, raw in lines(path, most_bytes):
+    for number, raw in lines(file, most_bytes):
         total += 1
         if total > MOST_LINES:
             found.clear()

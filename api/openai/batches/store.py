@@ -1,31 +1,34 @@
-"""Batches on the disk that all API processes share. Blocking: call it in a thread.
+"""Batches in the storage that all API processes share. Blocking: call it in a thread.
 
     batches/<id>/batch.json           the batch's current state
-    batches/<id>/cancel               its cancellation was requested
+    batches/<id>/cancel               its cancellation was requested, at this Unix second
     batches/<id>/rows.<drive>.jsonl   answers, of one process's drive; together they are the progress
     batches/open/<id>                 it has not ended
 
-Nothing but its driver's lease is in Redis: a batch outlives all of its processes and Redis too.
+A bucket has many pieces of the third. Nothing but its driver's lease is in Redis: a batch outlives
+all of its processes and Redis too.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from api.access.owned import owned
-from api.openai.batches.file_store import write_whole, writing
+from api.openai.batches.file_store import READERS
 from penstock.clock import clock
+from penstock.errors import StoreUnavailable
 from penstock.transport.accounts.keyring import KeyCard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
+
+    from api.openai.batches.objects import Objects
 
 BATCH_ID: Final = re.compile(r"batch_[0-9a-f]{32}")
 ENDED: Final = frozenset({"failed", "completed", "expired", "cancelled"})
@@ -74,44 +77,41 @@ _encoder = msgspec.json.Encoder()
 
 
 class BatchStore:
-    """The batches below one folder."""
+    """The batches of a storage. Every method raises `StoreUnavailable` if that does not answer."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "batches"
-        self._open = self._folder / "open"
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
 
     def add(self, batch: Batch) -> None:
         """Store a new batch; from now on, some process drives it.
 
-        :raises StoreUnavailable: the disk takes no more; nothing is stored.
+        :raises StoreUnavailable: the storage takes no more; nothing is stored.
         """
-        folder = self._folder / batch.id
-        with writing("batch"):
-            try:
-                self._open.mkdir(parents=True, exist_ok=True)
-                folder.mkdir()
-                self.save(batch)
-                (self._open / batch.id).touch()
-            except OSError:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+        try:
+            self.save(batch)
+            self._objects.put(_open(batch.id), b"")
+        except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                self._objects.delete(_name(batch.id, "batch.json"), _open(batch.id))
+            raise
 
     def save(self, batch: Batch) -> None:
         """Store a batch's current state."""
-        write_whole(self._folder / batch.id / "batch.json", _encoder.encode(batch))
+        self._objects.put(_name(batch.id, "batch.json"), _encoder.encode(batch))
 
     def close(self, batch: Batch) -> None:
         """Store a batch that has ended."""
         self.save(batch)
-        (self._open / batch.id).unlink(missing_ok=True)
-        for path in self._row_files(batch.id):
-            path.unlink(missing_ok=True)
+        self._objects.delete(_open(batch.id), *self._row_names(batch.id))
 
     def get(self, batch_id: str) -> Batch | None:
         """Return a batch, or None if there is none."""
+        content = self._objects.get(_name(batch_id, "batch.json"))
+        if content is None:
+            return None
         try:
-            batch = _batches.decode((self._folder / batch_id / "batch.json").read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError, RecursionError):
+            batch = _batches.decode(content)
+        except (msgspec.DecodeError, RecursionError):
             return None
         if batch.status in ENDED:
             return batch
@@ -131,47 +131,58 @@ class BatchStore:
 
     def batches(self, tenant: str) -> list[Batch]:
         """Return the caller's batches, the newest first."""
-        found = (self.get(path.name) for path in self._folder.glob("batch_*"))
-        own = [batch for batch in found if batch is not None and batch.tenant == tenant]
+        names = self._objects.names("batches/batch_")
+        ids = [name.split("/")[1] for name in names if name.endswith("/batch.json")]
+        with ThreadPoolExecutor(READERS) as readers:
+            own = [one for one in readers.map(self.get, ids) if one and one.tenant == tenant]
         return sorted(own, key=lambda batch: (-batch.created_s, batch.id))
 
     def open_ids(self) -> list[str]:
         """Return the ids of batches that have not ended."""
-        return sorted(path.name for path in self._open.glob("batch_*"))
+        return [name.rpartition("/")[2] for name in self._objects.names(_open("batch_"))]
 
     def cancel(self, batch_id: str) -> None:
         """Ask for a batch's end."""
-        (self._folder / batch_id / "cancel").touch()
+        if self.cancelled_s(batch_id) is None:
+            self._objects.put(_name(batch_id, "cancel"), str(int(clock.now_s())).encode())
 
     def cancelled_s(self, batch_id: str) -> int | None:
         """Return when a batch's cancellation was requested; None if it was not."""
-        try:
-            return int((self._folder / batch_id / "cancel").stat().st_mtime)
-        except FileNotFoundError:
+        content = self._objects.get(_name(batch_id, "cancel"))
+        if content is None:
             return None
+        return int(content) if content.isdigit() else int(clock.now_s())
 
     # -- progress
 
     def append(self, batch_id: str, drive: str, rows: Iterable[Row]) -> None:
-        """Write answers of one drive, through to the disk."""
-        path = self._folder / batch_id / f"rows.{drive}.jsonl"
-        with path.open("ab") as file:
-            file.write(b"".join(_encoder.encode(row) + b"\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
+        """Write answers of one drive, through to the storage."""
+        content = b"".join(_encoder.encode(row) + b"\n" for row in rows)
+        self._objects.append(_name(batch_id, f"rows.{drive}.jsonl"), content)
 
     def rows(self, batch_id: str) -> Iterator[Row]:
         """Yield the answers so far; one line may be there twice, after a change of drivers."""
-        for path in self._row_files(batch_id):
-            with path.open("rb") as file:
+        for name in self._row_names(batch_id):
+            file = self._objects.open(name)
+            if file is None:
+                continue
+            with file:
                 for line in file:
                     try:
                         yield _rows.decode(line)
                     except (msgspec.DecodeError, RecursionError):  # torn by a power cut
                         continue
 
-    def _row_files(self, batch_id: str) -> list[Path]:
-        return sorted((self._folder / batch_id).glob("rows.*.jsonl"))
+    def _row_names(self, batch_id: str) -> list[str]:
+        return self._objects.names(_name(batch_id, "rows."))
+
+
+def _name(batch_id: str, what: str) -> str:
+    return f"batches/{batch_id}/{what}"
+
+
+def _open(batch_id: str) -> str:
+    return f"batches/open/{batch_id}"
 
 
 def new_batch_id() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,9 +31,42 @@ def listens(url: str) -> bool:
         return False
 
 
+def stream_is_not_held_up(fleet: Fleet, server: ApiServer, proxy: str) -> None:
+    """Read what a worker has made of an answer, while it makes no more."""
+    gate = Gate()
+    gate.allowed = 2
+    fleet.worker(gate)
+    server.refresh()
+    with httpx.stream("POST", f"{proxy}/v1/chat/completions", json=BODY, timeout=30.0) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-request-id"]
+        seen = ""
+        for text in answer.iter_text():
+            seen += text
+            if seen.count('"content":"') >= gate.allowed:
+                break  # both pieces are here while the third has not been made
+        gate.allowed = len(gate.pieces)
+    assert len(seen) < len(ANSWER) * 10
+
+
+def upload_is_bounded(proxy: str) -> None:
+    """Upload a file that is larger than other bodies may be, and send such a body."""
+    content = b"x" * 20 * 1024 * 1024
+    form = {"file": ("big.bin", content)}
+    made = httpx.post(f"{proxy}/v1/files", files=form, data={"purpose": "user_data"}, timeout=60.0)
+    assert made.status_code == 200, made.text
+    assert made.json()["bytes"] == len(content)
+    back = httpx.get(f"{proxy}/v1/files/{made.json()['id']}/content", timeout=60.0)
+    assert back.content == content
+    refused = httpx.post(f"{proxy}/v1/chat/completions", content=content[: 9 * 1024 * 1024])
+    assert refused.status_code == 413
+    assert refused.json()["error"]["message"]
+
+
 @pytest.fixture
-def server(fleet: Fleet) -> ApiServer:
-    return fleet.api()
+def server(fleet: Fleet, tmp_path: Path) -> ApiServer:
+    return fleet.api(files_dir=tmp_path / "files")
 
 
 @pytest.fixture
@@ -50,6 +84,7 @@ def proxy(server: ApiServer, tmp_path: Path) -> Iterator[str]:
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (tmp_path / "nginx.conf").write_text(
+        f"{'user root;' if os.geteuid() == 0 else ''}\n"  # else it may not write here
         f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
         f"events {{}}\nhttp {{ access_log {tmp_path}/access.log; {places} include {tmp_path}/site.conf; }}\n"
     )
@@ -64,21 +99,11 @@ def proxy(server: ApiServer, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_stream_is_not_held_up(fleet: Fleet, server: ApiServer, proxy: str) -> None:
-    gate = Gate()
-    gate.allowed = 2
-    fleet.worker(gate)
-    server.refresh()
-    with httpx.stream("POST", f"{proxy}/v1/chat/completions", json=BODY, timeout=30.0) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        assert answer.headers["x-request-id"]
-        seen = ""
-        for text in answer.iter_text():
-            seen += text
-            if seen.count('"content":"') >= gate.allowed:
-                break  # both pieces are here while the third has not been made
-        gate.allowed = len(gate.pieces)
-    assert len(seen) < len(ANSWER) * 10
+    stream_is_not_held_up(fleet, server, proxy)
+
+
+def test_uploads_and_their_limits(proxy: str) -> None:
+    upload_is_bounded(proxy)
 
 
 def test_metrics_are_for_this_host(proxy: str) -> None:

@@ -74,7 +74,10 @@ DOCKERFILES = sorted(path.name for path in (ROOT / "docker").glob("Dockerfile.*"
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_dockerfiles_copy_what_is_there_and_not_ignored(name: str) -> None:
     copied = {
-        word for line in dockerfile(name) if line.startswith("COPY") for word in line.split()[1:-1]
+        word
+        for line in dockerfile(name)
+        if line.startswith("COPY") and "--from=" not in line
+        for word in line.split()[1:-1]
     }
     allowed = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
@@ -86,7 +89,7 @@ def test_dockerfiles_copy_what_is_there_and_not_ignored(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
-def test_dockerfiles_copy_what_the_wheel_is_made_of_before_they_install_it(name: str) -> None:
+def test_dockerfiles_copy_what_the_wheel_is_made_of_before_they_build_it(name: str) -> None:
     described = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = described["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {"pyproject.toml", described["project"]["readme"], "hatch_build.py"}
@@ -95,10 +98,10 @@ def test_dockerfiles_copy_what_the_wheel_is_made_of_before_they_install_it(name:
     for line in dockerfile(name):
         if line.startswith("COPY"):
             there |= set(line.split()[1:-1])
-        if re.search(r"pip +install [^&]*\"?\.(\[|\"| |$)", line):
+        if re.search(r"pip +wheel [^&]* \.$", line):
             assert needed <= there, needed - there
             return
-    pytest.fail("it never installs Penstock")
+    pytest.fail("it never builds Penstock")
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])

@@ -15,8 +15,10 @@ import openai
 import pytest
 
 from api.openai.batches.file_store import FileStore, safe_name
+from api.openai.batches.objects import FolderObjects
 from api.openai.batches.store import BatchStore
 from penstock.contract.events import Failed, Tokens
+from penstock.errors import UnknownObject
 from penstock.transport import keys
 from penstock.transport.accounts.keyring import KeyDesk
 from tests.fixtures.api import WORDS, drone, speak
@@ -148,12 +150,14 @@ def test_names(given: str, kept: str) -> None:
 def test_expired_files_go(tmp_path: Path) -> None:
     import io
 
-    store = FileStore(tmp_path, 100)
+    store = FileStore(FolderObjects(tmp_path), 100)
     made = store.add(io.BytesIO(b"x"), tenant="t", filename="a", purpose="batch", expires_after_s=0)
     stays = store.add(io.BytesIO(b"x"), tenant="t", filename="a", purpose="batch")
     store.sweep()
     assert store.cards("t") == [stays]
-    assert not store.path(made).exists()
+    assert {path.stem for path in (tmp_path / "objects").iterdir()} == {stays.id}
+    with pytest.raises(UnknownObject):
+        store.open(made)
 
 
 # -- batches
@@ -272,7 +276,7 @@ def test_an_expired_batch_keeps_what_is_done(
     batch_id = start(client, request_line(0), request_line(1))
     wait_until(lambda: client.batches.retrieve(batch_id).request_counts.completed == 1)
     # Its day is over. The driver has the card in memory, so it is another process's turn.
-    store = BatchStore(tmp_path)
+    store = BatchStore(FolderObjects(tmp_path))
     found = store.get(batch_id)
     assert found is not None
     fleet._apis[0].stop()
@@ -410,4 +414,4 @@ def test_a_full_disk_takes_nothing_and_keeps_nothing(
     with pytest.raises(openai.InternalServerError, match="No space left"):
         client.batches.create(input_file_id=file_id, endpoint=CHAT, completion_window="24h")
     assert not list((tmp_path / "batches").glob("batch_*"))
-    assert not list((tmp_path / "batches" / "open").iterdir())
+    assert not list((tmp_path / "batches").glob("open/*"))

@@ -83,15 +83,18 @@ def test_lines_are_read_within_their_bounds(
     fitting += " " * (MOST_BYTES - len(fitting) - 1) + "\n"  # its end is counted
     too_long = json.dumps(request_line(1)) + " " * 3 * MOST_BYTES + "\n"
     file.write_text(fitting + "\n \n" + too_long + json.dumps(request_line(2)))
-    assert [len(raw) for _, raw in lines(file, MOST_BYTES)][:2] == [MOST_BYTES, MOST_BYTES + 1]
-    total, found = faults(file, CHAT, MOST_BYTES)
+    assert [len(raw) for _, raw in lines(file.open("rb"), MOST_BYTES)][:2] == [
+        MOST_BYTES,
+        MOST_BYTES + 1,
+    ]
+    total, found = faults(file.open("rb"), CHAT, MOST_BYTES)
     assert total == 3
     assert [(one["line"], one["message"]) for one in found] == [(2, "longer than 4096 bytes")]
 
     monkeypatch.setattr(batch_lines, "MOST_LINES", 3)
-    assert len(faults(file, CHAT, MOST_BYTES)[1]) == 1
+    assert len(faults(file.open("rb"), CHAT, MOST_BYTES)[1]) == 1
     file.write_text("x\n" * 1_000_000)
-    total, found = faults(file, CHAT, MOST_BYTES)
+    total, found = faults(file.open("rb"), CHAT, MOST_BYTES)
     assert total == 4  # no more is read
     assert [one["code"] for one in found] == ["too_many_lines"]
 

@@ -1,0 +1,160 @@
+"""Files and batches in S3-compatible storage: two API processes share them without a disk."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import httpx
+import openai
+import pytest
+
+from api.openai.batches.file_store import FileStore
+from api.openai.batches.objects import FolderObjects, objects_of
+from api.openai.batches.store import BatchStore
+from penstock.errors import BadSettings, BodyTooLarge, StoreUnavailable
+from penstock.settings import Settings
+from tests.fixtures.redis import find_free_port
+from tests.integration.api.openai.test_batches_api import ended, request_line, rows, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from api.openai.batches.objects import Objects
+    from tests.fixtures.api import Fleet
+
+BUCKET = "penstock"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """An S3 server of its own, with one empty bucket."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    server = moto.ThreadedMotoServer("127.0.0.1", find_free_port(), verbose=False)
+    server.start()
+    url = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+        patch.setenv("AWS_REGION", "us-east-1")
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket=BUCKET)
+        client.close()
+        yield url
+    server.stop()
+
+
+@pytest.fixture
+def settings(endpoint: str, request: pytest.FixtureRequest) -> Settings:
+    return Settings(files_url=f"s3://{BUCKET}/{request.node.name}", files_endpoint=endpoint)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    if request.param == "folder":
+        return FolderObjects(tmp_path)
+    return objects_of(request.getfixturevalue("settings"))
+
+
+def test_both_storages_do_the_same(objects: Objects) -> None:
+    assert objects.get("a/b") is None
+    assert objects.open("a/b") is None
+    assert objects.names("a/") == []
+    objects.put("a/b", b"one")
+    objects.put("a/b", b"two")
+    assert objects.put_from("a/c", io.BytesIO(b"three"), 5) == 5
+    with pytest.raises(BodyTooLarge):
+        objects.put_from("a/d", io.BytesIO(b"three"), 4)
+    for piece in (b"x\n", b"y\n"):
+        objects.append("a/rows.1", piece)
+    assert objects.get("a/b") == b"two"
+    assert objects.names("a/")[:2] == ["a/b", "a/c"]
+    pieces = objects.names("a/rows.")
+    assert b"".join(objects.get(name) or b"" for name in pieces) == b"x\ny\n"
+    with objects.open("a/c") as file:
+        assert file.read() == b"three"
+    objects.delete(*objects.names("a/"), "a/none")
+    assert objects.names("") == []
+    objects.sweep()
+
+
+def test_a_file_is_bounded_and_forgotten(objects: Objects) -> None:
+    store = FileStore(objects, 4)
+    with pytest.raises(BodyTooLarge):
+        store.add(io.BytesIO(b"12345"), tenant="t", filename="a", purpose="batch")
+    assert store.cards("t") == []
+    card = store.add(io.BytesIO(b"1234"), tenant="t", filename="a", purpose="batch")
+    assert store.cards("t") == [card]
+    store.add(io.BytesIO(b"1"), tenant="t", filename="a", purpose="batch", expires_after_s=0)
+    store.sweep()
+    assert store.cards("t") == [card]
+    store.delete(card)
+    assert objects.names("") == []
+
+
+def test_a_request_at_one_process_sees_what_another_stored(
+    fleet: Fleet, settings: Settings
+) -> None:
+    shared = {"files_url": settings.files_url, "files_endpoint": settings.files_endpoint}
+    servers = [fleet.api(**shared) for _ in range(2)]
+    fleet.worker()
+    first, second = (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        for server in servers
+    )
+    with first, second:
+        content = b"x" * 3_000_000  # more than starlette keeps in memory
+        made = first.files.create(file=("größe.bin", content), purpose="user_data")
+        assert second.files.content(made.id).read() == content
+        assert [file.id for file in second.files.list()] == [made.id]
+        assert (
+            "gr%C3%B6%C3%9Fe.bin"
+            in (
+                httpx.get(f"{servers[1].url}/v1/files/{made.id}/content").headers[
+                    "content-disposition"
+                ]
+            )
+        )
+        batch_id = start(first, *(request_line(number) for number in range(5)))
+        batch = ended(second, batch_id)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 5)
+        assert len(rows(second, batch.output_file_id)) == 5
+        assert [one.id for one in second.batches.list()] == [batch_id]
+        second.files.delete(made.id)
+        with pytest.raises(openai.NotFoundError):
+            first.files.content(made.id)
+    assert BatchStore(objects_of(settings)).open_ids() == []
+
+
+def test_storage_that_is_away_or_refuses_is_a_503(fleet: Fleet, endpoint: str) -> None:
+    for url, where in (
+        ("s3://no-such-bucket", endpoint),
+        (f"s3://{BUCKET}", f"http://127.0.0.1:{find_free_port()}"),
+    ):
+        server = fleet.api(files_url=url, files_endpoint=where)
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            with pytest.raises(openai.InternalServerError, match="storage of files") as away:
+                client.files.create(file=("a", b"x"), purpose="user_data")
+            assert (away.value.status_code, away.value.code) == (503, "store_unavailable")
+
+
+def test_without_the_library_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
+    with pytest.raises(BadSettings, match=r"penstock\[s3\]"):
+        objects_of(Settings(files_url="s3://bucket-without-library"))
+
+
+@pytest.mark.parametrize("url", ["http://bucket", "s3://", "s3://UPPER/x", "bucket"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="files_url"):
+        Settings(files_url=url)
+
+
+def test_calls_to_storage_that_is_away_end(tmp_path: Path) -> None:
+    settings = Settings(
+        files_url=f"s3://{BUCKET}", files_endpoint=f"http://127.0.0.1:{find_free_port()}"
+    )
+    with pytest.raises(StoreUnavailable):
+        objects_of(settings).names("")
