@@ -110,8 +110,8 @@ class StatefulModel(Protocol):
 class ImageModel(Protocol):
     """A model that reads the images of its slices once `take_images` has been called."""
 
-    def take_images(self, rotary: Any | None) -> None:
-        """Get ready; `rotary` is the rotary embedding that turns tokens by three positions.
+    def take_images(self, rotary: Any | None) -> bool:
+        """Get ready; return False if this model cannot read them. `rotary` is the rotary embedding that turns tokens by three positions.
 
         None if the model turns tokens by their position alone.
         """

@@ -121,9 +121,8 @@ def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
     if not spec.images or not can_take_images(model):
         return None
     tower = vision_tower.load(spec)
-    if tower is None:
+    if tower is None or not model.take_images(tower.rotary):
         return None
-    model.take_images(tower.rotary)
     words.image_token = tower.image_token
     return Vision(words, tower)
 

@@ -35,6 +35,17 @@ PLAIN_WRAPPERS: Final = frozenset(
 Our decoders read these. Others are compared when they are loaded, and served by their module.
 """
 
+TAKE_IMAGES: Final = frozenset(
+    {
+        "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl",
+        "qwen3_vl", "smolvlm",
+    }
+)  # fmt: skip
+"""Checkpoints whose images are embeddings in the place of tokens, as tests have shown.
+
+Of others (Gemma 3) the tokens of an image see each other, or nobody has tried.
+"""
+
 _BODIES: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
 _HEADS: Final = ("language_model.lm_head.",)
 _BACKBONE: Final = "backbone."

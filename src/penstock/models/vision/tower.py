@@ -22,6 +22,8 @@ import torch
 from penstock import image_bytes
 from penstock.errors import InvalidParameter, first_line
 from penstock.models import devices
+from penstock.models.catalogue.model_folder import read_config
+from penstock.models.catalogue.text_part import TAKE_IMAGES
 from penstock.models.loading import checkpoint, image_text
 from penstock.models.loading.libraries import transformers
 from penstock.models.vision import processors
@@ -150,6 +152,8 @@ class VisionTower:
 def takes_images(spec: ModelSpec) -> bool:
     """Whether a checkpoint has a vision part that is to be loaded."""
     if not spec.images or not processors.is_there(spec.path):
+        return False
+    if read_config(spec.path).get("model_type") not in TAKE_IMAGES:
         return False
     return image_text.is_image_text(checkpoint.full_config(spec))
 

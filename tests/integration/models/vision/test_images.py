@@ -18,7 +18,7 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.catalogue.resolve import resolve
 from penstock.models.vision import processors
-from tests.architectures.serve import settings_for
+from tests.architectures.serve import ROUNDING, settings_for
 from tests.fixtures import vision
 from tests.fixtures.engine import Transcript
 
@@ -76,8 +76,13 @@ class Served:
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER, ignore_eos=True)
         return SequenceRequest(key, token_ids, sampling, images=images)
 
-    @torch.inference_mode()
     def generate(self, name: str) -> list[int]:
+        """The answer of the whole model."""
+        return self.generate_with_logits(name)[0]
+
+    @torch.inference_mode()
+    def generate_with_logits(self, name: str) -> tuple[list[int], list[torch.Tensor]]:
+        """The answer of the whole model, and the logits of each of its tokens."""
         from PIL import Image
 
         messages, pictures = CHATS[name]
@@ -85,9 +90,11 @@ class Served:
         opened = [Image.open(BytesIO(one)).convert("RGB") for one in pictures]
         inputs = self.processor(text=[text], images=opened or None, return_tensors="pt")
         made = self.reference.generate(
-            **inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False
-        )
-        return made[0, inputs["input_ids"].shape[1] :].tolist()
+            **inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        answer = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        return answer, [row[0].float() for row in made.logits]
 
     def answers(self, *batches: Sequence[str]) -> list[list[int]]:
         """The engine's answers to chats, each batch submitted together, all in one engine."""
@@ -111,11 +118,11 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return _served(folder)
 
 
-def _served(folder: Path) -> Served:
+def _served(folder: Path, prefix: str = "") -> Served:
     settings = settings_for(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        spec = resolve(f"{folder.name}-cpu", settings)
+        spec = resolve(f"{prefix}{folder.name}-cpu", settings)
         loaded = loader.load(spec, settings, slots=4, progress=lambda *_: None)
         reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     if loaded.vision is None:
@@ -136,3 +143,36 @@ def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
     options = replace(served.loaded.options, prefill_chunk_tokens=7, target_step_ms=None)
     chunked = replace(served, loaded=replace(served.loaded, options=options))
     assert chunked.answers(names[:1], names[1:2], names[2:]) == whole
+
+
+@pytest.mark.parametrize("kind", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl"])
+def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:
+    """As `generate` on the same blocks; a token may differ where two are as good as one."""
+    bigdl = pytest.importorskip("penstock.models.backends.bigdl")
+    served = _served(vision.write(kind, tmp_path / kind), prefix="bigdl-")
+    if served.loaded.card.backend != "native":
+        pytest.skip(f"this CPU's 4 bit is for {served.loaded.card.backend}")
+    whole = served.reference
+    quantiser = bigdl.Quantiser(bigdl.import_library(), "sym_int4")
+    for part in (whole.get_decoder(), whole):  # the head is the whole's own
+        towers = {} if part is not whole else _without_towers(whole)
+        quantiser.convert(part, lambda *_: None)
+        for name, tower in towers.items():
+            setattr(whole.model, name, tower)
+    names = list(CHATS)
+    for name, answer in zip(names, served.answers(names), strict=True):
+        wanted, logits = served.generate_with_logits(name)
+        place = next((i for i in range(ANSWER) if answer[i] != wanted[i]), None)
+        if place is not None:
+            row = logits[place]
+            gap = (row[wanted[place]] - row[answer[place]]).abs() / row.std()
+            assert gap < 2 * ROUNDING, name
+
+
+def _without_towers(whole: Any) -> dict[str, Any]:
+    """Take all but the decoder out of a model, so that it stays as it is."""
+    names = [name for name, part in whole.model.named_children() if part is not whole.get_decoder()]
+    towers = {name: getattr(whole.model, name) for name in names}
+    for name in names:
+        setattr(whole.model, name, torch.nn.Identity())
+    return towers

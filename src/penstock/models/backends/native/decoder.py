@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.backends.native.experts import Experts
+    from penstock.models.backends.native.images import StepImages
     from penstock.models.backends.native.layout import Shape, Vector
     from penstock.models.backends.native.matrix import Packing
     from penstock.models.backends.native.mixer import NativeMixer
@@ -51,6 +52,7 @@ class Decoder:
         self._library = library()
         self._kept: dict[Any, Any] = {}
         self._model = ctypes.c_void_p()
+        self.scales_embeddings = False
         native, _windows = native_shape(shape)
         if cpus is not None and len(cpus) != threads:
             raise ValueError(f"{len(cpus)} CPUs for {threads} threads")
@@ -159,6 +161,7 @@ class Decoder:
         :raises ValueError: they are inconsistent.
         """
         check(self._library.pn_set_traits(self._model, ctypes.byref(traits.native())))
+        self.scales_embeddings = traits.embedding_scale != 1.0
 
     def set_layer(self, layer: int, traits: LayerTraits) -> None:
         """Set a layer's differences from Llama's; call it before setting its matrices and vectors.
@@ -200,12 +203,13 @@ class Decoder:
         cache: NDArray[np.uint8],
         states: NDArray[np.uint8] | None = None,
         places: NDArray[np.int32] | None = None,
+        images: StepImages | None = None,
         hidden: NDArray[np.float32] | None = None,
         logits: NDArray[np.float32] | None = None,
     ) -> None:
         """Compute a step; see `pn_step`. `cache` is (blocks, bytes), `states` (places, bytes).
 
-        `places` says where among those each sequence's state is; in a model without mixers both
+        `images` are those of the step's tokens. `places` says where among those each sequence's state is; in a model without mixers both
         are None.
         Outputs, (rows, vocab) and (rows, hidden), are written in place.
 
@@ -233,6 +237,7 @@ class Decoder:
             address_of(block_indices_begins, np.int32),
             address_of(rows, np.int32),
             None if places is None else address_of(places, np.int32),
+            *((None, None, None, 0) if images is None else images.native()),
         )
         check(
             self._library.pn_step(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 6
+ABI = 7
 ALIGNMENT = 64
 """Alignment, in bytes, of packed matrices and the KV cache."""
 
@@ -51,8 +51,12 @@ class StepInput(ctypes.Structure):
                 "block_indices_begins",
                 "row_indices",
                 "states",
+                "embedded",
+                "turned",
+                "added",
             )
         ),
+        ("added_layers", ctypes.c_int32),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from penstock.engine.model import KVLayout
 from penstock.models import devices
 from penstock.models.backends.native import pages
+from penstock.models.backends.native.images import StepImages
 from penstock.models.backends.native.layout import cache_block_bytes
 from penstock.models.backends.native.packing import aligned
 from penstock.models.backends.paging import Step
@@ -38,6 +39,7 @@ class NativeModel:
         self._cache = aligned(0).reshape(0, self.kv_layout.bytes_per_block)
         self._states: NDArray[np.uint8] | None = None
         self._thread: int | None = None  # the engine's, once it is known
+        self._rotary: Any | None = None
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`.
@@ -58,6 +60,11 @@ class NativeModel:
         """See `penstock.engine.model.StatefulModel`."""
         if self._states is not None:
             self._states[target] = self._states[source]
+
+    def take_images(self, rotary: Any | None) -> bool:
+        """See `penstock.engine.model.ImageModel`. Embeddings that are scaled tell no two kinds."""
+        self._rotary = rotary
+        return not self._decoder.scales_embeddings
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
@@ -109,6 +116,7 @@ class NativeModel:
             cache=self._cache,
             states=self._states,
             places=places,
+            images=StepImages.of(batch, step.token_ids.size, self._rotary),
             hidden=hidden,
             logits=logits,
         )

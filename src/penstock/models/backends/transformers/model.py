@@ -62,9 +62,10 @@ class PagedModel:
         self._learn()
         self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
 
-    def take_images(self, rotary: Any | None) -> None:
+    def take_images(self, rotary: Any | None) -> bool:
         """See `penstock.engine.model.ImageModel`."""
         self._images = StepImages(self.module, rotary)
+        return True
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`.

@@ -57,6 +57,9 @@ const char *fault_of_states(const pn_step_input &input, int places) {
 
 const char *fault_of(const Model &model, const pn_step_input &input, int blocks, int places) {
     const pn_shape &shape = model.shape;
+    if (input.added_layers < 0 || input.added_layers >= shape.layers ||
+        (input.added_layers > 0 && input.added == nullptr))
+        return "features are added behind layers that there are not";
     if (const char *fault =
             fault_of_sequences(input, shape.block_size, blocks, model.positions))
         return fault;

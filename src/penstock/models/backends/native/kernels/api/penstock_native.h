@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 6
+#define PN_ABI 7
 
 /* Return codes. */
 enum {
@@ -302,6 +302,12 @@ typedef struct {
     const int32_t *block_indices_begins; /* (S + 1) */
     const int32_t *row_indices;          /* (R) tokens, each past the one before */
     const int32_t *states; /* (S) places of the sequences' states; NULL in a model without them */
+    /* For images, each NULL in a step of text; a NULL within leaves a token as it is. */
+    const float *const *embedded; /* (N) rows of `hidden` in place of the embedding of a token's id */
+    const float *const *turned;   /* (N) a rotary table's row in place of the position's: cosines,
+                                     then sines */
+    const float *const *added;    /* (added_layers, N) rows to add behind each of the first layers */
+    int32_t added_layers;         /* fewer than the model has */
 } pn_step_input;
 
 /* PN_ABI of the library as it was built. */

@@ -29,14 +29,30 @@ void Step::work(int thread) {
     if (thread == 0)
         lap_ = std::chrono::steady_clock::now();
     each_row(input_.tokens, [&](int token) { embed(token); });
-    for (int index = 0; index < shape_.layers; index++)
+    for (int index = 0; index < shape_.layers; index++) {
         layer(index, thread);
+        if (index < input_.added_layers)
+            each_row(input_.tokens, [&](int token) { add_features(index, token); });
+    }
     head(thread);
+}
+
+/* What an image adds to a token's hidden states behind one of the first layers. */
+void Step::add_features(int index, int token) {
+    const float *from = input_.added[int64_t(index) * input_.tokens + token];
+    float *to = model_.hidden.get() + int64_t(token) * shape_.hidden;
+    if (from != nullptr)
+        for (int at = 0; at < shape_.hidden; at++)
+            to[at] += from[at];
 }
 
 void Step::embed(int token) {
     const int64_t from = input_.token_ids[token] * shape_.hidden;
     float *to = model_.hidden.get() + int64_t(token) * shape_.hidden;
+    if (input_.embedded != nullptr && input_.embedded[token] != nullptr) {
+        memcpy(to, input_.embedded[token], size_t(shape_.hidden) * sizeof(float));
+        return;
+    }
     if (model_.element == PN_F32) {
         memcpy(to, static_cast<const float *>(model_.embeddings) + from,
                size_t(shape_.hidden) * sizeof(float));

@@ -74,6 +74,10 @@ void Step::turn(const Layer &layer, uint16_t *cache, int token) {
     of.rotated = rotary.size;
     of.cosines = rotary.size == 0 ? nullptr : rotary.cosines + at;
     of.sines = rotary.size == 0 ? nullptr : rotary.sines + at;
+    if (rotary.size != 0 && input_.turned != nullptr && input_.turned[token] != nullptr) {
+        of.cosines = input_.turned[token];
+        of.sines = of.cosines + rotary.size;
+    }
     of.scale = own.grows ? own.scale * model_.growth[position] : own.scale;
     of.cache = cache + block * model_.cache.block_stride;
     of.block_size = shape_.block_size;

@@ -26,6 +26,7 @@ class Step {
     void make_room();
     void work(int thread);
     void embed(int token);
+    void add_features(int index, int token);
     void layer(int index, int thread);
     void see_others(int index, int thread);
     void take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden);
