@@ -13,7 +13,7 @@ from penstock.cli.console import note, out
 from penstock.cli.sheet import Sheet
 from penstock.contract.worker import ModelCard
 from penstock.errors import StoreUnavailable
-from penstock.models.catalogue import footprint, resolve, ways
+from penstock.models.catalogue import footprint, quantisation, resolve, ways
 from penstock.models.catalogue.model_folder import read_config
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class LocalModel(msgspec.Struct, frozen=True):
 
     `weights_bytes` is its size in memory, `kv_bytes` that of one answer at full context; `fits`
     lists this machine's devices with memory for both. `running` is how it is expected to run on a
-    CPU, as far as that is known before loading (see `ModelCard`).
+    CPU, as far as that is known before loading, `stored` what a quantised checkpoint was published
+    as (see `ModelCard`).
     """
 
     name: str
@@ -44,6 +45,7 @@ class LocalModel(msgspec.Struct, frozen=True):
     kv_bytes: int = 0
     fits: tuple[str, ...] = ()
     running: str = ""
+    stored: str = ""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -98,7 +100,24 @@ def _local(model: ModelSpec, rooms: tuple[machine.Room, ...]) -> LocalModel:
         kv_bytes=size.kv_bytes,
         fits=tuple(room.device for room in devices if room.memory_bytes >= size.needed_bytes),
         running=_expected_running(model),
+        stored=_stored(model),
     )
+
+
+def _stored(model: ModelSpec) -> str:
+    """Return what a quantised checkpoint was published as; empty if it is none, or is not read."""
+    try:
+        published = quantisation.of_folder(model.path)
+    except quantisation.UnknownQuantisation:
+        return ""
+    return "" if published is None else published.label
+
+
+def _cost(card: ModelCard) -> str:
+    """Return what holding a published checkpoint in another format cost; empty if nothing."""
+    if not card.stored or not card.weight_error:
+        return ""
+    return f", {card.stored} off by {card.weight_error:.2%}"
 
 
 def _expected_running(model: ModelSpec) -> str:
@@ -118,7 +137,7 @@ def _served_table(cards: tuple[ModelCard, ...]) -> Sheet:
             escape(", ".join((card.name, *card.aliases))),
             escape(card.queue),
             escape(card.architecture),
-            escape(f"{card.format} ({card.backend})"),
+            escape(f"{card.format} ({card.backend}){_cost(card)}"),
             escape(card.running),
             f"{card.parameters / _MEGA:,.1f} M",
             f"{card.weights_bytes / _MEGA:,.0f} MB",
@@ -136,7 +155,7 @@ def _local_table(models: tuple[LocalModel, ...]) -> Sheet:
         caption="Serve one with: celery -A workers worker -Q QUEUE. docs/models.md explains how each runs.",
     )
     for model in models:
-        form = f"{model.format or 'as stored'} ({model.backend})"
+        form = f"{model.format or model.stored or 'as stored'} ({model.backend})"
         sizes = (model.file_bytes, model.weights_bytes, model.kv_bytes)
         fits = ", ".join(model.fits) or "[red]nowhere here[/]"
         texts = map(escape, (model.queue, form, model.running or "-", model.path))

@@ -111,7 +111,9 @@ def computes_published(config: dict[str, Any]) -> bool:
     model = described(config)
     if published is None or not published.integers or model is None:
         return False
-    return has_whole_groups(model) and reach.beyond(model) is None and has_native()
+    if not has_whole_groups(model) or reach.beyond(model) is not None:
+        return False
+    return reach.holds_codes(model) and has_native()
 
 
 def in_llama_family(model: Architecture) -> bool:

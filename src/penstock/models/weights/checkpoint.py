@@ -12,7 +12,7 @@ from penstock.errors import ModelNotLoadable, first_line
 from penstock.models.catalogue import quantisation
 from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.text_part import plain_names
-from penstock.models.weights import files, matrices, q4_0
+from penstock.models.weights import exact, files, matrices, q4_0
 from penstock.models.weights.loss import Loss
 from penstock.models.weights.matrices import Kept, Matrix, wrong_shape
 from penstock.models.weights.published.gguf import GgufTensors
@@ -154,6 +154,33 @@ class Checkpoint:
         """
         return self.held(name, self.stored(name), shape, form)
 
+    def together(self, shapes: dict[str, tuple[int, int]], form: Format) -> dict[str, Matrix]:
+        """Linear layers' weights by name that one input feeds: published codes all in one format.
+
+        :raises ModelNotLoadable: as `matrix`.
+        """
+        found = {name: self.stored(name) for name in shapes}
+        codes = [weight for weight in found.values() if isinstance(weight, Integers)]
+        fits = form == "stored" and len(codes) == len(found)
+        made = exact.together(codes) if fits else None
+        if made is None:
+            other = "int8" if form == "stored" else form
+            return {n: self.held(n, found[n], shape, other) for n, shape in shapes.items()}
+        kept = dict(zip(shapes, made, strict=True))
+        for name, weight in zip(shapes, codes, strict=True):
+            self._note_exact(name, weight, kept[name], shapes[name])
+        return kept
+
+    def _note_exact(
+        self, name: str, weight: Integers, made: Matrix, shape: tuple[int, int]
+    ) -> None:
+        if weight.shape != shape:
+            raise wrong_shape(self.path, name, weight.shape, shape)
+        self._sizes[name] = shape[0] * shape[1]
+        self.loss.add_exact(weight.values())
+        assert made.scales is not None  # noqa: S101 - of codes all have them
+        self._require_numbers(name, made.scales)
+
     def held(
         self, name: str, weight: torch.Tensor | Integers, shape: tuple[int, int], form: Format
     ) -> Matrix:
@@ -163,22 +190,20 @@ class Checkpoint:
             return self._from_blocks(name, weight, rows, columns)
         if tuple(weight.shape) != shape:
             raise wrong_shape(self.path, name, tuple(weight.shape), shape)
+        whole = (
+            exact.together([weight]) if form == "stored" and isinstance(weight, Integers) else None
+        )
+        if whole is not None and isinstance(weight, Integers):
+            self._note_exact(name, weight, whole[0], shape)
+            return whole[0]
         self._sizes[name] = rows * columns
-        made = self._exact(weight) if form == "stored" else None
-        if made is None:
-            values = weight.values() if isinstance(weight, Integers) else weight
-            made = matrices.in_form(values, "int8" if form == "stored" else form)
-            if self.quantisation is not None:
-                self.loss.add(values, made)
-        else:
-            self.loss.add_exact(weight.values() if isinstance(weight, Integers) else weight)
+        values = weight.values() if isinstance(weight, Integers) else weight
+        made = matrices.in_form(values, "int8" if form == "stored" else form)
+        if self.quantisation is not None:
+            self.loss.add(values, made)
         if made.scales is not None:
             self._require_numbers(name, made.scales)
         return made
-
-    @staticmethod
-    def _exact(weight: torch.Tensor | Integers) -> Matrix | None:
-        return matrices.exact(weight) if isinstance(weight, Integers) else None
 
     def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
         """What `make` makes of it. `key` names that for a file of converted weights."""

@@ -18,15 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.weights.checkpoint import Checkpoint
-    from penstock.models.weights.published.integers import Integers
 
 Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4", "stored"]
 """`stored`: as the checkpoint was published, to the value, if that is possible."""
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4", "sym_int4")
 INT4_GROUPS = (128, 64, 32)
-_NIBBLE = 4
-_BYTE = 8
-_SIGN = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +31,18 @@ class Matrix:
 
     `kind` is the element type of `values`; `i4` packs two columns a byte, the even one low, each
     in two's complement. `scales` is (rows, groups), None for types without scales.
+
+    The `z` and `a` kinds are published codes without sign, of 4 bits packed likewise or of a byte
+    each: their `scales` are (rows, groups, 2), each with a zero (fp16) or an offset (fp32). With an
+    `order` column i is the input's column order[i].
     """
 
-    kind: Literal["f32", "bf16", "f16", "i8", "i4"]
+    kind: Literal["f32", "bf16", "f16", "i8", "i4", "z4", "z8", "a4", "a8"]
     rows: int
     columns: int
     values: NDArray[Any]
     scales: NDArray[Any] | None = None
+    order: NDArray[np.int32] | None = None
 
     @property
     def form(self) -> str:
@@ -180,25 +181,3 @@ _AS: dict[str, Callable[[torch.Tensor], Matrix]] = {
 def in_form(weight: torch.Tensor, form: Format) -> Matrix:
     """A matrix of values in a format."""
     return _AS[form](weight)
-
-
-def exact(weight: Integers) -> Matrix | None:
-    """Codes as they are, to the value; None if no kernel holds such."""
-    rows, columns = weight.shape
-    if not weight.is_symmetric or weight.order is not None:
-        return None
-    if weight.bits == _BYTE and weight.group == columns:
-        values = (weight.codes ^ _SIGN).view(torch.int8).numpy()
-        return Matrix("i8", rows, columns, values, weight.scales.float().contiguous().numpy())
-    group = next((size for size in INT4_GROUPS if weight.group % size == 0), None)
-    scales = weight.scales.half()
-    if (
-        weight.bits != _NIBBLE
-        or group is None
-        or not torch.equal(scales.float(), weight.scales.float())
-    ):
-        return None
-    pairs = weight.codes.view(rows, columns // 2, 2)
-    values = (pairs[..., 0] | (pairs[..., 1] << _NIBBLE)) ^ 0x88
-    scales = scales.repeat_interleave(weight.group // group, dim=1)
-    return Matrix("i4", rows, columns, values.numpy(), scales.numpy())

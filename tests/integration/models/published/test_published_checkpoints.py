@@ -15,9 +15,11 @@ from penstock.models import loader
 from penstock.models.backends import suitability
 from penstock.models.catalogue.resolve import resolve
 from penstock.models.weights.checkpoint import Checkpoint
+from penstock.models.weights.published.integers import Integers
 from penstock.settings import Settings
 from tests.fixtures import published
 from tests.fixtures.models import randomise, write_model
+from tests.fixtures.rounded import RoundedActivations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +187,54 @@ def test_a_published_checkpoint_is_computed_as_what_it_stands_for(plain, tmp_pat
     assert own.card.format == f"{label}+int8"  # the head, which is not quantised
     assert 0 < own.card.weight_error < 0.008
     assert distance(logits(own), expected) < 0.06  # activations in 8 bit
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in VALUES])
+def test_kernels_hold_codes_to_the_value(plain, tmp_path, name):
+    """Against Transformers' module of the values, its activations rounded as the kernels round them."""
+    if not suitability.has_native():
+        pytest.skip("there are no native kernels")
+    quantised, convert, label = FORMATS[name]
+    folder, dense = published.write(plain, tmp_path / "m", quantised, convert, head=True)
+    own = load(folder)
+    assert (own.card.format, own.card.weight_error) == (label, 0.0)
+    codes = Checkpoint(folder).stored("model.layers.0.mlp.up_proj.weight")
+    assert isinstance(codes, Integers)
+    module = LlamaForCausalLM.from_pretrained(dense, dtype=torch.float32)
+    with torch.inference_mode(), RoundedActivations(min(codes.group, 128)):
+        expected = module(input_ids=torch.tensor([TOKENS])).logits[0]
+    assert (
+        distance(logits(own), expected) < 0.05
+    )  # one activation in some hundreds rounds to its neighbour
+
+
+def test_matrices_of_one_input_in_several_widths_are_held_in_the_widest(plain, tmp_path):
+    four, eight = (coded(published.gptq, bits, 64, symmetric=True) for bits in (4, 8))
+
+    def convert(name: str, weight: torch.Tensor) -> Made:
+        return (eight if "v_proj" in name or "up_proj" in name else four)(name, weight)
+
+    folder, dense = published.write(plain, tmp_path / "m", GPTQ, convert, head=True)
+    own = load(folder)
+    if suitability.has_native():
+        assert (own.card.format, own.card.weight_error) == ("gptq-int4", 0.0)
+    assert distance(logits(own), logits(load(dense, format="fp32"))) < 0.06
+
+
+def test_matrices_of_one_input_in_several_orders_are_held_in_int8(plain, tmp_path):
+    orders = [coded(published.gptq, 4, 64, symmetric=True, shuffled=seed) for seed in range(1, 4)]
+
+    def convert(name: str, weight: torch.Tensor) -> Made:
+        return orders["qkv".find(name[-13]) if "self_attn.o" not in name and "attn" in name else 0](
+            name, weight
+        )
+
+    folder, dense = published.write(plain, tmp_path / "m", GPTQ, convert, head=True)
+    own = load(folder)
+    if suitability.has_native():
+        assert own.card.format == "gptq-int4+int8"
+        assert 0 < own.card.weight_error < 0.008
+    assert distance(logits(own), logits(load(dense, format="fp32"))) < 0.06
 
 
 def test_16_bit_says_what_it_costs(plain, tmp_path):

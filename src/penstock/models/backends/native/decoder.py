@@ -134,6 +134,17 @@ class Decoder:
         )
         self._kept[which, layer] = packed
 
+    def set_order(self, which: Which, layer: int, order: NDArray[np.int32]) -> None:
+        """Column i of a matrix that is set, but none of experts', is the input's column order[i].
+
+        :raises ValueError: it is no order of the matrix's columns, or there is no such matrix.
+        """
+        order = np.ascontiguousarray(order, np.int32)
+        check(
+            self._library.pn_set_order(self._model, int(which), layer, pointer(order), order.size)
+        )
+        self._kept["order", which, layer] = order
+
     def set_vector(self, which: Vector, layer: int, values: NDArray[np.float32]) -> None:
         """:raises ValueError: its length differs from the shape's."""
         values = np.ascontiguousarray(values, np.float32).reshape(-1)

@@ -12,7 +12,7 @@ from penstock.models.architecture.description import ClampedGate, Experts
 from penstock.models.backends.native.experts import Experts as NativeExperts
 from penstock.models.backends.native.experts import Gate, Scoring
 from penstock.models.backends.native.layout import Vector, Which
-from penstock.models.backends.native.matrix import Layout, Packing, Part, pack, packed_bytes
+from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights import q4_0
 from penstock.models.weights.experts import ExpertTensor
 from penstock.models.weights.matrices import Packed
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.architecture.description import Architecture
-    from penstock.models.backends.native.matrix import Kind
     from penstock.models.weights.checkpoint import Checkpoint
     from penstock.models.weights.matrices import Format, Matrix, Weights
 
@@ -141,6 +140,9 @@ def pack_experts(
     facts: dict[str, Any] = {}
     for number, matrices in enumerate(_matrices(plan, checkpoint, form)):
         kinds = {kind_of(plan.key, matrix, checkpoint) for matrix in matrices}
+        ordered = any(matrix.order is not None for matrix in matrices)
+        if form == "stored" and (ordered or len(kinds | _kinds(facts)) != 1):
+            return pack_experts(plan, checkpoint, "int8", kind_of, taken)
         if len(kinds) != 1 or (facts and kinds != {(facts["kind"], facts["group"])}):
             raise ModelNotLoadable(f"{checkpoint.path}: {plan.key} is held in several formats")
         ((kind, group),) = kinds
@@ -152,6 +154,11 @@ def pack_experts(
         pack(packing, _parts(plan, matrices), values[number])
     assert values is not None  # noqa: S101 - a described mixture has an expert at least
     return Packed(facts, values.reshape(-1))
+
+
+def _kinds(facts: dict[str, Any]) -> set[tuple[Kind, int]]:
+    """The kind and group of the matrices before, if there were any."""
+    return {(Kind(facts["kind"]), int(facts["group"]))} if facts else set()
 
 
 def _matrices(

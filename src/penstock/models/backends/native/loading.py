@@ -55,6 +55,8 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     config = checkpoint.load_config(spec)
     model = _described(spec, config)
     form = format_of(spec)
+    if form == "stored" and not reach.holds_codes(model):
+        form = "int8"
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     weights = _weights(spec, model, form, progress)
     native = Decoder(
@@ -70,12 +72,14 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     in_large_pages = spec.large_pages and pages.available()
     for plan in packing.plans(model, weights):
         progress(0.7 + 0.1 * plan.layer / len(model.layers), f"weights as {form}")
-        packed, values = packing.packed(plan, weights, form)
+        packed, values, order = packing.packed(plan, weights, form)
         if in_large_pages:
             values = pages.copied(values)
             if isinstance(weights, Converted):
                 weights.drop_pages()
         native.set_matrix(plan.which, plan.layer, packed, values)
+        if order is not None:
+            native.set_order(plan.which, plan.layer, order)
         held += values.nbytes
     for which, layer, vector in packing.vectors(model, weights):
         native.set_vector(which, layer, vector)

@@ -22,6 +22,10 @@ class Kind(enum.IntEnum):
 
     I4 = 1
     I8 = 2
+    Z4 = 3
+    Z8 = 4
+    A4 = 5
+    A8 = 6
 
 
 class Layout(enum.IntEnum):
@@ -108,9 +112,16 @@ def native_packing(packing: Packing) -> _Packing:
 
 
 def _check_part(packing: Packing, values: NDArray[Any], scales: NDArray[Any]) -> None:
-    if packing.kind is Kind.I4:
+    groups = len(values) * packing.columns // packing.group
+    if packing.kind not in {Kind.I4, Kind.I8}:
+        wide = packing.kind in {Kind.A4, Kind.A8}
+        each = 1 if packing.kind in {Kind.Z8, Kind.A8} else 2
+        fits = values.nbytes == len(values) * packing.columns // each
+        fits = fits and scales.dtype == (np.float32 if wide else np.float16)
+        count = 2 * groups
+    elif packing.kind is Kind.I4:
         fits = values.nbytes == len(values) * packing.columns // 2 and scales.dtype == np.float16
-        count = len(values) * packing.columns // packing.group
+        count = groups
     else:
         fits = values.nbytes == len(values) * packing.columns and scales.dtype == np.float32
         count = len(values)

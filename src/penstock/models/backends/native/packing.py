@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from penstock.models.weights.matrices import Format, Matrix, Weights
 
 FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8", "stored")
+_BY_GROUP: Final = {
+    "i4": Kind.I4,
+    "z4": Kind.Z4,
+    "z8": Kind.Z8,
+    "a4": Kind.A4,
+    "a8": Kind.A8,
+}
 _INT8_GROUP: Final = 128
 """Activations that share a scale if the weights have one for each row."""
 
@@ -142,10 +149,11 @@ def _by_head(order: NDArray[np.int64] | None, heads: int) -> NDArray[np.int64] |
 
 def packed(
     plan: Plan | ExpertPlan, weights: Weights, form: Format
-) -> tuple[Packing, NDArray[np.uint8]]:
+) -> tuple[Packing, NDArray[np.uint8], NDArray[np.int32] | None]:
     """Return a matrix in the kernels' layout, packed now or mapped from a converted file.
 
-    For experts, the bytes are the matrices of all of a layer's experts, one after another.
+    For experts, the bytes are the matrices of all of a layer's experts, one after another. The
+    third is the input's column for each of the matrix's; None if they are in the input's order.
 
     :raises ModelNotLoadable: the checkpoint lacks a part, has one of another shape, or one whose
         columns make no whole groups.
@@ -157,19 +165,17 @@ def packed(
         return _pack(plan, checkpoint, form)
 
     found = weights.packed(plan.key, make)
-    return _packing(found.facts), found.values
+    order = found.facts.get("order")
+    return _packing(found.facts), found.values, None if order is None else np.array(order, np.int32)
 
 
 def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
-    read: dict[str, Matrix] = {}
-    for part in plan.parts:
-        name, rows = part.rows.name, part.rows.tensor_rows
-        if name not in read:
-            read[name] = checkpoint.matrix(f"{name}.weight", (rows, plan.columns), form)
-    matrices = [read[part.rows.name] for part in plan.parts]
+    shapes = {
+        f"{part.rows.name}.weight": (part.rows.tensor_rows, plan.columns) for part in plan.parts
+    }
+    read = checkpoint.together(shapes, form)
+    matrices = [read[f"{part.rows.name}.weight"] for part in plan.parts]
     kinds = [_kind(plan.key, matrix, checkpoint) for matrix in matrices]
-    if len(set(kinds)) != 1 and form == "stored":
-        return _pack(plan, checkpoint, "int8")
     if len(set(kinds)) != 1:
         raise ModelNotLoadable(
             f"{checkpoint.path}: {plan.key} is held in several formats; use backend 'openvino'"
@@ -182,7 +188,9 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
         for part, matrix in zip(plan.parts, matrices, strict=True)
     ]
     pack(packing, parts, values)
-    facts = {"kind": int(kind), "layout": int(plan.layout), "rows": plan.rows}
+    facts: dict[str, Any] = {"kind": int(kind), "layout": int(plan.layout), "rows": plan.rows}
+    order = matrices[0].order
+    facts |= {"order": None if order is None else order.tolist()}
     return Packed({**facts, "columns": plan.columns, "group": group}, values)
 
 
@@ -194,8 +202,8 @@ def _kind(key: str, matrix: Matrix, checkpoint: Checkpoint) -> tuple[Kind, int]:
     """Return the kernels' kind for a matrix's format, and its group."""
     if matrix.kind == "i8":
         return Kind.I8, _INT8_GROUP
-    if matrix.kind == "i4":
-        return Kind.I4, matrix.columns // _scales(matrix).shape[1]
+    if matrix.kind in _BY_GROUP:
+        return _BY_GROUP[matrix.kind], matrix.columns // _scales(matrix).shape[1]
     raise ModelNotLoadable(
         f"{checkpoint.path}: {key}: {matrix.columns} columns are no whole groups; "
         f"use format 'int8', or backend 'openvino'"

@@ -27,6 +27,19 @@ def beyond(model: Architecture) -> str | None:
     return next(_beyond(model), None)
 
 
+def holds_codes(model: Architecture) -> bool:
+    """Whether published codes are held as they are.
+
+    They are not if one input feeds matrices that are packed apart, which must then be alike: experts
+    and what all tokens share, or a mixer and the attention beside it.
+    """
+    return not any(
+        (isinstance(layer.mlp, Experts) and layer.mlp.shared is not None)
+        or (layer.mixer is not None and layer.attends)
+        for layer in model.layers
+    )
+
+
 def _beyond(model: Architecture) -> Iterator[str]:
     if not model.attending:
         yield "no layer with attention"

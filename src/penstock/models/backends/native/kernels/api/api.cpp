@@ -149,6 +149,26 @@ PENSTOCK_EXPORT int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t la
     return PN_OK;
 }
 
+PENSTOCK_EXPORT int32_t pn_set_order(pn_model *model, int32_t which, int32_t layer,
+                                     const int32_t *order, int32_t columns) {
+    if (model == nullptr || order == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no model, or no order");
+    pn_packing expected;
+    penstock::Matrix *place = penstock::matrix_place(model->model, which, layer, &expected);
+    if (place == nullptr || which == PN_EXPERTS_GATE_UP || which == PN_EXPERTS_DOWN)
+        return fail(PN_BAD_ARGUMENT, "there is no such matrix or layer that may have an order");
+    if (place->packed == nullptr || columns != place->columns || columns % place->group != 0)
+        return fail(PN_BAD_ARGUMENT, "an order is of all columns of a matrix that is set");
+    std::vector<bool> seen(static_cast<size_t>(columns), false);
+    for (int32_t at = 0; at < columns; at++) {
+        if (order[at] < 0 || order[at] >= columns || seen[size_t(order[at])])
+            return fail(PN_BAD_ARGUMENT, "an order has each column once");
+        seen[size_t(order[at])] = true;
+    }
+    place->order = order;
+    return PN_OK;
+}
+
 PENSTOCK_EXPORT int32_t pn_set_vector(pn_model *model, int32_t which, int32_t layer,
                                       const float *values, int32_t size) {
     if (model == nullptr || values == nullptr)

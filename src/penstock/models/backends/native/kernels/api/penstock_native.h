@@ -56,8 +56,15 @@ enum { PN_ISA_BEST = 0, PN_ISA_AVX2 = 1, PN_ISA_AVX_VNNI = 2, PN_ISA_AVX512_VNNI
 enum {
     PN_I4 = 1, /* (rows, columns / 2) bytes, two's complement nibbles, even columns low; scales
                   (rows, columns / group) fp16; group 32, 64 or 128 divides columns */
-    PN_I8 = 2  /* (rows, columns) int8; scales (rows) fp32; group 32, 64 or 128 is the activations'
+    PN_I8 = 2, /* (rows, columns) int8; scales (rows) fp32; group 32, 64 or 128 is the activations'
                   own and need not divide columns */
+    /* Codes without sign: of 4 bits (rows, columns / 2) bytes, even columns low; of up to 8 bits
+     * (rows, columns). Scales (rows, groups, 2): each with a zero, scale * (code - zero), in fp16; or
+     * with an offset, scale * code + offset, in fp32. Group 16, 32, 64 or 128 divides columns. */
+    PN_Z4 = 3,
+    PN_Z8 = 4,
+    PN_A4 = 5,
+    PN_A8 = 6
 };
 
 /* How the parts of a fused matrix lie: one after another (q, k, v), or rows in turn (gate, up). */
@@ -277,7 +284,7 @@ typedef struct {
 } pn_traits;
 
 typedef struct {
-    int32_t kind;    /* PN_I4 or PN_I8 */
+    int32_t kind;    /* PN_I4, ... */
     int32_t layout;  /* PN_STACKED or PN_PAIRED */
     int32_t rows;    /* of the whole matrix, all parts */
     int32_t columns;
@@ -361,6 +368,9 @@ int32_t pn_set_router(pn_model *model, int32_t layer, int32_t element, const voi
 
 int32_t pn_set_matrix(pn_model *model, int32_t which, int32_t layer, const pn_packing *packing,
                       const void *packed);
+/* Column i of a matrix that is set, but none of experts', belongs to column order[i] of its input. */
+int32_t pn_set_order(pn_model *model, int32_t which, int32_t layer, const int32_t *order,
+                     int32_t columns);
 int32_t pn_set_vector(pn_model *model, int32_t which, int32_t layer, const float *values,
                       int32_t size);
 

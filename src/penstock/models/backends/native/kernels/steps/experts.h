@@ -3,6 +3,7 @@
 
 #include "buffer.h"
 #include "kernels.h"
+#include "packing.h"
 #include "penstock_native.h"
 
 namespace penstock {
@@ -64,7 +65,7 @@ struct QuantisedRoom {
                 padded_columns(matrix),
                 matrix.group,
                 matrix.groups,
-                matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8};
+                offset_of(matrix)};
     }
 };
 

@@ -32,7 +32,8 @@ const char *missing_of(const Layer &layer) {
     if (const char *fault = layer.mixer.any() ? layer.mixer.missing() : nullptr)
         return fault;
     if (attends && layer.mixer.any() &&
-        (layer.qkv.kind != layer.mixer.in.kind || layer.qkv.group != layer.mixer.in.group))
+        (layer.qkv.kind != layer.mixer.in.kind || layer.qkv.group != layer.mixer.in.group ||
+         layer.qkv.order != layer.mixer.in.order))
         return "a mixer is packed otherwise than the attention beside it";
     if (layer.traits.intermediate > 0 &&
         (layer.gate_up.packed == nullptr || layer.down.packed == nullptr))
@@ -41,7 +42,8 @@ const char *missing_of(const Layer &layer) {
         return fault;
     const Matrix &routed = layer.experts.gate_up;
     if (layer.experts.any() && layer.traits.intermediate > 0 &&
-        (layer.gate_up.kind != routed.kind || layer.gate_up.group != routed.group))
+        (layer.gate_up.kind != routed.kind || layer.gate_up.group != routed.group ||
+         layer.gate_up.order != routed.order))
         return "what all tokens share is packed otherwise than the experts";
     const struct {
         int where;

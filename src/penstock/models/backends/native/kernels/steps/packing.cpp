@@ -45,19 +45,60 @@ void pack_row_i8(const Matrix &matrix, const int8_t *values, const float *scale,
         to[column / QUADRUPLE * 128 + column % QUADRUPLE] = uint8_t(values[column] + OFFSET_I8);
 }
 
+/* Bytes of a scale or an offset; of a kind that has both. */
+int64_t number_bytes(int kind) { return kind == PN_A4 || kind == PN_A8 ? 4 : 2; }
+
+bool is_small(int kind) { return kind == PN_I4 || kind == PN_Z4 || kind == PN_A4; }
+
+int64_t affine_group_bytes(const Matrix &matrix) {
+    const int64_t line = is_small(matrix.kind) ? 64 : 128;
+    return 2 * PANEL * number_bytes(matrix.kind) + matrix.group / QUADRUPLE * line;
+}
+
+void pack_row_affine(const Matrix &matrix, const uint8_t *values, const uint8_t *scales, Place place,
+                     uint8_t *panel) {
+    const int64_t number = number_bytes(matrix.kind);
+    const bool small = is_small(matrix.kind);
+    const int output = place.half * HALF_PANEL + place.lane;
+    for (int group = 0; group < matrix.groups; group++) {
+        uint8_t *to = panel + group * affine_group_bytes(matrix);
+        const uint8_t *own = scales + 2 * number * group;
+        memcpy(to + number * output, own, size_t(number));
+        memcpy(to + number * (PANEL + output), own + number, size_t(number));
+        to += 2 * PANEL * number;
+        for (int at = 0; at < matrix.group; at++) {
+            const int column = group * matrix.group + at;
+            const int lane = place.lane * QUADRUPLE + at % QUADRUPLE;
+            if (!small) {
+                to[at / QUADRUPLE * 128 + place.half * 64 + lane] = values[column];
+                continue;
+            }
+            const int nibble = values[column / 2] >> (column % 2 * 4) & 15;
+            to[at / QUADRUPLE * 64 + lane] |= uint8_t(nibble << (place.half * 4));
+        }
+    }
+}
+
+const char *fault_of_group(const pn_packing &packing) {
+    const int group = packing.group;
+    if (group != 32 && group != 64 && group != 128 && !(group == 16 && is_affine(packing.kind)))
+        return "a packing's group is 32, 64 or 128, or 16 of codes with offsets";
+    if (packing.kind != PN_I8 && packing.columns % group != 0)
+        return "columns are whole groups, but of PN_I8";
+    return nullptr;
+}
+
 } // namespace
 
 const char *fault_of(const pn_packing &packing) {
-    if (packing.kind != PN_I4 && packing.kind != PN_I8)
-        return "a packing's kind is PN_I4 or PN_I8";
+    if (packing.kind < PN_I4 || packing.kind > PN_A8)
+        return "a packing's kind is PN_I4 to PN_A8";
     if (packing.layout != PN_STACKED && packing.layout != PN_PAIRED)
         return "a packing's layout is PN_STACKED or PN_PAIRED";
-    if (packing.group != 32 && packing.group != 64 && packing.group != 128)
-        return "a packing's group is 32, 64 or 128";
     if (packing.rows < 1 || packing.columns < 1 || packing.columns > 1 << 24)
         return "a packing's rows or columns are out of range";
-    if (packing.kind == PN_I4 && packing.columns % packing.group != 0)
-        return "the columns of an INT4 matrix are whole groups";
+    if (const char *fault = fault_of_group(packing))
+        return fault;
     if (packing.layout == PN_PAIRED && packing.rows % 2 != 0)
         return "a paired matrix has an even number of rows";
     return nullptr;
@@ -77,7 +118,9 @@ Matrix matrix_of(const pn_packing &packing) {
     const int each = packing.layout == PN_PAIRED ? HALF_PANEL : PANEL;
     matrix.panels = (outputs + each - 1) / each;
     const int64_t quadruples = packing.group / QUADRUPLE;
-    if (packing.kind == PN_I4)
+    if (is_affine(packing.kind))
+        matrix.panel_bytes = matrix.groups * affine_group_bytes(matrix);
+    else if (packing.kind == PN_I4)
         matrix.panel_bytes = matrix.groups * (2 * PANEL + quadruples * 64);
     else
         matrix.panel_bytes = 4 * PANEL + matrix.groups * quadruples * 128;
@@ -89,6 +132,10 @@ void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8
     const bool small = packing.kind == PN_I4;
     for (int panel = 0; panel < matrix.panels; panel++) {
         uint8_t *at = packed + panel * matrix.panel_bytes;
+        if (is_affine(packing.kind)) {
+            memset(at, 0, size_t(matrix.panel_bytes));
+            continue;
+        }
         const int64_t header = small ? 0 : 4 * PANEL;
         memset(at, 0, size_t(header));
         memset(at + header, small ? 0x88 : OFFSET_I8, size_t(matrix.panel_bytes - header));
@@ -100,7 +147,14 @@ void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8
         for (int row = 0; row < parts[part].rows; row++) {
             const Place place = place_of(packing, part, before + row);
             uint8_t *panel = packed + place.panel * matrix.panel_bytes;
-            if (small)
+            if (is_affine(packing.kind))
+                pack_row_affine(matrix,
+                                static_cast<const uint8_t *>(parts[part].values) +
+                                    int64_t(row) * matrix.columns / (is_small(packing.kind) ? 2 : 1),
+                                static_cast<const uint8_t *>(parts[part].scales) +
+                                    int64_t(row) * matrix.groups * 2 * number_bytes(packing.kind),
+                                place, panel);
+            else if (small)
                 pack_row_i4(matrix,
                             static_cast<const uint8_t *>(parts[part].values) +
                                 int64_t(row) * (matrix.columns / 2),

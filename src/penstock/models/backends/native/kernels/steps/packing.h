@@ -10,6 +10,9 @@
  * INT8 panel: 32 fp32 scales; then by quadruple 64 bytes for the low half and 64 for the high, each
  * value with 128 added. Columns are filled up with zeros to whole groups.
  *
+ * Codes with offsets, by group: 32 scales and 32 zeros or offsets, fp16 (Z) or fp32 (A); then lines
+ * as INT4 or INT8 have them.
+ *
  * So a product reads a panel from its first byte to its last, once.
  */
 #pragma once
@@ -20,6 +23,15 @@
 namespace penstock {
 
 constexpr int PACKED_VERSION = 1;
+
+inline bool is_affine(int kind) { return kind >= PN_Z4; }
+
+/* What was added to a matrix's values to make them unsigned. */
+inline int offset_of(const Matrix &matrix) {
+    if (is_affine(matrix.kind))
+        return OFFSET_AFFINE;
+    return matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8;
+}
 
 /* The matrix that a packing describes, without bytes; `panels` 0 where it makes no sense. */
 Matrix matrix_of(const pn_packing &packing);

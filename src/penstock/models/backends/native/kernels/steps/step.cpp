@@ -302,7 +302,8 @@ Quantised Step::quantised(const Matrix &matrix) const {
             int64_t(matrix.groups) * matrix.group,
             matrix.group,
             matrix.groups,
-            matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8};
+            offset_of(matrix),
+            matrix.order};
 }
 
 void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *states,

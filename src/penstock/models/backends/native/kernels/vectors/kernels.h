@@ -15,6 +15,7 @@ constexpr int HALF_PANEL = 16;
 constexpr int QUADRUPLE = 4; /* columns that one 32-bit lane holds */
 constexpr int OFFSET_I4 = 8; /* stored values are unsigned: what was added to make them so */
 constexpr int OFFSET_I8 = 128;
+constexpr int OFFSET_AFFINE = -1; /* of codes with offsets of their own: a correction is a plain sum */
 
 /* Rows of a product that are computed with a panel before the next. */
 constexpr int PRODUCT_ROWS = 96;
@@ -34,6 +35,7 @@ struct Matrix {
     int groups = 0;
     int panels = 0;
     int64_t panel_bytes = 0;
+    const int32_t *order = nullptr; /* (columns): which of the input's columns each one is; or null */
 };
 
 /* Rows of a product's input. Row r: `values` + r `stride` (int8, zeros past the columns), `scales`
@@ -47,6 +49,7 @@ struct Quantised {
     int group;
     int groups;
     int offset;
+    const int32_t *order = nullptr; /* the matrix's */
 };
 
 enum class Outlet {

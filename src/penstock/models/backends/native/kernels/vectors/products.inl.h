@@ -32,6 +32,29 @@ inline Integers quadruple(const int8_t *values) {
     return spread_integer(four);
 }
 
+/* What a group's codes mean: a weight is scale * code + offset. */
+struct Affine {
+    Floats low;
+    Floats high;
+    Floats low_offset;
+    Floats high_offset;
+};
+
+/* Of a group's header: fp32 scales and offsets where it is WIDE, else fp16 scales and zeros. */
+template <bool WIDE> inline Affine affine_of(const uint8_t *header, int part) {
+    if (WIDE) {
+        const float *scales = reinterpret_cast<const float *>(header) + part * LANES;
+        const float *offsets = scales + PANEL;
+        return {load(scales), load(scales + HALF_PANEL), load(offsets), load(offsets + HALF_PANEL)};
+    }
+    const uint16_t *scales = reinterpret_cast<const uint16_t *>(header) + part * LANES;
+    const uint16_t *zeros = scales + PANEL;
+    const Floats low = load_half(scales);
+    const Floats high = load_half(scales + HALF_PANEL);
+    return {low, high, sub(zero(), mul(low, load_half(zeros))),
+            sub(zero(), mul(high, load_half(zeros + HALF_PANEL)))};
+}
+
 /* ROWS rows of a product's input with LANES outputs of each half of a panel: their sums, fp32 over
  * groups and integer within the group at hand. SMALL: weights are below 16. */
 template <int ROWS, bool SMALL> struct Tile {
@@ -96,6 +119,23 @@ template <int ROWS, bool SMALL> struct Tile {
         }
         next();
     }
+    void begin_plain() {
+        for (int r = 0; r < ROWS; r++)
+            low_sum[r] = high_sum[r] = none();
+    }
+    /* The same for codes with offsets: corrections are the sums of a group's activations. */
+    void end(const Affine &own) {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const Floats scale = spread(scales[r * groups]);
+            const Floats sum = mul(scale, spread(float(corrections[r * groups])));
+            low[r] = fma(own.low_offset, sum, low[r]);
+            high[r] = fma(own.high_offset, sum, high[r]);
+            low[r] = fma(mul(own.low, scale), to_floats(low_sum[r]), low[r]);
+            high[r] = fma(mul(own.high, scale), to_floats(high_sum[r]), high[r]);
+        }
+        next();
+    }
     void next() {
         values += group;
         scales++;
@@ -153,6 +193,39 @@ inline void tile_i8(const Weights &weights, const Quantised &input, int row, int
             bytes += 2 * LINE;
         }
         tile.end();
+    }
+    tile.give(sums);
+}
+
+/* Codes with scales and offsets by group; SMALL: two of them a byte. */
+template <int ROWS, bool SMALL, bool WIDE>
+inline void tile_affine(const Weights &weights, const Quantised &input, int row, int part,
+                        Ahead ahead, float *sums) {
+    constexpr int HEADER = (WIDE ? 8 : 4) * PANEL;
+    constexpr int LINES = SMALL ? 1 : 2;
+    const int quadruples = input.group / QUADRUPLE;
+    const uint8_t *bytes = weights.bytes;
+    Tile<ROWS, SMALL> tile(input, row, weights.first_group);
+    tile.take(sums);
+    for (int group = 0; group < weights.groups; group++) {
+        tile.begin_plain();
+        const uint8_t *codes = bytes + HEADER + part * LANES * QUADRUPLE;
+#pragma GCC unroll 4
+        for (int at = 0; at < quadruples; at++) {
+            __builtin_prefetch(ahead.at);
+            if (!SMALL)
+                __builtin_prefetch(ahead.at + LINE);
+            ahead.at += LINES * ahead.step;
+            const Integers both = load_bytes(codes);
+            if (SMALL)
+                tile.dots(low_nibbles(both), high_nibbles(both), at);
+            else
+                tile.dots(both, load_bytes(codes + LINE), at);
+            codes += LINES * LINE;
+        }
+        tile.end(affine_of<WIDE>(bytes, part));
+        bytes += HEADER + quadruples * LINES * LINE;
+        ahead.at += HEADER / LINE * ahead.step;
     }
     tile.give(sums);
 }
@@ -288,10 +361,26 @@ struct Block {
 template <int ROWS> void tile(const Block &block, int row, Ahead ahead, float *sums) {
     const Quantised &input = *block.product.input;
     for (int part = 0; part < PER_WIDE; part++) {
-        if (block.product.matrix->kind == PN_I4)
-            tile_i4<ROWS>(block.weights, input, row, part, ahead, sums + part * LANES);
-        else
-            tile_i8<ROWS>(block.weights, input, row, part, ahead, sums + part * LANES);
+        float *own = sums + part * LANES;
+        switch (block.product.matrix->kind) {
+        case PN_I4:
+            tile_i4<ROWS>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_I8:
+            tile_i8<ROWS>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_Z4:
+            tile_affine<ROWS, true, false>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_Z8:
+            tile_affine<ROWS, false, false>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_A4:
+            tile_affine<ROWS, true, true>(block.weights, input, row, part, ahead, own);
+            break;
+        default:
+            tile_affine<ROWS, false, true>(block.weights, input, row, part, ahead, own);
+        }
     }
 }
 
@@ -323,7 +412,7 @@ inline void panel_of(const Product &product, const uint8_t *packed, int row, int
     const Matrix &matrix = *product.matrix;
     /* Even tiles: a last one of a row or two would unpack the panel for little. */
     const int tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
-    const int64_t header = matrix.kind == PN_I4 ? 0 : 4 * PANEL;
+    const int64_t header = matrix.kind == PN_I8 ? 4 * PANEL : 0;
     const int64_t group_bytes = (matrix.panel_bytes - header) / matrix.groups;
     const int at_once = tiles == 1 ? matrix.groups : BLOCK_COLUMNS / matrix.group;
     for (int group = 0; group < matrix.groups; group += at_once) {

@@ -11,7 +11,7 @@ inline float reciprocal_root(float x) {
     return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
 }
 
-/* One group: 32, 64 or 128 values. */
+/* One group: 16, 32, 64 or 128 values. */
 inline void quantise_group(const float *x, const Quantised &out, int row, int group) {
     Floats most = zero();
     for (int at = 0; at < out.group; at += LANES)
@@ -30,7 +30,20 @@ inline void quantise_group(const float *x, const Quantised &out, int row, int gr
     out.corrections[place] = -out.offset * total(sum);
 }
 
+/* As `quantise`, each column from where the matrix's order says. */
+inline void quantise_in_order(const float *x, const Quantised &out, int row) {
+    float some[128];
+    for (int group = 0; group < out.groups; group++) {
+        const int32_t *order = out.order + int64_t(group) * out.group;
+        for (int at = 0; at < out.group; at++)
+            some[at] = x[order[at]];
+        quantise_group(some, out, row, group);
+    }
+}
+
 void quantise(const float *x, int size, const Quantised &out, int row) {
+    if (out.order != nullptr)
+        return quantise_in_order(x, out, row);
     const int whole = size / out.group;
     for (int group = 0; group < whole; group++)
         quantise_group(x + int64_t(group) * out.group, out, row, group);
@@ -74,8 +87,25 @@ inline void norm_some(const float *x, const Norm &how, Moments moments, int star
             to[at] = to[at] + how.bias[start + at];
 }
 
+/* As `norm`, each column from where the matrix's order says; `plain` is in the input's own. */
+inline void norm_in_order(const float *x, const Norm &how, Moments moments, const Quantised &out,
+                          int row, float *plain) {
+    float normed[128];
+    for (int group = 0; group < out.groups; group++) {
+        const int32_t *order = out.order + int64_t(group) * out.group;
+        for (int at = 0; at < out.group; at++) {
+            norm_some(x, how, moments, order[at], 1, normed + at);
+            if (plain != nullptr)
+                plain[order[at]] = normed[at];
+        }
+        quantise_group(normed, out, row, group);
+    }
+}
+
 void norm(const float *x, const Norm &how, int size, const Quantised &out, int row, float *plain) {
     const Moments moments = moments_of(x, size, how);
+    if (out.order != nullptr)
+        return norm_in_order(x, how, moments, out, row, plain);
     float normed[128];
     for (int group = 0; group < out.groups; group++) {
         const int start = group * out.group;
