@@ -11,6 +11,12 @@ import pytest
 
 from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import FillPrompt, PairPrompt
+from penstock.contract.structure import (
+    ChoiceStructure,
+    FreeToolStructure,
+    Structure,
+    ToolFunction,
+)
 from penstock.engine.events import AttemptEvent
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
@@ -185,6 +191,24 @@ def test_a_prompt_that_the_template_refuses_fails_with_its_code(desk: Desk):
     desk.look_at()
     event = Failed("one", 0, "invalid_parameter", "no such role")
     assert desk.hooks.published == [AttemptEvent("one:1", event)]
+
+
+@pytest.mark.parametrize(
+    ("structure", "fails"),
+    [(ChoiceStructure(("a",)), True), (FreeToolStructure((ToolFunction("f"),)), False)],
+)
+def test_a_form_that_cannot_be_compiled_fails_the_job_if_the_request_insists_on_it(
+    desk: Desk, structure: Structure, fails: bool
+):
+    job = make_job("one", QUEUE)
+    sampling = msgspec.structs.replace(job.work.sampling, structure=structure)
+    work = msgspec.structs.replace(job.work, sampling=sampling)
+    job = msgspec.structs.replace(job, work=work)
+    desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at()
+    event = Failed("one", 0, "invalid_parameter", "no such form", "structure")
+    assert desk.hooks.published == ([AttemptEvent("one:1", event)] if fails else [])
+    assert [request.constraint for request in desk.engine.submitted] == ([] if fails else [None])
 
 
 def test_an_error_of_the_tokenizer_fails_the_job_and_not_the_thread(

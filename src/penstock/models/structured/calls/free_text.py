@@ -13,9 +13,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from penstock.errors import UnsupportedFeature
-from penstock.models.structured.calls.json_calls import JSON_CALLS
+from penstock.models.structured.calls import CALLS
 from penstock.models.structured.calls.rules import Rules, pattern
-from penstock.models.structured.calls.typed_calls import TYPED_CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ def grammar(
     :raises UnsupportedFeature: the format of this model's calls is unknown.
     :raises InvalidParameter: a schema demands something that this dialect cannot enforce.
     """
-    calls = JSON_CALLS.get(dialect) or TYPED_CALLS.get(dialect)
+    calls = CALLS.get(dialect)
     if calls is None:
         raise UnsupportedFeature("this model's format of tool calls is unknown", param="tools")
     rules = Rules(markers)
