@@ -22,7 +22,6 @@ PRIVATE_PARTS: Final = {
     "models.auto.configuration_auto:CONFIG_MAPPING": "known model types",
     "models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING": "which of them generate text",
     "models.auto.modeling_auto:MODEL_FOR_TEXT_ENCODING_MAPPING": "encoders of encoder-decoders",
-    "quantizers.auto:AUTO_QUANTIZATION_CONFIG_MAPPING": "supported quantisation methods",
     "pytorch_utils:Conv1D": "GPT-2's linear layers, which are transposed",
     "utils.logging:disable_progress_bar": "a quiet load",
 }
