@@ -95,8 +95,8 @@ def _name_of(host: str) -> str:
 def _is_host(origin: str, host: str) -> bool:
     """Return whether an origin is the address that the request was sent to."""
     scheme = origin.partition("://")[0]
-    place = _place(origin, scheme)
-    return place is not None and place == _place(f"//{host}", scheme)
+    origin_place = _place(origin, scheme)
+    return origin_place is not None and origin_place == _place(f"//{host}", scheme)
 
 
 def _place(url: str, scheme: str) -> tuple[str, int | None] | None:

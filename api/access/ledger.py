@@ -130,8 +130,8 @@ class Ledger:
 
     def _ended_as(self) -> str:
         """Return the outcome; of what was left because writing it failed, that error's code."""
-        told = self._record.error_code
-        return told if self.outcome == LEFT and told not in {"", CLIENT_GONE} else self.outcome
+        code = self._record.error_code
+        return code if self.outcome == LEFT and code not in {"", CLIENT_GONE} else self.outcome
 
     def _prompt(self, first: int) -> tuple[int, int]:
         """Return the tokens of the prompt of job number `first`, and how many were cached.

@@ -37,21 +37,23 @@ async def account_forever(services: Services) -> None:
 
 
 async def _account(services: Services, queue: str, least_age_s: float) -> None:
-    found = await services.unheard.take(queue, least_age_s)
-    names = await services.keyring.names() if found else {}
-    for one in found:
-        await services.usage.add(_row(one, names.get(one.job.tenant, "")))
-        await services.unheard.forget(queue, one.job.id)
-        logger.warning("job %s of request %s: its API process died", one.job.id, one.job.request_id)
+    endings = await services.unheard.take(queue, least_age_s)
+    names = await services.keyring.names() if endings else {}
+    for ending in endings:
+        await services.usage.add(_row(ending, names.get(ending.job.tenant, "")))
+        await services.unheard.forget(queue, ending.job.id)
+        logger.warning(
+            "job %s of request %s: its API process died", ending.job.id, ending.job.request_id
+        )
 
 
-def _row(one: UnclaimedEnding, key_name: str) -> usage_log.UsageRow:
+def _row(ending: UnclaimedEnding, key_name: str) -> usage_log.UsageRow:
     """Return a job's row; what of a request was lost with its process is the path that it asked."""
-    job, end = one.job, one.end
+    job, end = ending.job, ending.end
     ok = isinstance(end, Finished)
     usage = end.usage if isinstance(end, Finished) else Usage(0, end.index)
     return usage_log.UsageRow(
-        time=usage_log.format_time(one.ended_ms),
+        time=usage_log.format_time(ending.ended_ms),
         key=job.tenant,
         key_name=key_name,
         model=job.model,
@@ -61,6 +63,6 @@ def _row(one: UnclaimedEnding, key_name: str) -> usage_log.UsageRow:
         cached_tokens=usage.cached_tokens,
         completion_tokens=usage.completion_tokens,
         answers=int(ok),
-        duration_s=round((one.ended_ms - job.created_ms) / 1000, 3),
+        duration_s=round((ending.ended_ms - job.created_ms) / 1000, 3),
         request_id=job.request_id,
     )

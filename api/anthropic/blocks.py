@@ -24,8 +24,8 @@ def stop_of(
 ) -> Json:
     """Return why an answer ended, in Anthropic's words."""
     if event.reason is FinishReason.LENGTH:
-        whole = max_tokens is None or event.usage.completion_tokens >= max_tokens
-        reason = "max_tokens" if whole else "model_context_window_exceeded"
+        is_unlimited = max_tokens is None or event.usage.completion_tokens >= max_tokens
+        reason = "max_tokens" if is_unlimited else "model_context_window_exceeded"
         return {"stop_reason": reason, "stop_sequence": None}
     if isinstance(event.stop, str) and event.stop in stop_sequences:
         return {"stop_reason": "stop_sequence", "stop_sequence": event.stop}

@@ -51,8 +51,8 @@ def error_body(
 ) -> dict[str, Any]:
     """Return Anthropic's object of what has this status."""
     inner = {"type": TYPES.get(status, "api_error"), "message": message}
-    told = {name: text for name, text in (("code", code), ("param", param)) if text}
-    return {"type": "error", "error": {**inner, **told}, "request_id": request_id}
+    extras = {name: text for name, text in (("code", code), ("param", param)) if text}
+    return {"type": "error", "error": {**inner, **extras}, "request_id": request_id}
 
 
 def anthropic_response(error: PenstockError, record: RequestRecord) -> Response:

@@ -112,12 +112,12 @@ class Tools:
         if not isinstance(schema, dict):
             at = f"{where}.input_schema"
             raise InvalidParameter(f"{at}: a dict is needed", param=at)
-        kept = {
+        fields_kept = {
             name: tool[name] for name in ("description", "strict") if tool.get(name) is not None
         }
         return {
             "type": "function",
-            "function": {"name": tool.get("name"), "parameters": schema, **kept},
+            "function": {"name": tool.get("name"), "parameters": schema, **fields_kept},
         }
 
     def choice(self, choice: AnthropicToolChoice) -> Json:

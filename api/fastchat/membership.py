@@ -123,6 +123,6 @@ def fleet_status(services: Services, caller: Caller) -> dict[str, Any]:
     served = services.registry.served()
     return {
         "model_names": list(catalogue(services, caller, theirs=())),
-        "speed": max(1, sum(len(one.workers) for one in served)),
-        "queue_length": sum(one.waiting_jobs + one.load.running for one in served),
+        "speed": max(1, sum(len(queue.workers) for queue in served)),
+        "queue_length": sum(queue.waiting_jobs + queue.load.running for queue in served),
     }

@@ -87,10 +87,10 @@ async def split(
             for content in contents:
                 rest += content
                 _check_size(rest)
-                whole, rest = bytes(rest), bytearray()
+                complete, rest = bytes(rest), bytearray()
                 whole_s = time.monotonic()
-                if whole:
-                    yield whole
+                if complete:
+                    yield complete
             rest += tail
             _check_size(rest)
             now_s = time.monotonic()

@@ -80,7 +80,7 @@ class FramedResponse(Response):
         except Exception as error:
             if not begun:
                 raise
-            body = await self._last(_told(error, record))
+            body = await self._last(_recorded(error, record))
             await send({"type": "http.response.body", "body": body, "more_body": True})
         if not begun:
             await self._begin(send)
@@ -91,14 +91,14 @@ class FramedResponse(Response):
         await send({**start, "headers": self.raw_headers})
 
 
-def _told(error: Exception, record: RequestRecord) -> PenstockError:
+def _recorded(error: Exception, record: RequestRecord) -> PenstockError:
     """Return what a client may know of an error in mid-stream; what it may not goes to the log."""
-    told = known(error)
-    if told is None:
+    failure = known(error)
+    if failure is None:
         logger.error("request %s failed in mid-stream", record.request_id, exc_info=error)
-        told = internal_error()
-    record.error_code = told.code
-    return told
+        failure = internal_error()
+    record.error_code = failure.code
+    return failure
 
 
 class EventSource(Protocol):

@@ -41,8 +41,8 @@ def catalogue(
 def _models(services: Services, theirs: Iterable[str] | None) -> dict[str, ModelCard]:
     """Return what is served, by name and by queue."""
     peers = services.peers
-    found = {name: peers.card(name) for name in (peers.names() if theirs is None else theirs)}
-    known = {name: card for name, card in found.items() if card is not None}
+    cards = {name: peers.card(name) for name in (peers.names() if theirs is None else theirs)}
+    known = {name: card for name, card in cards.items() if card is not None}
     ours: dict[str, ModelCard] = {}
     for card in services.registry.models():
         for name in (card.name, card.queue, *card.aliases):

@@ -95,9 +95,11 @@ async def embed(
     """
     check(card, wish)
     prefix = _prefix(card, wish)
-    prompts = [_prompt(one, card, prefix, wish.truncate) for one in inputs]
-    found = await vectors_of(services, record, card, prompts, prompt_param="input")
-    return Vectors([_shaped(vector, card, wish) for vector in found.vectors], found.prompt_tokens)
+    prompts = [_prompt(text, card, prefix, wish.truncate) for text in inputs]
+    vectors = await vectors_of(services, record, card, prompts, prompt_param="input")
+    return Vectors(
+        [_shaped(vector, card, wish) for vector in vectors.vectors], vectors.prompt_tokens
+    )
 
 
 async def vectors_of(
@@ -117,7 +119,9 @@ async def vectors_of(
     blame = Blame(prompt_param)
     nothing = Sampling(seed=0, temperature=0, max_tokens=0)
     for start in range(0, len(prompts), AT_ONCE):
-        works = [Generate(one, nothing, embed=True) for one in prompts[start : start + AT_ONCE]]
+        works = [
+            Generate(prompt, nothing, embed=True) for prompt in prompts[start : start + AT_ONCE]
+        ]
         generation = await Generation.of(services, record, card, works, blame=blame)
         for answer in await collect(generation):
             vectors.append(_decoded(answer.embedding))
@@ -144,16 +148,16 @@ def _prefix(card: ModelCard, wish: Wish) -> str:
 
 
 def _prompt(
-    one: str | list[int], card: ModelCard, prefix: str, truncate: int
+    text: str | list[int], card: ModelCard, prefix: str, truncate: int
 ) -> TextPrompt | TokenPrompt:
-    if isinstance(one, str):
-        return TextPrompt(prefix + one, truncate=truncate)
-    if max(one) >= card.vocab_size:
+    if isinstance(text, str):
+        return TextPrompt(prefix + text, truncate=truncate)
+    if max(text) >= card.vocab_size:
         raise InvalidParameter(
-            f"input: token id {max(one)} is outside of the vocabulary of {card.vocab_size} tokens",
+            f"input: token id {max(text)} is outside of the vocabulary of {card.vocab_size} tokens",
             param="input",
         )
-    return TokenPrompt(tuple(one), truncate=truncate)
+    return TokenPrompt(tuple(text), truncate=truncate)
 
 
 def _decoded(encoded: str) -> array[float]:

@@ -60,25 +60,25 @@ async def score(
     check(card)
     if CAPABILITY in card.capabilities:
         prompts = [PairPrompt(first, second, truncate) for first, second in pairs]
-        found = await vectors_of(services, record, card, prompts, prompt_param=prompt_param)
-        return Scores([vector[0] for vector in found.vectors], found.prompt_tokens)
+        results = await vectors_of(services, record, card, prompts, prompt_param=prompt_param)
+        return Scores([vector[0] for vector in results.vectors], results.prompt_tokens)
     # Each text once: a ranking's query is the same in all pairs.
     queries = {text: _prefixed(card, text, QUERY_PROMPTS) for text, _ in pairs}
     documents = {text: _prefixed(card, text, DOCUMENT_PROMPTS) for _, text in pairs}
     texts = list(dict.fromkeys((*queries.values(), *documents.values())))
-    found = await vectors_of(
+    results = await vectors_of(
         services,
         record,
         card,
         [TextPrompt(text, truncate=truncate) for text in texts],
         prompt_param=prompt_param,
     )
-    vectors = dict(zip(texts, map(unit, found.vectors), strict=True))
+    vectors = dict(zip(texts, map(unit, results.vectors), strict=True))
     cosines = [
         sum(x * y for x, y in zip(vectors[queries[a]], vectors[documents[b]], strict=True))
         for a, b in pairs
     ]
-    return Scores(cosines, found.prompt_tokens)
+    return Scores(cosines, results.prompt_tokens)
 
 
 def _prefixed(card: ModelCard, text: str, names: tuple[str, ...]) -> str:

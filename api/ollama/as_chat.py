@@ -87,7 +87,9 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[Json]:
     """Return a message's content; Ollama's images come before its text, in bare base64."""
     if not images:
         return text
-    urls = [one if one.startswith("data:") else f"data:image/*;base64,{one}" for one in images]
+    urls = [
+        image if image.startswith("data:") else f"data:image/*;base64,{image}" for image in images
+    ]
     parts: list[Json] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [*parts, {"type": "text", "text": text}]
 

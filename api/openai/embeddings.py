@@ -65,7 +65,7 @@ async def embeddings(request: Request) -> Response:
         prompt_name=_prompt_name(asked, tuple(prompts)),
         normalized=asked.normalize,
     )
-    if wish.prompt_name and not all(isinstance(one, str) for one in asked.input):
+    if wish.prompt_name and not all(isinstance(text, str) for text in asked.input):
         raise InvalidParameter("prompt_name: token ids take no prompt", param="prompt_name")
     work = embed(services, record_of(request), card, asked.input, wish)
     embedded = await until_disconnect(request.receive, work)

@@ -60,7 +60,9 @@ class RerankRequest(Fields):
     @property
     def texts(self) -> list[str]:
         """The documents' texts."""
-        return [one if isinstance(one, str) else one.text for one in self.documents]
+        return [
+            document if isinstance(document, str) else document.text for document in self.documents
+        ]
 
     @property
     def truncate(self) -> int:
@@ -143,10 +145,10 @@ async def scores(request: Request) -> Response:
         truncate=asked.truncate_prompt_tokens or WHOLE,
         prompt_param="text_2",
     )
-    found = await until_disconnect(request.receive, work)
+    results = await until_disconnect(request.receive, work)
     data = [
         {"index": index, "object": "score", "score": value}
-        for index, value in enumerate(found.scores)
+        for index, value in enumerate(results.scores)
     ]
     return json_response(
         {
@@ -155,7 +157,7 @@ async def scores(request: Request) -> Response:
             "created": int(time.time()),
             "model": asked.model,
             "data": data,
-            "usage": _usage(found.prompt_tokens),
+            "usage": _usage(results.prompt_tokens),
         }
     )
 

@@ -69,7 +69,10 @@ def _shown(name: str, value: object) -> str:
 
 def _is_among(value: object, harmless: tuple[Any, ...]) -> bool:
     # 0 == False in Python, but a client that sends 0 asks for something else.
-    return any(type(value) is type(one) and cast("object", one) == value for one in harmless)
+    return any(
+        type(value) is type(candidate) and cast("object", candidate) == value
+        for candidate in harmless
+    )
 
 
 _WITHOUT_EFFECT: Final = frozenset(

@@ -29,7 +29,8 @@ def functions_of(tools: Iterable[Mapping[str, Any]], format_name: str) -> Functi
     needs_types = dialect is not None and dialect.untyped
     functions = [tool["function"] for tool in tools]
     return {
-        one["name"]: types_of(one.get("parameters")) if needs_types else {} for one in functions
+        function["name"]: types_of(function.get("parameters")) if needs_types else {}
+        for function in functions
     }
 
 
@@ -98,11 +99,11 @@ class AnswerParser:
             yield from source.passed_on()
 
     def _counted(self, deltas: list[Delta]) -> list[Delta]:
-        kept: list[Delta] = []
+        deltas_kept: list[Delta] = []
         for delta in deltas:
             if isinstance(delta, (CallBegin, CallArguments)):
                 if self._most_calls is not None and delta.index >= self._most_calls:
                     continue
                 self.calls = delta.index + 1
-            kept.append(delta)
-        return kept
+            deltas_kept.append(delta)
+        return deltas_kept

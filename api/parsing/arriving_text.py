@@ -49,10 +49,10 @@ class ArrivingText:
 
     def feed(self, text: str) -> None:
         """Append text; forgets what was read and can no longer turn out to be content."""
-        kept = self._at if self._mark is None else self._mark
-        if kept:
-            self._text = self._text[kept:]
-            self._at -= kept
+        start = self._at if self._mark is None else self._mark
+        if start:
+            self._text = self._text[start:]
+            self._at -= start
             self._mark = None if self._mark is None else 0
         self._text += text
 
@@ -82,9 +82,13 @@ class ArrivingText:
         longest = max(map(len, markers))
         while True:
             rest = self._text[self._at : self._at + longest]
-            undecided = any(len(one) > len(rest) and one.startswith(rest) for one in markers)
+            undecided = any(
+                len(marker) > len(rest) and marker.startswith(rest) for marker in markers
+            )
             if not undecided or not (yield from self.more()):
-                return max((one for one in markers if rest.startswith(one)), key=len, default="")
+                return max(
+                    (marker for marker in markers if rest.startswith(marker)), key=len, default=""
+                )
 
     def skip(self, *markers: str) -> Step[str]:
         """Read over one of `markers` if it comes next, and return it."""
@@ -134,13 +138,13 @@ class ArrivingText:
         pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         while True:
             match = pattern.search(self._text, self._at)
-            place = unfinished(self._text, self._at, markers)
+            end = unfinished(self._text, self._at, markers)
             # A match may be the beginning of a longer marker that is not whole yet.
-            if match is not None and (match.start() < place or self.ended):
+            if match is not None and (match.start() < end or self.ended):
                 self._emit(match.start(), emit)
                 self._at = match.end()
                 return match.group()
-            self._emit(place, emit)
+            self._emit(end, emit)
             if not (yield from self.more()):
                 match = pattern.search(self._text, self._at)
                 if match is None:
@@ -175,9 +179,11 @@ class ArrivingText:
         while True:
             start = self._at + space
             rest = self._text[start : start + longest]
-            undecided = any(len(one) > len(rest) and one.startswith(rest) for one in markers)
+            undecided = any(
+                len(marker) > len(rest) and marker.startswith(rest) for marker in markers
+            )
             if not undecided or not (yield from self.more()):
-                hits = (one for one in markers if rest.startswith(one))
+                hits = (marker for marker in markers if rest.startswith(marker))
                 return space, max(hits, key=len, default="")
 
     def skip_after_blanks(self, *markers: str) -> Step[str]:

@@ -57,24 +57,24 @@ class InputReader:
         return _only_text(raw)
 
     def _unescaped(self) -> str:
-        found: list[str] = []
-        place = 0
-        while not self._is_closed and place < len(self._held):
-            character = self._held[place]
+        pieces: list[str] = []
+        position = 0
+        while not self._is_closed and position < len(self._held):
+            character = self._held[position]
             if character == '"':
                 self._is_closed = True
             elif character == "\\":
-                text, length = _escape(self._held, place)
+                text, length = _escape(self._held, position)
                 if not length:
                     break
-                found.append(text)
-                place += length
+                pieces.append(text)
+                position += length
                 continue
             else:
-                found.append(character)
-            place += 1
-        self._held = "" if self._is_closed else self._held[place:]
-        return "".join(found)
+                pieces.append(character)
+            position += 1
+        self._held = "" if self._is_closed else self._held[position:]
+        return "".join(pieces)
 
 
 def _escape(held: str, place: int) -> tuple[str, int]:
@@ -159,18 +159,18 @@ class CustomAnswerParser:
         return [*self._read(self._parser.finish()), *self._finished()]
 
     def _read(self, deltas: Sequence[Delta]) -> list[Delta]:
-        found: list[Delta] = []
+        deltas_: list[Delta] = []
         for delta in deltas:
             if isinstance(delta, CallArguments) and delta.index in self._readers:
                 text = self._readers[delta.index].push(delta.text)
-                found += [CallArguments(delta.index, text)] if text else []
+                deltas_ += [CallArguments(delta.index, text)] if text else []
                 continue
             if not isinstance(delta, CallArguments):
-                found += self._finished()
+                deltas_ += self._finished()
             if isinstance(delta, CallBegin) and delta.name in self._custom:
                 self._readers[delta.index] = InputReader(self._parameter)
-            found.append(delta)
-        return found
+            deltas_.append(delta)
+        return deltas_
 
     def _finished(self) -> list[Delta]:
         """Return what is left of the calls that have been read."""

@@ -40,19 +40,19 @@ Delta = Content | Thought | CallBegin | CallArguments
 
 def joined(deltas: list[Delta]) -> list[Delta]:
     """Return deltas with neighbours of one kind as one."""
-    kept: list[Delta] = []
+    result: list[Delta] = []
     for delta in deltas:
-        last = kept[-1] if kept else None
+        last = result[-1] if result else None
         match last, delta:
             case (Content(before), Content(text)):
-                kept[-1] = Content(before + text)
+                result[-1] = Content(before + text)
             case (Thought(before), Thought(text)):
-                kept[-1] = Thought(before + text)
+                result[-1] = Thought(before + text)
             case (CallArguments(index, before), CallArguments(same, text)) if index == same:
-                kept[-1] = CallArguments(index, before + text)
+                result[-1] = CallArguments(index, before + text)
             case _:
-                kept.append(delta)
-    return kept
+                result.append(delta)
+    return result
 
 
 @dataclass

@@ -151,11 +151,11 @@ def _name(raw: str, known: Collection[str] | None) -> str:
 
 def _arguments(raw: str) -> str:
     """Return an object's JSON, also out of a string: some models quote it twice."""
-    found = loaded(raw)
-    if isinstance(found, str):
-        raw = found.strip() or "{}"
-        found = loaded(raw)
-    if not isinstance(found, dict):
+    value = loaded(raw)
+    if isinstance(value, str):
+        raw = value.strip() or "{}"
+        value = loaded(raw)
+    if not isinstance(value, dict):
         raise Malformed
     return raw
 

@@ -12,10 +12,10 @@ def unfinished(text: str, start: int, markers: Collection[str]) -> int:
     """Return where, from `start` on, a marker may begin that is not whole; else the text's end."""
     end = len(text)
     longest = max(map(len, markers)) - 1
-    firsts = {one[0] for one in markers}
-    for place in range(max(start, end - longest), end):
-        if text[place] in firsts:
-            tail = text[place:]
-            if any(len(one) > len(tail) and one.startswith(tail) for one in markers):
-                return place
+    firsts = {marker[0] for marker in markers}
+    for position in range(max(start, end - longest), end):
+        if text[position] in firsts:
+            tail = text[position:]
+            if any(len(marker) > len(tail) and marker.startswith(tail) for marker in markers):
+                return position
     return end

@@ -42,12 +42,12 @@ def as_json(text: str, types: Sequence[str] | None) -> str:
     raw = _PYTHON.get(raw, raw)
     quoted = json.dumps(text, ensure_ascii=False)
     try:
-        found = parse_json(raw)
+        value = parse_json(raw)
     except ValueError:
         return _of_python(raw, types) or quoted
-    if isinstance(found, str) and (not types or STRING in types):
+    if isinstance(value, str) and (not types or STRING in types):
         return quoted
-    if types and not set(schema_types.of_value(found)) & set(types):
+    if types and not set(schema_types.of_value(value)) & set(types):
         return quoted
     return raw
 

@@ -109,10 +109,10 @@ def _scalar(word: str) -> str:
 def _key(source: Source, places: Iterator[str]) -> Step[str]:
     """Return the key of `key=`, or the schema's name for a value that has none."""
     if (yield from source.ahead('"', "'", "[", "{")):
-        place = next(places, None)
-        if place is None:
+        position = next(places, None)
+        if position is None:
             raise Malformed
-        return place
+        return position
     key = yield from source.word(_KEY)
     yield from source.blanks()
     yield from source.expect("=")
@@ -217,8 +217,8 @@ def _characters(source: Source, quote: str, emit: Callable[[str], None]) -> Step
 
 def _ends(source: Source) -> Step[bool]:
     """Whether a quote that was read ends its string, by what follows."""
-    for place in range(_LONGEST_GAP):
-        character = yield from source.peek_at(place)
+    for offset in range(_LONGEST_GAP):
+        character = yield from source.peek_at(offset)
         if not character or character in _ENDS:
             return True
         if not character.isspace():

@@ -100,14 +100,14 @@ async def asset(request: Request, path: str) -> Response:
 
 
 async def _answer(request: Request, path: str) -> Response:
-    found = (await asyncio.to_thread(assets)).get(path)
-    if found is None:
+    asset = (await asyncio.to_thread(assets)).get(path)
+    if asset is None:
         raise HTTPException(404, "There is no such file")
-    headers = {**HEADERS, "etag": found.etag}
-    if found.etag in request.headers.get("if-none-match", ""):
+    headers = {**HEADERS, "etag": asset.etag}
+    if asset.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    body = found.body
+    body = asset.body
     if "gzip" in request.headers.get("accept-encoding", ""):
-        body = found.compressed
+        body = asset.compressed
         headers["content-encoding"] = "gzip"
-    return Response(body, headers={**headers, "content-type": found.type})
+    return Response(body, headers={**headers, "content-type": asset.type})

@@ -122,8 +122,8 @@ class FileStore:
 
     def cards(self, tenant: str) -> list[FileCard]:
         """Return the caller's files, the oldest first."""
-        found = [card for card in self._all() if card.tenant == tenant]
-        return sorted(found, key=lambda card: (card.created_s, card.id))
+        own_cards = [card for card in self._all() if card.tenant == tenant]
+        return sorted(own_cards, key=lambda card: (card.created_s, card.id))
 
     def delete(self, card: FileCard) -> None:
         """Forget a file."""
@@ -164,5 +164,5 @@ def _card_name(file_id: str) -> str:
 def safe_name(name: str) -> str:
     """Return a client's name for a file without folders and control characters."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    kept = "".join(letter for letter in last if letter.isprintable() and letter not in '"<>|:*?')
-    return kept.strip(". ")[:LONGEST_NAME] or "file"
+    letters = "".join(letter for letter in last if letter.isprintable() and letter not in '"<>|:*?')
+    return letters.strip(". ")[:LONGEST_NAME] or "file"

@@ -60,15 +60,15 @@ def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
     parsed: object = parse_json(raw)
     if not isinstance(parsed, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004  one kind of error for a bad line
-    found = cast("dict[str, Any]", parsed)
-    custom_id, body = found.get("custom_id"), found.get("body")
+    line_ = cast("dict[str, Any]", parsed)
+    custom_id, body = line_.get("custom_id"), line_.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise ValueError("custom_id: a string is needed")
     if len(custom_id) > MOST_CUSTOM_ID:
         raise ValueError(f"custom_id: longer than {MOST_CUSTOM_ID} characters")
-    if found.get("method") != "POST":
+    if line_.get("method") != "POST":
         raise ValueError("method: must be POST")
-    if found.get("url") != endpoint:
+    if line_.get("url") != endpoint:
         raise ValueError(f"url: must be the batch's endpoint, {endpoint}")
     if not isinstance(body, dict):
         raise ValueError("body: an object with a model is needed")  # noqa: TRY004  as above
@@ -82,18 +82,18 @@ def parse(number: int, raw: bytes, endpoint: str, most_bytes: int) -> Line:
 
 def faults(file: IO[bytes], endpoint: str, most_bytes: int) -> tuple[int, list[dict[str, Any]]]:
     """Return the number of lines and their errors in OpenAI's shape; reading ends at `MOST_LINES`."""
-    found: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    problems: list[dict[str, Any]] = []
+    custom_ids: set[str] = set()
     total = 0
 
     def add(code: str, message: str, line: int | None) -> None:
-        if len(found) < MOST_ERRORS:
-            found.append({"code": code, "message": message, "line": line, "param": None})
+        if len(problems) < MOST_ERRORS:
+            problems.append({"code": code, "message": message, "line": line, "param": None})
 
     for number, raw in lines(file, most_bytes):
         total += 1
         if total > MOST_LINES:
-            found.clear()
+            problems.clear()
             add("too_many_lines", f"The input file has more than {MOST_LINES} lines", None)
             break
         try:
@@ -101,12 +101,12 @@ def faults(file: IO[bytes], endpoint: str, most_bytes: int) -> tuple[int, list[d
         except ValueError as error:
             add("invalid_request", str(error), number + 1)
             continue
-        if line.custom_id in seen:
+        if line.custom_id in custom_ids:
             add("duplicate_custom_id", f"custom_id {line.custom_id!r} is there twice", number + 1)
-        seen.add(line.custom_id)
+        custom_ids.add(line.custom_id)
     if not total:
         add("empty_file", "The input file has no line", None)
-    return total, found
+    return total, problems
 
 
 def output_line(batch: Batch, row: Row) -> bytes:

@@ -110,8 +110,8 @@ async def create_batch(request: Request) -> Response:
 async def list_batches(request: Request, limit: int = 20, after: str | None = None) -> Response:
     """List the caller's batches, the newest first."""
     store = _store(services_of(request).settings)
-    found = await asyncio.to_thread(store.batches, record_of(request).tenant)
-    return json_response(page([batch_object(batch) for batch in found], limit, after))
+    batches = await asyncio.to_thread(store.batches, record_of(request).tenant)
+    return json_response(page([batch_object(batch) for batch in batches], limit, after))
 
 
 @router.endpoint("/v1/batches/{batch_id}", method="GET")

@@ -29,8 +29,8 @@ OPENING: Final = {"role": "assistant", "content": ""}
 
 def finish_reason(reading: Reading, reason: FinishReason, calls: int) -> str:
     """Return OpenAI's reason: calls that are whole are one of their own."""
-    whole = calls and reason is FinishReason.STOP
-    return call_shapes.reason(reading) if whole else reason.value
+    called = calls and reason is FinishReason.STOP
+    return call_shapes.reason(reading) if called else reason.value
 
 
 def read_message(reading: Reading, job_id: str, answer: Answer) -> tuple[dict[str, Any], str]:

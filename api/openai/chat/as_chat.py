@@ -89,8 +89,8 @@ async def completion_of(
     :raises PenstockError: as a completion would; `param` is the original request's field.
     """
     try:
-        whole = {"max_tokens": card.context_length, **body}
-        asked = completion_request(whole, record_of(request).warnings)
+        fields = {"max_tokens": card.context_length, **body}
+        asked = completion_request(fields, record_of(request).warnings)
         works, blame = works_of(asked, card, Choices.of(asked))
     except BadRequest as error:
         error.param = blamed(error.param)

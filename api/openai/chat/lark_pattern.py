@@ -86,12 +86,12 @@ def _check_length(length: int) -> None:
 
 def _tokens(grammar: str) -> list[Token]:
     tokens: list[Token] = []
-    place = 0
-    while place < len(grammar):
-        match = _TOKEN.match(grammar, place)
+    position = 0
+    while position < len(grammar):
+        match = _TOKEN.match(grammar, position)
         if match is None or match.lastgroup is None:
-            raise _fault(f"{grammar[place : place + 20]!r} is not known")
-        place = match.end()
+            raise _fault(f"{grammar[position : position + 20]!r} is not known")
+        position = match.end()
         if match.lastgroup != "blank":
             tokens.append((match.lastgroup, match.group()))
     return tokens
@@ -102,22 +102,22 @@ def _split(tokens: Sequence[Token]) -> dict[str, list[Token]]:
     rules: dict[str, list[Token]] = {}
     body: list[Token] | None = None
     solid = [token for token in tokens if token[0] not in ("line", "priority")]
-    place = 0
-    while place < len(solid):
-        kind, text = solid[place]
+    position = 0
+    while position < len(solid):
+        kind, text = solid[position]
         if kind == "import":
             _import(text, rules)
             body = None
-        elif kind == "name" and solid[place + 1 : place + 2] == [("sign", ":")]:
+        elif kind == "name" and solid[position + 1 : position + 2] == [("sign", ":")]:
             body = rules.setdefault(text.lstrip("?!"), [])
             if body:
                 raise _fault(f"{text[:40]} is there twice")
-            place += 1
+            position += 1
         elif body is None:
             raise _fault(f"{text[:40]!r} stands outside of a rule")
         elif kind != "alias":
             body.append((kind, text))
-        place += 1
+        position += 1
     return rules
 
 
@@ -264,5 +264,5 @@ def _class(character: str) -> str:
 
 def _regex(text: str) -> str:
     pattern, _, flags = text[1:].rpartition("/")
-    kept = "".join(flag for flag in "ims" if flag in flags)
-    return f"(?{kept}:{pattern})" if kept else f"(?:{pattern})"
+    used_flags = "".join(flag for flag in "ims" if flag in flags)
+    return f"(?{used_flags}:{pattern})" if used_flags else f"(?:{pattern})"

@@ -58,8 +58,8 @@ async def chat_completions(request: Request) -> Response:
         numbered = repeated is not None
         writer = _writer(asked, plan, heading, generation)
         return event_stream(generation, writer, numbered=numbered)
-    whole = _whole(plan, heading, generation, record_of(request).warnings)
-    return await until_disconnect(request.receive, whole)
+    answer = _whole(plan, heading, generation, record_of(request).warnings)
+    return await until_disconnect(request.receive, answer)
 
 
 async def _whole(

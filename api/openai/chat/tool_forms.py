@@ -31,16 +31,16 @@ def without_unknown(body: Json, warnings: Warnings) -> Json:
     tools = body.get("tools")
     if not isinstance(tools, list):
         return body
-    kept: list[Any] = []
+    known_tools: list[Any] = []
     for tool in cast("list[object]", tools):
         kind: object = cast("Json", tool).get("type") if isinstance(tool, dict) else None
         if isinstance(kind, str) and kind not in SERVED:
             warnings.add(left_out(kind))
         else:
-            kept.append(tool)
-    if len(kept) == len(cast("list[Any]", tools)):
+            known_tools.append(tool)
+    if len(known_tools) == len(cast("list[Any]", tools)):
         return body
-    return without_lost_choice({**body, "tools": kept}, warnings)
+    return without_lost_choice({**body, "tools": known_tools}, warnings)
 
 
 def left_out(kind: str) -> str:
@@ -104,7 +104,7 @@ def newer_form(body: object) -> object:
     if not isinstance(functions, list):
         return fields  # its type is checked like any other field's
     older = cast("list[Any]", functions)
-    tools = [{"type": "function", "function": one} for one in older]
+    tools = [{"type": "function", "function": function} for function in older]
     choice: Any = fields.get("function_call")
     if isinstance(choice, dict):
         choice = {"type": "function", "function": cast("Json", choice)}
@@ -122,14 +122,16 @@ def _newer_messages(messages: list[Any]) -> Iterator[Any]:
         fields = cast("Json", message)
         call = fields.get("function_call")
         if fields.get("role") == "function":
-            kept = {name: value for name, value in fields.items() if name != "role"}
-            yield {**kept, "role": "tool", "tool_call_id": call_id or _call_id(position)}
+            rest_of_fields = {name: value for name, value in fields.items() if name != "role"}
+            yield {**rest_of_fields, "role": "tool", "tool_call_id": call_id or _call_id(position)}
         elif isinstance(call, dict) and not fields.get("tool_calls"):
             call_id = _call_id(position)
             function = cast("Json", call)
             calls = [{"id": call_id, "type": "function", "function": function}]
-            kept = {name: value for name, value in fields.items() if name != "function_call"}
-            yield {**kept, "tool_calls": calls}
+            rest_of_fields = {
+                name: value for name, value in fields.items() if name != "function_call"
+            }
+            yield {**rest_of_fields, "tool_calls": calls}
         else:
             yield fields
 

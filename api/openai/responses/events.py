@@ -89,10 +89,10 @@ class ResponseBuilder:
             events += self._part(part)
         if self._logprobs and self._output and self._output[-1].kind == "message":
             events += self._text("message", "msg", "")
-        whole = ending.status == "completed"
+        is_complete = ending.status == "completed"
         if self._output:
-            events += self._close(self._output[-1], "completed" if whole else "incomplete")
-        elif whole or ending.status == "incomplete":
+            events += self._close(self._output[-1], "completed" if is_complete else "incomplete")
+        elif is_complete or ending.status == "incomplete":
             # An empty answer is a message too.
             events += self._open(OutputItem("message", self._id("msg")))
             events += self._close(self._output[-1], ending.status)

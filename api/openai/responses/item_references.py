@@ -34,7 +34,11 @@ async def resolved(
     """
     if isinstance(asked.input, str) or not any(map(_is_reference, asked.input)):
         return asked
-    known = {item["id"]: item for one in chain for item in (*one.input, *output_items(one))}
+    known = {
+        item["id"]: item
+        for response in chain
+        for item in (*response.input, *output_items(response))
+    }
     items: list[Item] = []
     for position, item in enumerate(asked.input):
         if not _is_reference(item):
@@ -44,7 +48,7 @@ async def resolved(
         if not isinstance(item_id, str):
             raise InvalidParameter(f"{param}: Field required", param=param)
         if item_id not in known:
-            known |= {one["id"]: one for one in await _put_out_with(item_id, shelf, tenant)}
+            known |= {item_["id"]: item_ for item_ in await _put_out_with(item_id, shelf, tenant)}
         if item_id not in known:
             raise UnknownObject(f"There is no item {item_id[:80]!r}", param=param)
         items.append(known[item_id])

@@ -75,7 +75,9 @@ class Pieces:
             return None
         if isinstance(event, Tokens):
             self._tokens += len(event.token_ids)
-        self._logprobs += [one for one in event.logprobs if one.chosen.token_id not in self._hidden]
+        self._logprobs += [
+            position for position in event.logprobs if position.chosen.token_id not in self._hidden
+        ]
         is_last = not isinstance(event, Tokens)
         if not event.text and not (is_last and (self._tokens or self._logprobs)):
             return None

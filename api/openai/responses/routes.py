@@ -86,8 +86,10 @@ async def create_response(request: Request) -> Response:
     keeper = shelf.keeper(stored) if asked.stores else None
     if asked.stream:
         return live_stream(generation, stored, keeper)
-    whole = shelf.collect(generation, stored, keeper)
-    return json_response(await until_disconnect(request.receive, whole), headers=generation.headers)
+    answer = shelf.collect(generation, stored, keeper)
+    return json_response(
+        await until_disconnect(request.receive, answer), headers=generation.headers
+    )
 
 
 @router.endpoint("/v1/responses/input_tokens", ResponseRequest)

@@ -82,9 +82,9 @@ class Shelf:
 
     async def close(self, stored: StoredResponse, ending: Ending) -> StoredResponse:
         """Keep how a response has ended."""
-        whole = msgspec.structs.replace(stored, ending=ending)
-        await self._documents.close(stored.id, whole)
-        return whole
+        finished = msgspec.structs.replace(stored, ending=ending)
+        await self._documents.close(stored.id, finished)
+        return finished
 
     def keeper(self, stored: StoredResponse) -> Keeper:
         """Return what closes a response, whether its client waits for the end or goes."""
@@ -111,11 +111,11 @@ class Shelf:
 
         :raises UnknownObject: one of them has been deleted, or has expired.
         """
-        found = await self._documents.several(stored.ancestors)
-        for name, one in zip(stored.ancestors, found, strict=True):
-            if one is None:
+        documents = await self._documents.several(stored.ancestors)
+        for name, document in zip(stored.ancestors, documents, strict=True):
+            if document is None:
                 raise UnknownObject(f"The response {name} is not kept any more")
-        return [one for one in found if one is not None]
+        return [document for document in documents if document is not None]
 
     # -- its state
 

@@ -45,9 +45,9 @@ def read(source: Source) -> Step[None]:
 
 
 def _first(source: Source) -> Step[str]:
-    place = 0
-    while (character := (yield from source.peek_at(place))).isspace() and place < _INDENT:
-        place += 1
+    position = 0
+    while (character := (yield from source.peek_at(position))).isspace() and position < _INDENT:
+        position += 1
     return character
 
 

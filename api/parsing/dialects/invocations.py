@@ -32,7 +32,7 @@ class Invocations:
 
     def read(self, source: Source) -> Step[None]:
         """See `Dialect`."""
-        while block := (yield from source.text(*(f"<{one}>" for one in self.blocks))):
+        while block := (yield from source.text(*(f"<{block_name}>" for block_name in self.blocks))):
             try:
                 yield from source.blanks()
                 yield from self._invocation(source)

@@ -34,7 +34,7 @@ def read(source: Source) -> Step[None]:
 
 
 def _holds_json(source: Source) -> Step[bool]:
-    place = 1
-    while (character := (yield from source.peek_at(place))).isspace() and place < _DISTANCE:
-        place += 1
+    position = 1
+    while (character := (yield from source.peek_at(position))).isspace() and position < _DISTANCE:
+        position += 1
     return character == "{"

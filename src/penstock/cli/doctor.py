@@ -184,9 +184,9 @@ def _names_here() -> Iterator[Finding]:
         ("workers", "celery -A workers worker", "penstock worker"),
     )
     for name, command, ours in commands:
-        if (found := edges.foreign(name)) is not None:
+        if (path := edges.foreign(name)) is not None:
             advice = f"`{command}` would start it here; `{ours}` starts Penstock's"
-            yield Finding(f"name {name!r}", "note", f"{found} is not Penstock's", advice)
+            yield Finding(f"name {name!r}", "note", f"{path} is not Penstock's", advice)
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

@@ -33,9 +33,9 @@ def folder_of(name: Edge) -> Path:
     """
     installed = Path(penstock.__file__).resolve().parents[1]
     # Beside the package in an installation, beside `src` in a checkout.
-    for place in (installed, installed.parent):
-        if (place / name / OF_OURS[name]).is_file():
-            return place / name
+    for folder in (installed, installed.parent):
+        if (folder / name / OF_OURS[name]).is_file():
+            return folder / name
     raise StartupError(
         f"{installed / name} is not Penstock's package {name!r}: another distribution has put its "
         "own there, so give Penstock an environment of its own"
@@ -70,9 +70,9 @@ def load(name: Edge) -> ModuleType:
 def foreign(name: Edge) -> Path | None:
     """Return the package or module of this name in the current folder, if it is not ours."""
     candidates = (Path.cwd() / name, Path.cwd() / f"{name}.py")
-    for found in candidates:
-        if found.exists() and found.resolve() != folder_of(name):
-            return found
+    for candidate in candidates:
+        if candidate.exists() and candidate.resolve() != folder_of(name):
+            return candidate
     return None
 
 

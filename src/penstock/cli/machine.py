@@ -83,7 +83,7 @@ def memory_bytes() -> tuple[int, int]:
 def python_version() -> str:
     """Return the interpreter's version, with a remark if it is not a tested one."""
     version = platform.python_version()
-    oldest, newest = (".".join(map(str, one)) for one in TESTED_PYTHONS)
+    oldest, newest = (".".join(map(str, version_)) for version_ in TESTED_PYTHONS)
     if TESTED_PYTHONS[0] <= sys.version_info[:2] <= TESTED_PYTHONS[1]:
         return version
     return f"{version} (tested with {oldest} to {newest})"

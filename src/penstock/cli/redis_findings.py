@@ -40,8 +40,8 @@ def redis_in_use(settings: Settings) -> Finding:
     subject, where = "Redis in use", sentinel.address(settings)
     try:
         with connect(settings) as client:
-            told: dict[str, Any] = patiently(lambda: cast("Any", client).info(), PATIENCE_S)
-            lacks = _lacks(client, told)
+            info: dict[str, Any] = patiently(lambda: cast("Any", client).info(), PATIENCE_S)
+            lacks = _lacks(client, info)
     except StoreUnavailable as error:
         if running.is_redis_set(settings):
             return Finding(
@@ -49,23 +49,23 @@ def redis_in_use(settings: Settings) -> Finding:
             )
         advice = "penstock up starts one; PENSTOCK_REDIS_URL names another"
         return Finding(subject, "note", f"none at {where}", advice)
-    kind = "valkey" if "valkey_version" in told else "redis"
-    version = told.get("valkey_version") or told.get("redis_version", "of unknown version")
+    kind = "valkey" if "valkey_version" in info else "redis"
+    version = info.get("valkey_version") or info.get("redis_version", "of unknown version")
     return Finding(subject, "note" if lacks else "ok", f"{where}: {kind} {version}", lacks)
 
 
-def _lacks(client: Any, told: dict[str, Any]) -> str:
+def _lacks(client: Any, info: dict[str, Any]) -> str:
     """Return the settings that a fleet needs and the server lacks; "" if there are none."""
-    found: list[str] = []
-    if not int(told.get("aof_enabled", 0)):
-        found.append("without appendonly yes its jobs are lost when it restarts")
-    policy = str(told.get("maxmemory_policy", _KEPT))
+    lacking: list[str] = []
+    if not int(info.get("aof_enabled", 0)):
+        lacking.append("without appendonly yes its jobs are lost when it restarts")
+    policy = str(info.get("maxmemory_policy", _KEPT))
     if policy != _KEPT:
-        found.append(f"maxmemory-policy {policy} may delete running jobs: set {_KEPT}")
+        lacking.append(f"maxmemory-policy {policy} may delete running jobs: set {_KEPT}")
     try:
         role = str(client.role()[0])
     except RedisError:  # not every account may ask
         role = ""
     if role in {"b'slave'", "slave"}:
-        found.append("it is a replica, which takes no jobs")
-    return "; ".join(found)
+        lacking.append("it is a replica, which takes no jobs")
+    return "; ".join(lacking)

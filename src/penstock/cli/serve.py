@@ -76,8 +76,8 @@ def run_celery(arguments: Sequence[str]) -> None:
 
 
 def _mention_foreign(name: Edge, command: str) -> None:
-    if (found := edges.foreign(name)) is not None:
+    if (path := edges.foreign(name)) is not None:
         note(
-            f"[yellow]{escape(str(found))} is not Penstock's and is left alone; "
+            f"[yellow]{escape(str(path))} is not Penstock's and is left alone; "
             f"`{command}` in this folder would start it[/]"
         )

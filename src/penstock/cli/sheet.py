@@ -68,8 +68,8 @@ class Sheet:
     def _folded(self, cells: tuple[str, ...], position: int, width: int) -> Text:
         """Return the other cells as `heading value`, as many on a line as fit into `width`."""
         lines: list[Text] = []
-        for place, (heading, cell) in enumerate(zip(self.headings, cells, strict=True)):
-            if place == position or not cell:
+        for column, (heading, cell) in enumerate(zip(self.headings, cells, strict=True)):
+            if column == position or not cell:
                 continue
             value = Text.from_markup(cell.replace("\n", ", "))
             pair = Text.assemble((heading, "dim"), " ", value)

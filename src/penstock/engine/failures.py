@@ -110,7 +110,9 @@ class Failures:
     def _restart(self, step: Step, *, limit: int) -> Recovery:
         """Compute a step's sequences from their start: it may have changed their states already."""
         self._scheduler.limit = limit
-        return Recovery(preempted=[self._scheduler.preempt(one) for one in step.sequences])
+        return Recovery(
+            preempted=[self._scheduler.preempt(sequence) for sequence in step.sequences]
+        )
 
     def _repeat_each(self, step: Step) -> Recovery:
         """Repeat a step that failed for each sequence alone: only those that fail again are blamed.

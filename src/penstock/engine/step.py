@@ -56,12 +56,12 @@ class Step:
 
     def only(self, present: list[bool]) -> Step:
         """Return the part of a step of single tokens whose sequences are marked `present`."""
-        kept = list(compress(self.sequences, present))
+        sequences = list(compress(self.sequences, present))
         return Step(
-            sequences=kept,
+            sequences=sequences,
             slices=list(compress(self.slices, present)),
-            sampled=kept,
-            drafts=[()] * len(kept),
+            sampled=sequences,
+            drafts=[()] * len(sequences),
             decode_tokens=self.decode_tokens,
         )
 

@@ -50,9 +50,9 @@ def draw_filtered(
             values = scaled[row].cpu().numpy()  # noqa: PLW2901 - the same, but all of it
             ids = np.arange(vocab)  # noqa: PLW2901 - as above
             least = _floor(values, sampling, float(totals[row]))
-        kept = np.flatnonzero(values >= least)
-        ends = np.exp(values[kept]).astype(np.float64).cumsum()
-        drawn.append(int(ids[kept[_invert(ends, numbers[row])]]))
+        kept_ids = np.flatnonzero(values >= least)
+        ends = np.exp(values[kept_ids]).astype(np.float64).cumsum()
+        drawn.append(int(ids[kept_ids[_invert(ends, numbers[row])]]))
     return drawn
 
 
@@ -114,5 +114,5 @@ def _floor(values: Floats, sampling: Sampling, total: float) -> float:
 
 def _invert(ends: NDArray[np.float64], number: float) -> int:
     """Return the first index whose running sum passes a share of the whole."""
-    whole = float(ends[-1])
-    return int(np.searchsorted(ends, min(number * whole, nextafter(whole, 0.0)), side="right"))
+    total = float(ends[-1])
+    return int(np.searchsorted(ends, min(number * total, nextafter(total, 0.0)), side="right"))

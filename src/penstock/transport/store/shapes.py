@@ -105,7 +105,7 @@ def groups(*checks: Check) -> Check:
         if not isinstance(reply, list) or len(cast("list[Any]", reply)) % size:
             return False
         elements = cast("list[Any]", reply)
-        return all(all(map(kind, elements[place::size])) for place, kind in enumerate(checks))
+        return all(all(map(kind, elements[number::size])) for number, kind in enumerate(checks))
 
     return check
 
