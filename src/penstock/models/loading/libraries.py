@@ -19,6 +19,8 @@ PRIVATE_PARTS: Final = {
     "modeling_utils:AttentionInterface.register": "our attention function",
     "modeling_utils:PreTrainedModel._can_set_attn_implementation": "which modules take our attention",
     "modeling_utils:PreTrainedModel.set_attn_implementation": "giving it to a module",
+    "models.auto.configuration_auto:model_type_to_module_name": "the module of an image processor",
+    "models.auto.processing_auto:PROCESSOR_MAPPING_NAMES": "processors of checkpoints with images",
     "models.auto.configuration_auto:CONFIG_MAPPING": "known model types",
     "models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING": "which of them generate text",
     "models.auto.modeling_auto:MODEL_FOR_TEXT_ENCODING_MAPPING": "encoders of encoder-decoders",
