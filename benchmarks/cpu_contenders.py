@@ -89,7 +89,7 @@ class GenAI:
     """OpenVINO GenAI's continuous batching over a folder that optimum-cli exported."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        import openvino_genai as genai
+        import openvino_genai as genai  # pyright: ignore[reportMissingImports]  installed by hand
 
         scheduling = genai.SchedulerConfig()
         scheduling.cache_size = 1

@@ -197,7 +197,8 @@ def write_by_layer(cache: Path, shape: str, layers: int) -> Path:
     kind, sizes = BY_LAYER[shape]
     if "layer_types" in sizes:
         sizes = {**sizes, "layer_types": sizes["layer_types"][:layers]}
-    config = CONFIG_MAPPING[kind](
+    configuration: Any = CONFIG_MAPPING[kind]
+    config = configuration(
         vocab_size=32_000, max_position_embeddings=2048, num_hidden_layers=layers, **sizes
     )
     with torch.device("meta"):

@@ -329,7 +329,7 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     model: Any = assembled.model
     blocks = kv_budget.allocate(
         model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=queue
-    )
+    ).blocks
     ours = Ours(model, blocks, slots)
     found: dict[str, Any] = {"kv_cache_tokens": blocks * 16}
     for count in options.streams:
@@ -477,7 +477,7 @@ def several(
     try:
         blocks = kv_budget.allocate(
             model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
-        )
+        ).blocks
         ours = Ours(model, blocks, slots)
         found["kv_cache_tokens"] = blocks * 16
         for streams in options.streams:

@@ -205,9 +205,10 @@ class SimulatedWorker(threading.Thread):
 
         def open_queues(publish: Callable[..., None]) -> list[ServedQueue]:
             sink = Sink(publish)
-            engine = SleepingEngine(sink, tally)
+            words: Any = WordTokenizer()  # what these jobs call of a tokenizer
+            engine: Any = SleepingEngine(sink, tally)
             metronome.add(engine)
-            return [ServedQueue(card_of(queue, slots), WordTokenizer(), engine, sink)]
+            return [ServedQueue(card_of(queue, slots), words, engine, sink)]
 
         self._worker = Worker(
             settings=chosen,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from penstock.contract.job import TextPrompt, TokenPrompt
+from penstock.contract.job import ChatPrompt, TokenPrompt
 from penstock.contract.worker import ModelCard
 from penstock.engine.engine import Engine
 from penstock.engine.model import Batch, KVLayout
@@ -22,7 +22,7 @@ from penstock.models.text.dialect import Reasoning
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from penstock.contract.job import ChatPrompt, Prompt
+    from penstock.contract.job import Prompt
     from penstock.contract.structure import Structure
     from penstock.engine.events import AttemptEvent
     from penstock.engine.sampling.constraint import Constraint
@@ -84,7 +84,9 @@ class WordTokenizer:
         """Take token ids as they are; of a text, one id a word."""
         if isinstance(prompt, TokenPrompt):
             return list(prompt.token_ids)
-        text = prompt.text if isinstance(prompt, TextPrompt) else self.render(prompt)
+        text = (
+            self.render(prompt) if isinstance(prompt, ChatPrompt) else getattr(prompt, "text", "")
+        )
         return [len(word) % VOCABULARY for word in text.split()] or [0]
 
     def render(self, prompt: ChatPrompt) -> str:

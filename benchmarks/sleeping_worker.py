@@ -35,8 +35,9 @@ class SleepingServing(Serving):
 
         def open_queues(publish: Any) -> list[ServedQueue]:
             sink = Sink(publish)
+            words: Any = WordTokenizer()  # what these jobs call of a tokenizer
             engine = make_engine(queue, slots, sink)
-            return [ServedQueue(card_of(queue, slots), WordTokenizer(), engine, sink)]
+            return [ServedQueue(card_of(queue, slots), words, engine, sink)]
 
         self._worker = Worker(
             settings=chosen,

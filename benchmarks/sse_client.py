@@ -99,6 +99,8 @@ async def open_stream(
     )
     loop = asyncio.get_running_loop()
     _, stream = await loop.create_connection(
-        lambda: Stream(head.encode() + payload, pattern, on_match), parts.hostname, parts.port
+        lambda: Stream(head.encode() + payload, pattern, on_match),
+        parts.hostname or "",
+        parts.port or 80,
     )
     return stream

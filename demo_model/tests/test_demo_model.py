@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -223,7 +224,7 @@ def test_every_right_answer_of_the_test_is_one_that_the_model_can_give():
 def test_the_chat_template_writes_what_training_saw(tokenizer):
     for i in range(25):
         talk = generate.dialogue(f"template/{i}", tools_share=0.6)
-        messages = [{"role": "system", "content": talk.system}] if talk.system else []
+        messages: list[Any] = [{"role": "system", "content": talk.system}] if talk.system else []
         for message in talk.messages:
             calls = [{"type": "function", "function": call} for call in message.tool_calls]
             messages.append(

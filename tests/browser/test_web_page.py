@@ -11,7 +11,7 @@ from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usa
 from penstock.errors import EngineFailed
 from penstock.transport import keys
 from penstock.transport.accounts.keyring import KeyDesk
-from tests.fixtures.api import speak
+from tests.fixtures.api import chat_of, speak
 
 if TYPE_CHECKING:
     import redis
@@ -120,7 +120,7 @@ def test_stop_ask_again_and_edit(fleet: Fleet, browser: Browser) -> None:
     browser.one("textarea[aria-label='Your message']").send_keys(" and more")
     browser.one(".editing .primary").click()
     browser.until(lambda: len(worker.jobs) == 3)
-    assert worker.jobs[2].work.prompt.messages[-1]["content"] == "first and more"
+    assert chat_of(worker.jobs[2]).messages[-1]["content"] == "first and more"
     assert answer(browser)
     assert browser.texts(".bubble") == ["first and more"]
 
@@ -139,7 +139,7 @@ def test_parameters_and_the_system_prompt_reach_the_worker(fleet: Fleet, browser
     assert "once upon a" in answer(browser).text
     assert "Cut off" in answer(browser).text
     (job,) = worker.jobs
-    assert [m["role"] for m in job.work.prompt.messages] == ["system", "user"]
+    assert [m["role"] for m in chat_of(job).messages] == ["system", "user"]
     sampling = job.work.sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.3, 3, 7)
 

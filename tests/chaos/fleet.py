@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -133,7 +133,8 @@ class Fleet:
                 return []
             with redis.Redis.from_url(self.store.url, protocol=2) as client:
                 prefix = f"penstock:{{{QUEUE}}}:"
-                ids = [job.decode() for job in client.zrange(f"{prefix}leases", 0, -1)]
+                leased: Any = client.zrange(f"{prefix}leases", 0, -1)
+                ids = [job.decode() for job in leased]
                 holders = [client.hget(f"{prefix}job:{job}", "worker") for job in ids]
         except redis.RedisError:
             return []

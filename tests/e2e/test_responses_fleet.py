@@ -140,6 +140,7 @@ def test_a_day_of_the_fleet(  # noqa: PLR0915, PLR0917  one fleet for all of it
     numbers = [event.sequence_number for event in (*events, *rest)]
     assert numbers == list(range(len(numbers)))
     assert rest[-1].type == "response.incomplete"
+    assert rest[-1].response.usage is not None
     assert rest[-1].response.usage.output_tokens == 120
     wait_until(lambda: two.batches.retrieve(batch.id).status == "completed", 90.0)
     done = two.batches.retrieve(batch.id)

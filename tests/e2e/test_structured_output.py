@@ -138,7 +138,7 @@ def a_random_model_calls_what_it_must(client: openai.OpenAI) -> None:
         }  # fmt: skip
         answer = client.chat.completions.create(**asked).choices[0]
         assert answer.finish_reason == "tool_calls"
-        (call,) = answer.message.tool_calls or ()
+        (call,) = answer.message.tool_calls or []
         assert call.type == "function"
         assert call.function.name in names
         arguments = json.loads(call.function.arguments)
@@ -188,7 +188,7 @@ def the_demo_model_calls_a_tool_and_uses_its_result(client: openai.OpenAI) -> No
     asked: Any = {"model": "demo", "temperature": 0, "tools": [WEATHER]}
     first = client.chat.completions.create(**asked, messages=messages).choices[0]
     assert first.finish_reason == "tool_calls"
-    (call,) = first.message.tool_calls or ()
+    (call,) = first.message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "Paris"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import httpx
 import openai
@@ -108,7 +108,7 @@ def test_chat_tools_stream_helper(client: openai.OpenAI, model: str) -> None:
     assert "tool_calls.function.arguments.delta" in kinds
     assert kinds.count("tool_calls.function.arguments.done") == 1
     assert message.tool_calls is not None
-    call = message.tool_calls[0]
+    call: Any = message.tool_calls[0]
     assert call.function.name == "get_weather"
     assert set(call.function.parsed_arguments or {}) == {"city"}
 
@@ -122,9 +122,12 @@ def test_a_round_of_tools(client: openai.OpenAI) -> None:
     assert choice.message.tool_calls
     call: Any = choice.message.tool_calls[0]
     assert json.loads(call.function.arguments) == {"city": "Paris"}
-    said = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 17}'}
+    said: Any = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 17}'}
     second = client.chat.completions.create(
-        model=DEMO, messages=[*ASK_WEATHER, choice.message, said], tools=[WEATHER], temperature=0
+        model=DEMO,
+        messages=[*ASK_WEATHER, cast("Any", choice.message), said],
+        tools=[WEATHER],
+        temperature=0,
     )
     assert "17" in (second.choices[0].message.content or "")
 
@@ -211,7 +214,9 @@ def test_a_retry_with_an_idempotency_key_is_the_same_job(url: str) -> None:
     transport = Forgetful()
     with (
         httpx.Client(transport=transport) as http,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http) as client,
+        openai.OpenAI(
+            base_url=f"{url}/v1", api_key="none", http_client=cast("Any", http)
+        ) as client,
     ):
         client.chat.completions.create(
             model=TINY,

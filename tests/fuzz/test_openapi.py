@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import hypothesis
@@ -28,6 +28,7 @@ def test_no_request_that_the_document_allows_breaks_it(target: Target) -> None:
     wrong: list[str] = []
     count = 0
     with httpx.Client(base_url=target.api.url, timeout=SECONDS) as http:
+        found: Any
         for found in schema.get_all_operations():
             operation = found.ok()
             for case in cases(operation):
@@ -56,7 +57,7 @@ def cases(operation: Any) -> list[Any]:
         database=None,
         deadline=None,
         phases=[hypothesis.Phase.generate],
-        suppress_health_check=list(hypothesis.HealthCheck),
+        suppress_health_check=cast("Any", list(hypothesis.HealthCheck)),
     )
     @hypothesis.given(case=operation.as_strategy())
     def draw(case: Any) -> None:

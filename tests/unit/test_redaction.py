@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import logging.config
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from uvicorn.config import LOGGING_CONFIG
@@ -58,7 +58,7 @@ def server_log() -> Iterator[io.StringIO]:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_servers_own_log(server_log: io.StringIO, form: str) -> None:
+def test_the_servers_own_log(server_log: io.StringIO, form: Any) -> None:
     configure_logging(Settings(log_format=form))
     line = '%s - "%s %s HTTP/%s" %d'  # as uvicorn writes it
     path = "/r/s3cret/register_worker?token=s3cret"

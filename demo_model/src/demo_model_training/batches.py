@@ -64,7 +64,9 @@ def make_batch(job: tuple[int, int, int]) -> tuple[Ids, Mask]:
         written, is_given = write_row(rng, encode, length)
         row[: len(written)] = written
         given_row[: len(written)] = is_given
-    marks = [tokenizer.token_to_id(t) for t in (IM_START, "assistant", IM_END, END_OF_TEXT)]
+    marks: list[Any] = [
+        tokenizer.token_to_id(t) for t in (IM_START, "assistant", IM_END, END_OF_TEXT)
+    ]
     return ids, spoken_by_assistant(ids, *marks) & ~given
 
 

@@ -211,7 +211,7 @@ def test_a_job_is_its_tenants_alone(fleet: Fleet, guarded: ApiServer) -> None:
     [None, "", "Bearer", "Bearer sk-eve", "Basic sk-ann", "sk-ann", "Bearer sk-annn", "Bearer é"],
 )
 def test_keys(guarded: ApiServer, header: str | None) -> None:
-    headers = {} if header is None else {"authorization": header.encode()}
+    headers = [] if header is None else [(b"authorization", header.encode())]
     for method, path in (("GET", "models"), ("POST", "chat/completions"), ("POST", "completions")):
         answer = httpx.request(method, f"{guarded.url}/v1/{path}", headers=headers)
         assert answer.status_code == 401

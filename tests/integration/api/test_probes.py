@@ -111,7 +111,7 @@ def test_the_log_tells_each_request(fleet: Fleet, caplog: pytest.LogCaptureFixtu
         httpx.get(f"{server.url}/health")
         httpx.get(
             f"{server.url}/v1/x%20y%0aforged=1",
-            headers={"x-request-id": "not printable é".encode()},
+            headers=[(b"x-request-id", "not printable é".encode())],
         )
         # The line comes after the answer.
         wait_until(lambda: len([r for r in caplog.records if r.name == "penstock.access"]) == 3)

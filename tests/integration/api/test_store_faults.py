@@ -13,6 +13,7 @@ import httpx
 import pytest
 import redis
 from pydantic import RedisDsn
+from redis.exceptions import NoPermissionError
 
 from penstock.contract.events import Finished, FinishReason, Usage
 from penstock.errors import StoreUnavailable
@@ -41,7 +42,7 @@ ERRORS = (
     ),
     redis.BusyLoadingError("Redis is loading the dataset in memory"),
     redis.ReadOnlyError("You can't write against a read only replica."),
-    redis.exceptions.NoPermissionError("User default has no permissions to run this"),
+    NoPermissionError("User default has no permissions to run this"),
     redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
     redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
     redis.ResponseError("ERR something that nobody has heard of"),

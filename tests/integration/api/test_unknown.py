@@ -12,7 +12,7 @@ import pytest
 
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from penstock.contract.structure import ToolStructure
-from tests.fixtures.api import WORDS, speak
+from tests.fixtures.api import WORDS, chat_of, speak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def writes(text: str, size: int = 3) -> Callable[[Job], Script]:
     """Return a script that writes a text in pieces; it speaks where a tool has answered."""
 
     def script(job: Job) -> Script:
-        if job.work.prompt.messages[-1]["role"] == "tool":
+        if chat_of(job).messages[-1]["role"] == "tool":
             yield from speak(job)
             return
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
@@ -130,10 +130,10 @@ def test_a_custom_tool_of_a_chat(fleet: Fleet, client: openai.OpenAI) -> None:
     asked: Any = {"model": "tiny", "messages": HELLO, "tools": [CUSTOM]}
     choice = client.chat.completions.create(**asked).choices[0]
     assert choice.finish_reason == "tool_calls"
-    [made] = choice.message.tool_calls or ()
+    [made] = choice.message.tool_calls or []
     assert made.type == "custom"
     assert (made.custom.name, made.custom.input) == ("apply_patch", PATCH)
-    [shown] = worker.jobs[-1].work.prompt.tools
+    [shown] = chat_of(worker.jobs[-1]).tools
     assert shown["function"]["parameters"]["properties"] == {"input": {"type": "string"}}
     assert GRAMMAR in shown["function"]["description"]
     history = [
@@ -142,7 +142,7 @@ def test_a_custom_tool_of_a_chat(fleet: Fleet, client: openai.OpenAI) -> None:
     ]  # fmt: skip
     again = client.chat.completions.create(**{**asked, "messages": history})
     assert again.choices[0].message.content == TEXT
-    told = worker.jobs[-1].work.prompt.messages[1]["tool_calls"][0]["function"]
+    told = chat_of(worker.jobs[-1]).messages[1]["tool_calls"][0]["function"]
     assert json.loads(told["arguments"]) == {"input": PATCH}
 
 
@@ -183,7 +183,7 @@ def test_a_custom_tool_of_responses(fleet: Fleet, client: openai.OpenAI) -> None
         model="tiny", previous_response_id=first.id, tools=[OF_RESPONSES], input=[output]
     )
     assert again.output_text == TEXT
-    messages = worker.jobs[-1].work.prompt.messages
+    messages = chat_of(worker.jobs[-1]).messages
     assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == made.call_id
 
 
@@ -253,12 +253,12 @@ def test_older_functions(fleet: Fleet, client: openai.OpenAI) -> None:
     ]  # fmt: skip
     again = client.chat.completions.create(**{**asked, "messages": history})
     assert again.choices[0].message.content == TEXT
-    messages = worker.jobs[-1].work.prompt.messages
+    messages = chat_of(worker.jobs[-1]).messages
     assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == "call00001"
     client.chat.completions.create(**asked, function_call={"name": "clock"})
     assert worker.jobs[-1].work.sampling.structure is not None
     client.chat.completions.create(**asked, function_call="none")
-    assert worker.jobs[-1].work.prompt.tools == ()
+    assert chat_of(worker.jobs[-1]).tools == ()
 
 
 def test_both_forms_of_tools_exclude_each_other(fleet: Fleet, client: openai.OpenAI) -> None:
@@ -300,6 +300,6 @@ def test_a_session_with_a_picture_goes_on(fleet: Fleet, server: ApiServer) -> No
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [picture]}]},
     ]  # fmt: skip
     with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
-        answer = client.messages.create(model="tiny", messages=messages, max_tokens=9)
+        answer: Any = client.messages.create(model="tiny", messages=messages, max_tokens=9)
     assert answer.content[0].text == TEXT
-    assert "image was left out" in worker.jobs[-1].work.prompt.messages[-1]["content"]
+    assert "image was left out" in chat_of(worker.jobs[-1]).messages[-1]["content"]

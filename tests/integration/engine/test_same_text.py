@@ -116,7 +116,7 @@ def test_the_same_greedy_text(loaded, prompts, alone, changes) -> None:
     assert (tokens, text) == alone
     load = engine.load()
     assert (load.preempted_total > 0) is ("num_blocks" in changes)
-    cached = sum(end.usage.cached_tokens for end in told.ends.values())
+    cached = sum(told.finished(job).usage.cached_tokens for job in told.ends)
     assert (cached > 0) is changes.get("prefix_caching", False)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from penstock.contract.events import UNKNOWN_LOGPROB, FinishReason
+from penstock.contract.events import UNKNOWN_LOGPROB, Failed, FinishReason
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
@@ -75,7 +75,7 @@ def told(transcript: Transcript, job: str) -> list[PositionLogprobs]:
     return [
         position
         for event in transcript.events
-        if event.job_id == job
+        if event.job_id == job and not isinstance(event, Failed)
         for position in event.logprobs
     ]
 
@@ -109,8 +109,8 @@ def test_scores_are_those_of_transformers(loaded, own, chunk, max_tokens) -> Non
     transcript = run(loaded, requests, prefill_chunk_tokens=chunk)
     for number, tokens in enumerate(PROMPTS):
         job = f"j{number}"
-        assert transcript.ends[job].reason is FinishReason.LENGTH
-        assert transcript.ends[job].usage.completion_tokens == max_tokens
+        assert transcript.finished(job).reason is FinishReason.LENGTH
+        assert transcript.finished(job).usage.completion_tokens == max_tokens
         generated = transcript.tokens.get(job, [])
         assert len(generated) == max_tokens
         whole = tokens + generated
@@ -207,7 +207,8 @@ def test_embeddings_are_mean_states_beside_running_answers(loaded, mean_states, 
     transcript = run(loaded, [plain, *embeds], prefill_chunk_tokens=chunk)
     assert transcript.tokens["p"] == alone.tokens["p"]
     for number, tokens in enumerate([*PROMPTS, PROMPTS[1]]):
-        end = transcript.ends[f"e{number}"]
+        end = transcript.finished(f"e{number}")
+        assert end.embedding is not None
         assert end.usage.prompt_tokens == len(tokens)
         assert end.usage.completion_tokens == 0
         vector = np.frombuffer(base64.b64decode(end.embedding), "<f4")
@@ -224,5 +225,5 @@ def test_a_model_without_hidden_states_says_so() -> None:
     engine.submit(SequenceRequest("e", [1, 2], asked, embeds=True))
     wait_until(lambda: "e" in transcript.ends, 60)
     engine.stop()
-    assert transcript.ends["e"].code == "unsupported_feature"
-    assert transcript.ends["e"].param == "model"
+    assert transcript.failed("e").code == "unsupported_feature"
+    assert transcript.failed("e").param == "model"

@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_the_card_counts_weights_as_they_were_and_bytes_as_they_are(settings):
 @pytest.fixture
 def low_bit_folder(tmp_path, models_dir, settings):
     """A folder as `save_low_bit` writes it, in safetensors; and the module it came from."""
-    loaded = load("bigdl-tiny-cpu", settings)
+    loaded: Any = load("bigdl-tiny-cpu", settings)
     folder = tmp_path / "models" / "packed"
     bigdl.save_low_bit(loaded.model.module, folder, "sym_int4")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -52,10 +52,9 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
     "num_experts_per_tok": 2,
 }
+QWEN_SIZES: dict[str, Any] = {"num_experts": 6, "moe_intermediate_size": 64, "head_dim": 32}
 MODELS: dict[str, Any] = {
-    "qwen3-moe": lambda: Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(**SIZES, num_experts=6, moe_intermediate_size=64, head_dim=32)
-    ),
+    "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **QWEN_SIZES)),
     "gpt-oss": lambda: GptOssForCausalLM(GptOssConfig(**SIZES, num_local_experts=4, head_dim=32)),
     "granite": lambda: GraniteMoeForCausalLM(GraniteMoeConfig(**SIZES, num_local_experts=4)),
     "gpt2": lambda: GPT2LMHeadModel(

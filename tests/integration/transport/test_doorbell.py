@@ -90,7 +90,8 @@ async def test_a_bell_has_the_shape_of_celerys_own_messages(
     with Celery("bells", broker=redis_url) as app:
         app.conf.task_ignore_result = True
         app.send_task("penstock.doorbell", queue=QUEUE)
-    own = json.loads(redis_client.rpop(QUEUE) or b"")
+    bell: Any = redis_client.rpop(QUEUE)
+    own = json.loads(bell)
     jobs = JobQueue(async_redis, redis_settings)
     await jobs.submit(make_job())
     await jobs.submit(make_job())

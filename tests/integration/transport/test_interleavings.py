@@ -160,11 +160,12 @@ class World:
             pipeline.zscore(f"{PREFIX}{name}", self.job_id)
         pipeline.llen(QUEUE)
         found, *scores, bells = pipeline.execute()
+        sets: Any = (*(score is not None for score in scores), min(bells, 2))
         status, epoch, next_index, lost, cancel, worker = found
         events = journal.read(self.client, QUEUE, self.job_id)
         return State(
             status, int(epoch), int(next_index), int(lost), cancel, worker,
-            (*(score is not None for score in scores), min(bells, 2)),
+            sets,
             tuple((e.index, e.text if isinstance(e, Tokens) else "end") for e in events),
             tuple(self.holds),
         )  # fmt: skip

@@ -159,7 +159,7 @@ async def test_a_claim_that_redis_forgot_is_no_other_workers(
     job = make_job()
     await jobs.submit(job)
     key = keys.job(QUEUE, job.id)
-    before = {name: redis_client.dump(name) for name in redis_client.scan_iter()}
+    before: dict[Any, Any] = {name: redis_client.dump(name) for name in redis_client.scan_iter()}
     assert worker.claim(QUEUE)
     redis_client.flushall()
     for name, dumped in before.items():

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -402,12 +402,12 @@ class Machine(RuleBasedStateMachine):
 
 def test_every_life_of_a_job(redis_settings: Settings) -> None:
     run_state_machine_as_test(
-        lambda: Machine(redis_settings),
+        cast("Any", lambda: Machine(redis_settings)),
         settings=settings(
             max_examples=20 * EXAMPLES,
             stateful_step_count=40,
             deadline=None,
             database=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=cast("Any", list(HealthCheck)),
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.transport import keys
 from penstock.transport.jobs.queue import JobQueue, JobStatus, ReapResult, Refusal, Row, WorkerQueue
@@ -90,7 +90,8 @@ async def test_a_whole_rack_that_died_is_put_right_by_one_call(
     for _ in range(150):
         await start(jobs, worker)
     worker.reap(QUEUE)
-    for job_id in redis_client.zrange(keys.leases(QUEUE), 0, -1):
+    leased: Any = redis_client.zrange(keys.leases(QUEUE), 0, -1)
+    for job_id in leased:
         redis_client.zadd(keys.leases(QUEUE), {job_id: 1})
     assert wait_until(lambda: worker.reap(QUEUE).requeued) == 150
 

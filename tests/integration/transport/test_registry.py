@@ -261,7 +261,7 @@ async def test_after_a_loss_of_memory_no_model_is_unknown_for_some_heartbeats(
             one.resolve("nothing")
         assert caught.value.retry_after_s
         assert 0 < caught.value.retry_after_s <= 5.5
-    began_ms = int(await async_redis.get(keys.STORE))
+    began_ms = int(await async_redis.get(keys.STORE) or 0)
     await async_redis.set(keys.STORE, began_ms - 6_000, keepttl=True)
     for one in (registry, other):
         await one.refresh()
@@ -278,4 +278,4 @@ async def test_a_mark_of_another_type_is_set_again(
     registry = Registry(async_redis, redis_settings)
     await registry.refresh()
     await registry.refresh()
-    assert (await async_redis.get(keys.STORE)).isdigit()
+    assert (await async_redis.get(keys.STORE) or b"").isdigit()

@@ -99,7 +99,8 @@ class Watched:
     def _knows_the_replica(self) -> bool:
         try:
             with redis.Redis(port=self.port, protocol=2) as client:
-                return client.sentinel_master(MASTER)["num-slaves"] == 1
+                state: Any = client.sentinel_master(MASTER)
+                return state["num-slaves"] == 1
         except redis.RedisError:
             return False
 

@@ -98,7 +98,9 @@ async def test_failures_and_lost_attempts_are_counted(desks: list[Desk], submitt
     wait_until(lambda: metrics(desk).get("requests_lost_total") == 1)
     found = metrics(desk)
     assert found["request_failures_totalengine_failed"] == 1
-    assert (await submitter.answer(A, failing)).end.code == "engine_failed"
+    end = (await submitter.answer(A, failing)).end
+    assert isinstance(end, Failed)
+    assert end.code == "engine_failed"
 
 
 def test_an_address_that_cannot_be_had_ends_the_start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,7 +41,7 @@ def generate(folder: Path, prompt_token_ids: list[int], count: int) -> list[int]
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     output = model.generate(
         torch.tensor([prompt_token_ids]),
         attention_mask=torch.ones(1, len(prompt_token_ids), dtype=torch.long),
@@ -141,7 +141,9 @@ async def test_a_full_queue_does_not_starve_the_other(
     processes: Processes, submitter: Submitter, redis_url: str, two_models: Path
 ):
     worker = processes.start_worker(f"{QUEUE},{OTHER}", redis_url, two_models, options=("-c", "2"))
-    assert len(card_of(redis_url, worker.pid).models) == 2
+    card = card_of(redis_url, worker.pid)
+    assert card is not None
+    assert len(card.models) == 2
     # More than all slots of the worker together, and more bells than it may prefetch.
     flood = [await submitter.submit(QUEUE, max_tokens=150) for _ in range(12)]
     await submitter.until_tokens(QUEUE, flood[0], 5)

@@ -85,6 +85,7 @@ def test_a_custom_tools_grammar_holds_in_the_calls_that_a_model_may_make() -> No
     assert isinstance(structure, FreeToolStructure)
     assert [function.name for function in structure.functions] == ["patch"]
     assert plan.unenforced == ()
+    other: dict[str, Any]
     for other in ({"tool_choice": "none"}, {"ignore_eos": True}):
         assert planned(tools=tools, **other).first.sampling.structure is None
     assert planned(card(capabilities=("generate",)), tools=tools).first.sampling.structure is None

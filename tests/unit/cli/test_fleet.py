@@ -55,7 +55,7 @@ def test_tiers_end_last_started_first(tmp_path: Path, monkeypatch: pytest.Monkey
     asked: list[tuple[str, list[str]]] = []
     send = Child.send
 
-    def noted(child: Child, number: int) -> None:
+    def noted(child: Child, number: signal.Signals) -> None:
         asked.append((child.name, [one.name for one in (first, second) if one.running()]))
         send(child, number)
 

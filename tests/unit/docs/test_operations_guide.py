@@ -10,6 +10,7 @@ import click
 import pytest
 import typer.main
 import yaml
+from typer.core import TyperGroup
 
 from api.application import create_app
 from penstock import errors
@@ -79,7 +80,7 @@ def test_its_commands_are_there_with_their_options() -> None:
         seen += 1
         command = root
         for word in match[1].split():
-            if not isinstance(command, click.Group | typer.core.TyperGroup):
+            if not isinstance(command, click.Group | TyperGroup):
                 break
             assert word in command.commands, line
             command = command.commands[word]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from penstock.contract.events import Failed, Finished, FinishReason
+from penstock.contract.events import Failed, Finished, FinishReason, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
@@ -76,13 +76,13 @@ def test_length():
 def test_without_max_tokens_the_context_is_the_limit():
     engine, _, told = setup(context_length=20)
     serve(engine, request(max_tokens=None))
-    assert told.ends["job"].usage.completion_tokens == 17
+    assert told.finished("job").usage.completion_tokens == 17
 
 
 def test_without_max_tokens_the_cache_is_the_limit_too():
     engine, _, told = setup(blocks=3)
     serve(engine, request(max_tokens=None))
-    assert told.ends["job"].usage.completion_tokens == 9
+    assert told.finished("job").usage.completion_tokens == 9
 
 
 def test_eos_counts_as_a_token_without_text():
@@ -153,6 +153,7 @@ def test_echo_comes_before_the_first_text():
 def test_logprobs_come_with_their_tokens():
     told, _ = answer(request(max_tokens=3, logprobs=2))
     for event, token in zip(told.events, TEXT[:3], strict=False):
+        assert isinstance(event, Tokens)
         (position,) = event.logprobs
         assert position.chosen.token_id == token == position.top[0].token_id
         assert len(position.top) == 2
@@ -279,8 +280,8 @@ def test_a_sequence_that_breaks_its_step_fails_alone(drafted: bool):
         slots=4, speculation_tokens=4 if drafted else 0, before_forward=Chokes(2)
     )
     serve(engine, *(request(f"{n}", [n] * 9, max_tokens=12) for n in range(4)))
-    assert told.ends["1"].code == EngineFailed.code
-    assert told.ends["1"].message == "RuntimeError: boom"
+    assert told.failed("1").code == EngineFailed.code
+    assert told.failed("1").message == "RuntimeError: boom"
     for n in (0, 2, 3):
         assert told.tokens[f"{n}"] == greedy_text([n] * 9, 12, VOCAB)
     assert engine.load().kv_use == 0

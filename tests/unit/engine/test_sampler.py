@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -43,6 +43,8 @@ def choice(seed: int = 1, position: int = 0, **kwargs: Any) -> Choice:
 
 def expected_probabilities(logits: torch.Tensor, sampling: dict[str, Any]) -> torch.Tensor:
     """The distribution of Transformers' own warpers, in the order of its generate."""
+    scores: Any
+    ids: Any
     scores, ids = logits.double()[None], torch.zeros((1, 1), dtype=torch.int64)
     scores = reference.TemperatureLogitsWarper(sampling.get("temperature", 1.0))(ids, scores)
     if "top_k" in sampling:
@@ -131,7 +133,7 @@ def test_draws_follow_the_distribution():
     for cut in ({}, {"top_k": 8}):
         choices = [choice(seed=9, position=position, **cut) for position in range(draws)]
         drawn = sampler().sample(probabilities.log().repeat(draws, 1), choices).token_ids
-        observed = np.bincount(drawn, minlength=8)
+        observed = np.bincount(cast("list[int]", drawn), minlength=8)
         expected = probabilities.numpy() * draws
         assert ((observed - expected) ** 2 / expected).sum() < 29.9
 
@@ -197,8 +199,9 @@ def edited(logits: torch.Tensor, sampling: Sampling, prompt: list[int], generate
 
 def test_repetition_penalty_is_that_of_transformers():
     logits, prompt, generated = torch.randn(400), [*range(5, 200), 7, 7], [3, 3, 9, 390]
-    ids = torch.tensor([prompt + generated])
-    expected = reference.RepetitionPenaltyLogitsProcessor(1.3)(ids, logits[None].clone())[0]
+    ids: Any = torch.tensor([prompt + generated])
+    processor: Any = reference.RepetitionPenaltyLogitsProcessor(1.3)
+    expected = processor(ids, logits[None].clone())[0]
     got = edited(logits, Sampling(seed=0, repetition_penalty=1.3), prompt, generated)
     torch.testing.assert_close(got, expected)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -101,7 +101,7 @@ class SentencePieceTokenizer:
     eos_token_ids = frozenset({1})
 
     def __init__(self) -> None:
-        self.inner = sentencepiece()
+        self.inner: Any = sentencepiece()
 
     def decode(self, token_ids) -> str:
         return self.inner.decode(list(token_ids), skip_special_tokens=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 
@@ -75,7 +75,9 @@ WRITTEN_IN_ONE = ("glm4", "harmony")
 
 
 def dialect_of(name: str) -> Dialect:
-    return of_template("<|channel|><|message|>") if name == "harmony" else Dialect(name)
+    return (
+        of_template("<|channel|><|message|>") if name == "harmony" else Dialect(cast("Any", name))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,8 +78,8 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeXpu:
     return fake
 
 
-def spec_of(device: str, index: int | None = None) -> ModelSpec:
-    return ModelSpec("m", f"m-{device}", device, index, None, "transformers")
+def spec_of(device: Any, index: int | None = None) -> ModelSpec:
+    return ModelSpec("m", f"m-{device}", device, index, Path("m"), "transformers")
 
 
 def test_an_index_names_one_of_several(library: FakeXpu):

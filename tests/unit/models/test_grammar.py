@@ -18,7 +18,7 @@ from penstock.contract.structure import (
 )
 from penstock.errors import EngineFailed, InvalidParameter, UnsupportedFeature
 from penstock.models.structured.grammar import GrammarCompiler
-from penstock.models.text.dialect import Dialect, Reasoning, of_template
+from penstock.models.text.dialect import Dialect, Reasoning, ToolParser, of_template
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,7 +205,7 @@ def test_tool_calls_of_hermes(vocabulary: str, request: pytest.FixtureRequest) -
         ("mistral", '[TOOL_CALLS][{"name": "move", "arguments": {"by": 1}}, {"name": "halt", "arguments": {}}]'),
     ],
 )  # fmt: skip
-def test_tool_calls_of_others(tiny_llama: Path, parser: str, text: str) -> None:
+def test_tool_calls_of_others(tiny_llama: Path, parser: ToolParser, text: str) -> None:
     words = Vocabulary(tiny_llama, Dialect(parser))
     assert words.fits(ToolStructure((MOVE, HALT), parallel=True), text)
     assert not words.fits(ToolStructure((MOVE, HALT)), text)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -66,16 +66,17 @@ def test_a_redis_that_forgot_its_scripts_gets_them_again() -> None:
         assert arguments == (2, "penstock:{q-cpu}:", "q-cpu", 2000, 600_000, "x")
         return "answer"
 
-    settings = SimpleNamespace(lease_ms=2000, journal_ttl_s=600)
-    client = SimpleNamespace(evalsha=evalsha, eval=evaluate)
-    scripts = scripting.Scripts(client, settings)  # type: ignore[arg-type]
+    settings: Any = SimpleNamespace(lease_ms=2000, journal_ttl_s=600)
+    client: Any = SimpleNamespace(evalsha=evalsha, eval=evaluate)
+    scripts = scripting.Scripts(client, settings)
     assert scripts.run("depth", "q-cpu", "x") == "answer"
     assert calls == ["evalsha", "eval"]
 
 
 def in_a_pipeline(error: Exception) -> Exception:
     """Return an error as redis-py words it for a command of a pipeline."""
-    Pipeline.annotate_exception(None, error, 1, ("XRANGE", "key"))
+    nobody: Any = None
+    Pipeline.annotate_exception(nobody, error, 1, ("XRANGE", "key"))
     return error
 
 

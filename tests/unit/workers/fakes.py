@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.contract.job import FillPrompt, Generate, Job, Prompt, Sampling, TextPrompt
 from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
@@ -166,10 +166,12 @@ def make_card(queue: str = "a-cpu", slots: int = 2) -> ModelCard:
 
 
 def make_served(queue: str = "a-cpu", slots: int = 2) -> ServedQueue:
+    tokenizer: Any = FakeTokenizer()
+    engine: Any = FakeEngine()
     return ServedQueue(
         card=make_card(queue, slots),
-        tokenizer=FakeTokenizer(),
-        engine=FakeEngine(),
+        tokenizer=tokenizer,
+        engine=engine,
         sink=Sink(lambda events: None),
     )
 

@@ -59,10 +59,13 @@ def test_a_bell_that_cannot_be_put_back_now_is_no_fault(
 async def test_no_connection_introduces_itself() -> None:
     broker.install()
     settings = Settings()
+    connection: Any
     async with connect_async(settings) as client:
-        assert client.connection_pool.make_connection().driver_info is None
+        connection = client.connection_pool.make_connection()
+        assert connection.driver_info is None
     with connect(settings) as client:
-        assert client.connection_pool.make_connection().driver_info is None
+        connection = client.connection_pool.make_connection()
+        assert connection.driver_info is None
     transport = Connection("redis://127.0.0.1:1/0").transport
     channel: Any = SteadyChannel.__new__(SteadyChannel)
     channel.connection = transport

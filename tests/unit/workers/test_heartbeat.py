@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from penstock.contract.worker import WorkerCard
-    from workers.serving.served_queue import ServedQueue
 
 HUNG_S = 10.0
 
@@ -57,10 +56,12 @@ class FakeAnnouncer:
 
 class Desk:
     def __init__(self) -> None:
-        self.served_queues = {queue: make_served(queue) for queue in ("a-cpu", "b-cpu")}
+        self.served_queues: dict[str, Any] = {
+            queue: make_served(queue) for queue in ("a-cpu", "b-cpu")
+        }
         self.claimed = ClaimedJobs()
-        self.queue = FakeQueue()
-        self.announcer = FakeAnnouncer()
+        self.queue: Any = FakeQueue()
+        self.announcer: Any = FakeAnnouncer()
         self.hooks = FakeHooks(self.claimed)
         self.heartbeat = Heartbeat(
             served_queues=self.served_queues,
@@ -82,7 +83,7 @@ def desk() -> Desk:
     return Desk()
 
 
-def hang(served: ServedQueue, for_s: float) -> None:
+def hang(served: Any, for_s: float) -> None:
     served.engine.is_busy = True
     served.engine.step_s = time.monotonic() - for_s
 

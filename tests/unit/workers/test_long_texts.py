@@ -56,7 +56,7 @@ def slow() -> Iterator[SlowTokenizer]:
 
 
 @pytest.fixture
-def desk(slow: SlowTokenizer) -> Iterator[Desk]:
+def desk(slow: Any) -> Iterator[Desk]:
     desk = Desk()
     desk.served.tokenizer = slow
     desk.preparer.start()
@@ -153,7 +153,7 @@ def test_work_that_fails_does_not_end_the_thread() -> None:
 class Calls:
     """A desk of small calls over a fake Redis, whose replies are kept."""
 
-    def __init__(self, slow: SlowTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         served = make_served(QUEUE)
         served.tokenizer = slow
         self.replies: dict[str, TokenizerReply] = {}

@@ -52,7 +52,7 @@ class FakeWorker:
 class Desk:
     def __init__(self, **slots: int) -> None:
         queues = {f"{name}-cpu": count for name, count in slots.items()}
-        self.worker = FakeWorker(queues)
+        self.worker: Any = FakeWorker(queues)
         self.channel = FakeChannel()
         self.hub = FakeHub()
         self.acked: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from threading import Timer
+from typing import Any
 
 import fakeredis
 import msgspec
@@ -56,7 +57,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.store = fakeredis.FakeRedis()
-        self.queue = FakeQueue()
+        self.queue: Any = FakeQueue()
         self.claimed = ClaimedJobs()
         self.served = make_served(QUEUE, slots=4)
         self.hooks = FakeHooks(self.claimed)

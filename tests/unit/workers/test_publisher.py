@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,7 +43,7 @@ class FakeQueue:
 
 class Desk:
     def __init__(self) -> None:
-        self.queue = FakeQueue()
+        self.queue: Any = FakeQueue()
         self.claimed = ClaimedJobs()
         self.hooks = FakeHooks(self.claimed)
         self.publisher = Publisher(claimed=self.claimed, jobs=self.queue, hooks=self.hooks)

@@ -207,7 +207,8 @@ def test_a_client_that_goes_pays_for_what_it_got(
     ) as stream:
         next(iter(stream))
     wait_until(lambda: redis_client.xlen(keys.USAGE) == 1)
-    [(_, fields)] = redis_client.xrange(keys.USAGE)
+    entries: Any = redis_client.xrange(keys.USAGE)
+    [(_, fields)] = entries
     row = json.loads(fields[b"r"])
     assert row["outcome"] == "cancelled"
     assert row["key"] == card.id

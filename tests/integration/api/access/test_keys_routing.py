@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.fixtures.api import Fleet
 
-OTHER = {"queue": "tiny-xpu", "device": "xpu"}
+OTHER: dict[str, Any] = {"queue": "tiny-xpu", "device": "xpu"}
 
 
 def test_a_full_queue_spills_over(fleet: Fleet) -> None:

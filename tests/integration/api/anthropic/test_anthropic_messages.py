@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
-from tests.fixtures.api import WORDS, drone, speak
+from penstock.contract.structure import ToolStructure
+from tests.fixtures.api import WORDS, chat_of, drone, speak
 from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
@@ -61,13 +62,15 @@ def ask(client: anthropic.Anthropic, **fields: Any) -> Any:
 
 def test_a_message(fleet: Fleet, client: anthropic.Anthropic) -> None:
     worker = fleet.worker()
-    message = ask(client, system="be brief", temperature=0.0, top_k=5, metadata={"user_id": "u"})
+    message: Any = ask(
+        client, system="be brief", temperature=0.0, top_k=5, metadata={"user_id": "u"}
+    )
     assert message.content[0].text == TEXT
     assert message.stop_reason == "end_turn"
     assert message.id == f"msg_{worker.jobs[0].id}"
     assert (message.usage.input_tokens, message.usage.output_tokens) == (3, 4)
     work = worker.jobs[0].work
-    assert [one["role"] for one in work.prompt.messages] == ["system", "user"]
+    assert [one["role"] for one in chat_of(worker.jobs[0]).messages] == ["system", "user"]
     assert (work.sampling.max_tokens, work.sampling.top_k, work.sampling.temperature) == (9, 5, 0)
     assert ask(client, max_tokens=2).stop_reason == "max_tokens"
 
@@ -76,7 +79,7 @@ def test_a_stream(fleet: Fleet, client: anthropic.Anthropic) -> None:
     fleet.worker()
     with client.messages.stream(model="tiny", messages=HELLO, max_tokens=9) as stream:
         events = [event.type for event in stream]
-        final = stream.get_final_message()
+        final: Any = stream.get_final_message()
     assert final.content[0].text == TEXT
     assert final.usage.output_tokens == 4
     assert final.stop_reason == "end_turn"
@@ -111,7 +114,7 @@ def test_prefill_and_neighbours(fleet: Fleet, client: anthropic.Anthropic) -> No
             {"role": "assistant", "content": "I say"},
         ],
     )
-    prompt = worker.jobs[0].work.prompt
+    prompt = chat_of(worker.jobs[0])
     assert [(one["role"], one["content"]) for one in prompt.messages] == [
         ("user", "a\nb\nc"), ("assistant", "I say"),
     ]  # fmt: skip
@@ -129,11 +132,11 @@ def test_tools(fleet: Fleet, client: anthropic.Anthropic) -> None:
     assert [block.type for block in message.content] == ["text", "tool_use"]
     assert message.stop_reason == "tool_use"
     assert message.content[1].input == {"city": "Bonn"}
-    assert worker.jobs[0].work.prompt.tools[0]["function"]["name"] == "weather"
+    assert chat_of(worker.jobs[0]).tools[0]["function"]["name"] == "weather"
     with client.messages.stream(
         model="tiny", messages=HELLO, max_tokens=9, tools=[WEATHER]
     ) as stream:
-        streamed = stream.get_final_message()
+        streamed: Any = stream.get_final_message()
     assert [block.type for block in streamed.content] == ["text", "tool_use"]
     assert streamed.content[1].input == {"city": "Bonn"}
     ask(
@@ -150,11 +153,11 @@ def test_tools(fleet: Fleet, client: anthropic.Anthropic) -> None:
         ],
     )  # fmt: skip
     work = worker.jobs[-1].work
-    messages = work.prompt.messages
+    messages = chat_of(worker.jobs[-1]).messages
     assert [one["role"] for one in messages] == ["user", "assistant", "tool", "user"]
     assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"]
     assert messages[2]["content"] == "rain"
-    assert work.sampling.structure is not None
+    assert isinstance(work.sampling.structure, ToolStructure)
     assert not work.sampling.structure.parallel
 
 
@@ -164,7 +167,7 @@ def test_thinking(fleet: Fleet, client: anthropic.Anthropic) -> None:
     message = ask(client, thinking=thinking, max_tokens=2000)
     assert [block.type for block in message.content] == ["thinking", "text"]
     assert message.content[0].thinking == "hm"
-    assert worker.jobs[0].work.prompt.template_kwargs == {"enable_thinking": True}
+    assert chat_of(worker.jobs[0]).template_kwargs == {"enable_thinking": True}
     with client.messages.stream(
         model="tiny", messages=HELLO, max_tokens=2000, thinking=thinking
     ) as stream:

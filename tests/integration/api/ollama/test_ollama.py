@@ -67,7 +67,7 @@ def test_what_is_served_is_listed(fleet: Fleet, server: ApiServer, client: ollam
     (loaded, _) = sorted(client.ps().models, key=lambda model: len(model.model or ""))
     assert (loaded.model, loaded.context_length) == ("tiny", 512)
     for name in ("tiny", "tiny:latest", "org/tiny"):
-        shown = client.show(name)
+        shown: Any = client.show(name)
         assert shown.modelinfo["llama.context_length"] == 512
         assert shown.capabilities == ["completion", "tools", "thinking"]
         assert shown.details.quantization_level == "fp32"
@@ -142,7 +142,9 @@ def test_thinking_is_apart(fleet: Fleet, client: ollama.Client) -> None:
     answer = client.generate(model="tiny", prompt="x", think=False)
     assert (answer.thinking, answer.response) == ("hmm", "yes")
     prompts = [job.work.prompt for job in worker.jobs]
-    wishes = [one.template_kwargs["enable_thinking"] for one in prompts]  # type: ignore[union-attr]
+    wishes = [
+        one.template_kwargs["enable_thinking"] for one in prompts if isinstance(one, ChatPrompt)
+    ]
     assert wishes == [True, False]
 
 
@@ -153,6 +155,7 @@ def test_forms(fleet: Fleet, client: ollama.Client) -> None:
     client.generate(model="tiny", prompt="x", format="json")
     held = [job.work.sampling.structure for job in worker.jobs]
     assert isinstance(held[0], JsonStructure)
+    assert isinstance(held[0].schema, dict)
     assert held[0].schema["required"] == ["a"]
     assert isinstance(held[1], JsonStructure)
 
@@ -164,7 +167,7 @@ def test_generate_through_the_template_raw_and_before_a_suffix(
     assert client.generate(model="tiny", prompt="a", system="b").response == TEXT
     assert client.generate(model="tiny", prompt="a", raw=True).response == TEXT
     streamed = client.generate(model="tiny", prompt="a", suffix="c", stream=True)
-    assert "".join(line.response for line in streamed) == TEXT
+    assert "".join(line.response or "" for line in streamed) == TEXT
     chat, raw, fill = [job.work.prompt for job in worker.jobs]
     assert isinstance(chat, ChatPrompt)
     assert [one["role"] for one in chat.messages] == ["system", "user"]

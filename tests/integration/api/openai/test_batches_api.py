@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import msgspec
@@ -21,7 +21,7 @@ from penstock.contract.events import Failed, Tokens
 from penstock.errors import UnknownObject
 from penstock.transport import keys
 from penstock.transport.accounts.keyring import KeyDesk
-from tests.fixtures.api import WORDS, drone, speak
+from tests.fixtures.api import WORDS, chat_of, drone, speak
 from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def test_bad_uploads(client: openai.OpenAI, server: ApiServer, tmp_path: Path) -
     answer = httpx.post(f"{server.url}/v1/files", content=endless(), headers=headers)
     assert answer.status_code == 413
     with pytest.raises(openai.BadRequestError) as bad:
-        client.files.create(file=("a", b"x"), purpose="nonsense")  # type: ignore[arg-type]
+        client.files.create(file=("a", b"x"), purpose=cast("Any", "nonsense"))
     assert bad.value.param == "purpose"
     answer = httpx.post(f"{server.url}/v1/files", data={"purpose": "batch"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
@@ -165,7 +165,7 @@ def test_expired_files_go(tmp_path: Path) -> None:
 
 def test_a_batch(fleet: Fleet, client: openai.OpenAI) -> None:
     def script(job: Job) -> Script:
-        if "question 3" in str(job.work.prompt.messages):
+        if "question 3" in str(chat_of(job).messages):
             yield Failed(job.id, 0, "context_length_exceeded", "too long")
         yield from speak(job)
 
@@ -248,14 +248,20 @@ def test_bad_batches(client: openai.OpenAI) -> None:
         client.batches.create(input_file_id=image, endpoint=CHAT, completion_window="24h")
 
 
+def completed(client: openai.OpenAI, batch_id: str) -> int:
+    counts = client.batches.retrieve(batch_id).request_counts
+    assert counts is not None
+    return counts.completed
+
+
 def test_cancelling(fleet: Fleet, client: openai.OpenAI) -> None:
     def script(job: Job) -> Script:
-        number = int(job.work.prompt.messages[0]["content"].split()[-1])
+        number = int(chat_of(job).messages[0]["content"].split()[-1])
         yield from speak(job) if number < 3 else drone(job)
 
     worker = fleet.worker(script)
     batch_id = start(client, *(request_line(number) for number in range(6)))
-    wait_until(lambda: client.batches.retrieve(batch_id).request_counts.completed == 3)
+    wait_until(lambda: completed(client, batch_id) == 3)
     assert client.batches.cancel(batch_id).status == "cancelling"
     batch = ended(client, batch_id)
     assert batch.status == "cancelled"
@@ -269,12 +275,12 @@ def test_an_expired_batch_keeps_what_is_done(
     fleet: Fleet, client: openai.OpenAI, tmp_path: Path
 ) -> None:
     def script(job: Job) -> Script:
-        first = "question 0" in str(job.work.prompt.messages)
+        first = "question 0" in str(chat_of(job).messages)
         yield from speak(job) if first else drone(job)
 
     fleet.worker(script)
     batch_id = start(client, request_line(0), request_line(1))
-    wait_until(lambda: client.batches.retrieve(batch_id).request_counts.completed == 1)
+    wait_until(lambda: completed(client, batch_id) == 1)
     # Its day is over. The driver has the card in memory, so it is another process's turn.
     store = BatchStore(FolderObjects(tmp_path))
     found = store.get(batch_id)
@@ -297,7 +303,7 @@ def test_another_process_takes_over(
     gate = threading.Event()
 
     def script(job: Job) -> Script:
-        number = int(job.work.prompt.messages[0]["content"].split()[-1])
+        number = int(chat_of(job).messages[0]["content"].split()[-1])
         for event in speak(job):
             yield event
             while number >= 4 and not gate.is_set():
@@ -305,7 +311,7 @@ def test_another_process_takes_over(
 
     worker = fleet.worker(script, slots=16)  # lines may come to the queue in any order
     batch_id = start(client, *(request_line(number) for number in range(10)))
-    wait_until(lambda: client.batches.retrieve(batch_id).request_counts.completed == 4)
+    wait_until(lambda: completed(client, batch_id) == 4)
     wait_until(lambda: len(worker.running) == 6)
     under_way = {job.id for job in worker.jobs}
     server.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import openai
@@ -11,7 +11,7 @@ import pytest
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
 from penstock.transport import keys
-from tests.fixtures.api import WORDS, drone, speak
+from tests.fixtures.api import WORDS, chat_of, drone, speak
 from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def client(server: ApiServer) -> Iterator[openai.OpenAI]:
 
 
 def prompts(job: Job) -> list[tuple[str, Any]]:
-    return [(message["role"], message["content"]) for message in job.work.prompt.messages]
+    return [(message["role"], message["content"]) for message in chat_of(job).messages]
 
 
 class Gate:
@@ -67,6 +67,7 @@ def test_an_answer(fleet: Fleet, client: openai.OpenAI) -> None:
     assert prompts(worker.jobs[0]) == [("system", "be brief"), ("user", "hello")]
     again = client.responses.retrieve(response.id)
     assert again == response
+    item: Any
     [item] = client.responses.input_items.list(response.id)
     assert item.content[0].text == "hello"
     client.responses.delete(response.id)
@@ -101,7 +102,7 @@ def test_items_by_their_ids(fleet: Fleet) -> None:
         openai.OpenAI(base_url=url, api_key="ann", max_retries=0) as ann,
         openai.OpenAI(base_url=url, api_key="bob", max_retries=0) as bob,
     ):
-        said = ann.responses.create(model="tiny", input="one").output[0].id
+        said = ann.responses.create(model="tiny", input="one").output[0].id or ""
         asked: Any = [
             {"role": "user", "content": "one"},
             {"type": "item_reference", "id": said},
@@ -149,7 +150,7 @@ def test_a_stream(fleet: Fleet, client: openai.OpenAI) -> None:
     assert events[0].type == "response.created"
     assert events[-1].type == "response.completed"
     # It was kept before its last event was sent, and it streams again as it was.
-    with client.responses.stream(response_id=final.id, starting_after=None) as stream:
+    with client.responses.stream(response_id=final.id) as stream:
         assert [event.type for event in stream] == [event.type for event in events]
     with client.responses.stream(response_id=final.id, starting_after=4) as stream:
         rest = list(stream)
@@ -240,14 +241,14 @@ def test_a_client_that_goes_takes_its_job_along(
 ) -> None:
     worker = fleet.worker(drone)
     with client.responses.create(model="tiny", input="hello", stream=True) as stream:
-        first = next(iter(stream))
+        first: Any = next(iter(stream))
     wait_until(lambda: "cancelled" in worker.dropped.values())
     assert client.responses.retrieve(first.response.id).status == "cancelled"
 
 
 def test_failures(fleet: Fleet, client: openai.OpenAI) -> None:
     def script(job: Job) -> Script:
-        if "late" in str(job.work.prompt.messages):
+        if "late" in str(chat_of(job).messages):
             yield Tokens(job.id, 0, (1,), "a", prompt_tokens=3)
             yield Failed(job.id, 1, "engine_failed", "it broke")
         yield Failed(job.id, 0, "context_length_exceeded", "too long")
@@ -257,7 +258,7 @@ def test_failures(fleet: Fleet, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.responses.create(model="tiny", input="x", stream=stream)
         assert caught.value.param == "input"
-    events = list(client.responses.create(model="tiny", input="late", stream=True))
+    events: list[Any] = list(client.responses.create(model="tiny", input="late", stream=True))
     assert events[-1].type == "response.failed"
     assert events[-1].response.error.message == "it broke"
     kept = client.responses.retrieve(events[-1].response.id)
@@ -350,9 +351,9 @@ def test_input_items_in_pages(fleet: Fleet, client: openai.OpenAI) -> None:
     )
     newest = client.responses.input_items.list(response.id, limit=2)
     assert newest.has_more
-    assert [item.content for item in newest] == list(reversed(texts))
+    assert [cast("Any", item).content for item in newest] == list(reversed(texts))
     oldest = client.responses.input_items.list(response.id, order="asc", limit=3)
-    assert [item.content for item in oldest.data] == texts[:3]
+    assert [cast("Any", item).content for item in oldest.data] == texts[:3]
 
 
 def test_counting(fleet: Fleet, client: openai.OpenAI, clerk: Clerk) -> None:
@@ -373,7 +374,7 @@ CLOCK: Any = {
 
 def test_tools(fleet: Fleet, client: openai.OpenAI) -> None:
     def script(job: Job) -> Script:
-        if job.work.prompt.messages[-1]["role"] == "tool":
+        if chat_of(job).messages[-1]["role"] == "tool":
             yield from speak(job)
         for index, piece in enumerate(CALL):
             yield Tokens(job.id, index, (index,), piece, prompt_tokens=None if index else 3)
@@ -386,7 +387,7 @@ def test_tools(fleet: Fleet, client: openai.OpenAI) -> None:
         first = stream.get_final_response()
     assert "response.function_call_arguments.done" in kinds
     assert [item.type for item in first.output] == ["message", "function_call"]
-    call = first.output[1]
+    call: Any = first.output[1]
     assert (call.name, call.arguments) == ("clock", '{"zone": "UTC"}')
     second = client.responses.create(
         model="tiny",
@@ -395,7 +396,7 @@ def test_tools(fleet: Fleet, client: openai.OpenAI) -> None:
         input=[{"type": "function_call_output", "call_id": call.call_id, "output": "noon"}],
     )
     assert second.output_text == TEXT
-    messages = worker.jobs[-1].work.prompt.messages
+    messages = chat_of(worker.jobs[-1]).messages
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == call.call_id
     forced = client.responses.create(**asked, tool_choice={"type": "function", "name": "clock"})

@@ -83,7 +83,7 @@ def test_ranks_sum_up_what_all_have(count, kind):
     for process in ranks:
         process.join(30)
     assert all(said[rank] == said[0] for rank in range(count)), "the ranks have the same bits"
-    close = (
+    close: dict[str, Any] = (
         {"rtol": 1.3e-6, "atol": 1e-5} if kind == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     )
     for turn, (found, residual) in enumerate(said[0]):

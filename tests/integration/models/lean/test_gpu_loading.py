@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -48,7 +50,7 @@ def test_a_llama_runs_lean(device, models_dir, bigdl):
     assert loaded.card.format == ("sym_int4" if bigdl else "fp32")
     said = answer(loaded)
     if not bigdl:
-        module = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
+        module: Any = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
         ids = torch.tensor([PROMPT])
         whole = module.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
         assert said == whole[0, len(PROMPT) :].tolist()
@@ -90,7 +92,7 @@ def test_spare_places_are_in_the_graphs(device, models_dir):
     loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
     assert isinstance(loaded.model, PipelinedLean)
     assert (loaded.card.slots, loaded.card.spare_slots, loaded.options.slots) == (3, 3, 6)
-    module = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
+    module: Any = transformers.AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama")
     prompts = [[token + job for token in PROMPT] for job in range(6)]
     wanted: list[list[int]] = []
     for prompt in prompts:

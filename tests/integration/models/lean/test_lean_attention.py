@@ -56,7 +56,7 @@ def test_sequences_of_all_lengths_in_one_step(attention, name):
     assert name in SHAPES
     module = module_of(name)
     model = loading.build(module, Cpu(), CONTEXT)
-    assert isinstance(model.body.ops._attention, attention)
+    assert isinstance(vars(model.body.ops)["_attention"], attention)
     model.allocate(len(LENGTHS) * CONTEXT // BLOCK_SIZE)
     for key, length in enumerate(LENGTHS):  # each in two chunks where it can be
         first = length // 3

@@ -20,6 +20,7 @@ from penstock.models.devices import Cpu
 from penstock.models.loading import checkpoint
 from penstock.models.spec import ModelSpec
 from penstock.settings import Settings
+from tests.fixtures.lean import weights_of
 from tests.fixtures.models import randomise, write_model
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def test_a_checkpoint_is_held_in_fp8(tiny_llama):
     spec = spec_of(tiny_llama)
     found = low_bit.load(spec, WithFp8(), quiet)
     assert (found.backend, found.format, found.batching) == ("transformers", "fp8", "continuous")
-    weights: Any = found.model.weights
+    weights = weights_of(found)
     module = checkpoint.load_module(spec, checkpoint.load_config(spec), torch.bfloat16)
     wanted = fp8.hold(
         Dense(module.model.layers[1].mlp.down_proj.weight.data, None), CPU, torch.bfloat16
@@ -111,7 +112,7 @@ def test_a_tied_head_is_held_once(tmp_path):
         num_attention_heads=4, tie_word_embeddings=True, max_position_embeddings=64,
     )  # fmt: skip
     write_model(tmp_path / "m", randomise(LlamaForCausalLM(config)))
-    weights: Any = low_bit.load(spec_of(tmp_path / "m"), WithFp8(), quiet).model.weights
+    weights = weights_of(low_bit.load(spec_of(tmp_path / "m"), WithFp8(), quiet))
     assert weights.head.weight.data_ptr() == weights.embeddings.data_ptr()
 
 
@@ -169,7 +170,7 @@ def test_parts_of_a_matrix_have_its_values_and_scales(tiny_llama):
     model: Any = low_bit.load(spec_of(tiny_llama), WithFp8(), quiet).model
     layer, shape = model.weights.layers[0], model.body.shape
     parts = [Part(shape, rank, 2) for rank in range(2)]
-    cut = [part.layer(layer, CPU) for part in parts]
+    cut: list[Any] = [part.layer(layer, CPU) for part in parts]
     for name, dim in (("down", 1), ("out", 1)):
         whole = getattr(layer, name).widen(torch.float32)
         halves = [getattr(one, name).widen(torch.float32) for one in cut]

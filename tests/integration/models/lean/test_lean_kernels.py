@@ -81,7 +81,8 @@ def test_products_with_four_bits(place, ops, rows, columns, tokens):
 @pytest.mark.parametrize("mean", [0, 4])
 def test_one_row_of_16_bits_with_four_bits(place, ops, size, kind, mean):
     """Such a sum holds more than its weights for a while: that may not show in its type."""
-    linear = blocks_of(*size, place, biased=False)
+    rows, columns = size
+    linear = blocks_of(rows, columns, place, biased=False)
     x = torch.randn(1, size[1], generator=torch.Generator().manual_seed(1)) + mean
     x = x.to(place, kind)
     wanted = TorchOps().product(x.double(), linear)

@@ -18,6 +18,7 @@ from penstock.models.devices import Cpu
 from penstock.models.loading import checkpoint
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import q4_0
+from tests.fixtures.lean import weights_of
 
 if TYPE_CHECKING:
     from penstock.models.devices.device import Device
@@ -51,13 +52,13 @@ def test_a_checkpoint_is_quantised_as_bigdl_does_it(tiny_llama):
     )
     down = module.model.layers[1].mlp.down_proj.weight.data
     wanted = q4_0.dequantize(*q4_0.quantize(down))
-    held = found.model.weights.layers[1].down
+    held = weights_of(found).layers[1].down
     assert torch.equal(held.widen(torch.float32), torch.as_tensor(wanted))
 
 
 @pytest.mark.parametrize(("free", "wide"), [(1, False), (1 << 40, True)])
 def test_a_gpu_with_room_holds_the_blocks_in_its_own_type_too(tiny_llama, free, wide):
-    weights = low_bit.load(spec_of(tiny_llama), Cpu(), quiet).model.weights
+    weights = weights_of(low_bit.load(spec_of(tiny_llama), Cpu(), quiet))
     held = weights.layers[0].gate_up
     before = weights.nbytes
     gpu = cast("Device", SimpleNamespace(kind="cuda", free_bytes=lambda: free))
@@ -68,6 +69,7 @@ def test_a_gpu_with_room_holds_the_blocks_in_its_own_type_too(tiny_llama, free, 
     if not wide:
         assert found.wide is None
         return
+    assert found.wide is not None
     assert torch.equal(found.wide, held.widen(torch.float32))
     assert weights.head.wide is not None
     assert weights.nbytes > before + sum(8 * 4 * one.down.packed.numel() for one in weights.layers)
@@ -85,7 +87,7 @@ def test_a_low_bit_folder_keeps_its_blocks(tiny_llama, tmp_path):
     bigdl.save_low_bit(module, tmp_path / "low", "sym_int4")
     found = low_bit.load(spec_of(tmp_path / "low", low_bit_folder=True), Cpu(), quiet)
     packed, scales = linear.from_blocks(blocks, 64, 64)
-    held = found.model.weights.layers[0].out
+    held = weights_of(found).layers[0].out
     assert torch.equal(held.packed, packed)
     assert torch.equal(held.scales, scales)
 

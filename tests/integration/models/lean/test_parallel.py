@@ -10,7 +10,7 @@ import signal
 import time
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -31,6 +31,9 @@ from penstock.models.spec import ModelSpec
 from tests.fixtures.engine import Transcript, WordTokenizer, serve
 from tests.fixtures.lean import COMMON, gpu, lean_of, module_of
 from tests.fixtures.models import write_model
+
+if TYPE_CHECKING:
+    from penstock.engine.model import Model
 
 SLOTS = 4
 BLOCKS = 16
@@ -63,13 +66,18 @@ def texts(model: Any, temperature: float = 0.0) -> list[list[int]]:
     return [list(told.tokens[f"{job}"]) for job in range(len(PROMPTS))]
 
 
+def served(model: Model) -> Any:
+    """A model over ranks, which is closed in the end."""
+    assert hasattr(model, "close")
+    return model
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Any]:
     """A model with fewer key heads than ranks and biases, and one of whole sym_int4 blocks."""
     root = tmp_path_factory.mktemp("parallel")
-    config = transformers.LlamaConfig(
-        **COMMON | {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
-    )
+    sizes: dict[str, Any] = COMMON | {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+    config = transformers.LlamaConfig(**sizes)
     torch.manual_seed(1)
     whole = transformers.LlamaForCausalLM(config)
     write_model(root / "qwen2", module_of("qwen2"))
@@ -81,7 +89,7 @@ def folders(tmp_path_factory) -> dict[str, Any]:
 def test_two_ranks_say_what_one_says_until_one_is_killed(folders):
     alone = lean_of(module_of("qwen2"))
     wanted, drawn = texts(alone), texts(alone, temperature=0.8)
-    with closing(loading.load(spec_of(folders["qwen2"]), quiet).model) as model:
+    with closing(served(loading.load(spec_of(folders["qwen2"]), quiet).model)) as model:
         assert model.weights.layers[0].down.weight.shape[1] == COMMON["intermediate_size"] // 2
         assert texts(model) == wanted
         assert texts(model, temperature=0.8) == drawn
@@ -106,7 +114,7 @@ def test_two_ranks_say_what_one_says_until_one_is_killed(folders):
 def test_four_ranks_say_what_one_says(folders):
     wanted = texts(lean_of(module_of("qwen2")))
     spec = replace(spec_of(folders["qwen2"]), tensor_parallel=4)
-    with closing(loading.load(spec, quiet).model) as model:
+    with closing(served(loading.load(spec, quiet).model)) as model:
         assert len(model.team.pids) == 3
         assert model.weights.layers[0].down.weight.shape[1] == COMMON["intermediate_size"] // 4
         assert texts(model) == wanted
@@ -114,8 +122,8 @@ def test_four_ranks_say_what_one_says(folders):
 
 @pytest.mark.timeout(300)
 def test_blocks_of_four_bits_are_divided_as_they_are(folders):
-    one = low_bit.load(spec_of(folders["blocks"], "bigdl"), Cpu(), quiet).model
-    with closing(loading.load(spec_of(folders["blocks"], "bigdl"), quiet).model) as model:
+    one: Any = low_bit.load(spec_of(folders["blocks"], "bigdl"), Cpu(), quiet).model
+    with closing(served(loading.load(spec_of(folders["blocks"], "bigdl"), quiet).model)) as model:
         half = model.weights.layers[1].down
         assert torch.equal(
             half.packed, one.weights.layers[1].down.packed[:, : half.packed.shape[1]]
@@ -143,7 +151,7 @@ def test_two_gpus_say_what_one_says(folders, backend):
     else:
         module = transformers.AutoModelForCausalLM.from_pretrained(folders["blocks"])
         wanted = texts(lean_of(module, device))
-    with closing(loading.load(spec, quiet).model) as model:
+    with closing(served(loading.load(spec, quiet).model)) as model:
         assert texts(model) == wanted
 
 
@@ -156,6 +164,6 @@ def test_two_gpus_hold_a_model_in_fp8(folders):
     if (lack := device.lacks_fp8()) is not None:
         pytest.skip(lack)
     spec = replace(spec_of(folders["blocks"], device=device.kind), format="fp8")
-    with closing(loading.load(spec, quiet).model) as model:
+    with closing(served(loading.load(spec, quiet).model)) as model:
         assert model.weights.layers[0].down.weight.dtype == torch.float8_e4m3fn
         assert [len(text) for text in texts(model)] == [NEW] * len(PROMPTS)

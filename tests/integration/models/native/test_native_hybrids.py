@@ -197,7 +197,7 @@ def spec_of(path: Path, form: str = "sym_int4", **more: Any) -> ModelSpec:
 
 
 def loaded(path: Path, form: str = "sym_int4") -> Any:
-    model = loading.load(spec_of(path, form), lambda *_: None).model
+    model: Any = loading.load(spec_of(path, form), lambda *_: None).model
     model.allocate(40)
     model.allocate_states(STATES)
     return model
@@ -224,7 +224,7 @@ def dequantised(path: Path, form: str) -> tuple[Any, list[torch.Tensor]]:
     module.requires_grad_(requires_grad=False)
     if module.config.tie_word_embeddings:
         module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
-    exact = [weight for name, weight in module.named_parameters() if name.endswith(ROUTERS)]
+    exact: list[torch.Tensor] = [weight for name, weight in module.named_parameters() if name.endswith(ROUTERS)]
     with torch.no_grad():
         for name, layer in module.named_modules():
             if isinstance(layer, torch.nn.Linear) and not f"{name}.weight".endswith(ROUTERS):
@@ -346,7 +346,7 @@ def test_a_folder_in_low_bit_keeps_its_bits(folders: Any, tmp_path: Path, name: 
     spec = spec_of(folders(name))
     quantise.quantise(spec, tmp_path / "low-bit", "sym_int4", "", lambda *_: None)
     other = replace(spec_of(tmp_path / "low-bit"), format=None, low_bit_folder=True)
-    model = loading.load(other, lambda *_: None).model
+    model: Any = loading.load(other, lambda *_: None).model
     model.allocate(40)
     model.allocate_states(STATES)
     found, expected = (
@@ -434,7 +434,7 @@ def test_the_same_text_alone_and_under_random_arrivals(served: Any) -> None:
         options = replace(plain, **{"slots": 8, "prefill_chunk_tokens": 64, **changes})
         tokens, told, engine = texts(served, options, seed)
         assert tokens == alone
-        used = sum(end.usage.cached_tokens for end in told.ends.values())
+        used = sum(told.finished(job).usage.cached_tokens for job in told.ends)
         assert (used > 0) is cached
         assert (engine.load().preempted_total > 0) is preempted
 

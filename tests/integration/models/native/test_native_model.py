@@ -118,7 +118,7 @@ def test_logits_are_those_of_the_same_weights_in_fp32(folder: Path, form: str) -
     ids = tokens(150, 1)
     with torch.inference_mode():
         output = dequantised(folder, form)(torch.tensor([ids]), output_hidden_states=True)
-    assembled = loaded(spec_of(folder, form))
+    assembled: Any = loaded(spec_of(folder, form))
     part = SequenceSlice(0, ids, 0, list(range(10)), 0)
     logits, hidden = assembled.model.forward_hidden(Batch((part,)))
 

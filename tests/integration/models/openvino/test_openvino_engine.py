@@ -54,7 +54,8 @@ def run(
     """
     spec = ModelSpec("tiny", "tiny-cpu", "cpu", None, path, "openvino", format="fp32")
     model = load(spec, lambda share, what: None).model
-    chosen = EngineOptions(**{"slots": 4, "num_blocks": BLOCKS} | options)
+    stated: dict[str, Any] = {"slots": 4, "num_blocks": BLOCKS} | options
+    chosen = EngineOptions(**stated)
     model.allocate(chosen.num_blocks)
     sink = Waiting(len(prompts))
     known = {str(job): answer for job, answer in enumerate(answers)}

@@ -385,7 +385,7 @@ def test_torch_keeps_one_thread_where_openvino_computes_and_the_rest_elsewhere(
 def test_hidden_states_are_the_last_ones_after_the_norm(llama: Path) -> None:
     """Two sequences in a step, the first with all its rows, the second with its last alone."""
     texts = [tokens(40, 1), tokens(21, 2)]
-    model = load(spec_of(llama, "fp32"), quiet).model
+    model: Any = load(spec_of(llama, "fp32"), quiet).model
     model.allocate(16)
     parts = (
         SequenceSlice(0, texts[0], 0, [3, 1, 2], 0),

@@ -23,7 +23,7 @@ from penstock.contract.events import (
     Tokens,
     Usage,
 )
-from penstock.errors import InvalidParameter, UnsupportedFeature
+from penstock.errors import InvalidParameter, PenstockError, UnsupportedFeature
 
 EVENT: Any = TypeAdapter(ResponseStreamEvent)
 SHOWN = {"model": "tiny", "parallel_tool_calls": True, "tools": [], "tool_choice": "auto"}
@@ -123,7 +123,7 @@ def test_reasoning_words_and_calls() -> None:
         "output_item.added", "function_call_arguments.done", "output_item.done",
         "completed",
     ]  # fmt: skip
-    output = Response.model_validate(builder.response()).output
+    output: list[Any] = list(Response.model_validate(builder.response()).output)
     assert [item.type for item in output] == [
         "reasoning", "message", "function_call", "function_call",
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def test_log_probabilities_are_the_messages_own() -> None:
     assert sum(piece.tokens for piece in pieces) == 10
     builder, made = finished(request, Ending("completed", 9, tuple(pieces), Usage(3, 10)))
     kinds(made)
-    response = Response.model_validate(builder.response())
+    response: Any = Response.model_validate(builder.response())
     [_, message] = response.output
     [part] = message.content
     assert part.text == "a \u00e9<b."
@@ -264,7 +264,7 @@ def test_items() -> None:
          UnsupportedFeature, "input[0].content[0]"),
     ],
 )  # fmt: skip
-def test_bad_input(fields: dict[str, Any], error: type[Exception], param: str) -> None:
+def test_bad_input(fields: dict[str, Any], error: type[PenstockError], param: str) -> None:
     with pytest.raises(error) as caught:
         messages(**fields)
     assert caught.value.param == param
