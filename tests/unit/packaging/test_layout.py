@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -42,3 +43,17 @@ def test_each_module_says_in_its_first_line_what_it_is() -> None:
         and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert silent == []
+
+
+EXCEPTION = re.compile(r"#\s*(?:noqa\b(?::[ A-Z0-9,]+)?|(?:type|pyright): ignore(?:\[[\w, -]+\])?)")
+
+
+def test_each_exception_to_a_rule_says_why() -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in product()
+        if path.suffix == ".py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if any(not line[match.end() :].strip(" -") for match in EXCEPTION.finditer(line))
+    ]
+    assert bare == []

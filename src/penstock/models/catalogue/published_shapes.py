@@ -61,16 +61,16 @@ def _has_scales(name: str, shapes: Mapping[str, Sizes]) -> bool:
 def _of_words(words: Sizes, zeros: Sizes) -> Sizes:
     """GPTQ's words lie along the inputs, AWQ's along the outputs, as its zeros do."""
     inputs, outputs = words
-    if len(zeros) == 2 and zeros[1] == outputs:  # noqa: PLR2004
+    if len(zeros) == 2 and zeros[1] == outputs:  # noqa: PLR2004  a matrix
         return outputs * _AWQ_CODES, inputs
-    bits = _WORD_BITS * zeros[1] // outputs if len(zeros) == 2 and outputs else 4  # noqa: PLR2004
+    bits = _WORD_BITS * zeros[1] // outputs if len(zeros) == 2 and outputs else 4  # noqa: PLR2004  a matrix
     return outputs, inputs * _WORD_BITS // max(bits, 1)
 
 
 def _of_groups(words: Sizes, scales: Sizes) -> Sizes:
     """As many columns as their groups allow: codes of 4 bit unless groups would be too long."""
     rows, count = words
-    groups = scales[1] if len(scales) == 2 else 1  # noqa: PLR2004
+    groups = scales[1] if len(scales) == 2 else 1  # noqa: PLR2004  a matrix
     eight = count * _WORD_BITS // 8
     usual = {16, 32, 64, 128, 256}
     if groups > 1 and eight // groups in usual and eight * 2 // groups not in usual:

@@ -145,11 +145,11 @@ class CheckedPipeline(redis.client.Pipeline):
 
     def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: Any) -> Any:
         self._awaited.transaction(commands)
-        return cast("Any", super())._execute_transaction(connection, commands, raise_on_error)  # noqa: SLF001
+        return cast("Any", super())._execute_transaction(connection, commands, raise_on_error)  # noqa: SLF001  redis-py's only seam
 
     def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: Any) -> Any:
         self._awaited.pipeline(commands)
-        return cast("Any", super())._execute_pipeline(connection, commands, raise_on_error)  # noqa: SLF001
+        return cast("Any", super())._execute_pipeline(connection, commands, raise_on_error)  # noqa: SLF001  redis-py's only seam
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         """Read a reply and check it."""
@@ -179,11 +179,11 @@ class AsyncCheckedPipeline(redis.asyncio.client.Pipeline):
         self, connection: Any, commands: Any, raise_on_error: Any
     ) -> Any:
         self._awaited.transaction(commands)
-        return await cast("Any", super())._execute_transaction(connection, commands, raise_on_error)  # noqa: SLF001
+        return await cast("Any", super())._execute_transaction(connection, commands, raise_on_error)  # noqa: SLF001  redis-py's only seam
 
     async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: Any) -> Any:
         self._awaited.pipeline(commands)
-        return await cast("Any", super())._execute_pipeline(connection, commands, raise_on_error)  # noqa: SLF001
+        return await cast("Any", super())._execute_pipeline(connection, commands, raise_on_error)  # noqa: SLF001  redis-py's only seam
 
     async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         """Read a reply and check it."""

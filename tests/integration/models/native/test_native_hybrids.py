@@ -224,7 +224,9 @@ def dequantised(path: Path, form: str) -> tuple[Any, list[torch.Tensor]]:
     module.requires_grad_(requires_grad=False)
     if module.config.tie_word_embeddings:
         module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
-    exact: list[torch.Tensor] = [weight for name, weight in module.named_parameters() if name.endswith(ROUTERS)]
+    exact: list[torch.Tensor] = [
+        weight for name, weight in module.named_parameters() if name.endswith(ROUTERS)
+    ]
     with torch.no_grad():
         for name, layer in module.named_modules():
             if isinstance(layer, torch.nn.Linear) and not f"{name}.weight".endswith(ROUTERS):

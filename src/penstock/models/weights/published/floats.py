@@ -52,7 +52,7 @@ def bitsandbytes_4bit(
         shape, block = tuple(map(int, state["shape"])), int(state["blocksize"])
         table, scales = extra("quant_map"), extra("absmax")
         assert table is not None  # noqa: S101 - the checkpoint's own index has named them
-        assert scales is not None  # noqa: S101
+        assert scales is not None  # noqa: S101 - as above
         if (nested := extra("nested_absmax")) is not None:
             levels = extra("nested_quant_map")
             assert levels is not None  # noqa: S101 - written together

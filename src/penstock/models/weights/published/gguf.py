@@ -37,7 +37,7 @@ class GgufTensors:
             except KeyError as error:
                 raise NotReadable(f"a tensor {own!r}, which is unknown here") from error
             for number, name in enumerate(found):
-                self._entries[name] = (entry, number if len(entry.shape) > 2 else None)  # noqa: PLR2004
+                self._entries[name] = (entry, number if len(entry.shape) > 2 else None)  # noqa: PLR2004  of experts
 
     @property
     def names(self) -> set[str]:

@@ -37,7 +37,7 @@ def gptq(
     :raises NotReadable: the sizes do not fit together.
     """
     outputs = words.shape[1]
-    if scales.dim() != 2 or scales.shape[1] != outputs or zero_words.shape[0] != scales.shape[0]:  # noqa: PLR2004
+    if scales.dim() != 2 or scales.shape[1] != outputs or zero_words.shape[0] != scales.shape[0]:  # noqa: PLR2004  a matrix
         raise NotReadable(f"codes {tuple(words.shape)} with scales {tuple(scales.shape)}")
     bits = _WORD_BITS * zero_words.shape[1] // outputs
     codes = unpacked(words, bits, 0).T.contiguous()
@@ -53,7 +53,7 @@ def awq(
     :raises NotReadable: the sizes do not fit together.
     """
     inputs, outputs = words.shape[0], words.shape[1] * _WORD_BITS // _AWQ_BITS
-    if scales.dim() != 2 or scales.shape[1] != outputs or inputs % scales.shape[0]:  # noqa: PLR2004
+    if scales.dim() != 2 or scales.shape[1] != outputs or inputs % scales.shape[0]:  # noqa: PLR2004  a matrix
         raise NotReadable(f"codes {tuple(words.shape)} with scales {tuple(scales.shape)}")
     codes = _in_order(words).T.contiguous()
     if zero_words is None:
