@@ -81,11 +81,10 @@ def test_chat_completions(fleet: ForcedFleet) -> None:
         made: Any = message.tool_calls[0]
         assert json.loads(made.function.arguments) == {"command": COMMAND}
         messages += [message, {"role": "tool", "tool_call_id": made.id, "content": "a\nb"}]
-        second = client.chat.completions.create(model=MODEL, messages=messages, tools=tools)
+        second: Any = client.chat.completions.create(model=MODEL, messages=messages, tools=tools)
     assert second.choices[0].message.content == DONE
-    as_an_agent_needs_it(
-        second.usage.prompt_tokens, second.usage.prompt_tokens_details.cached_tokens
-    )  # type: ignore[union-attr,arg-type]
+    usage = second.usage
+    as_an_agent_needs_it(usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens)
     assert "a\nb" in fleet.script.prompts()[-1].rpartition(RESULT)[2]
 
 
@@ -107,7 +106,8 @@ def test_responses(fleet: ForcedFleet) -> None:
         assert made.type == "function_call"
         assert json.loads(made.arguments) == {"command": COMMAND}
         output = {"type": "function_call_output", "call_id": made.call_id, "output": "a\nb"}
-        second = client.responses.create(input=[*items, made.to_dict(), output], **more)
+        turns: Any = [*items, made.to_dict(), output]
+        second = client.responses.create(input=turns, **more)
     assert second.output_text == DONE
     assert second.usage
     as_an_agent_needs_it(second.usage.input_tokens, second.usage.input_tokens_details.cached_tokens)

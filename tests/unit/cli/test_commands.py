@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -93,13 +93,13 @@ def test_doctor_reports_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def commands() -> dict[str, object]:
+def commands() -> dict[str, Any]:
     import typer.main
 
     from penstock.cli.application import app
 
-    root = typer.main.get_command(app)
-    found: dict[str, object] = {"": root}
+    root: Any = typer.main.get_command(app)
+    found: dict[str, Any] = {"": root}
     for name, command in root.commands.items():
         found[name] = command
         for sub, inner in getattr(command, "commands", {}).items():
@@ -107,7 +107,7 @@ def commands() -> dict[str, object]:
     return found
 
 
-def test_every_command_has_examples_that_it_takes(commands: dict[str, object]) -> None:
+def test_every_command_has_examples_that_it_takes(commands: dict[str, Any]) -> None:
     import shlex
 
     for name, command in commands.items():

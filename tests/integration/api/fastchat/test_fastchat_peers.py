@@ -45,7 +45,7 @@ class TheirWorker:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.status: dict[str, Any] = {"model_names": ["theirs"], "speed": 1, "queue_length": 0}
         self.pause_s = 0.0
-        self.words = ("one ", "two ", "three")
+        self.words: tuple[str, ...] = ("one ", "two ", "three")
         self.broken = ""
         self.left = threading.Event()
         paths = (

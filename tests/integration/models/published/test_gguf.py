@@ -80,6 +80,7 @@ def test_a_file_alone_is_served(plain, tmp_path, kind):
     assert own.card.stored == f"gguf-{kind.lower()}"
     if kind != "BF16" and suitability.has_native():
         assert own.card.backend == "native"
+        assert own.card.weight_error is not None
         assert own.card.weight_error < 1e-3  # the embedding table, in fp16
         assert distance(logits(own), expected) < 0.06
 

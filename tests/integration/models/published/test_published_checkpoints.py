@@ -185,6 +185,7 @@ def test_a_published_checkpoint_is_computed_as_what_it_stands_for(plain, tmp_pat
         return
     assert (own.card.backend, own.card.running) == ("native", "native")
     assert own.card.format == f"{label}+int8"  # the head, which is not quantised
+    assert own.card.weight_error is not None
     assert 0 < own.card.weight_error < 0.008
     assert distance(logits(own), expected) < 0.06  # activations in 8 bit
 
@@ -242,6 +243,7 @@ def test_16_bit_says_what_it_costs(plain, tmp_path):
     folder, _ = published.write(plain, tmp_path / "m", quantised, convert)
     card = load(folder, format="bf16").card
     assert (card.backend, card.format, card.stored) == ("transformers", "bf16", "gptq-int4")
+    assert card.weight_error is not None
     assert 1e-4 < card.weight_error < 3e-3
 
 
@@ -250,6 +252,7 @@ def test_a_bigdl_name_means_its_4_bit_and_says_what_that_costs(plain, tmp_path):
     folder, dense = published.write(plain, tmp_path / "m", quantised, convert)
     own, meant = load(folder, "bigdl-m-cpu"), load(dense, "bigdl-m-dense-cpu")
     assert (own.card.format, own.card.stored) == ("sym_int4", label)
+    assert own.card.weight_error is not None
     assert 0.02 < own.card.weight_error < 0.2
     assert torch.equal(logits(own), logits(meant))
 
