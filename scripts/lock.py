@@ -56,7 +56,7 @@ def merge(by_machine: dict[str, list[str]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--upgrade", action="store_true", help="take the newest of everything")
     parser.add_argument("pythons", nargs="*", default=PYTHONS, help="such as 3.13; all by default")
     options = parser.parse_args()

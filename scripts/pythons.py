@@ -74,7 +74,7 @@ def prepared(version: str, python: str, *, whole: bool) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--whole", action="store_true", help="with torch and the model libraries")
     parser.add_argument("--jobs", default="2", help="tests that run at once")
     parser.add_argument("arguments", nargs="*", help="pytest's, after --")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -58,7 +58,7 @@ def answers(draw: st.DrawFn) -> tuple[str, str]:
     deadline=None,
     database=None,
     derandomize=EXAMPLES < 100,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=cast("Any", list(HealthCheck)),
 )
 @given(answers(), st.lists(st.integers(0, 2_000), max_size=12), st.booleans())
 def test_no_cut_changes_a_damaged_answer(

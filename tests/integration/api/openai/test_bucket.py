@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
@@ -47,7 +47,7 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(endpoint: str, request: pytest.FixtureRequest) -> Settings:
+def settings(endpoint: Any, request: pytest.FixtureRequest) -> Settings:
     return Settings(files_url=f"s3://{BUCKET}/{request.node.name}", files_endpoint=endpoint)
 
 
@@ -73,7 +73,9 @@ def test_both_storages_do_the_same(objects: Objects) -> None:
     assert objects.names("a/")[:2] == ["a/b", "a/c"]
     pieces = objects.names("a/rows.")
     assert b"".join(objects.get(name) or b"" for name in pieces) == b"x\ny\n"
-    with objects.open("a/c") as file:
+    file = objects.open("a/c")
+    assert file is not None
+    with file:
         assert file.read() == b"three"
     objects.delete(*objects.names("a/"), "a/none")
     assert objects.names("") == []
@@ -153,8 +155,7 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
 
 
 def test_calls_to_storage_that_is_away_end(tmp_path: Path) -> None:
-    settings = Settings(
-        files_url=f"s3://{BUCKET}", files_endpoint=f"http://127.0.0.1:{find_free_port()}"
-    )
+    away: Any = f"http://127.0.0.1:{find_free_port()}"
+    settings = Settings(files_url=f"s3://{BUCKET}", files_endpoint=away)
     with pytest.raises(StoreUnavailable):
         objects_of(settings).names("")

@@ -41,6 +41,7 @@ class Codes(Native):
     def _matrix(self, which: Which, layer: int, linears: list[Any]) -> None:
         if self.kind is Kind.I4:
             return super()._matrix(which, layer, linears)
+        assert self.group is not None
         columns = linears[0].weight.shape[1]
         order = np.arange(columns) if self.order is None else self.order(columns, self.group)
         parts: list[Part] = []
