@@ -74,7 +74,7 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
     rng: random.Random
     only: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
-    """The first faults; those after them are drawn."""
+    """The faults, one after the other and no more; drawn without an end if there is none."""
     spare_first: bool = False
     """Whether the first worker and the first API process live through the run."""
     pause_s: tuple[float, float] = (0.3, 2.0)
@@ -103,12 +103,12 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
 
     async def run(self) -> None:
         """Go on until cancelled; what is broken then is mended first."""
-        first = list(self.order)
         try:
-            while True:
-                await asyncio.sleep(self.rng.uniform(*self.pause_s))
+            for name in self.order:
+                await self._inject(name)
+            while not self.order:
                 (name,) = self.rng.choices(self._kinds, self._weights)
-                await self._inject(first.pop(0) if first else name)
+                await self._inject(name)
         except Exception as error:
             self.broken = error
             raise
@@ -116,6 +116,7 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
             await asyncio.gather(*self._mending)
 
     async def _inject(self, name: str) -> None:
+        await asyncio.sleep(self.rng.uniform(*self.pause_s))
         self.counts[name] += 1
         self.begun_s.append(time.monotonic())
         # A fault that has begun is ended too: half a fault would hide what it breaks.

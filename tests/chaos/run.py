@@ -53,7 +53,7 @@ class Plan:
     only: tuple[str, ...] = ()
     """Kinds of faults; all if it is empty."""
     order: tuple[str, ...] = ()
-    """The first faults, in their order."""
+    """All faults, in their order; drawn ones if it is empty."""
     spare_first: bool = False
     """Whether one worker and one API process live through the run, for the sake of their memory."""
     has_networks: bool = True
