@@ -48,8 +48,12 @@ async def show_job(request: Request, job_id: str) -> Response:
 
 @router.endpoint("/v1/jobs/{job_id}/events", method="GET")
 async def job_events(request: Request, job_id: str, after: str | None = None) -> Response:
-    """Stream a job's events after `after` (an index or an id; or the header Last-Event-ID)."""
+    """Stream a job's events after `after` (an index or an id; or the header Last-Event-ID).
+
+    :raises Overloaded: it has as many readers here as it may.
+    """
     services = services_of(request)
+    services.replies.check_room(_bare(job_id))  # before it costs anything
     seen = seen_event(request.headers.get(EVENT_HEADER) if after is None else after, "after")
     state = await _own_job(request, job_id)
     if state.reply != services.replies.channel:
@@ -65,13 +69,19 @@ async def cancel_job(request: Request, job_id: str) -> Response:
     return json_response({"id": state.job_id, "object": "job", "status": status})
 
 
+def _bare(job_id: str) -> str:
+    """Return a job's id without what an answer's id begins with."""
+    for prefix in PREFIXES:
+        job_id = job_id.removeprefix(prefix)
+    return job_id
+
+
 async def _own_job(request: Request, job_id: str) -> JobState:
     """Return a job of the caller's own.
 
     :raises UnknownJob: unknown, or owned by another tenant; deliberately indistinguishable.
     """
-    for prefix in PREFIXES:
-        job_id = job_id.removeprefix(prefix)
+    job_id = _bare(job_id)
     state = await services_of(request).queue.state(job_id)
     if state.tenant != record_of(request).tenant:
         raise UnknownJob(f"There is no job {job_id}")
@@ -82,9 +92,9 @@ async def _frames(
     services: Services, state: JobState, seen: SeenEvent
 ) -> AsyncGenerator[bytes, None]:
     tick_s = services.settings.keepalive_s
-    follow = services.replies.follow(state.queue, state.job_id, tick_s=tick_s)
+    # At once: the job is there, and its watcher need not wait for its next event to know.
+    follow = services.replies.follow(state.queue, state.job_id, tick_s=tick_s, at_once=True)
     ids = EventIds(seen)
-    yield KEEPALIVE  # the job is there: its watcher need not wait for its next event to know
     async with aclosing(follow) as events:
         async for event in events:
             if event is None:

@@ -119,6 +119,7 @@ async def _stored_frames(
     if stored.ending is not None:
         yield frame(finished(stored, stored.ending)[1], after)
         return
+    services.replies.check_room(stored.job_id)  # a status, not an error in the stream
     yield writer.begin() or PLAIN_KEEPALIVE
     has_begun = False
     while True:

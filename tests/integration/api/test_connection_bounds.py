@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import threading
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,34 @@ def test_readers_of_one_job(fleet: Fleet, server: ApiServer) -> None:
         finally:
             for stream in streams:
                 stream.__exit__(None, None, None)
+
+
+def test_watchers_of_one_job(fleet: Fleet, server: ApiServer) -> None:
+    """All at once: those past the bound get a status, not a stream that ends with an error."""
+    fleet.worker(drone)
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def watch(url: str) -> None:
+        with httpx.stream("GET", url, timeout=30) as answer:
+            statuses.append(answer.status_code)
+            if answer.status_code == 200:
+                done.wait(30)
+
+    body = {**BODY, "stream": True, "seed": 1}
+    with httpx.stream("POST", f"{server.url}{CHAT}", json=body, timeout=20) as stream:
+        url = f"{server.url}/v1/jobs/{stream.headers['x-penstock-jobs']}/events"
+        threads = [threading.Thread(target=watch, args=(url,)) for _ in range(2 * MOST_READERS)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: len(statuses) == len(threads), 30.0)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert statuses.count(200) == MOST_READERS - 1  # the client of the job is a reader, too
+    assert statuses.count(429) == MOST_READERS + 1
 
 
 # -- compressed bodies

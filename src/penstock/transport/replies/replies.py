@@ -132,12 +132,14 @@ class Replies:
         *,
         tick_s: float,
         again: Callable[[], Awaitable[bool]] | None = None,
+        at_once: bool = False,
     ) -> AsyncGenerator[Event | None, None]:
         """Yield a job's events in order, each once, until its terminal one.
 
-        None stands for `tick_s` of silence (to a tenth of a second): the caller writes a keep-alive. A job that no longer
-        exists (a failover to a replica that had not received it) is submitted `again`, if that call
-        returns True.
+        None stands for `tick_s` of silence (to a tenth of a second): the caller writes a
+        keep-alive. A job that no longer exists (a failover to a replica that had not received it)
+        is submitted `again`, if that call returns True. With `at_once`, the first is None: there is
+        room for this reader.
 
         :raises UnknownJob: no such job, or its journal has expired.
         :raises Overloaded: too many clients read this job at this process.
@@ -146,6 +148,8 @@ class Replies:
         # Listen first, then read the journal: nothing can be missed in between.
         follower = self._followers.begin(queue, job_id, tick_s)
         try:
+            if at_once:
+                yield None
             while True:
                 try:
                     events = await self._next(follower)
