@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from api.http.middleware import QUIET_PATHS
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,8 +29,8 @@ class Turnstile:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; what only looks (GET) need not wait."""
-        if scope["type"] == "http" and scope["method"] == "POST":
+        """Serve one connection; probes need not wait, whatever else comes."""
+        if scope["type"] == "http" and scope["path"] not in QUIET_PATHS:
             await self._wait()
         await self._app(scope, receive, send)
 

@@ -37,8 +37,8 @@ async def nothing(*_: Any) -> Any:
     raise AssertionError("nobody receives or sends here")
 
 
-def request(number: int, method: str = "POST") -> dict[str, Any]:
-    return {"type": "http", "method": method, "number": number}
+def request(number: int, path: str = "/v1/models") -> dict[str, Any]:
+    return {"type": "http", "path": path, "number": number}
 
 
 async def test_a_few_begin_in_a_turn_in_their_order():
@@ -75,8 +75,10 @@ async def test_one_that_has_gone_takes_nobodys_turn():
     assert [number for number, _ in app.began] == [*range(AT_ONCE), MANY - 1]
 
 
-@pytest.mark.parametrize("scope", [request(9, "GET"), {"type": "lifespan", "number": 9}], ids=str)
-async def test_what_only_looks_does_not_wait(scope: dict[str, Any]):
+@pytest.mark.parametrize(
+    "scope", [request(9, "/health"), {"type": "lifespan", "number": 9}], ids=str
+)
+async def test_a_probe_does_not_wait(scope: dict[str, Any]):
     app = Beginning()
     turnstile = Turnstile(app)
     waiting = [asyncio.create_task(turnstile(request(n), nothing, nothing)) for n in range(MANY)]
