@@ -64,7 +64,7 @@ class Preparation:
         with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
             try:
                 return self._prepare(claimed)
-            except (BadRequest, EngineFailed) as error:
+            except (BadRequest, EngineFailed, job_images.ImageLost) as error:
                 self._fail(claimed, error)
             except JournalLost as error:
                 self._fail(claimed, StoreUnavailable(str(error)))

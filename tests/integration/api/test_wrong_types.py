@@ -71,7 +71,7 @@ OF_ONE_JOB = {
 }  # fmt: skip
 UNGUESSABLE = {
     "penstock:{q}:claim:<token>", "penstock:lease:<name>", "penstock:fastchat:worker:<hash>",
-    "penstock:reply:<process>",
+    "penstock:reply:<process>", "penstock:image:<digest>",
 }  # fmt: skip
 
 REFUSED = {

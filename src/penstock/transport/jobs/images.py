@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock.errors import EngineFailed
+from penstock.errors import StoreUnavailable
 from penstock.transport import keys
 from penstock.transport.store.connection import patiently, patiently_async
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from penstock.settings import Settings
+
+
+class ImageLost(StoreUnavailable):
+    """An image of a job is not in Redis any more; the client may send the request again."""
 
 
 def digest_of(data: bytes) -> str:
@@ -55,9 +59,12 @@ def fetch(store: redis.Redis, digests: Sequence[str], patience_s: float) -> list
     """Return the images of a job, for a worker.
 
     :raises StoreUnavailable: Redis is away.
-    :raises EngineFailed: Redis has lost one.
+    :raises ImageLost: Redis has one no longer, or other bytes in its place.
     """
-    images = patiently(lambda: cast("Any", store).mget(map(keys.image, digests)), patience_s)
-    if None in images:
-        raise EngineFailed("an image of this request is no longer in Redis")
-    return list(images)
+    images: list[bytes | None] = patiently(
+        lambda: cast("Any", store).mget(list(map(keys.image, digests))), patience_s
+    )
+    found = [data for data in images if data is not None]
+    if list(map(digest_of, found)) != list(digests):
+        raise ImageLost("an image of this request is no longer in Redis: send it again")
+    return found
