@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from redis.exceptions import RedisError
 
 from api.access.owned import owned
 from api.http.errors import INTERNAL_ERROR
@@ -289,7 +290,7 @@ async def sweep_forever(services: Services) -> None:
         await asyncio.sleep(SWEEP_S)
         try:
             await shelf.sweep()
-        except PenstockError as error:  # Redis is away; the registry has logged it
+        except (PenstockError, RedisError, OSError) as error:  # the registry has logged it
             logger.debug("responses: %s", error)
         except Exception:
             logger.exception("responses")
