@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.chaos.audit import Audit
 from tests.chaos.faults import Faults
 from tests.chaos.fleet import Fleet
-from tests.chaos.load import Ask, Outcome, ResumingClient, draw_asks
+from tests.chaos.load import Ask, Clients, Outcome, draw_asks
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.verdict import judge
 from tests.fixtures.processes import answers, card_of
@@ -33,7 +34,7 @@ ENDED_S = 60.0
 class Load:
     """Clients that ask one thing after another until told to stop."""
 
-    def __init__(self, client: ResumingClient, asks: list[Ask]) -> None:
+    def __init__(self, client: Clients, asks: list[Ask]) -> None:
         self.outcomes: list[Outcome] = []
         self._client, self._asks = client, asks
         self._over = False
@@ -82,7 +83,7 @@ async def test_a_rolling_restart_of_every_process_loses_nothing(
         fleet = Fleet(tmp_path, models_dir, store, proxy, 1800)
         try:
             await fleet.start(workers=2, apis=2)
-            client = ResumingClient(http, [api.url for api in fleet.apis], random.Random(1))
+            client = Clients(http, [api.url for api in fleet.apis], random.Random(1))
             asks = [
                 dataclasses.replace(one, text=(await client.ask(one)).text)
                 for one in draw_asks(8, 1, (40, 160))
@@ -92,7 +93,8 @@ async def test_a_rolling_restart_of_every_process_loses_nothing(
                 await replace(fleet)
             await load.stop()
             await asyncio.to_thread(fleet.settle)
-            verdict = judge(load.outcomes, Faults(fleet, random.Random(1)), store.url)
+            audit = Audit(Faults(fleet, random.Random(1)), store.url)
+            verdict = judge(load.outcomes, audit, store.url)
         except BaseException:
             fleet.print_logs()
             raise
