@@ -136,7 +136,7 @@ def test_errors_are_json_that_it_can_show(http: httpx.Client) -> None:
         json={"model": DEMO, "messages": [{"role": "user", "content": [image]}], "stream": True},
     )
     assert refused.status_code == 400
-    assert "image" in refused.json()["error"]["message"]
+    assert "text only" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("more", [{}, {"prefix": "query: "}])
