@@ -63,7 +63,7 @@ async def replace_apis(fleet: Fleet) -> None:
     for place, old in enumerate(fleet.apis):
         old.send(signal.SIGTERM)
         await asyncio.to_thread(old.wait, ENDED_S)
-        new = fleet.apis[place] = fleet.new_api(int(old.url.rpartition(":")[2]))
+        new = fleet.apis[place] = fleet.new_api(place)
         await asyncio.to_thread(new.wait_until, lambda a=new: answers(f"{a.url}/ready"))
 
 
