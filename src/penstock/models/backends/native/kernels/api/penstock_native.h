@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 7
+#define PN_ABI 8
 
 /* Return codes. */
 enum {
