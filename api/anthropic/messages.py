@@ -47,7 +47,9 @@ async def create_message(request: Request) -> Response:
     asked = validated(body, MessagesRequest)
     card = pick(request, asked.model)
     chat = chat_body(asked, body, record.warnings)
-    plan = plan_of(chat, card, blamed, record.warnings, image_models(request)).within_context()
+    plan = plan_of(
+        chat, card, blamed, record.warnings, partial(image_models, request)
+    ).within_context()
     generation = await generation_of(request, card, plan)
     job_id = generation.jobs[0].id
     heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
@@ -74,7 +76,9 @@ async def count_tokens(request: Request) -> Response:
     COUNTING.apply(body, CountTokensRequest.model_fields, warnings)
     asked = validated(body, CountTokensRequest)
     card = pick(request, asked.model)
-    plan = plan_of(chat_body(asked, body, warnings), card, blamed, warnings, image_models(request))
+    plan = plan_of(
+        chat_body(asked, body, warnings), card, blamed, warnings, partial(image_models, request)
+    )
     reply = await call(request, card, Tokenize(plan.prompt), "messages", plan.images)
     return json_response({"input_tokens": len(reply.token_ids)})
 

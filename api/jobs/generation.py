@@ -109,7 +109,8 @@ class Generation:
     ) -> Generation:
         """Return the generation of `works`, admitted by the key's limits but not submitted yet.
 
-        Each `choices` works in a row share a prompt. `images` are those that the prompts name. With `resumption`, the jobs of an earlier
+        Each `choices` works in a row share a prompt. `images` are those that the prompts name, by
+        digest. With `resumption`, the jobs of an earlier
         request with the same key are taken up again; if `replayed`, their events come from the
         first on, also those that the client has seen. The log probabilities of
         `hidden_token_ids`, which end an answer without being part of its text, are left out. The

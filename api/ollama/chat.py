@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
@@ -28,7 +30,7 @@ async def chat(request: Request) -> Response:
     if not asked.messages:
         return loaded(asked.model, as_message)
     plan = plan_of(
-        chat_body(asked), card, blamed, record_of(request).warnings, image_models(request)
+        chat_body(asked), card, blamed, record_of(request).warnings, partial(image_models, request)
     )
     generation = await generation_of(request, card, plan)
     return await answer(

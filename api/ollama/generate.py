@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
@@ -37,7 +39,7 @@ async def generate(request: Request) -> Response:
             card,
             blamed,
             record_of(request).warnings,
-            image_models(request),
+            partial(image_models, request),
         )
         generation, reading = await generation_of(request, card, plan), plan.reading
     return await answer(

@@ -13,7 +13,7 @@ from penstock.errors import InvalidParameter, UnsupportedFeature
 from penstock.transport.jobs.images import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from api.http.warnings import Warnings
     from penstock.contract.worker import ModelCard
@@ -29,10 +29,12 @@ _BASE64: Final = ";base64"
 class ChatImages:
     """Collects the images of one request, each once; `data` has their bytes by digest.
 
-    `takers` are the models that the client may send images to, if `card` takes none.
+    `takers` returns the models that the client may send images to; asked if `card` takes none.
     """
 
-    def __init__(self, card: ModelCard, warnings: Warnings, takers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, card: ModelCard, warnings: Warnings, takers: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         self.data: dict[str, bytes] = {}
         self._card = card
         self._takers = takers
@@ -50,7 +52,7 @@ class ChatImages:
         """
         if IMAGES not in self._card.capabilities:
             if role != "tool":
-                named = ", ".join(self._takers[:MOST_NAMED])
+                named = ", ".join(self._takers()[:MOST_NAMED])
                 instead = f"; images are taken by {named}" if named else ""
                 raise UnsupportedFeature(
                     f"{where}: {self._card.name} takes text only{instead}", param=where

@@ -6,6 +6,7 @@ They call a worker's tokenizer without the queue, so they never wait for a runni
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
@@ -75,7 +76,8 @@ async def tokenize(request: Request) -> Response:
     prompt: Prompt
     if asked.prompt is None:
         chat = {name: value for name, value in body.items() if name not in OWN_FIELDS}
-        prompt, images = _chat({**chat, "model": model}, request, card)
+        asked_chat = chat_request({**chat, "model": model}, record_of(request).warnings)
+        prompt, images = _chat(asked_chat, request, card)
         param = "messages"
     else:
         special = asked.add_special_tokens is not False
@@ -119,8 +121,9 @@ async def detokenize(request: Request) -> Response:
 async def render(request: Request) -> Response:
     """Return what the model would see for the body of a chat completion."""
     body = await read_object(request, services_of(request).settings.max_body_bytes)
-    card = pick(request, chat_request(body, record_of(request).warnings).model)
-    prompt, images = _chat(body, request, card)
+    asked = chat_request(body, record_of(request).warnings)
+    card = pick(request, asked.model)
+    prompt, images = _chat(asked, request, card)
     text = (await call(request, card, Render(prompt), "messages")).text
     token_ids = (await call(request, card, Tokenize(prompt), "messages", images)).token_ids
     return json_response(
@@ -136,12 +139,11 @@ async def render(request: Request) -> Response:
 
 
 def _chat(
-    body: dict[str, Any], request: Request, card: ModelCard
+    asked: ChatRequest, request: Request, card: ModelCard
 ) -> tuple[ChatPrompt, dict[str, bytes]]:
-    """Return the prompt of a chat completion's body, and its images by digest."""
-    warnings = record_of(request).warnings
-    images = ChatImages(card, warnings, image_models(request))
-    return chat_prompt(chat_request(body, warnings), images), images.data
+    """Return the prompt of a chat completion, and its images by digest."""
+    images = ChatImages(card, record_of(request).warnings, partial(image_models, request))
+    return chat_prompt(asked, images), images.data
 
 
 def only_model(request: Request) -> str:

@@ -32,12 +32,12 @@ def plan_of(
     card: ModelCard,
     blamed: Callable[[str | None], str | None],
     warnings: Warnings,
-    takers: Sequence[str] = (),
+    takers: Callable[[], Sequence[str]] = tuple,
 ) -> ChatPlan:
     """Return the plan of a chat completion's body that was translated from another API's.
 
-    `blamed` returns the original request's name for a chat completion's field; `takers` are the
-    models that take images.
+    `blamed` returns the original request's name for a chat completion's field; `takers` returns
+    the models that take images.
 
     :raises BadRequest: as a chat completion would; `param` is the original request's field.
     """

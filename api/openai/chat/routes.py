@@ -1,5 +1,7 @@
 """POST /v1/chat/completions."""
 
+from functools import partial
+
 from fastapi import Request
 from starlette.responses import Response
 
@@ -35,7 +37,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
     asked, repeated = await read_request(request, chat_request)
     card = pick(request, asked.model)
-    images = ChatImages(card, record_of(request).warnings, image_models(request))
+    images = ChatImages(card, record_of(request).warnings, partial(image_models, request))
     plan = ChatPlan.of(asked, card, images)
     for text in plan.unenforced:
         record_of(request).warnings.add(text)

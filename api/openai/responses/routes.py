@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
@@ -211,7 +212,7 @@ def _plan(
     history = [item for earlier in chain for item in (*earlier.input, *output_items(earlier))]
     warnings = record_of(request).warnings
     chat, namespaces = chat_body(asked, body, history, items_of(asked, ""), warnings)
-    return plan_of(chat, card, blamed, warnings, image_models(request)), namespaces
+    return plan_of(chat, card, blamed, warnings, partial(image_models, request)), namespaces
 
 
 def _shown(asked: ResponseRequest, body: dict[str, Any], sampling: Sampling) -> dict[str, Any]:

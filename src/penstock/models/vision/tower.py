@@ -151,11 +151,17 @@ class VisionTower:
 
 def takes_images(spec: ModelSpec) -> bool:
     """Whether a checkpoint has a vision part that is to be loaded."""
+    return _config(spec) is not None
+
+
+def _config(spec: ModelSpec) -> Any | None:
+    """The configuration of a checkpoint with a vision part that is to be loaded, else None."""
     if not spec.images or not processors.is_there(spec.path):
-        return False
+        return None
     if read_config(spec.path).get("model_type") not in TAKE_IMAGES:
-        return False
-    return image_text.is_image_text(checkpoint.full_config(spec))
+        return None
+    config = checkpoint.full_config(spec)
+    return config if image_text.is_image_text(config) else None
 
 
 def load(spec: ModelSpec) -> VisionTower | None:
@@ -164,9 +170,9 @@ def load(spec: ModelSpec) -> VisionTower | None:
     A checkpoint whose vision part cannot be loaded serves text.
     """
     try:
-        if not takes_images(spec):
+        config = _config(spec)
+        if config is None:
             return None
-        config = checkpoint.full_config(spec)
         stored = checkpoint.dtype(spec, config)
         dtype = devices.device_of(spec).compute_dtype(stored, 0)
         return _loaded(spec, config, dtype)

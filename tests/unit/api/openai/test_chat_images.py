@@ -67,7 +67,7 @@ def test_images_at_their_bound() -> None:
 
 def test_a_model_that_takes_text_only() -> None:
     warnings = Warnings()
-    taken = ChatImages(model_card(capabilities=("generate",)), warnings, ["llava", "qwen"])
+    taken = ChatImages(model_card(capabilities=("generate",)), warnings, lambda: ["llava", "qwen"])
     assert taken.part("data:", "x", "tool") == {"type": "text", "text": IMAGE_LEFT_OUT}
     assert warnings.texts == ["images in the outputs of tools are left out"]
     with pytest.raises(UnsupportedFeature, match="llava, qwen"):
