@@ -51,8 +51,8 @@ demo: setup ## install, start Redis, a worker and the API, and ask the demo mode
 test: setup-dev ## install and run the tests (JOBS=4 at once)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 12 $(ARGS)
 
-test-pythons: setup-dev ## run the unit tests that need no torch on each other Python that is here (WHOLE=1: all unit tests, gigabytes)
-	@$(BIN)/python scripts/pythons.py --jobs $(JOBS) $(if $(WHOLE),--whole) -- $(ARGS)
+test-pythons: setup-dev ## run the unit tests that need no torch on each other Python that is here (NEWEST=1: one; WHOLE=1: all unit tests, gigabytes)
+	@$(BIN)/python scripts/pythons.py --jobs $(JOBS) $(if $(NEWEST),--newest) $(if $(WHOLE),--whole) -- $(ARGS)
 
 test-unlocked: ## run the tests with the newest releases that pyproject.toml allows, in .venv-unlocked
 	@PENSTOCK_VENV=.venv-unlocked PENSTOCK_LOCK=off scripts/setup.sh dev

@@ -1,9 +1,10 @@
 """Run the unit tests on each Python of this machine that Penstock supports, but for that of `.venv`.
 
-Usage: `python scripts/pythons.py [--whole] [--jobs 4] [-- pytest's arguments]`. Each has an
+Usage: `python scripts/pythons.py [--whole] [--newest] [--jobs 4] [-- pytest's arguments]`. Each has an
 environment of its own in `.venv-pythons`, kept for the next time. Without `--whole` it has no torch:
 the tests of the API, the queue, the command line and the deployment run, and those that need torch
-are left out. Where there is no other Python it says so and ends well.
+are left out. `--newest` tests the newest of them alone, for CI. If there is no other Python, it says
+so and ends well.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def prepared(version: str, python: str, *, whole: bool) -> Path:
     print(f"Python {version}: making {folder.relative_to(ROOT)} with {python}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([python, "-m", "venv", str(folder)], check=True)
-    pip = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(made), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)
     what = ["-e", ".[demo,s3]", "--group", "dev"] if whole else ["-e", ".[client,server]"]
     what += [] if whole else ["--group", "unit"]
@@ -76,6 +77,7 @@ def prepared(version: str, python: str, *, whole: bool) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--whole", action="store_true", help="with torch and the model libraries")
+    parser.add_argument("--newest", action="store_true", help="the newest other Python alone")
     parser.add_argument("--jobs", default="2", help="tests that run at once")
     parser.add_argument("arguments", nargs="*", help="pytest's, after --")
     options = parser.parse_args()
@@ -85,6 +87,11 @@ def main() -> int:
     if not found:
         print(f"only Python {current} is here, of {', '.join(supported())}: no other was tested")
         return 0
+    if options.newest:
+        left_out = [version for version in others if version in found][:-1]
+        found = {version: found[version] for version in list(found)[-1:]}
+        if left_out:
+            print(f"Python {', '.join(left_out)} is here too and is not tested now")
     failed: list[str] = []
     for version, path in found.items():
         python = prepared(version, path, whole=options.whole)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.deploy.test_web_deploy import ROOT
 
+pytest.importorskip("huggingface_hub", reason="a worker's libraries are not installed")
+
 CODE = """
 import socket
 import penstock.models
