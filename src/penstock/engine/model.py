@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
 
-    from penstock.engine.image_inputs import ImageInputs
+    from penstock.engine.image_inputs import ImageInputs, ImageSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,33 @@ class Batch:
     """One step's work, prefill chunks and decode tokens mixed."""
 
     slices: Sequence[SequenceSlice]
+
+    @property
+    def has_images(self) -> bool:
+        """Whether a slice belongs to a prompt with images."""
+        return any(part.images is not None for part in self.slices)
+
+    def image_spans(self, first_rows: Iterable[int]) -> Iterator[tuple[ImageSpan, slice, slice]]:
+        """Yield the images that the step computes: the span, its rows, and those of the step.
+
+        `first_rows` are the rows of the step at which its slices begin.
+        """
+        for part, first in zip(self.slices, first_rows, strict=True):
+            if part.images is not None:
+                end = part.start + len(part.token_ids)
+                for span, own, rows in part.images.within(part.start, end):
+                    yield span, own, slice(first + rows.start, first + rows.stop)
+
+    def image_turns(self, first_rows: Iterable[int]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield the rows of each slice with images, and their rotary positions (3, rows).
+
+        `first_rows` are the rows of the step at which its slices begin.
+        """
+        for part, first in zip(self.slices, first_rows, strict=True):
+            if part.images is not None:
+                count = len(part.token_ids)
+                turns = part.images.turns(part.start, part.start + count)
+                yield slice(first, first + count), turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 
 from penstock.contract.job import TextPrompt
 from penstock.errors import BadSettings, ModelNotLoadable
-from penstock.models.backends import bigdl
+from penstock.models.backends import bigdl, low_bit_folders
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.products import fp8_check, low_bit
 from penstock.models.backends.lean.products.weight_formats import FP8
@@ -91,7 +91,7 @@ def quantise(
     progress(0.9, f"writing {target}")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    bigdl.save_low_bit(module, part, format_name, rest=stored)
+    low_bit_folders.save(module, part, format_name, rest=stored)
     chatglm_tokenizer.save_beside(spec.path, part)
     for file in spec.path.iterdir():
         if file.is_file() and not (part / file.name).exists() and not _is_weights(file):

@@ -14,7 +14,7 @@ import torch
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader
-from penstock.models.backends import bigdl
+from penstock.models.backends import bigdl, low_bit_folders
 from penstock.models.backends.lean.model import LeanModel
 from penstock.models.backends.linear_layers import linear_layers
 from penstock.models.catalogue.models_file import BIGDL_FORMATS
@@ -126,7 +126,7 @@ def low_bit_folder(tmp_path, models_dir, settings):
     """A folder as `save_low_bit` writes it, in safetensors; and the module it came from."""
     loaded: Any = load("bigdl-tiny-cpu", settings)
     folder = tmp_path / "models" / "packed"
-    bigdl.save_low_bit(loaded.model.module, folder, "sym_int4")
+    low_bit_folders.save(loaded.model.module, folder, "sym_int4")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(models_dir / "tiny-llama" / name, folder)
     return folder, loaded

@@ -7,7 +7,6 @@ own loaders are not used: they patch forwards for Transformers of 2023, and read
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import math
 import sys
@@ -20,6 +19,7 @@ from torch import nn
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.backends import low_bit_experts as experts
+from penstock.models.backends import low_bit_folders
 from penstock.models.backends.lean.products import low_bit
 from penstock.models.backends.linear_layers import (
     contiguous_class,
@@ -197,7 +197,7 @@ def _load_low_bit(spec: ModelSpec, config: Any, quantiser: Quantiser) -> tuple[A
             module = transformers().AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
             )
-        state = _read_state(spec, quantiser)
+        state = low_bit_folders.read(spec.path, quantiser.parameter_class)
         packed = quantiser.adopt(module, state)
         rest = {
             name: tensor.float() if tensor.is_floating_point() else tensor
@@ -219,58 +219,6 @@ def _load_low_bit(spec: ModelSpec, config: Any, quantiser: Quantiser) -> tuple[A
         )
     others = sum(weight.numel() for weight in module.parameters() if weight.dtype != torch.uint8)
     return module, packed + others
-
-
-def _read_state(spec: ModelSpec, quantiser: Quantiser) -> dict[str, torch.Tensor]:
-    """Return all tensors of the folder's files.
-
-    bigdl-llm of 2023 wrote `pytorch_model.bin`; it is read with torch's restricted unpickler, which
-    builds tensors and runs no code.
-    """
-    state: dict[str, torch.Tensor] = {}
-    files = sorted(spec.path.glob("*.safetensors"))
-    if files:
-        load_file = importlib.import_module("safetensors.torch").load_file
-        for file in files:
-            state.update(load_file(file))
-        return state
-    files = sorted(spec.path.glob("pytorch_model*.bin"))
-    if not files:
-        raise ModelNotLoadable(f"{spec.path}: there are no weights (*.safetensors, *.bin)")
-    with torch.serialization.safe_globals([quantiser.parameter_class]):
-        for file in files:
-            state.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    return {name: tensor.detach().as_subclass(torch.Tensor) for name, tensor in state.items()}
-
-
-def save_low_bit(
-    module: Any, path: Any, format_name: str, *, rest: torch.dtype = torch.float32
-) -> None:
-    """Write a quantised module as bigdl-llm's `save_low_bit` does, in safetensors.
-
-    `rest` is the type of the weights that are not in low bit.
-
-    :raises ValueError: the module's experts are in our kernels' layout.
-    """
-    if any(getattr(part, "mixture", None) is not None for part in module.modules()):
-        raise ValueError("experts are packed for our kernels")
-    module.config.dtype = rest
-    module.config.update({"bigdl_transformers_low_bit": format_name, "tie_word_embeddings": False})
-    state = {
-        name: _written(tensor.detach().as_subclass(torch.Tensor), rest)
-        for name, tensor in module.state_dict().items()
-    }
-    path.mkdir(parents=True, exist_ok=True)
-    module.config.save_pretrained(path)
-    module.generation_config.save_pretrained(path)
-    save_file = importlib.import_module("safetensors.torch").save_file
-    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
-    keys = json.dumps({"all_checkpoint_keys": list(state)})
-    (path / "load_keys.json").write_text(keys, encoding="utf-8")
-
-
-def _written(tensor: torch.Tensor, rest: torch.dtype) -> torch.Tensor:
-    return (tensor.to(rest) if tensor.is_floating_point() else tensor).contiguous()
 
 
 def import_library() -> Any:

@@ -1,7 +1,7 @@
 """Finds the model that a queue's name means. Imports no torch.
 
 A queue is `<model>-<device>`. The model is an entry of the models file, a folder of the models
-directory, or the shipped demo model; `_backend_of` chooses its backend.
+directory, or the shipped demo model; `backend_choice` chooses its backend.
 """
 
 from __future__ import annotations
@@ -9,23 +9,18 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from penstock.errors import BadSettings, ModelNotFound
-from penstock.models.backends import suitability
+from penstock.models.catalogue import backend_choice
 from penstock.models.catalogue.folder_check import check_files, is_folder
 from penstock.models.catalogue.gguf import folder as gguf_folder
-from penstock.models.catalogue.model_folder import is_chatglm, low_bit_of, read_config, task_of
-from penstock.models.catalogue.models_file import (
-    BIGDL_FORMATS,
-    TRANSFORMERS_FORMATS,
-    Entry,
-    read_models_file,
-)
-from penstock.models.spec import DEFAULT_LOW_BIT, ModelSpec
+from penstock.models.catalogue.model_folder import low_bit_of, read_config, task_of
+from penstock.models.catalogue.models_file import Entry, read_models_file
+from penstock.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from penstock.models.spec import Device, Task
+    from penstock.models.spec import Device
     from penstock.settings import Settings
 
 DEMO_NAME = "demo"
@@ -66,20 +61,20 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     entry, path = _find(name, entries, settings, queue)
     config = read_config(path)
     low_bit = low_bit_of(path, config)
-    backend = _backend_of(name, config, low_bit, entry)
+    backend = backend_choice.backend_of(name, config, low_bit, entry)
     together = _tensor_parallel(queue, match, entry)
     task = entry.task or task_of(path)
     if (
         backend == "transformers"
         and match["device"] == "cpu"
-        and _as_published(config, entry, task)
+        and backend_choice.computes_as_published(config, entry, task)
     ):
         backend = "native"
-    held_as = _format_of(backend, low_bit, entry)
+    held_as = backend_choice.format_of(backend, low_bit, entry)
     if backend == "bigdl" and match["device"] == "cpu":
-        backend = _faster_than_bigdl(config, low_bit, entry, settings) or backend
+        backend = backend_choice.faster_than_bigdl(config, low_bit, entry, settings) or backend
     if together > 1:
-        _check_parallel(queue, backend, match["device"], task)
+        backend_choice.check_parallel(queue, backend, match["device"], task)
     index = match["index"]
     return ModelSpec(
         name=name,
@@ -97,7 +92,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         target_step_ms=entry.target_step_ms,
         speculation=entry.speculation,
         special_tokens_in_text=entry.special_tokens_in_text or settings.special_tokens_in_text,
-        kv_cache_type=_kv_cache_type(queue, backend, entry, settings),
+        kv_cache_type=backend_choice.kv_cache_type_of(queue, backend, entry, settings),
         aliases=entry.aliases,
         chat_template=entry.chat_template,
         tool_parser=entry.tool_parser,
@@ -136,36 +131,6 @@ def _tensor_parallel(queue: str, match: re.Match[str], entry: Entry) -> int:
             f"{entry.where}: tensor_parallel = {stated}: the queue {queue!r} names {count} devices"
         )
     return count
-
-
-def _check_parallel(queue: str, backend: str, device: str, task: Task) -> None:
-    """:raises BadSettings: the model cannot be spread over several devices."""
-    why = None
-    if task != "generate":
-        why = "only a model that generates text"
-    elif backend not in ("transformers", "bigdl"):
-        why = f"the {backend} backend holds a model in one process; only transformers' and bigdl's"
-    elif backend == "bigdl" and device == "cpu":
-        why = "bigdl-llm's CPU kernels hold a model in one process; only a model on GPUs"
-    if why:
-        raise BadSettings(f"queue {queue!r}: tensor parallel: {why} can be held by several")
-
-
-def _kv_cache_type(
-    queue: str, backend: str, entry: Entry, settings: Settings
-) -> Literal["u8"] | None:
-    """:raises BadSettings: the entry asks for a type that its backend does not have."""
-    kv_type = entry.kv_cache_type or settings.kv_cache_type
-    if kv_type == "auto":
-        return None
-    if backend == "openvino":
-        return kv_type
-    if entry.kv_cache_type is not None:
-        raise BadSettings(
-            f"{entry.where}: kv_cache_type = {kv_type!r}: only the openvino backend has it, "
-            f"{queue!r} is served by {backend}"
-        )
-    return None
 
 
 def discover(settings: Settings, *, device: Device = "cpu") -> list[ModelSpec]:
@@ -244,76 +209,3 @@ def _demo_path() -> Path | None:
     except (ImportError, AttributeError, OSError):  # an installation without the weights
         return None
     return path if (path / "config.json").is_file() else None
-
-
-def _backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: Entry) -> str:
-    """Return the name of the model's backend.
-
-    The rules are those of bigdl-llm's FastChat adapter: by the model's name; ChatGLM always in 4
-    bit, and likewise a folder that `save_low_bit` wrote. The models file takes precedence.
-    """
-    if low_bit is not None:
-        if entry.backend == "transformers":
-            raise BadSettings(
-                f"{entry.where}: backend = 'transformers': the folder was written by "
-                f"bigdl-llm's save_low_bit; 'bigdl', 'openvino' and 'native' read it"
-            )
-        return entry.backend or "bigdl"
-    if entry.backend is not None:
-        return entry.backend
-    if entry.format is not None:
-        return "bigdl" if entry.format in BIGDL_FORMATS else "transformers"
-    if "bigdl" in name.lower() or is_chatglm(config):
-        return "bigdl"
-    return "transformers"
-
-
-def _as_published(config: dict[str, Any], entry: Entry, task: Task) -> bool:
-    """Return whether to compute with a checkpoint's own codes, because nothing else was requested."""
-    chosen = entry.backend or entry.format or entry.dtype
-    return task == "generate" and chosen is None and suitability.computes_published(config)
-
-
-def _faster_than_bigdl(
-    config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
-) -> str | None:
-    """Return a backend that computes bigdl-llm's own blocks on a CPU, but faster; None if none does.
-
-    Only if nothing was chosen explicitly, in the one format that all of them have, and for a model
-    that it supports.
-    """
-    setting = settings.bigdl_backend
-    weight_format = entry.format or low_bit or DEFAULT_LOW_BIT
-    chosen = entry.backend is not None or entry.dtype is not None
-    if setting == "bigdl" or chosen or weight_format != DEFAULT_LOW_BIT:
-        return None
-    kv_cache = entry.kv_cache_type or settings.kv_cache_type
-    return suitability.fastest(config, setting, kv_cache=kv_cache)
-
-
-def _format_of(backend: str, low_bit: str | None, entry: Entry) -> str | None:
-    """:raises BadSettings: the entry asks for a format that the backend or folder does not have."""
-    stated = entry.format
-    if low_bit is not None and stated not in (None, low_bit):
-        raise BadSettings(f"{entry.where}: format = {stated!r}: the folder holds {low_bit!r}")
-    if backend == "bigdl":
-        if entry.dtype is not None:
-            raise BadSettings(
-                f"{entry.where}: dtype: bigdl-llm computes in fp32; use format for its weights"
-            )
-        chosen = stated or low_bit or DEFAULT_LOW_BIT
-        if chosen not in BIGDL_FORMATS:
-            raise BadSettings(
-                f"{entry.where}: format = {chosen!r}: bigdl holds {', '.join(BIGDL_FORMATS)}"
-            )
-        return chosen
-    if backend == "transformers":
-        if stated is not None and stated not in TRANSFORMERS_FORMATS:
-            raise BadSettings(
-                f"{entry.where}: format = {stated!r}: "
-                f"transformers holds {', '.join(TRANSFORMERS_FORMATS)}"
-            )
-        if stated is not None and entry.dtype not in (None, stated):
-            raise BadSettings(f"{entry.where}: dtype = {entry.dtype!r} and format = {stated!r}")
-        return stated or entry.dtype
-    return stated or low_bit

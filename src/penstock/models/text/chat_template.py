@@ -284,3 +284,9 @@ def check(path: Path, template: str | None) -> None:
         raise ModelNotLoadable(
             f"{path}: the chat template does not parse{where}: {checkpoint.first_line(error)}"
         ) from error
+
+
+def default(tokenizer: Any) -> str:
+    """Return ChatML if the tokenizer has its markers, else plain lines of `role: text`."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    return CHATML if "<|im_start|>" in added else PLAIN

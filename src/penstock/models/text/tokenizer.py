@@ -71,7 +71,7 @@ class Tokenizer:
             default, self.stop_strings = named.jinja, named.stop
         self.has_chat_template = default is not None
         self._chats = ChatTemplates(
-            default or _default_template(tokenizer),
+            default or chat_templates.default(tokenizer),
             for_tools,
             dict(tokenizer.special_tokens_map),
             tool_parser=tool_parser,
@@ -296,9 +296,3 @@ class Tokenizer:
 def _untokenisable(error: Exception) -> InvalidParameter:
     reason = checkpoint.first_line(error)
     return InvalidParameter(f"the text cannot be tokenised: {reason}", param="prompt")
-
-
-def _default_template(tokenizer: Any) -> str:
-    """Return ChatML if the tokenizer has its markers, else plain lines of `role: text`."""
-    added: dict[str, int] = tokenizer.get_added_vocab()
-    return chat_templates.CHATML if "<|im_start|>" in added else chat_templates.PLAIN

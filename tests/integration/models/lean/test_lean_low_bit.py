@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.backends import bigdl
+from penstock.models.backends import bigdl, low_bit_folders
 from penstock.models.backends.lean.products import linear, low_bit
 from penstock.models.backends.lean.weights import widen_if_room
 from penstock.models.devices import Cpu
@@ -84,7 +84,7 @@ def test_a_low_bit_folder_keeps_its_blocks(tiny_llama, tmp_path):
         pytest.skip(str(error))
     quantiser.convert(module, quiet)
     blocks = module.model.layers[0].self_attn.o_proj.weight.detach().as_subclass(torch.Tensor)
-    bigdl.save_low_bit(module, tmp_path / "low", "sym_int4")
+    low_bit_folders.save(module, tmp_path / "low", "sym_int4")
     found = low_bit.load(spec_of(tmp_path / "low", low_bit_folder=True), Cpu(), quiet)
     packed, scales = linear.from_blocks(blocks, 64, 64)
     held = weights_of(found).layers[0].out

@@ -6,16 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.architecture.description import (
-    NO_ATTENTION,
     Dense,
     Experts,
     HeadNorms,
-    Layer,
     Norm,
     Routing,
     Rows,
 )
-from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import experts, parts
 from penstock.models.architecture.families.parts import Family
 from penstock.models.architecture.mixers import ShortConvolution
@@ -33,32 +30,26 @@ _ADDED: Final = 1e-6
 def _layers(facts: Facts, inner: int) -> Architecture:
     size = replace(parts.sizes(facts), inner=inner)
     turning = parts.rotation(facts, size)
-    layers: list[Layer] = []
-    for index, kind in enumerate(_kinds(facts, size.layers)):
-        name = parts.layer_name(index)
-        full = kind == "full_attention"
-        layers.append(
-            Layer(
-                attention=_attention(facts, name, size, turning) if full else NO_ATTENTION,
-                mixer=None if full else _convolution(facts, f"{name}.conv", size.hidden),
-                mlp=_mlp(f"{name}.feed_forward", size),
-                attention_in=_norm(f"{name}.operator_norm", facts),
-                mlp_in=_norm(f"{name}.ffn_norm", facts),
-            )
-        )
+    layers = parts.hybrid_layers(
+        _attends(facts, size.layers),
+        attention_of=lambda name: _attention(facts, name, size, turning),
+        mixer_of=lambda name: _convolution(facts, f"{name}.conv", size.hidden),
+        mlp_of=lambda name: _mlp(f"{name}.feed_forward", size),
+        norms_of=lambda name: (
+            _norm(f"{name}.operator_norm", facts),
+            _norm(f"{name}.ffn_norm", facts),
+        ),
+    )
     return parts.model(facts, layers, _norm("model.embedding_norm", facts))
 
 
-def _kinds(facts: Facts, count: int) -> list[str]:
-    stated = facts.listed("layer_types", count)
-    if stated is None:
-        full = facts.raw("full_attn_idxs")
-        indices = range(count) if full is None else {int(index) for index in full}
-        return [_KINDS[index in indices] for index in range(count)]
-    other = sorted({str(kind) for kind in stated} - set(_KINDS))
-    if other:
-        raise NotDescribed(f"a layer of type {other[0]!r}")
-    return stated
+def _attends(facts: Facts, count: int) -> list[bool]:
+    kinds = parts.stated_types(facts, count, _KINDS)
+    if kinds is not None:
+        return [kind == "full_attention" for kind in kinds]
+    full = facts.raw("full_attn_idxs")
+    indices = range(count) if full is None else {int(index) for index in full}
+    return [index in indices for index in range(count)]
 
 
 def _norm(name: str, facts: Facts) -> Norm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.models.architecture.description import NO_ATTENTION, HeadNorms, Layer, Rows
+from penstock.models.architecture.description import HeadNorms, Rows
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import mixtures, parts
 from penstock.models.architecture.families.parts import Family
@@ -36,31 +36,25 @@ class _Inputs:
 def _layers(facts: Facts, mixer_of: Callable[[Facts, str], Recurrence]) -> Architecture:
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, partial=0.25)
-    layers: list[Layer] = []
-    for index, kind in enumerate(_kinds(facts, size.layers)):
-        name = parts.layer_name(index)
-        full = kind == "full_attention"
-        layers.append(
-            Layer(
-                attention=_attention(facts, name, size, turning) if full else NO_ATTENTION,
-                mixer=None if full else mixer_of(facts, f"{name}.linear_attn"),
-                mlp=parts.gated(f"{name}.mlp", size, facts.activation("hidden_act")),
-                attention_in=parts.rms(f"{name}.input_layernorm", facts, offset=1.0),
-                mlp_in=parts.rms(f"{name}.post_attention_layernorm", facts, offset=1.0),
-            )
-        )
+    layers = parts.hybrid_layers(
+        _attends(facts, size.layers),
+        attention_of=lambda name: _attention(facts, name, size, turning),
+        mixer_of=lambda name: mixer_of(facts, f"{name}.linear_attn"),
+        mlp_of=lambda name: parts.gated(f"{name}.mlp", size, facts.activation("hidden_act")),
+        norms_of=lambda name: (
+            parts.rms(f"{name}.input_layernorm", facts, offset=1.0),
+            parts.rms(f"{name}.post_attention_layernorm", facts, offset=1.0),
+        ),
+    )
     return parts.model(facts, layers, parts.rms("model.norm", facts, offset=1.0))
 
 
-def _kinds(facts: Facts, count: int) -> list[str]:
-    stated = facts.listed("layer_types", count)
-    if stated is None:
-        interval = facts.size("full_attention_interval", 4)
-        return [_KINDS[(index + 1) % interval == 0] for index in range(count)]
-    other = sorted({str(kind) for kind in stated} - set(_KINDS))
-    if other:
-        raise NotDescribed(f"a layer of type {other[0]!r}")
-    return stated
+def _attends(facts: Facts, count: int) -> list[bool]:
+    kinds = parts.stated_types(facts, count, _KINDS)
+    if kinds is not None:
+        return [kind == "full_attention" for kind in kinds]
+    interval = facts.size("full_attention_interval", 4)
+    return [(index + 1) % interval == 0 for index in range(count)]
 
 
 def _attention(facts: Facts, name: str, size: Sizes, turning: Rotation) -> Attention:

@@ -9,19 +9,8 @@ from penstock.models.architecture.families import parts
 from penstock.models.architecture.families.parts import Family
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture, Dense
+    from penstock.models.architecture.description import Architecture
     from penstock.models.architecture.facts import Facts
-
-
-def _mlp(name: str, facts: Facts) -> Dense:
-    return parts.fused_gated(
-        f"{name}.mlp",
-        facts.size("intermediate_size"),
-        facts.size("hidden_size"),
-        facts.activation("hidden_act"),
-        gate_up="gate_up_proj",
-        down="down_proj",
-    )
 
 
 def _phi3(facts: Facts) -> Architecture:
@@ -34,7 +23,9 @@ def _phi3(facts: Facts) -> Architecture:
         attending = parts.attention(
             f"{name}.self_attn", size, turning, window=window, fused="qkv_proj"
         )
-        layers.append(parts.prenormed(name, facts, attending, _mlp(name, facts)))
+        layers.append(
+            parts.prenormed(name, facts, attending, parts.stated_fused(f"{name}.mlp", facts))
+        )
     return parts.model(facts, layers, parts.rms("model.norm", facts))
 
 
@@ -45,7 +36,9 @@ def _glm(facts: Facts) -> Architecture:
     for index in range(size.layers):
         name = parts.layer_name(index)
         attending = parts.attention(f"{name}.self_attn", size, turning)
-        layers.append(parts.prenormed(name, facts, attending, _mlp(name, facts)))
+        layers.append(
+            parts.prenormed(name, facts, attending, parts.stated_fused(f"{name}.mlp", facts))
+        )
     return parts.model(facts, layers, parts.rms("model.norm", facts))
 
 
@@ -59,7 +52,7 @@ def _glm4(facts: Facts) -> Architecture:
         layers.append(
             Layer(
                 attention=parts.attention(f"{name}.self_attn", size, turning),
-                mlp=_mlp(name, facts),
+                mlp=parts.stated_fused(f"{name}.mlp", facts),
                 attention_in=parts.rms(f"{name}.input_layernorm", facts),
                 attention_out=parts.rms(f"{name}.post_self_attn_layernorm", facts),
                 mlp_in=parts.rms(f"{name}.post_attention_layernorm", facts),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.models.architecture import rotation as rotations
 from penstock.models.architecture.description import (
+    NO_ATTENTION,
     Architecture,
     Attention,
     Dense,
@@ -18,10 +19,11 @@ from penstock.models.architecture.description import (
 from penstock.models.architecture.facts import NotDescribed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from penstock.models.architecture.description import Activation, HeadNorms, Mlp
     from penstock.models.architecture.facts import Facts
+    from penstock.models.architecture.mixers import Mixer
 
 SLIDING = "sliding_attention"
 _KINDS = ("full_attention", SLIDING)
@@ -78,12 +80,21 @@ def layer_types(facts: Facts, layers: int, *, pattern: int = 0) -> list[str]:
 
     :raises NotDescribed: a type that is not attention over keys.
     """
-    stated = facts.listed("layer_types", layers)
+    stated = stated_types(facts, layers, _KINDS)
     if stated is None:
         full = [pattern > 0 and (layer + 1) % pattern == 0 for layer in range(layers)]
         return ["full_attention" if is_full else SLIDING for is_full in full]
-    for kind in stated:
-        if kind not in _KINDS:
+    return stated
+
+
+def stated_types(facts: Facts, layers: int, known: Collection[str]) -> list[str] | None:
+    """Return the type of each layer as the configuration states it; None if it states none.
+
+    :raises NotDescribed: a type that is not in `known`.
+    """
+    stated = facts.listed("layer_types", layers)
+    for kind in stated or ():
+        if str(kind) not in known:
             raise NotDescribed(f"a layer of type {kind!r}")
     return stated
 
@@ -153,6 +164,25 @@ def fused_gated(
     return Dense(inner, activation, gate, up, Rows(f"{name}.{down}", hidden))
 
 
+def stated_fused(
+    name: str,
+    facts: Facts,
+    *,
+    size: str = "intermediate_size",
+    gate_up: str = "gate_up_proj",
+    down: str = "down_proj",
+) -> Dense:
+    """Return `fused_gated` of the configured sizes; `size` is the key of the inner one."""
+    return fused_gated(
+        name,
+        facts.size(size),
+        facts.size("hidden_size"),
+        facts.activation("hidden_act"),
+        gate_up=gate_up,
+        down=down,
+    )
+
+
 def plain(name: str, size: Sizes, activation: Activation, *, up: str, down: str) -> Dense:
     """Return an MLP without a gate."""
     return Dense(
@@ -173,6 +203,35 @@ def prenormed(name: str, facts: Facts, attending: Attention, mlp: Mlp) -> Layer:
         mlp_in=rms(f"{name}.post_attention_layernorm", facts),
         residual_scale=facts.real("residual_multiplier", 1.0),
     )
+
+
+def hybrid_layers(
+    attends: Iterable[bool],
+    *,
+    attention_of: Callable[[str], Attention],
+    mixer_of: Callable[[str], Mixer],
+    mlp_of: Callable[[str], Mlp],
+    norms_of: Callable[[str], tuple[Norm, Norm]],
+) -> list[Layer]:
+    """Return layers that attend or, where they do not, have a mixer; each has an MLP.
+
+    Each function is given a layer's prefix; `norms_of` returns the norms before attention or
+    mixer, and before the MLP.
+    """
+    layers: list[Layer] = []
+    for index, is_attention in enumerate(attends):
+        name = layer_name(index)
+        first, second = norms_of(name)
+        layers.append(
+            Layer(
+                attention=attention_of(name) if is_attention else NO_ATTENTION,
+                mixer=None if is_attention else mixer_of(name),
+                mlp=mlp_of(name),
+                attention_in=first,
+                mlp_in=second,
+            )
+        )
+    return layers
 
 
 def model(

@@ -101,11 +101,10 @@ def granite_experts(facts: Facts, name: str) -> Experts:
 
 def granite_shared(facts: Facts, name: str) -> Dense:
     """The MLP that all tokens share in Granite's layer `name`."""
-    return parts.fused_gated(
+    return parts.stated_fused(
         f"{name}.shared_mlp",
-        facts.size("shared_intermediate_size"),
-        facts.size("hidden_size"),
-        facts.activation("hidden_act"),
+        facts,
+        size="shared_intermediate_size",
         gate_up="input_linear",
         down="output_linear",
     )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from penstock.models.architecture.description import (
-    NO_ATTENTION,
-    NO_MLP,
-    Layer,
-    Norm,
-    Rows,
-)
+from penstock.models.architecture.description import NO_ATTENTION, NO_MLP, Layer, Norm
 from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.families import mamba as mambas
 from penstock.models.architecture.families import parts, shared_mixtures
+from penstock.models.architecture.families.mamba import Mamba
 from penstock.models.architecture.families.parts import Family
-from penstock.models.architecture.mixers import PartNorm, Recurrence
 
 if TYPE_CHECKING:
     from penstock.models.architecture.description import Architecture, Dense
@@ -30,123 +25,28 @@ _TYPES: Final = {
 _PATTERN: Final = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Mamba:
-    """Sizes of a Mamba layer, and what its parts are multiplied by."""
-
-    groups: int
-    heads: int
-    state: int
-    head: int
-    width: int
-    epsilon: float
-    gated_first: bool = True
-    normed: bool = True
-    steps: tuple[float, float] = (0.0, float("inf"))
-    scales: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
-    """Of gates, x, B, C and steps, as the first product has them."""
-    result_scale: float = 1.0
-
-
-def _mamba(name: str, of: _Mamba, hidden: int) -> Recurrence:
-    """Queries are C, keys B and values x; gates stand before them, steps behind."""
-    values, keys = of.heads * of.head, of.groups * of.state
-    channels = values + 2 * keys
-    total = values + channels + of.heads
-
-    def part(matrix: str, first: int, whole: int) -> tuple[Rows, Rows, Rows]:
-        return (
-            Rows(matrix, keys, first + values + keys, whole),
-            Rows(matrix, keys, first + values, whole),
-            Rows(matrix, values, first, whole),
-        )
-
-    query, key, value = part(f"{name}.in_proj", values, total)
-    gate_scale, x_scale, b_scale, c_scale, step_scale = of.scales
-    return Recurrence(
-        rule="state_space",
-        key_heads=of.groups,
-        value_heads=of.heads,
-        key_size=of.state,
-        value_size=of.head,
-        width=of.width,
-        query=query,
-        key=key,
-        value=value,
-        gate=Rows(f"{name}.in_proj", values, 0, total),
-        weight=None,
-        step=Rows(f"{name}.in_proj", of.heads, values + channels, total),
-        output=Rows(f"{name}.out_proj", hidden),
-        convolution=part(f"{name}.conv1d", 0, channels),
-        rates=f"{name}.A_log",
-        step_bias=f"{name}.dt_bias",
-        skip=f"{name}.D",
-        norm=PartNorm(f"{name}.norm", values // of.groups, of.epsilon, of.gated_first)
-        if of.normed
-        else None,
-        least_step=of.steps[0],
-        most_step=of.steps[1],
-        scales=(c_scale, b_scale, x_scale),
-        gate_scale=gate_scale,
-        step_scale=step_scale,
-        result_scale=of.result_scale,
-    )
-
-
-def _sizes(facts: Facts, values: int) -> _Mamba:
-    """What Bamba, Granite and Falcon-H1 state alike; `values` are those of all heads."""
-    heads, groups = facts.size("mamba_n_heads", 128), facts.size("mamba_n_groups", 1)
-    stated = facts.raw("mamba_d_head")
-    head = values // heads if stated in {None, "auto"} else facts.size("mamba_d_head")
-    if head * heads != values or heads % groups:
-        raise NotDescribed(f"{heads} heads of {head} in {groups} groups for {values} values")
-    if facts.activation("hidden_act") != "silu":
-        raise NotDescribed(f"Mamba with {facts.raw('hidden_act')!r}")
-    return _Mamba(
-        groups=groups,
-        heads=heads,
-        state=facts.size("mamba_d_state", 256),
-        head=head,
-        width=facts.size("mamba_d_conv", 4),
-        epsilon=facts.real("rms_norm_eps", 1e-5),
-        steps=_limits(facts),
-    )
-
-
-def _limits(facts: Facts) -> tuple[float, float]:
-    stated = facts.listed("time_step_limit", 2) or [0.0, float("inf")]
-    least, most = (_number(limit) for limit in stated)
-    return least, most
-
-
-def _number(stated: Any) -> float:
-    """Transformers writes infinity as an object."""
-    if isinstance(stated, dict):
-        return float(str(cast("dict[str, Any]", stated).get("__float__")))
-    return float(stated)
-
-
 def _bamba(facts: Facts) -> Architecture:
     size = parts.sizes(facts)
     turning = parts.rotation(facts, size, partial=0.5)
-    mamba = _sizes(facts, facts.size("mamba_expand", 2) * size.hidden)
+    mamba = mambas.sizes(facts, facts.size("mamba_expand", 2) * size.hidden)
     attending = {int(index) for index in facts.raw("attn_layer_indices") or ()}
-    layers: list[Layer] = []
-    for index in range(size.layers):
-        name = parts.layer_name(index)
-        attends = index in attending
-        layers.append(
-            Layer(
-                attention=parts.attention(f"{name}.self_attn", size, turning)
-                if attends
-                else NO_ATTENTION,
-                mixer=None if attends else _mamba(f"{name}.mamba", mamba, size.hidden),
-                mlp=parts.gated(f"{name}.feed_forward", size, facts.activation("hidden_act")),
-                attention_in=parts.rms(f"{name}.input_layernorm", facts),
-                mlp_in=parts.rms(f"{name}.pre_ff_layernorm", facts),
-            )
-        )
+    activation = facts.activation("hidden_act")
+    layers = parts.hybrid_layers(
+        [index in attending for index in range(size.layers)],
+        attention_of=lambda name: parts.attention(f"{name}.self_attn", size, turning),
+        mixer_of=lambda name: mambas.mixer(f"{name}.mamba", mamba, size.hidden),
+        mlp_of=lambda name: parts.gated(f"{name}.feed_forward", size, activation),
+        norms_of=lambda name: _norms(name, facts),
+    )
     return parts.model(facts, layers, parts.rms("model.final_layernorm", facts))
+
+
+def _norms(name: str, facts: Facts) -> tuple[Norm, Norm]:
+    """The norms before attention and before the MLP, as Bamba and Falcon-H1 name them."""
+    return (
+        parts.rms(f"{name}.input_layernorm", facts),
+        parts.rms(f"{name}.pre_ff_layernorm", facts),
+    )
 
 
 def _granite(facts: Facts) -> Architecture:
@@ -163,8 +63,8 @@ def _granite(facts: Facts) -> Architecture:
         mlp_of = shared_mixtures.granite_experts if routed else shared_mixtures.granite_shared
         plain = parts.prenormed(name, facts, attending, mlp_of(facts, name))
         if kind == "mamba":
-            mamba = _sizes(facts, facts.size("mamba_expand", 2) * size.hidden)
-            mixer = _mamba(f"{name}.mamba", mamba, size.hidden)
+            mamba = mambas.sizes(facts, facts.size("mamba_expand", 2) * size.hidden)
+            mixer = mambas.mixer(f"{name}.mamba", mamba, size.hidden)
             plain = replace(plain, attention=NO_ATTENTION, mixer=mixer)
         layers.append(plain)
     return parts.model(
@@ -177,13 +77,8 @@ def _granite(facts: Facts) -> Architecture:
 
 
 def _granite_kinds(facts: Facts, count: int) -> list[str]:
-    stated = facts.listed("layer_types", count)
-    if stated is None:
-        return ["mamba"] * count
-    other = sorted({str(kind) for kind in stated} - set(_TYPES))
-    if other:
-        raise NotDescribed(f"a layer of type {other[0]!r}")
-    return [_TYPES[kind] for kind in stated]
+    stated = parts.stated_types(facts, count, _TYPES)
+    return ["mamba"] * count if stated is None else [_TYPES[kind] for kind in stated]
 
 
 def _nemotron(facts: Facts) -> Architecture:
@@ -191,7 +86,7 @@ def _nemotron(facts: Facts) -> Architecture:
     kinds = _nemotron_kinds(facts)
     size = replace(parts.sizes(facts), layers=len(kinds))
     heads = facts.size("mamba_num_heads", 128)
-    mamba = _Mamba(
+    mamba = Mamba(
         groups=facts.size("n_groups", 8),
         heads=heads,
         state=facts.size("ssm_state_size", 128),
@@ -211,7 +106,7 @@ def _nemotron(facts: Facts) -> Architecture:
         layers.append(
             Layer(
                 attention=parts.attention(own, size, None) if kind == "attention" else NO_ATTENTION,
-                mixer=_mamba(own, mamba, size.hidden) if kind == "mamba" else None,
+                mixer=mambas.mixer(own, mamba, size.hidden) if kind == "mamba" else None,
                 mlp=parts.plain(own, size, activation, up="up_proj", down="down_proj")
                 if kind == "mlp"
                 else NO_MLP,
@@ -249,13 +144,14 @@ def _falcon(facts: Facts) -> Architecture:
         name = parts.layer_name(index)
         plain = parts.attention(f"{name}.self_attn", size, turning, scale=scale)
         result = into * facts.real("attention_out_multiplier", 1.0)
+        first, second = _norms(name, facts)
         layers.append(
             Layer(
                 attention=replace(plain, result_scale=result),
-                mixer=_mamba(f"{name}.mamba", mamba, size.hidden),
+                mixer=mambas.mixer(f"{name}.mamba", mamba, size.hidden),
                 mlp=_falcon_mlp(facts, parts.gated(f"{name}.feed_forward", size, "silu")),
-                attention_in=parts.rms(f"{name}.input_layernorm", facts),
-                mlp_in=parts.rms(f"{name}.pre_ff_layernorm", facts),
+                attention_in=first,
+                mlp_in=second,
             )
         )
     return parts.model(
@@ -267,7 +163,7 @@ def _falcon(facts: Facts) -> Architecture:
     )
 
 
-def _falcon_mamba(facts: Facts, hidden: int) -> _Mamba:
+def _falcon_mamba(facts: Facts, hidden: int) -> Mamba:
     stated = facts.raw("mamba_d_ssm")
     values = facts.size("mamba_expand", 2) * hidden if stated is None else facts.size("mamba_d_ssm")
     into = facts.real("ssm_in_multiplier", 1.0)
@@ -276,7 +172,7 @@ def _falcon_mamba(facts: Facts, hidden: int) -> _Mamba:
     each = [float(scale) for scale in facts.listed("ssm_multipliers", 5) or [1.0] * 5]
     gate, x, b, c, step = (scale * into for scale in each)
     return replace(
-        _sizes(facts, values),
+        mambas.sizes(facts, values),
         gated_first=not facts.flag("mamba_norm_before_gate", default=True),
         normed=facts.flag("mamba_rms_norm"),
         scales=(gate, x, b, c, step),

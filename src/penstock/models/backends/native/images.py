@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,29 +32,23 @@ class StepImages:
     @classmethod
     def of(cls, batch: Batch, tokens: int, rotary: Any | None) -> StepImages | None:
         """Lay out a batch's images; None for a batch of text."""
-        if all(part.images is None for part in batch.slices):
+        if not batch.has_images:
             return None
+        first_rows = [0, *accumulate(len(part.token_ids) for part in batch.slices)][:-1]
+        spans = list(batch.image_spans(first_rows))
+        layers = max((len(span.layer_features) for span, _, _ in spans), default=0)
         embedded = np.zeros(tokens, np.uint64)
-        layers = max(
-            (len(span.layer_features) for part in batch.slices if part.images is not None
-             for span in part.images.spans), default=0,
-        )  # fmt: skip
         added = np.zeros((layers, tokens), np.uint64)
         turned = None if rotary is None else np.zeros(tokens, np.uint64)
         kept: list[torch.Tensor] = []
-        first = 0
-        for part in batch.slices:
-            count = len(part.token_ids)
-            if part.images is not None:
-                for span, own, rows in part.images.within(part.start, part.start + count):
-                    into = slice(first + rows.start, first + rows.stop)
-                    embedded[into] = _addresses(span.embeddings, own, kept)
-                    for layer, features in enumerate(span.layer_features):
-                        added[layer, into] = _addresses(features, own, kept)
-                if turned is not None:
-                    turns = _turns(rotary, part.images.turns(part.start, part.start + count))
-                    turned[first : first + count] = _addresses(turns, slice(0, count), kept)
-            first += count
+        for span, own, rows in spans:
+            embedded[rows] = _addresses(span.embeddings, own, kept)
+            for layer, features in enumerate(span.layer_features):
+                added[layer, rows] = _addresses(features, own, kept)
+        if turned is not None:
+            for rows, positions in batch.image_turns(first_rows):
+                turns = _turns(rotary, positions)
+                turned[rows] = _addresses(turns, slice(0, len(turns)), kept)
         return cls(embedded, turned, added, kept)
 
     def native(self) -> tuple[Any, Any, Any, int]:

@@ -12,7 +12,15 @@ from penstock.models.architecture import tables
 from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
-from penstock.models.backends.native import expert_packing, library, packing, pages, reach, traits
+from penstock.models.backends.native import (
+    expert_packing,
+    library,
+    packing,
+    pages,
+    reach,
+    traits,
+    vectors,
+)
 from penstock.models.backends.native.decoder import Decoder
 from penstock.models.backends.native.layout import Shape
 from penstock.models.backends.native.matrix import packed_version
@@ -81,7 +89,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         if order is not None:
             native.set_order(plan.which, plan.layer, order)
         held += values.nbytes
-    for which, layer, vector in packing.vectors(model, weights):
+    for which, layer, vector in vectors.vectors(model, weights):
         native.set_vector(which, layer, vector)
         held += vector.nbytes
     return Assembled(
@@ -182,7 +190,7 @@ def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progr
         for plan in packing.plans(model, converting):
             packing.packed(plan, converting, form)
             tell((plan.layer + 1) / len(model.layers))
-        for _ in packing.vectors(model, converting):
+        for _ in vectors.vectors(model, converting):
             pass
 
     name = f"native{packed_version()}-{form}"

@@ -1,4 +1,4 @@
-"""A decoder's weights in the kernels' layout: fused if one input feeds several matrices."""
+"""A decoder's matrices in the kernels' layout: fused if one input feeds several of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.models.architecture.description import Experts, Rows, dense_part
 from penstock.models.architecture.mixers import mixer_size
 from penstock.models.backends.native import expert_packing, mixer
 from penstock.models.backends.native.expert_packing import ExpertPlan
-from penstock.models.backends.native.layout import Vector, Which
+from penstock.models.backends.native.layout import Which
 from penstock.models.backends.native.library import ALIGNMENT
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights.matrices import Packed
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
         Architecture,
         Attention,
         Dense,
-        Layer,
-        Norm,
     )
     from penstock.models.architecture.mixers import Mixer
     from penstock.models.weights.checkpoint import Checkpoint
@@ -95,15 +93,15 @@ def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
         attention, mlp = layer.attention, dense_part(layer.mlp)
         if layer.attends:
             across = attention.heads * attention.head_size
-            yield Plan(Which.QKV, index, Layout.STACKED, hidden, _qkv(attention))
+            yield Plan(Which.QKV, index, Layout.STACKED, hidden, qkv(attention))
             yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
         if layer.mixer is not None:
-            ins, out = _mixer_parts(layer.mixer)
+            ins, out = mixer_parts(layer.mixer)
             yield Plan(Which.MIXER_IN, index, Layout.STACKED, hidden, ins)
             yield Plan(Which.MIXER_OUT, index, Layout.STACKED, mixer_size(layer.mixer), out)
         if mlp is not None and mlp.size:
             layout = Layout.STACKED if mlp.gate is None else Layout.PAIRED
-            yield Plan(Which.GATE_UP, index, layout, hidden, _gate_up(mlp))
+            yield Plan(Which.GATE_UP, index, layout, hidden, gate_up(mlp))
             yield Plan(Which.DOWN, index, Layout.STACKED, mlp.size, (Source(mlp.down),))
         if isinstance(layer.mlp, Experts):
             yield from expert_packing.plans(index, layer.mlp, hidden, weights)
@@ -112,8 +110,9 @@ def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
     yield Plan(Which.HEAD, 0, Layout.STACKED, hidden, (Source(head),))
 
 
-def _qkv(attention: Attention) -> tuple[Source, ...]:
-    order = _order(attention)
+def qkv(attention: Attention) -> tuple[Source, ...]:
+    """Return the parts of the product before attention."""
+    order = head_order(attention)
     return (
         Source(attention.query, _by_head(order, attention.heads)),
         Source(attention.key, _by_head(order, attention.kv_heads)),
@@ -122,16 +121,17 @@ def _qkv(attention: Attention) -> tuple[Source, ...]:
     )
 
 
-def _mixer_parts(mixing: Mixer) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
-    """The parts of a mixer's first product, and of its last."""
+def mixer_parts(mixing: Mixer) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
+    """Return the parts of a mixer's first product, and of its last."""
     return tuple(map(Source, mixer.inputs(mixing))), (Source(mixing.output),)
 
 
-def _gate_up(mlp: Dense) -> tuple[Source, ...]:
+def gate_up(mlp: Dense) -> tuple[Source, ...]:
+    """Return the parts of an MLP's first product."""
     return (*(() if mlp.gate is None else (Source(mlp.gate),)), Source(mlp.up))
 
 
-def _order(attention: Attention) -> NDArray[np.int64] | None:
+def head_order(attention: Attention) -> NDArray[np.int64] | None:
     """Return the source position of each element of a head; None if they keep their order."""
     turning = attention.rotation
     if turning is None or not turning.interleaved:
@@ -222,107 +222,6 @@ def _packing(facts: dict[str, Any]) -> Packing:
         facts["rows"],
         facts["columns"],
         facts["group"],
-    )
-
-
-def vectors(
-    model: Architecture, weights: Weights
-) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
-    """Every norm and bias of a model.
-
-    :raises ModelNotLoadable: the checkpoint lacks a norm, or has one of another size.
-    """
-    for index, layer in enumerate(model.layers):
-        for which, norm in _norms(layer).items():
-            yield from _norm(which, index, norm, weights)
-        for which, vector in _head_norms(layer.attention, weights):
-            yield which, index, vector
-        if layer.mixer is not None:
-            for which, vector in mixer.vectors(layer.mixer, weights):
-                yield which, index, vector
-        for which, parts in _biased(layer).items():
-            bias = _bias(parts, weights)
-            if bias is not None:
-                yield which, index, bias
-        if isinstance(layer.mlp, Experts):
-            yield from expert_packing.vectors(index, layer.mlp, model.hidden_size, weights)
-        if layer.attention.sinks is not None:
-            yield Vector.SINKS, index, weights.vector(layer.attention.sinks)
-    yield from _norm(Vector.FINAL_NORM, 0, model.norm, weights)
-
-
-def _norms(layer: Layer) -> dict[Vector, Norm]:
-    places = {
-        Vector.INPUT_NORM: layer.attention_in,
-        Vector.ATTENTION_OUT_NORM: layer.attention_out,
-        Vector.ATTENTION_NORM: layer.mlp_in,
-        Vector.MLP_OUT_NORM: layer.mlp_out,
-    }
-    return {which: norm for which, norm in places.items() if norm is not None}
-
-
-def _biased(layer: Layer) -> dict[Vector, tuple[Source, ...]]:
-    """The products of a layer that may have biases, by the bias of each."""
-    biased: dict[Vector, tuple[Source, ...]] = {}
-    if layer.attends:
-        biased[Vector.QKV_BIAS] = _qkv(layer.attention)
-        biased[Vector.OUTPUT_BIAS] = (Source(layer.attention.output),)
-    if layer.mixer is not None:
-        ins, out = _mixer_parts(layer.mixer)
-        biased |= {Vector.MIXER_IN_BIAS: ins, Vector.MIXER_OUT_BIAS: out}
-    mlp = dense_part(layer.mlp)
-    if mlp is not None and mlp.size:
-        biased |= {Vector.GATE_UP_BIAS: _gate_up(mlp), Vector.DOWN_BIAS: (Source(mlp.down),)}
-    return biased
-
-
-_NORM_BIASES: Final = {
-    Vector.INPUT_NORM: Vector.INPUT_NORM_BIAS,
-    Vector.ATTENTION_NORM: Vector.ATTENTION_NORM_BIAS,
-    Vector.FINAL_NORM: Vector.FINAL_NORM_BIAS,
-}
-
-
-def _norm(
-    which: Vector, layer: int, norm: Norm, weights: Weights
-) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
-    yield which, layer, weights.vector(f"{norm.name}.weight") + np.float32(norm.offset)
-    bias = f"{norm.name}.bias"
-    if norm.kind == "layer" and which in _NORM_BIASES and weights.has(bias):
-        yield _NORM_BIASES[which], layer, weights.vector(bias)
-
-
-def _head_norms(
-    attention: Attention, weights: Weights
-) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
-    """Yield the norms of queries and keys, a weight for each element of each head."""
-    norms, order = attention.head_norms, _order(attention)
-    if norms is None:
-        return
-    for which, names, heads in (
-        (Vector.QUERY_NORM, norms.query, attention.heads),
-        (Vector.KEY_NORM, norms.key, attention.kv_heads),
-    ):
-        parts = [weights.vector(f"{name}.weight").reshape(-1) for name in names]
-        own = np.concatenate(parts) + np.float32(norms.offset)
-        if own.size not in (attention.head_size, heads * attention.head_size):
-            raise ModelNotLoadable(f"{names[0]} has {own.size} elements")
-        own = np.resize(own, (heads, attention.head_size))
-        yield which, own if order is None else own[:, order]
-
-
-def _bias(parts: tuple[Source, ...], weights: Weights) -> NDArray[np.float32] | None:
-    """Return the biases of a plan's parts, zeros for those without; None if none has any."""
-    names = [f"{part.rows.name}.bias" for part in parts]
-    if not any(weights.has(name) for name in names):
-        return None
-    return np.concatenate(
-        [
-            part.of(weights.vector(name))
-            if weights.has(name)
-            else np.zeros(part.rows.rows, np.float32)
-            for part, name in zip(parts, names, strict=True)
-        ]
     )
 
 

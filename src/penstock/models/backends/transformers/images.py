@@ -45,16 +45,11 @@ class StepImages:
         self._features = []
         if self._turns is not None:
             self._turns.positions = _turned(batch, step)
-        found = [
-            (span, own, slice(first + rows.start, first + rows.stop))
-            for part, first in zip(batch.slices, step.first_rows, strict=True)
-            if part.images is not None
-            for span, own, rows in part.images.within(part.start, part.start + len(part.token_ids))
-        ]
-        if not found:
+        spans = list(batch.image_spans(step.first_rows))
+        if not spans:
             return {}
         embeddings = self._module.get_input_embeddings()(step.token_ids)
-        for span, own, rows in found:
+        for span, own, rows in spans:
             embeddings[0, rows] = span.embeddings[own].to(embeddings)
             if span.layer_features:
                 self._hook(len(span.layer_features))
@@ -81,11 +76,9 @@ class StepImages:
 
 def _turned(batch: Batch, step: Step) -> torch.Tensor | None:
     """Each row's time, height and width, (3, 1, rows); None if all are the position."""
-    if all(part.images is None for part in batch.slices):
+    if not batch.has_images:
         return None
     turns = step.position_ids.expand(3, -1).clone()
-    for part, first in zip(batch.slices, step.first_rows, strict=True):
-        if part.images is not None:
-            own = part.images.turns(part.start, part.start + len(part.token_ids))
-            turns[:, first : first + own.shape[1]] = own.to(turns)
+    for rows, own in batch.image_turns(step.first_rows):
+        turns[:, rows] = own.to(turns)
     return turns[:, None]
