@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
 from penstock.models.loading import kv_budget
 from penstock.models.spec import ModelSpec
+from penstock.settings import Settings
 
 if TYPE_CHECKING:
     from penstock.engine.events import AttemptEvent
@@ -51,7 +53,7 @@ SHAPE = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
+    "max_position_embeddings": 33_024,
 }
 QUICK = SHAPE | {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4}
 QUICK |= {"num_attention_heads": 8, "num_key_value_heads": 8}
@@ -64,6 +66,8 @@ DRAWN: dict[str, dict[str, Any]] = {
 }
 PROMPTS = (32, 256)
 PREFILL = 2048
+PREFILLS = (512, PREFILL, 8192, 32_768)
+"""Tokens of one prompt; long ones are computed in chunks of PREFILL."""
 
 
 class Words:
@@ -159,25 +163,58 @@ def generate_batch(module: Any, device: Any, count: int) -> float:
     return sum(len(one.generated_tokens) for one in outputs.values()) / taken
 
 
+@dataclass(frozen=True)
+class Run:
+    """Rates in tokens/s: from the first request to the last token, and after the first token.
+
+    `first_ms` are the requests' times to their first tokens.
+    """
+
+    whole: float
+    after: float
+    first_ms: list[float]
+
+
+@dataclass(frozen=True)
+class Medians:
+    """Of some runs; `worst_first_ms` is the median of the worst first tokens."""
+
+    whole: float
+    after: float
+    first_ms: float
+    worst_first_ms: float
+
+    def of_burst(self) -> dict[str, float]:
+        """First tokens of requests that arrive in one instant."""
+        return {
+            "first_token_ms": round(self.first_ms, 1),
+            "worst_first_token_ms": round(self.worst_first_ms, 1),
+        }
+
+
 class Ours:
     """Our engine over one model."""
 
     def __init__(self, model: Any, blocks: int, slots: int) -> None:
         self._model = model
         self._options = EngineOptions(
-            slots, blocks, prefill_chunk_tokens=PREFILL, prefix_caching=False
+            slots,
+            blocks,
+            prefill_chunk_tokens=PREFILL,
+            prefix_caching=False,
+            target_step_ms=Settings().target_step_ms,
         )
 
-    def run(self, prompts: list[list[int]], **how: Any) -> tuple[float, float]:
-        """(tokens a second from the first request to the last token, the same after the first)."""
+    def run(self, prompts: list[list[int]], **how: Any) -> Run:
+        """All prompts at once, to their ends."""
         ended: list[str] = []
         counts: dict[str, int] = {}
-        first: list[float] = []
+        first: dict[str, float] = {}
 
         def sink(events: list[AttemptEvent]) -> None:
             for event in (one.event for one in events):
                 if isinstance(event, Tokens):
-                    first.append(time.perf_counter()) if not first else None
+                    first.setdefault(event.job_id, time.perf_counter())
                     counts[event.job_id] = counts.get(event.job_id, 0) + len(event.token_ids)
                 elif isinstance(event, Finished | Failed):
                     assert isinstance(event, Finished), event
@@ -196,12 +233,21 @@ class Ours:
         engine.stop()
         assert engine.failure is None, engine.failure
         total = sum(counts.values())
-        return total / (finished - started), (total - len(prompts)) / (finished - first[0])
+        return Run(
+            total / (finished - started),
+            (total - len(prompts)) / (finished - min(first.values())),
+            [1e3 * (one - started) for one in first.values()],
+        )
 
-    def median(self, count: int, vocab: int, rounds: int, **how: Any) -> tuple[float, float]:
+    def median(self, count: int, vocab: int, rounds: int, **how: Any) -> Medians:
         """The same over some rounds, after one that warms up."""
-        found = [self.run(draw(count, vocab), **how) for _ in range(rounds + 1)][1:]
-        return statistics.median(a for a, _ in found), statistics.median(b for _, b in found)
+        runs = [self.run(draw(count, vocab), **how) for _ in range(rounds + 1)][1:]
+        return Medians(
+            statistics.median(run.whole for run in runs),
+            statistics.median(run.after for run in runs),
+            statistics.median(ms for run in runs for ms in run.first_ms),
+            statistics.median(max(run.first_ms) for run in runs),
+        )
 
     def profile(self, count: int, vocab: int) -> dict[str, str]:
         """The kernels that take longest in `count` streams of short prompts, a decode step."""
@@ -219,8 +265,12 @@ class Ours:
         }
         return {"all kernels": f"{taken / NEW:.0f} us"} | rows
 
-    def prefill(self, vocab: int, rounds: int) -> float:
-        """Prompt tokens a second, to the first token of one prompt."""
+    def prefills(self, vocab: int, rounds: int) -> dict[str, int]:
+        """Prompt tokens a second, to the first token of one prompt, by the prompt's tokens."""
+        fitting = [tokens for tokens in PREFILLS if tokens < self._model.context_length]
+        return {f"{tokens}": round(self._prefill(tokens, vocab, rounds)) for tokens in fitting}
+
+    def _prefill(self, tokens: int, vocab: int, rounds: int) -> float:
         source = random.Random(1)
         taken: list[float] = []
         for turn in range(rounds + 1):
@@ -231,7 +281,7 @@ class Ours:
                 self._options,
                 lambda _events, seen=seen: seen.append(time.perf_counter()),
             )
-            prompt = [source.randrange(vocab) for _ in range(PREFILL)]
+            prompt = [source.randrange(vocab) for _ in range(tokens)]
             sampling = Sampling(seed=0, temperature=0.0, max_tokens=1, ignore_eos=True)
             engine.submit(SequenceRequest("0", prompt, sampling))
             started = time.perf_counter()
@@ -241,7 +291,7 @@ class Ours:
             engine.stop()
             if turn:
                 taken.append(seen[0] - started)
-        return PREFILL / statistics.median(taken)
+        return tokens / statistics.median(taken)
 
 
 def in_four_bits(weights: Weights) -> Weights:
@@ -333,18 +383,9 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     ours = Ours(model, blocks, slots)
     found: dict[str, Any] = {"kv_cache_tokens": blocks * 16}
     for count in options.streams:
-        whole, after = ours.median(count, vocab, rounds)
-        found[f"{count}"] = {"tokens_per_s": round(whole, 1)}
-        for name, how in DRAWN.items() if options.gpus == 1 else ():
-            drawn, _ = ours.median(count, vocab, rounds, **how)
-            found[f"{count}"][name] = round(drawn, 1)
-        if count == 1:
-            found["1"] |= {
-                "decode_tokens_per_s": round(after, 1),
-                "of_limit": round(after / limit, 3),
-            }
+        found[f"{count}"] = streams_of(ours, count, vocab, limit, options)
         show({count: found[f"{count}"]})
-    found["prefill_tokens_per_s"] = round(ours.prefill(vocab, rounds))
+    found["prefill_tokens_per_s"] = ours.prefills(vocab, rounds)
     show({"prefill": found["prefill_tokens_per_s"]})
     if options.profile:
         show(ours.profile(max(options.streams), vocab))
@@ -362,6 +403,23 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
         result |= together(folder, device, options, found)
     shutil.rmtree(folder)
     return result
+
+
+def streams_of(
+    ours: Ours, count: int, vocab: int, limit: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    """So many requests at once, in bf16."""
+    greedy = ours.median(count, vocab, options.rounds)
+    row = {"tokens_per_s": round(greedy.whole, 1)}
+    for name, how in DRAWN.items() if options.gpus == 1 else ():
+        drawn = ours.median(count, vocab, options.rounds, **how)
+        row[name] = round(drawn.whole, 1)
+    if count > 1:
+        return row | greedy.of_burst()
+    return row | {
+        "decode_tokens_per_s": round(greedy.after, 1),
+        "of_limit": round(greedy.after / limit, 3),
+    }
 
 
 def together(
@@ -406,9 +464,12 @@ def eight_bits(
     replace_weights(model, weights)
     small: dict[str, Any] = {"gb": round(weights.nbytes / 1e9, 2)}
     small |= beside(model, blocks, options, wide, options.streams)
-    found = Ours(model, blocks, max(options.streams)).prefill(model.vocab_size, options.rounds)
-    small["prefill_tokens_per_s"] = round(found)
-    small["prefill_times_bf16"] = round(found / wide["prefill_tokens_per_s"], 2)
+    found = Ours(model, blocks, max(options.streams)).prefills(model.vocab_size, options.rounds)
+    small["prefill_tokens_per_s"] = found
+    small["prefill_times_bf16"] = {
+        tokens: round(rate / wide["prefill_tokens_per_s"][tokens], 2)
+        for tokens, rate in found.items()
+    }
     if options.profile:
         ours = Ours(model, blocks, max(options.streams))
         show(ours.profile(1, model.vocab_size))
@@ -439,12 +500,18 @@ def beside(
     ours = Ours(model, blocks, max(options.streams))
     small: dict[str, Any] = {}
     for count in counts:
-        whole, after = ours.median(count, model.vocab_size, options.rounds)
-        times = round(whole / wide[f"{count}"]["tokens_per_s"], 2)
-        small[f"{count}"] = {"tokens_per_s": round(whole, 1), "whole_times_bf16": times}
+        all_at_once = ours.median(count, model.vocab_size, options.rounds)
+        times = round(all_at_once.whole / wide[f"{count}"]["tokens_per_s"], 2)
+        small[f"{count}"] = {
+            "tokens_per_s": round(all_at_once.whole, 1),
+            "whole_times_bf16": times,
+        }
         if count == 1:
-            small["1"]["decode_tokens_per_s"] = round(after, 1)
-            small["1"]["times_bf16"] = round(after / wide["1"]["decode_tokens_per_s"], 2)
+            rate = all_at_once.after
+            small["1"]["decode_tokens_per_s"] = round(rate, 1)
+            small["1"]["times_bf16"] = round(rate / wide["1"]["decode_tokens_per_s"], 2)
+        else:
+            small[f"{count}"] |= all_at_once.of_burst()
     return small
 
 
@@ -481,14 +548,14 @@ def several(
         ours = Ours(model, blocks, slots)
         found["kv_cache_tokens"] = blocks * 16
         for streams in options.streams:
-            whole, after = ours.median(streams, model.vocab_size, options.rounds)
+            run = ours.median(streams, model.vocab_size, options.rounds)
             found[f"{streams}"] = {
-                "tokens_per_s": round(whole, 1),
-                "times_one_gpu": round(whole / alone[f"{streams}"]["tokens_per_s"], 2),
-                "decode_tokens_per_s": round(after, 1),
+                "tokens_per_s": round(run.whole, 1),
+                "times_one_gpu": round(run.whole / alone[f"{streams}"]["tokens_per_s"], 2),
+                "decode_tokens_per_s": round(run.after, 1),
             }
             show({streams: found[f"{streams}"]})
-        found["prefill_tokens_per_s"] = round(ours.prefill(model.vocab_size, options.rounds))
+        found["prefill_tokens_per_s"] = ours.prefills(model.vocab_size, options.rounds)
         if options.profile:
             show(ours.profile(max(options.streams), model.vocab_size))
     finally:

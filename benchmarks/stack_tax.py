@@ -55,7 +55,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Medians of the rounds. `ratio` is HTTP over engine, the median of the rounds' own ratios."""
+    """Medians of the rounds. `ratio` is HTTP over engine, the median of the rounds' own ratios.
+
+    Worst first tokens are the medians of each round's latest.
+    """
 
     streams: int
     engine_tokens_per_s: float
@@ -64,6 +67,8 @@ class Comparison:
     engine_ttft_ms: float
     http_ttft_ms: float
     added_ttft_ms: float
+    engine_worst_ttft_ms: float
+    http_worst_ttft_ms: float
 
 
 class InProcess:
@@ -164,6 +169,10 @@ def _median_ttft(outcomes: list[Outcome]) -> float:
     return statistics.median(ms for outcome in outcomes for ms in outcome.ttft_ms)
 
 
+def _worst_ttft(outcomes: list[Outcome]) -> float:
+    return statistics.median(max(outcome.ttft_ms) for outcome in outcomes)
+
+
 def compare(
     engine: InProcess,
     http: Callable[[list[list[int]]], Outcome],
@@ -189,6 +198,8 @@ def compare(
         engine_ttft_ms=ttft_alone,
         http_ttft_ms=ttft_served,
         added_ttft_ms=ttft_served - ttft_alone,
+        engine_worst_ttft_ms=_worst_ttft(engines),
+        http_worst_ttft_ms=_worst_ttft(served),
     )
 
 
@@ -255,13 +266,17 @@ def main() -> None:
     conditions.show(seen)
     what = options.queue if options.step_ms is None else f"a model of {options.step_ms} ms steps"
     print(f"{what}: {options.tokens} tokens an answer, median of {options.rounds} rounds\n")
-    print("streams   engine tok/s     HTTP tok/s   ratio   TTFT engine / HTTP / added, ms")
+    print(
+        "streams   engine tok/s     HTTP tok/s   ratio   TTFT engine / HTTP / added, ms;  "
+        "worst engine / HTTP"
+    )
     results = measure(options)
     for one in results:
         print(
             f"{one.streams:7d} {one.engine_tokens_per_s:14.1f} {one.http_tokens_per_s:14.1f} "
             f"{one.ratio:7.3f}   {one.engine_ttft_ms:.1f} / {one.http_ttft_ms:.1f} / "
-            f"{one.added_ttft_ms:.1f}"
+            f"{one.added_ttft_ms:.1f};  "
+            f"{one.engine_worst_ttft_ms:.1f} / {one.http_worst_ttft_ms:.1f}"
         )
     if options.save:
         name = "stack-tax" if options.step_ms is None else f"stack-tax-{options.step_ms}ms"

@@ -1,12 +1,80 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""Paged flash attention of prompt chunks: several tokens of each of some sequences."""
+"""Paged flash attention of prompt chunks: several tokens of each of some sequences.
+
+The order of the loops is FlashAttention-2's (Dao, 2023): a program keeps some queries, and reads
+keys and values tile by tile. Tiles that all of its queries see need no mask.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _attend(
+    m_i,
+    l_i,
+    acc,
+    query,
+    position,
+    keys_ptr,
+    values_ptr,
+    table_ptr,
+    kv_head,
+    begin,
+    end,
+    scale_log2,
+    MASKED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Attend to the keys at positions `begin .. end - 1`, `begin` a multiple of TILE.
+
+    Without MASKED every query sees all of them, and `end` is a multiple of TILE too.
+    """
+    offsets = tl.arange(0, HEAD_SIZE)
+    tile = tl.arange(0, TILE)
+    for start in range(begin, end, TILE):
+        key_position = start + tile
+        if MASKED:
+            inside = key_position < end
+            block = tl.load(table_ptr + key_position // BLOCK, mask=inside, other=0)
+        else:
+            block = tl.load(table_ptr + key_position // BLOCK)
+        place = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK + key_position % BLOCK
+        where = place[:, None] * HEAD_SIZE + offsets[None, :]
+        if MASKED:
+            keys = tl.load(keys_ptr + where, mask=inside[:, None], other=0.0)
+        else:
+            keys = tl.load(keys_ptr + where)
+        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+        if MASKED:
+            seen = key_position[None, :] <= position[:, None]
+            if WINDOW > 0:
+                seen &= key_position[None, :] > position[:, None] - WINDOW
+            scores = tl.where(seen, scores, float("-inf"))
+        m_new = tl.maximum(m_i, tl.max(scores, 1) * scale_log2)
+        base = m_new
+        if WINDOW > 0:  # a tile that a query does not see at all may be its first
+            base = tl.where(m_new > float("-inf"), m_new, 0.0)
+        alpha = tl.exp2(m_i - base)
+        weights = tl.exp2(scores * scale_log2 - base[:, None])
+        l_i = l_i * alpha + tl.sum(weights, 1)
+        acc = acc * alpha[:, None]
+        if MASKED:
+            values = tl.load(values_ptr + where, mask=inside[:, None], other=0.0)
+        else:
+            values = tl.load(values_ptr + where)
+        acc = tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
+        m_i = m_new
+    return m_i, l_i, acc
 
 
 @triton.jit(do_not_specialize_on_alignment=["chunks_ptr"])
@@ -30,21 +98,21 @@ def prefill_kernel(
     TILE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """QUERIES tokens of one chunk, one head.
+    """QUERIES tokens of one chunk, one head. The grid is (heads, tiles of queries, chunks).
 
     chunks is (chunks, 4) int32: the chunk's first row in the step, its tokens, the position of its
     first, its row of the tables. Its keys and values are in the cache already.
     """
     chunk = tl.program_id(2)
     count = tl.load(chunks_ptr + chunk * 4 + 1)
-    # The tiles with the most keys start first.
-    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
+    # Of all heads, the tiles with the most keys start first.
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES
     if first < count:
-        head = tl.program_id(1)
+        head = tl.program_id(0)
         kv_head = head // GROUP
         begin_row = tl.load(chunks_ptr + chunk * 4)
         begin = tl.load(chunks_ptr + chunk * 4 + 2)
-        row = tl.load(chunks_ptr + chunk * 4 + 3).to(tl.int64)
+        table_ptr = tables_ptr + tl.load(chunks_ptr + chunk * 4 + 3).to(tl.int64) * table_stride
         index = first + tl.arange(0, QUERIES)
         real = index < count
         position = begin + index
@@ -56,33 +124,53 @@ def prefill_kernel(
         l_i = tl.zeros((QUERIES,), tl.float32)
         acc = tl.zeros((QUERIES, HEAD_SIZE), tl.float32)
         end = begin + tl.minimum(first + QUERIES, count)
-        start_at = 0
+        masked_from = 0
         if WINDOW > 0:
-            start_at = tl.maximum(begin + first - WINDOW + 1, 0) // TILE * TILE
-        tile = tl.arange(0, TILE)
-        for start in range(start_at, end, TILE):
-            key_position = start + tile
-            inside = key_position < end
-            block = tl.load(
-                tables_ptr + row * table_stride + key_position // BLOCK, mask=inside, other=0
+            masked_from = tl.maximum(begin + first - WINDOW + 1, 0) // TILE * TILE
+        else:
+            masked_from = (begin + first + 1) // TILE * TILE
+            m_i, l_i, acc = _attend(
+                m_i,
+                l_i,
+                acc,
+                query,
+                position,
+                keys_ptr,
+                values_ptr,
+                table_ptr,
+                kv_head,
+                0,
+                masked_from,
+                scale_log2,
+                False,
+                WINDOW,
+                KV_HEADS,
+                HEAD_SIZE,
+                BLOCK,
+                TILE,
+                PRECISION,
             )
-            place = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK + key_position % BLOCK
-            where = place[:, None] * HEAD_SIZE + offsets[None, :]
-            keys = tl.load(keys_ptr + where, mask=inside[:, None], other=0.0)
-            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale_log2
-            seen = key_position[None, :] <= position[:, None]
-            if WINDOW > 0:
-                seen &= key_position[None, :] > position[:, None] - WINDOW
-            scores = tl.where(seen, scores, float("-inf"))
-            m_new = tl.maximum(m_i, tl.max(scores, 1))
-            base = tl.where(m_new > float("-inf"), m_new, 0.0)
-            alpha = tl.exp2(m_i - base)
-            weights = tl.exp2(scores - base[:, None])
-            l_i = l_i * alpha + tl.sum(weights, 1)
-            values = tl.load(values_ptr + where, mask=inside[:, None], other=0.0)
-            acc = acc * alpha[:, None]
-            acc += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
-            m_i = m_new
+        m_i, l_i, acc = _attend(
+            m_i,
+            l_i,
+            acc,
+            query,
+            position,
+            keys_ptr,
+            values_ptr,
+            table_ptr,
+            kv_head,
+            masked_from,
+            end,
+            scale_log2,
+            True,
+            WINDOW,
+            KV_HEADS,
+            HEAD_SIZE,
+            BLOCK,
+            TILE,
+            PRECISION,
+        )
         out = acc / tl.where(l_i > 0, l_i, 1.0)[:, None]
         out_place = token[:, None] * out_stride + head * HEAD_SIZE + offsets[None, :]
         tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty), mask=real[:, None])

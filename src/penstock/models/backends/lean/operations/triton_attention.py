@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import log2
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,12 @@ _PROGRAMS: Final = 512
 """Programs that keep a GPU busy: with fewer sequences their keys are split."""
 
 _MOST_SPLITS: Final = 32
+
+_MUCH_SHARED: Final = 232_448
+"""Bytes that a program can share from Hopper on, on GPUs for servers: a third stage fits."""
+
+_LONG_CHUNK: Final = 2048
+"""Tokens from which on a chunk's programs fill the GPU with 128 queries each."""
 
 
 def decode(
@@ -93,10 +100,9 @@ def prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
     """Attend with the step's chunks of prompts; writes their rows of `out`."""
     decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
     assert step.chunks is not None  # noqa: S101 - the caller has looked
-    half = qkv.element_size() == 2  # noqa: PLR2004 - bytes
-    queries = 128 if half and step.longest_chunk > 64 else 32  # noqa: PLR2004 - tokens
-    tiles = triton.cdiv(step.longest_chunk, queries)
-    prefill_kernels.prefill_kernel[(tiles, decoder.heads, len(step.chunks))](
+    form = _prefill_form(qkv, step.longest_chunk, decoder)
+    tiles = triton.cdiv(step.longest_chunk, form["QUERIES"])
+    prefill_kernels.prefill_kernel[(decoder.heads, tiles, len(step.chunks))](
         qkv,
         cache.keys,
         cache.values,
@@ -112,12 +118,30 @@ def prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
         GROUP=decoder.heads // decoder.kv_heads,
         HEAD_SIZE=decoder.head_size,
         BLOCK=BLOCK_SIZE,
-        QUERIES=queries,
-        TILE=64 if half else 32,
         PRECISION=precision(qkv),
-        num_warps=8 if queries == 128 and decoder.head_size >= 128 else 4,  # noqa: PLR2004  as tried
-        num_stages=2 if half else 1,
+        **form,
     )
+
+
+def _prefill_form(qkv: torch.Tensor, longest_chunk: int, decoder: Decoder) -> dict[str, Any]:
+    """How many queries a program has, and how it reads their keys."""
+    if qkv.element_size() != 2:  # noqa: PLR2004 - bytes
+        return CHUNKS_WIDE
+    if longest_chunk <= 32:  # noqa: PLR2004 - tokens
+        return CHUNKS_SHORT
+    if decoder.head_size < 128:  # noqa: PLR2004 - as tried
+        return CHUNKS_NARROW
+    if _shared_bytes(qkv.device) < _MUCH_SHARED or decoder.head_size > 128:  # noqa: PLR2004 - likewise
+        return CHUNKS
+    return CHUNKS_LONG if longest_chunk >= _LONG_CHUNK else CHUNKS_MANY
+
+
+@cache
+def _shared_bytes(place: torch.device) -> int:
+    """Memory that a program can share on a device, in bytes; 0 if torch does not report it."""
+    if place.type != "cuda":
+        return 0
+    return getattr(torch.cuda.get_device_properties(place), "shared_memory_per_block_optin", 0)
 
 
 def splits_for(programs: int, longest: int) -> int:
@@ -136,3 +160,10 @@ def _scale(decoder: Decoder) -> float:
 ALONE: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED: dict[str, Any] = {"TILE": 32, "num_warps": 2, "num_stages": 2}
 GROUPED_WIDE: dict[str, Any] = {"TILE": 32, "num_warps": 4, "num_stages": 2}
+CHUNKS: dict[str, Any] = {"QUERIES": 128, "TILE": 64, "num_warps": 8, "num_stages": 2}
+CHUNKS_NARROW: dict[str, Any] = {"QUERIES": 128, "TILE": 64, "num_warps": 4, "num_stages": 2}
+CHUNKS_SHORT: dict[str, Any] = {"QUERIES": 32, "TILE": 64, "num_warps": 4, "num_stages": 2}
+CHUNKS_WIDE: dict[str, Any] = {"QUERIES": 32, "TILE": 32, "num_warps": 4, "num_stages": 1}
+# Found by trying on an H200.
+CHUNKS_MANY: dict[str, Any] = {"QUERIES": 64, "TILE": 64, "num_warps": 4, "num_stages": 3}
+CHUNKS_LONG: dict[str, Any] = {"QUERIES": 128, "TILE": 128, "num_warps": 8, "num_stages": 3}

@@ -1,0 +1,117 @@
+"""Attention of prompts' chunks by the Triton kernel beside torch's, as `test_lean_kernels` runs them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from penstock.models.architecture.description import Rotation
+from penstock.models.backends.lean.graphs.step_rows import FIELDS, Step
+from penstock.models.backends.lean.operations.ops import AttentionLayer, LayerCache
+from penstock.models.backends.lean.shape import Shape
+from penstock.models.backends.llama_family import Decoder
+from penstock.models.backends.steps import BLOCK_SIZE
+from tests.fixtures.lean import gpu
+
+pytestmark = pytest.mark.gpu
+
+FORMS = ("CHUNKS", "CHUNKS_NARROW", "CHUNKS_SHORT", "CHUNKS_WIDE", "CHUNKS_MANY", "CHUNKS_LONG")
+CHUNKS = {
+    "whole prompts": ((0, 150), (0, 1), (0, 64), (0, 129)),
+    "after earlier chunks": ((63, 70), (64, 64), (200, 3), (127, 130)),
+}
+"""(position of the first token, tokens) of each sequence's chunk."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Some chunks' queries, and the paged keys and values of their sequences."""
+
+    qkv: torch.Tensor
+    step: Step
+    layer: AttentionLayer
+    rows: tuple[tuple[int, int], ...]
+
+    def by_torch(self) -> torch.Tensor:
+        """(T, heads * head_size) float32."""
+        decoder, cache = self.layer.shape.decoder, self.layer.cache
+        group, outputs, first = decoder.heads // decoder.kv_heads, [], 0
+        for row, (start, count) in enumerate(self.rows):
+            end = start + count
+            blocks = self.step.tables[row].long()
+            keys, values = (
+                part[blocks]
+                .transpose(0, 1)
+                .flatten(1, 2)[:, :end]
+                .float()
+                .repeat_interleave(group, 0)
+                for part in (cache.keys, cache.values)
+            )
+            queries = self.qkv[first : first + count, : decoder.heads * decoder.head_size].float()
+            queries = queries.view(count, decoder.heads, -1).transpose(0, 1)
+            at = torch.arange(start, end, device=queries.device)[:, None]
+            key_at = torch.arange(end, device=queries.device)[None]
+            seen = key_at <= at
+            if self.layer.window:
+                seen &= key_at > at - self.layer.window
+            out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+            outputs.append(out.transpose(0, 1).reshape(count, -1))
+            first += count
+        return torch.cat(outputs)
+
+
+def chunks_of(rows: Any, kind: torch.dtype, head_size: int, window: int) -> Chunks:
+    place = torch.device("cpu")
+    device = gpu()
+    if device is not None:
+        place = device.torch_device
+    elif os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
+        pytest.skip("torch sees no GPU here, and Triton's interpreter is not on")
+    torch.manual_seed(len(rows) + window)
+    heads, kv_heads = 2, 1
+    decoder = Decoder(
+        layers=1, hidden_size=heads * head_size, intermediate_size=8, heads=heads, kv_heads=kv_heads,
+        head_size=head_size, vocab_size=8, norm_epsilon=1e-5, qk_norm=False, tied_embeddings=False,
+        sliding_windows=(window,), rotation=Rotation(head_size, 1e4),
+    )  # fmt: skip
+    width = -(-max(start + count for start, count in rows) // BLOCK_SIZE)
+    total = sum(count for _, count in rows)
+    order = torch.randperm(len(rows) * width).to(torch.int32)
+    size = (len(rows) * width, kv_heads, BLOCK_SIZE, head_size)
+    cache = LayerCache(*(torch.randn(size).to(place, kind) for _ in range(2)))
+    empty = torch.empty(0)
+    layer = AttentionLayer(Shape(decoder, 512), empty, empty, None, window, cache)
+    chunks, first = [], 0
+    for row, (start, count) in enumerate(rows):
+        chunks.append((first, count, start, row))
+        first += count
+    step = Step(
+        torch.zeros((FIELDS, total), dtype=torch.int32, device=place),
+        empty, order.view(len(rows), width).to(place), 0,
+        torch.tensor(chunks, dtype=torch.int32, device=place), max(count for _, count in rows),
+    )  # fmt: skip
+    qkv = torch.randn(total, (heads + 2 * kv_heads) * head_size).to(place, kind)
+    return Chunks(qkv, step, layer, tuple(rows))
+
+
+@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize("rows", CHUNKS.values(), ids=CHUNKS.keys())
+@pytest.mark.parametrize("form", FORMS)
+def test_chunks(form, rows, window, monkeypatch):
+    kind = torch.float32 if form == "CHUNKS_WIDE" else torch.float16
+    chunks = chunks_of(rows, kind, 128 if form == "CHUNKS_LONG" else 32, window)
+    attention = import_module("penstock.models.backends.lean.operations.triton_attention")
+    monkeypatch.setattr(attention, "_prefill_form", lambda *_: getattr(attention, form))
+    decoder = chunks.layer.shape.decoder
+    out = chunks.qkv.new_full((len(chunks.qkv), decoder.heads * decoder.head_size), float("nan"))
+    attention.prefill(chunks.qkv, chunks.step, chunks.layer, out)
+    wanted = chunks.by_torch()
+    error = (out.float() - wanted).norm() / wanted.norm()
+    assert error < (1e-5 if kind == torch.float32 else 2e-3)
