@@ -41,7 +41,6 @@ from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
 from penstock.models.loading import kv_budget
 from penstock.models.spec import ModelSpec
-from penstock.settings import Settings
 
 if TYPE_CHECKING:
     from penstock.engine.events import AttemptEvent
@@ -198,11 +197,7 @@ class Ours:
     def __init__(self, model: Any, blocks: int, slots: int) -> None:
         self._model = model
         self._options = EngineOptions(
-            slots,
-            blocks,
-            prefill_chunk_tokens=PREFILL,
-            prefix_caching=False,
-            target_step_ms=Settings().target_step_ms,
+            slots, blocks, prefill_chunk_tokens=PREFILL, prefix_caching=False
         )
 
     def run(self, prompts: list[list[int]], **how: Any) -> Run:
