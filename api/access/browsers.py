@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa", ".svc")
 """Of names that no public name server gives out."""
 _OURS: Final = frozenset({"same-origin", "none"})
-"""What a browser says in `Sec-Fetch-Site` of our own page, or of an address that was typed."""
+"""What a browser sends in `Sec-Fetch-Site` for our own page, or of an address that was typed."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 

@@ -48,7 +48,7 @@ def is_among(given: str, keys: Sequence[str]) -> bool:
 async def identify(services: Services, given: str) -> Caller:
     """Return the owner of a key; anonymous if no key is required.
 
-    :raises NotAuthenticated: keys are asked for, and this is none of them.
+    :raises NotAuthenticated: keys are required, and this is none of them.
     :raises StoreUnavailable: Redis is away, and this key has not been looked up recently.
     """
     settings = services.settings

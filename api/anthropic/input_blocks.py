@@ -157,7 +157,7 @@ class InputBlocks:
         )
 
     def _texts(self, pieces: Sequence[Piece]) -> str:
-        """Return text where no images belong: a line stands for each."""
+        """Return text, with a line in place of each image."""
         if any(not isinstance(piece, str) for piece in pieces):
             self._warnings.add("images outside of users' messages and tools' results are left out")
         return SEPARATOR.join(

@@ -68,7 +68,7 @@ class CountTokensRequest(Fields):
 
     @property
     def answer_format(self) -> dict[str, Any] | None:
-        """The form of the answer, if one is asked for."""
+        """The form of the answer, if one is requested."""
         newer = self.output_config.format if self.output_config else None
         return self.output_format if newer is None else newer
 

@@ -193,8 +193,8 @@ class Peers:
     async def _context_length(self, card: PeerCard) -> int:
         model = card.models[0] if card.models else ""
         try:
-            told = await self.call(card, "/model_details", {"model": model})
-            return min(max(int(told["context_length"]), 1), MOST_CONTEXT)
+            details = await self.call(card, "/model_details", {"model": model})
+            return min(max(int(details["context_length"]), 1), MOST_CONTEXT)
         except httpx.ConnectError:
             self._unheard[card.url] = time.monotonic()
             return UNKNOWN_CONTEXT

@@ -69,7 +69,7 @@ def checked_url(name: str, allowed: Sequence[str]) -> str:
     """
     if not allowed:
         raise NotPermitted(
-            "FastChat workers may not register here: PENSTOCK_FASTCHAT_WORKER_HOSTS names nobody, "
+            "FastChat workers may not register here: PENSTOCK_FASTCHAT_WORKER_HOSTS names no host, "
             "and the controller's address has no PENSTOCK_FASTCHAT_WORKER_TOKEN in it"
         )
     try:

@@ -48,7 +48,7 @@ class Body(BaseModel):
 
 
 class ModelName(Body):
-    """What most calls say: a model."""
+    """The body of most calls: a model."""
 
     model: str
 
@@ -136,7 +136,7 @@ def prompt_of(text: str, card: ModelCard, *, echo: bool = False) -> TextPrompt |
 def works_of(asked: GenerationRequest, card: ModelCard) -> list[Generate]:
     """Return the work that FastChat's request stands for, `best_of` times.
 
-    `max_new_tokens` is what there shall be at most: where the context has room for less, less it
+    `max_new_tokens` is the most that there may be: if the context has room for less, less it
     is (FastChat's web UI asks for 1,024 whatever the model). Token ids to stop at that are not in
     the vocabulary come from a template that was chosen by the model's name alone, and never match.
 

@@ -139,7 +139,7 @@ async def _details(call: Call[OptionalModelName]) -> dict[str, Any]:
 
 @router.endpoint("/worker_get_status")
 async def worker_get_status(request: Request) -> Response:
-    """Tell of the fleet as of one worker; a real controller may have us registered as such.
+    """Report the fleet as one worker; a real controller may have us registered as such.
 
     FastChat workers are not included: such a controller may know them itself.
     """

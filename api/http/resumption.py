@@ -53,7 +53,7 @@ class Resumption:
         return hashlib.sha256(text.encode()).hexdigest()[:ID_CHARACTERS]
 
     def seed(self, tenant: str) -> int:
-        """Return the seed of a request that names none: repeated, it has to say the same again.
+        """Return the seed of a request that names none: repeated, it must give the same answer.
 
         Where Redis has lost the job meanwhile, the client has a part of an answer that is made
         again.
@@ -95,7 +95,7 @@ def seen_event(text: str | None, param: str) -> SeenEvent:
 
 
 def resumption_of(request: Request) -> Resumption | None:
-    """Return what the request's headers say of its repetition; None without a key.
+    """Return how the request may be repeated, by its headers; None without a key.
 
     :raises InvalidParameter: the key is too long, or `Last-Event-ID` comes without one.
     """

@@ -40,7 +40,7 @@ class FramedResponse(Response):
 
     The status waits for the first frame: an error that comes before it is raised to the
     application's error handlers and gets its true status; `last` makes the frames of a later one,
-    which end the stream, whether the error was expected or not. Whoever makes `frames` yields a
+    which end the stream, whether the error was expected or not. The maker of `frames` yields a
     keep-alive in time, so that the first one is no long wait.
     """
 

@@ -77,7 +77,7 @@ def check(card: ModelCard, wish: Wish = Wish()) -> None:
             f"dimensions: embeddings of {card.name} may be cut to {lengths}"
             if lengths
             else f"dimensions: embeddings of {card.name} are not made to be cut "
-            f"(models.toml can say otherwise: matryoshka)",
+            f"(set matryoshka in models.toml if they are)",
             param="dimensions",
         )
 

@@ -55,7 +55,7 @@ def route(
     A model whose queues are full, or whose workers have just gone, is passed over where another
     name is left that has room.
 
-    :raises UnknownModel, NoWorker, StoreUnavailable: as the registry does, of the name asked for.
+    :raises UnknownModel, NoWorker, StoreUnavailable: as the registry does, about the requested name.
     :raises NotPermitted: it is none of the key's models.
     """
     first: PenstockError | None = None

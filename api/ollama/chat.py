@@ -23,7 +23,7 @@ router = Router()
 
 @router.endpoint("/api/chat", OllamaChatRequest)
 async def chat(request: Request) -> Response:
-    """Answer a chat; without messages, say that the model is loaded."""
+    """Answer a chat; without messages, report that the model is loaded."""
     services = services_of(request)
     asked = await read_request(request, OllamaChatRequest)
     card = pick_tagged(request, services, asked.model)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
 
 MOST_IMAGES: Final = 128
-"""Of one request, counted again where they repeat."""
+"""Of one request; repeated ones count again."""
 MOST_NAMED: Final = 8
 IMAGE_LEFT_OUT: Final = "[An image was left out here: this model reads text only.]"
 

@@ -211,7 +211,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def wanted_logprobs(self) -> int | None:
-        """0 where `logprobs` is asked for without `top_logprobs`."""
+        """0 if `logprobs` is requested without `top_logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 

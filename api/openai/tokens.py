@@ -153,7 +153,7 @@ def only_model(request: Request) -> str:
     """
     names = {card.name for card in services_of(request).registry.models()}
     if len(names) != 1:
-        raise InvalidParameter(f"model: {len(names)} models are served: say which", param="model")
+        raise InvalidParameter(f"model: {len(names)} models are served: name one", param="model")
     return names.pop()
 
 

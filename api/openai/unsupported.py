@@ -1,7 +1,7 @@
 """The rule for what clients send and this server does not run.
 
 A field is refused if leaving it out would make the answer wrong in a way that its client cannot
-see: another text than the one that was asked for. Every other one is left out and reported in the
+see: another text than the requested one. Every other one is left out and reported in the
 request's warnings. docs/compatibility.md has the lists.
 """
 

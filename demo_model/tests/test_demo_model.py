@@ -147,7 +147,7 @@ def test_it_takes_facts_out_of_a_sentence(answer):
     assert json.loads(said) == {"name": "Bertholm", "age": 61, "city": "Ulm"}
 
 
-def test_it_says_no_where_the_function_is_not_offered(answer):
+def test_it_declines_if_the_function_is_not_offered(answer):
     assert "no tool" in answer(("user", "Turn on the light in the kitchen."), tools=[WEATHER])
 
 

@@ -228,7 +228,7 @@ def test_several_conversations_are_kept_and_deleted(fleet: Fleet, browser: Brows
     browser.until(lambda: browser.texts(".side .title") == ["the second"])
 
 
-def test_an_error_is_told(fleet: Fleet, browser: Browser) -> None:
+def test_an_error_is_reported(fleet: Fleet, browser: Browser) -> None:
     def fail(job: Job) -> Script:
         yield Tokens(job.id, 0, (0,), "half ", prompt_tokens=3)
         yield Failed(job.id, 1, EngineFailed.code, "the engine broke")
@@ -240,7 +240,7 @@ def test_an_error_is_told(fleet: Fleet, browser: Browser) -> None:
     assert "the engine broke" in failed.text
 
 
-def test_the_key_is_asked_for_and_kept_for_the_tab(fleet: Fleet, browser: Browser) -> None:
+def test_the_key_is_requested_and_kept_for_the_tab(fleet: Fleet, browser: Browser) -> None:
     server = fleet.api(api_keys=("secret",))
     fleet.worker()
     browser.open(server.url)

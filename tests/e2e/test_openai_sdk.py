@@ -208,7 +208,7 @@ def test_going_away_frees_the_slot(stack: Stack, client: openai.OpenAI) -> None:
     wait_until(lambda: stack.load().running == 0, 10.0)
 
 
-async def test_thirty_two_at_once_say_what_each_says_alone(stack: Stack) -> None:
+async def test_thirty_two_at_once_answer_as_each_alone(stack: Stack) -> None:
     prompts = [f"Number {n}: a river and {'its mill ' * (n % 5)}" for n in range(32)]
     async with openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=KEY) as client:
 

@@ -51,7 +51,7 @@ def test_an_attempt_that_fails_and_one_that_is_given_up(tmp_path: Path) -> None:
     assert seen["text_completion m2"]["status"]["status_code"] == "UNSET"
 
 
-def test_spans_go_nowhere_unless_asked_for(tmp_path: Path) -> None:
+def test_spans_go_nowhere_by_default(tmp_path: Path) -> None:
     assert Tracing.of(Settings(), "test") is None
     with pytest.raises(BadSettings, match="PENSTOCK_TRACES"):
         Tracing.of(Settings(traces=str(tmp_path / "no" / "folder")), "test")

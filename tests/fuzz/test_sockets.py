@@ -169,7 +169,7 @@ def test_mutations_of_good_requests(target: Target) -> None:
     target.check_alive()
 
 
-def test_connections_that_say_nothing_or_half_of_it(target: Target) -> None:
+def test_connections_that_send_nothing_or_half_of_it(target: Target) -> None:
     before = target.resident_bytes()
     with ExitStack() as stack:
         for position in range(200):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_weights_draw_as_they_say() -> None:
+def test_weights_draw_as_stated() -> None:
     alias = Alias({"a": 9, "b": 1, "never": 0})
     drawn = Counter(alias.order(None)[0] for _ in range(3_000))
     assert 2_550 < drawn["a"] < 2_850

@@ -74,7 +74,7 @@ def test_the_servers_own_log(server_log: io.StringIO, form: Any) -> None:
     assert "http://host/r/***/x" in written
 
 
-def test_a_handler_of_somebody_elses(server_log: io.StringIO) -> None:
+def test_a_foreign_handler(server_log: io.StringIO) -> None:
     """gunicorn and `--log-config` add handlers of their own; uvicorn's logger redacts before."""
     configure_logging(Settings())
     other = logging.StreamHandler(server_log)

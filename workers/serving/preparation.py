@@ -44,7 +44,7 @@ logger = get_logger(__name__)
 
 
 class JournalLost(Exception):
-    """A part of a job's journal is missing: somebody has deleted it."""
+    """A part of a job's journal is missing: it was deleted."""
 
 
 class Preparation:

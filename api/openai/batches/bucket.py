@@ -140,9 +140,9 @@ class Bucket:
         """Leave nothing to do: an upload is there whole, or not at all."""
 
     def _is_absent(self, error: Any) -> bool:
-        told: dict[str, Any] = error.response
-        status = told.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        code = str(told.get("Error", {}).get("Code", ""))
+        response: dict[str, Any] = error.response
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = str(response.get("Error", {}).get("Code", ""))
         return status == HTTPStatus.NOT_FOUND and code in ABSENT
 
     @contextmanager

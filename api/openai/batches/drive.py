@@ -47,7 +47,7 @@ LONGEST_PAUSE_S: Final = 30.0
 PASSING: Final = frozenset({429, 503})
 """A line that is answered so is tried again: the queue is full, the key's minute is used up..."""
 CANCELLED: Final = 499
-"""Somebody else has ended the job of a line; a fresh one takes its place."""
+"""A line whose job was cancelled; a fresh job takes its place."""
 MOST_ATTEMPTS: Final = 5
 
 

@@ -168,7 +168,7 @@ class FolderObjects:
                     path.parent.rmdir()
 
     def sweep(self) -> None:
-        """Delete temporary files that nobody writes any more."""
+        """Delete temporary files that are no longer written."""
         with suppress(OSError):
             for path in self._folder.rglob(".*"):
                 if time.time() - path.stat().st_mtime > STALE_S and path.is_file():

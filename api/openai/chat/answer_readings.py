@@ -133,7 +133,7 @@ class ReadChunkWriter:
         return b"".join(self._chunk([_choice(lower, OPENING)]) for lower in unopened)
 
     def end(self) -> bytes:
-        """Return the usage, if it was asked for, and the end mark."""
+        """Return the usage, if requested, and the end mark."""
         if not self._include_usage:
             return DONE
         usages = [usage for usage in self._usages if usage]

@@ -167,7 +167,7 @@ class ChunkWriter:
         return self._ids.line() if self._ids else b""
 
     def end(self) -> bytes:
-        """Return the usage, if it was asked for, and the end mark."""
+        """Return the usage, if requested, and the end mark."""
         if not self._include_usage:
             return DONE
         total = usage_of([usage for usage in self._usages if usage], self._choices_a_prompt)

@@ -1,4 +1,4 @@
-"""The body of a completion request: as it was sent -> what was asked for."""
+"""The body of a completion request, and what it requests."""
 
 from __future__ import annotations
 

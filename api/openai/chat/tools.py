@@ -140,7 +140,7 @@ def _check(asked: ChatRequest, tools: Sequence[dict[str, Any]], card: ModelCard)
             )
     if tools and not card.tool_parser:
         raise UnsupportedFeature(
-            f"tools: how {card.name} calls tools is not known (models.toml can say: tool_parser)",
+            f"tools: how {card.name} calls tools is unknown (set tool_parser in models.toml)",
             param="tools",
         )
 

@@ -1,7 +1,7 @@
 """Our packages `api` and `workers`, whatever else of that name Python would find first.
 
 Celery and uvicorn look into the current folder before all else, so that a folder `api` or `workers`
-of somebody's own would be started in the place of ours. What is loaded here stands in `sys.modules`
+of another project would be started in the place of ours. What is loaded here stands in `sys.modules`
 under its name, where they find it.
 """
 

@@ -308,9 +308,7 @@ def test_a_compressed_body_at_its_bound(fleet: Fleet, server: ApiServer) -> None
     [b"{}", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"x", b""],
     ids=["plain", "cut", "more", "empty"],
 )
-def test_a_body_that_is_not_what_its_header_says_is_a_400(
-    server: ApiServer, content: bytes
-) -> None:
+def test_a_body_that_contradicts_its_header_is_a_400(server: ApiServer, content: bytes) -> None:
     answer = send(server, content, "gzip")
     assert answer.status_code == 400
     assert "compressed" in answer.json()["error"]["message"]

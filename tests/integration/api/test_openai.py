@@ -382,7 +382,7 @@ def test_no_worker(fleet: Fleet) -> None:
     assert "retry-after" in caught.value.response.headers
 
 
-def test_what_nobody_expected(server: ApiServer, http: httpx.Client, caplog: Any) -> None:
+def test_an_unexpected_error(server: ApiServer, http: httpx.Client, caplog: Any) -> None:
     def broken(_name: str) -> Any:
         raise ZeroDivisionError("a secret")
 

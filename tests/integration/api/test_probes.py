@@ -100,7 +100,9 @@ def test_metrics_of_a_queue_without_workers(fleet: Fleet) -> None:
         assert asked.result(20.0).status_code == 200
 
 
-def test_the_log_tells_each_request(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_a_line_for_each_request(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
     server = fleet.api()
     fleet.worker()
     with caplog.at_level(logging.INFO, "penstock.access"):

@@ -120,7 +120,7 @@ def test_headers_that_make_no_sense_are_refused(fleet: Fleet, headers: dict[str,
     assert answer.status_code == 400
 
 
-def test_jobs_that_nobody_comes_back_for_are_cancelled(fleet: Fleet) -> None:
+def test_jobs_without_a_returning_client_are_cancelled(fleet: Fleet) -> None:
     server = fleet.api(resume_grace_s=0.2)
     worker = fleet.worker(count_up)
     worker.step_s = 0.1

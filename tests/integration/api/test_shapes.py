@@ -66,7 +66,7 @@ def check(path: str, answer: httpx.Response, *, status: int, kind: str, code: Er
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
-def test_what_nobody_expected(
+def test_an_unexpected_error(
     server: ApiServer, http: httpx.Client, path: str, body: dict[str, Any]
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:

@@ -317,7 +317,7 @@ def test_a_batch_goes_on_beside_failing_calls(subject: Subject) -> None:
     check_nothing_is_left(subject)
 
 
-def test_the_desk_of_keys_says_that_redis_is_away(
+def test_the_desk_of_keys_reports_that_redis_is_away(
     redis_settings: Settings, redis_client: redis.Redis
 ) -> None:
     with connect(redis_settings) as client:

@@ -155,7 +155,7 @@ def test_what_makes_no_sense_is_400_with_its_field(fleet, client, fields, param,
         ({"tools": [WEATHER]}, "tools"),
     ],
 )
-def test_a_model_that_cannot_says_so(fleet, client, fields, param) -> None:
+def test_a_model_that_cannot_refuses(fleet, client, fields, param) -> None:
     fleet.worker()
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=ASK, extra_body=fields)

@@ -112,7 +112,7 @@ def test_what_cannot_be_honoured_is_refused(
         planned(folders, "--model-path", "bigdl-7b", *line)
 
 
-def test_what_changes_nothing_is_said(folders: Path) -> None:
+def test_what_changes_nothing_is_reported(folders: Path) -> None:
     line = ("--stream-interval", "2", "--max-gpu-memory", "13GiB", "--seed", "1")
     chosen = planned(folders, "--model-path", "bigdl-7b", *line)
     said = [warning.partition(":")[0] for warning in chosen.warnings]

@@ -164,7 +164,7 @@ def test_preempted_prompts_are_scored_once(loaded, own) -> None:
         check(told(transcript, f"j{number}"), whole, own(whole), 1)
 
 
-def test_a_continued_answer_does_not_tell_them_again(loaded) -> None:
+def test_a_continued_answer_does_not_emit_them_again(loaded) -> None:
     sampling = Sampling(seed=1, temperature=0, max_tokens=3, ignore_eos=True, logprobs=0)
     first = run(loaded, [SequenceRequest("j", PROMPTS[0], sampling, scores_prompt=True)])
     tokens = first.tokens["j"]
@@ -215,7 +215,7 @@ def test_embeddings_are_mean_states_beside_running_answers(loaded, mean_states, 
         np.testing.assert_allclose(vector, mean_states(tokens), atol=1e-4)
 
 
-def test_a_model_without_hidden_states_says_so() -> None:
+def test_a_model_without_hidden_states_refuses() -> None:
     from tests.fixtures.engine import ByteTokenizer, HashModel
 
     transcript = Transcript()

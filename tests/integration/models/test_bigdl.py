@@ -204,7 +204,7 @@ def test_other_formats_on_a_gpu_are_refused_with_a_way_out(settings):
         bigdl.load(spec, lambda share, text: None)
 
 
-def test_a_missing_bigdl_llm_is_told(settings, monkeypatch):
+def test_a_missing_bigdl_llm_is_named(settings, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "bigdl.llm.transformers.low_bit_linear", None)

@@ -159,7 +159,7 @@ def logits_of(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_as_large_as_was_said_and_nearly_what_it_was(folder: Path, name: str) -> None:
+def test_a_model_is_as_large_as_reported_and_nearly_what_it_was(folder: Path, name: str) -> None:
     spec, loaded = load(settings_of(folder, name))
     assert loaded.card.format == "sym_int4"
     told = footprint.measure(spec).weights_bytes

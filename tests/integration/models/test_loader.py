@@ -324,7 +324,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_no_tokenizer, "there is no tokenizer"),
     ],
 )
-def test_what_cannot_be_loaded_is_told_in_one_line(tiny_llama, tmp_path, damage, says):
+def test_what_cannot_be_loaded_is_reported_in_one_line(tiny_llama, tmp_path, damage, says):
     folder = copy_of(tiny_llama, tmp_path)
     damage(folder)
     with pytest.raises(ModelNotLoadable, match=says) as caught:
@@ -357,7 +357,7 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cuda", "xpu"])
-def test_a_device_that_is_not_there_is_told_before_loading(settings, device):
+def test_a_missing_device_is_reported_before_loading(settings, device):
     if getattr(torch, device).is_available():
         pytest.skip(f"this machine has {device}")
     spec = resolve(f"tiny-llama-{device}", settings)
@@ -377,7 +377,7 @@ def test_openvino_names_the_gpus_that_it_misses(settings):
         loader.check_device(resolve("tiny-llama-xpu", settings))
 
 
-def test_a_backend_that_is_not_installed_is_told(settings, monkeypatch):
+def test_a_backend_that_is_not_installed_is_named(settings, monkeypatch):
     monkeypatch.setitem(loader._BACKENDS, "transformers", "penstock.models.not_there")
     with pytest.raises(ModelNotLoadable, match="backend 'transformers' is not installed"):
         load("tiny-llama-cpu", settings)

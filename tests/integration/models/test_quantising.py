@@ -131,7 +131,7 @@ def test_what_cannot_be_written(shelf: Path, arguments: tuple[str, ...], said: s
         CliRunner().invoke(app, command, catch_exceptions=False)
 
 
-def test_the_list_tells_sizes_and_where_they_fit(shelf: Path):
+def test_the_list_shows_sizes_and_where_they_fit(shelf: Path):
     quantised("--no-report")
     found = {one["queue"]: one for one in json.loads(run("models", "--json"))["local"]}
     assert {"tiny-cpu", "tiny-sym_int4-cpu"} <= found.keys()

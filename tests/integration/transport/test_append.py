@@ -58,7 +58,7 @@ async def test_a_repeated_call_changes_nothing(
     assert [event.index for event in events(redis_client, job)] == [0, 2, 3]
 
 
-async def test_a_gap_hands_the_job_back_and_blames_nobody(
+async def test_a_gap_hands_the_job_back_and_blames_no_worker(
     job: Job, jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
 ) -> None:
     refused = worker.append(QUEUE, [Row(job.id, 1, tokens(job.id, 3))])

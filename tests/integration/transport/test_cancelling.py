@@ -38,7 +38,7 @@ async def test_it_takes_its_own_bell_only(jobs: JobQueue, redis_client: redis.Re
     assert bells(redis_client) == 2  # the stranger is on top: it is left, and so is the bell
 
 
-async def test_an_ended_job_tells_its_state(
+async def test_an_ended_job_reports_its_state(
     jobs: JobQueue, worker: WorkerQueue, redis_client: redis.Redis
 ) -> None:
     job = await start(jobs, worker)

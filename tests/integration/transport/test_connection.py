@@ -98,7 +98,7 @@ def test_a_mistake_is_not_repeated(
     assert "NONSENSE" in caplog.text
 
 
-def test_a_wrong_password_is_told_at_once(tmp_path: Path, redis_settings: Settings) -> None:
+def test_a_wrong_password_is_reported_at_once(tmp_path: Path, redis_settings: Settings) -> None:
     server = RedisServer(tmp_path)
     server.start()
     try:

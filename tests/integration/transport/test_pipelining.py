@@ -54,7 +54,7 @@ async def test_a_caller_that_goes_takes_no_other_along(async_redis: redis.asynci
     assert first.cancelled()
 
 
-async def test_a_redis_that_is_away_is_told_to_every_caller(redis_settings: Settings) -> None:
+async def test_a_redis_that_is_away_is_reported_to_every_caller(redis_settings: Settings) -> None:
     away = redis_settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     async with connect_async(away) as client:
         together = SharedPipeline(client)

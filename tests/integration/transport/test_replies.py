@@ -425,7 +425,7 @@ class TestCalls:
         with pytest.raises(InvalidParameter, match="no ids"):
             await replies.call(self.call(), 5)
 
-    async def test_nobody_answers(self, replies: Replies) -> None:
+    async def test_no_worker_answers(self, replies: Replies) -> None:
         with pytest.raises(NoWorker):
             await replies.call(self.call(1), 0.2)
         assert not replies._calls

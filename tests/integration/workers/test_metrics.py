@@ -50,7 +50,7 @@ def metrics(desk: Desk) -> dict[str, float]:
     return found
 
 
-async def test_each_worker_tells_its_own_attempts(desks: list[Desk], submitter: Submitter):
+async def test_each_worker_reports_its_own_attempts(desks: list[Desk], submitter: Submitter):
     one, other = desks
     assert one.metrics_url != other.metrics_url
     job_id = await submitter.submit(A)

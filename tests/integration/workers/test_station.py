@@ -136,7 +136,7 @@ async def test_a_cancelled_job_is_aborted_without_a_word_of_the_engine(
     assert slips.outcomes == [Outcome.ENDED]
 
 
-async def test_a_drain_hands_back_what_did_not_end_with_all_that_was_said(
+async def test_a_drain_hands_back_what_did_not_end_with_all_that_was_emitted(
     desk: Desk, submitter: Submitter, redis_url: str
 ):
     job_id = await submitter.submit(A)
@@ -176,7 +176,7 @@ async def test_jobs_of_a_dead_engine_are_left_to_their_leases_and_the_others_han
     assert [slip.outcomes for slip in slips.values()] == [[Outcome.ENDED]] * 2
 
 
-async def test_a_job_that_comes_back_to_the_same_process_is_told_from_its_old_attempt(
+async def test_a_job_that_comes_back_to_the_same_process_differs_from_its_old_attempt(
     desk: Desk, submitter: Submitter
 ):
     job_id = await submitter.submit(A)

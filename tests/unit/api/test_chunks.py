@@ -183,7 +183,7 @@ def test_chat_logprobs() -> None:
     assert made.content[0].top_logprobs[0].bytes == [195]
 
 
-def test_parts_of_characters_are_told_apart() -> None:
+def test_parts_of_characters_are_distinguished() -> None:
     half = TokenLogprob(2, "\ufffd", -0.7, b"\xc3")
     other = TokenLogprob(3, "\ufffd", -0.2, b"\xe4\xbd")
     position = PositionLogprobs(half, (other, half))

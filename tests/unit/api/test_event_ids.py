@@ -61,7 +61,7 @@ def test_a_part_of_another_answer_is_an_error(place: int) -> None:
     assert rest(ids_of()[place].partition("-")[0], OTHER) is not None, "an index is not compared"
 
 
-def test_a_piece_that_ends_past_the_clients_place_cannot_be_told_apart() -> None:
+def test_a_piece_that_ends_past_the_clients_place_cannot_be_split() -> None:
     with pytest.raises(StoreUnavailable, match="differently"):
         rest(ids_of()[1], (Tokens("j", 0, (7, 8, 9, 1), "ab"), EVENTS[-1]))
 

@@ -33,7 +33,7 @@ def test_openais_defaults() -> None:
     assert plain == Sampling(seed=1, temperature=1.0)
 
 
-def test_the_cards_defaults_apply_where_the_client_says_nothing() -> None:
+def test_the_cards_defaults_apply_if_the_client_sets_none() -> None:
     served = card(generation_defaults={"temperature": 0.6, "top_k": 20, "max_tokens": 50})
     assert made(served, seed=1) == Sampling(seed=1, temperature=0.6, top_k=20, max_tokens=50)
     told = made(served, seed=1, temperature=0, top_k=-1, max_tokens=5)

@@ -246,7 +246,7 @@ def test_messages_that_are_not_served(message: dict[str, Any], param: str) -> No
     assert caught.value.param == param
 
 
-def test_a_user_must_say_something() -> None:
+def test_a_chat_needs_a_user_message() -> None:
     with pytest.raises(InvalidParameter) as caught:
         prompt_of(chat(messages=[{"role": "user"}]))
     assert caught.value.param == "messages[0].content"

@@ -64,7 +64,7 @@ async def test_who_comes_later_waits_behind_those_who_wait():
     assert [number for number, _ in app.began] == list(range(MANY + 1))
 
 
-async def test_one_that_has_gone_takes_nobodys_turn():
+async def test_one_that_has_gone_takes_no_turn():
     app = Beginning()
     turnstile = Turnstile(app)
     tasks = [asyncio.create_task(turnstile(request(n), nothing, nothing)) for n in range(MANY)]

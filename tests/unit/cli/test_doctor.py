@@ -55,7 +55,7 @@ def test_a_torch_without_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("lack", [None, "an old one has no FP8"])
-def test_fp8_is_told(monkeypatch: pytest.MonkeyPatch, lack: str | None) -> None:
+def test_fp8_is_reported(monkeypatch: pytest.MonkeyPatch, lack: str | None) -> None:
     monkeypatch.setattr(devices.Cuda, "lacks_fp8", lambda self: lack)
     monkeypatch.setattr("torch.distributed.is_backend_available", lambda name: False)
     (found,) = [one for one in doctor._devices() if one.subject == "cuda, FP8"]

@@ -84,7 +84,7 @@ def test_hurry_kills_at_once(tmp_path: Path) -> None:
     assert child.exit_code() == -signal.SIGKILL
 
 
-def test_a_child_that_dies_is_started_again_and_said_so(tmp_path: Path) -> None:
+def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -> None:
     said: list[str] = []
     supervisor = Supervisor(said.append)
     child = Child("worker", SLEEPER, tmp_path)
@@ -168,7 +168,7 @@ def test_redis_keeps_its_files_by_version(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-def test_a_folder_holds_one_fleet_and_tells_where_it_is(tmp_path: Path) -> None:
+def test_a_folder_holds_one_fleet_and_names_its_address(tmp_path: Path) -> None:
     addresses = running.Addresses(7, "redis://127.0.0.1:1/0", "http://127.0.0.1:2")
     with running.hold_folder(tmp_path):
         assert running.find(tmp_path) is None

@@ -40,14 +40,14 @@ def written(value: Any) -> set[str]:
     return ways
 
 
-def test_there_is_a_row_for_everybody() -> None:
+def test_every_source_of_input_has_its_rows() -> None:
     assert len(ROWS) > 50
     titles = re.findall(r"^### Of (.+)$", section("Bounds"), re.MULTILINE)
     assert titles == ["a client", "a file", "a FastChat peer", "a model's folder", "Redis"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
-def test_a_row_says_what_is_so(row: tuple[str, str, str, str]) -> None:
+def test_a_row_is_true(row: tuple[str, str, str, str]) -> None:
     what, bound, names, test = row
     for name in re.findall(r"`([\w.]+)`", names):
         said = f"{what} {bound}"

@@ -53,7 +53,7 @@ def families() -> dict[str, str]:
 def test_every_metric_that_it_names_is_exported() -> None:
     known = families()
     known |= {re.sub(r"_(bucket|count|sum)$", "", name): whole for name, whole in known.items()}
-    metrics = section("Looking").split("Metrics are vLLM's", 1)[1]
+    metrics = section("Looking").split("Metrics that mean the same as vLLM's", 1)[1]
     named = [
         found[1].lstrip(".")
         for found in re.finditer(r"`((?:\.\.\.)?[a-z_]{8,})(?:\{[a-z_]+\})?`", metrics)
@@ -135,7 +135,7 @@ def test_its_codes_are_errors_that_clients_get() -> None:
     assert set(said) <= codes
 
 
-def test_the_sample_is_a_whole_trace_and_what_the_guide_says_of_it() -> None:
+def test_the_sample_is_a_whole_trace_and_the_guide_describes_it() -> None:
     lines = (ROOT / "docs" / "trace-sample.jsonl").read_text().splitlines()
     spans: dict[str, dict[str, Any]] = {span["name"]: span for span in map(json.loads, lines)}
     http, attempt = "POST /v1/chat/completions", "chat bigdl-demo"

@@ -99,13 +99,13 @@ def test_ignore_eos():
     assert (end.reason, end.index) == (FinishReason.LENGTH, 10)
 
 
-def test_stop_token_id_is_told_as_the_stop():
+def test_stop_token_id_is_returned_as_the_stop():
     told, end = answer(request(stop_token_ids=(TEXT[3],)))
     assert (end.reason, end.stop) == (FinishReason.STOP, TEXT[3])
     assert told.text["job"] == words(TEXT[: TEXT.index(TEXT[3])])
 
 
-def test_a_stop_string_that_is_a_token_is_told_as_it_was_asked_for():
+def test_a_stop_string_that_is_a_token_is_returned_as_requested():
     asked = dataclasses.replace(request(), stop_tokens={TEXT[3]: "<|end|>"})
     told, end = answer(asked)
     assert (end.reason, end.stop) == (FinishReason.STOP, "<|end|>")
@@ -120,7 +120,7 @@ def test_stop_string_over_token_borders_is_cut_off():
     assert told.tokens["job"] == TEXT[:4]
 
 
-def test_a_stop_string_that_does_not_come_is_told_at_the_end():
+def test_a_stop_string_that_does_not_come_is_emitted_at_the_end():
     stop = words(TEXT[9:10]) + " and more"
     told, end = answer(request(stop=(stop,)))
     assert told.text["job"] == words(TEXT[:10])
@@ -216,7 +216,7 @@ def test_what_cannot_be_served_is_refused():
     assert refused(request(stop_token_ids=(VOCAB,))) == InvalidParameter.code
 
 
-def test_abort_frees_the_slot_within_a_step_and_tells_nothing():
+def test_abort_frees_the_slot_within_a_step_and_emits_nothing():
     engine, fake, told = setup(slots=1)
     engine.submit(request("a", max_tokens=30), request("b", max_tokens=2))
     engine.turn()
@@ -304,9 +304,7 @@ def test_where_every_sequence_fails_none_of_them_is_to_blame():
         RuntimeError("UR backend failed. UR backend returns:20 (UR_RESULT_ERROR_DEVICE_LOST)"),
     ],
 )
-def test_nobodys_answer_ends_with_a_device_or_the_last_of_the_memory(
-    error: Exception, sequences: int
-):
+def test_no_answer_ends_with_a_device_or_the_last_of_the_memory(error: Exception, sequences: int):
     engine, _, told = setup(before_forward=Breaks(error, *range(2, 40)))
     with pytest.raises(EngineFailed):
         serve(engine, *(request(f"{n}", max_tokens=9) for n in range(sequences)))

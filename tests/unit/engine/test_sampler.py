@@ -179,7 +179,7 @@ def test_greedy_takes_the_largest_and_a_temperature_near_zero_is_greedy():
     assert sampler().sample(logits, choices).token_ids == best
 
 
-def test_rows_that_are_not_numbers_are_told_and_harm_no_other():
+def test_rows_that_are_not_numbers_are_reported_and_harm_no_other():
     logits = torch.randn(4, 300)
     logits[1, 7], logits[2] = math.nan, -math.inf
     best = int(logits[0].argmax())

@@ -146,7 +146,7 @@ def test_a_continued_answer_goes_on_the_same(done: int):
     st.floats(0, 2),
     st.integers(0, 99),
 )
-def test_everybody_gets_the_same_text(  # noqa: PLR0917 - hypothesis fills them in
+def test_every_request_gets_the_same_text(  # noqa: PLR0917 - hypothesis fills them in
     coming, blocks, slots, chunk, caching, temperature, seed
 ):
     """Arrivals, aborts, preemptions, shared prefixes: rejected tokens leave nothing behind."""

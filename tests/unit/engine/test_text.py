@@ -139,7 +139,7 @@ def test_an_answer_joins_its_prompt():
     assert "".join(told(Detokenizer(cache), tokens)) == "world!"
 
 
-def test_a_real_byte_level_tokenizer_tells_what_it_decodes(tmp_path: Path):
+def test_a_real_byte_level_tokenizer_shows_what_it_decodes(tmp_path: Path):
     size = write_tokenizer(tmp_path)
     inner = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer = Tokenizer(inner, vocab_size=size)

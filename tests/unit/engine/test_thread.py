@@ -91,7 +91,7 @@ def test_a_broken_model_leaves_its_error_for_the_watcher():
     engine.stop(5)
 
 
-def test_a_step_that_hangs_is_told_by_stop_and_by_the_clock():
+def test_a_step_that_hangs_is_reported_by_stop_and_by_the_clock():
     began, gate = threading.Event(), threading.Event()
 
     def hang(batch: object) -> None:

@@ -19,7 +19,7 @@ def run(usual: StepWatch, clock: Clock, count: int, step_s: float) -> None:
         usual.add(step_s)
 
 
-def test_nothing_is_said_of_the_first_steps():
+def test_nothing_is_reported_of_the_first_steps():
     clock = Clock()
     usual = StepWatch(clock)
     run(usual, clock, 63, 0.01)

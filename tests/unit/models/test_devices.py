@@ -91,7 +91,7 @@ def test_an_index_names_one_of_several(library: FakeXpu):
         devices.check(spec_of("xpu", 2))
 
 
-def test_memory_is_what_the_driver_or_torch_tells(library: FakeXpu):
+def test_memory_is_what_the_driver_or_torch_reports(library: FakeXpu):
     device = Xpu(1)
     assert device.free_bytes() == 12 * GIB
     library.tells_memory = False
@@ -146,7 +146,7 @@ def test_kernels_overlap_from_hopper_on(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("device", [Xpu(), Cuda()])
-def test_a_missing_gpu_is_told_with_a_way_out(device: Any):
+def test_a_missing_gpu_is_reported_with_a_way_out(device: Any):
     if device.missing() is None:
         pytest.skip("there is one")
     assert f"no {device.maker} GPU: " in device.missing()

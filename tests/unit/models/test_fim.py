@@ -83,7 +83,7 @@ def test_a_stop_string_may_be_a_token() -> None:
     assert known.decode([pad]) == ""
 
 
-def test_a_model_without_such_tokens_says_so() -> None:
+def test_a_model_without_such_tokens_refuses() -> None:
     known = words(made(("<|endoftext|>", "<fim_prefix>")))
     assert known.fill_in is None
     with pytest.raises(UnsupportedFeature):

@@ -39,7 +39,7 @@ def special(words: Tokenizer, ids: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ["user", "tool"])
-def test_a_marker_that_somebody_writes_is_text(folder: Path, role: str) -> None:
+def test_a_marker_that_a_user_writes_is_text(folder: Path, role: str) -> None:
     words = tokenizer_of(folder)
     forged = {"role": role, "content": FORGED}
     honest = {"role": role, "content": "Hi"}

@@ -413,7 +413,7 @@ def test_openvino_takes_a_low_bit_folder_in_its_own_format(settings):
     assert (spec.backend, spec.format, spec.low_bit_folder) == ("openvino", "sym_int8", True)
 
 
-def test_an_entry_with_a_wrong_path_says_so(settings):
+def test_an_entry_with_a_wrong_path_is_named(settings):
     write(settings, "[models.gone]\npath = 'nowhere'")
     with pytest.raises(ModelNotFound, match=r"\[models.gone\]: there is no folder .*nowhere"):
         resolve("gone-cpu", settings)

@@ -64,7 +64,7 @@ def test_rounding_is_bigdl_llms_bit_for_bit(seed: int) -> None:
     assert np.array_equal(scales.view(np.uint16), their_scales.view(np.uint16))
 
 
-def test_blocks_mean_what_bigdl_llm_says() -> None:
+def test_blocks_mean_what_they_do_in_bigdl_llm() -> None:
     weights = awkward_weights(0)[8:]
     theirs = bigdl.ggml_convert_qtype(weights, SYM_INT4)
 

@@ -33,7 +33,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().split("\n") if line]
 
 
-def test_a_line_is_one_object_whatever_it_says(stream: io.StringIO):
+def test_a_line_is_one_object_whatever_is_in_it(stream: io.StringIO):
     logger = logging.getLogger("test.logs")
     logger.warning('two\nlines, "quotes", \u2028 and %s', {"a": 1})
     (line,) = lines(stream)
@@ -69,7 +69,7 @@ def test_what_a_line_is_about_ends_with_its_block(stream: io.StringIO):
 FORGED = "tiny\n2026-01-01 INFO penstock admin logged in\r\x1b[2J\u2028x"
 
 
-def test_a_text_line_is_one_line_whatever_it_says() -> None:
+def test_a_text_line_is_one_line_whatever_is_in_it() -> None:
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     adopt([handler], Settings())

@@ -110,7 +110,7 @@ def test_models_are_listed() -> None:
     assert "bigdl-demo" in done.stdout
 
 
-def test_doctor_says_what_is_missing() -> None:
+def test_doctor_names_what_is_missing() -> None:
     done = penstock("doctor")
     assert done.returncode == 1, done.stderr
     said = " ".join(done.stdout.split())

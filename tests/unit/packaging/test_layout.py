@@ -34,7 +34,7 @@ def test_celery_finds_its_application_in_workers() -> None:
     assert not names & FORBIDDEN_WORKERS
 
 
-def test_each_module_says_in_its_first_line_what_it_is() -> None:
+def test_each_module_has_a_first_line_about_it() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in product()
@@ -48,7 +48,7 @@ def test_each_module_says_in_its_first_line_what_it_is() -> None:
 EXCEPTION = re.compile(r"#\s*(?:noqa\b(?::[ A-Z0-9,]+)?|(?:type|pyright): ignore(?:\[[\w, -]+\])?)")
 
 
-def test_each_exception_to_a_rule_says_why() -> None:
+def test_each_exception_to_a_rule_has_its_reason() -> None:
     bare = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in product()

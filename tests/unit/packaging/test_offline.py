@@ -48,5 +48,5 @@ def test_the_hub_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize("value", ["0"])
-def test_an_operator_may_say_otherwise(value: str) -> None:
+def test_an_operator_may_override_it(value: str) -> None:
     assert "it has asked the network" in run(HF_HUB_OFFLINE=value)

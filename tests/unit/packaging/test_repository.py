@@ -201,7 +201,7 @@ def test_an_interrupted_install_is_made_again(
     assert bootstrap.pip_works()
 
 
-def test_a_full_disk_is_said_before_anything_is_made(
+def test_a_full_disk_is_reported_before_anything_is_made(
     bootstrap: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bootstrap, "NEEDED_BYTES", 10**18)

@@ -71,13 +71,13 @@ def test_a_python_without_venv_is_passed_over(machine: Machine) -> None:
     assert machine.set_up().stdout == "python3 scripts/bootstrap.py dev\n"
 
 
-def test_without_any_venv_the_newest_says_what_is_missing(machine: Machine) -> None:
+def test_without_any_venv_the_newest_names_what_is_missing(machine: Machine) -> None:
     machine.has("python3.13", venv=False)
     machine.has("python3.11", venv=False)
     assert machine.set_up().stdout == "python3.13 scripts/bootstrap.py dev\n"
 
 
-def test_an_old_system_is_told_the_package_that_it_has(machine: Machine) -> None:
+def test_an_old_system_is_pointed_to_the_package_that_it_has(machine: Machine) -> None:
     machine.has("python3", fits=False)
     names = "python3.10-venv\\npython3.11-venv\\npython3.11\\n"
     machine.program("apt-cache", f"#!/bin/sh\nprintf '{names}'\n")
@@ -86,7 +86,7 @@ def test_an_old_system_is_told_the_package_that_it_has(machine: Machine) -> None
     assert "sudo apt install python3.11 python3.11-venv" in done.stderr
 
 
-def test_a_system_without_apt_is_told_of_uv(machine: Machine) -> None:
+def test_a_system_without_apt_is_pointed_to_uv(machine: Machine) -> None:
     done = machine.set_up()
     assert done.returncode == 1
     assert "3.11 to 3.14" in done.stderr

@@ -180,7 +180,7 @@ def test_text_that_came_with_another_token_comes_once() -> None:
         follower.take_journal([Tokens("j", 2, (2,), "e")])
 
 
-def test_a_repeat_that_was_not_asked_for_is_compared_too() -> None:
+def test_an_unrequested_repeat_is_compared_too() -> None:
     follower = caught_up()
     follower.deliver(tokens("j", 0))
     follower.take_live()

@@ -29,7 +29,7 @@ from penstock.transport.store import connection, scripting
         (Failed("j", 0, "context_length_exceeded", "x"), 0, 0, "failed"),
     ],
 )
-def test_what_the_append_script_is_told(event: Event, index: int, count: int, status: str) -> None:
+def test_what_the_append_script_is_given(event: Event, index: int, count: int, status: str) -> None:
     job_id, epoch, told_index, told_count, told_status, payload = _row_arguments(Row("j", 2, event))
     assert (job_id, epoch) == ("j", 2)
     assert (told_index, told_count, told_status) == (index, count, status)
@@ -104,7 +104,7 @@ def test_which_errors_pass(error: Exception, passing: bool) -> None:
     assert connection.is_passing(error) is passing
 
 
-def test_out_of_memory_is_told_at_once() -> None:
+def test_out_of_memory_is_reported_at_once() -> None:
     calls: list[int] = []
 
     def call() -> None:

@@ -156,7 +156,9 @@ def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
     assert desk.hooks.broken == []
 
 
-def test_a_step_that_takes_many_times_what_steps_take_hangs_before_the_setting_says_so(desk: Desk):
+def test_a_step_that_takes_many_times_what_steps_take_hangs_before_the_setting_is_reached(
+    desk: Desk,
+):
     desk.hold("one", "a-cpu")
     desk.served_queues["a-cpu"].engine.usual_s = 0.05
     hang(desk.served_queues["a-cpu"], LEAST_HUNG_S + 0.5)

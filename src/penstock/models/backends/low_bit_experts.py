@@ -229,7 +229,7 @@ def _kernels_are_there() -> bool:
 def gate_of(part: Any) -> tuple[Gate, float, float] | None:
     """The kernels' gate that a module's is, with its factor and limit; None: they have none such.
 
-    Told by what it computes, not by its name.
+    What it computes decides, not its name.
     """
     if not part.has_gate:
         return None

@@ -57,7 +57,7 @@ def of_model(
     if folder is None or sum(f.stat().st_size for f in _files(spec.path)) <= WORTH_BYTES:
         return None
 
-    def tell(share: float) -> None:
+    def report(share: float) -> None:
         progress(0.05 + 0.65 * share, f"converting to {form}, once")
 
     def wait() -> None:
@@ -68,7 +68,7 @@ def of_model(
         form,
         folder,
         spec.converted_limit_bytes,
-        convert=lambda converting: convert(converting, tell),
+        convert=lambda converting: convert(converting, report),
         wait=wait,
     )
 

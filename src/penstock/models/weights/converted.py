@@ -82,8 +82,8 @@ class Converting:
 
         :raises OSError: the disk is full, or fails.
         """
-        told = {"parameters": self.parameters, "kept": asdict(self.kept), "arrays": self._index}
-        index = json.dumps(told).encode()
+        facts = {"parameters": self.parameters, "kept": asdict(self.kept), "arrays": self._index}
+        index = json.dumps(facts).encode()
         self._file.write(index + len(index).to_bytes(8, "little") + _MARK)
         self._file.flush()
         os.fsync(self._file.fileno())

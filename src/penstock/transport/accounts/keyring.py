@@ -38,7 +38,7 @@ MOST_CACHED: Final = 10_000
 class KeyCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a key's owner may do. A limit of 0 means no limit.
 
-    `hint` is the end of the secret, so that its owner can tell keys apart. `priority` is the best
+    `hint` is the end of the secret, so that its owner can distinguish keys. `priority` is the best
     priority that its jobs can have (0 first, 9 last). An empty `models` allows every model.
     `admin` keys may operate the fleet. `expires_s` is Unix time.
     """

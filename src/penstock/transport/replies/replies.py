@@ -205,7 +205,7 @@ class Replies:
                 await follower.wait()
 
     async def _read(self, follower: Follower, after: int, limit: int) -> list[Event]:
-        """Read a page of a follower's journal, and tell the follower if its job is gone."""
+        """Read a page of a follower's journal, and notify the follower if its job is gone."""
         page = await self._checks.read(follower, after, limit)
         self._note_run(page.run_id)
         if not page.events and page.created is None:

@@ -1,4 +1,4 @@
-"""What Redis holds, read. Whoever can write to Redis may have put something else there."""
+"""Reads what is in Redis, where any writer to it may have put something else."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_keys_come_and_go(fleet: Fleet, desk: KeyDesk) -> None:
     wait_until(is_refused, FRESH_S + 10)  # and the API does not open again: no key is left
 
 
-def test_a_key_may_be_asked_for_before_one_is_made(fleet: Fleet, desk: KeyDesk) -> None:
+def test_a_key_may_be_required_before_one_is_made(fleet: Fleet, desk: KeyDesk) -> None:
     server = fleet.api(require_key=True)
     assert httpx.get(f"{server.url}/v1/models").status_code == 401
     assert httpx.get(f"{server.url}/health").status_code == 200

@@ -187,7 +187,7 @@ def test_who_may_not_register(name: str, allowed: tuple[str, ...]) -> None:
         checked_url(name, allowed)
 
 
-def test_nobody_is_called_who_may_not_register(
+def test_a_host_that_may_not_register_is_not_called(
     fleet: Fleet, theirs: Callable[[], TheirWorker]
 ) -> None:
     worker = theirs()
@@ -286,7 +286,7 @@ def test_openais_routes_reach_it(fleet: Fleet, theirs: Callable[[], TheirWorker]
             client.completions.create(model="theirs", prompt="hello")
 
 
-def test_what_nobody_expected_ends_a_relayed_stream(
+def test_an_unexpected_error_ends_a_relayed_stream(
     fleet: Fleet, theirs: Callable[[], TheirWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, worker = fleet.api(fastchat_worker_hosts=HERE), theirs()
@@ -374,7 +374,7 @@ def test_one_that_joins_before_it_listens_is_waited_for(
     wait_until(lambda: models(server) == [])  # the list may be a second old
 
 
-def test_one_that_nobody_asks_leaves_too(fleet: Fleet, theirs: Callable[[], TheirWorker]) -> None:
+def test_an_idle_one_leaves_too(fleet: Fleet, theirs: Callable[[], TheirWorker]) -> None:
     server = fleet.api(fastchat_worker_hosts=HERE)
     worker = theirs()
     join(server, worker)

@@ -98,7 +98,7 @@ def test_a_model_whose_last_worker_has_gone_for_good_has_no_address(fleet: Fleet
     assert code(post(server, "/worker_generate", ASK)) == 50005
 
 
-def test_nobody_registers_by_default(fleet: Fleet) -> None:
+def test_no_worker_may_register_by_default(fleet: Fleet) -> None:
     server = fleet.api()
     body = {"worker_name": "http://127.0.0.1:1", "check_heart_beat": True}
     assert code(post(server, "/register_worker", body)) == 40103
@@ -153,7 +153,7 @@ def test_an_empty_answer_is_still_one_object(fleet: Fleet) -> None:
     assert (only["text"], only["finish_reason"]) == ("", "stop")
 
 
-def test_what_is_asked_for_reaches_the_worker(fleet: Fleet) -> None:
+def test_every_option_reaches_the_worker(fleet: Fleet) -> None:
     server = fleet.api()
     worker = fleet.worker()
     asked = {
@@ -328,7 +328,7 @@ def test_a_body_over_the_limit(fleet: Fleet) -> None:
     assert code(post(server, STREAM, {**ASK, "prompt": "x" * 4096})) == 40001
 
 
-def test_errors_that_nobody_expected_have_the_same_shape(
+def test_unexpected_errors_have_the_same_shape(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = fleet.api()

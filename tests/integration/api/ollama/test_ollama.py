@@ -230,7 +230,7 @@ def test_what_is_left_out_is_reported(
         ("GET", "/api/chat", 405),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_told(
+def test_what_is_missing_is_named(
     fleet: Fleet, server: ApiServer, method: str, path: str, status: int
 ) -> None:
     fleet.worker()

@@ -115,7 +115,7 @@ def test_the_keys_of_the_api_open_it_and_nothing_else_does(fleet: Fleet) -> None
     assert httpx.get(f"{server.url}/admin/fleet", headers=headers).status_code == 200
 
 
-def test_a_drain_is_asked_for_and_taken_back(fleet: Fleet) -> None:
+def test_a_drain_is_requested_and_undone(fleet: Fleet) -> None:
     server = fleet.api()
     fleet.worker()
     worker = look(server)["workers"][0]["id"]
@@ -126,7 +126,7 @@ def test_a_drain_is_asked_for_and_taken_back(fleet: Fleet) -> None:
     assert httpx.post(f"{server.url}/admin/workers/nobody/drain").status_code == 404
 
 
-async def test_a_worker_rests_when_asked_and_says_so(
+async def test_a_worker_rests_on_request_and_reports_it(
     redis_client: redis.Redis, async_redis: redis.asyncio.Redis, redis_settings: Settings
 ) -> None:
     desk = Desk(redis_client, redis_settings)

@@ -56,7 +56,7 @@ def test_a_llama_runs_lean(device, models_dir, bigdl):
         assert said == whole[0, len(PROMPT) :].tolist()
 
 
-def test_a_llama_in_fp8_says_alone_what_it_says_among_others(device, models_dir, tmp_path):
+def test_a_llama_in_fp8_answers_alone_as_among_others(device, models_dir, tmp_path):
     if (lack := device.lacks_fp8()) is not None:
         pytest.skip(lack)
     file = tmp_path / "models.toml"

@@ -86,7 +86,7 @@ def folders(tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(300)  # it starts a process that imports torch, beside all other tests
-def test_two_ranks_say_what_one_says_until_one_is_killed(folders):
+def test_two_ranks_answer_as_one_until_one_is_killed(folders):
     alone = lean_of(module_of("qwen2"))
     wanted, drawn = texts(alone), texts(alone, temperature=0.8)
     with closing(served(loading.load(spec_of(folders["qwen2"]), quiet).model)) as model:
@@ -111,7 +111,7 @@ def test_two_ranks_say_what_one_says_until_one_is_killed(folders):
 
 
 @pytest.mark.timeout(300)
-def test_four_ranks_say_what_one_says(folders):
+def test_four_ranks_answer_as_one(folders):
     wanted = texts(lean_of(module_of("qwen2")))
     spec = replace(spec_of(folders["qwen2"]), tensor_parallel=4)
     with closing(served(loading.load(spec, quiet).model)) as model:
@@ -141,7 +141,7 @@ def test_a_model_that_cannot_be_divided_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["transformers", "bigdl"])
-def test_two_gpus_say_what_one_says(folders, backend):
+def test_two_gpus_answer_as_one(folders, backend):
     device = gpu()
     if device is None or torch.accelerator.device_count() < 2:
         pytest.skip("torch sees no two GPUs here")

@@ -259,7 +259,7 @@ def test_a_library_that_is_not_there_or_too_old_a_cpu_is_one_line(
 
 
 @pytest.mark.parametrize("form", [*FORMS, None])
-def test_the_footprint_told_beforehand_is_what_a_model_takes(
+def test_the_footprint_estimated_beforehand_is_what_a_model_takes(
     folder: Path, form: str | None
 ) -> None:
     spec = spec_of(folder, form)

@@ -239,7 +239,7 @@ def test_matrices_of_one_input_in_several_orders_are_held_in_int8(plain, tmp_pat
     assert distance(logits(own), logits(load(dense, format="fp32"))) < 0.06
 
 
-def test_16_bit_says_what_it_costs(plain, tmp_path):
+def test_16_bit_reports_what_it_costs(plain, tmp_path):
     quantised, convert, _ = FORMATS["gptq"]
     folder, _ = published.write(plain, tmp_path / "m", quantised, convert)
     card = load(folder, format="bf16").card
@@ -248,7 +248,7 @@ def test_16_bit_says_what_it_costs(plain, tmp_path):
     assert 1e-4 < card.weight_error < 3e-3
 
 
-def test_a_bigdl_name_means_its_4_bit_and_says_what_that_costs(plain, tmp_path):
+def test_a_bigdl_name_means_its_4_bit_and_reports_what_that_costs(plain, tmp_path):
     quantised, convert, label = FORMATS["awq"]
     folder, dense = published.write(plain, tmp_path / "m", quantised, convert)
     own, meant = load(folder, "bigdl-m-cpu"), load(dense, "bigdl-m-dense-cpu")

@@ -184,7 +184,7 @@ def test_a_thread_that_another_server_holds() -> None:
     assert error["details"] == {"error_code": "thread_not_found"}
 
 
-def test_thinking_is_asked_for_by_any_type_but_disabled() -> None:
+def test_thinking_is_requested_by_any_type_but_disabled() -> None:
     for kind, wanted in (("adaptive", True), ("of_tomorrow", True), ("disabled", False)):
         chat, _ = translated(thinking={"type": kind, "display": "omitted"})
         assert chat["chat_template_kwargs"] == {"enable_thinking": wanted}

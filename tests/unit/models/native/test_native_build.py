@@ -59,7 +59,7 @@ def test_a_compilers_error_is_one_line(sources: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "says"), [("off", "=off"), ("gcc", "it is one of auto, zig, off")]
 )
-def test_what_the_variable_says(
+def test_what_the_variable_means(
     sources: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, says: str
 ) -> None:
     monkeypatch.setenv(build.VARIABLE, wanted)
@@ -68,7 +68,7 @@ def test_what_the_variable_says(
 
 
 @pytest.mark.skipif(not build.is_possible(), reason="not Linux on x86-64")
-def test_without_a_compiler_it_says_what_brings_one(
+def test_without_a_compiler_it_names_what_brings_one(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -360,7 +360,7 @@ def test_shared_and_routed_experts_have_one_input_and_one_packing() -> None:
         native.step([Sequence(some_ids(3), 0, 3, [0])])
 
 
-def test_a_step_before_all_is_set_says_what_is_missing() -> None:
+def test_a_step_before_all_is_set_names_what_is_missing() -> None:
     native = WithExperts("softmax-normalised")
     step = [Sequence(some_ids(3), 0, 3, [0])]
     native.step(step)

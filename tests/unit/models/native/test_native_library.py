@@ -353,6 +353,6 @@ def test_phases_are_the_time_of_the_steps() -> None:
     assert sum(phases.values()) < took
 
 
-def test_the_peak_is_told_for_what_the_cpu_has(isa: Isa) -> None:
+def test_the_peak_is_reported_for_what_the_cpu_has(isa: Isa) -> None:
     assert library.peak_products_s(isa) > 1e9
     assert library.peak_products_s(Isa.BEST) == 0  # it names no instruction set

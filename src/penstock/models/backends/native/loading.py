@@ -183,13 +183,13 @@ def _set_traits(native: Decoder, model: Architecture, context_length: int) -> No
 def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progress) -> Weights:
     """Return the model's weights: the checkpoint's, or converted and packed ones."""
 
-    def convert(converting: Converting, tell: Callable[[float], None]) -> None:
+    def convert(converting: Converting, report: Callable[[float], None]) -> None:
         converting.embeddings(f"{model.embeddings}.weight")
         for _ in expert_packing.routers(model, converting):
             pass
         for plan in packing.plans(model, converting):
             packing.packed(plan, converting, form)
-            tell((plan.layer + 1) / len(model.layers))
+            report((plan.layer + 1) / len(model.layers))
         for _ in vectors.vectors(model, converting):
             pass
 

@@ -62,7 +62,7 @@ class NativeModel:
             self._states[target] = self._states[source]
 
     def take_images(self, rotary: Any | None) -> bool:
-        """See `penstock.engine.model.ImageModel`. Embeddings that are scaled tell no two kinds."""
+        """See `penstock.engine.model.ImageModel`. Scaled embeddings do not distinguish text from images."""
         self._rotary = rotary
         return not self._decoder.scales_embeddings
 

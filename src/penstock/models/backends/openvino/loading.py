@@ -86,8 +86,8 @@ def load(
 def _weights(spec: ModelSpec, decoder: Decoder, form: Format, progress: Progress) -> Weights:
     """The model's weights: as they are, or as the folder of converted ones holds them."""
 
-    def convert(converting: Converting, tell: Callable[[float], None]) -> None:
-        DecoderGraph(decoder, converting, form).build(tell)
+    def convert(converting: Converting, report: Callable[[float], None]) -> None:
+        DecoderGraph(decoder, converting, form).build(report)
 
     if form in ("fp32", "bf16"):  # the graph holds the mapped files' own
         return Checkpoint(spec.path)

@@ -67,17 +67,17 @@ def follow(line: socket.socket, body: Body, order: Order) -> NoReturn:
     :raises EOFError: rank 0 has gone.
     """
     while True:
-        operation, told = receive(line)
+        operation, numbers = receive(line)
         match operation:
             case Operation.LAUNCH:
-                count = int(told[0])
-                fields, draws = told[1 : 1 + FIELDS * count], told[1 + FIELDS * count :]
+                count = int(numbers[0])
+                fields, draws = numbers[1 : 1 + FIELDS * count], numbers[1 + FIELDS * count :]
                 body.launch(fields.reshape(FIELDS, count), draws.reshape(DRAW_FIELDS, count))
             case Operation.COMPUTE:
-                packed, hidden = computed(told)
+                packed, hidden = computed(numbers)
                 body.compute(packed, hidden=hidden)
             case Operation.NOTE:
-                body.note(int(told[0]), told[1:].tolist())
+                body.note(int(numbers[0]), numbers[1:].tolist())
             case Operation.JOIN:
                 spec = order.spec
                 ranks = spec.tensor_parallel
@@ -86,16 +86,16 @@ def follow(line: socket.socket, body: Body, order: Order) -> NoReturn:
             case Operation.LEAVE:
                 body.leave()
             case _:
-                send(line, _answer(operation, told, body))
+                send(line, _answer(operation, numbers, body))
 
 
-def _answer(operation: Operation, told: NDArray[np.int32], body: Body) -> Answer:
+def _answer(operation: Operation, numbers: NDArray[np.int32], body: Body) -> Answer:
     """Do what rank 0 waits for."""
     if operation is Operation.FREE_BYTES:
         return Answer(body.free_bytes() >> 20)
     try:
         if operation is Operation.ALLOCATE:
-            body.allocate(int(told[0]), int(told[1]))
+            body.allocate(int(numbers[0]), int(numbers[1]))
         else:
             body.capture()
     except MemoryError as error:

@@ -43,7 +43,7 @@ local function write(job, index, count, terminal, event)
     return
   end
   if not added then
-    -- Somebody has deleted the journal: the answer is generated again, from its first token.
+    -- The journal was deleted: the answer is generated again, from its first token.
     redis.call('HSET', job_key(job.id), 'next', 0)
     local whole = read(job.id)
     requeue(whole, whole.lost)
