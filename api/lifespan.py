@@ -25,6 +25,7 @@ from penstock.transport.fleet.registry import Registry
 from penstock.transport.jobs.images import JobImages
 from penstock.transport.jobs.missing import MissingJobs
 from penstock.transport.jobs.queue import JobQueue
+from penstock.transport.jobs.reconciling import Reconciler
 from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
 from penstock.transport.replies.replies import Replies
 from penstock.transport.store.connection import connect_async
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.api")
 
 REAP_INTERVAL_S: Final = 1.0
+RECONCILE_INTERVAL_S: Final = 2.0
+"""How long after one look at all jobs the next one begins; one process of all does this."""
 FLUSH_INTERVAL_S: Final = 5.0
 """How often this process adds its figures to the fleet's."""
 STOP_S: Final = 5.0
@@ -57,7 +60,12 @@ async def running(
     membership = Membership(services)
     await membership.start()
     try:
-        async with at_work(_reap_forever(services), _flush_forever(services)):
+        chores = (
+            _reap_forever(services),
+            _reconcile_forever(services),
+            _flush_forever(services),
+        )
+        async with at_work(*chores):
             yield services
     finally:
         await services.background.drain(STOP_S)
@@ -65,6 +73,7 @@ async def running(
             async with asyncio.timeout(STOP_S):
                 await flush_history(services)
                 await services.usage.flush()
+                await services.reconciler.stop()
         await membership.stop()
         await peers_of(services).stop()
         await services.registry.stop()
@@ -93,6 +102,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         quotas=Quotas(redis, settings),
         usage=UsageLog(redis, settings),
         unheard=unheard,
+        reconciler=Reconciler(redis, settings),
         images=images,
         missing=MissingJobs(settings.redis_patience_s),
         peers=peers,
@@ -125,6 +135,19 @@ async def _reap_forever(services: Services) -> None:
             logger.debug("reaper: %s", error)
         except Exception:
             logger.exception("reaper")
+
+
+async def _reconcile_forever(services: Services) -> None:
+    """Put jobs back whose keys somebody has deleted."""
+    while True:
+        await asyncio.sleep(RECONCILE_INTERVAL_S)
+        try:
+            async for put_back in services.reconciler.run():
+                services.telemetry.put_back(put_back)
+        except PenstockError as error:  # Redis is away; the registry has logged it
+            logger.debug("reconciler: %s", error)
+        except Exception:
+            logger.exception("reconciler")
 
 
 async def _flush_forever(services: Services) -> None:

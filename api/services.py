@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from penstock.transport.jobs.images import JobImages
     from penstock.transport.jobs.missing import MissingJobs
     from penstock.transport.jobs.queue import JobQueue
+    from penstock.transport.jobs.reconciling import Reconciler
     from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
     from penstock.transport.replies.replies import Replies
 
@@ -55,6 +56,7 @@ class Services:
     quotas: Quotas
     usage: UsageLog
     unheard: UnclaimedEndings
+    reconciler: Reconciler
     images: JobImages
     missing: MissingJobs
     peers: ForeignWorkers

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.chaos.protocols import BY_NAME
 from tests.chaos.run import Plan, run
 from tests.fixtures.models import write_tiny_llama
 
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--most-tokens", type=int, default=250, help="of an answer")
+    parser.add_argument("--protocols", default="", help=f"of {', '.join(BY_NAME)}; all by default")
     parser.add_argument("--only", default="", help="faults of these kinds, comma-separated")
     parser.add_argument("--load", type=float, default=1.0, help="share of time that clients ask in")
     parser.add_argument(
@@ -50,6 +52,7 @@ def main() -> int:
         clients=chosen.clients,
         workers=chosen.workers,
         tokens=(20, chosen.most_tokens),
+        protocols=tuple(filter(None, chosen.protocols.split(","))) or tuple(BY_NAME),
         only=tuple(filter(None, chosen.only.split(","))),
         load=chosen.load,
         spare_first=chosen.spare_first,

@@ -82,6 +82,10 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
     kills: list[Kill] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     begun_s: list[float] = field(default_factory=list)
+    history: list[tuple[float, float, str]] = field(default_factory=list)
+    """When each fault began and ended (monotonic), and its kind."""
+    ready: list[tuple[float, int]] = field(default_factory=list)
+    """How many workers served, as the faults began."""
     broken: Exception | None = None
     """What ended the faults before their time: a run without them shows nothing."""
 
@@ -120,7 +124,10 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
         self.counts[name] += 1
         self.begun_s.append(time.monotonic())
         # A fault that has begun is ended too: half a fault would hide what it breaks.
+        begun_s = time.monotonic()
         await asyncio.shield(self.tracked(getattr(self, name)()))
+        self.history.append((begun_s, time.monotonic(), name))
+        self.ready.append((time.monotonic(), self.fleet.living()))
         if name == "kill_worker" and self.counts[name] % 2:
             await asyncio.sleep(UNDISTURBED_S)
 

@@ -77,6 +77,7 @@ class Fleet:
             "PENSTOCK_DRAIN_S": "1",
             "PENSTOCK_MAX_ATTEMPTS": "50",  # chaos kills more workers than a poisonous job would
             "PENSTOCK_SLOTS": "8",
+            "PENSTOCK_FILES_DIR": str(self.folder / "files"),
             "PENSTOCK_KEEPALIVE_S": "2",
             "PENSTOCK_WORKER_GRACE_S": "120",
             "PENSTOCK_DEADLINE_S": "180",  # an answer that nobody can make ends before its client
@@ -148,6 +149,10 @@ class Fleet:
         except redis.RedisError:
             return frozenset()
         return frozenset(card.id for card in found if card.pid in pids and not card.draining)
+
+    def living(self) -> int:
+        """Return how many workers' processes run just now, ready or not."""
+        return sum(worker.exit_code() is None for worker in self.workers)
 
     def settle(self) -> None:
         """Wait until the bells of dead workers are answered or taken back, as the reaper does."""

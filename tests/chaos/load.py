@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import random
 import time
 import uuid
@@ -13,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+from api.fastchat.errors import ErrorCode
+from tests.chaos import protocols
 
-MODEL = "tiny-llama"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 GIVE_UP_S = 240.0
 SILENCE_S = 8.0
 """Keep-alives come every 2 s."""
 NO_END = "no end within"
-PASSING = frozenset({"store_unavailable", "draining"})
-JOBS_HEADER = "x-penstock-jobs"
+PASSING = frozenset({
+    "store_unavailable", "draining", "overloaded_error",
+    str(int(ErrorCode.CONTROLLER_NO_WORKER)), str(int(ErrorCode.ENGINE_OVERLOADED)),
+})  # fmt: skip
+"""Codes after which a client asks again, in the words of each protocol."""
 
 _WORDS = [
     "water",
@@ -52,29 +55,27 @@ class Ask:
     temperature: float
     seed: int
     text: str = ""
-
-    def body(self) -> dict[str, Any]:
-        return {
-            "model": MODEL,
-            "prompt": self.prompt,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "ignore_eos": True,
-        }
+    protocol: str = "completions"
+    journal_text: str | None = None
+    """What its job's journal holds, where that is not what the client reads."""
 
 
-def draw_asks(count: int, seed: int, tokens: tuple[int, int]) -> list[Ask]:
-    """Return asks of all sizes, half of them greedy."""
+def draw_asks(
+    count: int, seed: int, tokens: tuple[int, int], names: Sequence[str] = ("completions",)
+) -> list[Ask]:
+    """Return asks of all sizes, by these protocols in turn; half of them are greedy."""
     rng = random.Random(seed)
     return [
         Ask(
             prompt=" ".join(rng.choices(_WORDS, k=rng.randint(3, 40))),
             max_tokens=rng.randint(*tokens),
-            temperature=0.0 if number % 2 else rng.choice((0.7, 1.0)),
+            temperature=temperature if protocols.BY_NAME[name].has_seed else 0.0,
             seed=rng.getrandbits(32),
+            protocol=name,
         )
         for number in range(count)
+        for temperature in (0.0 if number % 2 else rng.choice((0.7, 1.0)),)
+        for name in (names[number // 2 % len(names)],)
     ]
 
 
@@ -88,21 +89,34 @@ class Outcome:
     begun_s: float = field(default_factory=time.monotonic)
     ended_s: float = 0.0
     job_id: str = ""
+    key: str = ""
+    """Its `Idempotency-Key`, if it has one."""
     text: str = ""
+    earlier: list[str] = field(default_factory=list)
+    """What it had heard by earlier connections, where each begins with the first token."""
     finish_reason: str = ""
+    stop_reason: str = ""
     error: str = ""
     """What its client gives up for; empty for what a client that resumes asks again after."""
     error_kind: str = ""
     """Its code in a stream, or the response's status."""
     refusal: str = ""
     """The error of its protocol that an answer without a key has ended with, or its status."""
+    has_passed: bool = False
+    """Whether this connection has ended with an error after which it asks again."""
     doubled: int = 0
     connections: int = 0
     last_id: int = -1
     last_name: str = ""
     """The last event's whole id, with which its client comes back."""
+    stored_id: str = ""
+    """Of a response that is kept."""
+    steps: dict[str, str] = field(default_factory=dict)
+    """What it has been given on its way, by name."""
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     """When each chunk came, and its event's id."""
+    setbacks: list[tuple[float, str]] = field(default_factory=list)
+    """When a connection ended before its answer, and how."""
 
     @property
     def right(self) -> bool:
@@ -115,23 +129,57 @@ class Outcome:
 
         A model that is served is never unknown, and nothing breaks down.
         """
+        if self.error_kind in protocols.BY_NAME[self.ask.protocol].forgets:
+            return True
         return self.error_kind not in {"", "404", "500", "internal_error", "engine_failed"}
 
     @property
     def spliced(self) -> bool:
         """Whether it holds what does not belong there, whole or not."""
-        return not self.ask.text.startswith(self.text)
+        return not all(map(self.ask.text.startswith, (*self.earlier, self.text)))
 
-    def take(self, name: str, choice: dict[str, Any]) -> None:
-        """Add a chunk; one whose id is not above the last one's has been here before."""
-        event_id = int(name.partition("-")[0]) if name else None
-        self.arrivals.append((time.monotonic(), -1 if event_id is None else event_id))
-        if event_id is not None and event_id <= self.last_id:
-            self.doubled += 1
-        self.text += choice["text"]
-        self.finish_reason = choice["finish_reason"] or ""
-        if event_id is not None:
-            self.last_id, self.last_name = event_id, name
+    def begin_again(self) -> None:
+        """Hear the answer from its first token."""
+        if self.text:
+            self.earlier.append(self.text)
+        self.text = ""
+
+    def hear(self, text: str, name: str = "") -> None:
+        """Add text; `name` is its event's id, if it has one."""
+        if name:
+            self.number(name)
+        self.arrivals.append((time.monotonic(), self.last_id if name else -1))
+        self.text += text
+
+    def number(self, name: str) -> None:
+        """Note an event's id; one that is not above the last one's has been here before."""
+        event_id = int(name.partition("-")[0])
+        self.doubled += event_id <= self.last_id
+        self.last_id = event_id
+        self.last_name = name if "-" in name else ""
+
+    def refuse(self, status: int, text: str) -> None:
+        """Note a status that is no success."""
+        if status in protocols.BUSY:
+            self._pass(str(status))
+        else:
+            self.error_kind, self.error = str(status), f"{status}: {text[:300]}"
+
+    def fail(self, code: str, error: Any, *, is_final: bool = False) -> None:
+        """Note an error in a stream.
+
+        Redis was away for longer than the API's patience, or a process leaves: ask again.
+        """
+        if code in PASSING and not is_final:
+            self._pass(code)
+        else:
+            self.error_kind, self.error = code, str(error)[:300]
+
+    def _pass(self, what: str) -> None:
+        self.has_passed = True
+        self.setbacks.append((time.monotonic(), what))
+        if not self.resumes:
+            self.refusal = what
 
     def longest_pause_s(self) -> float:
         """Between two events that arrived one after the other."""
@@ -149,17 +197,17 @@ class Clients:
 
     async def ask(self, ask: Ask) -> Outcome:
         """Return the outcome; an error in it is one that no further try could mend."""
-        outcome = Outcome(ask)
-        key = uuid.uuid4().hex
+        outcome = Outcome(ask, key=uuid.uuid4().hex)
         end_s = time.monotonic() + GIVE_UP_S
         while not outcome.finish_reason and not outcome.error:
             if time.monotonic() > end_s:
                 outcome.error = f"{NO_END} {GIVE_UP_S:g} s"
                 break
-            outcome.connections += 1
-            with contextlib.suppress(httpx.HTTPError, OSError):
+            try:
                 async with asyncio.timeout(end_s - time.monotonic()):
-                    await self._connection(outcome, key)
+                    await self._attempt(outcome)
+            except (httpx.HTTPError, OSError) as error:
+                outcome.setbacks.append((time.monotonic(), type(error).__name__))
             if not outcome.finish_reason and not outcome.error:
                 await asyncio.sleep(self._rng.uniform(0.05, 0.3))
         outcome.ended_s = time.monotonic()
@@ -170,9 +218,9 @@ class Clients:
 
         A connection on which nothing comes for `SILENCE_S` is at an end for its client too.
         """
-        outcome = Outcome(ask, resumes=False, connections=1)
+        outcome = Outcome(ask, resumes=False)
         try:
-            await asyncio.wait_for(self._connection(outcome, ""), GIVE_UP_S)
+            await asyncio.wait_for(self._attempt(outcome), GIVE_UP_S)
         except TimeoutError:
             outcome.error = f"{NO_END} {GIVE_UP_S:g} s"
         except (httpx.HTTPError, OSError) as error:
@@ -182,45 +230,8 @@ class Clients:
         outcome.ended_s = time.monotonic()
         return outcome
 
-    async def _connection(self, outcome: Outcome, key: str) -> None:
-        headers = {"idempotency-key": key} if key else {}
-        if outcome.last_id >= 0:
-            headers["last-event-id"] = outcome.last_name
-        body = outcome.ask.body() | {"stream": True}
-        url = f"{self._rng.choice(self._urls)}/v1/completions"
-        async with self._http.stream("POST", url, json=body, headers=headers) as response:
-            if response.status_code in (429, 502, 503):
-                outcome.refusal = "" if outcome.resumes else str(response.status_code)
-                await asyncio.sleep(min(float(response.headers.get("retry-after", 1)), 2.0))
-                return
-            if response.status_code != 200:
-                await response.aread()
-                outcome.error_kind = str(response.status_code)
-                outcome.error = f"{response.status_code}: {response.text[:300]}"
-                return
-            outcome.job_id = response.headers.get(JOBS_HEADER, outcome.job_id)
-            async for event_id, content in sse_events(response):
-                if content == "[DONE]":
-                    continue
-                chunk = json.loads(content)
-                if "error" in chunk:
-                    # Redis was away for longer than the API's patience: ask again.
-                    if chunk["error"]["code"] not in PASSING:
-                        outcome.error_kind = chunk["error"]["code"]
-                        outcome.error = str(chunk["error"])
-                    elif not outcome.resumes:
-                        outcome.refusal = chunk["error"]["code"]
-                    return
-                outcome.take(event_id, chunk["choices"][0])
-
-
-async def sse_events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
-    """Yield (id, data) of a response's events; comments are skipped."""
-    event_id = ""
-    async for line in response.aiter_lines():
-        if line.startswith("id: "):
-            event_id = line[4:]
-        elif line.startswith("data: "):
-            yield event_id, line[6:]
-        elif not line:
-            event_id = ""
+    async def _attempt(self, outcome: Outcome) -> None:
+        outcome.connections += 1
+        outcome.has_passed = False
+        protocol = protocols.BY_NAME[outcome.ask.protocol]
+        await protocol.attempt(self._http, self._rng.choice(self._urls), outcome)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.chaos import networks
-from tests.chaos.audit import Audit
+from tests.chaos import networks, protocols
+from tests.chaos.audit import Audit, journal_text
 from tests.chaos.faults import Faults
 from tests.chaos.fleet import Fleet
 from tests.chaos.load import SILENCE_S, Ask, Clients, Outcome, draw_asks
@@ -50,6 +50,8 @@ class Plan:
     """The share of its time that a client asks in; it rests for the others."""
     once: float = 0.25
     """The share of jobs that are asked for without a key, and once."""
+    protocols: tuple[str, ...] = tuple(protocols.BY_NAME)
+    """What the clients ask by, in turn."""
     only: tuple[str, ...] = ()
     """Kinds of faults; all if it is empty."""
     order: tuple[str, ...] = ()
@@ -98,7 +100,8 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
     async with httpx.AsyncClient(limits=limits, timeout=timeout) as http:
         urls = [api.url for api in fleet.apis]
         clients = Clients(http, urls, rng)
-        asks = await _references(clients, draw_asks(plan.asks, plan.seed, plan.tokens))
+        drawn = draw_asks(plan.asks, plan.seed, plan.tokens, plan.protocols)
+        asks = await _references(clients, drawn, fleet.store.url)
         tell(f"{len(asks)} undisturbed texts")
         faults = Faults(
             fleet,
@@ -125,15 +128,17 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
     return verdict
 
 
-async def _references(clients: Clients, asks: list[Ask]) -> list[Ask]:
+async def _references(clients: Clients, asks: list[Ask], store_url: str) -> list[Ask]:
     """Return the asks with the text of each, a few at a time, without faults."""
     room = asyncio.Semaphore(REFERENCES_AT_ONCE)
 
     async def reference(ask: Ask) -> Ask:
         async with room:
             outcome = await clients.ask(ask)
-        assert not outcome.error, outcome.error
-        return dataclasses.replace(ask, text=outcome.text)
+        assert not outcome.error, f"{ask.protocol}: {outcome.error}"
+        assert outcome.text, f"{ask.protocol}: an empty answer"
+        written = await asyncio.to_thread(journal_text, store_url, outcome.job_id)
+        return dataclasses.replace(ask, text=outcome.text, journal_text=written)
 
     return list(await asyncio.gather(*map(reference, asks)))
 
@@ -173,7 +178,8 @@ class _Load:
         while not self._is_over():
             self.begun += 1
             ask = self._rng.choice(self.asks)
-            once = self._rng.random() < self.plan.once
+            takes_key = protocols.BY_NAME[ask.protocol].takes_key
+            once = not takes_key or self._rng.random() < self.plan.once
             outcome = await (self.clients.ask_once(ask) if once else self.clients.ask(ask))
             self.outcomes.append(outcome)
             self.audit.note(outcome)

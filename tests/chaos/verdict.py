@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from tests.chaos import pauses
 from tests.chaos.load import NO_END
 from tests.chaos.memory import drifts
 from tests.chaos.recovery import ALONE, STAGES, recoveries, summary
@@ -41,6 +42,10 @@ class Verdict:
     """Did not end well, and what came of it is no beginning of the right text."""
     hung: int = 0
     """Had neither an end nor an error in time."""
+    by_protocol: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Jobs, and those that ended well, of each protocol."""
+    pauses: list[str] = field(default_factory=list)
+    """What was seen during each of the longest pauses."""
     once: int = 0
     """Jobs without an `Idempotency-Key`, which are asked for once."""
     broken_off: dict[str, int] = field(default_factory=dict)
@@ -66,6 +71,10 @@ class Verdict:
     def table(self) -> str:
         rows: list[tuple[str, Any]] = [
             ("jobs", self.jobs),
+            *(
+                (f"  {name}: jobs, ended well", list(counts.values()))
+                for name, counts in sorted(self.by_protocol.items())
+            ),
             ("tokens", self.tokens),
             ("faults", sum(self.faults.values())),
             *((f"  {kind}", count) for kind, count in sorted(self.faults.items())),
@@ -90,7 +99,7 @@ class Verdict:
             ),
         ]
         lines = [f"| {name} | {value} |" for name, value in rows]
-        found = [f"- {one}" for one in self.faults_found]
+        found = [f"- {one}" for one in (*self.faults_found, *self.pauses)]
         return "\n".join(["| | |", "|---|---|", *lines, "", *self._recovery_table(), *found])
 
     def _recovery_table(self) -> list[str]:
@@ -131,9 +140,13 @@ def judge(outcomes: Sequence[Outcome], audit: Audit, store_url: str) -> Verdict:
         longest_pause_s=max(outcome.longest_pause_s() for outcome in outcomes),
     )
     for outcome in outcomes:
+        counts = verdict.by_protocol.setdefault(outcome.ask.protocol, {"jobs": 0, "well": 0})
+        counts["jobs"] += 1
+        counts["well"] += bool(outcome.right and outcome.finish_reason)
         has_lost = audit.overlapped_a_loss(outcome)
         verdict.lost_store += has_lost
         _judge_one(verdict, outcome, has_lost=has_lost)
+    verdict.pauses = pauses.explained(outcomes, faults)
     verdict.recovery_s = summary(recoveries(outcomes, faults.kills, faults.begun_s))
     verdict.faults_found += audit.faults_found
     with redis.Redis.from_url(store_url, protocol=2) as client:
@@ -147,7 +160,7 @@ def judge(outcomes: Sequence[Outcome], audit: Audit, store_url: str) -> Verdict:
 
 def _judge_one(verdict: Verdict, outcome: Outcome, *, has_lost: bool) -> None:
     """Count one job; what must not be gets a line."""
-    name = outcome.job_id or "a job without an id"
+    name = f"{outcome.ask.protocol} {outcome.job_id or 'without an id'}"
     if outcome.doubled:
         verdict.doubled += 1
         verdict.faults_found.append(f"{name}: {outcome.doubled} events twice")
@@ -158,7 +171,10 @@ def _judge_one(verdict: Verdict, outcome: Outcome, *, has_lost: bool) -> None:
         ended = bool(outcome.finish_reason)
         verdict.wrong += ended
         verdict.spliced += not ended
-        at = _first_difference(outcome.text, outcome.ask.text)
+        heard = next(
+            one for one in (*outcome.earlier, outcome.text) if not outcome.ask.text.startswith(one)
+        )
+        at = _first_difference(heard, outcome.ask.text)
         verdict.faults_found.append(
             f"{name}: text differs from character {at} of {len(outcome.ask.text)}, "
             f"temperature {outcome.ask.temperature}; {outcome.error or outcome.refusal}"

@@ -13,6 +13,7 @@ maximum. Workers' totals start again with each worker.
 | `penstock_request_success_total` | model, device, finished_reason | choices |
 | `penstock_request_errors_total` | code | requests |
 | `penstock_http_requests_total` | method, path, status | requests |
+| `penstock_jobs_put_back_total` | place (line, lease, entry) | jobs whose keys somebody had deleted, by this process |
 | `penstock_api_generations` | model, device | requests that wait for tokens in this process |
 | `penstock_num_requests_running`, `penstock_num_requests_waiting` | model, device | jobs |
 | `penstock_queue_waiting_tokens` | model, device | tokens |
@@ -45,6 +46,7 @@ from penstock.transport.fleet.history import History
 if TYPE_CHECKING:
     from penstock.contract.events import Finished, Tokens
     from penstock.observability.fleet_metrics import FleetView
+    from penstock.transport.jobs.reconciling import Reconciled
 
 TTFT_BUCKETS_S: Final = (
     0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -103,10 +105,23 @@ class Telemetry:
             "penstock_http_requests", "HTTP requests", ("method", "path", "status"),
             registry=registry,
         )  # fmt: skip
+        self.jobs_put_back = Counter(
+            "penstock_jobs_put_back", "Jobs that had lost their place with a deleted key",
+            ("place",), registry=registry,
+        )  # fmt: skip
         self.generations = Gauge(
             "penstock_api_generations", "Requests of this process that wait for tokens", LABELS,
             registry=registry,
         )  # fmt: skip
+
+    def put_back(self, reconciled: Reconciled) -> None:
+        """Count what one look at a queue has put back."""
+        for place, count in (
+            ("line", reconciled.waiting),
+            ("lease", reconciled.running),
+            ("entry", reconciled.entries),
+        ):
+            self.jobs_put_back.labels(place).inc(count)
 
     def meter(self, model: str, device: str) -> Meter:
         """Return the meter of one generation."""

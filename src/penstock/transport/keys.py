@@ -121,6 +121,19 @@ def tokenizer_calls(queue: str) -> str:
     return f"{queue_prefix(queue)}utility"
 
 
+JOBS_AND_ARRIVALS: Final = f"{PREFIX}:{{*}}:[ja]*"
+"""A pattern for `SCAN` that matches the jobs and the arrivals of all queues (and journals)."""
+
+
+def job_of(key: str) -> tuple[str, str]:
+    """Return the queue and the id of a job's key; "" for what a key does not have of these."""
+    queue, brace, name = key.removeprefix(f"{PREFIX}:{{").partition("}:")
+    kind, _, job_id = name.partition(":")
+    if not brace or kind not in {"job", "arrivals"}:
+        return "", ""
+    return queue, job_id
+
+
 def locate(job_id: str) -> str:
     """Return the key that holds the name of a job's queue."""
     return f"{PREFIX}:locate:{job_id}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pydantic import RedisDsn
 from penstock.contract.events import Finished
 from penstock.errors import BadSettings
 from penstock.settings import Settings, load
+from penstock.transport import keys
 from penstock.transport.store.connection import connect, connect_async
 from tests.fixtures.api import Fleet
 from tests.fixtures.jobs import wait_until
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.fixtures.api import ScriptedWorker
     from tests.fixtures.processes import Processes
 
 pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
@@ -153,6 +156,21 @@ def test_a_failover_under_a_running_stream_loses_nothing(watched: Watched) -> No
             f"{server.url}/v1/completions", json={"model": "tiny", "prompt": "hello"}, timeout=60.0
         )
         assert after.json()["choices"][0]["text"].startswith("0 1 2 ")
+        _answers_though_a_line_is_deleted(server.url, worker, settings)
+
+
+def _answers_though_a_line_is_deleted(url: str, worker: ScriptedWorker, settings: Settings) -> None:
+    """At the new master, too, a waiting job that has lost its place is put back."""
+    worker.accepting = False
+    arrivals = keys.arrivals(worker.card.queue)
+    ask = {"model": "tiny", "prompt": "hello"}
+    with ThreadPoolExecutor(1) as clients, connect(settings) as client:
+        answer = clients.submit(httpx.post, f"{url}/v1/completions", json=ask, timeout=30.0)
+        wait_until(lambda: client.zcard(arrivals))
+        lines = f"{keys.queue_prefix(worker.card.queue)}waiting:*"
+        client.delete(arrivals, *client.scan_iter(lines))
+        worker.accepting = True
+        assert answer.result(30.0).json()["choices"][0]["text"].startswith("0 1 2 ")
 
 
 async def test_celerys_worker_follows_the_master(

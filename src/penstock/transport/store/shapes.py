@@ -129,6 +129,7 @@ _PLAIN: Final[Mapping[str, Check]] = {
     "HGETALL": groups(string, string),
     "PING": one_of(b"PONG"),
     "QUEUED": one_of(b"QUEUED"),
+    "SCAN": row(digits, array(string)),
     "TIME": row(digits, digits),
     "XADD": string,
     "XRANGE": array(_ENTRY),

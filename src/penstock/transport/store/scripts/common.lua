@@ -160,6 +160,20 @@ local function count_tokens(cost)
   end
 end
 
+-- After a loss of keys, the sum has to be made again.
+local function count_tokens_again()
+  local tokens = 0
+  for _, id in ipairs(redis.call('ZRANGE', arrivals, 0, -1)) do
+    local cost = redis.pcall('HGET', job_key(id), 'cost')
+    tokens = tokens + (tonumber(not is_error(cost) and cost or 0) or 0)
+  end
+  if tokens > 0 then
+    redis.call('HSET', counters, 'tokens', tokens)
+  else
+    redis.call('HDEL', counters, 'tokens')
+  end
+end
+
 -- A requeued job keeps its sequence number, so it precedes its tenant's later jobs.
 local function put_in_line(job)
   local line = line_key(job.priority, job.tenant)
@@ -181,16 +195,21 @@ local function take_out_of_line(job)
   leave_tenants_if_done(job.priority, job.tenant)
 end
 
+-- Returned jobs precede all others of their priority because their clients have already read a part.
+-- The score is the order in which they are claimed.
+local function join_returned(job)
+  redis.call('ZADD', returned, tonumber(job.priority) * MOST_JOBS + job.seq, job.id)
+  keep(returned, kept_until(job.deadline))
+end
+
 -- Put a job back at the head of its tenant's line. Its turn was lost, so its tenant gets the cost
--- back. It also joins the returned jobs, which precede all others of their priority because their
--- clients have already read a part. The score is the order in which they are claimed.
+-- back.
 local function requeue(job, lost)
   redis.call('ZREM', leases, job.id)
   redis.call('HSET', job_key(job.id), 'state', 'waiting', 'lost', lost)
   put_in_line(job)
   redis.call('ZINCRBY', tenants_key(job.priority), -job.cost, job.tenant)
-  redis.call('ZADD', returned, tonumber(job.priority) * MOST_JOBS + job.seq, job.id)
-  keep(returned, kept_until(job.deadline))
+  join_returned(job)
   ring(1)
 end
 

@@ -27,6 +27,8 @@ redis.call('HSET', job_key(id), 'job', payload, 'state', 'waiting', 'epoch', 0, 
   'lost', 0, 'deadline', deadline, 'cancel', 0, 'reply', reply, 'priority', priority,
   'tenant', tenant, 'cost', cost, 'seq', job.seq, 'created', now, 'worker', '', 'claim', '',
   'digest', ARGV[12])
+-- If somebody has deleted the job, the journal of its earlier life may be left.
+redis.call('DEL', journal_key(id))
 redis.call('ZADD', deadlines, deadline, id)
 put_in_line(job)
 keep(job_key(id), kept_until(deadline))
