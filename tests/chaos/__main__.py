@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--protocols", default="", help=f"of {', '.join(BY_NAME)}; all by default")
     parser.add_argument("--only", default="", help="faults of these kinds, comma-separated")
     parser.add_argument("--load", type=float, default=1.0, help="share of time that clients ask in")
+    parser.add_argument("--fault-pause", type=float, default=2.0, help="most seconds between two")
     parser.add_argument(
         "--spare-first", action="store_true", help="one worker and one API process live throughout"
     )
@@ -55,6 +56,7 @@ def main() -> int:
         protocols=tuple(filter(None, chosen.protocols.split(","))) or tuple(BY_NAME),
         only=tuple(filter(None, chosen.only.split(","))),
         load=chosen.load,
+        fault_pause_s=(0.3, chosen.fault_pause),
         spare_first=chosen.spare_first,
         journal_ttl_s=chosen.journal_ttl,
         has_networks=not chosen.no_networks,

@@ -55,6 +55,7 @@ LOSSES: Mapping[str, int] = {
     "lose_file": 2,
     "cut_file": 2,
     "change_types": 2,
+    "delete_keys": 3,
 }
 NETWORK: Mapping[str, int] = {"lose_network": 3, "stall_one_way": 2, "stall_connections": 2}
 PARTITIONS: Mapping[str, int] = {

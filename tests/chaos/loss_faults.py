@@ -114,12 +114,31 @@ class LossFaults(RedisFaults):
             await asyncio.sleep(self.rng.uniform(0.3, 5.0))
             await self._command("DEL", *changed)
 
+    async def delete_keys(self) -> None:
+        """Delete two of the fleet's keys, or those of running jobs."""
+        with self._loss("delete_keys"):
+            await asyncio.to_thread(self._delete)
+
+    def _delete(self) -> None:
+        with self._admin() as client:
+            lines = [
+                one.decode() for one in client.scan_iter(f"{keys.queue_prefix(QUEUE)}waiting:*")
+            ]
+            client.delete(*self.rng.sample((*self._of_jobs(client), *OWN_KEYS, *lines), 2))
+
+    def _of_jobs(self, client: Any) -> list[str]:
+        jobs = [one.decode() for one in client.zrange(keys.leases(QUEUE), 0, -1)]
+        return [
+            key
+            for job in jobs
+            for key in (keys.job(QUEUE, job), keys.journal(QUEUE, job), keys.locate(job))
+        ]
+
     def _change(self) -> list[str]:
         """Change two of the fleet's keys, or those of two running jobs."""
         with self._admin() as client:
-            jobs = [one.decode() for one in client.zrange(keys.leases(QUEUE), 0, -1)]
-            own = [key for job in jobs for key in (keys.job(QUEUE, job), keys.journal(QUEUE, job))]
-            of_jobs = own and self.rng.random() < 0.5
+            own = self._of_jobs(client)
+            of_jobs = len(own) > 1 and self.rng.random() < 0.5
             changed = self.rng.sample(own if of_jobs else OWN_KEYS, 2)
             for key in changed:
                 client.delete(key)

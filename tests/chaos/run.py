@@ -56,6 +56,8 @@ class Plan:
     """Kinds of faults; all if it is empty."""
     order: tuple[str, ...] = ()
     """All faults, in their order; drawn ones if it is empty."""
+    fault_pause_s: tuple[float, float] = (0.3, 2.0)
+    """Between two faults."""
     spare_first: bool = False
     """Whether one worker and one API process live through the run, for the sake of their memory."""
     has_networks: bool = True
@@ -109,6 +111,7 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
             only=plan.only,
             order=plan.order,
             spare_first=plan.spare_first,
+            pause_s=plan.fault_pause_s,
         )
         audit, watch = Audit(faults, fleet.store.url), Watch(fleet)
         beside = [asyncio.create_task(one.run()) for one in (faults, audit, watch)]
