@@ -50,8 +50,7 @@ def test_a_damaged_folder_is_one_line(tiny_llama: Path) -> None:
 
 @pytest.mark.timeout(180 + EXAMPLES * damage.MOST_S)
 def test_a_damaged_gguf_is_one_line(tiny_llama: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
-    from tests.fixtures import gguf_files
+    from tests.fixtures import gguf_files  # needs the package gguf, which every worker has
 
     folder, _ = gguf_files.write(tiny_llama, tmp_path / "m", "Q8_0")
     check(folder, 2)

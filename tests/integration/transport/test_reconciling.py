@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,7 +77,7 @@ def lost(redis_client: redis.Redis, reconciler: Reconciler, request: pytest.Fixt
     return Lost(redis_client, reconciler, request.param)
 
 
-def ann(**fields: object) -> dict[str, object]:
+def ann(**fields: Any) -> dict[str, Any]:
     return {"tenant": "ann", "priority": 5, "cost_tokens": 10, **fields}
 
 
@@ -255,11 +255,12 @@ async def test_keys_of_others_are_passed_over(
         for number in range(3_000):
             pipeline.set(f"foreign:{number}", "x", ex=60)
         pipeline.set(f"{PREFIX}job:string", "x", ex=60)
-        for name, fields in {
+        odd: dict[str, dict[Any, Any]] = {
             "empty": {"x": "y"},
             "half": {"state": "waiting", "deadline": "9" * 15},
             "words": {"state": "running", "deadline": "soon", "epoch": "many"},
-        }.items():
+        }
+        for name, fields in odd.items():
             pipeline.hset(f"{PREFIX}job:{name}", mapping=fields)
             pipeline.expire(f"{PREFIX}job:{name}", 60)
         pipeline.hset("penstock:{other}:job:half", mapping={"state": "waiting"})
