@@ -9,6 +9,9 @@ is ever right, so that it shows the price; `certain` lets one token alone come (
 every guess is right: the most that there is to gain; `coin` lets two come at even odds; `questions`
 are the demo model's own skills. Printed are tokens/s without, with, their ratio, and the share of
 guessed tokens that were right.
+
+`replay` asks for the texts of `sampled` twice, as a suite of an agent's tasks is run again: `first`
+and `second` are tokens/s of the two runs, of which the second drafts from the first one's answers.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from benchmarks import conditions, engines
 from benchmarks.cpu_engine import SHAPES, write_model
 from penstock.contract.events import Finished
 from penstock.contract.job import ChatPrompt, Sampling
+from penstock.engine.drafting.answer_index import AnswerIndex
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
@@ -52,7 +56,13 @@ BIASES = {"certain": {500: 100.0}, "coin": {500: 100.0, 501: 100.0}}
 
 
 def measure(
-    loaded: LoadedModel, load: str, streams: int, tokens: int, *, guesses: int
+    loaded: LoadedModel,
+    load: str,
+    streams: int,
+    tokens: int,
+    *,
+    guesses: int,
+    answers: AnswerIndex | None = None,
 ) -> tuple[float, float]:
     """(tokens/s over all streams from the first token on, share of guesses that were right)."""
     times_s: list[float] = []
@@ -67,7 +77,7 @@ def measure(
         loaded.options, slots=streams, speculation_tokens=guesses, prefix_caching=False,
         target_step_ms=None, prefill_chunk_tokens=1024,
     )  # fmt: skip
-    engine = Engine(loaded.model, loaded.tokenizer, options, sink)
+    engine = Engine(loaded.model, loaded.tokenizer, options, sink, answers=answers)
     rng = random.Random(streams)
     for job in range(streams):
         if load == "questions":
@@ -77,17 +87,45 @@ def measure(
             prompt = [rng.randrange(3, 500) for _ in range(64)]
         sampling = Sampling(
             seed=job,
-            temperature=1.0 if load in {"sampled", "coin"} else 0.0,
+            temperature=1.0 if load in {"sampled", "coin", "replay"} else 0.0,
             max_tokens=tokens,
             logit_bias=BIASES.get(load, {}),
             ignore_eos=load != "questions",
         )
-        engine.submit(SequenceRequest(str(job), prompt, sampling, joins_prompt=False))
+        engine.submit(
+            SequenceRequest(str(job), prompt, sampling, joins_prompt=False, scope="suite")
+        )
     engines.run(engine, lambda: ended == streams)
     figures = engine.load()
     rate = (figures.generated_tokens_total - streams) / (times_s[-1] - times_s[0])
     drafted = figures.drafted_tokens_total
     return rate, figures.accepted_tokens_total / drafted if drafted else 0.0
+
+
+def replay(loaded: LoadedModel, streams: int, tokens: int, rounds: int) -> dict[str, Any]:
+    """Medians of rounds of two runs each, and of one run without guesses."""
+    triples: list[tuple[float, float, float]] = []
+    right: list[float] = []
+    for _ in range(rounds):
+        answers = AnswerIndex(loaded.model.vocab_size)
+        plain, _ = measure(loaded, "replay", streams, tokens, guesses=0)
+        first, _ = measure(loaded, "replay", streams, tokens, guesses=8, answers=answers)
+        second, share = measure(loaded, "replay", streams, tokens, guesses=8, answers=answers)
+        triples.append((plain, first, second))
+        right.append(share)
+    plain, first, second = (
+        round(statistics.median(column), 1) for column in zip(*triples, strict=True)
+    )
+    return {
+        "load": "replay",
+        "streams": streams,
+        "without": plain,
+        "first": first,
+        "second": second,
+        "first_ratio": round(statistics.median(b / a for a, b, _ in triples), 3),
+        "ratio": round(statistics.median(c / b for _, b, c in triples), 3),
+        "right": round(statistics.median(right), 3),
+    }
 
 
 def main() -> None:
@@ -123,6 +161,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for load in chosen.loads:
         for streams in chosen.streams:
+            if load == "replay":
+                row = replay(loaded, streams, chosen.tokens, chosen.rounds)
+                print(json.dumps(row), flush=True)
+                rows.append(row)
+                continue
             pairs = [
                 (
                     measure(loaded, load, streams, chosen.tokens, guesses=0),

@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     """How long a step with running streams may spend on others' prompts; 0 fixes the chunk size."""
     speculation: Literal["auto", "on", "off"] = "auto"
     """Draft tokens by prompt lookup; `auto`: on the backends that measurably gain from it."""
+    answer_drafts: Literal["off", "tenant", "shared"] = "tenant"
+    """Whose earlier answers tokens are drafted from: nobody's, the same tenant's, or everybody's."""
     special_tokens_in_text: Literal["text", "tokens"] = "text"
     """What `<|im_start|>` is in a user's or a tool's message: plain text, or the control token."""
     heartbeat_s: float = Field(default=1.0, gt=0)

@@ -53,6 +53,7 @@ class Preparation:
     def __init__(self, *, store: redis.Redis, settings: Settings, hooks: Hooks) -> None:
         self._store = store
         self._patience_s = settings.redis_patience_s
+        self._answer_drafts = settings.answer_drafts
         self._hooks = hooks
 
     def prepared(self, claimed: ClaimedJob) -> SequenceRequest | None:
@@ -108,7 +109,14 @@ class Preparation:
             scores_prompt=work.echo and work.sampling.logprobs is not None,
             stop_tokens=claimed.served.tokenizer.tokens_of(work.sampling.stop),
             images=images,
+            scope=self._scope(job.tenant),
         )
+
+    def _scope(self, tenant: str) -> str:
+        """Return whose answers a tenant's are drafted from; empty for nobody's."""
+        if self._answer_drafts == "tenant":
+            return f"tenant:{tenant}"
+        return "" if self._answer_drafts == "off" else "shared"
 
     def _with_images(
         self, prompt: ChatPrompt, served: ServedQueue

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from penstock.contract.job import ChatPrompt, PairPrompt, Prompt
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
+    from penstock.engine.drafting.answer_index import AnswerIndex
     from penstock.engine.events import AttemptEvent
     from penstock.engine.image_inputs import ImageInputs
     from penstock.engine.sampling.constraint import Constraint
@@ -136,8 +137,9 @@ class Sink:
 class ServedQueue:
     """A queue that a worker serves.
 
-    `vision` reads the images of chats, None for models that take text alone. `compiling`
-    serialises the threads that compile grammars.
+    `vision` reads the images of chats, None for models that take text alone. `answers` are those
+    that its engine drafts from, None if it drafts nothing. `compiling` serialises the threads that
+    compile grammars.
     """
 
     card: ModelCard
@@ -145,6 +147,7 @@ class ServedQueue:
     engine: Engine
     sink: Sink
     vision: Vision | None = None
+    answers: AnswerIndex | None = None
     compiling: threading.Lock = field(default_factory=threading.Lock)
 
     @property

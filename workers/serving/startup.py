@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from penstock.engine.drafting.answer_index import AnswerIndex
 from penstock.engine.encoder_engine import EncoderEngine
 from penstock.engine.engine import Engine
 from penstock.errors import StartupError, StoreUnavailable, first_line
@@ -153,9 +154,15 @@ def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None
             loaded.encoder, slots=card.slots, batch_tokens=loaded.batch_tokens, sink=sink
         )
         return ServedQueue(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
-    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink)
+    answers = AnswerIndex(card.vocab_size) if loaded.options.speculation_tokens else None
+    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink, answers=answers)
     return ServedQueue(
-        card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink, vision=loaded.vision
+        card=card,
+        tokenizer=loaded.tokenizer,
+        engine=engine,
+        sink=sink,
+        vision=loaded.vision,
+        answers=answers,
     )
 
 

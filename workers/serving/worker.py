@@ -21,6 +21,7 @@ from penstock.observability.logs import identify
 from penstock.observability.tracing import Tracing
 from penstock.transport.fleet.registry import Announcer
 from penstock.transport.jobs.queue import WorkerQueue
+from workers.serving.answer_exchange import AnswerExchange
 from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs, Outcome, Ticket
 from workers.serving.heartbeat import Heartbeat
 from workers.serving.metrics import WorkerMetrics
@@ -104,6 +105,7 @@ class Worker:
         )
         self._overflow = OverflowSlots(self.served_queues.values(), self)
         self._desk = TokenizerService(served_queues=self.served_queues, store=store)
+        self._exchange = AnswerExchange(served_queues=self.served_queues, store=store)
 
     def _make_watchers(self) -> list[Watcher]:
         """Start metrics and traces as the settings have them."""
@@ -146,7 +148,13 @@ class Worker:
         gc.freeze()
         for served in self.served_queues.values():
             served.engine.start()
-        for thread in (self._publisher, self._preparer, self._desk, self._heartbeat):
+        for thread in (
+            self._publisher,
+            self._preparer,
+            self._desk,
+            self._heartbeat,
+            self._exchange,
+        ):
             thread.start()
 
     @property
@@ -214,6 +222,7 @@ class Worker:
                 served.engine.stop(0 if served.queue in self._broken else HAND_BACK_S)
         self._publisher.flush(HAND_BACK_S)
         self._publisher.close()
+        self._exchange.close()
         self._heartbeat.close()
         self._heartbeat.join(HAND_BACK_S)
         left = self._alive_jobs()

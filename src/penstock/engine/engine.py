@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from penstock.contract.worker import WorkerLoad
+    from penstock.engine.drafting.answer_index import AnswerIndex
     from penstock.engine.execution import Computed, Executor
     from penstock.engine.options import EngineOptions
 
@@ -54,8 +55,11 @@ class Engine:
         sink: Callable[[list[AttemptEvent]], None],
         *,
         drafter: Drafter | None = None,
+        answers: AnswerIndex | None = None,
     ) -> None:
         """`drafter` proposes tokens; by default as `options.speculation_tokens` has it.
+
+        The default one drafts from `answers` too, and adds to them.
 
         :raises BadSettings: the model keeps states, and there is not one for each slot.
         """
@@ -70,11 +74,14 @@ class Engine:
         states = None if keeping is None else StatePool(keeping, options.num_states)
         self._scheduler = Scheduler(pool, options.slots, states)
         self._budget = PrefillBudget(options)
-        self._drafter = Speculation(options.speculation_tokens) if drafter is None else drafter
+        own_drafter = drafter is not None
+        if drafter is None:
+            drafter = Speculation(options.speculation_tokens, answers)
+        self._drafter = drafter
         self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)
         plain = PlainExecutor(model, self._sampler)
         # A draft is verified in one step: the step after it cannot begin before its outcome.
-        drafts = drafter is not None or options.speculation_tokens
+        drafts = own_drafter or options.speculation_tokens
         self._executor: Executor = (
             PipelinedExecutor(model, plain)
             if isinstance(model, PipelinedModel) and not drafts

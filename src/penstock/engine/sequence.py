@@ -37,7 +37,8 @@ class SequenceRequest:
     the log probabilities of the prompt's tokens, with `sampling.logprobs` alternatives each;
     `embeds` its embedding. `token_types` assign each token to one of two texts, for encoders;
     empty for a single text. `stop_tokens` are stop strings that are single tokens, by id: their
-    text is never emitted. `images` are the embeddings of the prompt's images.
+    text is never emitted. `images` are the embeddings of the prompt's images. `scope` is whose
+    answers may be used to draft this one, and for whom this one may be used; empty for nobody's.
     """
 
     job_id: str
@@ -54,6 +55,7 @@ class SequenceRequest:
     stop_tokens: collections.abc.Mapping[int, str] = field(default_factory=dict[int, str])
     attempt_id: str = ""
     images: ImageInputs | None = None
+    scope: str = ""
 
     def __post_init__(self) -> None:
         if not self.attempt_id:

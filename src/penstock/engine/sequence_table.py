@@ -69,6 +69,7 @@ class SequenceTable:
 
     def finish(self, sequence: Sequence) -> AttemptEvent:
         """Remove a sequence that has a finish reason."""
+        self._drafter.keep(sequence)
         self.drop(sequence.request.attempt_id)
         self._meter.finished()
         return finished(sequence, self._sampler)

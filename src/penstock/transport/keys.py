@@ -24,6 +24,7 @@ no process is left to clean up; most keys go as soon as they are empty.
 | `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |
 | `penstock:{q}:workers` | zset | worker that claims here -> end of its announcement; as the last |
 | `penstock:{q}:utility` | list | tokenizer calls; seconds |
+| `penstock:{q}:answers:<hash>` | stream | a tenant's last answers, as tokens, to draft from; a day |
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
 | `penstock:workers` | zset | worker -> end of its announcement; as the last of them |
 | `penstock:worker:<id>` | string | a worker's card; seconds, renewed by heartbeat |
@@ -48,6 +49,7 @@ no process is left to clean up; most keys go as soon as they are empty.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 PREFIX: Final = "penstock"
@@ -114,6 +116,15 @@ def counters(queue: str) -> str:
 def workers_of(queue: str) -> str:
     """Return the key of the live workers that claim from a queue."""
     return f"{queue_prefix(queue)}workers"
+
+
+def answers(queue: str, scope: str) -> str:
+    """Return the key of the answers that others of a scope are drafted from.
+
+    A scope may be any text, so the key has its hash.
+    """
+    name = hashlib.blake2b(scope.encode(), digest_size=16).hexdigest()
+    return f"{queue_prefix(queue)}answers:{name}"
 
 
 def tokenizer_calls(queue: str) -> str:

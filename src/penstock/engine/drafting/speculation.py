@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from penstock.engine.drafting.answer_index import SURE
 from penstock.engine.drafting.prompt_lookup import PromptLookup
 from penstock.engine.pacing.step_cost import StepCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from penstock.engine.drafting.answer_index import AnswerIndex
     from penstock.engine.sequence import Sequence
 
 _WEIGHT: Final = 0.15
@@ -25,13 +27,19 @@ _MARGIN: Final = 1.25
 """How much more than its cost a draft token must be expected to save."""
 
 
+_OWN: Final = 0
+_OTHERS: Final = 1
+"""Where a draft comes from: the sequence's own text, or other answers."""
+
+
 @dataclass(slots=True)
 class _Draft:
-    """One sequence's text so far, its acceptance rate, and its current draft."""
+    """One sequence's text so far, its acceptance rates by source, and its current draft."""
 
-    right: float
+    right: list[float]
     lookup: PromptLookup = field(default_factory=PromptLookup)
     tokens: list[int] = field(default_factory=list[int])
+    source: int = _OWN
 
 
 class Drafter(Protocol):
@@ -47,6 +55,9 @@ class Drafter(Protocol):
     def observe(self, rows: int, step_s: float) -> None:
         """Learn the time of a step without prompts."""
 
+    def keep(self, sequence: Sequence) -> None:
+        """Take note of a whole answer."""
+
     def forget(self, key: int) -> None:
         """Drop the state of a sequence that has ended."""
 
@@ -61,12 +72,16 @@ class Speculation:
     The engine's thread owns it.
     """
 
-    def __init__(self, most_tokens: int) -> None:
-        """Up to `most_tokens` are drafted for each sequence and step; 0 turns it off."""
+    def __init__(self, most_tokens: int, answers: AnswerIndex | None = None) -> None:
+        """Up to `most_tokens` are drafted for each sequence and step; 0 turns it off.
+
+        `answers` are those of other sequences, for the requests that have a scope there.
+        """
         self._most = most_tokens
+        self._answers = answers
         self._cost = StepCost(_FADE)
         self._drafts: dict[int, _Draft] = {}
-        self._right = 0.5
+        self._right = [0.5, 0.5]
 
     def plan(self, decoding: Iterable[Sequence]) -> dict[int, list[int]]:
         """Return the drafts of the decoding sequences, by sequence key."""
@@ -81,9 +96,9 @@ class Speculation:
         drafts: dict[int, list[int]] = {}
         for sequence in sequences:
             state = self._draft(sequence)
-            state.tokens = state.lookup.draft(sequence.token_ids, self._most)
+            self._guess(sequence, state)
             room = sequence.max_length - len(sequence.token_ids) - 1
-            worthy = min(_worthy(state.right, price, self._most), room)
+            worthy = min(_worthy(state.right[state.source], price, self._most), room)
             if state.tokens and worthy > 0:
                 drafts[sequence.key] = state.tokens[:worthy]
         return drafts
@@ -94,9 +109,9 @@ class Speculation:
         if state is None:
             return
         for drafted, token_id in zip(state.tokens, token_ids, strict=False):
-            right = float(drafted == token_id)
-            state.right += _WEIGHT * (right - state.right)
-            self._right += _FLEET_WEIGHT * (right - self._right)
+            right, source = float(drafted == token_id), state.source
+            state.right[source] += _WEIGHT * (right - state.right[source])
+            self._right[source] += _FLEET_WEIGHT * (right - self._right[source])
             if not right:
                 break
         state.tokens = []
@@ -105,14 +120,29 @@ class Speculation:
         """Learn the time of a step without prompts."""
         self._cost.observe(rows, step_s)
 
+    def keep(self, sequence: Sequence) -> None:
+        """Let other sequences of its scope be drafted from a whole answer."""
+        scope, end = sequence.request.scope, sequence.prompt_length
+        if self._most and self._answers is not None and scope:
+            self._answers.keep(scope, sequence.token_ids[:end], sequence.token_ids[end:])
+
     def forget(self, key: int) -> None:
         """Drop the state of a sequence that has ended."""
         self._drafts.pop(key, None)
 
+    def _guess(self, sequence: Sequence, state: _Draft) -> None:
+        """Draft from a known answer if much of it matches, else from the text itself, if it can be."""
+        token_ids, scope = sequence.token_ids, sequence.request.scope
+        others, matched = [], 0
+        if self._answers is not None and scope:
+            others, matched = self._answers.draft(scope, token_ids, self._most)
+        own = state.lookup.draft(token_ids, self._most) if matched < SURE else []
+        state.tokens, state.source = (own, _OWN) if own else (others, _OTHERS)
+
     def _draft(self, sequence: Sequence) -> _Draft:
         state = self._drafts.get(sequence.key)
         if state is None:
-            state = self._drafts[sequence.key] = _Draft(self._right)
+            state = self._drafts[sequence.key] = _Draft([*self._right])
         return state
 
     def _price(self, sequences: int) -> float:
