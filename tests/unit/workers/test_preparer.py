@@ -55,7 +55,7 @@ class FakeQueue:
 class Desk:
     """A preparer that runs in the test's own thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.store = fakeredis.FakeRedis()
         self.queue: Any = FakeQueue()
         self.claimed = ClaimedJobs()
@@ -66,7 +66,7 @@ class Desk:
             claimed=self.claimed,
             jobs=self.queue,
             store=self.store,
-            settings=Settings(redis_patience_s=0.1),
+            settings=Settings(redis_patience_s=0.1, **settings),
             hooks=self.hooks,
         )
 
@@ -128,6 +128,19 @@ def test_a_claimed_job_goes_to_the_engine_under_its_attempt(desk: Desk):
     assert request.prompt_token_ids == [104, 105]
     assert (request.generated_token_ids, request.echo_text) == ((), "")
     assert desk.claimed.get("one:2") is not None
+
+
+@pytest.mark.parametrize(
+    ("setting", "scopes"),
+    [("tenant", ["tenant:a", "tenant:b"]), ("shared", ["shared", "shared"]), ("off", ["", ""])],
+)
+def test_drafts_come_from_a_tenants_own_answers(setting: str, scopes: list[str]):
+    desk = Desk(answer_drafts=setting)
+    for tenant in ("a", "b"):
+        job = msgspec.structs.replace(make_job(tenant, QUEUE), tenant=tenant)
+        desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at(bells=2)
+    assert sorted(request.scope for request in desk.engine.submitted) == sorted(scopes)
 
 
 def test_an_echo_is_the_prompts_text(desk: Desk):
