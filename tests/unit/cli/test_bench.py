@@ -6,8 +6,9 @@ import pytest
 import typer
 
 from penstock.cli.bench.command import _span
-from penstock.cli.bench.load import Load, Sample, Span, _read_frame, bodies, run
+from penstock.cli.bench.load import Load, Sample, Span, _read_frame, run
 from penstock.cli.bench.report import percentiles, summarise
+from penstock.cli.bench.shapes import bodies
 
 
 def sample(
@@ -112,3 +113,20 @@ async def test_streams_are_read_as_server_sent_events() -> None:
     assert (whole.prompt_tokens, whole.completion_tokens) == (3, 2)
     assert (await sample_of(STREAM)).error == "stream broke off"
     assert (await sample_of(b"<html>", "text/html")).error == "SSEError"
+
+
+async def test_an_error_is_counted_by_its_code() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"error": {"code": "context_length_exceeded", "message": "too long"}}'
+        head = f"HTTP/1.1 400 Bad\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        load = Load(f"http://127.0.0.1:{port}", "k", "m", 1, 9.0, None, 1, Span(1, 1), Span(1, 1))
+        (one,) = await run(load, lambda _sample: None)
+    assert one.error == "HTTP 400 context_length_exceeded"

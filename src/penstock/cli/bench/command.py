@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import Annotated
 
 import httpx
-import msgspec
 import typer
 from rich.progress import Progress
 
 from penstock.cli import running
 from penstock.cli.bench.load import Load, Sample, Span, run
-from penstock.cli.bench.report import Report, summarise, table
-from penstock.cli.console import err, out
+from penstock.cli.bench.outcome import Outcome, show
+from penstock.cli.bench.page import Side
+from penstock.cli.bench.report import BOUNDED, Bounds, together
+from penstock.cli.bench.shapes import ShapeName  # noqa: TC001 - Typer reads the annotations
+from penstock.cli.console import err
 from penstock.errors import JobFailed, NotAuthenticated, NoWorker, StartupError
 
 
@@ -58,14 +61,54 @@ def bench(
         Span, typer.Option(parser=_span, metavar="N|LOW:HIGH", help="Tokens of an answer.")
     ] = "64",  # pyright: ignore[reportArgumentType] - as above
     seed: Annotated[int, typer.Option(help="The same seed sends the same requests.")] = 0,
+    shape: Annotated[
+        ShapeName,
+        typer.Option(
+            help="words: --prompt-words and --answer-tokens; sharegpt: lengths of real chats; "
+            "agents: tasks of six turns that repeat a growing conversation; images: one a prompt."
+        ),
+    ] = "words",
+    dataset: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Conversations in ShareGPT's form (JSON), as prompts."),
+    ] = None,
+    burstiness: Annotated[
+        float,
+        typer.Option(min=0.01, help="Of --rate: 1 is Poisson, less bursts, more evens out."),
+    ] = 1.0,
+    goodput: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY:MS",
+            help="Bound of a good answer: ttft, tpot, itl (the longest) or e2el; repeatable.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="URL", help="A second server, measured in turns.")
+    ] = None,
+    against_key: Annotated[str, typer.Option(help="Its key.")] = "none",
+    against_model: Annotated[
+        str | None, typer.Option(help="Its model.", show_default="the first that it serves")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100, help="Runs of each server, with other seeds.")
+    ] = 1,
     save: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write a JSON report; - is stdout."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write a JSON report, with vllm bench serve's names too; - is stdout.",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an HTML page with plots.")
     ] = None,
 ) -> None:
     """Put load on the API and print what its clients see (default: --rate 2)."""
     if rate is not None and concurrency is not None:
         raise typer.BadParameter("choose one of --rate and --concurrency")
+    bounds = _bounds(goodput or [])
     address, key = running.api_url(url), running.api_key(api_key)
     load = Load(
         url=address,
@@ -78,11 +121,48 @@ def bench(
         prompt_words=prompt_words,
         answer_tokens=answer_tokens,
         seed=seed,
+        shape=shape,
+        burstiness=burstiness,
+        dataset=dataset,
     )
-    report = summarise(_drive(load))
-    _show(load, report, save)
-    if not report.completed:
-        raise JobFailed(f"no request was answered: {report.errors}")
+    loads = [load]
+    if against is not None:
+        other = against_model or _first_model(against, against_key)
+        loads.append(replace(load, url=against, key=against_key, model=other))
+    sides = _sides(loads, rounds, bounds)
+    outcome = Outcome(loads, sides, save, page)
+    show(outcome)
+    for side in sides:
+        if not side.report.completed:
+            raise JobFailed(f"{side.name}: no request was answered: {side.report.errors}")
+
+
+def _bounds(texts: list[str]) -> Bounds | None:
+    """Read bounds such as `ttft:500`."""
+    limits: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition(":")
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = 0.0
+        if name not in BOUNDED or not limit > 0:
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(BOUNDED)}, with a time in ms")
+        limits[f"{name}_ms"] = limit
+    return Bounds(**limits) if limits else None
+
+
+def _sides(loads: list[Load], rounds: int, bounds: Bounds | None) -> list[Side]:
+    """Run each load so many times, the servers in turns, the first of a round by turns too."""
+    samples: list[list[list[Sample]]] = [[] for _ in loads]
+    for turn in range(rounds):
+        numbers = list(range(len(loads)))
+        for number in numbers[:: -1 if turn % 2 else 1]:
+            samples[number].append(_drive(replace(loads[number], seed=loads[number].seed + turn)))
+    return [
+        Side(load.url, [one for run in runs for one in run], together(runs, bounds))
+        for load, runs in zip(loads, samples, strict=True)
+    ]
 
 
 def _drive(load: Load) -> list[Sample]:
@@ -92,24 +172,6 @@ def _drive(load: Load) -> list[Sample]:
             return asyncio.run(run(load, lambda _: progress.advance(row)))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-
-
-def _show(load: Load, report: Report, save: Path | None) -> None:
-    written = msgspec.json.format(msgspec.json.encode({"load": load, "report": report}))
-    if save is not None and str(save) == "-":
-        out.file.write(written.decode() + "\n")
-        return
-    if save is not None:
-        save.write_bytes(written + b"\n")
-    how = f"{load.rate:g} requests/s" if load.rate else f"{load.concurrency} clients"
-    out.print(table(report, f"{load.model}, {how}"))
-    out.print(
-        f"{report.completed} of {report.requests} answered in {report.wall_s:.1f} s: "
-        f"{report.output_tokens_per_s:,.1f} output tokens/s, "
-        f"{report.requests_per_s:.2f} requests/s, {report.prompt_tokens} prompt tokens"
-    )
-    for what, count in report.errors.items():
-        out.print(f"[red]{count} x {what}[/]")
 
 
 def _first_model(address: str, key: str) -> str:

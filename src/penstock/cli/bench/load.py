@@ -18,11 +18,16 @@ import httpx
 import msgspec
 from httpx_sse import EventSource
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from penstock.cli.bench.shapes import sessions
 
-_WORDS = ("river", "valve", "water", "field", "grain", "stone", "north", "light", "paper", "engine")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from penstock.cli.bench.shapes import Session, ShapeName
+
 _DONE = "[DONE]"
+_LONGEST_CODE = 80
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Load:
-    """What to send. Exactly one of `rate` (requests/s) and `concurrency` is set."""
+    """What to send. Exactly one of `rate` (requests/s) and `concurrency` is set.
+
+    `burstiness` 1 is a Poisson process; less comes in bursts, more at even distances. `dataset` is
+    a file of conversations in ShareGPT's form, in place of a shape.
+    """
 
     url: str
     key: str
@@ -52,14 +61,17 @@ class Load:
     answer_tokens: Span
     seed: int = 0
     timeout_s: float = 600.0
+    shape: ShapeName = "words"
+    burstiness: float = 1.0
+    dataset: Path | None = None
 
 
 @dataclass
 class Sample:
     """One request. Times are seconds on one clock; `due_at` is when it should have been sent.
 
-    `pieces_at` are the arrival times of the pieces that carried text. `error` is empty if the
-    answer is complete.
+    `pieces_at` are the arrival times of the pieces that carried text, and `text` is all of it.
+    `error` is empty if the answer is complete.
     """
 
     due_at: float
@@ -69,6 +81,7 @@ class Sample:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    text: str = ""
 
 
 @dataclass
@@ -80,7 +93,16 @@ class _Sender:
     progress: Callable[[Sample], None]
     samples: list[Sample] = field(default_factory=list[Sample])
 
-    async def send(self, body: dict[str, Any], due_at: float) -> None:
+    async def send(self, session: Session, due_at: float) -> None:
+        """Send a session's requests one after another; a failure ends it."""
+        answer = ""
+        while (body := session.next_body(answer)) is not None:
+            sample = await self._send(body, due_at)
+            if sample.error:
+                return
+            answer, due_at = sample.text, sample.ended_at
+
+    async def _send(self, body: dict[str, Any], due_at: float) -> Sample:
         """Send one request; a failure is recorded in its sample."""
         sample = Sample(due_at=due_at, sent_at=time.perf_counter())
         try:
@@ -90,12 +112,13 @@ class _Sender:
         sample.ended_at = time.perf_counter()
         self.samples.append(sample)
         self.progress(sample)
+        return sample
 
     async def _stream(self, body: dict[str, Any], sample: Sample) -> None:
         async with self.client.stream("POST", "/v1/chat/completions", json=body) as answer:
             if not answer.is_success:
-                await answer.aread()
-                sample.error = f"HTTP {answer.status_code}"
+                code = _error_code(await answer.aread())
+                sample.error = f"HTTP {answer.status_code} {code}".rstrip()
                 return
             async with aclosing(EventSource(answer).aiter_sse()) as events:
                 async for event in events:
@@ -114,8 +137,26 @@ def _read_frame(frame: dict[str, Any], sample: Sample) -> None:
     if usage := frame.get("usage"):
         sample.prompt_tokens = usage["prompt_tokens"]
         sample.completion_tokens = usage["completion_tokens"]
-    if any(choice["delta"].get("content") for choice in frame.get("choices", ())):
+    deltas = [choice["delta"] for choice in frame.get("choices", ())]
+    text = "".join(_text_of(delta) for delta in deltas)
+    if text:
         sample.pieces_at.append(time.perf_counter())
+        sample.text += text
+
+
+def _error_code(body: bytes) -> str:
+    """Return an error body's code; empty if it has none."""
+    try:
+        error = msgspec.json.decode(body)["error"]
+        return str(error.get("code") or error.get("type") or "")[:_LONGEST_CODE]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _text_of(delta: dict[str, Any]) -> str:
+    """Return a delta's text; reasoning has one of two names."""
+    names = ("reasoning_content", "reasoning", "content")
+    return next((str(delta[name]) for name in names if delta.get(name)), "")
 
 
 async def run(load: Load, progress: Callable[[Sample], None]) -> list[Sample]:
@@ -133,45 +174,30 @@ async def run(load: Load, progress: Callable[[Sample], None]) -> list[Sample]:
         return sender.samples
 
 
-def bodies(load: Load) -> Iterator[dict[str, Any]]:
-    """Yield the requests' bodies; the same seed gives the same ones."""
-    source = random.Random(load.seed)  # noqa: S311 - repeatable load, no secret
-    for _ in range(load.requests):
-        words = " ".join(source.choices(_WORDS, k=load.prompt_words.draw(source)))
-        yield {
-            "model": load.model,
-            "messages": [{"role": "user", "content": words}],
-            "max_tokens": load.answer_tokens.draw(source),
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-
-
 async def _open_loop(sender: _Sender, load: Load, rate: float) -> None:
     source = random.Random(load.seed + 1)  # noqa: S311 - repeatable load, no secret
     began = time.perf_counter()
     due_at = began
     async with asyncio.TaskGroup() as sending:
-        for body in bodies(load):
-            due_at += source.expovariate(rate)
+        for session in sessions(load):
+            # A gamma process; burstiness 1 is Poisson's.
+            due_at += source.gammavariate(load.burstiness, 1 / (rate * load.burstiness))
             if due_at - began > load.duration_s:
                 break
             await asyncio.sleep(max(0.0, due_at - time.perf_counter()))
-            sending.create_task(sender.send(body, due_at))
+            sending.create_task(sender.send(session, due_at))
 
 
 async def _closed_loop(sender: _Sender, load: Load, concurrency: int) -> None:
     began = time.perf_counter()
-    waiting = bodies(load)
+    waiting = sessions(load)
 
     async def client() -> None:
-        for body in waiting:
+        for session in waiting:
             now = time.perf_counter()
             if now - began > load.duration_s:
                 return
-            await sender.send(body, now)
+            await sender.send(session, now)
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(concurrency):
