@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,7 @@ logger = logging.getLogger("penstock.api")
 REAP_INTERVAL_S: Final = 1.0
 RECONCILE_INTERVAL_S: Final = 2.0
 """How long after one look at all jobs the next one begins; one process of all does this."""
+RECONCILE_LONGEST_S: Final = 30.0
 FLUSH_INTERVAL_S: Final = 5.0
 """How often this process adds its figures to the fleet's."""
 STOP_S: Final = 5.0
@@ -138,9 +140,14 @@ async def _reap_forever(services: Services) -> None:
 
 
 async def _reconcile_forever(services: Services) -> None:
-    """Put jobs back whose keys somebody has deleted."""
+    """Put jobs back whose keys somebody has deleted.
+
+    With very many jobs in the store, a look at all of them takes a tenth of the time at most.
+    """
+    took_s = 0.0
     while True:
-        await asyncio.sleep(RECONCILE_INTERVAL_S)
+        await asyncio.sleep(min(max(RECONCILE_INTERVAL_S, 9 * took_s), RECONCILE_LONGEST_S))
+        began_s = time.monotonic()
         try:
             async for put_back in services.reconciler.run():
                 services.telemetry.put_back(put_back)
@@ -148,13 +155,19 @@ async def _reconcile_forever(services: Services) -> None:
             logger.debug("reconciler: %s", error)
         except Exception:
             logger.exception("reconciler")
+        took_s = time.monotonic() - began_s
 
 
 async def _flush_forever(services: Services) -> None:
-    """Write this process's figures and usage rows every few seconds."""
+    """Write this process's figures, usage rows and what it knows of keys every few seconds."""
     while True:
         await asyncio.sleep(FLUSH_INTERVAL_S)
-        for flush in (partial(flush_history, services), services.usage.flush):
+        flushes = (
+            partial(flush_history, services),
+            services.usage.flush,
+            services.keyring.remember,
+        )
+        for flush in flushes:
             try:
                 await flush()
             except Exception:

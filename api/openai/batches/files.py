@@ -203,6 +203,7 @@ async def file_content(request: Request, file_id: str) -> Response:
         headers={
             "content-length": str(card.bytes),
             "content-disposition": _disposition(card.filename),
+            "x-content-type-options": "nosniff",
         },
         background=BackgroundTask(file.close),
     )

@@ -55,6 +55,7 @@ OF_ALL = {
     "penstock:models": keys.MODELS,
     "penstock:model:<queue>": keys.model(QUEUE),
     "penstock:keys": keys.API_KEYS,
+    "penstock:keys:required": keys.KEYS_REQUIRED,
     "penstock:<kind>:open": keys.open_documents("response"),
     "penstock:usage": keys.USAGE,
     "penstock:fastchat:workers": keys.PEERS,

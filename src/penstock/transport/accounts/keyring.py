@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -125,6 +126,10 @@ class KeyDesk:
         }
 
 
+MARK_S: Final = 86_400
+"""How long the store remembers that keys are required, after the last process that knew it."""
+
+
 class Keyring:
     """The API's side: looks keys up, and tolerates a short absence of Redis."""
 
@@ -179,20 +184,35 @@ class Keyring:
     async def is_used(self) -> bool:
         """Return whether any key has ever existed; from then on this process requires one.
 
+        A process that starts after Redis has lost the keys learns it by the mark of another.
+
         :raises StoreUnavailable: Redis has been away since the process started.
         """
         if self._is_used or time.monotonic() - self._used_read_s <= FRESH_S:
             return bool(self._is_used)
         unknown = self._is_used is None
         try:
-            self._is_used = bool(
-                await self._ask("number", lambda: self._redis.hlen(keys.API_KEYS), wait=unknown)
-            )
+            self._is_used = bool(await self._ask("number", self._look, wait=unknown))
             self._used_read_s = time.monotonic()
         except StoreUnavailable:
             if unknown:
                 raise
         return bool(self._is_used)
+
+    async def _look(self) -> bool:
+        if await self._redis.hlen(keys.API_KEYS):
+            return True
+        return bool(await self._redis.exists(keys.KEYS_REQUIRED))
+
+    async def remember(self) -> None:
+        """Mark in the store that a key is required, if this process knows it and Redis is there."""
+        if self._is_used:
+            with suppress(StoreUnavailable):
+                await self._ask(
+                    "mark",
+                    lambda: self._redis.set(keys.KEYS_REQUIRED, 1, ex=MARK_S),
+                    wait=False,
+                )
 
     async def _ask(self, what: str, call: Callable[[], Awaitable[Any]], *, wait: bool) -> Any:
         """Return Redis's answer. Without `wait`, an absent Redis is an error at once.

@@ -39,7 +39,7 @@ REPLIES: Final = {
     "renew": _REFUSALS,
     "release": one_of(0, 1),
     "reap": row(integer, integer, integer, integer, integer),
-    "reconcile": row(integer, integer, integer),
+    "reconcile": row(integer, integer, integer, groups(string, integer)),
     "cancel": optional(string),
     "depth": row(integer, integer, integer, integer),
     "redirect": one_of(0, 1),

@@ -14,6 +14,7 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
+from api import lifespan
 from penstock import settings as penstock_settings
 from penstock.cli.application import app
 from penstock.contract.events import Tokens
@@ -24,6 +25,7 @@ from penstock.transport.accounts.quotas import Quotas
 from penstock.transport.store.connection import connect_async
 from tests.fixtures.api import drone
 from tests.fixtures.jobs import wait_until
+from tests.fixtures.redis import establish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +103,25 @@ def test_keys_come_and_go(fleet: Fleet, desk: KeyDesk) -> None:
         return False
 
     wait_until(is_refused, FRESH_S + 10)  # and the API does not open again: no key is left
+
+
+def test_lost_keys_open_nothing(
+    fleet: Fleet, desk: KeyDesk, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifespan, "FLUSH_INTERVAL_S", 0.05)
+    running = fleet.api()
+    desk.make("ann")
+
+    def is_closed(url: str) -> bool:
+        return httpx.get(f"{url}/v1/models").status_code == 401
+
+    wait_until(lambda: is_closed(running.url))
+    redis_client.flushall()
+    establish(redis_client)
+    wait_until(lambda: redis_client.exists(keys.KEYS_REQUIRED))
+    assert redis_client.ttl(keys.KEYS_REQUIRED) > 0
+    assert is_closed(running.url)
+    assert is_closed(fleet.api().url), "it has never seen a key"
 
 
 def test_a_key_may_be_required_before_one_is_made(fleet: Fleet, desk: KeyDesk) -> None:

@@ -112,6 +112,17 @@ def test_files(client: openai.OpenAI, tmp_path: Path) -> None:
     assert not list((tmp_path / "objects").glob(f"{made.id}*"))
 
 
+def test_an_uploaded_page_is_no_page(client: openai.OpenAI, server: ApiServer) -> None:
+    name = 'x\r\nSet-Cookie: a=b".html'
+    file = client.files.create(file=(name, b"<script>1</script>", "text/html"), purpose="batch")
+    answer = httpx.get(f"{server.url}/v1/files/{file.id}/content")
+    assert answer.content == b"<script>1</script>"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment;")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "set-cookie" not in answer.headers
+
+
 def test_bad_uploads(client: openai.OpenAI, server: ApiServer, tmp_path: Path) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         client.files.create(file=("a", b"x" * 300_000), purpose="batch")
@@ -311,8 +322,8 @@ def test_another_process_takes_over(
 
     worker = fleet.worker(script, slots=16)  # lines may come to the queue in any order
     batch_id = start(client, *(request_line(number) for number in range(10)))
-    wait_until(lambda: completed(client, batch_id) == 4)
-    wait_until(lambda: len(worker.running) == 6)
+    wait_until(lambda: completed(client, batch_id) == 4, 30.0)
+    wait_until(lambda: len(worker.running) == 6, 30.0)
     under_way = {job.id for job in worker.jobs}
     server.stop()
     other = fleet.api(files_dir=tmp_path)

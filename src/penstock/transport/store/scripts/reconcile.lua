@@ -1,11 +1,13 @@
 -- ARGV: most waiting jobs to look at, then ids of jobs
 -- Every other script moves a job from one place to the next in one step. An open job without a place
 -- has lost it to somebody else, who has deleted a key. It gets its place back here.
--- Returns {jobs put back in line, jobs leased again, entries put back or removed}. A job that is
--- leased again gets no new epoch: its worker renews the lease, or the reaper finds it run out.
+-- Returns {jobs put back in line, jobs leased again, entries put back or removed, {open job, ms until
+-- its keys go, ...}}. A job that is leased again gets no new epoch: its worker renews the lease, or
+-- the reaper finds it run out.
 local most = tonumber(ARGV[3])
 local in_line, leased, entries = 0, 0, 0
 local last_seq = 0
+local open = {}
 
 go_on_when_full()
 
@@ -39,6 +41,8 @@ local function mend_open(job)
   if job.state == 'waiting' then mend_waiting(job) else mend_running(job) end
   for _, key in ipairs({ deadlines, leases, arrivals }) do keep(key, kept_until(job.deadline)) end
   last_seq = math.max(last_seq, job.seq)
+  open[#open + 1] = job.id
+  open[#open + 1] = kept_until(job.deadline) - now
 end
 
 -- A job that ended without a listener keeps its payload until somebody has accounted for it.
@@ -91,4 +95,4 @@ for i = 4, #ARGV do
 end
 remove_strays()
 mend_counters()
-return { in_line, leased, entries }
+return { in_line, leased, entries, open }
