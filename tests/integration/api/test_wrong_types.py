@@ -72,7 +72,7 @@ OF_ONE_JOB = {
 }  # fmt: skip
 UNGUESSABLE = {
     "penstock:{q}:claim:<token>", "penstock:lease:<name>", "penstock:fastchat:worker:<hash>",
-    "penstock:reply:<process>", "penstock:image:<digest>",
+    "penstock:reply:<process>", "penstock:image:<digest>", "penstock:{q}:answers:<hash>",
 }  # fmt: skip
 
 REFUSED = {
