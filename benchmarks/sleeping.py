@@ -1,6 +1,7 @@
 """A model that only sleeps, at the model boundary: a step costs a known time, whatever its batch.
 
-Its queue's name says how long: `sleeper20-cpu` takes 20 ms a step.
+Its queue's name says how long: `sleeper20-cpu` takes 20 ms a step, `sleeper20x300-cpu` 300 µs more
+for each token of it.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ VOCABULARY = 1_000
 ANSWER_TOKEN = 7
 CONTEXT_LENGTH = 4_096
 BLOCK_TOKENS = 16
-_QUEUE = re.compile(r"sleeper(\d+)-cpu")
+_QUEUE = re.compile(r"sleeper(\d+)(?:x(\d+))?-cpu")
 
 
-def queue_of(step_ms: int) -> str:
-    """Return the queue whose model takes `step_ms` a step."""
-    return f"sleeper{step_ms}-cpu"
+def queue_of(step_ms: int, token_us: int = 0) -> str:
+    """Return the queue whose model takes `step_ms` a step, and `token_us` a token."""
+    return f"sleeper{step_ms}{f'x{token_us}' if token_us else ''}-cpu"
 
 
-def step_ms_of(queue: str) -> int:
-    """Return the milliseconds that a queue's name asks for.
+def times_of(queue: str) -> tuple[int, int]:
+    """Return the milliseconds a step and the microseconds a token that a queue's name asks for.
 
     :raises ValueError: it is no sleeper's.
     """
     match = _QUEUE.fullmatch(queue)
     if match is None:
         raise ValueError(f"{queue!r} is not a name like {queue_of(20)!r}")
-    return int(match[1])
+    return int(match[1]), int(match[2] or 0)
 
 
 class SleepingModel:
@@ -57,15 +58,17 @@ class SleepingModel:
     context_length = CONTEXT_LENGTH
     kv_layout = KVLayout(block_size=BLOCK_TOKENS, bytes_per_block=1)
 
-    def __init__(self, step_ms: int) -> None:
+    def __init__(self, step_ms: int, token_us: int = 0) -> None:
         self._step_s = step_ms / 1000
+        self._token_s = token_us / 1e6
 
     def allocate(self, blocks: int) -> None:
         """Need nothing."""
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Sleep, then give the same logits for every row."""
-        time.sleep(self._step_s)
+        tokens = sum(len(one.token_ids) for one in batch.slices)
+        time.sleep(self._step_s + tokens * self._token_s)
         rows = sum(len(one.token_ids) - one.logits_from for one in batch.slices)
         logits = torch.zeros(rows, VOCABULARY)
         logits[:, ANSWER_TOKEN] = 1.0
@@ -140,4 +143,4 @@ def make_engine(queue: str, slots: int, sink: Callable[[list[AttemptEvent]], Non
     """Make the engine that the sleeper's worker runs, and that is measured in process."""
     blocks = slots * CONTEXT_LENGTH // BLOCK_TOKENS
     options = EngineOptions(slots=slots, num_blocks=blocks)
-    return Engine(SleepingModel(step_ms_of(queue)), WordTokenizer(), options, sink)
+    return Engine(SleepingModel(*times_of(queue)), WordTokenizer(), options, sink)

@@ -45,6 +45,7 @@ async def create_message(request: Request) -> Response:
     threads.check(body)
     RULE.apply(body, MessagesRequest.model_fields, record.warnings)
     asked = validated(body, MessagesRequest)
+    record.note_session((asked.metadata or {}).get("user_id"))
     card = pick(request, asked.model)
     chat = chat_body(asked, body, record.warnings)
     plan = plan_of(

@@ -19,6 +19,9 @@ SCOPE_KEY: Final = "penstock.record"
 DEADLINE_KEY: Final = "penstock.deadline_s"
 """Key of an ASGI scope that this process made itself, for a batch."""
 
+LONGEST_SESSION: Final = 512
+"""Characters of a conversation's name that are looked at."""
+
 
 @dataclass
 class RequestRecord:
@@ -40,8 +43,15 @@ class RequestRecord:
     error_code: str = ""
     meter: Meter | None = None
     status: int = 0
+    session: str = ""
+    """The client's name for the conversation, by which a worker with its beginning is found."""
     span: RequestSpan | None = None
     started_s: float = field(default_factory=time.perf_counter)
+
+    def note_session(self, name: object) -> None:
+        """Note the client's name for the conversation, if it is one."""
+        if isinstance(name, str):
+            self.session = name[:LONGEST_SESSION]
 
     def summary(self, method: str, path: str) -> dict[str, str | int | float]:
         """Return the fields of the access log's line."""

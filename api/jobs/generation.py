@@ -27,6 +27,7 @@ from api.access.ledger import Ledger, prompt_tokens
 from api.http.errors import internal_error, known
 from api.jobs import prompt_bounds
 from api.jobs.event_ids import EventIds
+from api.jobs.heads import heads_of
 from api.jobs.merging import merged
 from api.jobs.unenforced import unenforced_keywords
 from penstock.contract.events import Failed, Finished, Tokens
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from api.jobs.blame import Blame
     from api.services import Services
     from penstock.contract.events import Event
+    from penstock.contract.job import Head
     from penstock.contract.worker import ModelCard
+    from penstock.settings import Settings
 
 UNBOUNDED_ANSWER_TOKENS: Final = 512
 """The assumed length of an answer without `max_tokens`."""
@@ -280,9 +283,28 @@ async def _jobs(
             request_id=record.request_id,
             trace=record.span.traceparent if record.span else "",
             digest=resumption.digest(work) if resumption else "",
+            heads=heads,
         )
-        for position, work in enumerate(works)
+        for position, (work, heads) in enumerate(
+            zip(works, _heads(works, record, services.settings), strict=True)
+        )
     ]
+
+
+def _heads(
+    works: Sequence[Generate], record: RequestRecord, settings: Settings
+) -> list[tuple[Head, ...]]:
+    """Return the heads of each work's prompt; the works of one prompt follow each other."""
+    session = (record.tenant, record.session) if record.session else ()
+    owner = (record.tenant,) if settings.kv_sharing == "tenant" else ()
+    heads: list[tuple[Head, ...]] = []
+    for number, work in enumerate(works):
+        is_same = number > 0 and work.prompt is works[number - 1].prompt
+        if is_same:
+            heads.append(heads[-1])
+        else:
+            heads.append(() if work.embed else heads_of(work.prompt, *owner, session=session))
+    return heads
 
 
 def _purpose(card: ModelCard) -> str:

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     journal_ttl_s: int = Field(default=600, ge=1)
     max_waiting_jobs: int = Field(default=1_000, ge=1)
     max_waiting_tokens: int = Field(default=2_000_000, ge=1)
+    affinity_wait_ms: int = Field(default=500, ge=0, le=10_000)
+    """The longest time for which a job is left to a worker with its prompt's beginning in its cache,
+    never longer than computing it takes; 0 lets any worker take any job."""
     worker_grace_s: float = Field(default=30.0, ge=0)
     """Jobs are accepted for this long after a model's last worker was alive."""
     standby_queues: Annotated[tuple[str, ...], NoDecode] = ()
@@ -143,6 +146,12 @@ class Settings(BaseSettings):
     died or left."""
     kv_cache_bytes: int = Field(default=0, ge=0)
     """KV budget of a model; 0 means a share of the memory that is free after loading."""
+    kv_store: Path | None = None
+    """Folder in which the workers of a host keep blocks of KV cache; none by default."""
+    kv_store_bytes: int = Field(default=16 * 1024**3, ge=2**20)
+    """Size limit of that folder; the least recently used blocks go first."""
+    kv_sharing: Literal["all", "tenant"] = "all"
+    """Whose computed prompts a request may find: everybody's, or only those of its own API key."""
     kv_cache_type: Literal["auto", "u8"] = "auto"
     """Precision of keys and values in OpenVINO: "u8" halves their memory; "auto" is 16 bit."""
     prefill_chunk_tokens: int = Field(default=0, ge=0)

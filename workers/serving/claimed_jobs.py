@@ -39,13 +39,15 @@ class Ticket:
 
     If there is a job, `claimed` is called, and `done` when it has ended; otherwise `done` at once.
     Both are called from any thread; `done` is called exactly once per doorbell. `only_returned`
-    claims only a job that another worker had, into an overflow slot.
+    claims only a job that another worker had, into an overflow slot. `called` promises a job to this
+    worker, as a bell does, whatever its share of the queue is.
     """
 
     queue: str
     done: Callable[[Outcome], None] = _ignore
     has_bell: bool = True
     only_returned: bool = False
+    called: bool = False
     claimed: Callable[[], None] = lambda: None
     rung_ns: int = field(default_factory=clock.now_ns)
 

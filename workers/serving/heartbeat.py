@@ -33,6 +33,9 @@ HURRY_S = 1.5
 """For `HURRY_S` after a lease ended, beats come every `HURRIED_PAUSE_S`: its jobs need slots, and
 one beat may miss a slot that is free only for a moment."""
 
+HEADS_RENEWED_S = 60.0
+"""How often Redis is reminded of the prompts that a cache holds; it keeps them for an hour."""
+
 ASLEEP_S = 1.0
 """A beat that is later than this: the process was stopped, or got no CPU time."""
 
@@ -79,7 +82,7 @@ class Heartbeat(threading.Thread):
         self._pause_s = self._next_s = settings.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._closing = threading.Event()
         self._hung: set[str] = set()
-        self._announced_s = float("-inf")
+        self._announced_s = self._heads_reported_s = float("-inf")
         self._away = False
         self._beaten_s = time.monotonic()
         self._awake_since_s = self._hurried_until_s = float("-inf")
@@ -132,6 +135,7 @@ class Heartbeat(threading.Thread):
         if now_s - self._announced_s >= self._settings.heartbeat_s:
             self._announced_s = now_s
             # No job for an engine that hangs: it would be lost with its lease.
+            self._report_heads()
             self._hooks.rest(self._announcer.announce(self._hooks.card()) or bool(self._hung))
         # After the renewal, so that leases that ran out while Redis was away are kept.
         ends_s: list[float | None] = []
@@ -143,6 +147,16 @@ class Heartbeat(threading.Thread):
         self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
         if refusals:
             raise refusals[0]
+
+    def _report_heads(self) -> None:
+        """Report which prompts the caches have dropped, and from time to time that they have others."""
+        due = self._announced_s - self._heads_reported_s >= HEADS_RENEWED_S
+        if due:
+            self._heads_reported_s = self._announced_s
+        for served in self._served_queues.values():
+            lost = served.engine.lost_heads()
+            if lost or due:
+                self._jobs.forget_heads(served.queue, lost)
 
     def _until_next(self, ends_s: list[float]) -> float:
         """Return the pause (s) before the next beat, given when the queues' next leases end."""

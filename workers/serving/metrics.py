@@ -18,6 +18,9 @@ process sees requests as its clients do, a worker sees attempts at jobs. Labels:
 | `num_requests_running`, `num_requests_waiting` | sequences in the batch, and taken but not in it |
 | `kv_cache_usage_perc` | 0 to 1, as vLLM's |
 | `num_preemptions_total` | preemptions |
+| `prefix_cache_queries_total`, `prefix_cache_hits_total` | prompt tokens of attempts that ended well, and those of them that were in the cache |
+| `kv_store_loaded_tokens_total`, `kv_store_read_bytes_total`, `kv_store_read_seconds_total`, `kv_store_written_bytes_total`, `kv_store_dropped_blocks_total`, `kv_store_errors_total` | what the store of KV blocks has done |
+| `claims_total` | attempts begun, by `prefix`: who was known to hold the prompt's beginning (this, other, none) |
 
 A job that a second worker takes up is measured there from its first submission on.
 """
@@ -36,6 +39,7 @@ from prometheus_client.registry import Collector
 import penstock
 from penstock.clock import clock
 from penstock.contract.events import Failed, Finished, Tokens
+from penstock.contract.worker import StoreLoad
 from penstock.errors import StartupError
 from penstock.observability.telemetry import E2E_BUCKETS_S, ITL_BUCKETS_S, LABELS, TTFT_BUCKETS_S
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from penstock.contract.worker import WorkerLoad
     from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
     from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs
@@ -97,6 +102,15 @@ class WorkerMetrics:
             "request_decode_time_seconds", "First token to end", E2E_BUCKETS_S
         )
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens")
+        self._cache_hits = self._counter(
+            "prefix_cache_hits", "Prompt tokens that were in the prefix cache"
+        )
+        self._cache_queries = self._counter(
+            "prefix_cache_queries", "Prompt tokens that were looked for in the prefix cache"
+        )
+        self._claims = self._counter(
+            "claims", "Attempts begun, by who held the beginning of their prompts", "prefix"
+        )
         self._generation_tokens = self._counter("generation_tokens", "Generated tokens")
         self._success = self._counter(
             "request_success", "Attempts that ended well", "finished_reason"
@@ -164,6 +178,7 @@ class WorkerMetrics:
                 claimed.claim.job.created_ms * 1_000_000,
                 claimed.claimed_ns,
             )
+            self._claims.labels(*attempt.labels, claimed.claim.prefix.name.lower()).inc()
             waited_ns = attempt.claimed_ns - attempt.created_ns
             self._queue.labels(*attempt.labels).observe(max(waited_ns, 0) / 1e9)
         if isinstance(event, Tokens):
@@ -190,9 +205,21 @@ class WorkerMetrics:
             return
         self._success.labels(*labels, event.reason.value).inc()
         self._prompt_tokens.labels(*labels).inc(event.usage.prompt_tokens)
+        self._cache_queries.labels(*labels).inc(event.usage.prompt_tokens)
+        self._cache_hits.labels(*labels).inc(event.usage.cached_tokens)
         self._e2e.labels(*labels).observe(max(now_ns - attempt.created_ns, 0) / 1e9)
         if attempt.first_ns:
             self._decode.labels(*labels).observe((now_ns - attempt.first_ns) / 1e9)
+
+
+def _of_stores(loads: list[tuple[tuple[str, str], WorkerLoad]]) -> Iterable[Metric]:
+    for field in StoreLoad.__struct_fields__:
+        name = f"{PREFIX}kv_store_{field.removesuffix('_total')}"
+        counter = CounterMetricFamily(name, "Store of KV blocks: " + field, labels=LABELS)
+        for labels, load in loads:
+            if load.store is not None:
+                counter.add_metric(labels, getattr(load.store, field))
+        yield counter
 
 
 class _Loads(Collector):
@@ -215,6 +242,7 @@ class _Loads(Collector):
             for labels, load in loads:
                 gauge.add_metric(labels, getattr(load, field))
             yield gauge
+        yield from _of_stores(loads)
         preempted = CounterMetricFamily(f"{PREFIX}num_preemptions", "Preemptions", labels=LABELS)
         for labels, load in loads:
             preempted.add_metric(labels, load.preempted_total)

@@ -41,6 +41,8 @@ class Polling:
     """Whether the queue is polled and Celery does not consume it."""
     due_s: float | None = None
     """When to poll next (monotonic), unless a slot becomes free before."""
+    owed: bool = False
+    """Whether the next poll is for a job that was left to another worker, and whose bell is gone."""
     _claimed_s: float = float("-inf")
 
     @property
@@ -58,6 +60,15 @@ class Polling:
             self.let_go()
         elif burst or self.alone or self.free <= 0:
             self._go_alone(now_s if waiting else now_s + LOOK_S)
+
+    def left(self, again_s: float | None) -> None:
+        """Note that a look has left jobs to other workers, and when to look for them again."""
+        if again_s is None or self.free <= 0:
+            return
+        due_s = time.monotonic() + again_s
+        if self.due_s is None or due_s < self.due_s:
+            self.due_s = due_s
+        self.owed = True
 
     def found_none(self, waiting: int) -> None:
         """Note that a poll has claimed nothing, and left `waiting` jobs to other workers."""

@@ -54,6 +54,7 @@ class Preparation:
         self._store = store
         self._patience_s = settings.redis_patience_s
         self._answer_drafts = settings.answer_drafts
+        self._by_tenant = settings.kv_sharing == "tenant"
         self._hooks = hooks
 
     def prepared(self, claimed: ClaimedJob) -> SequenceRequest | None:
@@ -110,6 +111,8 @@ class Preparation:
             stop_tokens=claimed.served.tokenizer.tokens_of(work.sampling.stop),
             images=images,
             scope=self._scope(job.tenant),
+            cache_owner=job.tenant if self._by_tenant else "",
+            head=next((head.digest for head in reversed(job.heads) if head.kept), ""),
         )
 
     def _scope(self, tenant: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
@@ -92,6 +93,7 @@ class Preparer(threading.Thread):
                 # Before the claim: a slot that becomes free from now on needs another one.
                 self._freed.discard(ticket.queue)
                 self._pollings[ticket.queue].due_s = None
+                ticket = self._with_debt(ticket)
             if self._closing or self._hooks.resting:
                 ticket.done(Outcome.PUT_BACK)
                 continue
@@ -106,6 +108,14 @@ class Preparer(threading.Thread):
             self._in_hand.clear()
         self._long.close()
         self._hooks.claiming_ended()
+
+    def _with_debt(self, ticket: Ticket) -> Ticket:
+        """Return a ticket that also stands for a job that was left to another worker, if one was."""
+        polling = self._pollings[ticket.queue]
+        if not polling.owed:
+            return ticket
+        polling.owed = False
+        return replace(ticket, called=True)
 
     def _next(self) -> Ticket | None:
         """Wait for a ticket, or until a poll is due."""
@@ -136,12 +146,15 @@ class Preparer(threading.Thread):
         claims = self._jobs.claim_many(
             ticket.queue,
             min(free, MOST_AT_ONCE),
-            least=int(ticket.has_bell),
+            least=int(ticket.has_bell or ticket.called),
             held=polling.served.slots - free,
+            slots=polling.served.slots,
+            token_s=polling.served.engine.load().prefill_token_ms / 1000,
         )
         if not claims.claims:
             ticket.done(Outcome.EMPTY)
             polling.found_none(claims.waiting)
+            polling.left(claims.again_s)
             return
         ticket.claimed()
         others = Ticket(ticket.queue, has_bell=False, rung_ns=ticket.rung_ns)
@@ -151,6 +164,7 @@ class Preparer(threading.Thread):
             for number, claim in enumerate(claims.claims)
         ]
         polling.claimed(len(claimed), claims.waiting)
+        polling.left(claims.again_s)
         self._prepare_all(claimed)
 
     def _give_up(self, ticket: Ticket, outcome: Outcome) -> None:

@@ -50,6 +50,10 @@ class Engine(Protocol):
         """Return its load."""
         ...
 
+    def lost_heads(self) -> list[str]:
+        """Return the heads of requests that its cache has dropped since the last call."""
+        ...
+
     def last_step_s(self) -> float:
         """Return when (monotonic) it last finished a step or was idle."""
         ...

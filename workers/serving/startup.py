@@ -155,7 +155,14 @@ def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None
         )
         return ServedQueue(card=card, tokenizer=loaded.tokenizer, engine=engine, sink=sink)
     answers = AnswerIndex(card.vocab_size) if loaded.options.speculation_tokens else None
-    engine = Engine(loaded.model, loaded.tokenizer, loaded.options, sink, answers=answers)
+    engine = Engine(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.options,
+        sink,
+        answers=answers,
+        store=loaded.store,
+    )
     return ServedQueue(
         card=card,
         tokenizer=loaded.tokenizer,

@@ -40,10 +40,23 @@ MOST_WAITING: Final = 8
 
 
 class TokenizerService(threading.Thread):
-    """Answers the calls of all served queues in turn; never waits for the engine."""
+    """Answers the calls of all served queues in turn; never waits for the engine.
 
-    def __init__(self, *, served_queues: Mapping[str, ServedQueue], store: redis.Redis) -> None:
+    It also waits for the calls to jobs, since it waits for Redis anyway.
+    """
+
+    def __init__(
+        self,
+        *,
+        served_queues: Mapping[str, ServedQueue],
+        store: redis.Redis,
+        worker_id: str = "",
+        called: Callable[[str], None] = lambda _queue: None,
+    ) -> None:
+        """`called` gets the queue of a job to which `worker_id` is called."""
         super().__init__(name="tokenizer-calls", daemon=True)
+        self._worker_id = worker_id
+        self._called = called
         self._served_queues = served_queues
         self._store = store
         self._closing = threading.Event()
@@ -59,9 +72,14 @@ class TokenizerService(threading.Thread):
         while not self._closing.is_set():
             try:
                 call = tokenizer_calls.take(
-                    self._store, list(self._served_queues), timeout_s=_WAIT_S
+                    self._store,
+                    list(self._served_queues),
+                    timeout_s=_WAIT_S,
+                    worker_id=self._worker_id,
                 )
-                if call is not None:
+                if isinstance(call, tokenizer_calls.CalledToJob):
+                    self._called(call.queue)
+                elif call is not None:
                     self._take(call)
             except (redis.RedisError, PenstockError) as error:
                 as_unavailable(error)  # logs a refusal; the heartbeat reports Redis's absence

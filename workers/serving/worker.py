@@ -104,8 +104,13 @@ class Worker:
             hooks=self,
         )
         self._overflow = OverflowSlots(self.served_queues.values(), self)
-        self._desk = TokenizerService(served_queues=self.served_queues, store=store)
         self._exchange = AnswerExchange(served_queues=self.served_queues, store=store)
+        self._desk = TokenizerService(
+            served_queues=self.served_queues,
+            store=store,
+            worker_id=worker_id,
+            called=lambda queue: self.take(Ticket(queue, has_bell=False, called=True)),
+        )
 
     def _make_watchers(self) -> list[Watcher]:
         """Start metrics and traces as the settings have them."""

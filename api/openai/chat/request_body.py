@@ -52,6 +52,7 @@ async def read_request(
     """
     record = record_of(request)
     body = await read_object(request, services_of(request).settings.max_body_bytes)
+    record.note_session(body.get("prompt_cache_key"))
     repeated = resumption_of(request)
     if repeated and body.get("seed") is None:
         body["seed"] = repeated.seed(record.tenant)

@@ -177,7 +177,9 @@ async def list_input_items(
 async def _read(request: Request) -> tuple[dict[str, Any], ResponseRequest]:
     body = await read_object(request, services_of(request).settings.max_body_bytes)
     RULE.apply(body, ResponseRequest.model_fields | EXTENSIONS, record_of(request).warnings)
-    return body, validated(body, ResponseRequest)
+    asked = validated(body, ResponseRequest)
+    record_of(request).note_session(asked.prompt_cache_key)
+    return body, asked
 
 
 async def _chain(shelf: Shelf, tenant: str, previous_id: str | None) -> list[StoredResponse]:

@@ -99,6 +99,7 @@ function Worker({ worker, act }) {
       <p class="facts">
         <span><b>${rate(model.decode_tokens_per_s)}</b> tokens/s</span>
         <span><b>${rate(model.prefill_tokens_per_s)}</b> prefill/s</span>
+        <span><b>${percent(model.cached_tokens_total / (model.cached_tokens_total + model.prefilled_tokens_total || 1))}</b> cached</span>
         <span>step <b>${duration(model.step_ms / 1000)}</b></span>
         <span>weights <b>${bytes(model.weights_bytes)}</b></span>
         <span><b>${count(model.generated_tokens_total)}</b> tokens so far</span>

@@ -19,6 +19,7 @@ from penstock.cli import census, running
 from penstock.cli.console import out
 from penstock.cli.sheet import Sheet
 from penstock.clock import clock
+from penstock.contract.worker import cache_hit_ratio
 from penstock.errors import NoWorker, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -80,7 +81,17 @@ def render(snapshot: Census) -> RenderableType:
 
 
 def _queue_table(snapshot: Census) -> Sheet:
-    numbers = ("workers", "slots", "running", "waiting", "oldest", "decode", "prefill", "KV")
+    numbers = (
+        "workers",
+        "slots",
+        "running",
+        "waiting",
+        "oldest",
+        "decode",
+        "prefill",
+        "KV",
+        "hits",
+    )
     table = Sheet("Queues", ("queue", *numbers), frozenset(numbers), box=SIMPLE_HEAD)
     for queue in snapshot.queues:
         table.add_row(
@@ -93,6 +104,7 @@ def _queue_table(snapshot: Census) -> Sheet:
             f"{queue.load.decode_tokens_per_s:.0f}/s",
             f"{queue.load.prefill_tokens_per_s:.0f}/s",
             f"{queue.load.kv_use:.0%}",
+            "" if (hits := cache_hit_ratio(queue.load)) is None else f"{hits:.0%}",
         )
     return table
 

@@ -130,6 +130,18 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 Work = Generate
 
 
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """A beginning of a prompt, as the API knows it: some of its messages, or a part of its text.
+
+    Equal `digest`s (hexadecimal) mean equal beginnings. `tokens` is an estimate. `kept` heads are
+    those by which the worker that computes the prompt is found again.
+    """
+
+    digest: str
+    tokens: int
+    kept: bool = False
+
+
 class Job(msgspec.Struct, frozen=True):
     """One unit of queueing: one sequence of one request (`n=3` makes three jobs).
 
@@ -138,7 +150,8 @@ class Job(msgspec.Struct, frozen=True):
     5 is the default. `cost_tokens` is the job's weight in its tenant's fair share and in the
     queue's limit (prompt estimate + max_tokens). `digest` identifies the request's contents if the
     client named the request: the same name with another digest is an error. `trace` is the
-    request's W3C `traceparent`, if it is traced.
+    request's W3C `traceparent`, if it is traced. `heads` are beginnings of its prompt, the shortest
+    first.
     """
 
     id: str
@@ -154,3 +167,4 @@ class Job(msgspec.Struct, frozen=True):
     request_id: str = ""
     digest: str = ""
     trace: str = ""
+    heads: tuple[Head, ...] = ()

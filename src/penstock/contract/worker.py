@@ -87,12 +87,28 @@ class ModelCard(msgspec.Struct, frozen=True):
     weight_error: float | None = None
 
 
+class StoreLoad(msgspec.Struct, frozen=True):
+    """What a worker's store of KV blocks on its host's disk has done since the start.
+
+    Tokens were loaded and not computed; blocks were dropped when the disk was behind or refused.
+    """
+
+    loaded_tokens_total: int = 0
+    read_bytes_total: int = 0
+    read_seconds_total: float = 0.0
+    written_bytes_total: int = 0
+    dropped_blocks_total: int = 0
+    errors_total: int = 0
+
+
 class WorkerLoad(msgspec.Struct, frozen=True):
     """A worker's load on one queue, at its last heartbeat.
 
     Rates are means over the last seconds; `kv_use` is a share from 0 to 1; `step_ms` is the median
     duration of recent steps. Drafts are guessed continuations: how many were tried, with how many
-    tokens, and how many of those were accepted.
+    tokens, and how many of those were accepted. `prefill_token_ms` is the measured time of a prompt's
+    token, 0 if unknown; `prefilled_tokens_total` were computed, `cached_tokens_total` were found in
+    the prefix cache, those loaded from the store included. `store` is None without one.
     """
 
     running: int = 0
@@ -108,6 +124,16 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     drafts_total: int = 0
     drafted_tokens_total: int = 0
     accepted_tokens_total: int = 0
+    prefill_token_ms: float = 0.0
+    prefilled_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    store: StoreLoad | None = None
+
+
+def cache_hit_ratio(load: WorkerLoad) -> float | None:
+    """Return the share of prompt tokens that were found in the prefix cache; None before any."""
+    tokens = load.cached_tokens_total + load.prefilled_tokens_total
+    return load.cached_tokens_total / tokens if tokens else None
 
 
 class WorkerCard(msgspec.Struct, frozen=True):

@@ -96,6 +96,10 @@ class EncoderEngine:
         waiting = len(self._waiting) + self._runner.posted
         return self._meter.read(running=self._computing, waiting=waiting, kv_use=0.0)
 
+    def lost_heads(self) -> list[str]:
+        """Return nothing: texts leave nothing in a cache."""
+        return []
+
     def last_step_s(self) -> float:
         """Return the monotonic time at which the last batch, or idle tick, ended."""
         return self._runner.last_turn_s
@@ -192,7 +196,7 @@ class EncoderEngine:
         self._waiting.pop(request.attempt_id, None)
         if not is_finite:
             return failed(request, EngineFailed("the model's vector is not of numbers"), index=0)
-        self._meter.finished()
+        self._meter.finished(0)
         event = Finished(
             request.job_id,
             index=0,

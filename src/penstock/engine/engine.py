@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.engine.drafting.speculation import Drafter, Speculation
 from penstock.engine.events import AttemptEvent, new_tokens
 from penstock.engine.execution import PlainExecutor, StepFailed
 from penstock.engine.failures import Failures
 from penstock.engine.kv_cache import BlockPool
-from penstock.engine.model import Model, Watched, stateful
+from penstock.engine.model import Model, Watched, stateful, storable
 from penstock.engine.pacing.meter import Meter
 from penstock.engine.pacing.prefill_budget import PrefillBudget
 from penstock.engine.pacing.step_watch import StepWatch
 from penstock.engine.pipelining import PipelinedExecutor, PipelinedModel
+from penstock.engine.reuse.stored_blocks import StoredBlocks
 from penstock.engine.runner import Runner
 from penstock.engine.sampling.sampler import Sampler
 from penstock.engine.scheduler import Scheduler
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
     from penstock.engine.drafting.answer_index import AnswerIndex
     from penstock.engine.execution import Computed, Executor
     from penstock.engine.options import EngineOptions
+    from penstock.engine.reuse.kv_store import KVStore
+
+
+logger = logging.getLogger(__name__)
+
+WARM_S: Final = 2.0
+"""How long a start may take to find blocks in the store again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +66,12 @@ class Engine:
         *,
         drafter: Drafter | None = None,
         answers: AnswerIndex | None = None,
+        store: KVStore | None = None,
     ) -> None:
         """`drafter` proposes tokens; by default as `options.speculation_tokens` has it.
 
-        The default one drafts from `answers` too, and adds to them.
+        The default one drafts from `answers` too, and adds to them. Blocks are kept in `store`
+        too, if the model's can be; the engine starts and closes it.
 
         :raises BadSettings: the model keeps states, and there is not one for each slot.
         """
@@ -72,12 +84,17 @@ class Engine:
         if keeping is not None and options.num_states < options.slots:
             raise BadSettings(f"engine: {options.num_states} states for {options.slots} slots")
         states = None if keeping is None else StatePool(keeping, options.num_states)
-        self._scheduler = Scheduler(pool, options.slots, states)
         self._budget = PrefillBudget(options)
         own_drafter = drafter is not None
         if drafter is None:
             drafter = Speculation(options.speculation_tokens, answers)
         self._drafter = drafter
+        self._store = store
+        kept = storable(model) if store is not None and options.prefix_caching else None
+        self._stored = None
+        if store is not None and kept is not None:
+            self._stored = StoredBlocks(kept, store, pool, lambda: self._budget.token_s)
+        self._scheduler = Scheduler(pool, options.slots, states, self._stored)
         self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)
         plain = PlainExecutor(model, self._sampler)
         # A draft is verified in one step: the step after it cannot begin before its outcome.
@@ -109,6 +126,13 @@ class Engine:
         """Start the engine's thread."""
         if isinstance(self._model, Watched):
             self._model.watched()
+        if self._store is not None and self._stored is not None:
+            self._store.start()
+            began_s = time.monotonic()
+            count = self._stored.warm(WARM_S)
+            logger.info(
+                "Found %d blocks of the KV cache again in %.2f s", count, time.monotonic() - began_s
+            )
         self._runner.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -117,6 +141,8 @@ class Engine:
         :raises TimeoutError: the step takes longer than `timeout_s`.
         """
         self._runner.stop(timeout_s)
+        if self._store is not None:
+            self._store.close()
 
     def turn(self) -> bool:
         """Take what was submitted and aborted and make one step, without the engine's thread.
@@ -146,7 +172,13 @@ class Engine:
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + self._runner.posted,
             kv_use=scheduler.pool.use,
+            prefill_token_s=self._budget.token_s,
+            stored=None if self._stored is None else self._stored.figures(),
         )
+
+    def lost_heads(self) -> list[str]:
+        """Return the heads of requests that the prefix cache has dropped since the last call."""
+        return self._scheduler.lost_heads()
 
     def last_step_s(self) -> float:
         """Return the monotonic time at which the last step, or idle tick, ended."""

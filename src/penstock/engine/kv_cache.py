@@ -76,6 +76,10 @@ class BlockPool:
             matched.append(block)
         return matched
 
+    def holds(self, digest: bytes) -> bool:
+        """Return whether a block has this content; any thread."""
+        return digest in self._block_of
+
     def idle(self, blocks: Iterable[int]) -> int:
         """Return how many of these blocks have no reference: acquiring those lowers `available`."""
         return sum(self._references[block] == 0 for block in blocks)
@@ -122,14 +126,17 @@ def extend_digests(
     token_ids: Sequence[int],
     block_size: int,
     images: ImageInputs | None = None,
+    owner: str = "",
 ) -> None:
     """Extend a sequence's chain of block digests to its last full block, in place.
 
     A digest covers its block's tokens and images and all before them, so that equal digests mean
-    equal prefixes (128 bits of BLAKE2: no collision, not even a deliberate one).
+    equal prefixes (128 bits of BLAKE2: no collision, not even a deliberate one). Sequences of
+    different owners share none.
     """
+    root = blake2b(owner.encode(), digest_size=16).digest() if owner else b""
     for start in range(len(digests) * block_size, len(token_ids) - block_size + 1, block_size):
-        parent = digests[-1] if digests else b""
+        parent = digests[-1] if digests else root
         content = array("q", token_ids[start : start + block_size]).tobytes()
         if images is not None:
             content += images.digest(start, start + block_size)

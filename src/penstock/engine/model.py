@@ -134,6 +134,24 @@ class StatefulModel(Protocol):
 
 
 @runtime_checkable
+class StorableModel(Protocol):
+    """A model whose blocks of KV cache can be kept elsewhere, as bytes."""
+
+    kv_layout: KVLayout
+    block_format: str
+    """What the bytes of a block are; blocks of another format are never read. Empty if they
+    cannot be kept elsewhere."""
+
+    def read_block(self, block: int) -> bytes:
+        """Return a block's keys and values, `kv_layout.bytes_per_block` bytes."""
+        ...
+
+    def write_block(self, block: int, content: bytes) -> bool:
+        """Write a block's keys and values; False if they are not of this format."""
+        ...
+
+
+@runtime_checkable
 class ImageModel(Protocol):
     """A model that reads the images of its slices once `take_images` has been called."""
 
@@ -180,6 +198,16 @@ def shows_hidden(model: object) -> bool:
 def stateful(model: object) -> StatefulModel | None:
     """Return a model that keeps states of sequences, as such; None if it does not."""
     return model if isinstance(model, StatefulModel) and model.state_bytes else None
+
+
+def storable(model: object) -> StorableModel | None:
+    """Return a model whose blocks can be kept elsewhere, as such; None if they cannot.
+
+    Blocks are not all that a model with states keeps of a sequence.
+    """
+    if isinstance(model, StorableModel) and stateful(model) is None and model.block_format:
+        return model
+    return None
 
 
 def can_take_images(model: object) -> TypeGuard[ImageModel]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.engine.kv_cache import extend_digests
+from penstock.engine.reuse.held_heads import HeldHeads
+from penstock.engine.reuse.stored_blocks import Loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.reuse.stored_blocks import StoredBlocks
     from penstock.engine.sequence import Sequence
     from penstock.engine.states import StatePool
 
@@ -25,9 +28,13 @@ class PrefixReuse:
     diverges from another, once a second one has done so; and after the newest blocks of an answer.
     """
 
-    def __init__(self, pool: BlockPool, states: StatePool | None) -> None:
+    def __init__(
+        self, pool: BlockPool, states: StatePool | None, stored: StoredBlocks | None = None
+    ) -> None:
         self.pool = pool
         self.states = states
+        self.stored = stored
+        self.heads = HeldHeads(pool.holds)
 
     def match(self, sequence: Sequence) -> tuple[list[int], int]:
         """Return the cached blocks of a sequence's prefix, and how many of them it can reuse.
@@ -37,12 +44,34 @@ class PrefixReuse:
         if not self.pool.caching or sequence.needs_prompt_rows:  # cached tokens give no logits
             return [], 0
         size = self.pool.block_size
-        extend_digests(sequence.digests, sequence.token_ids, size, sequence.request.images)
+        _extend(sequence, size)
         digests = sequence.digests[: (len(sequence.token_ids) - 1) // size]
         blocks = self.pool.match(digests)
         if self.states is None:
             return blocks, len(blocks)
         return blocks, self.states.longest(digests[: len(blocks)])
+
+    def expect(self, sequence: Sequence) -> None:
+        """Begin to read what the store has of a waiting sequence."""
+        if self.stored is not None and self.states is None:
+            blocks, _ = self.match(sequence)
+            if sequence.digests:
+                self.stored.expect(sequence, len(blocks))
+
+    def begin_step(self) -> None:
+        """Give the loading of a step its time."""
+        if self.stored is not None:
+            self.stored.begin_step()
+
+    def load(self, sequence: Sequence) -> bool:
+        """Load the next blocks of a running sequence; return whether it has to wait for more."""
+        if self.stored is None:
+            return False
+        before = sequence.computed
+        loading = self.stored.load(sequence)
+        if sequence.computed > before and sequence.is_new:
+            sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
+        return loading is Loading.GOES_ON
 
     def awaits(self, sequence: Sequence, block: int, running: Iterable[Sequence]) -> bool:
         """Return whether a running sequence is computing this block of a waiting one's prompt.
@@ -88,17 +117,22 @@ class PrefixReuse:
         full = sequence.computed // pool.block_size
         if full <= sequence.registered_blocks or not pool.caching:
             return
-        extend_digests(
-            sequence.digests, sequence.token_ids, pool.block_size, sequence.request.images
-        )
+        _extend(sequence, pool.block_size)
         for index in range(sequence.registered_blocks, full):
             pool.register(sequence.block_table[index], sequence.digests[index])
+            if self.stored is not None:
+                self.stored.save(sequence.digests[index], sequence.block_table[index])
         sequence.registered_blocks = full
         if self.states is not None and sequence.computed == full * pool.block_size:
             self._keep_state(self.states, sequence, full)
 
     def end(self, sequence: Sequence) -> None:
         """Take back the blocks and the state of a sequence that has stopped running."""
+        if self.stored is not None:
+            self.stored.end(sequence)
+        if sequence.request.head:
+            blocks = min(sequence.registered_blocks, sequence.prompt_length // self.pool.block_size)
+            self.heads.add(sequence.request.head, sequence.digests[blocks - 1] if blocks else None)
         self.pool.release(sequence.block_table)
         if self.states is not None and sequence.state >= 0:
             self.states.release(sequence.state)
@@ -113,3 +147,10 @@ class PrefixReuse:
             if sequence.kept_state is not None:
                 states.forget(sequence.kept_state)
             sequence.kept_state = digest
+
+
+def _extend(sequence: Sequence, block_size: int) -> None:
+    request = sequence.request
+    extend_digests(
+        sequence.digests, sequence.token_ids, block_size, request.images, request.cache_owner
+    )

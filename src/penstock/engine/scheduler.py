@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.reuse.stored_blocks import StoredBlocks
     from penstock.engine.sequence import Sequence
     from penstock.engine.states import StatePool
 
@@ -28,19 +29,30 @@ class Scheduler:
     into the cache alone, every one ends.
     """
 
-    def __init__(self, pool: BlockPool, slots: int, states: StatePool | None = None) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        slots: int,
+        states: StatePool | None = None,
+        stored: StoredBlocks | None = None,
+    ) -> None:
         self.pool = pool
         self.stateful = states is not None
-        self._reuse = PrefixReuse(pool, states)
+        self._reuse = PrefixReuse(pool, states, stored)
         self.slots = slots
         self.limit = slots
         """Sequences that run at once; less than `slots` after the device ran out of memory."""
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
+    def lost_heads(self) -> list[str]:
+        """Return the heads of prompts that the prefix cache has dropped; any thread."""
+        return self._reuse.heads.lost()
+
     def add(self, sequence: Sequence) -> None:
         """Put a sequence among the waiting ones."""
         insort(self.waiting, sequence, key=_rank)
+        self._reuse.expect(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a running or waiting sequence and free its blocks."""
@@ -69,6 +81,7 @@ class Scheduler:
         `drafts` are by sequence key; they are cut to the room in the cache.
         """
         step = Step()
+        self._reuse.begin_step()
         self._allocate_next(step)
         size = self.pool.block_size
         prefilling: list[Sequence] = []
@@ -142,6 +155,8 @@ class Scheduler:
         return tuple(draft[:room])
 
     def _add_chunk(self, step: Step, sequence: Sequence, prefill_tokens: int) -> None:
+        if self._reuse.load(sequence):
+            return
         tokens = min(sequence.remaining, prefill_tokens - step.prefill_tokens)
         if tokens > 0:
             tokens = self._reuse.cut(sequence, tokens)

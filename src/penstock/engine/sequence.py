@@ -39,6 +39,8 @@ class SequenceRequest:
     empty for a single text. `stop_tokens` are stop strings that are single tokens, by id: their
     text is never emitted. `images` are the embeddings of the prompt's images. `scope` is whose
     answers may be used to draft this one, and for whom this one may be used; empty for nobody's.
+    `head` names the prompt to `Engine.lost_heads`. Sequences of different `cache_owner` share no
+    blocks.
     """
 
     job_id: str
@@ -56,6 +58,8 @@ class SequenceRequest:
     attempt_id: str = ""
     images: ImageInputs | None = None
     scope: str = ""
+    head: str = ""
+    cache_owner: str = ""
 
     def __post_init__(self) -> None:
         if not self.attempt_id:
@@ -160,6 +164,11 @@ class Sequence:
     def generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.token_ids) - self.prompt_length
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was generated for it here yet."""
+        return self.generated == len(self.request.generated_token_ids)
 
     @property
     def remaining(self) -> int:

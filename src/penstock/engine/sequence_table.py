@@ -71,7 +71,7 @@ class SequenceTable:
         """Remove a sequence that has a finish reason."""
         self._drafter.keep(sequence)
         self.drop(sequence.request.attempt_id)
-        self._meter.finished()
+        self._meter.finished(sequence.usage.cached_tokens)
         return finished(sequence, self._sampler)
 
     def fail(self, sequence: Sequence, error: PenstockError) -> AttemptEvent:

@@ -17,6 +17,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint, engine_options, kv_budget
+from penstock.models.loading.kv_store import open_store
 from penstock.models.text import tokenizer_files
 from penstock.models.vision import tower as vision_tower
 from penstock.models.vision.prompts import Vision
@@ -24,6 +25,7 @@ from penstock.models.vision.prompts import Vision
 if TYPE_CHECKING:
     from penstock.engine.model import Model
     from penstock.engine.options import EngineOptions
+    from penstock.engine.reuse.kv_store import KVStore
     from penstock.models.loading.assembled import Assembled, Progress
     from penstock.models.spec import ModelSpec
     from penstock.models.text.tokenizer import Tokenizer
@@ -55,6 +57,7 @@ class LoadedModel:
     card: ModelCard
     options: EngineOptions
     vision: Vision | None = None
+    store: KVStore | None = None
 
 
 def check_device(spec: ModelSpec) -> None:
@@ -113,7 +116,8 @@ def load(
         _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
     )
     options = engine_options.engine_options(spec, settings, card, room, chunk_tokens=chunk)
-    return LoadedModel(assembled.model, words, card, options, vision)
+    store = open_store(spec, assembled, settings)
+    return LoadedModel(assembled.model, words, card, options, vision, store)
 
 
 def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:

@@ -51,6 +51,21 @@ _OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float
         "Tokens since its start",
         lambda _, load: load.generated_tokens_total,
     ),
+    (
+        "worker_prefilled_tokens",
+        "Prompt tokens computed since its start",
+        lambda _, load: load.prefilled_tokens_total,
+    ),
+    (
+        "worker_cached_tokens",
+        "Prompt tokens found in the prefix cache since its start",
+        lambda _, load: load.cached_tokens_total,
+    ),
+    (
+        "worker_loaded_tokens",
+        "Prompt tokens loaded from the host's store since its start",
+        lambda _, load: load.store.loaded_tokens_total if load.store else 0,
+    ),
     ("worker_preempted", "Preemptions since its start", lambda _, load: load.preempted_total),
     (
         "spec_decode_num_drafts",

@@ -23,6 +23,10 @@ no process is left to clean up; most keys go as soon as they are empty.
 | `penstock:{q}:unheard` | zset | job that ended without a listener -> when; as its last journal |
 | `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |
 | `penstock:{q}:workers` | zset | worker that claims here -> end of its announcement; as the last |
+| `penstock:{q}:holders` | hash | head of a prompt -> worker that computed it last; an hour |
+| `penstock:{q}:heads:<worker>` | zset | head in that worker's cache -> when; an hour, renewed by it |
+| `penstock:{q}:taken` | hash | worker -> slots with a job, and its slots; a day |
+| `penstock:{q}:called:<worker>` | list | a call to look for jobs without a doorbell; seconds |
 | `penstock:{q}:utility` | list | tokenizer calls; seconds |
 | `penstock:{q}:answers:<hash>` | stream | a tenant's last answers, as tokens, to draft from; a day |
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
@@ -129,6 +133,26 @@ def answers(queue: str, scope: str) -> str:
     """
     name = hashlib.blake2b(scope.encode(), digest_size=16).hexdigest()
     return f"{queue_prefix(queue)}answers:{name}"
+
+
+def heads(queue: str, worker_id: str) -> str:
+    """Return the key of the heads of prompts that a worker has in its cache."""
+    return f"{queue_prefix(queue)}heads:{worker_id}"
+
+
+def holders(queue: str) -> str:
+    """Return the key of the workers that hold a queue's heads of prompts."""
+    return f"{queue_prefix(queue)}holders"
+
+
+def taken(queue: str) -> str:
+    """Return the key of how many slots of each worker have a job."""
+    return f"{queue_prefix(queue)}taken"
+
+
+def called(queue: str, worker_id: str) -> str:
+    """Return the key of the list on which a worker is called to a job."""
+    return f"{queue_prefix(queue)}called:{worker_id}"
 
 
 def tokenizer_calls(queue: str) -> str:

@@ -49,6 +49,8 @@ OF_ALL = {
     "penstock:{q}:unheard": keys.unheard(QUEUE),
     "penstock:{q}:counters": keys.counters(QUEUE),
     "penstock:{q}:workers": keys.workers_of(QUEUE),
+    "penstock:{q}:holders": keys.holders(QUEUE),
+    "penstock:{q}:taken": keys.taken(QUEUE),
     "penstock:{q}:utility": keys.tokenizer_calls(QUEUE),
     "penstock:workers": keys.WORKERS,
     "penstock:store": keys.STORE,
@@ -73,6 +75,7 @@ OF_ONE_JOB = {
 UNGUESSABLE = {
     "penstock:{q}:claim:<token>", "penstock:lease:<name>", "penstock:fastchat:worker:<hash>",
     "penstock:reply:<process>", "penstock:image:<digest>", "penstock:{q}:answers:<hash>",
+    "penstock:{q}:heads:<worker>", "penstock:{q}:called:<worker>",
 }  # fmt: skip
 
 REFUSED = {

@@ -73,7 +73,7 @@ async def test_a_repeated_call_gives_the_same_jobs_and_epochs(
 
     def call() -> list[tuple[str, int]]:
         _, *found = scripts.run("claim", QUEUE, "worker-1", "token", 10_000, 0, 2, 1, 0)
-        return [(payload, epoch) for payload, epoch, _ in found]
+        return [(payload, epoch) for payload, epoch, *_ in found]
 
     first = call()
     assert len(first) == 2

@@ -106,7 +106,7 @@ class World:
     def claim(self, number: int) -> None:
         worker = WORKERS[number]
         _, *found = self.scripts.run("claim", QUEUE, worker, uuid.uuid4().hex, 60_000, 0, 1, 1, 0)
-        for _, epoch, index in found:  # its bell goes with it
+        for _, epoch, index, _ in found:  # its bell goes with it
             self.holds[number] = (epoch, index)
 
     def write(self, number: int) -> None:

@@ -47,10 +47,14 @@ def test_retry_after(over: int, rate: float, seconds: float) -> None:
 def test_every_script_begins_with_the_prelude_and_no_other_is_there() -> None:
     folder = Path(scripting.__file__).parent / "scripts"
     # `limit` is of the keys' limits, not of a queue: it stands alone.
-    assert {path.stem for path in folder.glob("*.lua")} == {*scripting.REPLIES, "common", "limit"}
+    assert {path.stem for path in folder.glob("*.lua")} == {
+        *scripting.REPLIES, "affinity", "common", "limit",
+    }  # fmt: skip
     prelude = (folder / "common.lua").read_text()
+    affinity = (folder / "affinity.lua").read_text()
     for name in scripting.REPLIES:
-        assert scripting._SOURCES[name] == prelude + (folder / f"{name}.lua").read_text()
+        before = prelude + (affinity if name in {"claim", "forget"} else "")
+        assert scripting._SOURCES[name] == before + (folder / f"{name}.lua").read_text()
 
 
 def test_a_redis_that_forgot_its_scripts_gets_them_again() -> None:

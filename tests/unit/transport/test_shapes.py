@@ -69,7 +69,11 @@ def test_every_script_declares_its_reply() -> None:
 
 SCRIPTS: dict[str, tuple[list[Any], list[Any]]] = {
     "submit": ([[1], [0], [-1, 3, b"0.5"]], [None, 1, [2], [-1, 3], [], [b"1"]]),
-    "claim": ([[0], [3, [b"{}", 1, 0], [None, 2, 0]]], [None, [], [b"x"], [3, [b"{}", 1]]]),
+    "claim": (
+        [[[0, -1]], [[3, 20], [b"{}", 1, 0, 2], [None, 2, 0, 0]]],
+        [None, [], [0], [b"x"], [[3, -1], [b"{}", 1, 0]]],
+    ),
+    "forget": ([1], [0, None, [1]]),
     "append": ([[], [b"id", b"fenced"]], [None, [b"id"], [b"id", b"why"], [7, b"fenced"]]),
     "reap": ([[0, 0, 0, 0, -1]], [None, [0, 0, 0, 0], [0, 0, 0, 0, b"x"]]),
     "depth": ([[0, 0, 0, 0]], [None, [0], 5]),

@@ -42,6 +42,7 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.step_s = time.monotonic()
         self.is_busy = False
+        self.gone: list[str] = []
         self.usual_s: float | None = None
 
     def start(self) -> None: ...
@@ -56,6 +57,10 @@ class FakeEngine:
 
     def load(self) -> WorkerLoad:
         return WorkerLoad(running=len(self.submitted))
+
+    def lost_heads(self) -> list[str]:
+        gone, self.gone = self.gone, []
+        return gone
 
     def last_step_s(self) -> float:
         return self.step_s

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.settings import Settings
 from penstock.transport.jobs.queue import ReapResult, Refusal
-from tests.unit.workers.fakes import FakeHooks, Slips, claimed_job, make_served
+from tests.unit.workers.fakes import FakeEngine, FakeHooks, Slips, claimed_job, make_served
 from workers.serving.claimed_jobs import ClaimedJobs
 from workers.serving.heartbeat import (
     HUNG_FOR_LONG,
@@ -34,6 +34,10 @@ class FakeQueue:
         self.reaped: list[str] = []
         self.refusals: list[Refusal] = []
         self.next_end_s: dict[str, float] = {}
+        self.forgotten: list[tuple[str, list[str]]] = []
+
+    def forget_heads(self, queue: str, digests: list[str]) -> None:
+        self.forgotten.append((queue, digests))
 
     def renew(self, queue: str, claimed: Mapping[str, int]) -> list[Refusal]:
         self.renewed.append((queue, dict(claimed)))
@@ -145,6 +149,20 @@ def test_it_reaps_with_each_beat_and_announces_once_in_heartbeat_s_or_when_asked
     desk.heartbeat.announce_soon()
     desk.heartbeat.beat()
     assert len(desk.announcer.cards) == 2
+
+
+def test_what_a_cache_has_dropped_is_reported_with_the_card(desk: Desk):
+    desk.heartbeat.beat()
+    assert desk.queue.forgotten == [("a-cpu", []), ("b-cpu", [])]  # a reminder of the others
+    desk.queue.forgotten.clear()
+    engine = desk.served_queues["a-cpu"].engine
+    assert isinstance(engine, FakeEngine)
+    engine.gone = ["head"]
+    desk.heartbeat.beat()
+    assert desk.queue.forgotten == []
+    desk.heartbeat.announce_soon()
+    desk.heartbeat.beat()
+    assert desk.queue.forgotten == [("a-cpu", ["head"])]
 
 
 def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):

@@ -106,3 +106,19 @@ def test_one_of_several_lanes_is_only_alone_when_full(desk_of: Callable[..., Des
     assert desk.hooks.consumed == []
     desk.claim(1)
     assert desk.hooks.consumed == [False]
+
+
+def test_a_job_that_is_left_to_another_worker_is_looked_for_in_time(desk_of: Callable[..., Desk]):
+    desk = desk_of()
+    desk.find_none(waiting=1)
+    desk.polling.left(0.2)
+    assert desk.polling.due_s == pytest.approx(desk.now_s + 0.2)
+    assert desk.polling.owed
+    assert not desk.polling.alone
+
+
+def test_a_full_worker_owes_nothing(desk_of: Callable[..., Desk]):
+    desk = desk_of(1)
+    desk.claim(1)
+    desk.polling.left(0.2)
+    assert not desk.polling.owed

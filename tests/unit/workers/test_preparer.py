@@ -37,11 +37,14 @@ class FakeQueue:
     def __init__(self) -> None:
         self.claims: deque[Claim | Exception] = deque()
         self.asked: list[tuple[int, int, int]] = []
+        self.again_s: float | None = None
 
     def claim(self, queue: str, *, only_returned: bool) -> Claim | None:
         return next(iter(self.claim_many(queue, 1, least=1, held=0).claims), None)
 
-    def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
+    def claim_many(
+        self, queue: str, most: int, *, least: int, held: int, slots: int = 0, token_s: float = 0
+    ) -> Claims:
         self.asked.append((most, least, held))
         taken: list[Claim] = []
         while self.claims and len(taken) < most:
@@ -49,7 +52,7 @@ class FakeQueue:
             if isinstance(claim, Exception):
                 raise claim
             taken.append(claim)
-        return Claims(tuple(taken), len(self.claims))
+        return Claims(tuple(taken), len(self.claims), self.again_s)
 
 
 class Desk:
@@ -114,6 +117,16 @@ class Desk:
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
+
+
+def test_a_job_that_was_left_to_another_worker_is_looked_for_without_a_bell(desk: Desk):
+    desk.queue.again_s = 0.01
+    desk.look_at()
+    desk.queue.again_s = None
+    stop = Timer(0.2, desk.preparer._inbox.put, (None,))
+    stop.start()
+    desk.preparer.run()
+    assert [least for _, least, _ in desk.queue.asked] == [1, 1]
 
 
 def test_a_bell_without_a_job_is_done_at_once(desk: Desk):

@@ -9,7 +9,7 @@ from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from penstock.contract.worker import WorkerLoad
+from penstock.contract.worker import StoreLoad, WorkerLoad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ class Meter:
         self._decoded = self._prefilled = 0.0  # tokens, fading
         self._generated_total = self._prompt_total = 0
         self._finished_total = self._preempted_total = 0
+        self._prefilled_total = self._cached_total = 0
         self._drafts_total = self._drafted_total = self._accepted_total = 0
 
     def step(self, *, prefilled: int, step_s: float) -> None:
@@ -36,6 +37,7 @@ class Meter:
         with self._lock:
             self._fade()
             self._prefilled += prefilled
+            self._prefilled_total += prefilled
             self._steps_s.append(step_s)
 
     def emitted(self, *, tokens: int, drafted: int) -> None:
@@ -53,17 +55,26 @@ class Meter:
         with self._lock:
             self._prompt_total += prompt_tokens
 
-    def finished(self) -> None:
-        """Count a finished sequence."""
+    def finished(self, cached_tokens: int) -> None:
+        """Count a finished sequence; so many of its prompt's tokens were in the prefix cache."""
         with self._lock:
             self._finished_total += 1
+            self._cached_total += cached_tokens
 
     def preempted(self, sequences: int) -> None:
         """Count preempted sequences."""
         with self._lock:
             self._preempted_total += sequences
 
-    def read(self, *, running: int, waiting: int, kv_use: float) -> WorkerLoad:
+    def read(
+        self,
+        *,
+        running: int,
+        waiting: int,
+        kv_use: float,
+        prefill_token_s: float = 0.0,
+        stored: StoreLoad | None = None,
+    ) -> WorkerLoad:
         """Return the load now."""
         with self._lock:
             self._fade()
@@ -84,6 +95,10 @@ class Meter:
                 drafts_total=self._drafts_total,
                 drafted_tokens_total=self._drafted_total,
                 accepted_tokens_total=self._accepted_total,
+                prefill_token_ms=prefill_token_s * 1e3,
+                prefilled_tokens_total=self._prefilled_total,
+                cached_tokens_total=self._cached_total,
+                store=stored,
             )
 
     def _fade(self) -> None:

@@ -57,10 +57,15 @@ class PrefillBudget:
             least, most = min(least, self._ceiling), self._ceiling
         return max(least, min(fitting, most))
 
+    @property
+    def token_s(self) -> float:
+        """The measured time (s) of a prompt's token in a step; 0 before the first step."""
+        cost = self._cost.read()
+        return 0.0 if cost is None else cost[1]
+
     def observe(self, *, tokens: int, step_s: float) -> None:
         """Learn from a step that has computed `tokens`."""
-        if self._target_s is not None:
-            self._cost.observe(tokens, step_s)
+        self._cost.observe(tokens, step_s)
 
     def shrink(self) -> None:
         """Halve the chunk: the device ran out of memory."""

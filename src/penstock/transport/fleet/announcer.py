@@ -82,4 +82,5 @@ class Announcer:
         pipeline.zrem(keys.WORKERS, worker_id)
         for queue in queues:
             pipeline.zrem(keys.workers_of(queue), worker_id)
+            pipeline.delete(keys.heads(queue, worker_id), keys.called(queue, worker_id))
         pipeline.execute()

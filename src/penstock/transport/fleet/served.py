@@ -51,6 +51,8 @@ def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
         prompt_tokens_total=sum(load.prompt_tokens_total for load in loads),
         finished_total=sum(load.finished_total for load in loads),
         preempted_total=sum(load.preempted_total for load in loads),
+        prefilled_tokens_total=sum(load.prefilled_tokens_total for load in loads),
+        cached_tokens_total=sum(load.cached_tokens_total for load in loads),
     )
 
 

@@ -150,6 +150,7 @@ class JobQueue:
                 settings.max_waiting_jobs,
                 settings.max_waiting_tokens,
                 job.digest,
+                " ".join(f"{head.digest}:{head.tokens}:{head.kept:d}" for head in job.heads),
             )
         )
         if answer[0] < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Literal
 
 import msgspec
@@ -59,23 +59,38 @@ class QueueDepth(msgspec.Struct, frozen=True):
     oldest_age_s: float
 
 
+class PrefixHolder(Enum):
+    """Who is known to hold the beginning of a claimed job's prompt in a prefix cache."""
+
+    NONE = 0
+    THIS = 1
+    OTHER = 2
+
+
 class Claim(msgspec.Struct, frozen=True):
     """A leased job. Its journal already has `next_index` tokens; generation continues after them.
 
-    `attempt` counts from 1: how often the job has been claimed.
+    `attempt` counts from 1: how often the job has been claimed. `prefix` is which worker is known to
+    hold the beginning of its prompt in its cache.
     """
 
     job: Job
     epoch: int
     next_index: int
     attempt: int
+    prefix: PrefixHolder = PrefixHolder.NONE
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What one call has claimed, in order, and how many jobs still wait."""
+    """What one call has claimed, in order, and how many jobs still wait.
+
+    `again_s` is the time after which to look again, if jobs were left to workers that hold their
+    prompts; None if none was.
+    """
 
     claims: tuple[Claim, ...]
     waiting: int
+    again_s: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -12,7 +12,15 @@ from penstock.contract.job import Job
 from penstock.errors import Cancelled, DeadlineExceeded
 from penstock.transport import keys
 from penstock.transport.jobs import reaping
-from penstock.transport.jobs.records import Claim, Claims, JobStatus, ReapResult, Refusal, Row
+from penstock.transport.jobs.records import (
+    Claim,
+    Claims,
+    JobStatus,
+    PrefixHolder,
+    ReapResult,
+    Refusal,
+    Row,
+)
 from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently
 from penstock.transport.store.scripting import Scripts
@@ -79,24 +87,52 @@ class WorkerQueue:
         claims = self._claim(queue, only_returned=only_returned, most=1, least=1, held=0)
         return claims.claims[0] if claims.claims else None
 
-    def claim_many(self, queue: str, most: int, *, least: int, held: int) -> Claims:
+    def claim_many(
+        self, queue: str, most: int, *, least: int, held: int, slots: int = 0, token_s: float = 0.0
+    ) -> Claims:
         """Lease up to `most` waiting jobs, in the order in which `claim` would return them.
 
         On a queue that several workers serve, this one, which has leased `held` jobs already, takes
         no more than its share of all that wait and run, but at least `least` if so many wait.
-        Doorbells that no waiting job needs any more are removed.
+        Doorbells that no waiting job needs any more are removed. Of a tenant's first jobs those
+        are preferred whose prompts begin with what this worker has computed; those that another
+        one has computed are left to it for at most the time that they would take here, at `token_s`
+        a token (0: unknown), if it has a slot free. `slots` is how many this worker has.
 
         :raises StoreUnavailable: Redis stayed away.
         """
-        return self._claim(queue, only_returned=False, most=most, least=least, held=held)
+        return self._claim(
+            queue,
+            only_returned=False,
+            most=most,
+            least=least,
+            held=held,
+            slots=slots,
+            token_us=round(token_s * 1e6),
+        )
+
+    def forget_heads(self, queue: str, digests: Sequence[str]) -> None:
+        """Note that the cache has lost these heads of prompts; the others are held for longer.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        self._run("forget", queue, self._worker_id, *digests)
 
     def _claim(
-        self, queue: str, *, only_returned: bool, most: int, least: int, held: int
+        self,
+        queue: str,
+        *,
+        only_returned: bool,
+        most: int,
+        least: int,
+        held: int,
+        slots: int = 0,
+        token_us: int = 0,
     ) -> Claims:
         """Claim. The call carries a token, so that it gets the same jobs when repeated."""
         token_ms = int(self._settings.redis_patience_s * 2000) + self._settings.lease_ms
         token = uuid.uuid4().hex
-        waiting, *rows = self._run(
+        (waiting, again_ms), *rows = self._run(
             "claim",
             queue,
             self._worker_id,
@@ -106,16 +142,19 @@ class WorkerQueue:
             most,
             least,
             held,
+            slots,
+            self._settings.affinity_wait_ms,
+            token_us,
         )
         # One that cannot be read is left to its lease.
         prefix = keys.queue_prefix(queue)
-        jobs = contents.readable(_job_decoder, ((prefix, payload) for payload, _, _ in rows))
+        jobs = contents.readable(_job_decoder, ((prefix, payload) for payload, *_ in rows))
         claims = tuple(
-            Claim(job=job, epoch=epoch, next_index=index, attempt=epoch)
-            for job, (_, epoch, index) in zip(jobs, rows, strict=True)
+            Claim(job, epoch, index, attempt=epoch, prefix=PrefixHolder(holder))
+            for job, (_, epoch, index, holder) in zip(jobs, rows, strict=True)
             if job is not None
         )
-        return Claims(claims, waiting)
+        return Claims(claims, waiting, None if again_ms < 0 else again_ms / 1000)
 
     def append(self, queue: str, rows: Sequence[Row]) -> list[Refusal]:
         """Write one step's events, publish them, and renew the leases of their jobs.

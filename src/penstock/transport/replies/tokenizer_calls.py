@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -100,17 +100,31 @@ class PendingCalls:
         return reply
 
 
-def take(redis: redis.Redis, queues: Sequence[str], timeout_s: float) -> TokenizerCall | None:
+class CalledToJob(NamedTuple):
+    """A call to look into a queue: a job waits there whose prompt this worker has in its cache."""
+
+    queue: str
+
+
+def take(
+    redis: redis.Redis, queues: Sequence[str], timeout_s: float, worker_id: str = ""
+) -> TokenizerCall | CalledToJob | None:
     """Return the oldest call of one of the queues, or None after `timeout_s` (4 s at most).
+
+    With `worker_id`, also this worker's calls to jobs, which go first.
 
     :raises ForeignCall: what came is not a call of ours.
     :raises redis.exceptions.RedisError: Redis is away; a call may have been lost with the answer.
     """
+    called = {keys.called(queue, worker_id): queue for queue in queues if worker_id}
     popped = cast("Any", redis).brpop(
-        [keys.tokenizer_calls(queue) for queue in queues], timeout=min(timeout_s, LONGEST_WAIT_S)
+        [*called, *(keys.tokenizer_calls(queue) for queue in queues)],
+        timeout=min(timeout_s, LONGEST_WAIT_S),
     )
     if popped is None:
         return None
+    if (queue := called.get(popped[0].decode())) is not None:
+        return CalledToJob(queue)
     try:
         call = _decoder.decode(popped[1])
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from penstock.settings import Settings
 
-_JOB: Final = row(optional(string), integer, integer)
+_JOB: Final = row(optional(string), integer, integer, one_of(0, 1, 2))
 _REFUSALS: Final = groups(string, one_of(b"fenced", b"cancelled", b"expired", b"broken"))
 
 REPLIES: Final = {
     "submit": either(row(one_of(0, 1)), row(one_of(-1), integer, number)),
-    "claim": led(integer, _JOB),
+    "claim": led(row(integer, integer), _JOB),
     "append": _REFUSALS,
     "renew": _REFUSALS,
     "release": one_of(0, 1),
@@ -45,6 +45,7 @@ REPLIES: Final = {
     "redirect": one_of(0, 1),
     "unheard": groups(string, string, number),
     "leave": one_of(0, 1),
+    "forget": one_of(1),
 }
 """What each script returns; see its first lines."""
 
@@ -55,7 +56,15 @@ def _read(name: str) -> str:
 
 
 _PRELUDE: Final = _read("common")
-_SOURCES: Final = {name: declare(_PRELUDE + _read(name), reply) for name, reply in REPLIES.items()}
+_AFFINITY: Final = frozenset({"claim", "forget"})
+"""Scripts that also need `affinity.lua` before them."""
+
+
+def _source(name: str) -> str:
+    return _PRELUDE + (_read("affinity") if name in _AFFINITY else "") + _read(name)
+
+
+_SOURCES: Final = {name: declare(_source(name), reply) for name, reply in REPLIES.items()}
 _DIGESTS: Final = {name: digest_of(source) for name, source in _SOURCES.items()}
 
 

@@ -107,6 +107,10 @@ class Body:
                 kind=self.kind,
             )
 
+    def block(self, block: int) -> torch.Tensor:
+        """Return the keys and values of a block: (layers, 2, heads, tokens, size of a head)."""
+        return self._cache[:, :, block]
+
     def capture(self) -> None:
         """See `Computer`."""
         self.device.enter()

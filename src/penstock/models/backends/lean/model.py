@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import torch
+
 from penstock.engine.model import KVLayout
 from penstock.models.backends.lean.graphs import step_rows as steps
 from penstock.models.backends.lean.graphs.block_tables import BlockTables
@@ -12,8 +14,6 @@ from penstock.models.backends.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from penstock.engine.model import Batch
     from penstock.engine.pipelining import Draw, Flight
@@ -54,6 +54,28 @@ class LeanModel:
         """
         self._computer.allocate(blocks, self.max_sequences)
         self._tables = BlockTables(self.max_sequences, self._computer.note)
+
+    @property
+    def block_format(self) -> str:
+        """See `penstock.engine.model.StorableModel`; empty on a GPU, where reading stops its queue."""
+        body = self.body
+        if self._computer is not body or body.device.torch_device.type != "cpu":
+            return ""
+        decoder = body.shape.decoder
+        sizes = f"{decoder.layers}x{decoder.kv_heads}x{decoder.head_size}"
+        return f"lean torch {torch.__version__} {sizes} {body.kind}"
+
+    def read_block(self, block: int) -> bytes:
+        """See `penstock.engine.model.StorableModel`."""
+        return self.body.block(block).contiguous().view(torch.uint8).numpy().tobytes()
+
+    def write_block(self, block: int, content: bytes) -> bool:
+        """See `penstock.engine.model.StorableModel`."""
+        if len(content) != self.kv_layout.bytes_per_block:
+            return False
+        place = self.body.block(block)
+        place.copy_(torch.frombuffer(bytearray(content), dtype=self.body.kind).view(place.shape))
+        return True
 
     def capture(self) -> None:
         """Capture the decode graphs now, so that no request waits for them."""

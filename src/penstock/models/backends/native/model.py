@@ -10,7 +10,7 @@ import torch
 
 from penstock.engine.model import KVLayout
 from penstock.models import devices
-from penstock.models.backends.native import pages
+from penstock.models.backends.native import library, pages
 from penstock.models.backends.native.images import StepImages
 from penstock.models.backends.native.layout import cache_block_bytes
 from penstock.models.backends.native.packing import aligned
@@ -60,6 +60,22 @@ class NativeModel:
         """See `penstock.engine.model.StatefulModel`."""
         if self._states is not None:
             self._states[target] = self._states[source]
+
+    @property
+    def block_format(self) -> str:
+        """See `penstock.engine.model.StorableModel`."""
+        return f"native {library.ABI} {self.kv_layout.bytes_per_block}"
+
+    def read_block(self, block: int) -> bytes:
+        """See `penstock.engine.model.StorableModel`."""
+        return self._cache[block].tobytes()
+
+    def write_block(self, block: int, content: bytes) -> bool:
+        """See `penstock.engine.model.StorableModel`."""
+        if len(content) != self.kv_layout.bytes_per_block:
+            return False
+        self._cache[block] = np.frombuffer(content, np.uint8)
+        return True
 
     def take_images(self, rotary: Any | None) -> bool:
         """See `penstock.engine.model.ImageModel`. Scaled embeddings do not distinguish text from images."""

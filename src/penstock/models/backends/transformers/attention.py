@@ -26,7 +26,7 @@ from penstock.models.backends.transformers.masks import (
 from penstock.models.loading.libraries import transformers, transformers_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _names = itertools.count()
 
@@ -99,6 +99,39 @@ class PagedAttention:
             raise MemoryError(
                 f"no memory for {blocks * self.bytes_per_block() / 2**20:.0f} MiB of KV cache"
             ) from error
+
+    @property
+    def block_format(self) -> str:
+        """Shapes and types of all layers."""
+        return " ".join(
+            f"{layer}:{shape.kv_heads}x{shape.key_dim}+{shape.value_dim}:{shape.dtype}"
+            for layer, shape in self.shapes.items()
+        )
+
+    def read_block(self, block: int) -> bytes:
+        """Return a block's keys and values, layer by layer."""
+        return b"".join(
+            part.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+            for part in self._parts(block)
+        )
+
+    def write_block(self, block: int, content: bytes) -> bool:
+        """Write a block's keys and values; False if their number of bytes is not right."""
+        if len(content) != self.bytes_per_block():
+            return False
+        source = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        start = 0
+        for part in self._parts(block):
+            size = part.numel() * part.itemsize
+            part.copy_(source[start : start + size].view(part.dtype).view(part.shape))
+            start += size
+        return True
+
+    def _parts(self, block: int) -> Iterator[torch.Tensor]:
+        slots = slice(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
+        for layer in self._layers.values():
+            yield layer.keys[slots]
+            yield layer.values[slots]
 
     def begin(self, step: Step | None) -> None:
         """Set the step that the next forward computes; None learns the layers' shapes."""

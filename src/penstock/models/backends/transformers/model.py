@@ -74,6 +74,21 @@ class PagedModel:
         """
         self.attention.allocate(blocks, self.device)
 
+    @property
+    def block_format(self) -> str:
+        """See `penstock.engine.model.StorableModel`."""
+        return f"paged torch {torch.__version__} {self.attention.block_format}"
+
+    @torch.inference_mode()
+    def read_block(self, block: int) -> bytes:
+        """See `penstock.engine.model.StorableModel`."""
+        return self.attention.read_block(block)
+
+    @torch.inference_mode()
+    def write_block(self, block: int, content: bytes) -> bool:
+        """See `penstock.engine.model.StorableModel`."""
+        return self.attention.write_block(block, content)
+
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""

@@ -70,7 +70,10 @@ local function append(id, epoch, index, count, terminal, event)
     if reason then refuse(id, reason) end
     return
   end
-  local job = { id = id, next = tonumber(f[3]), deadline = tonumber(f[4]), reply = f[6] }
+  local job = {
+    id = id, next = tonumber(f[3]), deadline = tonumber(f[4]), reply = f[6], state = f[1],
+    worker = worker,
+  }
   local at = tonumber(index)
   if f[5] == '1' then
     fail_cancelled(job)

@@ -17,6 +17,7 @@ local returned = prefix .. 'returned'
 local counters = prefix .. 'counters'
 local unheard = prefix .. 'unheard'
 local live_workers = prefix .. 'workers'
+local taken = prefix .. 'taken'
 
 local function job_key(id) return prefix .. 'job:' .. id end
 local function journal_key(id) return prefix .. 'journal:' .. id end
@@ -202,9 +203,19 @@ local function join_returned(job)
   keep(returned, kept_until(job.deadline))
 end
 
+-- How many slots of each worker have a job, by its last claim and what has ended since.
+local function free_slot(job)
+  if job.state ~= 'running' or not job.worker then return end
+  local count = redis.pcall('HGET', taken, job.worker)
+  if not is_error(count) and (tonumber(count or 0) or 0) > 0 then
+    redis.call('HINCRBY', taken, job.worker, -1)
+  end
+end
+
 -- Put a job back at the head of its tenant's line. Its turn was lost, so its tenant gets the cost
 -- back.
 local function requeue(job, lost)
+  free_slot(job)
   redis.call('ZREM', leases, job.id)
   redis.call('HSET', job_key(job.id), 'state', 'waiting', 'lost', lost)
   put_in_line(job)
@@ -231,6 +242,7 @@ end
 -- journal, publish it, and let the remaining keys expire after the journal's time.
 local function finish(job, status, event)
   local key, journal = job_key(job.id), journal_key(job.id)
+  free_slot(job)
   redis.call('ZREM', leases, job.id)
   redis.call('ZREM', deadlines, job.id)
   redis.call('HSET', key, 'state', status)

@@ -1,5 +1,5 @@
 -- ARGV: id, job, reply, tenant, priority, cost, deadline, most waiting jobs, most waiting tokens,
--- digest
+-- digest, heads of its prompt as `digest:tokens:kept ...` or ''
 -- Returns {1}: accepted; {0}: this id exists already; {-1, jobs that must end first, ends/s}: full.
 local id, payload, reply, tenant, priority = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local cost, deadline = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -29,6 +29,7 @@ redis.call('HSET', job_key(id), 'job', payload, 'state', 'waiting', 'epoch', 0, 
   'digest', ARGV[12])
 -- If somebody has deleted the job, the journal of its earlier life may be left.
 redis.call('DEL', journal_key(id))
+if (ARGV[13] or '') ~= '' then redis.call('HSET', job_key(id), 'heads', ARGV[13]) end
 redis.call('ZADD', deadlines, deadline, id)
 put_in_line(job)
 keep(job_key(id), kept_until(deadline))

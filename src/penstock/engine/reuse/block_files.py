@@ -1,0 +1,165 @@
+"""Blocks of KV cache as files: one a block, found by its digest, bounded together by bytes.
+
+The files of all workers of a host lie in one folder, in one subfolder for each model, format and
+version. A file that is torn, flipped or of something else is a miss. Whoever uses a file renews its
+time; when the folder is full, the files that were not used for longest go, whoever wrote them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+import zlib
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+_HEADER: Final = struct.Struct("<8s16s16sQI")
+_MAGIC: Final = b"PSKVBLK1"
+_SUFFIX: Final = ".kv"
+_PART: Final = ".part"
+_RENEWED_S: Final = 30.0
+"""A file's time is not renewed more often."""
+_PART_LIFE_S: Final = 600.0
+"""An unfinished file that is older was left by a process that has died."""
+_FULL: Final = 0.9
+"""Share of the bound that a sweep leaves."""
+
+
+class BlockFiles:
+    """The blocks of one model in a folder that processes share. Any thread may use it."""
+
+    def __init__(self, folder: Path, identity: bytes, most_bytes: int) -> None:
+        """`identity` (16 bytes) is of all that decides what a block's bytes mean."""
+        self._root = folder
+        self._identity = identity
+        self._folder = folder / identity.hex()
+        self._most_bytes = most_bytes
+        self._unswept = 0
+
+    def read(self, digest: bytes) -> bytes | None:
+        """Return a block's content; None if it is not there or damaged.
+
+        :raises OSError: the folder cannot be read.
+        """
+        path = self._path(digest)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        payload = memoryview(content)[_HEADER.size :]
+        expected = _HEADER.pack(_MAGIC, self._identity, digest, len(payload), zlib.crc32(payload))
+        if content[: _HEADER.size] != expected:
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _RENEWED_S:
+                os.utime(path)
+        return bytes(payload)
+
+    def write(self, digest: bytes, content: bytes) -> None:
+        """Write a block; readers see it whole or not at all.
+
+        :raises OSError: the folder cannot be written.
+        """
+        path = self._path(digest)
+        self._make_folders(path.parent)
+        part = path.with_suffix(f".{os.getpid()}{_PART}")
+        header = _HEADER.pack(_MAGIC, self._identity, digest, len(content), zlib.crc32(content))
+        try:
+            with part.open("wb") as file:
+                file.write(header)
+                file.write(content)
+            part.rename(path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink()
+            raise
+        self._unswept += len(header) + len(content)
+        if self._unswept > self._most_bytes // 32:
+            self.sweep()
+
+    def has(self, digest: bytes) -> bool:
+        """Return whether a block's file is there."""
+        return self._path(digest).exists()
+
+    def sweep(self) -> int:
+        """Remove what was not used for longest until all fits; return the bytes that are left.
+
+        One process sweeps at a time; the others go on.
+
+        :raises OSError: the folder cannot be read.
+        """
+        with self._alone() as is_alone:
+            if not is_alone:
+                return -1
+            self._unswept = 0
+            files = sorted(self._all())
+            left = sum(size for _, size, _ in files)
+            for _, size, path in files if left > self._most_bytes * _FULL else ():
+                if left <= self._most_bytes * _FULL:
+                    break
+                with suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108 - hundreds of thousands of paths
+                left -= size
+            return left
+
+    def newest(self, most: int) -> list[bytes]:
+        """Return the digests of this model's blocks that were used last, the latest first."""
+        found: list[tuple[float, bytes]] = []
+        for used_s, _, path in self._scan(str(self._folder)):
+            with suppress(ValueError):
+                found.append((used_s, bytes.fromhex(path.rpartition("/")[2].removesuffix(_SUFFIX))))
+        found.sort(reverse=True)
+        return [digest for _, digest in found[:most]]
+
+    def _make_folders(self, *further: Path) -> None:
+        """Make what is missing; prompts can be guessed from blocks, so nobody else may read them."""
+        self._root.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self._root, self._folder, *further):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def _path(self, digest: bytes) -> Path:
+        name = digest.hex()
+        return self._folder / name[:2] / f"{name}{_SUFFIX}"
+
+    @contextmanager
+    def _alone(self) -> Generator[bool]:
+        self._make_folders()
+        with (self._root / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def _all(self) -> list[tuple[float, int, str]]:
+        """Return the time of use, the size and the path of every model's files."""
+        with os.scandir(self._root) as folders:
+            names = [entry.path for entry in folders if entry.is_dir(follow_symlinks=False)]
+        return [file for name in names for file in self._scan(name)]
+
+    def _scan(self, folder: str) -> list[tuple[float, int, str]]:
+        files: list[tuple[float, int, str]] = []
+        try:
+            with os.scandir(folder) as shards:
+                paths = [entry.path for entry in shards if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return files
+        for path in paths:
+            with suppress(FileNotFoundError), os.scandir(path) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        if entry.name.endswith(_SUFFIX):
+                            files.append((status.st_mtime, status.st_size, entry.path))
+                        elif time.time() - status.st_mtime > _PART_LIFE_S:
+                            os.unlink(entry)  # noqa: PTH108 - as above
+        return files

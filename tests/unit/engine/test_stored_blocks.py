@@ -1,0 +1,269 @@
+"""An engine that finds another one's blocks in the store, whatever happens to the store."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock.contract.job import Sampling
+from penstock.engine.engine import Engine
+from penstock.engine.options import EngineOptions
+from penstock.engine.reuse import kv_store
+from penstock.engine.reuse.block_files import BlockFiles
+from penstock.engine.reuse.kv_store import KVStore, NotRead
+from penstock.engine.sequence import SequenceRequest
+from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text
+from tests.fixtures.jobs import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VOCAB = 50
+BLOCK = 4
+PROMPT = [(7 * n) % VOCAB for n in range(101)]
+ANSWER = greedy_text(PROMPT, 20, VOCAB)
+IDENTITY = b"i" * 16
+
+
+class StorableHashModel(HashModel):
+    """A `HashModel` whose blocks are bytes."""
+
+    block_format = "hash"
+
+    def read_block(self, block: int) -> bytes:
+        return bytes(token_id + 1 for token_id in self.cache[block])
+
+    def write_block(self, block: int, content: bytes) -> bool:
+        if len(content) != BLOCK:
+            return False
+        self.cache[block] = [byte - 1 for byte in content]
+        return True
+
+
+class Worker:
+    """An engine with a thread of its own and an empty cache."""
+
+    def __init__(self, files: BlockFiles, blocks: int = 80) -> None:
+        self.model = StorableHashModel(blocks, block_size=BLOCK, vocab_size=VOCAB)
+        self.transcript = Transcript()
+        self.store = KVStore(files)
+        options = EngineOptions(4, blocks, prefill_chunk_tokens=32)
+        self.engine = Engine(
+            self.model, WordTokenizer(), options, self.transcript, store=self.store
+        )
+
+    def ask(self, job: str, prompt: list[int] = PROMPT, **fields: Any) -> tuple[list[int], int]:
+        """Return the answer's tokens, and how many of the prompt's were found."""
+        self.transcript.start[job] = len(fields.get("generated_token_ids", ()))
+        sampling = Sampling(seed=0, temperature=0.0, max_tokens=20)
+        self.engine.submit(SequenceRequest(job, prompt, sampling, **fields))
+        wait_until(lambda: job in self.transcript.ends, 20.0)
+        end = self.transcript.finished(job)
+        return self.transcript.tokens[job], end.usage.cached_tokens
+
+    @property
+    def computed(self) -> int:
+        return sum(tokens for _, tokens in self.model.steps)
+
+
+@contextmanager
+def running(folder: Path, most_bytes: int = 2**20, **options: int) -> Iterator[Worker]:
+    worker = Worker(BlockFiles(folder, IDENTITY, most_bytes), **options)
+    worker.engine.start()
+    try:
+        yield worker
+    finally:
+        worker.engine.stop()
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A store in which a worker that has ended left a prompt and its answer."""
+    with running(tmp_path) as worker:
+        assert worker.ask("first") == (ANSWER, 0)
+    return tmp_path
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers start without what the store has."""
+    monkeypatch.setattr("penstock.engine.engine.WARM_S", 0.0)
+
+
+@pytest.mark.usefixtures("cold")
+def test_another_worker_loads_what_was_computed(filled: Path):
+    with running(filled) as worker:
+        assert worker.ask("again") == (ANSWER, 100)
+        assert worker.computed < 25  # the last token of the prompt, and the answer's
+        load = worker.engine.load()
+        assert load.store
+        assert load.store.loaded_tokens_total == 100
+        assert load.store.read_bytes_total == 100
+        assert load.cached_tokens_total == 100
+        # It is in its own memory now.
+        assert worker.ask("third") == (ANSWER, 100)
+        load = worker.engine.load()
+        assert load.store
+        assert load.store.loaded_tokens_total == 100
+
+
+@pytest.mark.usefixtures("cold")
+def test_an_answer_that_another_worker_began_goes_on_from_its_blocks(filled: Path):
+    with running(filled) as worker:
+        tokens, _ = worker.ask("half", generated_token_ids=ANSWER[:12])
+        assert tokens == ANSWER[12:]
+        assert worker.computed < 15
+
+
+def test_a_worker_finds_its_blocks_again_when_it_starts(filled: Path):
+    with running(filled) as worker:
+        read = worker.store.counts.read_blocks
+        assert read >= 25
+        assert worker.ask("again") == (ANSWER, 100)
+        assert worker.store.counts.read_blocks == read  # none was read a second time
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_prompt_that_parts_from_another_loads_what_they_share(filled: Path):
+    prompt = [*PROMPT[:50], 1, 1, 1, 1, *PROMPT[50:]]
+    with running(filled) as worker:
+        assert worker.ask("other", prompt) == (greedy_text(prompt, 20, VOCAB), 48)
+
+
+@pytest.mark.usefixtures("cold")
+def test_owners_share_nothing(filled: Path):
+    with running(filled) as worker:
+        assert worker.ask("a", cache_owner="tenant") == (ANSWER, 0)
+        assert worker.ask("b", cache_owner="tenant") == (ANSWER, 100)
+        assert worker.ask("c", cache_owner="another") == (ANSWER, 0)
+
+
+@pytest.mark.usefixtures("cold")
+def test_several_at_once_and_preempted_ones_load_too(filled: Path):
+    with running(filled, blocks=60) as worker:
+        for number in range(4):
+            worker.transcript.start[f"j{number}"] = 0
+        sampling = Sampling(seed=0, temperature=0.0, max_tokens=20)
+        prompts = [[*PROMPT[: 40 + number], number] for number in range(4)]
+        worker.engine.submit(
+            *(SequenceRequest(f"j{n}", prompt, sampling) for n, prompt in enumerate(prompts))
+        )
+        wait_until(lambda: len(worker.transcript.ends) == 4, 20.0)
+        for number, prompt in enumerate(prompts):
+            assert worker.transcript.tokens[f"j{number}"] == greedy_text(prompt, 20, VOCAB)
+
+
+# What happens to the store
+
+
+@pytest.mark.usefixtures("cold")
+@pytest.mark.parametrize("block", [0, 10, 24])
+def test_a_damaged_block_is_computed(filled: Path, block: int):
+    with running(filled) as worker:
+        from penstock.engine.kv_cache import extend_digests
+
+        digests: list[bytes] = []
+        extend_digests(digests, PROMPT, BLOCK)
+        path = worker.store._files._path(digests[block])
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        assert worker.ask("again") == (ANSWER, block * BLOCK)
+
+
+@pytest.mark.usefixtures("cold")
+def test_blocks_of_another_size_are_computed(filled: Path):
+    with running(filled) as worker:
+        for path in filled.rglob("*.kv"):
+            digest = bytes.fromhex(path.stem)
+            worker.store._files.write(digest, b"longer than a block")
+        assert worker.ask("again") == (ANSWER, 0)
+
+
+def test_a_full_disk_costs_nothing_but_the_store(tmp_path: Path, monkeypatch: Any):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(BlockFiles, "write", full)
+    with running(tmp_path) as worker:
+        assert worker.ask("first") == (ANSWER, 0)
+        wait_until(lambda: worker.store.counts.errors)
+        assert worker.ask("again") == (ANSWER, 100)  # from its own memory
+        assert worker.store.counts.written_blocks == 0
+
+
+def test_a_store_that_is_no_folder_costs_nothing_but_the_store(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    with running(tmp_path / "file") as worker:
+        assert worker.ask("first") == (ANSWER, 0)
+        wait_until(lambda: worker.store.counts.errors)
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_store_that_is_deleted_under_a_worker_is_filled_again(filled: Path):
+    with running(filled) as worker:
+        shutil.rmtree(filled)
+        assert worker.ask("again") == (ANSWER, 0)
+        wait_until(lambda: len(list(filled.rglob("*.kv"))) >= 25)
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_slow_disk_is_not_waited_for(filled: Path, monkeypatch: Any):
+    read = BlockFiles.read
+
+    def slow(self: BlockFiles, digest: bytes) -> bytes | None:
+        time.sleep(0.6)
+        return read(self, digest)
+
+    monkeypatch.setattr(BlockFiles, "read", slow)
+    with running(filled) as worker:
+        began_s = time.monotonic()
+        tokens, found = worker.ask("again")
+        assert tokens == ANSWER
+        assert found == 0
+        assert time.monotonic() - began_s < 3.0
+
+
+def test_what_a_slow_disk_cannot_take_is_dropped(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(kv_store, "MOST_UNWRITTEN_BYTES", 10)
+    store = KVStore(BlockFiles(tmp_path, IDENTITY, 2**20))
+    assert store.wants(b"a" * 16, 8)
+    store.save(b"a" * 16, b"8 bytes.")
+    assert not store.wants(b"b" * 16, 8)
+    assert store.counts.dropped_blocks == 1
+    store.start()
+    wait_until(lambda: store.wants(b"b" * 16, 8))
+    store.close()
+
+
+def test_what_is_not_taken_is_bounded(filled: Path, monkeypatch: Any):
+    monkeypatch.setattr(kv_store, "MOST_UNREAD_BYTES", 3 * BLOCK)
+    files = BlockFiles(filled, IDENTITY, 2**20)
+    digests = files.newest(20)
+    store = KVStore(files)
+    store.start()
+    store.expect(1, digests)
+    wait_until(lambda: store.counts.read_blocks >= 4)
+    time.sleep(0.05)
+    assert store.counts.read_blocks <= 5
+    contents = [store.take(1, digest, 5.0) for digest in digests]
+    assert all(isinstance(content, bytes) for content in contents)
+    assert store.take(1, digests[-1], 5.0) is NotRead.MISSING
+    store.forget(1)
+    assert store.take(1, digests[0], 0.0) is NotRead.MISSING
+    store.close()
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_store_slower_than_computing_is_not_used(filled: Path, monkeypatch: Any):
+    with running(filled) as worker:
+        monkeypatch.setattr(worker.store, "read_s", lambda _size: 1e9)
+        monkeypatch.setattr(worker.engine._budget._cost, "read", lambda: (0.001, 0.001))
+        assert worker.ask("again") == (ANSWER, 0)
+        assert worker.store.counts.read_blocks == 0
