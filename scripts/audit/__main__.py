@@ -1,8 +1,9 @@
 """Lists what is installed (an SBOM in CycloneDX), and looks for known vulnerabilities in it.
 
     python scripts/audit sbom  FILE [PYTHON]
-    python scripts/audit vulnerabilities [PYTHON]
+    python scripts/audit vulnerabilities [PYTHON [OSV_URL]]
 
+`OSV_URL` is a mirror of OSV's API, such as `https://osv.example/v1/query`; without one, PyPI is asked.
 Both programs are installed in `.venv-audit`, apart from what they look at. The audit fails on a known
 vulnerability. Where no advisory data can be reached, it reports that in one line and passes.
 """
@@ -73,12 +74,14 @@ def folders_of(python: str) -> list[str]:
     return json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True).stdout)
 
 
-def audit(python: str) -> int:
+def audit(python: str, osv_url: str = "") -> int:
     """Look for known vulnerabilities; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "audit.json"
         command = [str(tools() / "pip-audit"), "--format", "json", "--output", str(file)]
         command += ["--progress-spinner", "off", "--timeout", str(TIMEOUT_S)]
+        if osv_url:
+            command += ["--vulnerability-service", "osv", "--osv-url", osv_url]
         for path in folders_of(python):
             command += ["--path", path]
         for advisory in ACCEPTED:
@@ -131,7 +134,9 @@ def main(arguments: list[str]) -> int:
             return audit(sys.executable)
         case ["vulnerabilities", python]:
             return audit(python)
-    report("usage: python scripts/audit sbom FILE [PYTHON] | vulnerabilities [PYTHON]")
+        case ["vulnerabilities", python, osv_url]:
+            return audit(python, osv_url)
+    report("usage: python scripts/audit sbom FILE [PYTHON] | vulnerabilities [PYTHON [OSV_URL]]")
     return 2
 
 

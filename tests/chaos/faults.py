@@ -86,7 +86,7 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
     history: list[tuple[float, float, str]] = field(default_factory=list)
     """When each fault began and ended (monotonic), and its kind."""
     ready: list[tuple[float, int]] = field(default_factory=list)
-    """How many workers served, as the faults began."""
+    """How many workers served, after each fault that has left Redis there."""
     broken: Exception | None = None
     """What ended the faults before their time: a run without them shows nothing."""
 
@@ -128,7 +128,9 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
         begun_s = time.monotonic()
         await asyncio.shield(self.tracked(getattr(self, name)()))
         self.history.append((begun_s, time.monotonic(), name))
-        self.ready.append((time.monotonic(), self.fleet.living()))
+        ready = await asyncio.to_thread(self.fleet.ready)
+        if ready is not None:
+            self.ready.append((time.monotonic(), ready))
         if name == "kill_worker" and self.counts[name] % 2:
             await asyncio.sleep(UNDISTURBED_S)
 

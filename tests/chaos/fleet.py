@@ -143,16 +143,20 @@ class Fleet:
 
     def ready_beside(self, worker: Running) -> frozenset[str]:
         """Return the ids of the other workers that serve just now."""
-        pids = {one.pid for one in self.workers if one is not worker and one.exit_code() is None}
-        try:
-            found = cards(self.store.url)
-        except redis.RedisError:
-            return frozenset()
-        return frozenset(card.id for card in found if card.pid in pids and not card.draining)
+        return frozenset(self._ready_ids([one for one in self.workers if one is not worker]) or ())
 
-    def living(self) -> int:
-        """Return how many workers' processes run just now, ready or not."""
-        return sum(worker.exit_code() is None for worker in self.workers)
+    def ready(self) -> int | None:
+        """Return how many workers serve just now; None if Redis is away."""
+        ids = self._ready_ids(self.workers)
+        return None if ids is None else len(ids)
+
+    def _ready_ids(self, workers: list[Running]) -> list[str] | None:
+        pids = {one.pid for one in workers if one.exit_code() is None}
+        try:
+            announced = cards(self.store.url)
+        except redis.RedisError:
+            return None
+        return [card.id for card in announced if card.pid in pids and not card.draining]
 
     def settle(self) -> None:
         """Wait until the bells of dead workers are answered or taken back, as the reaper does."""

@@ -44,10 +44,10 @@ def _line(begun_s: float, end_s: float, outcome: Outcome, faults: Faults) -> str
         for since_s, until_s, kind in faults.history
         if until_s >= begun_s and since_s <= end_s
     ]
-    living = [count for at_s, count in faults.ready if begun_s <= at_s <= end_s]
+    ready = [count for at_s, count in faults.ready if begun_s <= at_s <= end_s]
     return (
         f"pause of {end_s - begun_s:.1f} s ({outcome.ask.protocol} {outcome.job_id}, after "
         f"{len(outcome.text)} characters in the end): its client met {dict(met)}; workers that "
-        f"lived: {min(living, default=-1)} to {max(living, default=-1)}; faults: "
+        f"served after each fault: {ready}; faults: "
         f"{', '.join(injected)}"
     )
