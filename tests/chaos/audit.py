@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ class Audit:
     forgotten: int = 0
     faults_found: list[str] = field(default_factory=list)
     _due: list[Outcome] = field(default_factory=list)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    """The thread of a look goes on when its task is cancelled."""
 
     def note(self, outcome: Outcome) -> None:
         """Look at a job later."""
@@ -50,6 +53,10 @@ class Audit:
 
     def look(self, after_s: float = 0.0) -> None:
         """Check the jobs that ended so long ago; those of a Redis that is away stay due."""
+        with self._looking:
+            self._look(after_s)
+
+    def _look(self, after_s: float) -> None:
         due = [one for one in self._due if time.monotonic() - one.ended_s >= after_s]
         if not due:
             return
