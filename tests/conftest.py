@@ -4,7 +4,8 @@ How tests share things: `make test` runs several processes of pytest (pytest-xdi
 tests out among themselves, so a session's fixture is made once in each of them: a Redis server
 (`redis_server`; every test gets it empty and must leave it so), a Chromium, folders of tiny models.
 What costs seconds to start (a real worker, a real API) is a module's fixture where its tests leave
-it whole, else the test's own (`processes`). Ports are free ones, files lie in pytest's folders, and
+it whole, else the test's own (`processes`); most are forks of a process that has imported their
+libraries (`tests/fixtures/preloaded.py`). Ports are free ones, files lie in pytest's folders, and
 nothing is at a fixed place: any two tests may run at the same time. `make test JOBS=0` runs them all
 in one process, which a debugger and `-x` like better.
 """

@@ -13,7 +13,7 @@ import httpx
 
 from tests.chaos import networks, protocols
 from tests.chaos.audit import Audit, journal_text
-from tests.chaos.faults import Faults
+from tests.chaos.faults import CLOCKS, Faults
 from tests.chaos.fleet import Fleet
 from tests.chaos.load import SILENCE_S, Ask, Clients, Outcome, draw_asks
 from tests.chaos.memory import Watch
@@ -74,12 +74,14 @@ async def run(
     store = RedisServer(folder, append_only=True, options=("--appendfsync", "everysec"))
     proxy = FaultyProxy(store.port)
     async with proxy.running():
-        clock = WallClock(folder / "wall-clock") if find_library() else None
+        wants_clock = not plan.order or bool(CLOCKS.keys() & set(plan.order))
+        can_step = wants_clock and find_library() is not None
+        clock = WallClock(folder / "wall-clock") if can_step else None
         journal_ttl_s = plan.journal_ttl_s or int(plan.seconds) + 1800
         why_not = await asyncio.to_thread(networks.reason_against) if plan.has_networks else ""
         has_networks = plan.has_networks and not why_not
         fleet = Fleet(folder, models_dir, store, proxy, journal_ttl_s, clock, has_networks)
-        if clock is None:
+        if wants_clock and clock is None:
             tell("no libfaketime: clocks are left alone")
         if why_not:
             tell(f"no partitions by network namespaces, the proxy stalls instead: {why_not}")

@@ -56,7 +56,7 @@ def generate(folder: Path, prompt_token_ids: list[int], count: int) -> list[int]
 async def test_jobs_of_every_kind(
     processes: Processes, submitter: Submitter, redis_url: str, models_dir: Path, tiny_llama: Path
 ):
-    worker = processes.start_worker(QUEUE, redis_url, models_dir, options=("-c", "3"))
+    worker = processes.start_worker(QUEUE, redis_url, models_dir, options=("-c", "3"), cold=True)
     card = card_of(redis_url, worker.pid)
     assert card is not None
     assert [(model.queue, model.slots) for model in card.models] == [(QUEUE, 3)]
