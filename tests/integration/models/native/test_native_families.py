@@ -111,6 +111,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "smollm3": ("smollm3", {}),
     "arcee": ("arcee", {"head_dim": 32}),
+    "cwm": ("cwm", {"sliding_window": 24, "head_dim": 32}),
     "gemma": ("gemma", {"head_dim": 64}),
     "gemma2": ("gemma2", {**LOCAL, "head_dim": 64, "query_pre_attn_scalar": 48}),
     "gemma2-capped": (

@@ -97,6 +97,16 @@ def _arcee(facts: Facts) -> Architecture:
     )
 
 
+def _cwm(facts: Facts) -> Architecture:
+    """CWM: unless stated, the first of every four layers sees all keys, the others a window."""
+    plain = llama(facts)
+    if facts.has("layer_types"):
+        return plain
+    return parts.with_attention(
+        plain, lambda index, attention: attention if index % 4 else replace(attention, window=0)
+    )
+
+
 def _family(describe: Callable[[Facts], Architecture], *kinds: str, **defaults: Any) -> Family:
     return Family(kinds, describe, {**_LLAMA, **defaults})
 
@@ -230,5 +240,27 @@ FAMILIES: Final = (
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,
         hidden_act="relu2",
+    ),
+    _family(
+        _cwm,
+        "cwm",
+        vocab_size=128_256,
+        hidden_size=6144,
+        intermediate_size=21_504,
+        num_hidden_layers=64,
+        num_attention_heads=48,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=131_072,
+        rms_norm_eps=1e-5,
+        sliding_window=8192,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 1_000_000.0,
+            "factor": 16.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+        },
     ),
 )
