@@ -162,6 +162,7 @@ def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None
         sink,
         answers=answers,
         store=loaded.store,
+        draft_model=loaded.draft_model,
     )
     return ServedQueue(
         card=card,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from penstock.contract.worker import WorkerLoad
     from penstock.engine.drafting.answer_index import AnswerIndex
+    from penstock.engine.drafting.draft_model import DraftModel
     from penstock.engine.execution import Computed, Executor
     from penstock.engine.options import EngineOptions
     from penstock.engine.reuse.kv_store import KVStore
@@ -67,11 +68,12 @@ class Engine:
         drafter: Drafter | None = None,
         answers: AnswerIndex | None = None,
         store: KVStore | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         """`drafter` proposes tokens; by default as `options.speculation_tokens` has it.
 
-        The default one drafts from `answers` too, and adds to them. Blocks are kept in `store`
-        too, if the model's can be; the engine starts and closes it.
+        The default one drafts from `answers` too, and adds to them, and by `draft_model`. Blocks
+        are kept in `store` too, if the model's can be; the engine starts and closes it.
 
         :raises BadSettings: the model keeps states, and there is not one for each slot.
         """
@@ -87,7 +89,7 @@ class Engine:
         self._budget = PrefillBudget(options)
         own_drafter = drafter is not None
         if drafter is None:
-            drafter = Speculation(options.speculation_tokens, answers)
+            drafter = Speculation(options.speculation_tokens, answers, draft_model)
         self._drafter = drafter
         self._store = store
         kept = storable(model) if store is not None and options.prefix_caching else None

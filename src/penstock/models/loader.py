@@ -16,13 +16,14 @@ from penstock.engine.model import can_take_images, shows_hidden
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.catalogue.model_folder import read_config
-from penstock.models.loading import checkpoint, engine_options, kv_budget
+from penstock.models.loading import checkpoint, drafts, engine_options, kv_budget
 from penstock.models.loading.kv_store import open_store
 from penstock.models.text import tokenizer_files
 from penstock.models.vision import tower as vision_tower
 from penstock.models.vision.prompts import Vision
 
 if TYPE_CHECKING:
+    from penstock.engine.drafting.draft_model import DraftModel
     from penstock.engine.model import Model
     from penstock.engine.options import EngineOptions
     from penstock.engine.reuse.kv_store import KVStore
@@ -58,6 +59,7 @@ class LoadedModel:
     options: EngineOptions
     vision: Vision | None = None
     store: KVStore | None = None
+    draft_model: DraftModel | None = None
 
 
 def check_device(spec: ModelSpec) -> None:
@@ -91,6 +93,7 @@ def load(
     count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)
     chunk = settings.prefill_chunk_tokens or (GPU_CHUNK_TOKENS if on_gpu else CHUNK_TOKENS)
     spare = _spare_slots(assembled, count, settings)
+    draft = _draft(spec, settings, words, sequences=count + spare, progress=progress)
     progress(0.9, "allocating the KV cache")
     room = kv_budget.allocate(
         assembled.model,
@@ -117,7 +120,7 @@ def load(
     )
     options = engine_options.engine_options(spec, settings, card, room, chunk_tokens=chunk)
     store = open_store(spec, assembled, settings)
-    return LoadedModel(assembled.model, words, card, options, vision, store)
+    return LoadedModel(assembled.model, words, card, options, vision, store, draft)
 
 
 def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
@@ -129,6 +132,22 @@ def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
         return None
     words.image_token = tower.image_token
     return Vision(words, tower)
+
+
+def _draft(
+    spec: ModelSpec, settings: Settings, words: Tokenizer, *, sequences: int, progress: Progress
+) -> DraftModel | None:
+    """Load the model that drafts for this one, if there is one."""
+    small = spec.draft
+    if small is None or (spec.speculation or settings.speculation) == "off":
+        return None
+
+    def show(_share: float, what: str) -> None:
+        progress(0.9, f"{small.name}: {what}")
+
+    assembled = _backend(small).load(small, show)
+    device = devices.device_of(spec)
+    return drafts.prepare(spec, assembled, words, device, sequences=sequences)
 
 
 def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:

@@ -28,7 +28,8 @@ class ModelSpec:
     process's cores, so that threads may be pinned to them. `large_pages`: a process may
     have its own copy of weights that others map, if that is faster. `tensor_parallel` is how many devices,
     from `device_index` on, hold the model together; `peer_memory`: these may write into each
-    other's memory. `images`: a checkpoint's vision part is loaded too.
+    other's memory. `images`: a checkpoint's vision part is loaded too. `draft` is a smaller model
+    that drafts for this one.
     """
 
     name: str
@@ -61,3 +62,4 @@ class ModelSpec:
     tensor_parallel: int = 1
     peer_memory: bool = True
     images: bool = True
+    draft: ModelSpec | None = None

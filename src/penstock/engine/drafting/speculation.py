@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from penstock.engine.drafting.answer_index import AnswerIndex
+    from penstock.engine.drafting.draft_model import DraftModel
     from penstock.engine.sequence import Sequence
 
 _WEIGHT: Final = 0.15
@@ -29,7 +30,14 @@ _MARGIN: Final = 1.25
 
 _OWN: Final = 0
 _OTHERS: Final = 1
-"""Where a draft comes from: the sequence's own text, or other answers."""
+_MODEL: Final = 2
+"""Where a draft comes from: the sequence's own text, other answers, or a second model."""
+
+_FIRST_RIGHT: Final = (0.5, 0.5, 0.7)
+"""Acceptance rates by source, as long as nothing was measured."""
+
+_TRIED_EVERY: Final = 64
+"""Steps after which a second model that does not pay is tried again."""
 
 
 @dataclass(slots=True)
@@ -72,16 +80,24 @@ class Speculation:
     The engine's thread owns it.
     """
 
-    def __init__(self, most_tokens: int, answers: AnswerIndex | None = None) -> None:
+    def __init__(
+        self,
+        most_tokens: int,
+        answers: AnswerIndex | None = None,
+        model: DraftModel | None = None,
+    ) -> None:
         """Up to `most_tokens` are drafted for each sequence and step; 0 turns it off.
 
-        `answers` are those of other sequences, for the requests that have a scope there.
+        `answers` are those of other sequences, for the requests that have a scope there. `model`
+        drafts where no text is known to go on.
         """
         self._most = most_tokens
         self._answers = answers
         self._cost = StepCost(_FADE)
         self._drafts: dict[int, _Draft] = {}
-        self._right = [0.5, 0.5]
+        self._right = [*_FIRST_RIGHT]
+        self._model = model
+        self._untried = 0
 
     def plan(self, decoding: Iterable[Sequence]) -> dict[int, list[int]]:
         """Return the drafts of the decoding sequences, by sequence key."""
@@ -93,10 +109,13 @@ class Speculation:
             for sequence in sequences:
                 self._draft(sequence).tokens = []
             return {}
+        for sequence in sequences:
+            self._guess(sequence, self._draft(sequence))
+        if self._model is not None:
+            self._ask(self._model, sequences)
         drafts: dict[int, list[int]] = {}
         for sequence in sequences:
             state = self._draft(sequence)
-            self._guess(sequence, state)
             room = sequence.max_length - len(sequence.token_ids) - 1
             worthy = min(_worthy(state.right[state.source], price, self._most), room)
             if state.tokens and worthy > 0:
@@ -129,6 +148,34 @@ class Speculation:
     def forget(self, key: int) -> None:
         """Drop the state of a sequence that has ended."""
         self._drafts.pop(key, None)
+        if self._model is not None:
+            self._model.forget(key)
+
+    def _ask(self, model: DraftModel, sequences: list[Sequence]) -> None:
+        """Have the model draft for the sequences without a draft, or with one that is seldom right.
+
+        Its passes cost time, too: each token has to pay for its row and for its share of a pass.
+        """
+        asking = [
+            sequence
+            for sequence in sequences
+            if not (state := self._drafts[sequence.key]).tokens
+            or state.right[state.source] < state.right[_MODEL]
+        ]
+        price = self._price(len(sequences), model.pass_s)
+        rates = [self._drafts[sequence.key].right[_MODEL] for sequence in asking]
+        count = max((_worthy(rate, price, self._most) for rate in rates), default=0)
+        if not count:
+            self._untried += bool(asking)
+            if self._untried < _TRIED_EVERY:
+                return
+            count = 1
+        self._untried = 0
+        drafts = model.draft(asking, count)
+        for sequence in asking:
+            if sequence.key in drafts:
+                state = self._drafts[sequence.key]
+                state.tokens, state.source = drafts[sequence.key], _MODEL
 
     def _guess(self, sequence: Sequence, state: _Draft) -> None:
         """Draft from a known answer if much of it matches, else from the text itself, if it can be."""
@@ -145,13 +192,17 @@ class Speculation:
             state = self._drafts[sequence.key] = _Draft([*self._right])
         return state
 
-    def _price(self, sequences: int) -> float:
-        """Return a row's seconds relative to those of a token now, with the margin."""
+    def _price(self, sequences: int, pass_s: float = 0.0) -> float:
+        """Return a row's seconds relative to those of a token now, with the margin.
+
+        `pass_s` are seconds that a token of all drafts costs besides.
+        """
         cost = self._cost.read()
         if cost is None or not sequences:
             return _MARGIN / 16
         step_s, row_s = cost
-        return _MARGIN * row_s * sequences / max(step_s + row_s * sequences, 1e-9)
+        token_s = max(step_s + row_s * sequences, 1e-9)
+        return _MARGIN * (row_s * sequences + pass_s) / token_s
 
 
 def _worthy(right: float, price: float, most: int) -> int:

@@ -11,6 +11,7 @@ slots = 16
 kv_cache_bytes = 2_000_000_000
 target_step_ms = 150               # how long prompts may make running streams wait; 0: fixed chunks
 speculation = "off"                # or on, auto
+draft = "qwen3-0.6b"               # a smaller model with the same tokens, which drafts for this one
 special_tokens_in_text = "text"    # tokens: `<|im_start|>` in a user's message is the control token
 kv_cache_type = "u8"               # openvino: keys and values in 8 bit; "auto" is 16
 aliases = ["gpt-3.5-turbo"]
@@ -69,6 +70,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_cache_bytes: int | None = None
     target_step_ms: float | None = None
     speculation: Literal["auto", "on", "off"] | None = None
+    draft: str | None = None
     special_tokens_in_text: Literal["text", "tokens"] | None = None
     kv_cache_type: Literal["auto", "u8"] | None = None
     aliases: tuple[str, ...] = ()

@@ -111,7 +111,30 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         tensor_parallel=together,
         peer_memory=entry.peer_memory,
         images=entry.images,
+        draft=_draft(name, match, entry, settings),
     )
+
+
+def _draft(name: str, match: re.Match[str], entry: Entry, settings: Settings) -> ModelSpec | None:
+    """Return the model that drafts for a model, on the same device.
+
+    :raises BadSettings: it cannot.
+    :raises ModelNotFound: there is none of its name.
+    """
+    if entry.draft is None:
+        return None
+    if entry.draft == name or (match["last"] or entry.tensor_parallel or 1) != 1:
+        raise BadSettings(
+            f"{entry.where}: draft = {entry.draft!r}: a draft is another model, for one device"
+        )
+    drafting = read_models_file(settings.models_file).get(entry.draft)
+    if drafting is not None and drafting.draft is not None:
+        raise BadSettings(f"{entry.where}: draft = {entry.draft!r}: that model has a draft itself")
+    device = match["device"] if match["index"] is None else f"{match['device']}.{match['index']}"
+    spec = resolve(f"{entry.draft}-{device}", settings)
+    if spec.task != "generate":
+        raise BadSettings(f"{entry.where}: draft = {entry.draft!r} generates no text")
+    return spec
 
 
 def _tensor_parallel(queue: str, match: re.Match[str], entry: Entry) -> int:

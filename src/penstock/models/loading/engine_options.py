@@ -35,7 +35,7 @@ def engine_options(
     target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
     mode = spec.speculation or settings.speculation
     pays = (card.backend, card.device) in _GAINS and card.parameters >= _LEAST_PARAMETERS
-    guesses = mode == "on" or (mode == "auto" and pays)
+    guesses = mode == "on" or (mode == "auto" and (pays or spec.draft is not None))
     paged = card.batching == "continuous"
     return EngineOptions(
         slots=card.slots + card.spare_slots,

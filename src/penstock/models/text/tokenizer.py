@@ -79,8 +79,8 @@ class Tokenizer:
         )
         self._plain = PlainMarkers(tokenizer) if markers_as_text else None
         self.vocab_size = vocab_size
-        own = tokenizer.eos_token_id
-        self.eos_token_ids = frozenset((*eos_token_ids, *(() if own is None else (int(own),))))
+        own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        self.eos_token_ids = frozenset((*eos_token_ids, *own))
         self.dialect: Dialect = self._chats.dialect
         self._hidden = self._hidden_ids()
         self.fill_in = fill_in_middle.of_tokenizer(tokenizer, self._encoder)
@@ -185,6 +185,10 @@ class Tokenizer:
             checked, skip_special_tokens=self._hidden is None, clean_up_tokenization_spaces=False
         )
 
+    def pieces(self) -> dict[int, str]:
+        """Return every token as the vocabulary has it, by id."""
+        return {index: piece for piece, index in self._tokenizer.get_vocab().items()}
+
     def token_text(self, token_id: int) -> str:
         """Return the text of one token, even a special one (for log probabilities)."""
         text = self._tokenizer.decode(
@@ -239,8 +243,7 @@ class Tokenizer:
     def _hidden_ids(self) -> frozenset[int] | None:
         """Special tokens that `decode` skips; None if those are all the special ones.
 
-        A tokenizer's file may declare special tokens that its configuration does not list
-        (gpt-oss).
+        A tokenizer's file may declare some that its configuration does not list (gpt-oss).
         """
         added: dict[int, Any] = self._tokenizer.added_tokens_decoder
         ids = {int(token) for token in self._tokenizer.all_special_ids}
@@ -258,9 +261,8 @@ class Tokenizer:
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self.fill_in is None:
-            raise UnsupportedFeature(
-                "the model has no tokens to fill in the middle", param="suffix"
-            )
+            reason = "the model has no tokens to fill in the middle"
+            raise UnsupportedFeature(reason, param="suffix")
         self._encoder.check(len(before) + len(after))
         try:
             return self.fill_in.encode(before, after)
