@@ -35,6 +35,7 @@ _UNREAD: Final = 256
 """Answers that may wait to be sent to other workers; more replace the oldest."""
 
 _IN_USE_S: Final = 600.0
+_NOTED_EVERY_S: Final = 1.0
 _MOST_SCOPES: Final = 64
 
 
@@ -58,6 +59,7 @@ class AnswerIndex:
         self._known: OrderedDict[bytes, int] = OrderedDict()
         self._unread: deque[tuple[str, tuple[int, ...]]] = deque(maxlen=_UNREAD)
         self._used_s: OrderedDict[str, float] = OrderedDict()
+        self._numbers: dict[str, int] = {}  # of the scopes in `_used_s`
         self._lock = threading.Lock()
         self.changed = threading.Event()
         """Set when an answer is unread, or when a scope is used for the first time."""
@@ -91,9 +93,8 @@ class AnswerIndex:
         """Return up to `count` tokens that may follow, and how many before them matched."""
         if len(token_ids) < _MATCHED or count < 1:
             return [], 0
-        number = _number(scope)
         with self._lock:
-            self._use(scope)
+            number = self._use(scope)
             place, matched = self._find(number, token_ids)
             return (self._after(place, count), matched) if matched else ([], 0)
 
@@ -115,13 +116,21 @@ class AnswerIndex:
         """The place of the oldest token that is not overwritten."""
         return max(0, self._total - self._size)
 
-    def _use(self, scope: str) -> None:
-        if scope not in self._used_s:
+    def _use(self, scope: str) -> int:
+        """Note that a scope is in use; return its number."""
+        now_s = time.monotonic()
+        number = self._numbers.get(scope)
+        if number is None:
+            number = self._numbers[scope] = _number(scope)
             self.changed.set()
-        self._used_s[scope] = time.monotonic()
+        elif now_s - self._used_s[scope] < _NOTED_EVERY_S:
+            return number
+        self._used_s[scope] = now_s
         self._used_s.move_to_end(scope)
         if len(self._used_s) > _MOST_SCOPES:
-            self._used_s.popitem(last=False)
+            oldest, _ = self._used_s.popitem(last=False)
+            del self._numbers[oldest]
+        return number
 
     def _write(self, number: int, text: Sequence[int]) -> None:
         size = self._size

@@ -36,6 +36,9 @@ _MODEL: Final = 2
 _FIRST_RIGHT: Final = (0.5, 0.5, 0.7)
 """Acceptance rates by source, as long as nothing was measured."""
 
+_LOOKED_EVERY: Final = 4
+"""Tokens after which other answers are looked at although their tokens do not pay."""
+
 _TRIED_EVERY: Final = 64
 """Steps after which a second model that does not pay is tried again."""
 
@@ -48,6 +51,7 @@ class _Draft:
     lookup: PromptLookup = field(default_factory=PromptLookup)
     tokens: list[int] = field(default_factory=list[int])
     source: int = _OWN
+    looked: int = 0
 
 
 class Drafter(Protocol):
@@ -110,7 +114,7 @@ class Speculation:
                 self._draft(sequence).tokens = []
             return {}
         for sequence in sequences:
-            self._guess(sequence, self._draft(sequence))
+            self._guess(sequence, self._draft(sequence), price)
         if self._model is not None:
             self._ask(self._model, sequences)
         drafts: dict[int, list[int]] = {}
@@ -177,11 +181,13 @@ class Speculation:
                 state = self._drafts[sequence.key]
                 state.tokens, state.source = drafts[sequence.key], _MODEL
 
-    def _guess(self, sequence: Sequence, state: _Draft) -> None:
+    def _guess(self, sequence: Sequence, state: _Draft, price: float) -> None:
         """Draft from a known answer if much of it matches, else from the text itself, if it can be."""
         token_ids, scope = sequence.token_ids, sequence.request.scope
         others, matched = [], 0
-        if self._answers is not None and scope:
+        state.looked += 1
+        looks = state.right[_OTHERS] > price or state.looked % _LOOKED_EVERY == 1
+        if looks and scope and self._answers is not None:
             others, matched = self._answers.draft(scope, token_ids, self._most)
         own = state.lookup.draft(token_ids, self._most) if matched < SURE else []
         state.tokens, state.source = (own, _OWN) if own else (others, _OTHERS)
