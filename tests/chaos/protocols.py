@@ -143,7 +143,9 @@ class Responses(Protocol):
             outcome.fail(content.get("code") or "error", content)
         elif kind == "response.failed":
             error = content["response"]["error"] or {}
-            outcome.fail(error.get("code") or "failed", error)
+            # This protocol has one code for all that its client may ask again for.
+            is_away = error.get("message", "").startswith("Redis")
+            outcome.fail("store_unavailable" if is_away else error.get("code") or "failed", error)
 
 
 class Background(Responses):
