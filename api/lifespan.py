@@ -18,6 +18,7 @@ from api.jobs.queue_carrier import QueueCarrier
 from api.services import Services
 from penstock.contract.worker import FASTCHAT
 from penstock.errors import PenstockError
+from penstock.redis_addresses import HOME
 from penstock.transport.accounts.keyring import Keyring
 from penstock.transport.accounts.limits import Limits
 from penstock.transport.accounts.quotas import Quotas
@@ -28,8 +29,8 @@ from penstock.transport.jobs.missing import MissingJobs
 from penstock.transport.jobs.queue import JobQueue
 from penstock.transport.jobs.reconciling import Reconciler
 from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
-from penstock.transport.replies.replies import Replies
-from penstock.transport.store.connection import connect_async
+from penstock.transport.replies.all_replies import AllReplies
+from penstock.transport.store.grouped import close, connect_groups
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -63,8 +64,8 @@ async def running(
     await membership.start()
     try:
         chores = (
-            _reap_forever(services),
-            _reconcile_forever(services),
+            *(_reap_forever(services, name) for name in (HOME, *services.stores.groups)),
+            *(_reconcile_forever(services, one) for one in services.reconcilers.all()),
             _flush_forever(services),
         )
         async with at_work(*chores):
@@ -75,27 +76,30 @@ async def running(
             async with asyncio.timeout(STOP_S):
                 await flush_history(services)
                 await services.usage.flush()
-                await services.reconciler.stop()
+                for reconciler in services.reconcilers.all():
+                    await reconciler.stop()
         await membership.stop()
         await peers_of(services).stop()
         await services.registry.stop()
         await services.replies.stop()
-        await services.redis.aclose()
+        await close(services.stores)
 
 
 def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Services:
-    redis = connect_async(settings)
-    queue = JobQueue(redis, settings)
-    replies = Replies(redis, settings)
-    registry = Registry(redis, settings)
-    unheard = UnclaimedEndings(redis, settings)
-    images = JobImages(redis, settings)
+    stores = connect_groups(settings)
+    redis = stores.home
+    queue = JobQueue(stores, settings)
+    replies = AllReplies(stores, settings)
+    registry = Registry(stores, settings)
+    unheard = UnclaimedEndings(stores, settings)
+    images = JobImages(stores, settings)
     peers = Peers(redis, settings)
     background = Background()
     return Services(
         settings=settings,
         telemetry=telemetry,
         redis=redis,
+        stores=stores,
         queue=queue,
         replies=replies,
         registry=registry,
@@ -104,7 +108,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         quotas=Quotas(redis, settings),
         usage=UsageLog(redis, settings),
         unheard=unheard,
-        reconciler=Reconciler(redis, settings),
+        reconcilers=stores.map(lambda client: Reconciler(client, settings)),
         images=images,
         missing=MissingJobs(settings.redis_patience_s),
         peers=peers,
@@ -123,24 +127,27 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
     )
 
 
-async def _reap_forever(services: Services) -> None:
-    """Give dead workers' jobs back and end those past their deadline, for every queue.
+async def _reap_forever(services: Services, group: str) -> None:
+    """Give dead workers' jobs back and end those past their deadline, for every queue of a group.
 
-    Workers do so too; a queue without any worker depends on the API processes.
+    Workers do so too; a queue without any worker depends on the API processes. A group whose Redis
+    is away holds up no other.
     """
+    group_of = services.settings.group_of
     while True:
         await asyncio.sleep(REAP_INTERVAL_S)
         try:
             for served in services.registry.known():
-                await services.queue.reap(served.card.queue)
+                if group_of(served.card.queue) == group:
+                    await services.queue.reap(served.card.queue)
         except PenstockError as error:  # Redis is away; the registry has logged it
             logger.debug("reaper: %s", error)
         except Exception:
             logger.exception("reaper")
 
 
-async def _reconcile_forever(services: Services) -> None:
-    """Put jobs back whose keys somebody has deleted.
+async def _reconcile_forever(services: Services, reconciler: Reconciler) -> None:
+    """Put jobs of one Redis back whose keys somebody has deleted.
 
     With very many jobs in the store, a look at all of them takes a tenth of the time at most.
     """
@@ -149,7 +156,7 @@ async def _reconcile_forever(services: Services) -> None:
         await asyncio.sleep(min(max(RECONCILE_INTERVAL_S, 9 * took_s), RECONCILE_LONGEST_S))
         began_s = time.monotonic()
         try:
-            async for put_back in services.reconciler.run():
+            async for put_back in reconciler.run():
                 services.telemetry.put_back(put_back)
         except PenstockError as error:  # Redis is away; the registry has logged it
             logger.debug("reconciler: %s", error)

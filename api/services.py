@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from penstock.transport.jobs.queue import JobQueue
     from penstock.transport.jobs.reconciling import Reconciler
     from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
-    from penstock.transport.replies.replies import Replies
+    from penstock.transport.replies.all_replies import AllReplies
+    from penstock.transport.store.grouped import Grouped, Stores
 
 
 class ForeignWorkers(Protocol):
@@ -48,15 +49,18 @@ class Services:
     settings: Settings
     telemetry: Telemetry
     redis: redis.asyncio.Redis
+    """The home Redis: accounts, documents, usage, FastChat's workers."""
+    stores: Stores
+    """Every Redis that has jobs, by queue."""
     queue: JobQueue
-    replies: Replies
+    replies: AllReplies
     registry: Registry
     keyring: Keyring
     limits: Limits
     quotas: Quotas
     usage: UsageLog
     unheard: UnclaimedEndings
-    reconciler: Reconciler
+    reconcilers: Grouped[Reconciler]
     images: JobImages
     missing: MissingJobs
     peers: ForeignWorkers

@@ -43,7 +43,7 @@ async def fleet(request: Request) -> Response:
     services = services_of(request)
     known = sorted(services.registry.known(), key=lambda served: served.card.queue)
     workers = sorted(services.registry.workers(), key=lambda worker: (worker.host, worker.pid))
-    overview = Overview(services.redis)
+    overview = Overview(services.stores)
     queues = [served.card.queue for served in known]
     now_ms, jobs, resting, depths = await _answered(
         asyncio.gather(
@@ -119,9 +119,11 @@ def _minutes(text: str) -> int:
 
 async def _ask(request: Request, worker_id: str, *, rest: bool) -> Response:
     services = services_of(request)
-    if all(worker.id != worker_id for worker in services.registry.workers()):
+    workers = (worker for worker in services.registry.workers() if worker.id == worker_id)
+    if (worker := next(workers, None)) is None:
         raise HTTPException(404, "There is no such worker")
-    await _answered(Overview(services.redis).ask_to_rest(worker_id, rest=rest))
+    queue = worker.models[0].queue if worker.models else ""
+    await _answered(Overview(services.stores).ask_to_rest(worker_id, queue, rest=rest))
     return json_response({"id": worker_id, "object": "worker", "drain_requested": rest})
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from fastapi import Request
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.responses import Response
 
@@ -33,11 +34,11 @@ async def health() -> Response:
 @router.endpoint("/ready", documented=False, method="HEAD")
 @router.endpoint("/ready", method="GET")
 async def ready(request: Request) -> Response:
-    """Say whether a request could be answered: Redis answers, and a worker lives."""
+    """Say whether a request could be answered: the home Redis answers, and a worker lives."""
     services = services_of(request)
     if request.app.state.drain.draining:
         return json_response({"status": "unavailable", "reason": "it is shutting down"}, 503)
-    if not await _redis_answers(services):
+    if not await _redis_answers(services.redis):
         return json_response({"status": "unavailable", "reason": "Redis does not answer"}, 503)
     models = sorted({card.name for card in services.registry.models()})
     if not models:
@@ -56,11 +57,17 @@ async def metrics(request: Request) -> Response:
     """Show Prometheus's metrics; queues are read now."""
     services = services_of(request)
     cards = _known_cards(services)
-    redis_up, depths = await asyncio.gather(
-        _redis_answers(services), _depths(services, [card.queue for card in cards])
+    stores = services.stores
+    depths, (redis_up, *groups_up) = await asyncio.gather(
+        _depths(services, [card.queue for card in cards]),
+        asyncio.gather(*map(_redis_answers, stores.all())),
     )
     view = FleetView(
-        redis_up=redis_up, cards=cards, workers=services.registry.workers(), depths=depths
+        redis_up=redis_up,
+        groups_up=dict(zip(stores.groups, groups_up, strict=True)),
+        cards=cards,
+        workers=services.registry.workers(),
+        depths=depths,
     )
     text = await asyncio.to_thread(services.telemetry.render, view)
     return Response(text, headers={"content-type": CONTENT_TYPE})
@@ -74,10 +81,10 @@ def _known_cards(services: Services) -> list[ModelCard]:
         return []
 
 
-async def _redis_answers(services: Services) -> bool:
+async def _redis_answers(redis: Redis) -> bool:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await services.redis.ping()  # pyright: ignore[reportUnknownMemberType] - redis-py
+            await redis.ping()  # pyright: ignore[reportUnknownMemberType] - redis-py
     except (TimeoutError, RedisError, OSError, RuntimeError):
         return False
     return True
@@ -86,6 +93,6 @@ async def _redis_answers(services: Services) -> bool:
 async def _depths(services: Services, queues: list[str]) -> dict[str, QueueDepth]:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await Overview(services.redis).depths(queues)
+            return await Overview(services.stores).depths(queues)
     except (TimeoutError, RedisError, OSError, RuntimeError, StoreUnavailable):
         return {}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from penstock.transport.jobs.images import JobImages
     from penstock.transport.jobs.queue import JobQueue
     from penstock.transport.jobs.unclaimed_endings import UnclaimedEndings
-    from penstock.transport.replies.replies import Replies
+    from penstock.transport.replies.all_replies import AllReplies
 
 logger = logging.getLogger("penstock.api")
 
@@ -44,7 +44,7 @@ class QueueCarrier:
     """The `Carrier` of models that our own workers serve."""
 
     queue: JobQueue
-    replies: Replies
+    replies: AllReplies
     registry: Registry
     unheard: UnclaimedEndings
     images: JobImages
@@ -125,13 +125,14 @@ class QueuePlacement:
 
     async def _submit_all(self) -> None:
         queue = self._carrier.queue
-        await self._store_images()
         if self._resumption:
             self.jobs = tuple([await self._placed(job) for job in self.jobs])
+            await self._store_images(self.jobs)
             for job in self.jobs:
                 if not await queue.submit(job):
                     await self._take_up(job)
             return
+        await self._store_images(self.jobs)
         accepted: list[Job] = []
         for job in self.jobs:
             accepted.append(await self._spill(job))
@@ -150,12 +151,13 @@ class QueuePlacement:
             raise contents.foreign(keys.locate(job.id), ValueError(f"there is no queue {queue!r}"))
         return msgspec.structs.replace(job, queue=queue)
 
-    async def _store_images(self) -> None:
-        """Put the images where a worker finds them, before a job that names them."""
+    async def _store_images(self, jobs: Sequence[Job]) -> None:
+        """Put the images where a worker finds them, before jobs that name them."""
         if not self._images:
             return
-        longest_ms = max(job.deadline_ms - job.created_ms for job in self.jobs)
-        await self._carrier.images.store(self._images, longest_ms / 1000)
+        longest_ms = max(job.deadline_ms - job.created_ms for job in jobs)
+        for queue in {job.queue for job in jobs}:
+            await self._carrier.images.store(self._images, queue, longest_ms / 1000)
 
     async def _spill(self, job: Job) -> Job:
         """Submit a job to its queue or, if that is full, to another one of the same model.
@@ -169,6 +171,7 @@ class QueuePlacement:
             for name in self._carrier.registry.other_queues(self._card):
                 other = msgspec.structs.replace(job, queue=name)
                 with suppress(QueueFull):
+                    await self._store_images([other])
                     await queue.submit(other)
                     return other
             raise
@@ -192,7 +195,7 @@ class QueuePlacement:
         if await self._carrier.queue.now_ms() >= job.deadline_ms:
             return False
         logger.warning("job %s of request %s was lost: again", job.id, job.request_id)
-        await self._store_images()
+        await self._store_images([job])
         await self._carrier.queue.submit(job)
         return True
 
@@ -218,7 +221,9 @@ class QueuePlacement:
     async def _cancel_open(self, left: asyncio.Task[None]) -> None:
         await asyncio.wait({left})
         if self._resumption:
-            await self._until_clients_could_return()
+            await asyncio.gather(
+                *(self._until_clients_could_return(queue) for queue in self._queues())
+            )
         for job_id in self._open:
             try:
                 if not self._resumption or await self._is_abandoned(job_id):
@@ -226,10 +231,13 @@ class QueuePlacement:
             except PenstockError:  # never stored, or ended; else its deadline ends it
                 continue
 
-    async def _until_clients_could_return(self) -> None:
+    def _queues(self) -> set[str]:
+        return {job.queue for job in self.jobs}
+
+    async def _until_clients_could_return(self, queue: str) -> None:
         """Wait until Redis has been there for the grace time: without it no client can return."""
         replies, grace_s = self._carrier.replies, self._carrier.resume_grace_s
-        while (left_s := grace_s - replies.connected_s()) > 0:  # noqa: ASYNC110  no event for it
+        while (left_s := grace_s - replies.connected_s(queue)) > 0:  # noqa: ASYNC110  no event for it
             await asyncio.sleep(left_s)
 
     async def _is_abandoned(self, job_id: str) -> bool:

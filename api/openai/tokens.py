@@ -170,7 +170,7 @@ async def call(
     """
     question = TokenizerCall(uuid.uuid4().hex, card.queue, "", asked)
     services = services_of(request)
-    await services.images.store(images, TIMEOUT_S)
+    await services.images.store(images, card.queue, TIMEOUT_S)
     try:
         return await services.replies.call(question, TIMEOUT_S)
     except BadRequest as error:

@@ -2,85 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AnyHttpUrl,
-    AnyUrl,
     Field,
     RedisDsn,
-    TypeAdapter,
-    UrlConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from penstock.errors import BadSettings
+from penstock.errors import BadSettings, StartupError
 from penstock.redaction import redacted
+from penstock.redis_addresses import HOME, RedisGroup, SocketUrl, check_sentinels, parsed_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PREFIX = "PENSTOCK_"
-
-
-SOCKET_SCHEMES = ("unix", "redis+socket")
-SocketUrl = Annotated[
-    AnyUrl, UrlConstraints(allowed_schemes=list(SOCKET_SCHEMES), host_required=False)
-]
-_SCHEMES = ("redis", "rediss", *SOCKET_SCHEMES)
-_ENCODE = "in a password, write %23 for #, %2F for /, %3F for ?, %40 for @, %25 for %"
-
-
-def _redis_address(given: str) -> str:
-    """Return a Redis URL in a form that all our Redis clients parse in the same way.
-
-    :raises ValueError: it is not one; the message contains no part of it, as it may have a
-        password.
-    """
-    scheme, has_scheme, rest = given.strip().partition("://")
-    if not has_scheme or scheme not in _SCHEMES:
-        raise ValueError(f"begin with redis://, rediss:// or unix://; {_ENCODE}")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    rest = rest[len(authority) :]
-    if "#" in rest or (scheme not in SOCKET_SCHEMES and "@" in rest):
-        raise ValueError(f"it does not end as a Redis URL does; {_ENCODE}")
-    if scheme not in SOCKET_SCHEMES:
-        _, _, host = authority.rpartition("@")
-        if not re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(:\d{1,5})?", host):
-            raise ValueError(f"its host and port cannot be read; {_ENCODE}")
-        return f"{scheme}://{authority}{rest}"
-    return _socket_address(authority, rest)
-
-
-def _socket_address(authority: str, rest: str) -> str:
-    """Return a socket's URL with the part before its path as parameters."""
-    account, at, host = authority.rpartition("@")
-    path, _, query = rest.partition("?")
-    if host or not path.strip("/"):
-        raise ValueError("a socket is unix:///path/of/the/socket?db=0")
-    parameters = dict(parse_qsl(query))
-    if "virtual_host" in parameters:  # Celery's name for it
-        parameters["db"] = parameters.pop("virtual_host")
-    user, _, password = account.partition(":")
-    if at and user:
-        parameters["username"] = unquote(user)
-    if at and password:
-        parameters["password"] = unquote(password)
-    if not parameters.get("db", "0").isdecimal():
-        raise ValueError("a socket is unix:///path/of/the/socket?db=0")
-    return f"unix://{path}?{urlencode(parameters, quote_via=quote)}".rstrip("?")
-
-
-def redis_address(url: str) -> RedisDsn | AnyUrl:
-    """Return the value of `Settings.redis_url` for a URL.
-
-    :raises ValueError: it is not a Redis URL.
-    """
-    return TypeAdapter[RedisDsn | AnyUrl](RedisDsn | SocketUrl).validate_python(_redis_address(url))
 
 
 class Settings(BaseSettings):
@@ -99,6 +44,11 @@ class Settings(BaseSettings):
     redis_master: str = Field(default="mymaster", min_length=1)
     """The Sentinels' name for the master."""
     redis_sentinel_password: str = ""
+    redis_groups: Annotated[dict[str, RedisGroup], NoDecode] = Field(
+        default_factory=dict[str, RedisGroup]
+    )
+    """Queues whose jobs have a Redis of their own, as JSON: `{"large": {"queues": ["bigdl-70b-*"],
+    "url": "redis://10.0.0.2:6379/0"}}`; also `sentinels` and `master`. All else is at `redis_url`."""
     redis_patience_s: float = Field(default=20.0, gt=0)
     """How long a call to Redis is retried before it counts as failed."""
 
@@ -255,7 +205,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url", mode="before")
     @classmethod
     def _read_redis_url(cls, value: object) -> object:
-        return _redis_address(value) if isinstance(value, str) else value
+        return parsed_address(value) if isinstance(value, str) else value
 
     @field_validator("standby_queues")
     @classmethod
@@ -270,16 +220,56 @@ class Settings(BaseSettings):
     @field_validator("redis_sentinels")
     @classmethod
     def _check_sentinels(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for sentinel in value:
-            host, _, port = sentinel.rpartition(":")
-            if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
-                raise ValueError(f"{sentinel!r} is not host:port")
-        url = info.data.get("redis_url")
-        if value and url is not None and url.scheme != "redis":
-            raise ValueError(
-                "Redis behind Sentinels is reached by redis://, not by TLS or a socket"
-            )
+        return check_sentinels(value, info.data.get("redis_url"))
+
+    @field_validator("redis_groups", mode="before")
+    @classmethod
+    def _read_groups(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value or "{}")
+        except ValueError:
+            raise ValueError("it is not JSON") from None
+
+    @field_validator("redis_groups")
+    @classmethod
+    def _check_groups(cls, value: dict[str, RedisGroup]) -> dict[str, RedisGroup]:
+        for name in value:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
+                raise ValueError("a group's name has lower-case letters, digits, - and _ only")
         return value
+
+    def group_of(self, queue: str) -> str:
+        """Return the name of the group whose Redis has a queue's jobs: the first that names it."""
+        groups = self.redis_groups.items()
+        return next((name for name, group in groups if group.has(queue)), HOME)
+
+    def in_group(self, name: str) -> Settings:
+        """Return the settings of a process that uses a group's Redis alone, as its only one."""
+        if name == HOME:
+            return self.model_copy(update={"redis_groups": {}})
+        group = self.redis_groups[name]
+        address: dict[str, Any] = {
+            "redis_groups": {},
+            "redis_url": group.url,
+            "redis_sentinels": group.sentinels,
+            "redis_master": group.master,
+        }
+        return self.model_copy(update=address)
+
+    def for_queues(self, queues: Iterable[str]) -> Settings:
+        """Return the settings of a worker that serves these queues.
+
+        :raises StartupError: the jobs of these queues are in different Redis.
+        """
+        by_group = {self.group_of(queue): queue for queue in sorted(queues, reverse=True)}
+        if len(by_group) > 1:
+            names = ", ".join(sorted(by_group.values()))
+            raise StartupError(
+                f"{names} have different Redis (PENSTOCK_REDIS_GROUPS): start a worker for each"
+            )
+        return self.in_group(next(iter(by_group), HOME))
 
 
 @cache
@@ -295,6 +285,10 @@ def load() -> Settings:
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
         if name.startswith(f"{PREFIX}REDIS_URL"):  # it may have a password anywhere
             raise BadSettings(f"{PREFIX}REDIS_URL: {_reason(first['msg'])}") from None
+        if first["loc"][0] == "redis_groups":
+            place = ".".join(str(part) for part in first["loc"][1:3])
+            reason = f"{place}: {_reason(first['msg'])}" if place else _reason(first["msg"])
+            raise BadSettings(f"{PREFIX}REDIS_GROUPS: {reason}") from None
         given = redacted(repr(first["input"]))
         raise BadSettings(f"{name}: {first['msg']} (it is {given})") from error
 

@@ -42,6 +42,7 @@ def main() -> int:
         "--journal-ttl", type=int, default=0, help="seconds; by default longer than the run"
     )
     parser.add_argument("--no-networks", action="store_true", help="no `ip netns`, no partitions")
+    parser.add_argument("--grouped", action="store_true", help="hit the Redis of a group")
     parser.add_argument("--keep", type=Path, help="folder for the processes' logs")
     parser.add_argument("--save", type=Path)
     chosen = parser.parse_args()
@@ -60,6 +61,7 @@ def main() -> int:
         spare_first=chosen.spare_first,
         journal_ttl_s=chosen.journal_ttl,
         has_networks=not chosen.no_networks,
+        is_grouped=chosen.grouped,
     )
     with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as name:
         folder = chosen.keep or Path(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ class Fleet:
     """The wall clock of all processes; None where it cannot be set here."""
     has_networks: bool = False
     """Whether each process has a network of its own."""
+    home: RedisServer | None = None
+    """The home Redis, if the one that is hit is a group's."""
     workers: list[Running] = field(default_factory=list)
     apis: list[Running] = field(default_factory=list)
 
@@ -84,20 +87,29 @@ class Fleet:
             **(self.clock.env if self.clock else {}),
         }
 
+    def _addresses(self, door: Door) -> tuple[str, dict[str, str]]:
+        """Return the Redis of a process at this door, and its settings."""
+        if self.home is None:
+            return door.url, self.env
+        groups = {"hit": {"queues": [QUEUE], "url": door.url}}
+        return self.home.url, {**self.env, "PENSTOCK_REDIS_GROUPS": json.dumps(groups)}
+
     def new_worker(self, place: int) -> Running:
         """Start a worker, without waiting for it."""
         door = self.worker_doors[place]
+        redis_url, env = self._addresses(door)
         return self._processes.start_worker(
-            QUEUE, door.url, self.models_dir, env=self.env, wait=False, prefix=door.prefix
+            QUEUE, redis_url, self.models_dir, env=env, wait=False, prefix=door.prefix
         )
 
     def new_api(self, place: int) -> Running:
         """Start an API process, on the same port as the one that it replaces."""
         door = self.api_doors[place]
         port = int(self.apis[place].url.rpartition(":")[2]) if place < len(self.apis) else None
+        redis_url, env = self._addresses(door)
         return self._processes.start_api(
-            door.url,
-            env=self.env,
+            redis_url,
+            env=env,
             wait=False,
             port=port,
             prefix=door.prefix,
@@ -115,6 +127,8 @@ class Fleet:
     async def start(self, workers: int, apis: int) -> None:
         """Start everything and wait until it serves."""
         self.store.start()
+        if self.home is not None:
+            self.home.start()
         self.worker_doors = [await self._open_door() for _ in range(workers)]
         self.api_doors = [await self._open_door() for _ in range(apis)]
         self.workers = [self.new_worker(place) for place in range(workers)]
@@ -196,6 +210,8 @@ class Fleet:
         """End everything."""
         self._processes.kill_all()
         self.store.kill()
+        if self.home is not None:
+            self.home.kill()
         for network in self._networks:
             network.remove()
 

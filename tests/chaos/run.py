@@ -62,6 +62,8 @@ class Plan:
     """Whether one worker and one API process live through the run, for the sake of their memory."""
     has_networks: bool = True
     """Whether each process gets a network of its own, if the machine lets us."""
+    is_grouped: bool = False
+    """Whether the Redis that is hit is a group's, beside a home Redis that is left alone."""
     journal_ttl_s: int = 0
     """0: as long as the run, and half an hour."""
 
@@ -78,9 +80,11 @@ async def run(
         can_step = wants_clock and find_library() is not None
         clock = WallClock(folder / "wall-clock") if can_step else None
         journal_ttl_s = plan.journal_ttl_s or int(plan.seconds) + 1800
-        why_not = await asyncio.to_thread(networks.reason_against) if plan.has_networks else ""
-        has_networks = plan.has_networks and not why_not
-        fleet = Fleet(folder, models_dir, store, proxy, journal_ttl_s, clock, has_networks)
+        wants_networks = plan.has_networks and not plan.is_grouped  # the home Redis has one place
+        why_not = await asyncio.to_thread(networks.reason_against) if wants_networks else ""
+        has_networks = wants_networks and not why_not
+        home = _home(folder) if plan.is_grouped else None
+        fleet = Fleet(folder, models_dir, store, proxy, journal_ttl_s, clock, has_networks, home)
         if wants_clock and clock is None:
             tell("no libfaketime: clocks are left alone")
         if why_not:
@@ -95,6 +99,11 @@ async def run(
         finally:
             fleet.stop()
     return verdict
+
+
+def _home(folder: Path) -> RedisServer:
+    (folder / "home").mkdir()
+    return RedisServer(folder / "home", append_only=True)
 
 
 async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict:

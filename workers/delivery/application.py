@@ -19,10 +19,29 @@ from workers.delivery import broker
 if TYPE_CHECKING:
     from collections import defaultdict
 
+    from penstock.settings import Settings
+
 NO_QUEUE = "penstock.no-queue"
 """What Celery would consume without `-Q`; no model has this name."""
 
 _DAY_S = 24 * 60 * 60
+
+
+def broker_settings(ours: Settings) -> dict[str, Any]:
+    """Celery's settings of the Redis that has a worker's doorbells."""
+    broker_url, sentinel_options = sentinel.broker(ours)
+    return {
+        "broker_url": broker_url,
+        "broker_transport_options": {
+            # Redelivery is not Celery's business here: leases find lost jobs within seconds.
+            "visibility_timeout": _DAY_S,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            **sentinel_options,
+        },
+    }
 
 
 def configuration() -> dict[str, Any]:
@@ -34,20 +53,10 @@ def configuration() -> dict[str, Any]:
         ours = settings.load()
     except BadSettings as error:
         sys.exit(f"penstock: {error}")
-    broker_url, sentinel_options = sentinel.broker(ours)
     return {
-        "broker_url": broker_url,
+        **broker_settings(ours),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": {
-            # Redelivery is not Celery's business here: leases find lost jobs within seconds.
-            "visibility_timeout": _DAY_S,
-            "socket_timeout": 5,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-            **sentinel_options,
-        },
         "worker_pool": "workers.delivery.pool:EnginePool",
         "worker_consumer": "workers.delivery.consumer:PromptConsumer",
         # The pool keeps its own account of slots across reconnects.

@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from penstock import settings
 from penstock.errors import PenstockError, StartupError
 from penstock.observability.logs import adopt
-from workers.delivery.application import NO_QUEUE
+from workers.delivery.application import NO_QUEUE, broker_settings
 from workers.delivery.consumer import calm_acks
 from workers.delivery.pool import EnginePool
 
@@ -115,7 +115,8 @@ def _open(worker: Any) -> Worker:
     # Imported here: this loads the model libraries, which `celery inspect` does not need.
     from workers.serving.startup import open_worker  # noqa: PLC0415 - see above
 
-    return open_worker(queues, getattr(worker, "asked_slots", None), settings.load())
+    ours = settings.load().for_queues(queues)
+    return open_worker(queues, getattr(worker, "asked_slots", None), ours)
 
 
 @signals.celeryd_init.connect
@@ -147,5 +148,10 @@ def _tune(sender: Any, **_: Any) -> None:
         sender.loglevel = logging.INFO
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        ours = settings.load().for_queues(sender.app.amqp.queues.consume_from)
+    except StartupError as error:
+        sys.exit(f"penstock: {error}")
+    sender.app.conf.update(broker_settings(ours))  # its queues' Redis may be another one
     if len(sender.app.amqp.queues.consume_from) > 1:
         sender.app.conf.broker_transport_options["polling_interval"] = SEVERAL_QUEUES_POLL_S

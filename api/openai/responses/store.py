@@ -159,9 +159,10 @@ class Shelf:
 
     async def _journal(self, stored: StoredResponse, queue: str) -> list[Event]:
         events: list[Event] = []
+        redis = self._services.stores.of(queue)
         while True:
             after = events[-1].index if events else -1
-            page = await journal.read_async(self._services.redis, queue, stored.job_id, after, PAGE)
+            page = await journal.read_async(redis, queue, stored.job_id, after, PAGE)
             events += page
             if len(page) < PAGE:
                 return events

@@ -41,7 +41,7 @@ def doctor(
         *_devices(),
         *xpu_parts(),
         redis_program(),
-        redis_in_use(settings),
+        *redis_in_use(settings),
         *_names_here(),
         *_models(settings),
     ]

@@ -35,9 +35,17 @@ def redis_program() -> Finding:
     return Finding("Redis", "ok", f"{kind} {version} ({program})")
 
 
-def redis_in_use(settings: Settings) -> Finding:
-    """Ask the Redis that all processes share; one that was set and is not there is missing."""
-    subject, where = "Redis in use", sentinel.address(settings)
+def redis_in_use(settings: Settings) -> list[Finding]:
+    """Ask the Redis that all processes share, and those of groups of queues."""
+    groups = [
+        _in_use(settings.in_group(name), f"Redis of {name}") for name in settings.redis_groups
+    ]
+    return [_in_use(settings, "Redis in use"), *groups]
+
+
+def _in_use(settings: Settings, subject: str) -> Finding:
+    """Ask one Redis; one that was set and is not there is missing."""
+    where = sentinel.address(settings)
     try:
         with connect(settings) as client:
             info: dict[str, Any] = patiently(lambda: cast("Any", client).info(), PATIENCE_S)

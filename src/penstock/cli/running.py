@@ -16,7 +16,7 @@ import msgspec
 
 from penstock import settings as settings_module
 from penstock.errors import StartupError
-from penstock.settings import redis_address
+from penstock.redis_addresses import redis_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -41,10 +41,11 @@ def status(
 ) -> None:
     """Show workers, queues and tokens/s, as Redis has them."""
     settings = running.settings()
-    snapshot = census.take(settings)
     if check is not None:
-        _check(snapshot, check)
-    elif as_json:
+        _check(census.take(settings.for_queues([check])), check)
+        return
+    snapshot = census.take(settings)
+    if as_json:
         out.print_json(msgspec.json.encode(snapshot).decode())
     elif once or not out.is_terminal:
         out.print(render(snapshot))
@@ -74,10 +75,12 @@ def _watch(settings: Settings, snapshot: Census, interval: float) -> None:
 
 
 def render(snapshot: Census) -> RenderableType:
-    """Lay out queues and workers as two tables."""
+    """Lay out queues and workers as two tables, below a line for each Redis that is away."""
+    away = [Text(f"The Redis of {name} does not answer.", style="red") for name in snapshot.away]
     if not snapshot.workers:
-        return Text("No worker is alive. Start one: celery -A workers worker -Q <model>-<device>")
-    return Group(_queue_table(snapshot), _worker_table(snapshot))
+        command = "celery -A workers worker -Q <model>-<device>"
+        return Group(*away, Text(f"No worker is alive. Start one: {command}"))
+    return Group(*away, _queue_table(snapshot), _worker_table(snapshot))
 
 
 def _queue_table(snapshot: Census) -> Sheet:

@@ -90,6 +90,8 @@ class FleetView:
     """The state of the fleet for a scrape. A queue without a depth could not be read."""
 
     redis_up: bool
+    """Of the home Redis; `groups_up` is of those that have a group of queues."""
+    groups_up: Mapping[str, bool] = field(default_factory=dict[str, bool])
     cards: Sequence[ModelCard] = ()
     workers: Sequence[WorkerCard] = ()
     depths: Mapping[str, QueueDepth] = field(default_factory=dict[str, "QueueDepth"])
@@ -107,6 +109,8 @@ class FleetCollector(Collector):
         yield GaugeMetricFamily(
             "penstock_redis_up", "Whether Redis answers this process", value=view.redis_up
         )
+        groups = (((name,), is_up) for name, is_up in view.groups_up.items())
+        yield _gauge("redis_group_up", "Whether a group's Redis answers", ("group",), groups)
         yield _gauge("workers", "Live workers", QUEUE_LABELS, self._live_workers().items())
         cards = [card for card in view.cards if card.queue in view.depths]
         for name, documentation, of_depth in _OF_QUEUES:

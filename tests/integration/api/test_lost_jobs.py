@@ -190,7 +190,7 @@ def test_a_clients_time_to_come_back_does_not_run_while_redis_is_away(
         wait_until(lambda: time.monotonic() - left_s > grace_s * 1.5)
         own_redis.start()
         # Whoever had waited for Redis only would have cancelled it by now.
-        wait_until(lambda: server.services.replies.connected_s() > grace_s / 4, 20.0)
+        wait_until(lambda: server.services.replies.connected_s("") > grace_s / 4, 20.0)
         headers = {**KEY, "Last-Event-ID": str(last)}
         with httpx.stream(
             "POST", f"{server.url}/v1/completions", json=ASK, headers=headers, timeout=30.0

@@ -19,7 +19,7 @@ BOTH = {digest_of(data): data for data in (ONE, OTHER)}
 
 async def stored(settings: Settings, lasting_s: float) -> None:
     redis = connect_async(settings)
-    await JobImages(redis, settings).store(BOTH, lasting_s)
+    await JobImages(redis, settings).store(BOTH, "m-cpu", lasting_s)
     await redis.aclose()
 
 

@@ -16,7 +16,7 @@ from penstock.cli.fleet.readiness import Awaited, Startup
 from penstock.cli.fleet.supervisor import Supervisor
 from penstock.errors import BadSettings, StartupError
 from penstock.models.catalogue import resolve
-from penstock.settings import redis_address
+from penstock.redis_addresses import redis_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

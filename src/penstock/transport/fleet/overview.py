@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
+from redis.exceptions import RedisError
 
 from penstock.transport import keys
 from penstock.transport.fleet.announcer import DRAIN_LIFE_S
 from penstock.transport.fleet.history import percentile
 from penstock.transport.jobs.records import QueueDepth
 from penstock.transport.store import contents
+from penstock.transport.store.grouped import Stores, stores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     import redis.asyncio
+
+T = TypeVar("T")
 
 HISTORY_LIFE_S: Final = 2 * 3_600
 _FIELDS: Final = ("state", "tenant", "created", "next", "priority", "cost", "worker", "lost")
@@ -54,60 +59,28 @@ class QueueMinute(msgspec.Struct, frozen=True, omit_defaults=True):
 class Overview:
     """Reads across the fleet. Owned by one event loop; every call is one or two round trips."""
 
-    def __init__(self, redis: redis.asyncio.Redis) -> None:
-        self._redis = cast("Any", redis)
+    def __init__(self, redis: redis.asyncio.Redis | Stores) -> None:
+        self._stores = stores_of(redis).map(lambda client: cast("Any", client))
 
     async def open_jobs(self, queues: Sequence[str], most: int) -> list[OpenJob]:
         """Return open jobs: waiting ones (oldest first) and running ones, `most` of each a queue.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        for queue in queues:
-            pipeline.zrange(keys.leases(queue), 0, most - 1)
-            pipeline.zrange(keys.arrivals(queue), 0, most - 1)
-        (seconds, microseconds), *answers = await pipeline.execute()
-        now_s = seconds + microseconds / 1e6
-        job_ids = [
-            (queue, job_id.decode(errors="replace"))
-            for queue, running, waiting in zip(queues, answers[::2], answers[1::2], strict=True)
-            for job_id in (*running, *waiting)
-        ]
-        pipeline = self._redis.pipeline(transaction=False)
-        for queue, job_id in job_ids:
-            pipeline.hmget(keys.job(queue, job_id), _FIELDS)
-        rows = await pipeline.execute()
-        return [
-            _open_job(queue, job_id, row, now_s)
-            for (queue, job_id), row in zip(job_ids, rows, strict=True)
-            if row[0] in {b"waiting", b"running"}
-        ]
+        of_each = [_open_jobs(client, names, most) for client, names in self._split(queues)]
+        return [job for jobs in await _reachable(of_each) for job in jobs]
+
+    def _split(self, queues: Sequence[str]) -> list[tuple[Any, list[str]]]:
+        return self._stores.split(queues) or [(self._stores.home, [])]
 
     async def depths(self, queues: Sequence[str]) -> dict[str, QueueDepth]:
         """Return how many jobs wait and run: `JobQueue.depth` for many queues at once.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        for queue in queues:
-            pipeline.zcard(keys.arrivals(queue))
-            pipeline.hget(keys.counters(queue), "tokens")
-            pipeline.zcard(keys.leases(queue))
-            pipeline.zrange(keys.arrivals(queue), 0, 0, withscores=True)
-        (seconds, microseconds), *answers = await pipeline.execute()
-        now_s = seconds + microseconds / 1e6
+        of_each = [_depths(client, names) for client, names in self._split(queues)]
         return {
-            queue: QueueDepth(
-                waiting_jobs=waiting,
-                waiting_tokens=contents.whole_number(tokens, keys.counters(queue)),
-                running=running,
-                oldest_age_s=max(now_s - oldest[0][1] / 1000, 0.0) if oldest else 0.0,
-            )
-            for queue, waiting, tokens, running, oldest in zip(
-                queues, answers[::4], answers[1::4], answers[2::4], answers[3::4], strict=True
-            )
+            name: depth for depths in await _reachable(of_each) for name, depth in depths.items()
         }
 
     async def resting(self, worker_ids: Sequence[str]) -> frozenset[str]:
@@ -115,30 +88,30 @@ class Overview:
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        for worker_id in worker_ids:
-            pipeline.exists(keys.drain(worker_id))
-        answers = await pipeline.execute()
-        return frozenset(one for one, is_asked in zip(worker_ids, answers, strict=True) if is_asked)
+        of_each = [_resting(client, worker_ids) for client in self._stores.all()]
+        return frozenset[str]().union(*await _reachable(of_each))
 
-    async def ask_to_rest(self, worker_id: str, *, rest: bool) -> None:
+    async def ask_to_rest(self, worker_id: str, queue: str, *, rest: bool) -> None:
         """Ask a worker to claim nothing more, or to continue; its next heartbeat takes it up.
+
+        `queue` is one that it serves: the request goes to the Redis of its jobs.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
+        client = self._stores.of(queue)
         if rest:
-            await self._redis.set(keys.drain(worker_id), "1", ex=DRAIN_LIFE_S)
+            await client.set(keys.drain(worker_id), "1", ex=DRAIN_LIFE_S)
         else:
-            await self._redis.delete(keys.drain(worker_id))
+            await client.delete(keys.drain(worker_id))
 
     async def add_history(self, counts: Mapping[str, int]) -> None:
         """Add a process's counts to the current minute of Redis's clock.
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
-        seconds, _ = await self._redis.time()
+        seconds, _ = await self._stores.home.time()
         key = keys.history(int(seconds) // 60)
-        pipeline = self._redis.pipeline(transaction=True)
+        pipeline = self._stores.home.pipeline(transaction=True)
         for field, count in counts.items():
             pipeline.hincrby(key, field, count)
         pipeline.expire(key, HISTORY_LIFE_S)
@@ -151,9 +124,9 @@ class Overview:
 
         :raises redis.exceptions.RedisError: Redis is away.
         """
-        seconds, _ = await self._redis.time()
+        seconds, _ = await self._stores.home.time()
         now = int(seconds) // 60
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._stores.home.pipeline(transaction=False)
         for minute in range(now - minutes + 1, now + 1):
             pipeline.hgetall(keys.history(minute))
         rows = await pipeline.execute()
@@ -161,6 +134,74 @@ class Overview:
             _minute(fields, keys.history(minute))
             for minute, fields in zip(range(now - minutes + 1, now + 1), rows, strict=True)
         ]
+
+
+async def _reachable(calls: Sequence[Awaitable[T]]) -> list[T]:
+    """Return the answers of those Redis that answer.
+
+    :raises redis.exceptions.RedisError: none does.
+    """
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    for failure in failures:
+        if len(failures) == len(answers) or not isinstance(failure, RedisError | OSError):
+            raise failure
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+async def _open_jobs(client: Any, queues: Sequence[str], most: int) -> list[OpenJob]:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.time()
+    for queue in queues:
+        pipeline.zrange(keys.leases(queue), 0, most - 1)
+        pipeline.zrange(keys.arrivals(queue), 0, most - 1)
+    (seconds, microseconds), *answers = await pipeline.execute()
+    now_s = seconds + microseconds / 1e6
+    job_ids = [
+        (queue, job_id.decode(errors="replace"))
+        for queue, running, waiting in zip(queues, answers[::2], answers[1::2], strict=True)
+        for job_id in (*running, *waiting)
+    ]
+    pipeline = client.pipeline(transaction=False)
+    for queue, job_id in job_ids:
+        pipeline.hmget(keys.job(queue, job_id), _FIELDS)
+    rows = await pipeline.execute()
+    return [
+        _open_job(queue, job_id, row, now_s)
+        for (queue, job_id), row in zip(job_ids, rows, strict=True)
+        if row[0] in {b"waiting", b"running"}
+    ]
+
+
+async def _depths(client: Any, queues: Sequence[str]) -> dict[str, QueueDepth]:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.time()
+    for queue in queues:
+        pipeline.zcard(keys.arrivals(queue))
+        pipeline.hget(keys.counters(queue), "tokens")
+        pipeline.zcard(keys.leases(queue))
+        pipeline.zrange(keys.arrivals(queue), 0, 0, withscores=True)
+    (seconds, microseconds), *answers = await pipeline.execute()
+    now_s = seconds + microseconds / 1e6
+    return {
+        queue: QueueDepth(
+            waiting_jobs=waiting,
+            waiting_tokens=contents.whole_number(tokens, keys.counters(queue)),
+            running=running,
+            oldest_age_s=max(now_s - oldest[0][1] / 1000, 0.0) if oldest else 0.0,
+        )
+        for queue, waiting, tokens, running, oldest in zip(
+            queues, answers[::4], answers[1::4], answers[2::4], answers[3::4], strict=True
+        )
+    }
+
+
+async def _resting(client: Any, worker_ids: Sequence[str]) -> frozenset[str]:
+    pipeline = client.pipeline(transaction=False)
+    for worker_id in worker_ids:
+        pipeline.exists(keys.drain(worker_id))
+    answers = await pipeline.execute()
+    return frozenset(one for one, is_asked in zip(worker_ids, answers, strict=True) if is_asked)
 
 
 def _open_job(queue: str, job_id: str, row: Sequence[bytes | None], now_s: float) -> OpenJob:

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from redis.exceptions import RedisError
 
-from penstock.clock import clock
 from penstock.contract.worker import ModelCard, WorkerCard
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
-from penstock.transport import keys
-from penstock.transport.fleet.announcer import MODEL_LIFE_S, Announcer
-from penstock.transport.fleet.served import Served, by_name, by_queue, serve
-from penstock.transport.fleet.standby import plain_card
-from penstock.transport.fleet.store_age import StoreAge
-from penstock.transport.store import contents
+from penstock.transport.fleet.announcer import Announcer
+from penstock.transport.fleet.served import Served, by_name
+from penstock.transport.fleet.store_reader import REFRESH_S, Reading, StoreReader
+from penstock.transport.store.grouped import Stores, stores_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis.asyncio
 
     from penstock.settings import Settings
 
-__all__ = ["Announcer", "Registry", "Served"]
-
-REFRESH_S: Final = 1.0
+__all__ = ["REFRESH_S", "Announcer", "Registry", "Served"]
 
 ASSUMED_TOKENS_PER_S: Final = {"cuda": 1_000.0, "xpu": 300.0, "cpu": 50.0}
 """Tokens/s assumed of a worker, by device, until its speed has been measured."""
 
-_log = logging.getLogger(__name__)
-_worker_decoder = msgspec.json.Decoder(WorkerCard)
-_model_decoder = msgspec.json.Decoder(ModelCard)
-
 
 class View(msgspec.Struct, frozen=True):
-    """The fleet as of `read_s` (monotonic); `now_s` is Redis's clock at that time."""
+    """The fleet; `now_s` is the clock of the first Redis that has answered.
 
-    read_s: float
+    `ends_s` (monotonic) is when the oldest of its readings becomes too old.
+    """
+
+    ends_s: float
     now_s: float
     workers: tuple[WorkerCard, ...]
     served: tuple[Served, ...]
@@ -48,127 +42,101 @@ class View(msgspec.Struct, frozen=True):
     """By a model's name, its aliases and its queues' names."""
 
 
-def _without_errors(answers: list[Any]) -> list[Any]:
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
-
-
-def _waiting(queue: str, answer: Any) -> int:
-    """Return how many jobs wait; an error, such as a key of another type, counts as 0."""
-    if isinstance(answer, int):
-        return answer
-    _log.warning("the number of waiting jobs cannot be read: %s: %s", keys.arrivals(queue), answer)
-    return 0
+def _merged(readings: Sequence[Reading], life_s: float) -> View | None:
+    """Return one view of the readings of several Redis; None without any."""
+    if not readings:
+        return None
+    now_s = readings[0].now_s
+    served = [
+        queue
+        if reading.now_s == now_s
+        else msgspec.structs.replace(queue, seen_s=queue.seen_s + now_s - reading.now_s)
+        for reading in readings
+        for queue in reading.served
+    ]
+    return View(
+        ends_s=min(reading.read_s for reading in readings) + life_s,
+        now_s=now_s,
+        workers=tuple(worker for reading in readings for worker in reading.workers),
+        served=tuple(served),
+        by_name=by_name(served),
+    )
 
 
 class Registry:
-    """The API's view of the fleet. Owned by one event loop.
+    """The API's view of the fleet, in one Redis or several. Owned by one event loop.
 
-    While Redis is away, the last view stays valid for up to `settings.redis_patience_s`.
+    While a Redis is away, what it had stays valid for up to `settings.redis_patience_s`.
     """
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
-        self._redis = cast("Any", redis)
+    def __init__(self, redis: redis.asyncio.Redis | Stores, settings: Settings) -> None:
+        stores = stores_of(redis)
         self._grace_s = settings.worker_grace_s
         self._most_waiting = settings.max_waiting_jobs
         self._standby = settings.standby_queues
         self._view_life_s = settings.redis_patience_s
-        self._store_age = StoreAge(settings)
+        self._readers = [self._reader(client, stores, settings) for client in stores.all()]
         self._view: View | None = None
         self._picked: dict[str, int] = {}
         self._best_tokens_per_s: dict[tuple[str, int], float] = {}
-        self._task: asyncio.Task[None] | None = None
+
+    def _reader(
+        self, client: redis.asyncio.Redis, stores: Stores, settings: Settings
+    ) -> StoreReader:
+        def owns(queue: str) -> bool:
+            return stores.of(queue) is client
+
+        return StoreReader(
+            client,
+            settings,
+            list(filter(owns, self._standby)),
+            owns=owns,
+            sets_clock=client is stores.home,
+            on_read=self._take,
+        )
 
     async def start(self) -> None:
         """Refresh now, without an error if Redis is away, and then every second."""
-        await self._try_refresh()
-        self._task = asyncio.create_task(self._refresh_for_ever(), name="penstock-registry")
+        await asyncio.gather(*(reader.start() for reader in self._readers))
 
     async def stop(self) -> None:
         """Stop refreshing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def _refresh_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            await self._try_refresh()
-
-    async def _try_refresh(self) -> None:
-        try:
-            await self.refresh()
-        except (RedisError, OSError, RuntimeError, msgspec.MsgspecError) as error:
-            _log.warning("the registry keeps its last view: %s", error)
+        await asyncio.gather(*(reader.stop() for reader in self._readers))
 
     async def refresh(self) -> None:
         """Read the fleet again.
 
-        :raises redis.exceptions.RedisError: Redis is away.
+        :raises redis.exceptions.RedisError: no Redis answers.
         """
-        asked_s = time.monotonic()
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.zrange(keys.WORKERS, 0, -1)
-        pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
-        self._store_age.ask(pipeline)
-        *answers, mark = await pipeline.execute(raise_on_error=False)
-        (seconds, microseconds), worker_ids, models = _without_errors(answers)
-        clock.hear((seconds, microseconds), asked_s)
-        seen_ms = {queue.decode(errors="replace"): last_ms for queue, last_ms in models}
-        seen_ms = dict.fromkeys(self._standby, 0.0) | seen_ms
-        queues = list(seen_ms)
-        pipeline = self._redis.pipeline(transaction=False)
-        worker_keys = [keys.worker(worker_id.decode(errors="replace")) for worker_id in worker_ids]
-        pipeline.mget(worker_keys or [keys.worker("")])  # no empty list; no worker has this name
-        pipeline.mget([keys.model(queue) for queue in queues] or [keys.model("")])
-        for queue in queues:
-            pipeline.zcard(keys.arrivals(queue))
-        self._store_age.hear(mark, seconds * 1000 + microseconds // 1000, pipeline)
-        for queue in self._standby:  # keep what its last worker announced
-            pipeline.expire(keys.model(queue), MODEL_LIFE_S)
-        answers = await pipeline.execute(raise_on_error=False)
-        cards, model_cards = _without_errors(answers[:2])
-        waits = [
-            _waiting(queue, answer) for queue, answer in zip(queues, answers[2:], strict=False)
-        ]
-        read = contents.readable(_worker_decoder, zip(worker_keys, cards, strict=False))
-        workers = tuple(card for card in read if card is not None)
-        working = by_queue(worker for worker in workers if not worker.draining)
-        served = tuple(
-            serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
-            for queue, encoded, waiting in zip(queues, model_cards, waits, strict=False)
-            if (card := self._card(queue, encoded)) is not None
-        )
-        for served_queue in served:
-            fleet = (served_queue.card.queue, len(served_queue.workers))
-            best = self._best_tokens_per_s.get(fleet, 0.0)
-            self._best_tokens_per_s[fleet] = max(served_queue.load.decode_tokens_per_s, best)
-        if self._view and {one.card.queue for one in self._view.served} - {
-            one.card.queue for one in served
-        }:
-            self._store_age.doubt()  # an announcement lives for a day after its last renewal
-        self._picked = {}
-        self._view = View(
-            read_s=time.monotonic(),
-            now_s=seconds + microseconds / 1e6,
-            workers=workers,
-            served=served,
-            by_name=by_name(served),
-        )
+        reads = (reader.refresh() for reader in self._readers)
+        failures = await asyncio.gather(*reads, return_exceptions=True)
+        if all(failures):
+            raise failures[0] or RuntimeError
 
-    def _card(self, queue: str, encoded: bytes | None) -> ModelCard | None:
-        if encoded is None:
-            return plain_card(queue) if queue in self._standby else None
-        return contents.readable(_model_decoder, [(keys.model(queue), encoded)])[0]
+    def _take(self, reading: Reading) -> None:
+        """Take a Redis's new reading into the view. Called by its reader."""
+        for queue in reading.served:
+            fleet = (queue.card.queue, len(queue.workers))
+            best = self._best_tokens_per_s.get(fleet, 0.0)
+            self._best_tokens_per_s[fleet] = max(queue.load.decode_tokens_per_s, best)
+            self._picked.pop(queue.card.queue, None)
+        self._view = self._merge()
+
+    def _merge(self) -> View | None:
+        readings = (reader.fresh(self._view_life_s) for reader in self._readers)
+        return _merged([reading for reading in readings if reading], self._view_life_s)
 
     def _fresh_view(self) -> View | None:
-        view = self._view
-        too_old = view is None or time.monotonic() - view.read_s > self._view_life_s
-        return None if too_old else view
+        if self._view is not None and time.monotonic() > self._view.ends_s:
+            self._view = self._merge()
+        return self._view
+
+    def _settles_in_s(self) -> float:
+        """Return for how many seconds workers may still be announcing themselves somewhere."""
+        return max(reader.age.settles_in_s() for reader in self._readers)
+
+    def _sees_all(self) -> bool:
+        return all(reader.fresh(self._view_life_s) for reader in self._readers)
 
     def workers(self) -> tuple[WorkerCard, ...]:
         """Return every live worker, draining ones too; none if Redis has been away for long."""
@@ -217,7 +185,12 @@ class Registry:
             raise StoreUnavailable("Redis does not answer", retry_after_s=REFRESH_S)
         queues = view.by_name.get(name)
         if not queues:
-            left_s = self._store_age.settles_in_s()
+            if not self._sees_all():
+                raise StoreUnavailable(
+                    f"the Redis that may have the model {name!r} does not answer",
+                    retry_after_s=REFRESH_S,
+                )
+            left_s = self._settles_in_s()
             if left_s > 0:
                 raise NoWorker(
                     f"the model {name!r} is not known yet: workers are announcing themselves",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from penstock.errors import StoreUnavailable
 from penstock.transport import keys
 from penstock.transport.store.connection import patiently, patiently_async
+from penstock.transport.store.grouped import Stores, stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,13 +31,15 @@ def digest_of(data: bytes) -> str:
 class JobImages:
     """The API's side. Owned by the event loop."""
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
-        self._redis = cast("Any", redis)
+    def __init__(self, redis: redis.asyncio.Redis | Stores, settings: Settings) -> None:
+        self._redis = stores_of(redis).map(lambda client: cast("Any", client))
         self._patience_s = settings.redis_patience_s
         self._journal_s = settings.journal_ttl_s
 
-    async def store(self, images: Mapping[str, bytes], lasting_s: float) -> None:
+    async def store(self, images: Mapping[str, bytes], queue: str, lasting_s: float) -> None:
         """Store images by their digests for as long as a job may run, and its journal's time.
+
+        They go where the jobs of `queue` are.
 
         An image that is there already gets the longer of the two times.
 
@@ -45,7 +48,7 @@ class JobImages:
         life_s = int(lasting_s) + self._journal_s + 1
 
         async def write() -> None:
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline = self._redis.of(queue).pipeline(transaction=False)
             for digest, data in images.items():
                 pipeline.set(keys.image(digest), data, nx=True, ex=life_s)
                 pipeline.expire(keys.image(digest), life_s, gt=True)

@@ -30,7 +30,9 @@ from penstock.transport.jobs.records import (
 from penstock.transport.jobs.worker_queue import WorkerQueue
 from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently_async
+from penstock.transport.store.grouped import Stores, stores_of
 from penstock.transport.store.scripting import AsyncScripts
+from penstock.transport.store.searching import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -106,10 +108,11 @@ def _state(queue: str, job_id: str, fields: Sequence[Any]) -> JobState:
 class JobQueue:
     """The API's side: asynchronous, owned by one event loop."""
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
-        self._redis = cast("Any", redis)
+    def __init__(self, redis: redis.asyncio.Redis | Stores, settings: Settings) -> None:
+        stores = stores_of(redis)
+        self._redis = stores.map(lambda client: cast("Any", client))
         self._settings = settings
-        self._scripts = AsyncScripts(redis, settings)
+        self._scripts = stores.map(lambda client: AsyncScripts(client, settings))
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         return await patiently_async(call, self._settings.redis_patience_s)
@@ -127,7 +130,7 @@ class JobQueue:
 
     async def _look_at_the_clock(self) -> None:
         asked_s = time.monotonic()
-        clock.hear(await self._redis.time(), asked_s)
+        clock.hear(await self._redis.home.time(), asked_s)
 
     async def submit(self, job: Job) -> bool:
         """Store a job and ring a doorbell; False if a job with this id exists already.
@@ -136,8 +139,9 @@ class JobQueue:
         :raises StoreUnavailable: Redis stayed away, or is out of memory.
         """
         settings = self._settings
+        scripts = self._scripts.of(job.queue)
         answer = await self._patiently(
-            lambda: self._scripts.run_shared(
+            lambda: scripts.run_shared(
                 "submit",
                 job.queue,
                 job.id,
@@ -161,21 +165,23 @@ class JobQueue:
         # The worker has the job already; recording where to find it delays nobody.
         life_ms = await self._life_ms(job)
         await self._patiently(
-            lambda: self._scripts.together.run("SET", keys.locate(job.id), job.queue, "PX", life_ms)
+            lambda: scripts.together.run("SET", keys.locate(job.id), job.queue, "PX", life_ms)
         )
         return answer[0] == 1
 
     async def place(self, job: Job) -> str:
         """Return the queue of a job whose id the client chose; the first request decides.
 
-        A repeated request may have been placed on another queue.
+        A repeated request may have been placed on another queue, whose Redis may be another one:
+        this is decided at home.
 
         :raises StoreUnavailable: Redis stayed away.
         """
         key = keys.locate(job.id)
         life_ms = await self._life_ms(job)
-        await self._patiently(lambda: self._redis.set(key, job.queue, nx=True, px=life_ms))
-        queue = await self._patiently(lambda: self._redis.get(key))
+        home = self._redis.home
+        await self._patiently(lambda: home.set(key, job.queue, nx=True, px=life_ms))
+        queue = await self._patiently(lambda: home.get(key))
         return job.queue if queue is None else contents.text(queue, key)
 
     async def _life_ms(self, job: Job) -> int:
@@ -184,11 +190,16 @@ class JobQueue:
         return left_ms + self._settings.journal_ttl_s * 1000
 
     async def locate(self, job_id: str) -> str:
-        """Return a job's queue.
+        """Return a job's queue; every Redis is asked.
 
         :raises UnknownJob: no such job, or its journal has expired.
+        :raises StoreUnavailable: a Redis that may have it stayed away.
         """
-        queue = await self._patiently(lambda: self._redis.get(keys.locate(job_id)))
+
+        def asked(client: Any) -> Awaitable[Any]:
+            return self._patiently(lambda: client.get(keys.locate(job_id)))
+
+        queue = await first_of(asked(client) for client in self._redis.all())
         if queue is None:
             raise UnknownJob(f"no such job: {job_id}")
         return contents.text(queue, keys.locate(job_id))
@@ -199,7 +210,7 @@ class JobQueue:
         :raises UnknownJob: no such job, or its journal has expired.
         """
         queue = await self.locate(job_id)
-        answer = await self._patiently(lambda: self._scripts.run("cancel", queue, job_id))
+        answer = await self._patiently(lambda: self._scripts.of(queue).run("cancel", queue, job_id))
         if answer is None:
             raise UnknownJob(f"no such job: {job_id}")
         return contents.text(answer, keys.job(queue, job_id))
@@ -211,7 +222,7 @@ class JobQueue:
         """
         queue = await self.locate(job_id)
         fields = await self._patiently(
-            lambda: self._redis.hmget(keys.job(queue, job_id), _STATE_FIELDS)
+            lambda: self._redis.of(queue).hmget(keys.job(queue, job_id), _STATE_FIELDS)
         )
         if fields[0] is None:
             raise UnknownJob(f"no such job: {job_id}")
@@ -226,14 +237,15 @@ class JobQueue:
         :raises UnknownJob: no such job, or its journal has expired.
         """
         queue = await self.locate(job_id)
-        moved = await self._patiently(lambda: self._scripts.run("redirect", queue, job_id, reply))
+        scripts = self._scripts.of(queue)
+        moved = await self._patiently(lambda: scripts.run("redirect", queue, job_id, reply))
         if not moved:
             raise UnknownJob(f"no such job: {job_id}")
 
     async def depth(self, queue: str) -> QueueDepth:
         """Return how many jobs wait on a queue and how many run."""
         jobs, tokens, running, age_ms = await self._patiently(
-            lambda: self._scripts.run("depth", queue)
+            lambda: self._scripts.of(queue).run("depth", queue)
         )
         return QueueDepth(
             waiting_jobs=jobs,
@@ -244,8 +256,8 @@ class JobQueue:
 
     async def reap(self, queue: str) -> ReapResult:
         """Repair what dead workers, deadlines and lost doorbells left behind; see `reap.lua`."""
-        arguments = reaping.arguments(self._settings)
+        arguments, scripts = reaping.arguments(self._settings), self._scripts.of(queue)
         runs: list[list[int]] = []
         while not runs or reaping.stopped_early(runs):
-            runs.append(await self._patiently(lambda: self._scripts.run("reap", queue, *arguments)))
+            runs.append(await self._patiently(lambda: scripts.run("reap", queue, *arguments)))
         return reaping.result(runs)

@@ -11,6 +11,7 @@ from penstock.contract.job import Job
 from penstock.transport import keys
 from penstock.transport.store import contents
 from penstock.transport.store.connection import patiently_async
+from penstock.transport.store.grouped import Stores, stores_of
 from penstock.transport.store.scripting import AsyncScripts
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ _end_decoder: msgspec.json.Decoder[Finished | Failed] = msgspec.json.Decoder(Fin
 class UnclaimedEndings:
     """Owned by one event loop. Every method may raise `StoreUnavailable`."""
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
-        self._redis = cast("Any", redis)
-        self._scripts = AsyncScripts(redis, settings)
+    def __init__(self, redis: redis.asyncio.Redis | Stores, settings: Settings) -> None:
+        stores = stores_of(redis)
+        self._redis = stores.map(lambda client: cast("Any", client))
+        self._scripts = stores.map(lambda client: AsyncScripts(client, settings))
         self._patience_s = settings.redis_patience_s
 
     async def take(self, queue: str, least_age_s: float) -> list[UnclaimedEnding]:
@@ -48,9 +50,9 @@ class UnclaimedEndings:
         The caller accounts for them and then calls `forget`; otherwise another process gets them
         after the same time again.
         """
-        least_ms = int(least_age_s * 1000)
+        least_ms, scripts = int(least_age_s * 1000), self._scripts.of(queue)
         answer = await patiently_async(
-            lambda: self._scripts.run("unheard", queue, least_ms, MOST), self._patience_s
+            lambda: scripts.run("unheard", queue, least_ms, MOST), self._patience_s
         )
         key = keys.unheard(queue)
         jobs = contents.readable(_job_decoder, ((key, encoded) for encoded in answer[::3]))
@@ -63,15 +65,16 @@ class UnclaimedEndings:
 
     async def leave(self, job: Job) -> None:
         """Record that the request has ended before its job; its tokens so far are accounted for."""
+        scripts = self._scripts.of(job.queue)
         await patiently_async(
-            lambda: self._scripts.run("leave", job.queue, job.id, job.reply), self._patience_s
+            lambda: scripts.run("leave", job.queue, job.id, job.reply), self._patience_s
         )
 
     async def forget(self, queue: str, job_id: str) -> None:
         """Delete a job that has been accounted for."""
 
         async def let_go() -> None:
-            pipeline = self._redis.pipeline(transaction=True)
+            pipeline = self._redis.of(queue).pipeline(transaction=True)
             pipeline.zrem(keys.unheard(queue), job_id)
             pipeline.hdel(keys.job(queue, job_id), "job")
             await pipeline.execute()

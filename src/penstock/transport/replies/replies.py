@@ -55,8 +55,10 @@ class Replies:
     Owned by one event loop. `channel` is the value of `Job.reply` and `TokenizerCall.reply`.
     """
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
-        self.channel = keys.reply(uuid.uuid4().hex)
+    def __init__(
+        self, redis: redis.asyncio.Redis, settings: Settings, *, channel: str = ""
+    ) -> None:
+        self.channel = channel or self.new_channel()
         self._redis = redis
         self._patience_s = settings.redis_patience_s
         self._checks = JobChecks(redis, self._patience_s)
@@ -70,6 +72,11 @@ class Replies:
         self._run_id: str | None = None
         """The run of Redis that the followers' events are from; "" if unknown."""
         self._back_since_s = time.monotonic()
+
+    @staticmethod
+    def new_channel() -> str:
+        """Return the name of a channel that nothing else uses."""
+        return keys.reply(uuid.uuid4().hex)
 
     def connected_s(self) -> float:
         """Return how long (seconds) the subscription has lasted; 0 if there is none."""

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from penstock.settings import SOCKET_SCHEMES
+from penstock.redis_addresses import SOCKET_SCHEMES
 from penstock.transport.store.cancellable import make_cancellable
 
 if TYPE_CHECKING:

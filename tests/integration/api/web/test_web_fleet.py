@@ -134,14 +134,14 @@ async def test_a_worker_rests_on_request_and_reports_it(
     try:
         wait_until(lambda: cards(url))
         overview = Overview(async_redis)
-        await overview.ask_to_rest(desk.worker.worker_id, rest=True)
+        await overview.ask_to_rest(desk.worker.worker_id, QUEUE, rest=True)
         wait_until(lambda: [card.draining for card in cards(url)] == [True])
         assert desk.worker.resting
         assert not desk.worker.draining
-        await overview.ask_to_rest(desk.worker.worker_id, rest=False)
+        await overview.ask_to_rest(desk.worker.worker_id, QUEUE, rest=False)
         wait_until(lambda: [card.draining for card in cards(url)] == [False])
         # The wish ends with the worker that it is for.
-        await overview.ask_to_rest(desk.worker.worker_id, rest=True)
+        await overview.ask_to_rest(desk.worker.worker_id, QUEUE, rest=True)
     finally:
         desk.drain()
     assert await overview.resting([desk.worker.worker_id]) == frozenset()
