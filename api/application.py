@@ -37,7 +37,7 @@ from api.http.record import record_of
 from api.http.start_limiter import Turnstile
 from api.lifespan import running
 from api.openai.batches.driver import drive_forever
-from api.openai.batches.objects import objects_of
+from api.openai.batches.storage import objects_of
 from api.openai.responses.store import sweep_forever
 from penstock import settings as penstock_settings
 from penstock.aliases import Aliases

@@ -23,7 +23,7 @@ from api.inner_call import InnerAnswer, post
 from api.openai.batches.file_store import new_id
 from api.openai.batches.files import store_of
 from api.openai.batches.lines import Line, expired_line, faults, lines, output_line, parse
-from api.openai.batches.objects import objects_of
+from api.openai.batches.storage import objects_of
 from api.openai.batches.store import BatchStore, Row
 from penstock.clock import clock
 from penstock.errors import UnknownObject

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from api.http.errors import internal_error, openai_error
 from api.openai.batches.drive import LEASE_S, Drive
 from api.openai.batches.files import store_of
-from api.openai.batches.objects import objects_of
+from api.openai.batches.storage import objects_of
 from api.openai.batches.store import ENDED, BatchStore
 from penstock.errors import PenstockError, StoreUnavailable
 from penstock.transport import keys

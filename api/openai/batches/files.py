@@ -19,7 +19,8 @@ from api.http.body_reading import encoding_of, paced
 from api.http.errors import json_response
 from api.http.record import record_of
 from api.openai.batches.file_store import FileStore
-from api.openai.batches.objects import COPY_BYTES, objects_of, writing
+from api.openai.batches.objects import COPY_BYTES, writing
+from api.openai.batches.storage import objects_of
 from penstock.errors import BodyTooLarge, InvalidParameter, UnsupportedEncoding
 
 if TYPE_CHECKING:

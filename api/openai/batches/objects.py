@@ -11,7 +11,6 @@ import secrets
 import shutil
 import time
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from penstock.errors import BodyTooLarge, StoreUnavailable
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from penstock.settings import Settings
 
 COPY_BYTES: Final = 1024 * 1024
 STALE_S: Final = 86_400
@@ -173,21 +171,3 @@ class FolderObjects:
             for path in self._folder.rglob(".*"):
                 if time.time() - path.stat().st_mtime > STALE_S and path.is_file():
                     path.unlink(missing_ok=True)
-
-
-def objects_of(settings: Settings) -> Objects:
-    """Return the process's storage.
-
-    :raises BadSettings: PENSTOCK_FILES_URL cannot be used here.
-    """
-    if not settings.files_url:
-        return FolderObjects(settings.files_dir)
-    endpoint = str(settings.files_endpoint) if settings.files_endpoint else None
-    return _bucket(settings.files_url, endpoint)
-
-
-@cache
-def _bucket(url: str, endpoint: str | None) -> Objects:
-    from api.openai.batches.bucket import Bucket  # noqa: PLC0415 - an extra's library
-
-    return Bucket.at(url, endpoint)

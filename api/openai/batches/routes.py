@@ -16,7 +16,7 @@ from api.http.json_body import read_json
 from api.http.record import record_of
 from api.openai.batches.files import page, store_of
 from api.openai.batches.lines import MODEL_ENDPOINTS
-from api.openai.batches.objects import objects_of
+from api.openai.batches.storage import objects_of
 from api.openai.batches.store import ENDED, Batch, BatchStore, new_batch_id
 from api.openai.responses.schema import Metadata  # noqa: TC001  pydantic reads the annotation
 from api.openai.schema import Fields

@@ -6,9 +6,10 @@ import pytest
 import typer
 
 from penstock.cli.bench.command import _span
-from penstock.cli.bench.load import Load, Sample, Span, _read_frame, run
+from penstock.cli.bench.load import Sample, _read_frame, run
 from penstock.cli.bench.report import percentiles, summarise
 from penstock.cli.bench.shapes import bodies
+from penstock.cli.bench.workload import Load, Span
 
 
 def sample(

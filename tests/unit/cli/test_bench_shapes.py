@@ -17,12 +17,13 @@ import typer
 from PIL import Image
 
 from penstock.cli.bench.command import _bounds
-from penstock.cli.bench.load import Load, Sample, Span
+from penstock.cli.bench.load import Sample
 from penstock.cli.bench.outcome import Outcome, show
 from penstock.cli.bench.page import Side, page
 from penstock.cli.bench.recognised import as_vllm
 from penstock.cli.bench.report import Bounds, summarise, together
 from penstock.cli.bench.shapes import AGENT_TURNS, SHAREGPT_ANSWER_TOKENS, bodies, sessions
+from penstock.cli.bench.workload import Load, Span
 from penstock.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -12,6 +13,29 @@ MOST_FILES = 20
 CODE = (".py", ".lua", ".cpp", ".h")
 FORBIDDEN_WORKERS = {"celery", "app"}
 """Celery's `-A workers` would take a submodule of this name for its application."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every Python file of the product by its module's name, parsed once."""
+    parsed: dict[str, ast.Module] = {}
+    for path in product():
+        if path.suffix == ".py":
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(part for part in parts if part not in {"src", "__init__"})
+            parsed[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return parsed
+
+
+def imports(tree: ast.Module, names: set[str]) -> set[str]:
+    """Those of `names` that a module imports, those for types alone among them."""
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            imported.update(inner & names or {node.module})
+    return imported & names
 
 
 def product() -> list[Path]:
@@ -57,3 +81,11 @@ def test_each_exception_to_a_rule_has_its_reason() -> None:
         if any(not line[match.end() :].strip(" -") for match in EXCEPTION.finditer(line))
     ]
     assert bare == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    parsed = modules()
+    names = set(parsed)
+    graph = {name: imports(tree, names) - {name} for name, tree in parsed.items()}
+    assert sum(map(len, graph.values())) > 2000
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

@@ -13,11 +13,15 @@ import typer
 from rich.progress import Progress
 
 from penstock.cli import running
-from penstock.cli.bench.load import Load, Sample, Span, run
+from penstock.cli.bench.load import Sample, run
 from penstock.cli.bench.outcome import Outcome, show
 from penstock.cli.bench.page import Side
 from penstock.cli.bench.report import BOUNDED, Bounds, together
-from penstock.cli.bench.shapes import ShapeName  # noqa: TC001 - Typer reads the annotations
+from penstock.cli.bench.workload import (
+    Load,
+    ShapeName,
+    Span,
+)
 from penstock.cli.console import err
 from penstock.errors import JobFailed, NotAuthenticated, NoWorker, StartupError
 

@@ -22,48 +22,12 @@ from penstock.cli.bench.shapes import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from penstock.cli.bench.shapes import Session, ShapeName
+    from penstock.cli.bench.shapes import Session
+    from penstock.cli.bench.workload import Load
 
 _DONE = "[DONE]"
 _LONGEST_CODE = 80
-
-
-@dataclass(frozen=True)
-class Span:
-    """A range that lengths are drawn from, both ends included."""
-
-    low: int
-    high: int
-
-    def draw(self, source: random.Random) -> int:
-        """Return a random length."""
-        return source.randint(self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What to send. Exactly one of `rate` (requests/s) and `concurrency` is set.
-
-    `burstiness` 1 is a Poisson process; less comes in bursts, more at even distances. `dataset` is
-    a file of conversations in ShareGPT's form, in place of a shape.
-    """
-
-    url: str
-    key: str
-    model: str
-    requests: int
-    duration_s: float
-    rate: float | None
-    concurrency: int | None
-    prompt_words: Span
-    answer_tokens: Span
-    seed: int = 0
-    timeout_s: float = 600.0
-    shape: ShapeName = "words"
-    burstiness: float = 1.0
-    dataset: Path | None = None
 
 
 @dataclass

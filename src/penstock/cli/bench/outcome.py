@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from penstock.cli.bench.load import Load
     from penstock.cli.bench.page import Side
+    from penstock.cli.bench.workload import Load
 
 
 @dataclass(frozen=True)

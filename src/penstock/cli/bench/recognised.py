@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.cli.bench.load import Load
     from penstock.cli.bench.report import Percentiles, Report
+    from penstock.cli.bench.workload import Load
 
 
 def as_vllm(load: Load, report: Report) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import random
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from PIL import Image
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from penstock.cli.bench.load import Load
-
-ShapeName = Literal["words", "sharegpt", "agents", "images"]
+    from penstock.cli.bench.workload import Load
 
 _WORDS: Final = (
     "river",

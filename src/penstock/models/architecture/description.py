@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from penstock.models.architecture.rows import Rows
+
 if TYPE_CHECKING:
     from penstock.models.architecture.mixers import Mixer
 
@@ -45,26 +47,6 @@ class HeadNorms:
     kind: Literal["rms", "layer"] = "rms"
     offset: float = 0.0
     together: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """`rows` rows of the matrix `name`, from `first` on, out of `total` (0: there are no others).
-
-    They are neighbours; or, where parts alternate in a matrix, `run` of every `period` rows.
-    """
-
-    name: str
-    rows: int
-    first: int = 0
-    total: int = 0
-    run: int = 0
-    period: int = 0
-
-    @property
-    def tensor_rows(self) -> int:
-        """The number of rows of the checkpoint's matrix."""
-        return self.total or self.rows
 
 
 @dataclass(frozen=True, slots=True)

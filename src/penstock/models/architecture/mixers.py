@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Rows
+    from penstock.models.architecture.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)

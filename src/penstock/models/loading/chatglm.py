@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from penstock.models.architecture.description import Architecture, Layer, Rows
+    from penstock.models.architecture.description import Architecture, Layer
+    from penstock.models.architecture.rows import Rows
 
 MODEL_TYPE: Final = "chatglm"
 

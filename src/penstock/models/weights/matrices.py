@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from penstock.models.weights.checkpoint import Checkpoint
 
 Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4", "stored"]
 """`stored`: as the checkpoint was published, to the value, if that is possible."""
@@ -86,43 +84,6 @@ class Kept:
     def form(self) -> str:
         """The name for a card: what was published, and what some matrices became."""
         return "+".join((self.label, *self.others))
-
-
-class Weights(Protocol):
-    """A backend's source of weights: a checkpoint, or a converted file."""
-
-    @property
-    def parameters(self) -> int:
-        """The number of weights requested so far, counting shared ones once."""
-        ...
-
-    @property
-    def kept(self) -> Kept:
-        """What became of published codes so far."""
-        ...
-
-    def has(self, name: str) -> bool:
-        """Return whether there is a tensor of this name."""
-        ...
-
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """Return a norm's weight or a bias."""
-        ...
-
-    def embeddings(self, name: str) -> Matrix:
-        """Return an embedding table."""
-        ...
-
-    def matrix(self, name: str, shape: tuple[int, int], form: Format) -> Matrix:
-        """Return a linear layer's weight.
-
-        :raises ModelNotLoadable: its shape is not `shape`.
-        """
-        ...
-
-    def packed(self, key: str, make: Callable[[Checkpoint], Packed]) -> Packed:
-        """Return the result of `make` for the checkpoint, computed now or when it was converted."""
-        ...
 
 
 def plain(weight: torch.Tensor) -> Matrix:

@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from api.openai.batches.file_store import FileStore
-from api.openai.batches.objects import FolderObjects, objects_of
+from api.openai.batches.objects import FolderObjects
+from api.openai.batches.storage import objects_of
 from api.openai.batches.store import BatchStore
 from penstock.errors import BadSettings, BodyTooLarge, StoreUnavailable
 from penstock.settings import Settings

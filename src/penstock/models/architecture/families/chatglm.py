@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.models.architecture.description import (
-    Architecture,
-    Attention,
-    Layer,
-    Norm,
-    Rotation,
-    Rows,
-)
+from penstock.models.architecture.description import Architecture, Attention, Layer, Norm, Rotation
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import parts
 from penstock.models.architecture.families.parts import Family
+from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
     from penstock.models.architecture.facts import Facts

@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.models.architecture.description import (
-    Dense,
-    Experts,
-    HeadNorms,
-    Norm,
-    Routing,
-    Rows,
-)
+from penstock.models.architecture.description import Dense, Experts, HeadNorms, Norm, Routing
 from penstock.models.architecture.families import experts, parts
 from penstock.models.architecture.families.parts import Family
 from penstock.models.architecture.mixers import ShortConvolution
+from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
     from penstock.models.architecture.description import Architecture, Attention, Rotation

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.models.architecture.description import HeadNorms, Rows
+from penstock.models.architecture.description import HeadNorms
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import mixtures, parts
 from penstock.models.architecture.families.parts import Family
 from penstock.models.architecture.mixers import PartNorm, Recurrence
+from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

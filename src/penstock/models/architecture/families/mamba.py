@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock.models.architecture.description import Rows
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.mixers import PartNorm, Recurrence
+from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
     from penstock.models.architecture.facts import Facts

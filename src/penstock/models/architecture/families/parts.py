@@ -14,9 +14,9 @@ from penstock.models.architecture.description import (
     Layer,
     Norm,
     Rotation,
-    Rows,
 )
 from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

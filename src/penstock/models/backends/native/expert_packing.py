@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from penstock.models.architecture.description import Architecture
     from penstock.models.weights.checkpoint import Checkpoint
-    from penstock.models.weights.matrices import Format, Matrix, Weights
+    from penstock.models.weights.matrices import Format, Matrix
+    from penstock.models.weights.source import Weights
 
 _SCORING: Final = {
     "softmax": Scoring.SOFTMAX,

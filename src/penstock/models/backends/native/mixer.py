@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.architecture.description import Rows
     from penstock.models.architecture.mixers import Mixer
-    from penstock.models.weights.matrices import Weights
+    from penstock.models.architecture.rows import Rows
+    from penstock.models.weights.source import Weights
 
 _DELTA: Final = 1
 _STATE_SPACE: Final = 2

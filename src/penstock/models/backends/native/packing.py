@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.architecture.description import Experts, Rows, dense_part
+from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.mixers import mixer_size
+from penstock.models.architecture.rows import Rows
 from penstock.models.backends.native import expert_packing, mixer
 from penstock.models.backends.native.expert_packing import ExpertPlan
 from penstock.models.backends.native.layout import Which
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     )
     from penstock.models.architecture.mixers import Mixer
     from penstock.models.weights.checkpoint import Checkpoint
-    from penstock.models.weights.matrices import Format, Matrix, Weights
+    from penstock.models.weights.matrices import Format, Matrix
+    from penstock.models.weights.source import Weights
 
 FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8", "stored")
 _BY_GROUP: Final = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.architecture.description import Architecture, Attention, Layer, Norm
-    from penstock.models.weights.matrices import Weights
+    from penstock.models.weights.source import Weights
 
 
 def vectors(

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.models.backends.llama_family import Decoder
-    from penstock.models.weights.matrices import Format, Matrix, Weights
+    from penstock.models.weights.matrices import Format, Matrix
+    from penstock.models.weights.source import Weights
 
 _ROTATION = ("cos", "sin")
 _PAGING = (

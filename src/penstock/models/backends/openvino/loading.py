@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from penstock.models.loading.assembled import Progress
     from penstock.models.spec import ModelSpec
     from penstock.models.weights.converted import Converting
-    from penstock.models.weights.matrices import Weights
+    from penstock.models.weights.source import Weights
 
 
 def load(
