@@ -122,9 +122,9 @@ class Preparation:
         return "" if self._answer_drafts == "off" else "shared"
 
     def _with_images(
-        self, prompt: ChatPrompt, served: ServedQueue
+        self, prompt: ChatPrompt | TextPrompt, served: ServedQueue
     ) -> tuple[list[int], ImageInputs]:
-        """Return the token ids and the images of a chat that has some.
+        """Return the token ids and the images of a prompt that has some.
 
         :raises UnsupportedFeature: the model takes none.
         """
@@ -165,9 +165,9 @@ class Preparation:
         self._hooks.publish([AttemptEvent(claimed.attempt_id, event)])
 
 
-def has_images(prompt: Prompt) -> TypeGuard[ChatPrompt]:
-    """Return whether a prompt is a chat with images."""
-    return isinstance(prompt, ChatPrompt) and bool(prompt.images)
+def has_images(prompt: Prompt) -> TypeGuard[ChatPrompt | TextPrompt]:
+    """Return whether a prompt is a chat or a text with images."""
+    return isinstance(prompt, ChatPrompt | TextPrompt) and bool(prompt.images)
 
 
 def _constraint(sampling: Sampling, served: ServedQueue, reasoning: Reasoning) -> Constraint | None:

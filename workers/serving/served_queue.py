@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from penstock.contract.job import ChatPrompt, PairPrompt, Prompt
+    from penstock.contract.job import ChatPrompt, PairPrompt, Prompt, TextPrompt
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
     from penstock.engine.drafting.answer_index import AnswerIndex
@@ -112,9 +112,9 @@ class Vision(Protocol):
     """What a worker needs of a model that takes images."""
 
     def __call__(
-        self, prompt: ChatPrompt, images: Sequence[bytes]
+        self, prompt: ChatPrompt | TextPrompt, images: Sequence[bytes]
     ) -> tuple[list[int], ImageInputs]:
-        """Return a chat's token ids and its images, given in the order of its messages."""
+        """Return a prompt's token ids and its images, given in their order in the prompt."""
         ...
 
 

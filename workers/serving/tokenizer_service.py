@@ -137,7 +137,7 @@ def answer(
     try:
         match call.call:
             case Tokenize(prompt) if has_images(prompt) and served.vision is not None:
-                token_ids, _ = served.vision(prompt, fetch(prompt.images))
+                token_ids, _ = served.vision(prompt, fetch(list(prompt.images)))
                 return TokenizerReply(call.id, token_ids=tuple(token_ids))
             case Tokenize(prompt):
                 return TokenizerReply(call.id, token_ids=tuple(served.tokenizer.encode(prompt)))

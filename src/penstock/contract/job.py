@@ -18,17 +18,23 @@ IMAGE_PART = "image"
 """The type of a message's part that stands for an image."""
 
 
+IMAGE_PLACE = "$$<image>$$"
+"""What stands for an image in the text of a prompt that has some; the marker is FastChat's."""
+
+
 class TextPrompt(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     """Text that is tokenised as is.
 
     `add_special_tokens` lets the tokenizer add its own (BOS); it is off for prompts that a chat
     template has rendered already. `truncate` is the number of tokens to keep, or `WHOLE`, or
-    `TO_CONTEXT`.
+    `TO_CONTEXT`. `images` are digests, one for each `IMAGE_PLACE` in the text, as in `ChatPrompt`;
+    without any, the text has no places.
     """
 
     text: str
     add_special_tokens: bool = True
     truncate: int = WHOLE
+    images: tuple[str, ...] = ()
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens", omit_defaults=True):

@@ -18,12 +18,14 @@ class ImageSpan:
     `embeddings` are (tokens, hidden). `layer_features` are added to the hidden states after the
     decoder's first layers, one tensor a layer, (tokens, hidden) each; most models have none.
     `digest` identifies the image, the way in which the model reads it, and the run within it.
+    The tokens of a `mutual` run see each other, later ones too, and are computed in one step.
     """
 
     start: int
     embeddings: torch.Tensor
     digest: bytes
     layer_features: tuple[torch.Tensor, ...] = ()
+    mutual: bool = False
 
     @property
     def end(self) -> int:
@@ -55,6 +57,22 @@ class ImageInputs:
                     slice(first - span.start, last - span.start),
                     slice(first - start, last - start),
                 )
+
+    def mutual(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """Return (first, last + 1) of the mutual runs in positions `start` to `end - 1`."""
+        return tuple(
+            (span.start, span.end) for span, _, _ in self.within(start, end) if span.mutual
+        )
+
+    def chunk_end(self, start: int, end: int) -> int:
+        """Return where a chunk of positions `start` to `end - 1` ends if it splits no mutual run.
+
+        It is later than `end` if the chunk begins with a run, or within one.
+        """
+        for first, after in self.mutual(end - 1, end):
+            if after > end:
+                return after if first <= start else first
+        return end
 
     def digest(self, start: int, end: int) -> bytes:
         """Return what identifies the images at positions `start` to `end - 1`."""

@@ -155,10 +155,11 @@ class StorableModel(Protocol):
 class ImageModel(Protocol):
     """A model that reads the images of its slices once `take_images` has been called."""
 
-    def take_images(self, rotary: Any | None) -> bool:
-        """Get ready; return False if this model cannot read them. `rotary` is the rotary embedding that turns tokens by three positions.
+    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
+        """Get ready; return False if this model cannot read them.
 
-        None if the model turns tokens by their position alone.
+        `rotary` is the rotary embedding that turns tokens by three positions, None if the model
+        turns them by their position alone. `mutual`: the tokens of an image see each other.
         """
         ...
 

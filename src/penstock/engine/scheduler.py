@@ -160,6 +160,10 @@ class Scheduler:
         tokens = min(sequence.remaining, prefill_tokens - step.prefill_tokens)
         if tokens > 0:
             tokens = self._reuse.cut(sequence, tokens)
+            images = sequence.request.images
+            if images is not None:
+                start = sequence.computed
+                tokens = images.chunk_end(start, start + tokens) - start
             step.add(sequence, tokens, self.pool.block_size)
             step.prefill_tokens += tokens
 

@@ -128,7 +128,14 @@ def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
     if not spec.images or not can_take_images(model):
         return None
     tower = vision_tower.load(spec)
-    if tower is None or not model.take_images(tower.rotary):
+    if tower is None:
+        return None
+    if not model.take_images(tower.rotary, mutual=tower.mutual):
+        logger.warning(
+            "%s: images are not taken: the backend %s cannot compute them for this model",
+            spec.queue,
+            spec.backend,
+        )
         return None
     words.image_token = tower.image_token
     return Vision(words, tower)

@@ -70,12 +70,16 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Rows `first .. last - 1`: positions `start ..` of one sequence; `blocks` is (blocks,)."""
+    """Rows `first .. last - 1`: positions `start ..` of one sequence; `blocks` is (blocks,).
+
+    The positions of each of its `mutual` runs, (first, last + 1), see each other.
+    """
 
     first: int
     last: int
     start: int
     blocks: torch.Tensor
+    mutual: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ def build_step(batch: Batch, device: torch.device) -> Step:
                 last=row_of[index] + len(batch.slices[index].token_ids),
                 start=batch.slices[index].start,
                 blocks=_tensor(_blocks(batch.slices[index]), device),
+                mutual=_mutual(batch.slices[index]),
             )
             for index in prefills
         ),
@@ -172,6 +177,12 @@ def _group(slices: Sequence[SequenceSlice], first: int, device: torch.device) ->
         positions=_tensor([[part.start] for part in slices], device),
         longest=slices[-1].start + 1,
     )
+
+
+def _mutual(part: SequenceSlice) -> tuple[tuple[int, int], ...]:
+    if part.images is None:
+        return ()
+    return part.images.mutual(part.start, part.start + len(part.token_ids))
 
 
 def _blocks(part: SequenceSlice) -> list[int]:

@@ -37,14 +37,14 @@ Our decoders read these. Others are compared when they are loaded, and served by
 
 TAKE_IMAGES: Final = frozenset(
     {
-        "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl",
-        "qwen3_vl", "smolvlm",
+        "gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl",
+        "qwen3_5", "qwen3_vl", "smolvlm",
     }
 )  # fmt: skip
-"""Checkpoints whose images are embeddings in the place of tokens, as tests have shown.
+"""Checkpoints whose images are embeddings in the place of tokens, as tests have shown."""
 
-Of others (Gemma 3) the tokens of an image see each other, or nobody has tried.
-"""
+MUTUAL: Final = frozenset({"gemma3"})
+"""Those in which the tokens of an image see each other; others' configurations state it."""
 
 _BODIES: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
 _HEADS: Final = ("language_model.lm_head.",)

@@ -1,17 +1,19 @@
-"""A chat with images as the engine takes it: token ids, and what stands at the images' tokens."""
+"""A prompt with images as the engine takes it: token ids, and what stands at the images' tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from penstock.contract.job import IMAGE_PLACE, ChatPrompt, TextPrompt
 from penstock.engine.image_inputs import ImageInputs, ImageSpan
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock.contract.job import ChatPrompt
     from penstock.models.text.tokenizer import Tokenizer
     from penstock.models.vision.tower import ReadImage, VisionTower
 
@@ -20,35 +22,45 @@ PARAM: Final = "messages"
 
 @dataclass(frozen=True, slots=True)
 class Vision:
-    """A model's way of reading chats with images. Any thread."""
+    """A model's way of reading prompts with images. Any thread."""
 
     tokenizer: Tokenizer
     tower: VisionTower
 
     def __call__(
-        self, prompt: ChatPrompt, images: Sequence[bytes]
+        self, prompt: ChatPrompt | TextPrompt, images: Sequence[bytes]
     ) -> tuple[list[int], ImageInputs]:
-        """Return a chat's token ids and its images, given in the order of its messages.
+        """Return a prompt's token ids and its images, given in their order in the prompt.
 
-        :raises InvalidParameter: an image is damaged, or the template does not write all of them.
+        :raises InvalidParameter: an image is damaged, or the prompt's text has not a place for each.
         :raises ContextOverflow: the prompt is too long.
         """
         tower = self.tower
         read = [tower.read(image) for image in images]
-
-        def expanded(text: str) -> str:
-            pieces = text.split(tower.image_token)
-            if len(pieces) != len(read) + 1:
-                raise InvalidParameter(
-                    f"the model's chat template writes {len(pieces) - 1} images of {len(read)}",
-                    param=PARAM,
-                )
-            between = [*(image.text for image in read), ""]
-            return "".join(piece + image for piece, image in zip(pieces, between, strict=True))
-
-        token_ids = self.tokenizer.encode_chat(prompt, expanded)
+        if isinstance(prompt, TextPrompt):
+            text = _expanded(prompt.text, IMAGE_PLACE, read, "the prompt has a place for")
+            token_ids = self.tokenizer.encode(msgspec.structs.replace(prompt, text=text))
+        else:
+            token_ids = self.tokenizer.encode_chat(
+                prompt,
+                lambda text: _expanded(
+                    text, tower.image_token, read, "the model's chat template writes"
+                ),
+            )
         spans = _spans(token_ids, read, tower.image_token_id)
         return token_ids, ImageInputs(tuple(spans), tower.turns(token_ids, read))
+
+
+def _expanded(text: str, marker: str, images: Sequence[ReadImage], who: str) -> str:
+    """Return a text with what each image comes to in the place of its marker.
+
+    :raises InvalidParameter: there are more or fewer markers than images.
+    """
+    pieces = text.split(marker)
+    if len(pieces) != len(images) + 1:
+        raise InvalidParameter(f"{who} {len(pieces) - 1} images of {len(images)}", param=PARAM)
+    between = [*(image.text for image in images), ""]
+    return "".join(piece + image for piece, image in zip(pieces, between, strict=True))
 
 
 def _spans(token_ids: list[int], images: list[ReadImage], image_token_id: int) -> list[ImageSpan]:
@@ -84,4 +96,5 @@ def _span(image: ReadImage, start: int, first: int, last: int) -> ImageSpan:
         embeddings=image.features[first:last],
         digest=image.digest + first.to_bytes(4, "little"),
         layer_features=tuple(layer[first:last] for layer in image.layer_features),
+        mutual=image.mutual,
     )

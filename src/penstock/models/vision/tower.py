@@ -23,7 +23,7 @@ from penstock import image_bytes
 from penstock.errors import InvalidParameter, first_line
 from penstock.models import devices
 from penstock.models.catalogue.model_folder import read_config
-from penstock.models.catalogue.text_part import TAKE_IMAGES
+from penstock.models.catalogue.text_part import MUTUAL, TAKE_IMAGES
 from penstock.models.loading import checkpoint, image_text
 from penstock.models.loading.libraries import transformers
 from penstock.models.vision import processors
@@ -45,7 +45,8 @@ class ReadImage:
 
     `text` stands in the prompt for it, with as many of the model's image tokens as `features` has
     rows, (tokens, hidden). `layer_features` are of the same shape, one a decoder layer. `grid` is
-    (time, height, width) in patches, for multimodal rotary embeddings.
+    (time, height, width) in patches, for multimodal rotary embeddings. The tokens of a `mutual`
+    image see each other.
     """
 
     digest: bytes
@@ -53,6 +54,7 @@ class ReadImage:
     features: torch.Tensor
     layer_features: tuple[torch.Tensor, ...]
     grid: torch.Tensor | None
+    mutual: bool = False
 
     @property
     def bytes(self) -> int:
@@ -71,6 +73,8 @@ class VisionTower:
         self._kept_bytes = 0
         known = inspect.signature(module.get_image_features).parameters
         self._takes = frozenset(known) - {"kwargs"}
+        self.mutual = _is_mutual(module.config)
+        """Whether the tokens of an image see each other."""
         self.image_token = str(processor.image_token)
         """The marker that a chat template writes for an image."""
         self.image_token_id = _token_id(processor, module.config)
@@ -120,7 +124,7 @@ class VisionTower:
                     return_tensors="pt",
                     return_text_replacement_offsets=True,
                 )
-        except ValueError as error:  # too narrow, too flat
+        except (ValueError, LookupError, ArithmeticError) as error:  # too narrow, too flat
             raise InvalidParameter(
                 f"an image cannot be read: {first_line(error)}", param="messages"
             ) from error
@@ -139,6 +143,7 @@ class VisionTower:
             features=_rows(output.pooler_output),
             layer_features=tuple(_rows(one) for one in layers),
             grid=inputs.get("image_grid_thw"),
+            mutual=self.mutual,
         )
 
     def _keep(self, image: ReadImage) -> None:
@@ -172,6 +177,7 @@ def load(spec: ModelSpec) -> VisionTower | None:
     try:
         config = _config(spec)
         if config is None:
+            _report_others(spec)
             return None
         stored = checkpoint.dtype(spec, config)
         dtype = devices.device_of(spec).compute_dtype(stored, 0)
@@ -179,6 +185,17 @@ def load(spec: ModelSpec) -> VisionTower | None:
     except Exception as error:  # noqa: BLE001 - whatever a foreign architecture raises, text is served
         logger.warning("%s: images are not taken: %s", spec.queue, first_line(error))
         return None
+
+
+def _report_others(spec: ModelSpec) -> None:
+    """Write a line about a checkpoint that takes images, of a type whose images are not served."""
+    kind = read_config(spec.path).get("model_type")
+    if not spec.images or kind in TAKE_IMAGES or not processors.is_there(spec.path):
+        return
+    if image_text.is_image_text(checkpoint.full_config(spec)):
+        logger.warning(
+            "%s: images are not taken: checkpoints of type %s serve text", spec.queue, kind
+        )
 
 
 def _loaded(spec: ModelSpec, config: Any, dtype: torch.dtype) -> VisionTower:
@@ -206,6 +223,14 @@ def _body(module: Any) -> Any:
     return next(
         part for name in ("language_model", "text_model") if (part := getattr(module, name, None))
     )
+
+
+def _is_mutual(config: Any) -> bool:
+    """Whether a model's attention lets the tokens of an image see each other."""
+    if config.model_type in MUTUAL:
+        return True
+    stated = getattr(config.get_text_config(), "use_bidirectional_attention", None)
+    return stated == "vision"
 
 
 def _token_id(processor: Any, config: Any) -> int:

@@ -14,6 +14,7 @@ import transformers
 from penstock.contract.job import ChatPrompt, Sampling
 from penstock.contract.worker import IMAGES
 from penstock.engine.engine import Engine
+from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.catalogue.resolve import resolve
@@ -96,6 +97,18 @@ class Served:
         answer = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         return answer, [row[0].float() for row in made.logits]
 
+    def logits(self, name: str) -> torch.Tensor:
+        """The logits of an answer's first token, of a prompt in one piece."""
+        request = self.request(name, name)
+        tokens = len(request.prompt_token_ids)
+        blocks = range(-(-tokens // self.loaded.model.kv_layout.block_size))
+        part = SequenceSlice(
+            0, request.prompt_token_ids, 0, list(blocks), tokens - 1, images=request.images
+        )
+        (row,) = self.loaded.model.forward(Batch([part]))
+        self.loaded.model.release(0)
+        return row
+
     def answers(self, *batches: Sequence[str]) -> list[list[int]]:
         """The engine's answers to chats, each batch submitted together, all in one engine."""
         transcript = Transcript()
@@ -133,7 +146,11 @@ def _served(folder: Path, prefix: str = "") -> Served:
 def test_answers_are_those_of_generate(served: Served) -> None:
     names = list(CHATS)
     assert IMAGES in served.loaded.card.capabilities
-    assert served.answers(names) == [served.generate(name) for name in names]
+    whole = [served.generate_with_logits(name) for name in names]
+    assert served.answers(names) == [answer for answer, _ in whole]
+    for name, (_, rows) in zip(names, whole, strict=True):
+        error = (served.logits(name) - rows[0]).norm() / (rows[0] - rows[0].mean()).norm()
+        assert error < 1e-4, name
 
 
 def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
@@ -145,7 +162,7 @@ def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
     assert chunked.answers(names[:1], names[1:2], names[2:]) == whole
 
 
-@pytest.mark.parametrize("kind", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:
     """As `generate` on the same blocks; a token may differ where two are as good as one."""
     bigdl = pytest.importorskip("penstock.models.backends.bigdl")

@@ -77,10 +77,10 @@ class NativeModel:
         self._cache[block] = np.frombuffer(content, np.uint8)
         return True
 
-    def take_images(self, rotary: Any | None) -> bool:
+    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
         """See `penstock.engine.model.ImageModel`. Scaled embeddings do not distinguish text from images."""
         self._rotary = rotary
-        return not self._decoder.scales_embeddings
+        return not self._decoder.scales_embeddings and not mutual
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""

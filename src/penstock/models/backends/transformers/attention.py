@@ -175,7 +175,7 @@ class PagedAttention:
         layer.keys.index_copy_(0, step.write_slots, key[0].transpose(0, 1))
         layer.values.index_copy_(0, step.write_slots, value[0].transpose(0, 1))
         rule = step.causal if attention_mask is None else attention_mask
-        if self.native is not None:
+        if self.native is not None and not any(chunk.mutual for chunk in step.prefills):
             options = attention_options(kwargs, 0)
             out = self.native.attend(
                 step, query, layer.keys, layer.values, rule=rule, options=options
@@ -244,7 +244,7 @@ class PagedAttention:
         them back.
         """
         rows = query[:, :, chunk.first : chunk.last]
-        plain = seen is not None and rule.plain_causal
+        plain = seen is not None and rule.plain_causal and not chunk.mutual
         first_block = first_visible_block(chunk.start, rule.window)
         if seen is None:
             blocks = chunk.blocks[first_block:]

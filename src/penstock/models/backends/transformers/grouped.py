@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penstock.engine.model import KVLayout
+from penstock.engine.model import Batch, KVLayout, SequenceSlice
 from penstock.models.backends.steps import BLOCK_SIZE
+from penstock.models.backends.transformers.images import ForwardImages
 from penstock.models.loading import checkpoint
 from penstock.models.loading.own_decoding import OwnDecoding
 
 if TYPE_CHECKING:
-    from penstock.engine.model import Batch, SequenceSlice
+    from penstock.engine.image_inputs import ImageInputs
 
 
 class Replay(Enum):
@@ -44,6 +45,12 @@ class GroupedModel:
         self.kv_layout = KVLayout(BLOCK_SIZE, BLOCK_SIZE * _bytes_per_token(module))
         self._states: dict[int, OwnDecoding] = {}
         self._written: dict[int, list[int]] = {}
+        self._images: ForwardImages | None = None
+
+    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
+        """See `penstock.engine.model.ImageModel`."""
+        self._images = ForwardImages(self.module, rotary)
+        return not mutual
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`; the caches grow with their sequences."""
@@ -57,7 +64,7 @@ class GroupedModel:
         rows = [torch.empty((0, self.vocab_size), dtype=torch.float32, device=self.device)]
         for part in batch.slices:
             state = self._state_at(part)
-            logits = self._extend(state, list(part.token_ids))
+            logits = self._extend(state, list(part.token_ids), part.images)
             self._note(part)
             rows.append(logits[part.logits_from :].float())
         return torch.cat(rows)
@@ -76,21 +83,37 @@ class GroupedModel:
             tokens: list[int] = []
             for block in part.block_table[: (part.start - 1) // BLOCK_SIZE + 1]:
                 tokens.extend(self._written[block])
-            self._extend(state, tokens[: part.start])
+            self._extend(state, tokens[: part.start], part.images)
         return state
 
-    def _extend(self, state: OwnDecoding, tokens: list[int]) -> torch.Tensor:
+    def _extend(
+        self, state: OwnDecoding, tokens: list[int], images: ImageInputs | None
+    ) -> torch.Tensor:
         """Compute the next tokens of a sequence -> (tokens, vocab)."""
         if self.replay is Replay.RECOMPUTE:
             state.tokens.extend(tokens)
+            self._begin(images, 0, state.tokens)
             ids = torch.tensor([state.tokens], device=self.device)
             output = self.module(
                 input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
             )
             return output.logits[0, -len(tokens) :]
         if self.replay is Replay.CHUNKS or not state.tokens:
-            return state.advance(tokens)
-        return torch.cat([state.advance([token]) for token in tokens])
+            return self._advance(state, tokens, images)
+        return torch.cat([self._advance(state, [token], images) for token in tokens])
+
+    def _advance(
+        self, state: OwnDecoding, tokens: list[int], images: ImageInputs | None
+    ) -> torch.Tensor:
+        self._begin(images, len(state.tokens), tokens)
+        return state.advance(tokens)
+
+    def _begin(self, images: ImageInputs | None, start: int, tokens: list[int]) -> None:
+        """Have the next forward, of tokens from position `start` on, see the images in them."""
+        if self._images is not None:
+            batch = Batch([SequenceSlice(0, tokens, start, (), 0, images=images)])
+            positions = torch.arange(start, start + len(tokens), device=self.device)[None]
+            self._images.begin(batch, (0,), positions)
 
     def _note(self, part: SequenceSlice) -> None:
         """Record which tokens the blocks now contain."""

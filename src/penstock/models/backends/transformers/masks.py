@@ -50,6 +50,12 @@ def prefill_mask(
     queries = torch.arange(chunk.start, chunk.start + chunk.last - chunk.first, device=device)
     keys = torch.arange(begin, begin + width, device=device)
     mask = rule.mask(queries[:, None], keys[None], dtype)[None, None]
+    for first, end in chunk.mutual:
+        asking, asked = (queries >= first) & (queries < end), (keys >= first) & (keys < end)
+        seen = asking[:, None] & asked[None]
+        if rule.window is not None:
+            seen &= keys[None] > queries[:, None] - rule.window
+        mask[0, 0].masked_fill_(seen, 0.0)
     rule.cached[chunk.first, dtype] = mask
     return mask
 

@@ -21,7 +21,7 @@ from penstock.models.backends.steps import BLOCK_SIZE, build_step
 from penstock.models.backends.transformers import rope
 from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
 from penstock.models.backends.transformers.grouped import GroupedModel, Replay
-from penstock.models.backends.transformers.images import StepImages
+from penstock.models.backends.transformers.images import ForwardImages
 from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.probe import Probe
@@ -58,13 +58,14 @@ class PagedModel:
         self.device = device
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
-        self._images: StepImages | None = None
+        self._images: ForwardImages | None = None
         self._learn()
         self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
 
-    def take_images(self, rotary: Any | None) -> bool:
+    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
         """See `penstock.engine.model.ImageModel`."""
-        self._images = StepImages(self.module, rotary)
+        del mutual  # the masks of chunks know of it
+        self._images = ForwardImages(self.module, rotary)
         return True
 
     def allocate(self, blocks: int) -> None:
@@ -107,9 +108,10 @@ class PagedModel:
         step = build_step(batch, self.device)
         rows = step.logit_rows
         self.attention.begin(step)
-        embedded = self._images.inputs(batch, step) if self._images else {}
+        if self._images:
+            self._images.begin(batch, step.first_rows, step.position_ids)
         output = self.module(
-            **(embedded or {"input_ids": step.token_ids}),
+            input_ids=step.token_ids,
             position_ids=step.position_ids,
             attention_mask=step.attention_mask,
             use_cache=False,
