@@ -14,6 +14,7 @@ SOURCES := src workers api tests benchmarks scripts demo_model hatch_build.py
 FSCHAT := $(CURDIR)/.venv-fastchat-api/fschat-0.2.36
 FASTCHAT_TESTS := tests/fastchat tests/unit/models/test_fastchat_templates.py \
 	tests/integration/api/fastchat/test_fastchat_peers.py::test_a_chat_needs_fastchats_library \
+	tests/integration/api/fastchat/test_fastchat_peers.py::test_a_chat_with_an_image \
 	tests/integration/cli/test_fastchat_model_worker.py::test_a_conversation_template_by_name
 
 # Triton for machines whose torch has none, as torch 2.13 for GPUs has it.
@@ -98,7 +99,8 @@ test-fastchat-api: setup-dev ## the part of test-fastchat without browser and gr
 	@scripts/fastchat/setup.sh api
 	@PENSTOCK_TEST_FASTCHAT=api PYTHONPATH=$(FSCHAT) \
 		$(BIN)/python -m pytest --timeout 300 $(FASTCHAT_TESTS) \
-		--ignore tests/fastchat/test_web_ui.py $(ARGS)
+		--ignore tests/fastchat/test_web_ui.py \
+		--deselect tests/fastchat/test_fastchat_images.py::test_an_upload_in_the_web_ui $(ARGS)
 
 test-foreign: setup-dev ## run other projects' SDKs and suites against a fleet, in separate environments
 	@scripts/foreign/setup.sh langchain litellm lm-eval node agents

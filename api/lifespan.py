@@ -14,6 +14,7 @@ from api.fastchat.carrier import FastChatCarrier
 from api.fastchat.membership import Membership
 from api.fastchat.peers import Peers, peers_of
 from api.http.background import Background, at_work
+from api.http.fetching import Fetcher
 from api.jobs.queue_carrier import QueueCarrier
 from api.services import Services
 from penstock.contract.worker import FASTCHAT
@@ -80,6 +81,7 @@ async def running(
                     await reconciler.stop()
         await membership.stop()
         await peers_of(services).stop()
+        await services.fetcher.close()
         await services.registry.stop()
         await services.replies.stop()
         await close(services.stores)
@@ -110,6 +112,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         unheard=unheard,
         reconcilers=stores.map(lambda client: Reconciler(client, settings)),
         images=images,
+        fetcher=Fetcher(settings.image_hosts),
         missing=MissingJobs(settings.redis_patience_s),
         peers=peers,
         aliases=aliases,

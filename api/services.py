@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from api.carrier import Carrier
     from api.http.background import Background
+    from api.http.fetching import Fetcher
     from penstock.aliases import Aliases
     from penstock.contract.worker import ModelCard
     from penstock.observability.telemetry import Telemetry
@@ -62,6 +63,7 @@ class Services:
     unheard: UnclaimedEndings
     reconcilers: Grouped[Reconciler]
     images: JobImages
+    fetcher: Fetcher
     missing: MissingJobs
     peers: ForeignWorkers
     aliases: Aliases

@@ -35,6 +35,8 @@ logger = logging.getLogger("penstock.api")
 
 BYTES_A_TOKEN: Final = 4
 """An estimate for limits, the queue's bound and fair shares; the worker counts for real."""
+TOKENS_AN_IMAGE: Final = 576
+"""Likewise: LLaVA 1.5's; models that follow an image's size take from dozens to thousands."""
 
 LEFT: Final = "cancelled"
 """The outcome of an unfinished generation: a client, an operator or an error ended it."""
@@ -46,13 +48,14 @@ def prompt_tokens(prompt: Prompt) -> int:
         case TokenPrompt():
             return len(prompt.token_ids)
         case TextPrompt():
-            return len(prompt.text) // BYTES_A_TOKEN
+            return len(prompt.text) // BYTES_A_TOKEN + len(prompt.images) * TOKENS_AN_IMAGE
         case PairPrompt():
             return (len(prompt.first) + len(prompt.second)) // BYTES_A_TOKEN
         case FillPrompt():
             return (len(prompt.before) + len(prompt.after)) // BYTES_A_TOKEN
         case ChatPrompt():
-            return sum(len(str(m.get("content", ""))) for m in prompt.messages) // BYTES_A_TOKEN
+            text = sum(len(str(m.get("content", ""))) for m in prompt.messages) // BYTES_A_TOKEN
+            return text + len(prompt.images) * TOKENS_AN_IMAGE
 
 
 class Ledger:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from api.openai.chat_images import IMAGE_LEFT_OUT
+from api.openai.chat_images import FILE_SCHEME, IMAGE_LEFT_OUT
 from api.openai.system_messages import in_place
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -227,7 +227,7 @@ class InputBlocks:
 def _image(block: Block, where: str) -> Json:
     """Return an image as a part of a chat's message.
 
-    :raises UnsupportedFeature: it is a file of Anthropic's.
+    :raises UnsupportedFeature: its source is of an unknown type.
     :raises InvalidParameter: the block lacks something.
     """
     source: Any = block.get("source")
@@ -238,6 +238,8 @@ def _image(block: Block, where: str) -> Json:
             url = f"data:{kind};base64,{_needed(fields, 'data', f'{where}.source', str)}"
         case "url":
             url = _needed(fields, "url", f"{where}.source", str)
+        case "file":
+            url = FILE_SCHEME + _needed(fields, "file_id", f"{where}.source", str)
         case kind:
             raise UnsupportedFeature(
                 f"{where}.source: images of type {str(kind)[:40]!r} are not supported", param=where

@@ -22,8 +22,9 @@ from api.http.errors import json_response
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.streaming import FramedResponse
-from api.jobs.routing import image_models, pick
+from api.jobs.routing import pick
 from api.openai.chat.as_chat import generation_of, plan_of
+from api.openai.image_sources import images_of_chat
 from api.openai.tokens import call
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.tokenizer_calls import Tokenize
@@ -48,9 +49,8 @@ async def create_message(request: Request) -> Response:
     record.note_session((asked.metadata or {}).get("user_id"))
     card = pick(request, asked.model)
     chat = chat_body(asked, body, record.warnings)
-    plan = plan_of(
-        chat, card, blamed, record.warnings, partial(image_models, request)
-    ).within_context()
+    gathered = partial(images_of_chat, request, card)
+    plan = (await plan_of(chat, card, blamed, record.warnings, gathered)).within_context()
     generation = await generation_of(request, card, plan)
     job_id = generation.jobs[0].id
     heading = {"id": f"msg_{job_id}", "type": "message", "role": "assistant", "model": asked.model}
@@ -77,9 +77,9 @@ async def count_tokens(request: Request) -> Response:
     COUNTING.apply(body, CountTokensRequest.model_fields, warnings)
     asked = validated(body, CountTokensRequest)
     card = pick(request, asked.model)
-    plan = plan_of(
-        chat_body(asked, body, warnings), card, blamed, warnings, partial(image_models, request)
-    )
+    chat = chat_body(asked, body, warnings)
+    gathered = partial(images_of_chat, request, card)
+    plan = await plan_of(chat, card, blamed, warnings, gathered)
     reply = await call(request, card, Tokenize(plan.prompt), "messages", plan.images)
     return json_response({"input_tokens": len(reply.token_ids)})
 

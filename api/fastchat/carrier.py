@@ -35,15 +35,16 @@ class FastChatCarrier:
 
         FastChat stores no answers: a repeated request is generated again.
         """
-        del card, resumption, images
-        return FastChatPlacement(self._peers, jobs)
+        del card, resumption
+        return FastChatPlacement(self._peers, jobs, images)
 
 
 class FastChatPlacement:
     """The `Placement` of jobs that start when they are followed, and end with their followers."""
 
-    def __init__(self, peers: Peers, jobs: Sequence[Job]) -> None:
+    def __init__(self, peers: Peers, jobs: Sequence[Job], images: Mapping[str, bytes]) -> None:
         self.jobs = tuple(jobs)
+        self._images = images
         self.submitted = False
         self._peers = peers
 
@@ -59,7 +60,7 @@ class FastChatPlacement:
 
         :raises PenstockError: as `relay.follow`.
         """
-        return relay.follow(self._peers, job, tick_s)
+        return relay.follow(self._peers, job, self._images, tick_s)
 
     def ended(self, job_id: str) -> None:
         """Do nothing: a call that has ended is over."""

@@ -20,7 +20,7 @@ from api.http.record import record_of
 from api.jobs.catalogue import catalogue
 from api.jobs.generation import CAPABILITY
 from api.jobs.routing import look_up
-from penstock.contract.worker import FASTCHAT
+from penstock.contract.worker import IMAGES
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 
 router = Router(route_class=FastChatRoute)
@@ -100,11 +100,9 @@ async def list_language_models(request: Request) -> Response:
 
 @router.endpoint("/list_multimodal_models")
 async def list_multimodal_models(request: Request) -> Response:
-    """List the models that take images: FastChat's workers' alone, ours take none."""
-    services = services_of(request)
-    theirs = services.peers.names(multimodal=True)
-    cards = catalogue(services, record_of(request).caller, theirs)
-    names = [name for name, card in cards.items() if card.backend == FASTCHAT]
+    """List the models that take images; ours take text as well and are in both lists."""
+    cards = catalogue(services_of(request), record_of(request).caller)
+    names = [name for name, card in cards.items() if IMAGES in card.capabilities]
     return json_response({"models": names})
 
 

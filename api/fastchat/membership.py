@@ -12,6 +12,7 @@ from api.fastchat import peer_http
 from api.fastchat.peer_http import SMALL_ANSWER_BYTES
 from api.http.caller import Caller
 from api.jobs.catalogue import catalogue
+from penstock.contract.worker import IMAGES
 
 if TYPE_CHECKING:
     from api.services import Services
@@ -41,7 +42,7 @@ class Membership:
         self._controller = str(settings.fastchat_controller or "").rstrip("/")
         self._name = str(settings.public_url or "").rstrip("/")
         self._task: asyncio.Task[None] | None = None
-        self._told: list[str] = []
+        self._registered: tuple[list[str], bool] = ([], False)
 
     async def start(self) -> None:
         """Begin, if a controller is set."""
@@ -76,7 +77,7 @@ class Membership:
                     await asyncio.sleep(RETRY_S)
 
     async def _register(self, http: httpx.AsyncClient) -> None:
-        status = self.status()
+        status, multimodal = self.status(), self._is_multimodal()
         answer = await self._call(
             http,
             "register_worker",
@@ -84,7 +85,7 @@ class Membership:
                 "worker_name": self._name,
                 "check_heart_beat": True,
                 "worker_status": status,
-                "multimodal": False,
+                "multimodal": multimodal,
             },
         )
         if isinstance(answer, dict) and "error_code" in answer:
@@ -92,7 +93,7 @@ class Membership:
             raise NotAController(
                 f"it is Penstock and answers {text!r}; Penstock's workers join by Redis"
             )
-        self._told = status["model_names"]
+        self._registered = (status["model_names"], multimodal)
         logger.info("Registered with FastChat controller %s as %s", self._controller, self._name)
 
     async def _beat(self, http: httpx.AsyncClient) -> bool:
@@ -100,7 +101,7 @@ class Membership:
         end = asyncio.get_running_loop().time() + self._heartbeat_s
         while (left := end - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(LOOK_S, left))
-            if self.status()["model_names"] != self._told:
+            if (self.status()["model_names"], self._is_multimodal()) != self._registered:
                 return False  # a controller takes the models from a registration alone
         beat = {"worker_name": self._name, "queue_length": self.status()["queue_length"]}
         answer = await self._call(http, "receive_heart_beat", beat)
@@ -109,6 +110,11 @@ class Membership:
     async def _call(self, http: httpx.AsyncClient, path: str, body: object) -> Any:
         url = f"{self._controller}/{path}"
         return await peer_http.call(http, url, body, total_s=CALL_S, most_bytes=SMALL_ANSWER_BYTES)
+
+    def _is_multimodal(self) -> bool:
+        """Whether all models take images: FastChat's flag is one worker's, not one model's."""
+        cards = catalogue(self._services, Caller(), theirs=()).values()
+        return bool(cards) and all(IMAGES in card.capabilities for card in cards)
 
     def status(self) -> dict[str, Any]:
         """Return the fleet as of one FastChat worker."""

@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 from api.fastchat import peer_http
 from api.fastchat.peer_http import SMALL_ANSWER_BYTES
 from api.fastchat.registration import ANYWHERE, Status, checked_url, status_of, updated
-from penstock.contract.worker import FASTCHAT, ModelCard
+from api.jobs.generation import CAPABILITY
+from penstock.contract.worker import FASTCHAT, IMAGES, ModelCard
 from penstock.errors import NotPermitted, NoWorker, UnknownModel
 from penstock.transport import keys
 from penstock.transport.fleet.fastchat_workers import PROBE_S, PeerBook, PeerCard
@@ -256,11 +257,13 @@ class Peers:
         serving = [card for card in self._cards if model in card.models]
         if not serving:
             return None
+        sees = all(card.multimodal for card in serving)
         return ModelCard(
             name=model, queue="", device="elsewhere", backend=FASTCHAT, format="unknown",
             architecture="unknown", parameters=0, weights_bytes=0,
             context_length=min(card.context_length for card in serving) or UNKNOWN_CONTEXT,
             vocab_size=ANY_TOKEN, slots=0, kv_cache_tokens=0,
+            capabilities=(CAPABILITY, IMAGES) if sees else (CAPABILITY,),
         )  # fmt: skip
 
     async def call(self, card: PeerCard, path: str, body: object) -> Any:

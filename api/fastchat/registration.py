@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-from contextlib import suppress
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from api.http.host_list import PORTS, allows
 from penstock.errors import NotPermitted
 
 if TYPE_CHECKING:
@@ -60,10 +58,7 @@ def updated(card: PeerCard, status: Status) -> PeerCard:
 
 
 def checked_url(name: str, allowed: Sequence[str]) -> str:
-    """Return a worker's base URL.
-
-    An entry is a host, a pattern (`*.gpu.example`) or a network (`10.0.0.0/8`), with `:port` or
-    without. Names are not looked up: a network allows addresses only.
+    """Return a worker's base URL, if `allowed` has its host (`host_list.allows`).
 
     :raises NotPermitted: registration is off, or the URL is not on the list.
     """
@@ -80,21 +75,8 @@ def checked_url(name: str, allowed: Sequence[str]) -> str:
     bare = not (parts.username or parts.password or parts.query or parts.fragment)
     if not host or parts.scheme not in ("http", "https") or not bare or parts.path not in ("", "/"):
         raise NotPermitted("worker_name must be a plain base URL: http://host:port")
-    port = port or {"http": 80, "https": 443}[parts.scheme]
-    if not any(_allows(entry, host, port) for entry in allowed):
+    port = port or PORTS[parts.scheme]
+    if not allows(allowed, host, port):
         raise NotPermitted(f"{host}:{port} is not in PENSTOCK_FASTCHAT_WORKER_HOSTS")
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}:{port}"
-
-
-def _allows(entry: str, host: str, port: int) -> bool:
-    pattern, colon, wanted = entry.rpartition(":")
-    if not colon or not wanted.isdigit():
-        pattern, wanted = entry, ""
-    if wanted and int(wanted) != port:
-        return False
-    pattern = pattern.strip("[]").lower()
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        return address in ipaddress.ip_network(pattern)
-    return "/" not in pattern and fnmatchcase(host.lower(), pattern)

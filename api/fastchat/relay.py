@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,7 +26,7 @@ from penstock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from api.fastchat.peers import Peers
     from penstock.contract.job import Generate, Job, Sampling
@@ -191,13 +192,13 @@ _decoder = msgspec.json.Decoder(_Cumulative)
 
 
 async def follow(
-    peers: Peers, job: Job, tick_s: float
+    peers: Peers, job: Job, images: Mapping[str, bytes], tick_s: float
 ) -> AsyncGenerator[Tokens | Finished | None, None]:
-    """Yield a job's events as one of our workers would send them.
+    """Yield a job's events as one of our workers would send them; `images` are by their digests.
 
     :raises PenstockError: as `objects`, or the error that the worker answered with.
     """
-    body = {"model": job.model, **await _body(peers, job)}
+    body = {"model": job.model, **await _body(peers, job, images)}
     text, index, last = "", 0, _Cumulative()
     try:
         async with aclosing(objects(peers, job.model, body, tick_s)) as stream:
@@ -230,7 +231,7 @@ def _counted(tokens: int) -> int:
     return min(max(tokens, 0), MOST_TOKENS)
 
 
-async def _body(peers: Peers, job: Job) -> dict[str, Any]:
+async def _body(peers: Peers, job: Job, images: Mapping[str, bytes]) -> dict[str, Any]:
     """Return FastChat's generation request for a job.
 
     :raises UnsupportedFeature: FastChat's workers cannot do what the job needs.
@@ -238,6 +239,7 @@ async def _body(peers: Peers, job: Job) -> dict[str, Any]:
     work = job.work
     stops: list[str] = list(work.sampling.stop)
     stop_token_ids = list(work.sampling.stop_token_ids)
+    digests: tuple[str, ...] = ()
     match work.prompt:
         case TextPrompt(text):
             prompt = text
@@ -251,7 +253,7 @@ async def _body(peers: Peers, job: Job) -> dict[str, Any]:
                 most_bytes=SMALL_ANSWER_BYTES,
             )
             conversation = render(answer.get("conv"), work.prompt)
-            prompt = conversation.prompt
+            prompt, digests = conversation.prompt, conversation.images
             stops += conversation.stop
             stop_token_ids += conversation.stop_token_ids
         case _:
@@ -261,6 +263,7 @@ async def _body(peers: Peers, job: Job) -> dict[str, Any]:
         "stop": stops,
         "stop_token_ids": stop_token_ids or None,
         "echo": work.echo,
+        **({"images": [b64encode(images[one]).decode() for one in digests]} if digests else {}),
         **_sampling(work, peers.card(job.model)),
     }
 

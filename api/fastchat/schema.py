@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from api.fastchat import default_template
+from api.fastchat import default_template, image_places
 from api.fastchat.envelope import opened
 from api.openai.chat.sampling import SEED_BITS, SEED_MASK, TINY_TOP_P, of_choice
+from api.openai.chat_images import as_url
 from api.openai.schema import MAX_BEST_OF
 from penstock.contract.job import ChatPrompt, Generate, Sampling, TextPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
 if TYPE_CHECKING:
+    from api.openai.chat_images import ChatImages
     from penstock.contract.worker import ModelCard
 
 GREEDY_BELOW: Final = 1e-5
@@ -87,7 +89,7 @@ class GenerationRequest(OptionalModelName):
     stop_token_ids: list[int] = []
     echo: bool = True
     logprobs: int | None = None
-    images: list[Any] = []
+    images: list[str] = []
     best_of: int = 1
     use_beam_search: bool = False
     seed: int | None = None
@@ -98,9 +100,7 @@ def _require(*, holds: bool, param: str, message: str) -> None:
         raise InvalidParameter(f"{param}: {message}", param=param)
 
 
-def _check(asked: GenerationRequest, card: ModelCard) -> None:
-    if asked.images:
-        raise UnsupportedFeature(f"{card.name} takes no images", param="images")
+def _check(asked: GenerationRequest) -> None:
     if asked.use_beam_search:
         raise UnsupportedFeature("beam search is not supported", param="use_beam_search")
     penalty = f"must be from -{MOST_PENALTY} to {MOST_PENALTY}"
@@ -133,18 +133,24 @@ def prompt_of(text: str, card: ModelCard, *, echo: bool = False) -> TextPrompt |
     return prompt
 
 
-def works_of(asked: GenerationRequest, card: ModelCard) -> list[Generate]:
+def works_of(asked: GenerationRequest, card: ModelCard, images: ChatImages) -> list[Generate]:
     """Return the work that FastChat's request stands for, `best_of` times.
+
+    Its images go into `images`; they are bare base64 or URLs, one for each marker in the prompt.
 
     `max_new_tokens` is the most that there may be: if the context has room for less, less it
     is (FastChat's web UI asks for 1,024 whatever the model). Token ids to stop at that are not in
     the vocabulary come from a template that was chosen by the model's name alone, and never match.
 
-    :raises InvalidParameter: a value is out of its range.
-    :raises UnsupportedFeature: images, beam search.
+    :raises InvalidParameter: a value is out of its range, or an image does not fit.
+    :raises UnsupportedFeature: images for a model that takes none, beam search.
     """
-    _check(asked, card)
-    prompt = prompt_of(asked.prompt, card, echo=asked.echo)
+    _check(asked)
+    digests = [
+        images.digest(as_url(image), f"images[{position}]")
+        for position, image in enumerate(asked.images)
+    ]
+    prompt = image_places.filled(prompt_of(asked.prompt, card, echo=asked.echo), digests)
     of_template = isinstance(prompt, ChatPrompt) and asked.prompt.startswith(
         default_template.OPENING
     )

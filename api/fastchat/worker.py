@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotation
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
@@ -30,18 +30,19 @@ from api.http.streaming import FramedResponse
 from api.jobs.blame import Blame
 from api.jobs.embedding import as_base64, embed
 from api.jobs.generation import Generation
+from api.openai.image_sources import images_at
 from penstock.contract.tokenizer_calls import Tokenize, TokenizerCall
 from penstock.errors import ContextOverflow, InvalidParameter
-
-if TYPE_CHECKING:
-    from penstock.contract.job import Generate
 
 router = Router(route_class=FastChatRoute)
 
 UTILITY_PATIENCE_S = 30.0
 
 
-async def _generation(call: Call[GenerationRequest], works: list[Generate]) -> Generation:
+async def _generation(call: Call[GenerationRequest]) -> Generation:
+    urls = {url: f"images[{position}]" for position, url in enumerate(call.asked.images)}
+    images = await images_at(call.request, call.card, urls)
+    works = works_of(call.asked, call.card, images)
     return await Generation.of(
         call.services,
         record_of(call.request),
@@ -49,6 +50,7 @@ async def _generation(call: Call[GenerationRequest], works: list[Generate]) -> G
         works,
         blame=Blame("prompt"),
         choices=len(works),
+        images=images.data,
     )
 
 
@@ -60,7 +62,7 @@ async def worker_generate_stream(request: Request) -> Response:
         return FramedResponse(call.relayed(), last=error_frame, media_type=None)
     if call.asked.best_of > 1:
         raise InvalidParameter("best_of: more than 1 cannot be streamed", param="best_of")
-    generation = await _generation(call, works_of(call.asked, call.card))
+    generation = await _generation(call)
     return FramedResponse(
         stream_frames(generation), last=error_frame, media_type=None, headers=generation.headers
     )
@@ -73,7 +75,7 @@ async def worker_generate(request: Request) -> Response:
 
 
 async def _generated(call: Call[GenerationRequest]) -> dict[str, Any]:
-    generation = await _generation(call, works_of(call.asked, call.card))
+    generation = await _generation(call)
     return await whole(generation, with_logprobs=call.asked.logprobs is not None)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from api.access.dependencies import services_of
 from api.http.record import record_of
 from api.http.resumption import KEY_HEADER
+from api.jobs.catalogue import catalogue
 from penstock.contract.worker import IMAGES
 from penstock.errors import InvalidParameter, NoWorker, UnknownModel
 
@@ -115,10 +116,10 @@ def pick(request: Request, model: str) -> ModelCard:
 
 def image_models(request: Request) -> list[str]:
     """Return the names of models that take images and that the request's key may use."""
-    caller = record_of(request).caller
-    cards = services_of(request).registry.models()
-    takers = {card.name: card for card in cards if IMAGES in card.capabilities}
-    return [name for name in sorted(takers) if caller.may_use(name, name, takers[name].queue)]
+    cards = catalogue(services_of(request), record_of(request).caller)
+    takers = {name: card for name, card in cards.items() if IMAGES in card.capabilities}
+    # A key may be for an alias alone.
+    return sorted({card.name if card.name in cards else name for name, card in takers.items()})
 
 
 def _names(

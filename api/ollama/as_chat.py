@@ -6,6 +6,7 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from api.openai.chat_images import as_url
 from penstock.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -87,10 +88,9 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[Json]:
     """Return a message's content; Ollama's images come before its text, in bare base64."""
     if not images:
         return text
-    urls = [
-        image if image.startswith("data:") else f"data:image/*;base64,{image}" for image in images
+    parts: list[Json] = [
+        {"type": "image_url", "image_url": {"url": as_url(image)}} for image in images
     ]
-    parts: list[Json] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [*parts, {"type": "text", "text": text}]
 
 

@@ -10,13 +10,13 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.record import record_of
-from api.jobs.routing import image_models
 from api.ollama.answers import answer, as_message, loaded
 from api.ollama.as_chat import blamed, chat_body
 from api.ollama.left_out import read_request
 from api.ollama.names import pick_tagged
 from api.ollama.schema import OllamaChatRequest
 from api.openai.chat.as_chat import generation_of, plan_of
+from api.openai.image_sources import images_of_chat
 
 router = Router()
 
@@ -29,9 +29,8 @@ async def chat(request: Request) -> Response:
     card = pick_tagged(request, services, asked.model)
     if not asked.messages:
         return loaded(asked.model, as_message)
-    plan = plan_of(
-        chat_body(asked), card, blamed, record_of(request).warnings, partial(image_models, request)
-    )
+    gathered = partial(images_of_chat, request, card)
+    plan = await plan_of(chat_body(asked), card, blamed, record_of(request).warnings, gathered)
     generation = await generation_of(request, card, plan)
     return await answer(
         request,

@@ -10,7 +10,6 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from api.access.dependencies import services_of
 from api.endpoint import Router
 from api.http.record import record_of
-from api.jobs.routing import image_models
 from api.ollama.answers import answer, as_response, loaded
 from api.ollama.as_chat import blamed, chat_body_of_prompt, completion_body
 from api.ollama.left_out import read_request
@@ -18,6 +17,7 @@ from api.ollama.names import pick_tagged
 from api.ollama.schema import GenerateRequest
 from api.openai.chat.as_chat import completion_of, generation_of, plan_of
 from api.openai.chat.tools import Reading
+from api.openai.image_sources import images_of_chat
 
 router = Router()
 
@@ -34,12 +34,12 @@ async def generate(request: Request) -> Response:
         generation = await completion_of(request, card, completion_body(asked), blamed)
         reading = Reading()
     else:
-        plan = plan_of(
+        plan = await plan_of(
             chat_body_of_prompt(asked),
             card,
             blamed,
             record_of(request).warnings,
-            partial(image_models, request),
+            partial(images_of_chat, request, card),
         )
         generation, reading = await generation_of(request, card, plan), plan.reading
     return await answer(

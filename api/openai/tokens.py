@@ -6,7 +6,6 @@ They call a worker's tokenizer without the queue, so they never wait for a runni
 from __future__ import annotations
 
 import uuid
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
@@ -19,10 +18,10 @@ from api.endpoint import Router
 from api.http.errors import json_response
 from api.http.json_body import read_json, read_object, validated
 from api.http.record import record_of
-from api.jobs.routing import image_models, pick
+from api.jobs.routing import pick
 from api.openai.chat.messages import chat_prompt
 from api.openai.chat.request_body import chat_request
-from api.openai.chat_images import ChatImages
+from api.openai.image_sources import images_of_chat
 from api.openai.schema import INT64, ChatRequest, Fields, inconsistent
 from penstock.contract.job import TextPrompt
 from penstock.contract.tokenizer_calls import Detokenize, Render, Tokenize, TokenizerCall
@@ -77,7 +76,7 @@ async def tokenize(request: Request) -> Response:
     if asked.prompt is None:
         chat = {name: value for name, value in body.items() if name not in OWN_FIELDS}
         asked_chat = chat_request({**chat, "model": model}, record_of(request).warnings)
-        prompt, images = _chat(asked_chat, request, card)
+        prompt, images = await _chat(asked_chat, request, card)
         param = "messages"
     else:
         special = asked.add_special_tokens is not False
@@ -123,7 +122,7 @@ async def render(request: Request) -> Response:
     body = await read_object(request, services_of(request).settings.max_body_bytes)
     asked = chat_request(body, record_of(request).warnings)
     card = pick(request, asked.model)
-    prompt, images = _chat(asked, request, card)
+    prompt, images = await _chat(asked, request, card)
     text = (await call(request, card, Render(prompt), "messages")).text
     token_ids = (await call(request, card, Tokenize(prompt), "messages", images)).token_ids
     return json_response(
@@ -138,11 +137,11 @@ async def render(request: Request) -> Response:
     )
 
 
-def _chat(
+async def _chat(
     asked: ChatRequest, request: Request, card: ModelCard
 ) -> tuple[ChatPrompt, dict[str, bytes]]:
     """Return the prompt of a chat completion, and its images by digest."""
-    images = ChatImages(card, record_of(request).warnings, partial(image_models, request))
+    images = await images_of_chat(request, card, asked)
     return chat_prompt(asked, images), images.data
 
 

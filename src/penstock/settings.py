@@ -172,6 +172,9 @@ class Settings(BaseSettings):
     """The address that `/get_worker_address` returns; by default the one that the caller used."""
     traces: str = ""
     """Destination of OpenTelemetry's spans: "otlp", or a file of JSON lines; empty is off."""
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where images in requests are fetched from by URL: entries as in `fastchat_worker_hosts`."""
+
     fastchat_open: bool = False
     """Serve FastChat's routes without a key even if keys are set: its programs cannot send one."""
 
@@ -192,6 +195,7 @@ class Settings(BaseSettings):
         "cors_origins",
         "allowed_hosts",
         "fastchat_worker_hosts",
+        "image_hosts",
         "redis_sentinels",
         "standby_queues",
         mode="before",

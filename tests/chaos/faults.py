@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from tests.chaos.loss_faults import LossFaults
 from tests.chaos.network_faults import NetworkFaults
 from tests.chaos.process_faults import ProcessFaults
-from tests.chaos.store_faults import StoreFaults, can_mount
 
 if TYPE_CHECKING:
     import random
@@ -65,13 +64,11 @@ PARTITIONS: Mapping[str, int] = {
     "partition_clients": 2,
     "partition_redis": 2,
 }
-STORE: Mapping[str, int] = {"damage_store": 2, "delete_store": 1, "unplug_store": 2}
-MOUNTS: Mapping[str, int] = {"fill_store": 1, "lock_store": 1}
 CLOCKS: Mapping[str, int] = {"step_clocks": 3}
 
 
 @dataclass
-class Faults(ProcessFaults, LossFaults, NetworkFaults, StoreFaults):
+class Faults(ProcessFaults, LossFaults, NetworkFaults):
     """Injects faults until cancelled; one at a time, a pause between, everything mended after."""
 
     fleet: Fleet
@@ -99,8 +96,6 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults, StoreFaults):
             **REDIS,
             **LOSSES,
             **NETWORK,
-            **STORE,
-            **(MOUNTS if can_mount() else {}),
             **(PARTITIONS if self.fleet.has_networks else {}),
             **(CLOCKS if self.fleet.clock else {}),
         }

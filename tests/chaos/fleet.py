@@ -72,15 +72,8 @@ class Fleet:
         self._networks: list[Network] = []
 
     @property
-    def kv_store(self) -> Path:
-        """The folder in which all workers keep blocks of KV cache."""
-        return self.folder / "kv"
-
-    @property
     def env(self) -> dict[str, str]:
         return {
-            "PENSTOCK_KV_STORE": str(self.kv_store),
-            "PENSTOCK_KV_STORE_BYTES": str(8 * 2**20),
             "PENSTOCK_LEASE_MS": "2000",
             "PENSTOCK_HEARTBEAT_S": "0.5",
             "PENSTOCK_JOURNAL_TTL_S": str(self.journal_ttl_s),

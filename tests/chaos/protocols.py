@@ -59,7 +59,7 @@ class Protocol:
     async def attempt(self, http: httpx.AsyncClient, url: str, outcome: Outcome) -> None:
         """Ask, or come back, once."""
         method, path, body, headers = self.request(outcome)
-        if not outcome.last_name and not outcome.stored_id:
+        if not outcome.last_name:
             outcome.begin_again()
         async with http.stream(method, f"{url}{path}", json=body, headers=headers) as response:
             if await is_refused(response, outcome):

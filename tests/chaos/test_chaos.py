@@ -21,8 +21,6 @@ FAULTS = (
     "kill_connections",
     "stall_one_way",
     "cut_file",
-    "damage_store",
-    "unplug_store",
 )
 
 

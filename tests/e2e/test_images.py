@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import json
+import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from penstock import image_bytes
 from tests.fixtures import vision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.fixtures.processes import Processes
+    from tests.fixtures.processes import Processes, Running
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
 pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
@@ -22,7 +26,9 @@ pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside
 MODEL = "llava"
 QUESTION = "What is the answer?"
 PICTURE, OTHER = vision.picture(1), vision.picture(2, kind="JPEG")
-TOOL: dict[str, Any] = {"id": "call_1", "type": "function"}
+IMAGE_TOKENS = 16
+ANSWER = 300
+HEADERS = {"idempotency-key": "an answer about an image"}
 
 
 def encoded(data: bytes) -> str:
@@ -66,9 +72,9 @@ def ollama_body() -> dict[str, Any]:
 def test_every_protocol_takes_images(
     processes: Processes, redis_url: str, models_dir: Path, tmp_path: Path
 ) -> None:
-    vision.write("llava", tmp_path / "llava")
+    vision.write(MODEL, tmp_path / MODEL)
     (tmp_path / "text").symlink_to(models_dir / "tiny-llama")
-    processes.start_worker("llava-cpu,text-cpu", redis_url, tmp_path)
+    worker = processes.start_worker(f"{MODEL}-cpu,text-cpu", redis_url, tmp_path)
     api = processes.start_api(redis_url)
     with httpx.Client(base_url=api.url, timeout=120.0) as client:
 
@@ -79,6 +85,8 @@ def test_every_protocol_takes_images(
 
         answers_are_alike(ask)
         refusals_are_clear(ask)
+        damaged_images_are_refused(client)
+    a_killed_workers_answer_goes_on(api.url, processes, worker, redis_url, tmp_path)
 
 
 def answers_are_alike(ask: Callable[..., Any]) -> None:
@@ -98,9 +106,20 @@ def answers_are_alike(ask: Callable[..., Any]) -> None:
     count = ask("/v1/messages/count_tokens", messages_body())
     assert count["input_tokens"] == first["usage"]["prompt_tokens"]
     assert ask("/api/chat", ollama_body())["message"]["content"] == text
+    # As FastChat's programs send it: rendered by the model's name, a marker for the image.
+    prompt = f"<|im_start|>user\n$$<image>$${QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    fastchat = ask("/worker_generate", {
+        "model": MODEL, "prompt": prompt, "images": [encoded(PICTURE)], "temperature": 0,
+        "max_new_tokens": 8, "echo": False,
+    })  # fmt: skip
+    assert fastchat["text"]
+    assert fastchat["usage"]["prompt_tokens"] >= IMAGE_TOKENS
+    assert ask("/list_multimodal_models", {})["models"] == [MODEL]
 
     both = ask("/v1/chat/completions", chat(PICTURE, OTHER))
-    assert both["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] + 16
+    assert both["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] + IMAGE_TOKENS
+    none = ask("/v1/chat/completions", chat())
+    assert none["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] - IMAGE_TOKENS
 
 
 def refusals_are_clear(ask: Callable[..., Any]) -> None:
@@ -116,3 +135,54 @@ def refusals_are_clear(ask: Callable[..., Any]) -> None:
     marked = chat(PICTURE)
     marked["messages"][0]["content"][1]["text"] = "an <image> in words"
     assert ask("/v1/chat/completions", marked)["choices"][0]["message"]["content"]
+
+
+def damaged_images_are_refused(client: httpx.Client) -> None:
+    """Each of many broken files is a 400 or, where enough of it is left, an answer."""
+    generator = random.Random(1)
+    statuses: Counter[int] = Counter()
+    for kind in image_bytes.KINDS:
+        whole = vision.picture(3, 20, 16, kind)
+        for _ in range(6):
+            broken = bytearray(whole)
+            for _ in range(generator.randint(1, 6)):
+                broken[generator.randrange(8, len(broken))] = generator.randrange(256)
+            least = generator.choice((20, len(broken)))
+            cut = bytes(broken[: generator.randint(least, len(broken))])
+            body = chat(cut, max_tokens=1)
+            statuses[client.post("/v1/chat/completions", json=body).status_code] += 1
+    assert set(statuses) == {200, 400}
+
+
+def a_killed_workers_answer_goes_on(
+    url: str, processes: Processes, worker: Running, redis_url: str, models: Path
+) -> None:
+    """The client sees a pause; the answer is the one that nobody disturbed."""
+    body = chat(PICTURE, OTHER, max_tokens=ANSWER, ignore_eos=True, stream=True)
+    text = ""
+    with (
+        httpx.Client(base_url=url, timeout=120.0) as client,
+        client.stream("POST", "/v1/chat/completions", json=body, headers=HEADERS) as answer,
+    ):
+        assert answer.status_code == 200
+        count = 0
+        for line in answer.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            text += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+            count += 1
+            if count == 20:
+                worker.kill()
+                processes.start_worker(f"{MODEL}-cpu", redis_url, models, wait=False)
+    with httpx.Client(base_url=url, timeout=120.0) as client:
+        whole = client.post("/v1/chat/completions", json={**body, "stream": False}).json()
+        assert whole["usage"]["completion_tokens"] == ANSWER
+        assert whole["choices"][0]["message"]["content"] == text
+        # The key names that very answer; with another image it is another request.
+        again = client.post("/v1/chat/completions", json={**body, "stream": False}, headers=HEADERS)
+        assert again.json()["choices"][0]["message"]["content"] == text
+        other = client.post(
+            "/v1/chat/completions", json=chat(OTHER, PICTURE, max_tokens=ANSWER, ignore_eos=True),
+            headers=HEADERS,
+        )  # fmt: skip
+        assert other.status_code in (400, 409, 422), other.text

@@ -1,4 +1,4 @@
-"""A worker is killed in mid-answer; the next one goes on from its blocks."""
+"""A worker is killed in mid-answer; the next one goes on from its blocks and finds them again."""
 
 from __future__ import annotations
 
@@ -42,5 +42,10 @@ async def test_a_killed_workers_answer_goes_on_from_its_blocks(
     assert usage.prompt_tokens > BLOCKS * 16
     assert usage.cached_tokens >= BLOCKS * 16
     assert "blocks of the KV cache again" in second.output()
-    again = await submitter.ask(QUEUE, PROMPT, **GREEDY)
-    assert again.text == answer.text
+    # The same text as without the store, and found again by a third worker.
+    second.stop()
+    processes.start_worker(QUEUE, redis_url, models_dir)
+    undisturbed = await submitter.ask(QUEUE, PROMPT, **GREEDY)
+    assert answer.text == undisturbed.text
+    assert isinstance(undisturbed.end, Finished)
+    assert undisturbed.end.usage.cached_tokens == 0

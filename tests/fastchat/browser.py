@@ -176,3 +176,54 @@ class WebUI:
             timeout_s,
         )
         return self.answer()
+
+
+VISION_TAB = """
+    const tab = [...document.querySelectorAll('button[role=tab]')]
+        .find(one => one.innerText.includes('Vision-Language'));
+    if (tab) tab.click();
+    return Boolean(tab);
+"""
+IN_TAB = """
+    const tab = [...document.querySelectorAll('[role=tabpanel]')]
+        .find(one => one.querySelector('#input_box') && one.querySelector('input[type=file]')
+            && one.offsetParent !== null);
+    if (!tab) return null;
+"""
+
+
+class VisionUI(WebUI):
+    """The tab of FastChat's web UI where a picture may be uploaded."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        super().__init__(browser, url)
+        wait_until(lambda: browser.evaluate(VISION_TAB), 30.0)
+        wait_until(lambda: browser.evaluate(f"{IN_TAB} return true"), 30.0)
+
+    def upload(self, path: Path) -> None:
+        """Choose a picture, as a person would in the dialogue of the browser."""
+        script = f"{IN_TAB} tab.querySelector('input[type=file]').id = 'chosen'; return true"
+        wait_until(lambda: self._browser.evaluate(script), 10.0)
+        self._browser.type("#chosen", str(path))
+        shown = f"{IN_TAB} return tab.querySelector('img[src*=\"{path.name}\"]') !== null"
+        wait_until(lambda: self._browser.evaluate(shown), 30.0)
+
+    def messages(self) -> list[tuple[str, str]]:
+        inside = MESSAGES.replace("document.", "tab.")
+        return [(who, text) for who, text in self._browser.evaluate(IN_TAB + inside) or []]
+
+    def pictures(self) -> int:
+        """Return how many pictures the conversation shows."""
+        return self._browser.evaluate(
+            f"{IN_TAB} return tab.querySelectorAll('[data-testid=user] img').length"
+        )
+
+    def send(self, text: str) -> None:
+        script = f"{IN_TAB} tab.querySelector('#input_box textarea').id = 'typed'; return true"
+        wait_until(lambda: self._browser.evaluate(script), 10.0)
+        self._browser.type("#typed", text)
+        self.click("Send")
+
+    def click(self, label: str) -> None:
+        inside = CLICK.replace("document.", "tab.")
+        wait_until(lambda: self._browser.evaluate(IN_TAB + inside, label), 30.0)

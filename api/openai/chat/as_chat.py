@@ -15,36 +15,37 @@ from api.openai.chat.best_of import Choices
 from api.openai.chat.completions import works_of
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import chat_request, completion_request
-from api.openai.chat_images import ChatImages
-from penstock.errors import BadRequest
+from penstock.errors import BadRequest, UnknownObject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
     from api.http.warnings import Warnings
+    from api.openai.chat_images import ChatImages
+    from api.openai.schema import ChatRequest
     from penstock.contract.worker import ModelCard
 
 
-def plan_of(
+async def plan_of(
     body: dict[str, Any],
     card: ModelCard,
     blamed: Callable[[str | None], str | None],
     warnings: Warnings,
-    takers: Callable[[], Sequence[str]] = tuple,
+    gathered: Callable[[ChatRequest], Awaitable[ChatImages]],
 ) -> ChatPlan:
     """Return the plan of a chat completion's body that was translated from another API's.
 
-    `blamed` returns the original request's name for a chat completion's field; `takers` returns
-    the models that take images.
+    `blamed` returns the original request's name for a chat completion's field; `gathered` returns
+    what collects the images (`image_sources.images_of_chat`).
 
     :raises BadRequest: as a chat completion would; `param` is the original request's field.
     """
     try:
-        images = ChatImages(card, warnings, takers)
-        plan = ChatPlan.of(chat_request(body, warnings), card, images)
-    except BadRequest as error:
+        asked = chat_request(body, warnings)
+        plan = ChatPlan.of(asked, card, await gathered(asked))
+    except (BadRequest, UnknownObject) as error:
         error.param = blamed(error.param)
         raise
     for text in plan.unenforced:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from api.openai.chat.custom_tools import shown_function
+from api.openai.chat_images import IMAGE_TYPES
 from penstock.contract.job import IMAGE_PART, ChatPrompt
 from penstock.errors import InvalidParameter, UnsupportedFeature
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 TEMPLATE_ROLES: Final = {"developer": "system"}
 """OpenAI's newer roles by the names that open models' templates know."""
-
-IMAGE_TYPES: Final = ("image_url", "input_image")
 
 PART_SEPARATOR: Final = "\n"
 """Between the text parts of one message; templates take one string."""

@@ -1,7 +1,5 @@
 """POST /v1/chat/completions."""
 
-from functools import partial
-
 from fastapi import Request
 from starlette.responses import Response
 
@@ -13,7 +11,7 @@ from api.http.record import record_of
 from api.http.streaming import EventWriter, event_stream
 from api.http.warnings import Warnings
 from api.jobs.generation import Generation
-from api.jobs.routing import image_models, pick
+from api.jobs.routing import pick
 from api.jobs.whole_answers import collect, usage_of
 from api.openai.chat.answer_readings import ReadChunkWriter, read_message, reasoning_tokens
 from api.openai.chat.answers import (
@@ -26,7 +24,7 @@ from api.openai.chat.answers import (
 from api.openai.chat.chunks import CHAT, ChunkWriter
 from api.openai.chat.plan import ChatPlan
 from api.openai.chat.request_body import chat_request, read_request
-from api.openai.chat_images import ChatImages
+from api.openai.image_sources import images_of_chat
 from api.openai.schema import ChatRequest
 
 router = Router()
@@ -37,7 +35,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a chat."""
     asked, repeated = await read_request(request, chat_request)
     card = pick(request, asked.model)
-    images = ChatImages(card, record_of(request).warnings, partial(image_models, request))
+    images = await images_of_chat(request, card, asked)
     plan = ChatPlan.of(asked, card, images)
     for text in plan.unenforced:
         record_of(request).warnings.add(text)

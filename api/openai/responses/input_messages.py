@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from api.openai.chat_images import IMAGE_LEFT_OUT
+from api.openai.chat_images import FILE_SCHEME, IMAGE_LEFT_OUT
 from api.openai.responses.input_tools import shown_name
 from api.openai.responses.item_kinds import CALLS, FILE, OUTPUTS
 from api.openai.system_messages import in_place
@@ -169,7 +169,7 @@ class InputMessages:
         if isinstance(part.get("text"), str):
             return part["text"]
         if "image" in kind or "screenshot" in kind:
-            self._warnings.add("images that are not in a data: URL are left out")
+            self._warnings.add("images without a URL or a file are left out")
             return IMAGE_LEFT_OUT
         if "file" in kind:
             self._warnings.add("files in the outputs of tools are left out")
@@ -182,12 +182,14 @@ class InputMessages:
 
 
 def _image(part: Json) -> Json | None:
-    """Return an image as a part of a chat's message; None for what is none, or names a file."""
-    kind, url = part.get("type"), part.get("image_url")
+    """Return an image as a part of a chat's message; None for what is none."""
+    kind, url, file_id = part.get("type"), part.get("image_url"), part.get("file_id")
     if kind not in ("input_image", "image_url", "computer_screenshot"):
         return None
     if isinstance(url, dict):
         url = cast("Json", url).get("url")
+    if url is None and isinstance(file_id, str):
+        url = FILE_SCHEME + file_id
     return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
 
 

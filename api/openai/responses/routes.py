@@ -16,8 +16,9 @@ from api.http.errors import json_response
 from api.http.json_body import read_object, validated
 from api.http.record import record_of
 from api.http.resumption import event_index, resumption_of
-from api.jobs.routing import image_models, pick
+from api.jobs.routing import pick
 from api.openai.chat.as_chat import generation_of, plan_of
+from api.openai.image_sources import images_of_chat
 from api.openai.responses.events import ResponseBuilder, output_items
 from api.openai.responses.input_items import blamed, chat_body, items_of
 from api.openai.responses.item_references import RESPONSE, resolved
@@ -54,7 +55,7 @@ async def create_response(request: Request) -> Response:
     shelf = Shelf(services)
     chain = await _chain(shelf, record.tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, record.tenant, chain)
-    plan, namespaces = _plan(asked, body, chain, card, request)
+    plan, namespaces = await _plan(asked, body, chain, card, request)
     if asked.background:
         record.deadline_s = record.deadline_s or services.settings.background_deadline_s
     generation = await generation_of(request, card, plan, detached=bool(asked.background))
@@ -101,7 +102,7 @@ async def count_input_tokens(request: Request) -> Response:
     shelf, tenant = Shelf(services_of(request)), record_of(request).tenant
     chain = await _chain(shelf, tenant, asked.previous_response_id)
     asked = await resolved(asked, shelf, tenant, chain)
-    plan, _ = _plan(asked, body, chain, card, request)
+    plan, _ = await _plan(asked, body, chain, card, request)
     reply = await call(request, card, Tokenize(plan.prompt), "input", plan.images)
     return json_response({"object": "response.input_tokens", "input_tokens": len(reply.token_ids)})
 
@@ -203,7 +204,7 @@ async def _chain(shelf: Shelf, tenant: str, previous_id: str | None) -> list[Sto
     return chain
 
 
-def _plan(
+async def _plan(
     asked: ResponseRequest,
     body: dict[str, Any],
     chain: Sequence[StoredResponse],
@@ -214,7 +215,8 @@ def _plan(
     history = [item for earlier in chain for item in (*earlier.input, *output_items(earlier))]
     warnings = record_of(request).warnings
     chat, namespaces = chat_body(asked, body, history, items_of(asked, ""), warnings)
-    return plan_of(chat, card, blamed, warnings, partial(image_models, request)), namespaces
+    gathered = partial(images_of_chat, request, card)
+    return await plan_of(chat, card, blamed, warnings, gathered), namespaces
 
 
 def _shown(asked: ResponseRequest, body: dict[str, Any], sampling: Sampling) -> dict[str, Any]:

@@ -14,8 +14,13 @@ const running = new Map(); // message id -> AbortController
 
 const NUMBERS = ["temperature", "top_p", "top_k", "max_tokens", "seed", "repetition_penalty"];
 
+function partsOf(text, pictures) {
+  const images = pictures.map((url) => ({ type: "image_url", image_url: { url } }));
+  return text ? [...images, { type: "text", text }] : images;
+}
+
 function requestOf(conversation, before) {
-  const messages = before.map(({ role, content }) => ({ role, content }));
+  const messages = before.map(({ role, content, pictures }) => ({ role, content: pictures ? partsOf(content, pictures) : content }));
   const system = conversation.system.trim();
   if (system) messages.unshift({ role: "system", content: system });
   const request = {

@@ -4,7 +4,7 @@ import { ask, isRunning, stop } from "./answers.js";
 import { conversations, create, newId, remove, sorted, storageTrouble, touch } from "./conversations.js";
 import { Composer } from "./composer.js";
 import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from "./dom.js";
-import { choices, fleet, lookEvery } from "./fleet-view.js";
+import { choices, fleet, lookEvery, takesImages } from "./fleet-view.js";
 import { MenuIcon, PlusIcon, SlidersIcon, TrashIcon } from "./icons.js";
 import { Message } from "./message.js";
 import { ModelChoice, Parameters } from "./parameters.js";
@@ -107,9 +107,9 @@ function Talk({ conversation, view }) {
     const { scrollTop, scrollHeight, clientHeight } = list.current;
     follows.current = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
   };
-  const send = (text) => {
-    conversation.messages.push({ id: newId(), role: "user", content: text });
-    conversation.title ||= text.slice(0, TITLE_CHARACTERS).split("\n")[0];
+  const send = (text, pictures = []) => {
+    conversation.messages.push({ id: newId(), role: "user", content: text, ...(pictures.length && { pictures }) });
+    conversation.title ||= text.slice(0, TITLE_CHARACTERS).split("\n")[0] || "An image";
     follows.current = true;
     ask(conversation);
   };
@@ -129,7 +129,8 @@ function Talk({ conversation, view }) {
       ${conversation.messages.map((message, index) => html`<${Message} key=${message.id} message=${message}
         busy=${Boolean(open)} last=${index === conversation.messages.length - 1} redo=${cut} />`)}
     </div>
-    <${Composer} send=${send} stop=${open && (() => stop(conversation, open))} ready=${ready} />
+    <${Composer} send=${send} stop=${open && (() => stop(conversation, open))} ready=${ready}
+      sees=${takesImages(view, conversation.model)} />
   `;
 }
 

@@ -2,6 +2,7 @@
 //
 //   {id, title, createdMs, updatedMs, model, system, parameters, messages: [message]}
 //   message: {id, role: "user" | "assistant", content, ...}
+//   a user's may also have pictures: [data URL]
 //   an assistant's also: status: "open" | "done" | "stopped" | "failed"; tail: text that a resumed
 //   stream would send again; key, request, jobId, seen: what resuming needs; figures, error, model.
 import { Watched } from "./state.js";

@@ -73,6 +73,11 @@ export function choices(view) {
   return found;
 }
 
+export function takesImages(view, model) {
+  const chosen = choices(view).find((one) => one.id === model);
+  return Boolean(chosen?.queues.some((queue) => queue.capabilities?.includes("image")));
+}
+
 export function describe({ queues }) {
   if (queues.every((queue) => queue.device === undefined)) return "";
   const load = queues.reduce((sum, queue) => sum + queue.running + queue.waiting_jobs, 0);

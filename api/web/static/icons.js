@@ -18,4 +18,5 @@ export const TrashIcon = icon("M5 7h14M10 7V5h4v2M7 7l1 12h8l1-12");
 export const CopyIcon = icon("M9 9h10v10H9z", "M15 9V5H5v10h4");
 export const RedoIcon = icon("M19 12a7 7 0 1 1-2-5l2 2", "M19 4v5h-5");
 export const PenIcon = icon("M5 19l1-4L16.500 4.500l3 3L9 18z");
+export const ImageIcon = icon("M4 5h16v14H4z", "M4 16l5-5 4 4 2.500-2.500L20 17", "M15.5 9h.01");
 export const CloseIcon = icon("M6 6l12 12M18 6L6 18");

@@ -3,6 +3,7 @@ import { html, useState } from "./dom.js";
 import { duration, rate } from "./format.js";
 import { CopyIcon, PenIcon, RedoIcon } from "./icons.js";
 import { copyText, Markdown } from "./markdown.js";
+import { Pictures } from "./pictures.js";
 import { announce } from "./state.js";
 
 const WAITING = { reconnecting: "Connection lost, trying again…", resuming: "Taking the answer up again…" };
@@ -38,7 +39,8 @@ function Asked({ message, busy, redo }) {
     </article>`;
   }
   return html`<article class="asked" aria-label="You">
-    <div class="bubble">${message.content}</div>
+    <${Pictures} pictures=${message.pictures} />
+    ${message.content && html`<div class="bubble">${message.content}</div>`}
     <div class="tools">
       <${Copy} text=${message.content} />
       <button type="button" class="icon small" disabled=${busy} aria-label="Edit" title="Edit and ask again"

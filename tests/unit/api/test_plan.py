@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +24,9 @@ from penstock.contract.structure import (
 )
 from penstock.contract.worker import ModelCard
 from penstock.errors import InvalidParameter, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -50,6 +54,20 @@ def card(**fields: Any) -> ModelCard:
 def planned(served: ModelCard | None = None, **fields: Any) -> ChatPlan:
     own = served or card()
     return ChatPlan.of(validated(BODY | fields, ChatRequest), own, ChatImages(own, Warnings()))
+
+
+def translated(
+    body: dict[str, Any],
+    served: ModelCard,
+    blamed: Callable[[str | None], str | None] = lambda name: name,
+    warnings: Warnings | None = None,
+) -> ChatPlan:
+    noted = Warnings() if warnings is None else warnings
+
+    async def gathered(_asked: ChatRequest) -> ChatImages:
+        return ChatImages(served, noted)
+
+    return asyncio.run(plan_of(body, served, blamed, noted, gathered))
 
 
 def test_a_plain_chat() -> None:
@@ -96,7 +114,7 @@ def test_a_custom_tools_grammar_that_cannot_be_enforced_is_reported_unless_a_cal
 ):
     tools = [custom('start: "(" start? ")"')]
     body, warnings = BODY | {"tools": tools}, Warnings()
-    plan = plan_of(body, card(), lambda name: name, warnings)
+    plan = translated(body, card(), warnings=warnings)
     assert plan.first.sampling.structure is None
     assert [text.partition(": its grammar is not enforced: ")[0] for text in warnings.texts] == [
         "tools: patch"
@@ -217,12 +235,10 @@ def test_a_translated_request_is_blamed_by_its_own_fields() -> None:
     def own(param: str | None) -> str | None:
         return {"messages": "input", "response_format": "text.format"}.get(param or "", param)
 
-    plan = plan_of(BODY | {"response_format": FORMAT}, card(), own, Warnings())
+    plan = translated(BODY | {"response_format": FORMAT}, card(), own)
     assert plan.blame == Blame("input", {"structure": "text.format"})
     with pytest.raises(UnsupportedFeature) as caught:
-        plan_of(
-            BODY | {"response_format": FORMAT}, card(capabilities=("generate",)), own, Warnings()
-        )
+        translated(BODY | {"response_format": FORMAT}, card(capabilities=("generate",)), own)
     assert caught.value.param == "text.format"
 
 

@@ -35,7 +35,7 @@ def test_defaults() -> None:
     settings = Settings()
     assert not settings.trust_remote_code
     assert not settings.fastchat_open
-    assert settings.cors_origins == settings.fastchat_worker_hosts == ()
+    assert settings.cors_origins == settings.fastchat_worker_hosts == settings.image_hosts == ()
     assert settings.fastchat_worker_token == ""
     assert ModelSpec.__dataclass_fields__["trust_remote_code"].default is False
     assert ModelSpec.__dataclass_fields__["allow_pickle"].default is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
 
 HERE = ("127.0.0.1",)
+PIXEL = bytes.fromhex("474946383961010001008000000000000000002c00000000010001000002024401003b")
+"""A GIF of one pixel."""
 ASK: Any = {"model": "theirs", "prompt": "hello", "echo": False}
 
 
@@ -317,6 +320,26 @@ def test_a_chat_needs_fastchats_library(fleet: Fleet, theirs: Callable[[], Their
     assert answer["choices"][0]["message"]["content"] == "one two three"
     body = worker.asked[-1][1]
     assert (body["prompt"], body["stop"]) == ("S U: hi A:", ["</s>"])
+
+
+def test_a_chat_with_an_image(fleet: Fleet, theirs: Callable[[], TheirWorker]) -> None:
+    pytest.importorskip("fastchat.conversation", reason="the extra `fastchat` is not installed")
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    server = fleet.api(fastchat_worker_hosts=HERE)
+    worker = theirs()
+    join(server, worker)
+    picture = base64.b64encode(PIXEL).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/gif;base64,{picture}"}}
+    content = [image, {"type": "text", "text": "what?"}]
+    chat = {"model": "theirs", "messages": [{"role": "user", "content": content}]}
+    refused = post(server, "/v1/chat/completions", chat)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_feature")
+    join(server, worker, multimodal=True)
+    assert post(server, "/list_multimodal_models").json() == {"models": ["theirs"]}
+    answer = post(server, "/v1/chat/completions", chat).json()
+    assert answer["choices"][0]["message"]["content"] == "one two three"
+    body = worker.asked[-1][1]
+    assert (body["prompt"], body["images"]) == ("S U: $$<image>$$what? A:", [picture])
 
 
 def test_the_shortest_queue_goes_first(fleet: Fleet, theirs: Callable[[], TheirWorker]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from penstock.contract.events import (
     Usage,
 )
 from penstock.contract.job import ChatPrompt, TextPrompt
+from penstock.transport.jobs.images import digest_of
 from tests.fixtures.api import WORDS, drone
 from tests.fixtures.processes import wait_until
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 ASK: Any = {"model": "tiny", "prompt": "hello", "echo": False}
 STREAM = "/worker_generate_stream"
+PIXEL = "R0lGODlhAQABAIAAAAAAAAAAACwAAAAAAQABAAACAkQBADs="
+"""A GIF of one pixel."""
 POSTS = (
     *("/get_worker_address", "/receive_heart_beat", "/register_worker"),
     *("/worker_generate", "/worker_get_embeddings", "/count_token"),
@@ -271,12 +275,38 @@ def test_values_out_of_range(fleet: Fleet, path: str) -> None:
     for wrong in (
         {"temperature": -0.1}, {"top_p": 1.5}, {"top_k": -2}, {"repetition_penalty": 0},
         {"presence_penalty": 3}, {"frequency_penalty": -3}, {"max_new_tokens": 0},
-        {"logprobs": 21}, {"stop": ["x"] * 65}, {"images": ["aGk="]}, {"best_of": 0},
+        {"logprobs": 21}, {"stop": ["x"] * 65}, {"images": [PIXEL]}, {"best_of": 0},
         {"best_of": 21}, {"use_beam_search": True},
     ):  # fmt: skip
         assert code(post(server, path, {**ASK, **wrong})) == 40302, wrong
     assert code(post(server, path, {**ASK, "model": "other"})) == 40301
     assert worker.jobs == []
+
+
+def test_images(fleet: Fleet) -> None:
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    server = fleet.api()
+    worker = fleet.worker(capabilities=("generate", "image"))
+    for path in ("/list_models", "/list_language_models", "/list_multimodal_models"):
+        assert post(server, path).json() == {"models": ["org/tiny", "tiny"]}
+    digest = digest_of(base64.b64decode(PIXEL))
+    asked = {**ASK, "prompt": "USER: $$<image>$$what? ASSISTANT:", "images": [PIXEL]}
+    for image in (PIXEL, f"data:image/gif;base64,{PIXEL}"):
+        assert objects(post(server, STREAM, {**asked, "images": [image]}).content)
+        assert worker.jobs[-1].work.prompt == TextPrompt(asked["prompt"], images=(digest,))
+    conv = post(server, "/worker_get_conv_template", {"model": "tiny"}).json()["conv"]
+    head = conv["system_template"].format(system_message="")
+    quoted = f"{head}{conv['roles'][0]}: $$<image>$$$$<image>$$and {conv['roles'][1]}:"
+    assert post(server, "/worker_generate", {**asked, "prompt": quoted, "images": [PIXEL] * 2})
+    image = {"type": "image", "digest": digest}
+    content = [image, image, {"type": "text", "text": "and "}]
+    assert worker.jobs[-1].work.prompt == ChatPrompt(({"role": "user", "content": content},))
+    for wrong in ([PIXEL, PIXEL], ["?"], ["aGk="], ["/etc/passwd"], ["https://example.com/a.png"]):
+        assert code(post(server, STREAM, {**asked, "images": wrong})) == 40302
+    assert code(post(server, STREAM, {**asked, "images": [7]})) == 40001
+    words = {**ASK, "prompt": asked["prompt"]}  # without images the marker is a word
+    assert objects(post(server, STREAM, words).content)
+    assert worker.jobs[-1].work.prompt == TextPrompt(asked["prompt"])
 
 
 def test_the_best_of_several(fleet: Fleet) -> None:
