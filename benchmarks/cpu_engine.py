@@ -13,10 +13,13 @@ A peer whose Python or binary was not given, or does not run, is left out with a
 `--budget-s` ends the rounds in time; what was measured until then counts.
 
 The models are random: Llama shapes of 15 million and 1.1 billion (TinyLlama's) weights, written
-once to `--cache`, and mixtures of experts (`--shape qwen3-30b-a3b`, `--shape gpt-oss-20b`) of which
-`--layers` are kept. Of those a line says what share of the memory's bandwidth one stream has for the
+once to `--cache`, and mixtures of experts (`--shape qwen3-30b-a3b`, `--shape gpt-oss-20b`), hybrids
+and Gemma 3 (`qwen3.5-4b`, `gemma-3-4b`, ...) of which `--layers` are kept. Of mixtures a line says what share of the memory's bandwidth one stream has for the
 bytes that a token reads. `--weights-only` stops once a model is written, for the exports that the
 others need.
+
+With `--llama-batched-bench` and no `--gguf`, llama.cpp gets a file of random Q4_0 weights in the
+same shape (`random_gguf.py`), if it has such a shape.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from benchmarks import conditions
+from benchmarks import conditions, random_gguf
 from tests.fixtures.models import write_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +102,8 @@ HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
             "head_dim": 256,
             "linear_num_key_heads": 16,
             "linear_num_value_heads": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
         },
     ),
     "granite-4-h-1b": (
@@ -117,7 +122,23 @@ HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Most layers keep a state; cut at a multiple of four, each has all kinds."""
-BY_LAYER = MIXTURES | HYBRIDS
+DENSE: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma-3-4b": (
+        "gemma3_text",
+        {
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 1024,
+            "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 6,
+        },
+    ),
+}
+"""Cut at a multiple of six, it has both kinds of layers as often as the whole."""
+BY_LAYER = MIXTURES | HYBRIDS | DENSE
 OF_BY_LAYER = ("penstock/native/sym_int4",)
 OURS = ("penstock/openvino/int4", "penstock/openvino/sym_int4", "penstock/openvino/int8")
 OTHERS = ("bigdl/sym_int4", "transformers/bf16")
@@ -265,7 +286,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", "--shape", dest="model", choices=(*SHAPES, *BY_LAYER), default="1.1b"
     )
-    parser.add_argument("--layers", type=int, default=4, help="of a mixture of experts or a hybrid")
+    parser.add_argument("--layers", type=int, default=4, help="of a shape that is written by layer")
     parser.add_argument("--quick", action="store_true", help="the 15m model, one short round")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
@@ -290,6 +311,16 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
+def write_gguf(chosen: argparse.Namespace) -> str | None:
+    """llama.cpp's file of the same shape, with random weights; None if it has no such shape."""
+    if chosen.model not in random_gguf.ARCHITECTURES:
+        return None
+    sizes = dict(BY_LAYER[chosen.model][1])
+    sizes["linear_head"] = sizes.get("linear_key_head_dim")
+    path = chosen.cache / f"{chosen.model}-{chosen.layers}.gguf"
+    return str(random_gguf.write(path, chosen.model, sizes, chosen.layers))
+
+
 def main() -> None:
     chosen = arguments()
     chosen.cache.mkdir(parents=True, exist_ok=True)
@@ -299,6 +330,8 @@ def main() -> None:
         if chosen.model in BY_LAYER
         else write_model(chosen.cache, chosen.model)
     )
+    if chosen.llama_batched_bench and not chosen.gguf:
+        chosen.gguf = write_gguf(chosen)
     if chosen.weights_only:
         print(folder)
         return
