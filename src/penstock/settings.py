@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     kv_sharing: Literal["all", "tenant"] = "all"
     """Whose computed prompts a request may find: everybody's, or only those of its own API key."""
     kv_cache_type: Literal["auto", "u8"] = "auto"
-    """Precision of keys and values in OpenVINO: "u8" halves their memory; "auto" is 16 bit."""
+    """Precision of keys and values on CPUs, by the native kernels and OpenVINO: "u8" is 8 bit, which
+    halves their memory; "auto" is 16."""
     prefill_chunk_tokens: int = Field(default=0, ge=0)
     """Prompt tokens a step without a target time; with one, the limit of the first chunk.
 

@@ -76,6 +76,8 @@ def config_of(model_type: str) -> Any:
             more = COMMON if name == "audio_config" else {}
             parts[name] = _part(type(part), VISION | more)
     marks = {name: value for name, value in MARKS.items() if name in build.declared(kind)}
+    if model_type == "gemma4":  # which has no input by layer for them: the prompts have none
+        marks |= dict.fromkeys(("image_token_id", "video_token_id", "audio_token_id"), 1)
     # As dictionaries: some classes take nothing else.
     config = kind(**{name: part.to_dict() for name, part in parts.items()}, **marks)
     if model_type == "mllama":

@@ -30,7 +30,7 @@ COMMON: dict[str, Any] = {
     "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "attention_heads": 4,
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 32, "sliding_window": 24, "local_window_size": 24, "attention_window_size": 24,
-    "rotary_dim": 16, "query_pre_attn_scalar": 32, "q_lora_rank": 32, "kv_lora_rank": 32,
+    "rotary_dim": 16, "query_pre_attn_scalar": 32, "q_lora_rank": 64, "kv_lora_rank": 64,
     "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32, "index_topk": 16,
     "index_n_heads": 2, "index_head_dim": 32,
     # experts
@@ -87,7 +87,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "gemma4_text": {
         "num_hidden_layers": 4, "layer_types": SLIDING["layer_types"] * 2,
-        "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 32,
+        "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 64,
         "vocab_size_per_layer_input": VOCAB, "global_head_dim": 64,
         "num_global_key_value_heads": 1,
     },

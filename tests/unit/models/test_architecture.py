@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from penstock.models.architecture.description import Dense, Experts
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import FAMILIES, describe
+from penstock.models.architecture.sizes import cached_values, result_size
 
 OF_TRANSFORMERS = sorted(set(FAMILIES) - {"chatglm"})
 CHATGLM: dict[str, Any] = {
@@ -35,6 +36,8 @@ def test_defaults_are_those_of_transformers(kind: str) -> None:
         update = {"layers_block_type": ["mamba", "mlp", "attention"]}
     if kind == "dots1":
         update = {"n_routed_experts": 8, "num_experts_per_tok": 2}
+    if kind == "deepseek_v2":
+        update = {"num_experts_per_tok": 6}
     if kind == "glm4_moe":
         update = {"head_dim": 128}  # half of which is turned; of the class's 42 that is odd
     whole = CONFIG_MAPPING[kind](**update).to_dict()
@@ -50,6 +53,38 @@ def test_of_an_image_text_model_the_language_model_is_described() -> None:
     assert [layer.attention.window for layer in model.layers] == [4096] * 5 + [0, 4096]
     thetas = [layer.attention.rotation.theta for layer in model.layers if layer.attention.rotation]
     assert thetas == [10_000.0] * 5 + [1_000_000.0, 10_000.0]
+
+
+def test_gemma_4_has_what_published_files_and_its_class_say() -> None:
+    """Published files state the sizes of full layers once, the class by layer."""
+    stated = {
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 6,
+        "num_kv_shared_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "global_head_dim": 512,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+    }
+    by_layer = {index: {"head_dim": 512, "num_key_value_heads": 2} for index in (1, 3, 5)}
+    model = describe(stated)
+    assert describe({**stated, "global_head_dim": None, "per_layer_config": by_layer}) == model
+    sliding, full, *_, last = (layer.attention for layer in model.layers)
+    assert (sliding.head_size, sliding.kv_heads, full.head_size, full.kv_heads) == (256, 4, 512, 2)
+    assert (full.value, sliding.value == sliding.key) == (full.key, False)
+    assert (full.keys_of, last.keys_of) == (None, 3)
+    with pytest.raises(NotDescribed, match="both directions"):
+        describe({**stated, "use_bidirectional_attention": "all"})
+    with pytest.raises(NotDescribed, match="shares keys"):
+        describe({**stated, "num_kv_shared_layers": 5})
+
+
+def test_of_latent_attention_the_cache_holds_what_is_compressed() -> None:
+    model = describe({"model_type": "glm4_moe_lite", "num_hidden_layers": 2})
+    assert [cached_values(layer.attention) for layer in model.layers] == [2 * 512 + 64] * 2
+    assert result_size(model.layers[0].attention) == 20 * 256
+    with pytest.raises(NotDescribed, match="'noaux'"):
+        describe({"model_type": "deepseek_v2", "num_experts_per_tok": 6, "topk_method": "noaux"})
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_heads_may_be_wider_than_their_share() -> None:
 def test_experts_are_not_of_the_family() -> None:
     with pytest.raises(ModelNotLoadable, match="layers have experts"):
         llama_family.loadable(PATH, MixtralConfig(**SIZES), "openvino")
-    assert suitability.fastest(MixtralConfig(**SIZES).to_dict(), "auto", kv_cache="") is None
+    assert suitability.fastest(MixtralConfig(**SIZES).to_dict(), "auto") is None
 
 
 def test_unknown_architectures_are_refused() -> None:

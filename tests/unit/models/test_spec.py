@@ -207,7 +207,7 @@ def test_bigdls_own_kernels_can_be_chosen(settings, monkeypatch):
         ({"hidden_act": "gelu"}, {}, "bigdl"),
         ({}, {"bigdl_backend": "openvino"}, "openvino"),
         ({}, {"bigdl_backend": "bigdl"}, "bigdl"),
-        ({}, {"kv_cache_type": "u8"}, "openvino"),
+        ({}, {"kv_cache_type": "u8"}, "native"),
     ],
 )
 def test_where_they_win_the_native_kernels_compute(settings, monkeypatch, sizes, update, backend):
@@ -283,7 +283,7 @@ def test_where_the_native_kernels_win(tmp_path, monkeypatch, isa, flags, wins):
         suitability._has_amx.cache_clear()
 
 
-def test_the_cache_of_keys_and_values_can_be_8_bit_in_openvino(settings):
+def test_the_cache_of_keys_and_values_can_be_8_bit_in_our_own_backends(settings):
     everywhere = settings.model_copy(update={"kv_cache_type": "u8"})
     assert resolve("bigdl-own-cpu", settings).kv_cache_type is None
     assert resolve("bigdl-own-cpu", everywhere).kv_cache_type == "u8"
@@ -292,11 +292,10 @@ def test_the_cache_of_keys_and_values_can_be_8_bit_in_openvino(settings):
         settings, "[models.bigdl-own]\nkv_cache_type = 'auto'\n[models.llama]\nkv_cache_type = 'u8'"
     )
     assert resolve("bigdl-own-cpu", everywhere).kv_cache_type is None
-    with pytest.raises(BadSettings, match="only the openvino backend has it"):
+    with pytest.raises(BadSettings, match="only native and openvino have it"):
         resolve("llama-cpu", settings)
     write(settings, "[models.llama]\nbackend = 'native'\nkv_cache_type = 'u8'")
-    with pytest.raises(BadSettings, match=r"only the openvino backend has it.*served by native"):
-        resolve("llama-cpu", settings)
+    assert resolve("llama-cpu", settings).kv_cache_type == "u8"
 
 
 def test_converted_weights_have_a_place_unless_they_may_take_none(settings):

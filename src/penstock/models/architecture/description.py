@@ -13,23 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
+    from penstock.models.architecture.elements import Activation, Norm
+    from penstock.models.architecture.latent import Latent
     from penstock.models.architecture.mixers import Mixer
-
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
-"""`gelu` is the exact one, `gelu_tanh` its common approximation, `relu2` the square of ReLU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """A norm: with `rms`, the weight is applied to x / rms(x), with `layer` to (x - mean) / deviation.
-
-    `offset` is added to the weight. If `name` is None, the weight is 1 and there is no bias.
-    """
-
-    name: str | None
-    epsilon: float
-    kind: Literal["rms", "layer"] = "rms"
-    offset: float = 0.0
+    from penstock.models.architecture.side_paths import Apart, LayerInputs, OwnInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +69,9 @@ class Attention:
     0 for all. Scores are multiplied by `scale`; a `soft_cap` c above 0 turns them into c tanh(score
     / c). `sinks` names a logit for each head that takes part in the softmax without a value. The
     results are multiplied by the sigmoid of `gate`, if there is one; the last product by
-    `result_scale`. An attention with no heads means that there is none.
+    `result_scale`. An attention with no heads means that there is none. Values are normed by head
+    with `value_norm`. `keys_of`: it has the keys and values of that earlier layer. With a `latent`
+    part, `head_size` and `kv_heads` are those of expanded keys, `key` and `value` are not read.
     """
 
     heads: int
@@ -101,10 +90,13 @@ class Attention:
     sinks: str | None = None
     gate: Rows | None = None
     result_scale: float = 1.0
+    value_norm: Norm | None = None
+    keys_of: int | None = None
+    latent: Latent | None = None
 
 
-_NO_ROWS = Rows("", 0)
-NO_ATTENTION = Attention(0, 0, 0, _NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS, None, 1.0)
+NO_ROWS = Rows("", 0)
+NO_ATTENTION = Attention(0, 0, 0, NO_ROWS, NO_ROWS, NO_ROWS, NO_ROWS, None, 1.0)
 """Of a layer that sees earlier tokens by its mixer alone, or not at all."""
 
 
@@ -124,7 +116,7 @@ class Dense:
     result_scale: float = 1.0
 
 
-NO_MLP = Dense(0, "silu", None, _NO_ROWS, _NO_ROWS)
+NO_MLP = Dense(0, "silu", None, NO_ROWS, NO_ROWS)
 """Of a layer that ends with attention, or a mixer."""
 
 
@@ -137,7 +129,8 @@ class Routing:
     but not for weights. Only the best `chosen_groups` of `groups` (of neighbours) take part; a
     group's
     score is the sum of its `group_best` best. If `normalise`, chosen scores are divided by their sum,
-    which is at least `least_sum`, plus `added_sum`; then they are multiplied by `scale`.
+    which is at least `least_sum`, plus `added_sum`; then they are multiplied by `scale`, and by what
+    the tensor `weights` has of each expert.
     """
 
     router: str
@@ -149,6 +142,7 @@ class Routing:
     least_sum: float = 0.0
     added_sum: float = 0.0
     scale: float = 1.0
+    weights: str | None = None
     groups: int = 1
     chosen_groups: int = 1
     group_best: int = 1
@@ -161,7 +155,7 @@ class ExpertMatrices:
     Either one by one: `gate`, `up` and `down`, with the expert's number in place of `{}`. Or all in
     one tensor of three dimensions, `together` and `down_together`, gates before ups. `transposed`
     tensors have a column an output; in `interleaved` ones gates and ups alternate. The latter's
-    biases have the suffix `_bias`.
+    biases have the suffix `_bias`. Experts that are not `gated` have ups alone.
     """
 
     gate: str
@@ -171,6 +165,7 @@ class ExpertMatrices:
     down_together: str
     transposed: bool = False
     interleaved: bool = False
+    gated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +178,10 @@ class ClampedGate:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of experts, each a gated MLP of `size`; every token also passes through `shared`.
+    """A mixture of experts, each an MLP of `size`; every token also passes through `shared`.
 
     `shared_gate` names a matrix of one row: the sigmoid of its product is the weight of `shared`.
+    Or the experts stand `apart` from it.
     """
 
     size: int
@@ -194,6 +190,7 @@ class Experts:
     matrices: ExpertMatrices
     shared: Dense | None = None
     shared_gate: str | None = None
+    apart: Apart | None = None
 
 
 Mlp: TypeAlias = Dense | Experts
@@ -211,7 +208,8 @@ class Layer:
 
     `parallel`: the MLP reads the same h as attention. Without its own norm `mlp_in`, it then takes
     the output of `attention_in`. r is `residual_scale`. A `mixer` reads what attention reads, and
-    its result is added in the same way.
+    its result is added in the same way. Last comes an input of the layer's own, and h is multiplied
+    by the number that the tensor `scale` holds.
     """
 
     attention: Attention
@@ -223,6 +221,8 @@ class Layer:
     parallel: bool = False
     residual_scale: float = 1.0
     mixer: Mixer | None = None
+    own_input: OwnInput | None = None
+    scale: str | None = None
 
     @property
     def attends(self) -> bool:
@@ -249,6 +249,7 @@ class Architecture:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_soft_cap: float = 0.0
+    inputs: LayerInputs | None = None
 
     @property
     def attending(self) -> tuple[Layer, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from penstock.models.architecture.description import Activation
+    from penstock.models.architecture.elements import Activation
 
 _MOST = 1 << 31
 _ACTIVATIONS: dict[str, Activation] = {

@@ -65,9 +65,14 @@ def read_directly(module: Any) -> set[nn.Module]:
 
 
 def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, Any]]:
-    """(parent, name, layer) of every linear layer whose rows are whole blocks."""
+    """(parent, name, layer) of every linear layer whose rows are whole blocks.
+
+    A router is left out even where its matrix is a layer of its own (Gemma 4): it stays as stored.
+    """
     transposed = transformers_module("pytorch_utils").Conv1D
     for parent in module.modules():
+        if type(parent).__name__.endswith("Router"):
+            continue
         for name, child in parent.named_children():
             # Routers that subclass it return more than a product.
             if type(child) in {nn.Linear, transposed} and matrix_of(child).shape[1] % BLOCK == 0:

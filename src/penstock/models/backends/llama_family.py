@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from penstock.models.architecture.description import (
-        Architecture,
-        Attention,
-        Layer,
-        Norm,
-        Rotation,
-    )
+    from penstock.models.architecture.description import Architecture, Attention, Layer, Rotation
+    from penstock.models.architecture.elements import Norm
 
 
 class NotInFamily(Exception):
@@ -96,6 +91,8 @@ def _beyond(model: Architecture) -> Iterator[str]:
         yield f"the tensors of {model.family!r} have other names"
     if (model.embedding_scale, model.logit_scale, model.logit_soft_cap) != (1, 1, 0):
         yield "embeddings or logits are scaled"
+    if model.inputs is not None or any(layer.scale for layer in model.layers):
+        yield "layers have inputs or scales of their own"
     if _is_other(model.norm, model):
         yield "norms are not plain RMS norms"
     first = model.layers[0]
@@ -141,6 +138,8 @@ def _beyond_attention(own: Attention, name: str) -> Iterator[str]:
         yield f"{turning.size} of {own.head_size} elements of a head are rotated"
     if own.scale != own.head_size**-0.5 or own.soft_cap or own.growth or own.sinks:
         yield "scores are not plain ones"
+    if own.latent is not None or own.keys_of is not None or own.value_norm is not None:
+        yield "keys and values are compressed, shared or normed"
     if own.gate is not None or own.result_scale != 1:
         yield "attention is gated or scaled"
     norms = own.head_norms

@@ -15,6 +15,7 @@ from penstock.models.architecture.description import dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.mixers import mixer_size
 from penstock.models.architecture.reading import describe
+from penstock.models.architecture.sizes import result_size
 from penstock.models.backends.llama_family import NotInFamily, plain
 from penstock.models.backends.native import library, reach
 from penstock.models.catalogue import quantisation
@@ -64,19 +65,16 @@ def _has_amx() -> bool:
 
 
 def fastest(
-    config: dict[str, Any], wish: Literal["auto", "openvino", "native"], *, kv_cache: str
+    config: dict[str, Any], wish: Literal["auto", "openvino", "native"]
 ) -> Literal["openvino", "native"] | None:
-    """Return the backend of a sym_int4 model on a CPU; None is bigdl-llm itself.
-
-    `kv_cache` is the type that is wanted for keys and values; `u8` only OpenVINO has.
-    """
+    """Return the backend of a sym_int4 model on a CPU; None is bigdl-llm itself."""
     model = described(config)
     if model is None:
         return None
     native = has_whole_groups(model) and reach.beyond(model) is None
     if not in_llama_family(model):  # which OpenVINO's graph is not made of
         return "native" if native and has_native() else None
-    native = native and wish != "openvino" and kv_cache != "u8"
+    native = native and wish != "openvino"
     if native and (wish == "native" or native_wins()):
         return "native"
     return "openvino" if is_installed() else None
@@ -116,6 +114,15 @@ def computes_published(config: dict[str, Any]) -> bool:
     return reach.holds_codes(model) and has_native()
 
 
+def batches_states(config: dict[str, Any]) -> bool:
+    """Whether layers keep a state, and the native kernels compute the model as it is stored."""
+    model = described(config)
+    if model is None or quantisation.is_stated(config):
+        return False
+    keeps = any(layer.mixer is not None for layer in model.layers)
+    return keeps and reach.beyond(model) is None and has_native()
+
+
 def in_llama_family(model: Architecture) -> bool:
     """Whether a description asks for no more than the Llama family has."""
     try:
@@ -135,9 +142,11 @@ def has_native() -> bool:
 
 def has_whole_groups(model: Architecture) -> bool:
     """Whether every matrix can be held in 4 bit."""
-    columns = {model.hidden_size}
+    columns = {model.hidden_size, 0 if model.inputs is None else model.inputs.size}
     for layer in model.layers:
-        columns |= {layer.mlp.size, layer.attention.heads * layer.attention.head_size}
+        columns |= {layer.mlp.size, result_size(layer.attention)}
+        latent = layer.attention.latent
+        columns |= set() if latent is None else {latent.query_rank, latent.rank}
         if layer.mixer is not None:
             columns.add(mixer_size(layer.mixer))
         shared = dense_part(layer.mlp)

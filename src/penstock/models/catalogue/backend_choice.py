@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.errors import BadSettings
 from penstock.models.backends import suitability
-from penstock.models.catalogue.model_folder import is_chatglm
+from penstock.models.catalogue.model_folder import is_chatglm, stored_format
 from penstock.models.catalogue.models_file import BIGDL_FORMATS, TRANSFORMERS_FORMATS
 from penstock.models.spec import DEFAULT_LOW_BIT
 
@@ -14,6 +14,33 @@ if TYPE_CHECKING:
     from penstock.models.catalogue.models_file import Entry
     from penstock.models.spec import Task
     from penstock.settings import Settings
+
+
+def choose(
+    name: str,
+    config: dict[str, Any],
+    low_bit: str | None,
+    entry: Entry,
+    settings: Settings,
+    *,
+    device: str,
+    task: Task,
+) -> tuple[str, str | None]:
+    """Return a model's backend and format, as the models file asks or as is fastest.
+
+    :raises BadSettings: the models file asks for what the backend or the folder does not have.
+    """
+    backend = backend_of(name, config, low_bit, entry)
+    on_cpu = device == "cpu"
+    if backend == "transformers" and on_cpu and computes_as_published(config, entry, task):
+        backend = "native"
+    held_as = format_of(backend, low_bit, entry)
+    if backend == "transformers" and on_cpu and task == "generate":
+        batched = batched_states(config, entry)
+        return ("native", batched) if batched else (backend, held_as)
+    if backend == "bigdl" and on_cpu:
+        backend = faster_than_bigdl(config, low_bit, entry, settings) or backend
+    return backend, held_as
 
 
 def backend_of(name: str, config: dict[str, Any], low_bit: str | None, entry: Entry) -> str:
@@ -46,6 +73,18 @@ def computes_as_published(config: dict[str, Any], entry: Entry, task: Task) -> b
     return task == "generate" and chosen is None and suitability.computes_published(config)
 
 
+def batched_states(config: dict[str, Any], entry: Entry) -> str | None:
+    """Return the format in which the native kernels hold a model that keeps states; None: they do not.
+
+    They alone batch such a model. Their keys and values are in 16 bit: with `fp32` asked for, it is
+    Transformers' own.
+    """
+    stated = entry.format or entry.dtype
+    if entry.backend is not None or stated == "fp32" or not suitability.batches_states(config):
+        return None
+    return stated or stored_format(config)
+
+
 def faster_than_bigdl(
     config: dict[str, Any], low_bit: str | None, entry: Entry, settings: Settings
 ) -> str | None:
@@ -59,8 +98,7 @@ def faster_than_bigdl(
     chosen = entry.backend is not None or entry.dtype is not None
     if setting == "bigdl" or chosen or weight_format != DEFAULT_LOW_BIT:
         return None
-    kv_cache = entry.kv_cache_type or settings.kv_cache_type
-    return suitability.fastest(config, setting, kv_cache=kv_cache)
+    return suitability.fastest(config, setting)
 
 
 def format_of(backend: str, low_bit: str | None, entry: Entry) -> str | None:
@@ -120,11 +158,11 @@ def kv_cache_type_of(
     kv_type = entry.kv_cache_type or settings.kv_cache_type
     if kv_type == "auto":
         return None
-    if backend == "openvino":
+    if backend in {"openvino", "native"}:
         return kv_type
     if entry.kv_cache_type is not None:
         raise BadSettings(
-            f"{entry.where}: kv_cache_type = {kv_type!r}: only the openvino backend has it, "
+            f"{entry.where}: kv_cache_type = {kv_type!r}: only native and openvino have it, "
             f"{queue!r} is served by {backend}"
         )
     return None

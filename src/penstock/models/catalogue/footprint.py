@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.mixers import state_values
 from penstock.models.architecture.reading import describe
+from penstock.models.architecture.sizes import cached_values
 from penstock.models.catalogue import published_shapes, quantisation
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.gguf import folder as gguf_folder
@@ -35,14 +36,24 @@ _OURS: Final = {"int4": 4 + 16 / 128, "int8": 8.0}
 _OWN_KERNELS: Final = frozenset({"native", "openvino"})
 _U8_SHARE: Final = 0.59
 """Size of OpenVINO's 8-bit keys and values relative to 16-bit ones, including scales."""
+_NATIVE_U8: Final = 1 + 4 / 64
+"""Bytes of one of the native kernels', with a scale for each head; heads of 64 elements or more."""
 _WIDTHS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
 _PLAIN: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 _TABLES: Final = ("embed", "wte.", "wpe.")
 """Parts of the names of tables that are looked up, not multiplied."""
 _TOKENS: Final = ("embed_tokens.weight", "wte.weight")
 _HEADS: Final = ("lm_head.weight", "output_layer.weight")
-_NO_MATRICES: Final = ("gate.weight", "router.weight", "router.layer.weight", "bias")
+_NO_MATRICES: Final = (
+    "gate.weight",
+    "router.weight",
+    "router.layer.weight",
+    "router.proj.weight",
+    "bias",
+)
 """Ends of the names of routers and biases, which are not quantised."""
+_LATENT: Final = "kv_b_proj.weight"
+"""What the native kernels hold in 16 bit in every low-bit format."""
 _EXPERTS: Final = ("experts", "moe", "mlp.input_linear", "mlp.output_linear")
 """Parts of the names of three-dimensional tensors that contain all experts' matrices."""
 _PLAIN_EXPERTS: Final = frozenset({"llama4", "llama4_text", "dbrx", "jetmoe", "step3p7"})
@@ -136,8 +147,10 @@ def _held(spec: ModelSpec, tensors: list[_Tensor]) -> list[_Tensor]:
 
 def _kv_width(spec: ModelSpec) -> float:
     """Return the bytes of one number in the KV cache of a spec's backend."""
-    if spec.backend in _OWN_KERNELS and spec.format != "fp32":
-        return 2 * _U8_SHARE if spec.kv_cache_type == "u8" else 2
+    if spec.backend == "native" or (spec.backend in _OWN_KERNELS and spec.format != "fp32"):
+        if spec.kv_cache_type != "u8":
+            return 2
+        return _NATIVE_U8 if spec.backend == "native" else 2 * _U8_SHARE
     return 2 if spec.format in {"bf16", "fp16"} or spec.device != "cpu" else 4
 
 
@@ -145,9 +158,7 @@ def kv_values_a_token(config: dict[str, Any]) -> int:
     """Return how many numbers one token adds to the KV cache."""
     model = _described(config)
     if model is not None:
-        return sum(
-            2 * layer.attention.kv_heads * layer.attention.head_size for layer in model.attending
-        )
+        return sum(cached_values(layer.attention) for layer in model.attending)
     text = config.get("text_config") or config
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head")
@@ -231,7 +242,8 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
     if bits is None:
         return stored
     if tensor.is_matrix:
-        return tensor.count * bits / 8
+        latent = spec.backend == "native" and tensor.name.endswith(_LATENT)
+        return tensor.count * (2 if latent else bits / 8)
     table = len(tensor.shape) == 2 and not tensor.name.endswith("bias")  # noqa: PLR2004  a matrix
     return stored if table and spec.backend in _OWN_KERNELS else tensor.count * 4
 

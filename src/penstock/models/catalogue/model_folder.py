@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.foreign import parse_json, read_file
 from penstock.models.catalogue.gguf import folder as gguf_folder
@@ -57,6 +57,17 @@ def low_bit_of(path: Path, config: dict[str, Any]) -> str | None:
 def is_low_bit_folder(path: Path) -> bool:
     """Return whether bigdl-llm's `save_low_bit` wrote a folder."""
     return low_bit_of(path, read_config(path)) is not None
+
+
+_DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+def stored_format(config: dict[str, Any]) -> str:
+    """Return the format that a configuration says its weights are in; 16 bit if it says nothing."""
+    text = config.get("text_config")
+    parts = (config, cast("dict[str, Any]", text) if isinstance(text, dict) else {})
+    stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
+    return next((_DTYPES[str(dtype)] for dtype in stated if str(dtype) in _DTYPES), "bf16")
 
 
 def is_chatglm(config: dict[str, Any]) -> bool:

@@ -61,18 +61,11 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     entry, path = _find(name, entries, settings, queue)
     config = read_config(path)
     low_bit = low_bit_of(path, config)
-    backend = backend_choice.backend_of(name, config, low_bit, entry)
     together = _tensor_parallel(queue, match, entry)
     task = entry.task or task_of(path)
-    if (
-        backend == "transformers"
-        and match["device"] == "cpu"
-        and backend_choice.computes_as_published(config, entry, task)
-    ):
-        backend = "native"
-    held_as = backend_choice.format_of(backend, low_bit, entry)
-    if backend == "bigdl" and match["device"] == "cpu":
-        backend = backend_choice.faster_than_bigdl(config, low_bit, entry, settings) or backend
+    backend, held_as = backend_choice.choose(
+        name, config, low_bit, entry, settings, device=match["device"], task=task
+    )
     if together > 1:
         backend_choice.check_parallel(queue, backend, match["device"], task)
     index = match["index"]

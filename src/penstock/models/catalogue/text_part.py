@@ -25,7 +25,7 @@ _ALWAYS: Final = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
 
 PLAIN_WRAPPERS: Final = frozenset(
     {
-        "aya_vision", "cohere2_vision", "gemma3", "idefics2", "idefics3", "internvl", "lfm2_vl", "llava",
+        "aya_vision", "cohere2_vision", "gemma3", "gemma4", "idefics2", "idefics3", "internvl", "lfm2_vl", "llava",
         "llava_next", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
         "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     }

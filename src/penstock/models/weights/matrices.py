@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Format = Literal["fp32", "bf16", "int8", "int4", "sym_int4", "stored"]
+Format = Literal["fp32", "bf16", "fp16", "int8", "int4", "sym_int4", "stored"]
 """`stored`: as the checkpoint was published, to the value, if that is possible."""
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4", "sym_int4")
 INT4_GROUPS = (128, 64, 32)
@@ -133,6 +133,7 @@ def int4(weight: torch.Tensor) -> Matrix:
 _AS: dict[str, Callable[[torch.Tensor], Matrix]] = {
     "fp32": lambda weight: plain(weight.float()),
     "bf16": lambda weight: plain(weight.bfloat16()),
+    "fp16": lambda weight: plain(weight.half()),
     "int8": int8,
     "int4": int4,
     "sym_int4": sym_int4,

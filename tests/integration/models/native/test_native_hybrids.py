@@ -124,6 +124,20 @@ CASES |= {
             "ssm_state_size": 48,
         },
     ),
+    "nemotron-3": (
+        "nemotron_h",
+        {
+            "layers_block_type": ["mamba", "moe", "attention", "mamba", "moe"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 32,
+            "n_groups": 2,
+            "ssm_state_size": 48,
+            "n_routed_experts": 8,
+            "moe_intermediate_size": 64,
+            "moe_shared_expert_intermediate_size": 128,
+            "num_experts_per_tok": 2,
+        },
+    ),
     "falcon-h1": (
         "falcon_h1",
         {
@@ -144,6 +158,7 @@ CASES |= {
     ),
 }
 ROUTERS = (".gate.weight", "shared_expert_gate.weight", "router.weight")
+PLAIN = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 IDS = np.random.default_rng(1).integers(3, 500, 120).tolist()
 STATES = 4
 
@@ -210,6 +225,9 @@ def part_of(
 
 
 def round_trip(weight: torch.Tensor, form: str) -> None:
+    if form in PLAIN:
+        weight.copy_(weight.to(PLAIN[form]).float())
+        return
     matrix = getattr(matrices, form)(weight.contiguous())
     if matrix.kind == "i4":
         meant = q4_0.dequantize(matrix.values, matrix.scales)
@@ -391,18 +409,74 @@ def test_the_footprint_estimated_beforehand_is_what_a_model_takes(folders: Any, 
     assert abs(told.kv_bytes - cache - model.state_bytes) < 64
 
 
-@pytest.fixture(scope="module", params=["qwen3.5", "lfm2", "falcon-h1"])
-def served(request: pytest.FixtureRequest, folders: Any) -> Any:
-    """A hybrid as a worker has it: the queue's name says 4 bit, and no more."""
-    path = folders(request.param)
-    file = path.parent / f"{path.name}.toml"
-    file.write_text(f'[models.bigdl-x]\npath = "{path.name}"\n')
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("qwen3.5-moe", "bf16"),
+        ("lfm2", "bf16"),
+        ("granite4", "fp16"),
+        ("nemotron-3", "fp16"),
+        ("qwen3-next", "fp32"),
+    ],
+)
+def test_weights_that_are_not_quantised_are_computed_as_they_are(
+    folders: Any, name: str, form: str
+) -> None:
+    path = folders(name)
+    module, _ = dequantised(path, form)
+    with torch.inference_mode():
+        expected = module(torch.tensor([IDS])).logits[0]
+    model = loaded(path, form)
+    found = model.forward(Batch((part_of(IDS, 0, 120),)))
+    assert errors(found, expected).median() < 2e-3  # keys and values are in fp16
+    for begin, end in ((0, 37), (37, 38), (38, 120)):
+        assert torch.equal(model.forward(Batch((part_of(IDS, begin, end),))), found[begin:end])
+
+
+@pytest.mark.parametrize(
+    ("entry", "backend", "form"),
+    [
+        ("", "native", "fp32"),
+        ('dtype = "bf16"', "native", "bf16"),
+        ('format = "fp16"', "native", "fp16"),
+        ('format = "fp32"', "transformers", "fp32"),
+        ('backend = "transformers"', "transformers", None),
+    ],
+)
+def test_a_hybrid_in_16_bit_is_batched_unless_fp32_is_asked_for(
+    folders: Any, tmp_path: Path, entry: str, backend: str, form: str | None
+) -> None:
+    """A configuration's own type is held as it is; the test's checkpoints are stored in fp32."""
+    file = tmp_path / "models.toml"
+    file.write_text(f'[models.x]\npath = "{folders("lfm2")}"\n{entry}\n')
+    settings = Settings(models_file=file, models_dir=tmp_path / "none")
+    spec = resolve("x-cpu", settings)
+    assert (spec.backend, spec.format) == (backend, form)
+
+
+def of_queue(name: str, path: Path, form: str) -> Any:
+    """A model as a worker has it, by its queue's name."""
+    file = path.parent / f"{path.name}-{form}.toml"
+    told = "" if form == "sym_int4" else f'format = "{form}"\n'
+    file.write_text(f'[models.{name}]\npath = "{path.name}"\n{told}')
     settings = Settings(
         models_file=file, models_dir=path.parent / "none", threads=1, kv_cache_bytes=2**23,
         speculation="on",
     )  # fmt: skip
-    spec = resolve("bigdl-x-cpu", settings)
+    spec = resolve(f"{name}-cpu", settings)
     return loader.load(spec, settings, slots=8, progress=lambda *_: None)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("qwen3.5", "sym_int4"), ("lfm2", "bf16"), ("falcon-h1", "sym_int4")],
+)
+def served(request: pytest.FixtureRequest, folders: Any) -> Any:
+    """A hybrid whose queue's name says 4 bit, and one in 16 bit."""
+    name, form = request.param
+    queue = "bigdl-x" if form == "sym_int4" else "x"
+    return of_queue(queue, folders(name), form)
 
 
 def prompts() -> Iterator[list[int]]:
@@ -432,7 +506,8 @@ def texts(
 
 def test_the_same_text_alone_and_under_random_arrivals(served: Any) -> None:
     card = served.card
-    assert (card.backend, card.format, card.running) == ("native", "sym_int4", "native")
+    assert (card.backend, card.running) == ("native", "native")
+    assert card.format in {"sym_int4", "bf16"}
     assert (card.batching, card.same_text) == ("continuous", True)
     assert served.options.num_states > served.options.slots
     assert not served.options.speculation_tokens, "a state cannot take guesses back"
@@ -476,4 +551,4 @@ def test_a_kind_of_layer_that_is_unknown_is_named(folders: Any, name: str) -> No
     config[kinds][1] = "sideways_attention"
     with pytest.raises(NotDescribed, match="sideways_attention"):
         describe(config)
-    assert suitability.fastest(config, "auto", kv_cache="") is None
+    assert suitability.fastest(config, "auto") is None

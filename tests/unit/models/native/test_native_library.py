@@ -23,7 +23,7 @@ from transformers import (
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.native import library
 from penstock.models.backends.native.decoder import Decoder
-from penstock.models.backends.native.layout import Shape, Vector, Which, cache_block_bytes
+from penstock.models.backends.native.layout import Shape, Vector, Which
 from penstock.models.backends.native.library import Isa
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
 from penstock.models.weights import q4_0
@@ -112,7 +112,7 @@ class Native:
         self.decoder = Decoder(self.shape, threads, isa=isa)
         self._set_weights()
         blocks = 96
-        self.cache = aligned(blocks * cache_block_bytes(self.shape)).reshape(blocks, -1)
+        self.cache = aligned(blocks * self.decoder.cache_block_bytes).reshape(blocks, -1)
         self.cache[:] = 0xFF  # NaN in fp16: what was never written must not matter
 
     def _set_weights(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.models.architecture.description import Architecture, Attention, Layer, Norm, Rotation
+from penstock.models.architecture.description import Architecture, Attention, Layer, Rotation
+from penstock.models.architecture.elements import Norm
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.families import parts
 from penstock.models.architecture.families.parts import Family

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.models.architecture.description import Dense, Experts, HeadNorms, Norm, Routing
+from penstock.models.architecture.description import Dense, Experts, HeadNorms, Routing
+from penstock.models.architecture.elements import Norm
 from penstock.models.architecture.families import experts, parts
 from penstock.models.architecture.families.parts import Family
 from penstock.models.architecture.mixers import ShortConvolution

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.models.architecture import rotation as rotations
-from penstock.models.architecture.description import HeadNorms, Layer, Norm
+from penstock.models.architecture.description import HeadNorms, Layer
 from penstock.models.architecture.facts import Facts, NotDescribed
 from penstock.models.architecture.families import parts
 from penstock.models.architecture.families.parts import Family
 
 if TYPE_CHECKING:
     from penstock.models.architecture.description import Architecture, Rotation
+    from penstock.models.architecture.elements import Norm
 
 _LOCAL_THETA: Final = 10_000.0
 

@@ -12,16 +12,17 @@ from penstock.models.architecture.description import (
     Attention,
     Dense,
     Layer,
-    Norm,
     Rotation,
 )
+from penstock.models.architecture.elements import Norm
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from penstock.models.architecture.description import Activation, HeadNorms, Mlp
+    from penstock.models.architecture.description import HeadNorms, Mlp
+    from penstock.models.architecture.elements import Activation
     from penstock.models.architecture.facts import Facts
     from penstock.models.architecture.mixers import Mixer
 

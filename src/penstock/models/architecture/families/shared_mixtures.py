@@ -45,7 +45,7 @@ def _glm(facts: Facts) -> Architecture:
         return Experts(
             size=inner,
             activation=facts.activation("hidden_act"),
-            routing=_grouped(facts, f"{name}.mlp.gate"),
+            routing=grouped(facts, f"{name}.mlp.gate"),
             matrices=experts.matrices(f"{name}.mlp.experts"),
             shared=experts.shared(facts, f"{name}.mlp.shared_experts", shared * inner)
             if shared
@@ -55,8 +55,8 @@ def _glm(facts: Facts) -> Architecture:
     return experts.with_mlps(plain, mlp_of)
 
 
-def _grouped(facts: Facts, router: str) -> Routing:
-    """Routing as DeepSeek V3 introduced it."""
+def grouped(facts: Facts, router: str) -> Routing:
+    """Return routing as DeepSeek V3 introduced it."""
     return Routing(
         router,
         experts.count(facts, "n_routed_experts", "num_local_experts", "num_experts"),

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from penstock.models.architecture.description import NO_ATTENTION, NO_MLP, Layer, Norm
+from penstock.models.architecture.description import NO_ATTENTION, NO_MLP, Experts, Layer
+from penstock.models.architecture.elements import Norm
 from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.families import experts, parts, shared_mixtures
 from penstock.models.architecture.families import mamba as mambas
-from penstock.models.architecture.families import parts, shared_mixtures
 from penstock.models.architecture.families.mamba import Mamba
 from penstock.models.architecture.families.parts import Family
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture, Dense
+    from penstock.models.architecture.description import Architecture, Dense, Mlp
     from penstock.models.architecture.facts import Facts
+    from penstock.models.architecture.families.parts import Sizes
 
 _TYPES: Final = {
     "mamba": "mamba",
@@ -102,20 +104,41 @@ def _nemotron(facts: Facts) -> Architecture:
         name = f"model.layers.{index}"
         norm = Norm(f"{name}.norm", facts.real("layer_norm_epsilon", 1e-5))
         own = f"{name}.mixer"
-        activation = facts.activation("mlp_hidden_act")
+        ends = kind in {"mlp", "moe"}
         layers.append(
             Layer(
                 attention=parts.attention(own, size, None) if kind == "attention" else NO_ATTENTION,
                 mixer=mambas.mixer(own, mamba, size.hidden) if kind == "mamba" else None,
-                mlp=parts.plain(own, size, activation, up="up_proj", down="down_proj")
-                if kind == "mlp"
-                else NO_MLP,
-                attention_in=None if kind == "mlp" else norm,
-                mlp_in=norm if kind == "mlp" else None,
+                mlp=_nemotron_mlp(facts, own, size, routed=kind == "moe") if ends else NO_MLP,
+                attention_in=None if ends else norm,
+                mlp_in=norm if ends else None,
             )
         )
     final = Norm("model.norm_f", facts.real("layer_norm_epsilon", 1e-5))
     return replace(parts.model(facts, layers, final), embeddings="model.embeddings")
+
+
+def _nemotron_mlp(facts: Facts, own: str, size: Sizes, *, routed: bool) -> Mlp:
+    """Neither an MLP nor experts have gates."""
+    activation = facts.activation("mlp_hidden_act")
+
+    def plain(name: str, inner: int) -> Dense:
+        sized = replace(size, inner=inner)
+        return parts.plain(name, sized, activation, up="up_proj", down="down_proj")
+
+    if not routed:
+        return plain(own, size.inner)
+    if facts.has("moe_latent_size"):
+        raise NotDescribed("experts that compute in a space of their own (moe_latent_size)")
+    shared = facts.size("moe_shared_expert_intermediate_size")
+    matrices = experts.matrices(f"{own}.experts")
+    return Experts(
+        size=facts.size("moe_intermediate_size"),
+        activation=activation,
+        routing=shared_mixtures.grouped(facts, f"{own}.gate"),
+        matrices=replace(matrices, together=f"{own}.experts.up_proj", gated=False),
+        shared=plain(f"{own}.shared_experts", shared),
+    )
 
 
 def _nemotron_kinds(facts: Facts) -> list[str]:
@@ -124,7 +147,7 @@ def _nemotron_kinds(facts: Facts) -> list[str]:
         kinds = [_TYPES.get(str(kind), str(kind)) for kind in cast("list[Any]", stated)]
     else:
         kinds = [_PATTERN.get(sign, sign) for sign in str(facts.raw("hybrid_override_pattern"))]
-    other = sorted(set(kinds) - {"mamba", "attention", "mlp"})
+    other = sorted(set(kinds) - {"mamba", "attention", "mlp", "moe"})
     if other:
         raise NotDescribed(f"a layer of type {other[0]!r}")
     return kinds
@@ -231,6 +254,7 @@ FAMILIES: Final = (
             "head_dim": 128,
             "max_position_embeddings": 4096,
             "mlp_hidden_act": "relu2",
+            "norm_topk_prob": True,
         },
     ),
 )

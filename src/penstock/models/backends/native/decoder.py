@@ -13,6 +13,7 @@ from penstock.models.backends.native.library import (
     StepInput,
     address_of,
     check,
+    element_of,
     library,
     pointer,
 )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from penstock.models.backends.native.experts import Experts
     from penstock.models.backends.native.images import StepImages
+    from penstock.models.backends.native.latent import NativeLatent
     from penstock.models.backends.native.layout import Shape, Vector
     from penstock.models.backends.native.matrix import Packing
     from penstock.models.backends.native.mixer import NativeMixer
@@ -49,6 +51,7 @@ class Decoder:
         """
         self.shape = shape
         self._experts: dict[int, int] = {}  # by layer: how many
+        self._latent: dict[int, NativeLatent] = {}
         self._library = library()
         self._kept: dict[Any, Any] = {}
         self._model = ctypes.c_void_p()
@@ -104,6 +107,47 @@ class Decoder:
         """Bytes of one sequence's state; 0 without mixers."""
         return int(self._library.pn_state_bytes(self._model))
 
+    @property
+    def cache_block_bytes(self) -> int:
+        """Bytes of one block of the KV cache, all layers, once their traits are set."""
+        return int(self._library.pn_cache_block_bytes(self._model))
+
+    def set_latent(self, layer: int, latent: NativeLatent) -> None:
+        """Make a layer's attention latent; comes before its matrices and vectors.
+
+        :raises ValueError: its sizes make no sense, or there is no such layer.
+        """
+        check(self._library.pn_set_latent(self._model, layer, ctypes.byref(latent.native())))
+        self._latent[layer] = latent
+
+    def set_latent_matrices(self, layer: int, keys: NDArray[Any], values: NDArray[Any]) -> None:
+        """(heads, rank, plain) and (heads, value, rank), of one type; 16-bit integers are bf16.
+
+        :raises ValueError: another shape or type, or the layer is not latent.
+        """
+        own = self._latent.get(layer)
+        if own is None or keys.shape[1:] != (own.rank, own.plain) or keys.dtype != values.dtype:
+            raise ValueError(f"keys {keys.shape} of layer {layer}: not the shape's")
+        if values.shape != (len(keys), own.value, own.rank):
+            raise ValueError(f"values {values.shape} of layer {layer}: not the shape's")
+        both = [np.ascontiguousarray(one) for one in (keys, values)]
+        element = element_of(keys)
+        check(
+            self._library.pn_set_latent_matrices(self._model, layer, element, *map(pointer, both))
+        )
+        self._kept["latent", layer] = both
+
+    def set_input_embeddings(self, table: NDArray[Any], layer_inputs: int) -> None:
+        """(vocab, layers * layer_inputs); 16-bit integers are bf16.
+
+        :raises ValueError: another shape, or another type.
+        """
+        if table.shape != (self.shape.vocab, self.shape.layers * layer_inputs):
+            raise ValueError(f"input embeddings {table.shape}: not the shape's")
+        table = np.ascontiguousarray(table)
+        check(self._library.pn_set_input_embeddings(self._model, element_of(table), pointer(table)))
+        self._kept["input embeddings"] = table
+
     def set_router(self, layer: int, weights: NDArray[Any]) -> None:
         """(experts, hidden); 16-bit integers are bf16.
 
@@ -112,7 +156,9 @@ class Decoder:
         if weights.shape != (self._experts.get(layer), self.shape.hidden):
             raise ValueError(f"a router {weights.shape}: not the shape's")
         weights = np.ascontiguousarray(weights)
-        check(self._library.pn_set_router(self._model, layer, _element(weights), pointer(weights)))
+        check(
+            self._library.pn_set_router(self._model, layer, element_of(weights), pointer(weights))
+        )
         self._kept["router", layer] = weights
 
     def set_matrix(
@@ -163,7 +209,7 @@ class Decoder:
         if table.shape != (self.shape.vocab, self.shape.hidden):
             raise ValueError(f"embeddings {table.shape}: not the shape's")
         table = np.ascontiguousarray(table)
-        check(self._library.pn_set_embeddings(self._model, _element(table), pointer(table)))
+        check(self._library.pn_set_embeddings(self._model, element_of(table), pointer(table)))
         self._kept["embeddings"] = table
 
     def set_traits(self, traits: Traits) -> None:
@@ -192,7 +238,7 @@ class Decoder:
             raise ValueError(f"rotary tables {cosines.shape}, {sines.shape}")
         tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
         positions, size = cosines.shape
-        own = [pointer(one) for one in tables]
+        own = map(pointer, tables)
         check(self._library.pn_set_rotary(self._model, table, *own, positions, size))
         self._kept["rotary", table] = tables
 
@@ -220,9 +266,9 @@ class Decoder:
     ) -> None:
         """Compute a step; see `pn_step`. `cache` is (blocks, bytes), `states` (places, bytes).
 
-        `images` are those of the step's tokens. `places` says where among those each sequence's state is; in a model without mixers both
-        are None.
-        Outputs, (rows, vocab) and (rows, hidden), are written in place.
+        `images` are those of the step's tokens. `places` are those of the sequences' states; in a
+        model without mixers both are None. Outputs, (rows, vocab) and (rows, hidden), are written
+        in place.
 
         :raises ValueError: an id, a position or a block does not exist.
         :raises MemoryError: there is no memory for the step.
@@ -237,16 +283,11 @@ class Decoder:
                 raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")
         if states is not None and places is not None and len(places) != len(past_lens):
             raise ValueError(f"{len(places)} places of states for {len(past_lens)} sequences")
+        sequences = (past_lens, subsequence_begins, block_indices, block_indices_begins, rows)
         native = StepInput(
-            len(token_ids),
-            len(past_lens),
-            len(rows),
+            *(len(token_ids), len(past_lens), len(rows)),
             address_of(token_ids, np.int64),
-            address_of(past_lens, np.int32),
-            address_of(subsequence_begins, np.int32),
-            address_of(block_indices, np.int32),
-            address_of(block_indices_begins, np.int32),
-            address_of(rows, np.int32),
+            *(address_of(array, np.int32) for array in sequences),
             None if places is None else address_of(places, np.int32),
             *((None, None, None, 0) if images is None else images.native()),
         )
@@ -262,11 +303,3 @@ class Decoder:
                 None if hidden is None else ctypes.c_void_p(address_of(hidden, np.float32)),
             )
         )
-
-
-def _element(array: NDArray[Any]) -> int:
-    """The library's name of an array's type."""
-    element = {"float32": 0, "float16": 1, "int16": 2, "uint16": 2}.get(array.dtype.name)
-    if element is None:
-        raise ValueError(f"weights of {array.dtype}")
-    return element

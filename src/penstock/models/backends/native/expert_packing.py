@@ -13,6 +13,7 @@ from penstock.models.backends.native.experts import Experts as NativeExperts
 from penstock.models.backends.native.experts import Gate, Scoring
 from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
+from penstock.models.backends.native.traits import ACTIVATIONS
 from penstock.models.weights import q4_0
 from penstock.models.weights.experts import ExpertTensor
 from penstock.models.weights.matrices import Packed
@@ -61,13 +62,14 @@ class ExpertPlan:
     @property
     def layout(self) -> Layout:
         """The kernels' layout of each matrix."""
-        return Layout.PAIRED if self.which is Which.EXPERTS_GATE_UP else Layout.STACKED
+        paired = self.which is Which.EXPERTS_GATE_UP and self.experts.matrices.gated
+        return Layout.PAIRED if paired else Layout.STACKED
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of one expert's matrix."""
         if self.which is Which.EXPERTS_GATE_UP:
-            return 2 * self.experts.size, self.hidden
+            return (2 if self.experts.matrices.gated else 1) * self.experts.size, self.hidden
         return self.hidden, self.experts.size
 
 
@@ -115,7 +117,9 @@ def native_experts(experts: Experts) -> NativeExperts:
         groups=routing.groups,
         chosen_groups=routing.chosen_groups,
         group_best=routing.group_best,
-        gate=Gate.SILU if clamped is None else Gate.CLAMPED_SILU,
+        gate=ACTIVATIONS[gate] if not isinstance(gate, ClampedGate) else Gate.CLAMPED_SILU,
+        gated=experts.matrices.gated,
+        apart=experts.apart is not None,
         least_sum=routing.least_sum,
         added_sum=routing.added_sum,
         scale=routing.scale,
@@ -128,7 +132,7 @@ def pack_experts(
     plan: ExpertPlan,
     checkpoint: Checkpoint,
     form: Format,
-    kind_of: Callable[[str, Matrix, Checkpoint], tuple[Kind, int]],
+    kind_of: Callable[[str, Matrix, Checkpoint, Format], tuple[Kind, int]],
     taken: Callable[[int], NDArray[np.uint8]],
 ) -> Packed:
     """Quantise and pack the matrices of all experts; `taken` allocates memory for them.
@@ -140,7 +144,7 @@ def pack_experts(
     values: NDArray[np.uint8] | None = None
     facts: dict[str, Any] = {}
     for number, matrices in enumerate(_matrices(plan, checkpoint, form)):
-        kinds = {kind_of(plan.key, matrix, checkpoint) for matrix in matrices}
+        kinds = {kind_of(plan.key, matrix, checkpoint, form) for matrix in matrices}
         ordered = any(matrix.order is not None for matrix in matrices)
         if form == "stored" and (ordered or len(kinds | _kinds(facts)) != 1):
             return pack_experts(plan, checkpoint, "int8", kind_of, taken)
@@ -169,7 +173,8 @@ def _matrices(
     names, count = plan.experts.matrices, plan.experts.routing.experts
     rows, columns = plan.shape
     first = plan.which is Which.EXPERTS_GATE_UP
-    each = (names.gate, names.up) if first else (names.down,)
+    ups = (names.gate, names.up) if names.gated else (names.up,)
+    each = ups if first else (names.down,)
     if checkpoint.has(f"{each[0].format(0)}.weight"):
         shape = (rows // len(each), columns)
         for number in range(count):
@@ -184,7 +189,7 @@ def _matrices(
 
 
 def _parts(plan: ExpertPlan, matrices: tuple[Matrix, ...]) -> list[Part]:
-    parts = [Part(matrix.values.reshape(matrix.rows, -1), _scales(matrix)) for matrix in matrices]
+    parts = [Part(matrix.values.reshape(matrix.rows, -1), _by_row(matrix)) for matrix in matrices]
     if len(parts) == 1 and plan.layout is Layout.PAIRED:
         (both,) = parts
         halves = (
@@ -192,8 +197,15 @@ def _parts(plan: ExpertPlan, matrices: tuple[Matrix, ...]) -> list[Part]:
             if plan.experts.matrices.interleaved
             else (slice(0, plan.experts.size), slice(plan.experts.size, None))
         )
-        return [Part(both.values[half], both.scales[half]) for half in halves]
+        scales = both.scales
+        return [
+            Part(both.values[half], None if scales is None else scales[half]) for half in halves
+        ]
     return parts
+
+
+def _by_row(matrix: Matrix) -> NDArray[Any] | None:
+    return None if matrix.scales is None else _scales(matrix)
 
 
 def _scales(matrix: Matrix) -> NDArray[Any]:
@@ -237,6 +249,11 @@ def vectors(
         yield Vector.EXPERTS_GATE_UP_BIAS, index, biases
     if routing.correction is not None:
         yield Vector.ROUTER_CORRECTION, index, weights.vector(routing.correction)
+    if routing.weights is not None:
+        yield Vector.EXPERT_SCALES, index, weights.vector(routing.weights)
+    if named.apart is not None:
+        scale = np.float32(named.apart.router_scale)
+        yield Vector.ROUTER_NORM, index, weights.vector(named.apart.router_weight) * scale
     if experts.shared_gate is not None:
         yield Vector.SHARED_GATE, index, _row(f"{experts.shared_gate}.weight", hidden, weights)
 

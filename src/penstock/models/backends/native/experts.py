@@ -17,6 +17,8 @@ _SIZES = (
     "chosen_groups",
     "group_best",
     "gate",
+    "gated",
+    "apart",
 )
 _FACTORS = (
     "least_sum",
@@ -37,7 +39,7 @@ class Scoring(enum.IntEnum):
 
 
 class Gate(enum.IntEnum):
-    """The function of a gate's and an up projection's outputs; see the header."""
+    """What is computed of a gate's and an up projection's outputs, beside `traits.ACTIVATIONS`."""
 
     SILU = 0
     CLAMPED_SILU = 1
@@ -65,7 +67,9 @@ class Experts:
     groups: int = 1
     chosen_groups: int = 1
     group_best: int = 1
-    gate: Gate = Gate.SILU
+    gate: int = Gate.SILU
+    gated: bool = True
+    apart: bool = False
     least_sum: float = 0.0
     added_sum: float = 0.0
     scale: float = 1.0

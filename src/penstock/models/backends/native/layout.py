@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from penstock.models.backends.native.library import last_error, library
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 class Which(enum.IntEnum):
-    """A matrix's place in a layer; `HEAD` belongs to none."""
+    """A matrix's place in a layer; `HEAD` and `LAYER_INPUTS` belong to none."""
 
     QKV = 0
     OUTPUT = 1
@@ -27,10 +25,14 @@ class Which(enum.IntEnum):
     EXPERTS_DOWN = 6
     MIXER_IN = 7
     MIXER_OUT = 8
+    QUERY_UP = 9
+    LAYER_INPUTS = 10
+    INPUT_GATE = 11
+    INPUT_UP = 12
 
 
 class Vector(enum.IntEnum):
-    """A vector's place in a layer; `FINAL_NORM` belongs to none."""
+    """A vector's place in a layer; `FINAL_NORM` and `LAYER_INPUTS_NORM` belong to none."""
 
     INPUT_NORM = 0
     ATTENTION_NORM = 1
@@ -60,6 +62,17 @@ class Vector(enum.IntEnum):
     MIXER_NORM = 35
     MIXER_IN_BIAS = 36
     MIXER_OUT_BIAS = 37
+    VALUE_NORM = 40
+    LAYER_SCALE = 41
+    QUERY_RANK_NORM = 42
+    LATENT_NORM = 43
+    LAYER_INPUTS_NORM = 44
+    INPUT_OUT_NORM = 45
+    ROUTER_NORM = 46
+    EXPERTS_IN_NORM = 47
+    DENSE_OUT_NORM = 48
+    EXPERTS_OUT_NORM = 49
+    EXPERT_SCALES = 50
 
 
 class Phase(enum.IntEnum):
@@ -93,7 +106,7 @@ class _Shape(ctypes.Structure):
         ),
         ("norm_epsilon", ctypes.c_float),
         ("sliding_windows", ctypes.c_void_p),
-        ("cached_layers", ctypes.c_int32),
+        ("small_cache", ctypes.c_int32),
     )
 
 
@@ -101,7 +114,7 @@ class _Shape(ctypes.Structure):
 class Shape:
     """A model's sizes, in elements. `sliding_windows` is one entry a layer, 0 for full attention.
 
-    `cached_layers` have attention; 0: all of them.
+    `small_cache`: keys and values are in 8 bit, with a scale a token and head each.
     """
 
     layers: int
@@ -115,19 +128,7 @@ class Shape:
     qk_norm: bool
     norm_epsilon: float
     sliding_windows: tuple[int, ...]
-    cached_layers: int = 0
-
-
-def cache_block_bytes(shape: Shape) -> int:
-    """Bytes of one block of the KV cache, all layers.
-
-    :raises ValueError: the shape makes no sense.
-    """
-    native, _windows = native_shape(shape)
-    found = int(library().pn_cache_block_bytes(ctypes.byref(native)))
-    if found < 0:
-        raise ValueError(last_error())
-    return found
+    small_cache: bool = False
 
 
 def native_shape(shape: Shape) -> tuple[_Shape, NDArray[np.int32]]:
@@ -150,6 +151,6 @@ def native_shape(shape: Shape) -> tuple[_Shape, NDArray[np.int32]]:
         int(shape.qk_norm),
         shape.norm_epsilon,
         windows.ctypes.data,
-        shape.cached_layers,
+        int(shape.small_cache),
     )
     return native, windows

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 8
+ABI = 9
 ALIGNMENT = 64
 """Alignment, in bytes, of packed matrices and the KV cache."""
 
@@ -100,6 +100,17 @@ def address_of(array: NDArray[Any], kind: type[np.generic]) -> int:
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     """Return the address of an array of any type."""
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def element_of(array: NDArray[Any]) -> int:
+    """Return the library's number of an array's type; 16-bit integers are bf16.
+
+    :raises ValueError: it has none.
+    """
+    element = {"float32": 0, "float16": 1, "int16": 2, "uint16": 2}.get(array.dtype.name)
+    if element is None:
+        raise ValueError(f"weights of {array.dtype}")
+    return element
 
 
 def check(code: int) -> None:

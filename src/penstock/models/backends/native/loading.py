@@ -14,6 +14,7 @@ from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.native import (
     expert_packing,
+    latent,
     library,
     packing,
     pages,
@@ -69,15 +70,12 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     weights = _weights(spec, model, form, progress)
     native = Decoder(
-        shape_of(model), torch.get_num_threads(), cpus=_cpus(spec, torch.get_num_threads())
+        shape_of(model, small_cache=spec.kv_cache_type == "u8"),
+        torch.get_num_threads(),
+        cpus=_cpus(spec, torch.get_num_threads()),
     )
     _set_traits(native, model, context_length)
-    table = weights.embeddings(f"{model.embeddings}.weight")
-    native.set_embeddings(table.values)
-    held = table.nbytes
-    for layer, router in expert_packing.routers(model, weights):
-        native.set_router(layer, router)
-        held += router.nbytes
+    held = _set_unpacked(native, model, weights, form)
     in_large_pages = spec.large_pages and pages.available()
     for plan in packing.plans(model, weights):
         progress(0.7 + 0.1 * plan.layer / len(model.layers), f"weights as {form}")
@@ -90,9 +88,6 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         if order is not None:
             native.set_order(plan.which, plan.layer, order)
         held += values.nbytes
-    for which, layer, vector in vectors.vectors(model, weights):
-        native.set_vector(which, layer, vector)
-        held += vector.nbytes
     return Assembled(
         model=NativeModel(native, context_length),
         backend="native",
@@ -103,6 +98,27 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         running="native",
         kept=weights.kept,
     )
+
+
+def _set_unpacked(native: Decoder, model: Architecture, weights: Weights, form: Format) -> int:
+    """Set tables, routers, latent matrices and vectors; return how many bytes they take."""
+    table = weights.embeddings(f"{model.embeddings}.weight")
+    native.set_embeddings(table.values)
+    held = table.nbytes
+    if model.inputs is not None:
+        own = weights.embeddings(f"{model.inputs.embeddings}.weight")
+        native.set_input_embeddings(own.values, model.inputs.size)
+        held += own.nbytes
+    for layer, router in expert_packing.routers(model, weights):
+        native.set_router(layer, router)
+        held += router.nbytes
+    for layer, keys, values in latent.matrices(model, weights, form):
+        native.set_latent_matrices(layer, keys, values)
+        held += keys.nbytes + values.nbytes
+    for which, layer, vector in vectors.vectors(model, weights):
+        native.set_vector(which, layer, vector)
+        held += vector.nbytes
+    return held
 
 
 def format_of(spec: ModelSpec) -> Format:
@@ -139,7 +155,7 @@ def _described(spec: ModelSpec, config: Any) -> Architecture:
     return model
 
 
-def shape_of(model: Architecture) -> Shape:
+def shape_of(model: Architecture, *, small_cache: bool = False) -> Shape:
     """A model's sizes in the library's words."""
     first = model.attending[0]
     return Shape(
@@ -154,7 +170,7 @@ def shape_of(model: Architecture) -> Shape:
         qk_norm=False,
         norm_epsilon=model.norm.epsilon,
         sliding_windows=tuple(layer.attention.window for layer in model.layers),
-        cached_layers=len(model.attending),
+        small_cache=small_cache,
     )
 
 
@@ -175,6 +191,8 @@ def _set_traits(native: Decoder, model: Architecture, context_length: int) -> No
         native.set_growth(tables.growths(growth, context_length))
     for index, layer in enumerate(model.layers):
         native.set_layer(index, traits.of_layer(layer, turnings))
+        if layer.attention.latent is not None:
+            native.set_latent(index, latent.native_latent(layer.attention.latent))
         if isinstance(layer.mlp, Experts):
             native.set_experts(index, expert_packing.native_experts(layer.mlp))
         if layer.mixer is not None:
@@ -186,11 +204,15 @@ def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progr
 
     def convert(converting: Converting, report: Callable[[float], None]) -> None:
         converting.embeddings(f"{model.embeddings}.weight")
+        if model.inputs is not None:
+            converting.embeddings(f"{model.inputs.embeddings}.weight")
         for _ in expert_packing.routers(model, converting):
             pass
         for plan in packing.plans(model, converting):
             packing.packed(plan, converting, form)
             report((plan.layer + 1) / len(model.layers))
+        for _ in latent.matrices(model, converting, form):
+            pass
         for _ in vectors.vectors(model, converting):
             pass
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.IntEnum):
-    """How a matrix is quantised."""
+    """How a matrix is held: quantised, or as fp16, bf16 or fp32."""
 
     I4 = 1
     I8 = 2
@@ -26,6 +26,14 @@ class Kind(enum.IntEnum):
     Z8 = 4
     A4 = 5
     A8 = 6
+    F16 = 7
+    BF16 = 8
+    F32 = 9
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its values are not quantised."""
+        return self >= Kind.F16
 
 
 class Layout(enum.IntEnum):
@@ -62,10 +70,13 @@ class Packing:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One matrix that goes into a packed one; see `Kind` in the header for types and shapes."""
+    """One matrix that goes into a packed one; see the header for types and shapes.
+
+    What is not quantised has no scales; 16-bit integers are bf16.
+    """
 
     values: NDArray[Any]
-    scales: NDArray[Any]
+    scales: NDArray[Any] | None = None
 
 
 def packed_version() -> int:
@@ -92,11 +103,15 @@ def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> 
     kept: list[NDArray[Any]] = []
     for entry, part in zip(entries, parts, strict=True):
         values = np.ascontiguousarray(part.values)
+        entry.rows, entry.values = len(values), values.ctypes.data
+        kept.append(values)
+        if packing.kind.is_plain:
+            _check_plain(packing, values)
+            continue
         scales = np.ascontiguousarray(part.scales)
         _check_part(packing, values, scales)
-        kept += [values, scales]
-        entry.rows = len(values)
-        entry.values, entry.scales = values.ctypes.data, scales.ctypes.data
+        kept.append(scales)
+        entry.scales = scales.ctypes.data
     check(
         library().pn_pack(
             ctypes.byref(native_packing(packing)), entries, len(parts), pointer(packed)
@@ -109,6 +124,12 @@ def native_packing(packing: Packing) -> _Packing:
     return _Packing(
         int(packing.kind), int(packing.layout), packing.rows, packing.columns, packing.group
     )
+
+
+def _check_plain(packing: Packing, values: NDArray[Any]) -> None:
+    width = 4 if packing.kind is Kind.F32 else 2
+    if values.nbytes != len(values) * packing.columns * width:
+        raise ValueError(f"values {values.shape} of {values.dtype} are not {packing}")
 
 
 def _check_part(packing: Packing, values: NDArray[Any], scales: NDArray[Any]) -> None:

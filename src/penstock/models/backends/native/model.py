@@ -12,7 +12,6 @@ from penstock.engine.model import KVLayout
 from penstock.models import devices
 from penstock.models.backends.native import library, pages
 from penstock.models.backends.native.images import StepImages
-from penstock.models.backends.native.layout import cache_block_bytes
 from penstock.models.backends.native.packing import aligned
 from penstock.models.backends.paging import Step
 
@@ -33,7 +32,7 @@ class NativeModel:
         self._decoder = decoder
         self.vocab_size = decoder.shape.vocab
         self.context_length = context_length
-        self.kv_layout = KVLayout(BLOCK_SIZE, cache_block_bytes(decoder.shape))
+        self.kv_layout = KVLayout(BLOCK_SIZE, decoder.cache_block_bytes)
         self.shows_hidden = True
         self.state_bytes = decoder.state_bytes
         self._cache = aligned(0).reshape(0, self.kv_layout.bytes_per_block)

@@ -11,6 +11,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.mixers import mixer_size
 from penstock.models.architecture.rows import Rows
+from penstock.models.architecture.sizes import result_size
 from penstock.models.backends.native import expert_packing, mixer
 from penstock.models.backends.native.expert_packing import ExpertPlan
 from penstock.models.backends.native.layout import Which
@@ -23,17 +24,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.architecture.description import (
-        Architecture,
-        Attention,
-        Dense,
-    )
+    from penstock.models.architecture.description import Architecture, Attention, Dense
+    from penstock.models.architecture.latent import Latent
     from penstock.models.architecture.mixers import Mixer
     from penstock.models.weights.checkpoint import Checkpoint
     from penstock.models.weights.matrices import Format, Matrix
     from penstock.models.weights.source import Weights
 
-FORMATS: Final[tuple[Format, ...]] = ("sym_int4", "int4", "int8", "stored")
+FORMATS: Final[tuple[Format, ...]] = (
+    "sym_int4",
+    "int4",
+    "int8",
+    "stored",
+    "bf16",
+    "fp16",
+    "fp32",
+)
+_PLAIN: Final = {"f16": Kind.F16, "bf16": Kind.BF16, "f32": Kind.F32}
+"""Kinds of matrices that are not quantised."""
+PLAIN_FORMATS: Final = frozenset({"bf16", "fp16", "fp32"})
+_PLAIN_GROUP: Final = 64
+"""Columns that a matrix which is not quantised is filled up to."""
 _BY_GROUP: Final = {
     "i4": Kind.I4,
     "z4": Kind.Z4,
@@ -94,9 +105,7 @@ def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
     for index, layer in enumerate(model.layers):
         attention, mlp = layer.attention, dense_part(layer.mlp)
         if layer.attends:
-            across = attention.heads * attention.head_size
-            yield Plan(Which.QKV, index, Layout.STACKED, hidden, qkv(attention))
-            yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
+            yield from _of_attention(index, attention, hidden)
         if layer.mixer is not None:
             ins, out = mixer_parts(layer.mixer)
             yield Plan(Which.MIXER_IN, index, Layout.STACKED, hidden, ins)
@@ -107,20 +116,65 @@ def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
             yield Plan(Which.DOWN, index, Layout.STACKED, mlp.size, (Source(mlp.down),))
         if isinstance(layer.mlp, Experts):
             yield from expert_packing.plans(index, layer.mlp, hidden, weights)
+        own = layer.own_input
+        if own is not None and model.inputs is not None:
+            yield Plan(Which.INPUT_GATE, index, Layout.STACKED, hidden, (Source(own.gate),))
+            size = model.inputs.size
+            yield Plan(Which.INPUT_UP, index, Layout.STACKED, size, (Source(own.up),))
+    if model.inputs is not None:
+        projection = Source(model.inputs.projection)
+        yield Plan(Which.LAYER_INPUTS, 0, Layout.STACKED, hidden, (projection,))
     tied = model.tied and not weights.has(f"{model.head.name}.weight")
     head = Rows(model.embeddings, model.vocab_size) if tied else model.head
     yield Plan(Which.HEAD, 0, Layout.STACKED, hidden, (Source(head),))
 
 
+def _of_attention(index: int, attention: Attention, hidden: int) -> Iterator[Plan]:
+    yield Plan(Which.QKV, index, Layout.STACKED, hidden, qkv(attention))
+    latent = attention.latent
+    if latent is not None and latent.query_rank:
+        up = Source(attention.query, _query_order(attention))
+        yield Plan(Which.QUERY_UP, index, Layout.STACKED, latent.query_rank, (up,))
+    across = result_size(attention)
+    yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
+
+
 def qkv(attention: Attention) -> tuple[Source, ...]:
     """Return the parts of the product before attention."""
+    if attention.latent is not None:
+        return _latent_inputs(attention, attention.latent)
     order = head_order(attention)
+    if attention.keys_of is not None:
+        gate = () if attention.gate is None else (Source(attention.gate),)
+        return (Source(attention.query, _by_head(order, attention.heads)), *gate)
     return (
         Source(attention.query, _by_head(order, attention.heads)),
         Source(attention.key, _by_head(order, attention.kv_heads)),
         Source(attention.value),
         *(() if attention.gate is None else (Source(attention.gate),)),
     )
+
+
+def _latent_inputs(attention: Attention, latent: Latent) -> tuple[Source, ...]:
+    """What queries are made of, then the compressed key."""
+    query = (
+        Source(attention.query, _query_order(attention))
+        if latent.query_down is None
+        else Source(latent.query_down)
+    )
+    order = _behind(head_order(attention), latent.rank)
+    return query, Source(latent.compressed, order)
+
+
+def _query_order(attention: Attention) -> NDArray[np.int64] | None:
+    """Of latent attention, whose queries are rotated behind their plain part."""
+    assert attention.latent is not None  # noqa: S101 - the callers have looked
+    order = _behind(head_order(attention), attention.latent.plain)
+    return _by_head(order, attention.heads)
+
+
+def _behind(order: NDArray[np.int64] | None, count: int) -> NDArray[np.int64] | None:
+    return None if order is None else np.concatenate((np.arange(count), count + order))
 
 
 def mixer_parts(mixing: Mixer) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
@@ -134,11 +188,15 @@ def gate_up(mlp: Dense) -> tuple[Source, ...]:
 
 
 def head_order(attention: Attention) -> NDArray[np.int64] | None:
-    """Return the source position of each element of a head; None if they keep their order."""
+    """Return the source position of each element of a head; None if they keep their order.
+
+    Of latent attention: of each element of its turned part.
+    """
     turning = attention.rotation
     if turning is None or not turning.interleaved:
         return None
-    order = np.arange(attention.head_size)
+    latent = attention.latent
+    order = np.arange(attention.head_size if latent is None else latent.turned)
     order[: turning.size] = order[: turning.size].reshape(-1, 2).T.reshape(-1)
     return order
 
@@ -177,7 +235,7 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
     }
     read = checkpoint.together(shapes, form)
     matrices = [read[f"{part.rows.name}.weight"] for part in plan.parts]
-    kinds = [_kind(plan.key, matrix, checkpoint) for matrix in matrices]
+    kinds = [_kind(plan.key, matrix, checkpoint, form) for matrix in matrices]
     if len(set(kinds)) != 1:
         raise ModelNotLoadable(
             f"{checkpoint.path}: {plan.key} is held in several formats; use backend 'openvino'"
@@ -186,7 +244,7 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
     packing = Packing(kind, plan.layout, plan.rows, plan.columns, group)
     values = aligned(packed_bytes(packing))
     parts = [
-        Part(part.of(_by_row(matrix.values, matrix)), part.of(_by_row(_scales(matrix), matrix)))
+        Part(part.of(_by_row(matrix.values, matrix)), _part_scales(part, matrix))
         for part, matrix in zip(plan.parts, matrices, strict=True)
     ]
     pack(packing, parts, values)
@@ -196,12 +254,18 @@ def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
     return Packed({**facts, "columns": plan.columns, "group": group}, values)
 
 
+def _part_scales(part: Source, matrix: Matrix) -> NDArray[Any] | None:
+    return None if matrix.scales is None else part.of(_by_row(matrix.scales, matrix))
+
+
 def _by_row(values: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
     return values.reshape(matrix.rows, -1)
 
 
-def _kind(key: str, matrix: Matrix, checkpoint: Checkpoint) -> tuple[Kind, int]:
+def _kind(key: str, matrix: Matrix, checkpoint: Checkpoint, form: Format) -> tuple[Kind, int]:
     """Return the kernels' kind for a matrix's format, and its group."""
+    if matrix.kind in _PLAIN and form in PLAIN_FORMATS:
+        return _PLAIN[matrix.kind], _PLAIN_GROUP
     if matrix.kind == "i8":
         return Kind.I8, _INT8_GROUP
     if matrix.kind in _BY_GROUP:

@@ -10,13 +10,16 @@ from penstock.models.architecture.mixers import ShortConvolution
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from penstock.models.architecture.description import Architecture, Layer, Norm
+    from penstock.models.architecture.description import Architecture, Layer
+    from penstock.models.architecture.elements import Norm
+    from penstock.models.architecture.latent import Latent
     from penstock.models.architecture.mixers import Mixer
 
 ROTATIONS: Final = 8
 """Rotary tables that one model may have."""
 _LARGEST_HEAD: Final = 512
 _LANES: Final = 16
+_MOST_TURNED: Final = 256
 _LEAST_WIDTH: Final = 2
 _MOST_WIDTH: Final = 8
 """Tokens that a convolution may see."""
@@ -31,11 +34,14 @@ def holds_codes(model: Architecture) -> bool:
     """Whether published codes are held as they are.
 
     They are not if one input feeds matrices that are packed apart, which must then be alike: experts
-    and what all tokens share, or a mixer and the attention beside it.
+    and what all tokens share, or a mixer and the attention beside it. Nor if attention is latent, or
+    layers have inputs of their own: nobody has tried these.
     """
     return not any(
         (isinstance(layer.mlp, Experts) and layer.mlp.shared is not None)
         or (layer.mixer is not None and layer.attends)
+        or layer.attention.latent is not None
+        or layer.own_input is not None
         for layer in model.layers
     )
 
@@ -44,26 +50,31 @@ def _beyond(model: Architecture) -> Iterator[str]:
     if not model.attending:
         yield "no layer with attention"
         return
-    first = model.attending[0].attention
-    shape = (first.heads, first.kv_heads, first.head_size)
     rotations = {layer.attention.rotation for layer in model.layers} - {None}
     if len(rotations) > ROTATIONS:
         yield f"{len(rotations)} kinds of rotation"
-    if first.head_size % 2 or first.head_size > _LARGEST_HEAD:
-        yield f"heads of {first.head_size} elements"
     if model.norm.name is None:
         yield "no final norm"
     for layer in model.layers:
         attention = layer.attention
         if isinstance(layer.mlp, Experts):
             yield from _beyond_experts(layer.mlp)
-        if layer.attends and (attention.heads, attention.kv_heads, attention.head_size) != shape:
-            yield "layers differ in their heads"
+        if attention.latent is not None:
+            yield from _beyond_latent(attention.latent)
+        elif attention.head_size % 2 or attention.head_size > _LARGEST_HEAD:
+            yield f"heads of {attention.head_size} elements"
         if attention.gate is not None and attention.heads * attention.head_size % _LANES:
             yield "gated attention of no multiple of 16"
         if layer.mixer is not None:
             yield from _beyond_mixer(layer.mixer)
         yield from _beyond_norms(layer, model.norm)
+
+
+def _beyond_latent(latent: Latent) -> Iterator[str]:
+    if latent.rank % _LANES or latent.rank > _LARGEST_HEAD:
+        yield f"latent keys of rank {latent.rank}"
+    if latent.turned % 2 or latent.turned > _MOST_TURNED:
+        yield f"latent keys with {latent.turned} rotated elements"
 
 
 def _beyond_mixer(mixer: Mixer) -> Iterator[str]:
@@ -79,11 +90,10 @@ def _beyond_mixer(mixer: Mixer) -> Iterator[str]:
 
 
 def _beyond_experts(experts: Experts) -> Iterator[str]:
-    if not isinstance(experts.activation, ClampedGate) and experts.activation != "silu":
-        yield f"experts with {experts.activation!r}"
-    shared = experts.shared
-    if shared is not None and (shared.gate is None or shared.activation != "silu"):
-        yield "an MLP beside experts that is not gated by 'silu'"
+    if isinstance(experts.activation, ClampedGate) and not experts.matrices.gated:
+        yield "a clamped activation without gates"
+    if experts.apart is not None and experts.shared is None:
+        yield "experts apart from an MLP that is not there"
 
 
 def _beyond_norms(layer: Layer, norm: Norm) -> Iterator[str]:

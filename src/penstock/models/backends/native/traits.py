@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from penstock.models.architecture.description import dense_part
@@ -12,14 +12,11 @@ from penstock.models.architecture.description import dense_part
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock.models.architecture.description import (
-        Activation,
-        Architecture,
-        Layer,
-        Rotation,
-    )
+    from penstock.models.architecture.description import Architecture, Layer, Rotation
+    from penstock.models.architecture.elements import Activation
 
 NOT_TURNED: Final = -1
+OWN_KEYS: Final = -1
 
 
 class NormKind(enum.IntEnum):
@@ -40,7 +37,7 @@ class Where(enum.IntFlag):
 
 
 _KINDS: Final = {"rms": NormKind.RMS, "layer": NormKind.LAYER}
-_ACTIVATIONS: Final[dict[Activation, int]] = {
+ACTIVATIONS: Final[dict[Activation, int]] = {
     "silu": 0,
     "gelu": 2,
     "gelu_tanh": 3,
@@ -53,6 +50,8 @@ class _Traits(ctypes.Structure):
     _fields_ = (
         ("norm", ctypes.c_int32),
         *((name, ctypes.c_float) for name in ("embedding_scale", "logit_scale", "logit_cap")),
+        *((name, ctypes.c_int32) for name in ("layer_inputs", "input_activation")),
+        *((name, ctypes.c_float) for name in ("input_scale", "projection_scale", "sum_scale")),
     )
 
 
@@ -84,6 +83,10 @@ class _Layer(ctypes.Structure):
                 "grows",
                 "attends",
                 "gated_attention",
+                "heads",
+                "kv_heads",
+                "head_size",
+                "keys_of",
             )
         ),
         *((name, ctypes.c_float) for name in _SCALES),
@@ -98,6 +101,11 @@ class Traits:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float = 0.0
+    layer_inputs: int = 0
+    input_activation: int = 0
+    input_scale: float = 1.0
+    projection_scale: float = 1.0
+    sum_scale: float = 1.0
 
     def native(self) -> ctypes.Structure:
         """The library's own structure."""
@@ -121,6 +129,10 @@ class LayerTraits:
     grows: bool
     attends: bool
     gated_attention: bool
+    heads: int
+    kv_heads: int
+    head_size: int
+    keys_of: int
     scale: float
     soft_cap: float
     residual_scale: float
@@ -135,8 +147,19 @@ class LayerTraits:
 
 def of_model(model: Architecture) -> Traits:
     """The traits of a described model."""
-    return Traits(
+    plain = Traits(
         _KINDS[model.norm.kind], model.embedding_scale, model.logit_scale, model.logit_soft_cap
+    )
+    own = model.inputs
+    if own is None:
+        return plain
+    return replace(
+        plain,
+        layer_inputs=own.size,
+        input_activation=ACTIVATIONS[own.activation],
+        input_scale=own.input_scale,
+        projection_scale=own.projection_scale,
+        sum_scale=own.sum_scale,
     )
 
 
@@ -155,7 +178,7 @@ def of_layer(layer: Layer, rotations: Sequence[Rotation]) -> LayerTraits:
         rotation=NOT_TURNED if turning is None else rotations.index(turning),
         intermediate=0 if mlp is None else mlp.size,
         gated=mlp is None or mlp.gate is not None,
-        activation=0 if mlp is None else _ACTIVATIONS[mlp.activation],
+        activation=0 if mlp is None else ACTIVATIONS[mlp.activation],
         norms=Where(sum(where for where, norm in places.items() if norm is not None)),
         head_norms=NormKind.NONE if heads is None else _KINDS[heads.kind],
         norms_by_head=heads is not None,
@@ -164,6 +187,10 @@ def of_layer(layer: Layer, rotations: Sequence[Rotation]) -> LayerTraits:
         grows=attention.growth is not None,
         attends=layer.attends,
         gated_attention=attention.gate is not None,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_size=attention.head_size,
+        keys_of=OWN_KEYS if attention.keys_of is None else attention.keys_of,
         scale=attention.scale,
         soft_cap=attention.soft_cap,
         residual_scale=layer.residual_scale,

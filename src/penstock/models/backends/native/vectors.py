@@ -1,4 +1,4 @@
-"""A decoder's norms and biases, as the kernels take them."""
+"""A decoder's norms and biases in the kernels' layout."""
 
 from __future__ import annotations
 
@@ -23,34 +23,43 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.architecture.description import Architecture, Attention, Layer, Norm
+    from penstock.models.architecture.description import Architecture, Attention, Layer
+    from penstock.models.architecture.elements import Norm
     from penstock.models.weights.source import Weights
 
 
 def vectors(
     model: Architecture, weights: Weights
 ) -> Iterator[tuple[Vector, int, NDArray[np.float32]]]:
-    """Yield every norm and bias of a model, each with its place and layer.
+    """Every norm and bias of a model.
 
     :raises ModelNotLoadable: the checkpoint lacks a norm, or has one of another size.
     """
     for index, layer in enumerate(model.layers):
         for which, norm in _norms(layer).items():
             yield from _norm(which, index, norm, weights)
-        for which, vector in _head_norms(layer.attention, weights):
+        for which, vector in _of_layer(layer, weights):
             yield which, index, vector
-        if layer.mixer is not None:
-            for which, vector in mixer.vectors(layer.mixer, weights):
-                yield which, index, vector
-        for which, parts in _biased(layer).items():
-            bias = _bias(parts, weights)
-            if bias is not None:
-                yield which, index, bias
         if isinstance(layer.mlp, Experts):
             yield from expert_packing.vectors(index, layer.mlp, model.hidden_size, weights)
-        if layer.attention.sinks is not None:
-            yield Vector.SINKS, index, weights.vector(layer.attention.sinks)
     yield from _norm(Vector.FINAL_NORM, 0, model.norm, weights)
+    if model.inputs is not None:
+        yield from _norm(Vector.LAYER_INPUTS_NORM, 0, model.inputs.norm, weights)
+
+
+def _of_layer(layer: Layer, weights: Weights) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
+    yield from _head_norms(layer.attention, weights)
+    yield from _latent_norms(layer.attention, weights)
+    if layer.scale is not None:
+        yield Vector.LAYER_SCALE, weights.vector(layer.scale)
+    if layer.mixer is not None:
+        yield from mixer.vectors(layer.mixer, weights)
+    for which, parts in _biased(layer).items():
+        bias = _bias(parts, weights)
+        if bias is not None:
+            yield which, bias
+    if layer.attention.sinks is not None:
+        yield Vector.SINKS, weights.vector(layer.attention.sinks)
 
 
 def _norms(layer: Layer) -> dict[Vector, Norm]:
@@ -59,7 +68,13 @@ def _norms(layer: Layer) -> dict[Vector, Norm]:
         Vector.ATTENTION_OUT_NORM: layer.attention_out,
         Vector.ATTENTION_NORM: layer.mlp_in,
         Vector.MLP_OUT_NORM: layer.mlp_out,
+        Vector.INPUT_OUT_NORM: None if layer.own_input is None else layer.own_input.norm,
     }
+    if isinstance(layer.mlp, Experts) and layer.mlp.apart is not None:
+        apart = layer.mlp.apart
+        places[Vector.EXPERTS_IN_NORM] = apart.experts_in
+        places[Vector.DENSE_OUT_NORM] = apart.dense_out
+        places[Vector.EXPERTS_OUT_NORM] = apart.experts_out
     return {which: norm for which, norm in places.items() if norm is not None}
 
 
@@ -98,6 +113,8 @@ def _head_norms(
     attention: Attention, weights: Weights
 ) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
     """Yield the norms of queries and keys, a weight for each element of each head."""
+    if attention.value_norm is not None:
+        yield Vector.VALUE_NORM, np.ones(attention.head_size, np.float32)
     norms, order = attention.head_norms, head_order(attention)
     if norms is None:
         return
@@ -105,12 +122,25 @@ def _head_norms(
         (Vector.QUERY_NORM, norms.query, attention.heads),
         (Vector.KEY_NORM, norms.key, attention.kv_heads),
     ):
+        if which is Vector.KEY_NORM and attention.keys_of is not None:
+            continue
         parts = [weights.vector(f"{name}.weight").reshape(-1) for name in names]
         own = np.concatenate(parts) + np.float32(norms.offset)
         if own.size not in (attention.head_size, heads * attention.head_size):
             raise ModelNotLoadable(f"{names[0]} has {own.size} elements")
         own = np.resize(own, (heads, attention.head_size))
         yield which, own if order is None else own[:, order]
+
+
+def _latent_norms(
+    attention: Attention, weights: Weights
+) -> Iterator[tuple[Vector, NDArray[np.float32]]]:
+    latent = attention.latent
+    if latent is None:
+        return
+    yield Vector.LATENT_NORM, weights.vector(f"{latent.norm.name}.weight")
+    if latent.query_norm is not None:
+        yield Vector.QUERY_RANK_NORM, weights.vector(f"{latent.query_norm.name}.weight")
 
 
 def _bias(parts: tuple[Source, ...], weights: Weights) -> NDArray[np.float32] | None:

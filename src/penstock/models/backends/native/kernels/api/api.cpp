@@ -45,7 +45,8 @@ PENSTOCK_EXPORT int32_t pn_pack(const pn_packing *packing, const pn_part *parts,
         return fail(PN_BAD_ARGUMENT, "no parts, or packed bytes that begin at no multiple of 64");
     int64_t rows = 0;
     for (int32_t part = 0; part < part_count; part++) {
-        if (parts[part].rows < 1 || parts[part].values == nullptr || parts[part].scales == nullptr)
+        const bool scaled = parts[part].scales != nullptr || penstock::is_plain(packing->kind);
+        if (parts[part].rows < 1 || parts[part].values == nullptr || !scaled)
             return fail(PN_BAD_ARGUMENT, "a part has no rows, values or scales");
         rows += parts[part].rows;
     }
@@ -57,12 +58,10 @@ PENSTOCK_EXPORT int32_t pn_pack(const pn_packing *packing, const pn_part *parts,
     return PN_OK;
 }
 
-PENSTOCK_EXPORT int64_t pn_cache_block_bytes(const pn_shape *shape) {
-    if (shape == nullptr)
-        return -fail(PN_BAD_ARGUMENT, "no shape");
-    if (const char *fault = fault_of(*shape))
-        return -fail(PN_BAD_ARGUMENT, fault);
-    return penstock::CacheLayout(*shape).block_stride * 2;
+PENSTOCK_EXPORT int64_t pn_cache_block_bytes(const pn_model *model) {
+    if (model == nullptr)
+        return -fail(PN_BAD_ARGUMENT, "no model");
+    return model->model.block_stride * int64_t(sizeof(uint16_t));
 }
 
 PENSTOCK_EXPORT int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads,
@@ -98,11 +97,8 @@ PENSTOCK_EXPORT void pn_destroy(pn_model *model) { delete model; }
 PENSTOCK_EXPORT int32_t pn_set_traits(pn_model *model, const pn_traits *traits) {
     if (model == nullptr || traits == nullptr)
         return fail(PN_BAD_ARGUMENT, "no model, or no traits");
-    if (traits->norm != PN_RMS_NORM && traits->norm != PN_LAYER_NORM)
-        return fail(PN_BAD_ARGUMENT, "norms are PN_RMS_NORM or PN_LAYER_NORM");
-    if (!(traits->embedding_scale > 0.0F) || !(traits->logit_scale > 0.0F) ||
-        !(traits->logit_cap >= 0.0F))
-        return fail(PN_BAD_ARGUMENT, "a model's scale or cap is out of range");
+    if (const char *fault = fault_of(*traits))
+        return fail(PN_BAD_ARGUMENT, fault);
     penstock::set_traits(model->model, *traits);
     return PN_OK;
 }
@@ -122,6 +118,38 @@ PENSTOCK_EXPORT int32_t pn_set_mixer(pn_model *model, int32_t layer, const pn_mi
     if (const char *fault = fault_of(*mixer))
         return fail(PN_BAD_ARGUMENT, fault);
     penstock::set_mixer(model->model, layer, *mixer);
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_latent(pn_model *model, int32_t layer, const pn_latent *latent) {
+    if (model == nullptr || latent == nullptr || layer < 0 || layer >= model->model.shape.layers)
+        return fail(PN_BAD_ARGUMENT, "no model, nothing latent, or there is no such layer");
+    if (const char *fault = fault_of(model->model, layer, *latent))
+        return fail(PN_BAD_ARGUMENT, fault);
+    penstock::set_latent(model->model, layer, *latent);
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_latent_matrices(pn_model *model, int32_t layer, int32_t element,
+                                               const void *keys, const void *values) {
+    if (model == nullptr || layer < 0 || layer >= model->model.shape.layers ||
+        !model->model.layers[size_t(layer)].latent.any())
+        return fail(PN_BAD_ARGUMENT, "no model, or there is no such layer with latent attention");
+    if (keys == nullptr || values == nullptr || element < PN_F32 || element > PN_BF16)
+        return fail(PN_BAD_ARGUMENT, "latent matrices are of PN_F32, PN_F16 or PN_BF16");
+    penstock::Latent &own = model->model.layers[size_t(layer)].latent;
+    own.element = element;
+    own.keys = keys;
+    own.values = values;
+    return PN_OK;
+}
+
+PENSTOCK_EXPORT int32_t pn_set_input_embeddings(pn_model *model, int32_t element,
+                                                const void *table) {
+    if (model == nullptr || table == nullptr || element < PN_F32 || element > PN_BF16)
+        return fail(PN_BAD_ARGUMENT, "no model, or no table of PN_F32, PN_F16 or PN_BF16");
+    model->model.input_element = element;
+    model->model.input_embeddings = table;
     return PN_OK;
 }
 
@@ -199,7 +227,7 @@ PENSTOCK_EXPORT int32_t pn_set_rotary(pn_model *model, int32_t table, const floa
         return fail(PN_BAD_ARGUMENT, "no model, or no tables");
     if (table < 0 || table >= PN_ROTATIONS)
         return fail(PN_BAD_ARGUMENT, "there is no such rotary table");
-    if (size < 2 || size % 2 != 0 || size > model->model.shape.head_size)
+    if (size < 2 || size % 2 != 0 || size > penstock::MAX_HEAD_SIZE)
         return fail(PN_BAD_ARGUMENT, "a rotary table is for an even part of a head");
     penstock::Model &own = model->model;
     own.rotary[table] = {cosines, sines, size};

@@ -1,4 +1,5 @@
-/* The forward step of decoder-only models on x86-64 CPUs: quantised weights, INT8 activations.
+/* The forward step of decoder-only models on x86-64 CPUs: quantised weights with INT8 activations, or
+ * weights as they are stored with activations in fp32.
  *
  * Build: every .cpp file here becomes one object, then one shared library.
  *
@@ -38,7 +39,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 8
+#define PN_ABI 9
 
 /* Return codes. */
 enum {
@@ -64,7 +65,12 @@ enum {
     PN_Z4 = 3,
     PN_Z8 = 4,
     PN_A4 = 5,
-    PN_A8 = 6
+    PN_A8 = 6,
+    /* Not quantised: (rows, columns) of fp16, bf16 or fp32, no scales. Inputs are fp32 then; group 32, 64
+     * or 128 need not divide columns. */
+    PN_W16 = 7,
+    PN_WB16 = 8,
+    PN_W32 = 9
 };
 
 /* How the parts of a fused matrix lie: one after another (q, k, v), or rows in turn (gate, up). */
@@ -73,18 +79,24 @@ enum { PN_STACKED = 0, PN_PAIRED = 1 };
 /* Which matrix. Rows x columns in terms of `pn_shape`: */
 enum {
     PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v; where attention is
-                       gated heads head_size more, the gates */
-    PN_OUTPUT = 1,  /* hidden x heads head_size */
+                       gated heads head_size more, the gates; of a layer that reads another's keys q
+                       alone; of latent attention see pn_latent */
+    PN_OUTPUT = 1,  /* hidden x heads head_size, or of latent attention heads value */
     PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up; without a gate up, stacked */
     PN_DOWN = 3,    /* hidden x intermediate */
     PN_HEAD = 4,    /* vocabulary x hidden; layer is ignored */
     /* Of a layer with experts (`pn_set_experts`): one packing for each of them, the packed matrices
      * of all one after another. The layer's PN_GATE_UP and PN_DOWN are what all tokens share. */
-    PN_EXPERTS_GATE_UP = 5, /* 2 experts.intermediate x hidden, paired */
+    PN_EXPERTS_GATE_UP = 5, /* 2 experts.intermediate x hidden, paired; without gates half, stacked */
     PN_EXPERTS_DOWN = 6,    /* hidden x experts.intermediate */
     /* Of a layer that mixes (`pn_set_mixer`), packed as its PN_QKV is: */
     PN_MIXER_IN = 7, /* stacked: see pn_mixer */
-    PN_MIXER_OUT = 8 /* hidden x value_heads value_size */
+    PN_MIXER_OUT = 8, /* hidden x value_heads value_size */
+    PN_QUERY_UP = 9,  /* of latent attention: heads (plain + turned) x query_rank */
+    /* Of a model with inputs by layer (`pn_traits.layer_inputs`): */
+    PN_LAYER_INPUTS = 10, /* layers layer_inputs x hidden; layer is ignored */
+    PN_INPUT_GATE = 11,   /* layer_inputs x hidden */
+    PN_INPUT_UP = 12      /* hidden x layer_inputs */
 };
 
 /* Which vector, fp32. */
@@ -118,7 +130,19 @@ enum {
     PN_SKIP = 34,             /* value_heads; of PN_STATE_SPACE */
     PN_MIXER_NORM = 35,       /* value_heads value_size; unless PN_GATE_ALONE */
     PN_MIXER_IN_BIAS = 36,    /* as many as PN_MIXER_IN has rows; optional */
-    PN_MIXER_OUT_BIAS = 37    /* hidden; optional */
+    PN_MIXER_OUT_BIAS = 37,   /* hidden; optional */
+    PN_VALUE_NORM = 40,       /* head_size: of each head's values, RMS; optional */
+    PN_LAYER_SCALE = 41,      /* 1: of hidden states behind the layer; optional */
+    PN_QUERY_RANK_NORM = 42,  /* query_rank; of latent attention, as the next */
+    PN_LATENT_NORM = 43,      /* rank */
+    PN_LAYER_INPUTS_NORM = 44, /* layer_inputs; layer is ignored */
+    PN_INPUT_OUT_NORM = 45,   /* hidden: of what a layer's own input adds */
+    /* Of a layer whose experts and MLP are normed apart (`pn_experts.apart`): */
+    PN_ROUTER_NORM = 46,      /* hidden: of what the router sees */
+    PN_EXPERTS_IN_NORM = 47,  /* hidden: of what experts take */
+    PN_DENSE_OUT_NORM = 48,   /* hidden: of the MLP's outputs */
+    PN_EXPERTS_OUT_NORM = 49, /* hidden: of the experts' */
+    PN_EXPERT_SCALES = 50     /* experts: of the weights of those chosen; optional */
 };
 
 /* Kinds of norms. */
@@ -207,7 +231,7 @@ typedef struct {
     int32_t qk_norm;    /* 0 or 1: RMS norms of q and k by head, in all layers */
     float norm_epsilon;
     const int32_t *sliding_windows; /* (layers), 0 for full attention; NULL: all full. Copied. */
-    int32_t cached_layers; /* with attention, whose keys and values the cache holds; 0: all layers */
+    int32_t small_cache; /* 1: keys and values in INT8, with an fp32 scale a token and head each */
 } pn_shape;
 
 /* A layer's mixture of experts: h += shared(x) + the sum of its chosen experts' outputs by weight.
@@ -224,7 +248,10 @@ typedef struct {
     int32_t groups;        /* of neighbouring experts; divides them; 1: all are one */
     int32_t chosen_groups; /* whose experts may be chosen */
     int32_t group_best;    /* a group's score is the sum of so many of its best experts' */
-    int32_t gate;          /* PN_SILU, PN_CLAMPED_SILU */
+    int32_t gate;          /* PN_SILU, ... */
+    int32_t gated;         /* 0: experts have no gates; `gate` is their activation */
+    int32_t apart;         /* 1: h += out(dense(MLP) + experts(...)), each with norms of its own; the
+                              layer's MLP, and the experts, read h */
     float least_sum;
     float added_sum;
     float scale;
@@ -248,6 +275,10 @@ typedef struct {
     int32_t grows;          /* 1: queries are multiplied by the growth of their position */
     int32_t attends;        /* 0: it has no attention */
     int32_t gated_attention; /* 1: attention's result is times the sigmoid of gates beside q, k, v */
+    int32_t heads;           /* as the shape has them; 0: the shape's */
+    int32_t kv_heads;
+    int32_t head_size;
+    int32_t keys_of; /* the earlier layer whose keys and values it reads, or -1: its own */
     float scale;            /* of scores */
     float soft_cap;         /* c: scores become c tanh(score / c); 0: they do not */
     float residual_scale;   /* of what attention, a mixer and the MLP add */
@@ -275,12 +306,31 @@ typedef struct {
     float scale;      /* of what the mixer adds */
 } pn_mixer;
 
+/* Latent attention: all heads see one compressed key of a token, which is also its value. Of `rank`
+ * normed values, and `turned` ones that are rotated, which only the key has. A layer's PN_QKV is a
+ * query of query_rank (0: heads (plain + turned), with no PN_QUERY_UP behind), then rank + turned.
+ * Of a head's plain + turned query values the plain ones are multiplied by a matrix (plain x rank)
+ * before attention, its results by one (rank x value) behind. */
+typedef struct {
+    int32_t query_rank;
+    int32_t rank;   /* a multiple of 16, up to 512 */
+    int32_t turned; /* even, up to 256 */
+    int32_t plain;
+    int32_t value;
+    float epsilon; /* of its norms */
+} pn_latent;
+
 /* What a whole model has beside its shape. */
 typedef struct {
     int32_t norm; /* PN_RMS_NORM or PN_LAYER_NORM, of all but q and k */
     float embedding_scale;
     float logit_scale;
     float logit_cap; /* as soft_cap */
+    int32_t layer_inputs; /* values of a token that each layer has as an input of its own; 0: none */
+    int32_t input_activation; /* PN_SILU, ...: of its gate */
+    float input_scale;        /* of the table of pn_set_input_embeddings */
+    float projection_scale;   /* of PN_LAYER_INPUTS' products, before their norm */
+    float sum_scale;          /* of the sum of both */
 } pn_traits;
 
 typedef struct {
@@ -336,10 +386,10 @@ int64_t pn_packed_bytes(const pn_packing *packing);
  * takes two parts of equal rows. Safe from several threads at once. */
 int32_t pn_pack(const pn_packing *packing, const pn_part *parts, int32_t part_count, void *packed);
 
-/* Bytes of one block of the KV cache, all layers; fp16. The cache is `blocks` of them, one after
+/* Bytes of one block of the KV cache, all layers; fp16, or INT8. The cache is `blocks` of them, one after
  * another, at a multiple of 64 bytes; its contents need no initialising. A block is copied by
- * copying these bytes. Negative: the shape makes no sense. */
-int64_t pn_cache_block_bytes(const pn_shape *shape);
+ * copying these bytes. It is known once the layers' traits are set. */
+int64_t pn_cache_block_bytes(const pn_model *model);
 
 /* `threads` computing threads, the caller of `pn_step` being one of them. `cpus` (threads), or NULL
  * for no pinning: thread i is bound to cpus[i]; the caller, thread 0, binds itself. */
@@ -357,6 +407,14 @@ int32_t pn_set_experts(pn_model *model, int32_t layer, const pn_experts *experts
 
 /* Give a layer a mixer; comes before its matrices and vectors. */
 int32_t pn_set_mixer(pn_model *model, int32_t layer, const pn_mixer *mixer);
+
+/* Make a layer's attention latent; comes before its matrices and vectors. */
+int32_t pn_set_latent(pn_model *model, int32_t layer, const pn_latent *latent);
+
+/* A latent layer's matrices beside attention, of PN_F32, PN_F16 or PN_BF16: keys (heads, rank, plain)
+ * and values (heads, value, rank). */
+int32_t pn_set_latent_matrices(pn_model *model, int32_t layer, int32_t element, const void *keys,
+                               const void *values);
 
 /* Bytes of one sequence's state, all layers; a multiple of 64; 0 in a model without mixers. States
  * are fp32, one after another, at a multiple of 64 bytes. That of a sequence without past tokens
@@ -376,6 +434,9 @@ int32_t pn_set_vector(pn_model *model, int32_t which, int32_t layer, const float
 
 /* (vocab, hidden) of PN_F32, PN_F16 or PN_BF16. */
 int32_t pn_set_embeddings(pn_model *model, int32_t element, const void *table);
+
+/* The inputs of all layers by token id, (vocab, layers layer_inputs) of PN_F32, PN_F16 or PN_BF16. */
+int32_t pn_set_input_embeddings(pn_model *model, int32_t element, const void *table);
 
 /* (positions, size) each, of the first `size` elements of a head; the second half of a row equals the
  * first, as Transformers has it. `table` is below PN_ROTATIONS. */

@@ -155,7 +155,8 @@ void AttentionSteps::cut(const pn_torch_cache &cache) {
     heads_.heads = cache.heads;
     heads_.kv_heads = cache.kv_heads;
     heads_.head_size = cache.head_size;
-    auto plan = std::make_unique<Plan>(heads_, input_);
+    auto plan = std::make_unique<Plan>(heads_.heads / heads_.kv_heads,
+                                       int64_t(heads_.heads) * (heads_.head_size + 2), input_);
     const size_t left = plan->apart.size() * size_t(cache.kv_heads);
     if (left_.size() < left)
         left_ = std::vector<std::atomic<int32_t>>(left);

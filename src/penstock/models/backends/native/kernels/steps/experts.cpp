@@ -18,6 +18,7 @@ Routing Experts::routing() const {
     routing.chosen_groups = shape.chosen_groups;
     routing.group_best = shape.group_best;
     routing.correction = correction;
+    routing.scales = scales;
     return routing;
 }
 
@@ -40,8 +41,12 @@ const char *fault_of(const pn_experts &shape) {
         return "the experts are out of range together";
     if (shape.scoring < PN_SOFTMAX || shape.scoring > PN_SIGMOID)
         return "scoring is PN_SOFTMAX, PN_SOFTMAX_OF_CHOSEN or PN_SIGMOID";
-    if (shape.gate != PN_SILU && shape.gate != PN_CLAMPED_SILU)
-        return "a gate is PN_SILU or PN_CLAMPED_SILU";
+    if (shape.gate < PN_SILU || shape.gate > PN_RELU_SQUARED)
+        return "a gate is PN_SILU to PN_RELU_SQUARED";
+    if ((shape.gated != 0 && shape.gated != 1) || (shape.apart != 0 && shape.apart != 1))
+        return "a switch of experts is neither 0 nor 1";
+    if (shape.gate == PN_CLAMPED_SILU && !shape.gated)
+        return "experts without gates have another activation";
     if (shape.groups < 1 || shape.groups > MAX_GROUPS || shape.experts % shape.groups)
         return "the groups do not divide the experts, or are out of range";
     const int size = shape.experts / shape.groups;
@@ -54,11 +59,12 @@ const char *fault_of(const pn_experts &shape) {
 }
 
 Matrix *matrix_place(Experts &experts, int which, int hidden, pn_packing *expected) {
-    const int inner = experts.shape.intermediate;
+    const pn_experts &shape = experts.shape;
+    const int inner = shape.intermediate;
     if (!experts.any())
         return nullptr;
     if (which == PN_EXPERTS_GATE_UP) {
-        *expected = {0, PN_PAIRED, 2 * inner, hidden, 0};
+        *expected = {0, shape.gated ? PN_PAIRED : PN_STACKED, (shape.gated ? 2 : 1) * inner, hidden, 0};
         return &experts.gate_up;
     }
     *expected = {0, PN_STACKED, hidden, inner, 0};
@@ -75,11 +81,13 @@ const float **vector_place(Experts &experts, int which, int hidden, int *size) {
     case PN_ROUTER_CORRECTION:
         return &experts.correction;
     case PN_EXPERTS_GATE_UP_BIAS:
-        *size *= 2 * experts.shape.intermediate;
+        *size *= (experts.shape.gated ? 2 : 1) * experts.shape.intermediate;
         return &experts.gate_up_bias;
     case PN_EXPERTS_DOWN_BIAS:
         *size *= hidden;
         return &experts.down_bias;
+    case PN_EXPERT_SCALES:
+        return &experts.scales;
     case PN_SHARED_GATE:
         *size = hidden;
         return &experts.shared_gate;

@@ -19,6 +19,7 @@ struct Experts {
     const float *gate_up_bias = nullptr;
     const float *down_bias = nullptr;
     const float *shared_gate = nullptr;
+    const float *scales = nullptr; /* of the weights of those chosen */
 
     bool any() const { return shape.experts > 0; }
     Routing routing() const;
@@ -52,14 +53,14 @@ struct QuantisedRoom {
     Buffer<int32_t> corrections;
 
     void need(int64_t rows, const Matrix &matrix) {
-        values.need(rows * padded_columns(matrix) + 64);
+        values.need(rows * padded_columns(matrix) * input_bytes(matrix) + 64);
         scales.need(rows * matrix.groups);
         corrections.need(rows * matrix.groups);
     }
 
     /* The rows from `row` on. */
     Quantised of(const Matrix &matrix, int64_t row = 0) const {
-        return {values.get() + row * padded_columns(matrix),
+        return {values.get() + row * padded_columns(matrix) * input_bytes(matrix),
                 scales.get() + row * matrix.groups,
                 corrections.get() + row * matrix.groups,
                 padded_columns(matrix),

@@ -20,6 +20,8 @@ struct SharedExpert {
     const float *down_bias = nullptr;
     float *gated = nullptr; /* (rows, intermediate) */
     int64_t intermediate = 0;
+    Outlet outlet = Outlet::gated; /* or activated */
+    Gate gate = {};
 };
 
 template <typename Crew> class Mixture {
@@ -128,7 +130,8 @@ template <typename Crew> class Mixture {
         const int row = room_.tokens.get()[assignment];
         const Quantised to = room_.inputs.of(experts_.gate_up, assignment);
         const int64_t from = int64_t(row) * inputs_.groups;
-        memcpy(to.values, inputs_.values + row * inputs_.stride, size_t(inputs_.stride));
+        const int64_t bytes = inputs_.stride * input_bytes(experts_.gate_up);
+        memcpy(to.values, inputs_.values + row * bytes, size_t(bytes));
         memcpy(to.scales, inputs_.scales + from, size_t(inputs_.groups) * sizeof(float));
         memcpy(to.corrections, inputs_.corrections + from,
                size_t(inputs_.groups) * sizeof(int32_t));
@@ -140,17 +143,18 @@ template <typename Crew> class Mixture {
         const Quantised own =
             rows_ == 1 ? inputs_ : room_.inputs.of(experts_.gate_up, first);
         const float *bias = experts_.gate_up_bias;
-        Product product{&matrix, &own, Outlet::gated,
+        const int64_t outputs = (shape_.gated ? 2 : 1) * int64_t(shape_.intermediate);
+        Product product{&matrix, &own, shape_.gated ? Outlet::gated : Outlet::activated,
                         room_.gated.get() + first * shape_.intermediate, shape_.intermediate,
-                        bias == nullptr ? nullptr
-                                        : bias + int64_t(expert) * 2 * shape_.intermediate};
+                        bias == nullptr ? nullptr : bias + expert * outputs};
         product.gate = experts_.gate();
         kernels_.product(product, panel, panel_end, 0, count_of(expert));
     }
 
     void shared_gate_up(int panel, int panel_end) {
-        Product product{shared_.gate_up, &inputs_,     Outlet::gated, shared_.gated,
+        Product product{shared_.gate_up, &inputs_,     shared_.outlet, shared_.gated,
                         shared_.intermediate, shared_.gate_up_bias};
+        product.gate = shared_.gate;
         kernels_.product(product, panel, panel_end, 0, rows_);
     }
 

@@ -12,9 +12,9 @@ constexpr int QUERY_ITEMS = 64;
 
 } // namespace
 
-Plan::Plan(const pn_shape &shape, const pn_step_input &input) {
+Plan::Plan(int group, int64_t floats, const pn_step_input &input) {
     number_tokens(input);
-    cut(shape, input);
+    cut(group, floats, input);
 }
 
 void Plan::number_tokens(const pn_step_input &input) {
@@ -32,9 +32,8 @@ void Plan::number_tokens(const pn_step_input &input) {
     }
 }
 
-void Plan::cut(const pn_shape &shape, const pn_step_input &input) {
-    const int heads = shape.heads / shape.kv_heads;
-    const int at_once = heads >= QUERY_ITEMS ? 1 : QUERY_ITEMS / heads;
+void Plan::cut(int group, int64_t floats, const pn_step_input &input) {
+    const int at_once = group >= QUERY_ITEMS ? 1 : QUERY_ITEMS / group;
     apart_of.assign(size_t(input.tokens), -1);
     for (int owner = 0; owner < input.sequences; owner++) {
         const int end = input.subsequence_begins[owner + 1];
@@ -52,7 +51,7 @@ void Plan::cut(const pn_shape &shape, const pn_step_input &input) {
             apart.push_back({token, splits, partials});
             for (int split = 0; split < splits; split++)
                 pieces.push_back({owner, token, 1, split, split + 1, partials, asked});
-            partials += int64_t(splits) * shape.heads * (shape.head_size + 2);
+            partials += splits * floats;
         }
     }
 }

@@ -28,7 +28,9 @@ struct Apart {
 };
 
 struct Plan {
-    Plan(const pn_shape &shape, const pn_step_input &input);
+    /* `group`: heads that are computed together, at most. `floats`: those of a split of a token, of all
+     * heads, at most. */
+    Plan(int group, int64_t floats, const pn_step_input &input);
 
     std::vector<int> sequence; /* by token */
     std::vector<int> position;
@@ -40,7 +42,7 @@ struct Plan {
 
   private:
     void number_tokens(const pn_step_input &input);
-    void cut(const pn_shape &shape, const pn_step_input &input);
+    void cut(int group, int64_t floats, const pn_step_input &input);
 };
 
 } // namespace penstock

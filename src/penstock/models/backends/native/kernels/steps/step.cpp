@@ -17,7 +17,8 @@ constexpr int ROWS_AT_ONCE = PRODUCT_ROWS;
 Step::Step(Model &model, const pn_step_input &input, uint16_t *cache, float *states, float *logits,
            float *hidden)
     : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input), cache_(cache),
-      states_(states), logits_(logits), hidden_out_(hidden), plan_(model.shape, input) {
+      states_(states), logits_(logits), hidden_out_(hidden),
+      plan_(model.most_together(), model.most_split_floats(), input) {
     make_room();
 }
 
@@ -29,6 +30,8 @@ void Step::work(int thread) {
     if (thread == 0)
         lap_ = std::chrono::steady_clock::now();
     each_row(input_.tokens, [&](int token) { embed(token); });
+    if (model_.traits.layer_inputs > 0)
+        make_inputs();
     for (int index = 0; index < shape_.layers; index++) {
         layer(index, thread);
         if (index < input_.added_layers)
@@ -47,22 +50,24 @@ void Step::add_features(int index, int token) {
 }
 
 void Step::embed(int token) {
-    const int64_t from = input_.token_ids[token] * shape_.hidden;
     float *to = model_.hidden.get() + int64_t(token) * shape_.hidden;
     if (input_.embedded != nullptr && input_.embedded[token] != nullptr) {
         memcpy(to, input_.embedded[token], size_t(shape_.hidden) * sizeof(float));
         return;
     }
-    if (model_.element == PN_F32) {
-        memcpy(to, static_cast<const float *>(model_.embeddings) + from,
-               size_t(shape_.hidden) * sizeof(float));
-    } else {
-        const uint16_t *table = static_cast<const uint16_t *>(model_.embeddings) + from;
-        kernels_.widen(table, model_.element == PN_BF16, shape_.hidden, to);
-    }
+    look_up(model_.embeddings, model_.element, input_.token_ids[token], shape_.hidden, to);
     if (model_.traits.embedding_scale != 1.0F)
         for (int at = 0; at < shape_.hidden; at++)
             to[at] *= model_.traits.embedding_scale;
+}
+
+/* A row of a table of elements as fp32. */
+void Step::look_up(const void *table, int element, int64_t row, int size, float *to) {
+    const int64_t from = row * size;
+    if (element == PN_F32)
+        memcpy(to, static_cast<const float *>(table) + from, size_t(size) * sizeof(float));
+    else
+        kernels_.widen(static_cast<const uint16_t *>(table) + from, element == PN_BF16, size, to);
 }
 
 /* The final norm, and logits. */
@@ -98,24 +103,33 @@ void Step::layer(int index, int thread) {
     const Rows rows = past_attention(index + 1 == shape_.layers);
     if (layer.traits.parallel)
         mlp_beside(layer, rows, thread);
-    const auto token_of = [&](int row) { return rows.wanted ? input_.row_indices[row] : row; };
     if (layer.traits.attends) {
-        each_row(rows.count, [&](int row) { quantise_attended(layer, token_of(row), row); });
+        quantise_attended(layer, rows);
         lap(thread, PN_PHASE_ROWS);
         give_back(layer.output, layer.attention_out_norm, rows, layer.output_bias,
                   scale * layer.traits.attention_scale);
         lap(thread, PN_PHASE_OUTPUT);
     }
     if (layer.mixer.any()) {
-        each_row(rows.count, [&](int row) { quantise_mixed(layer.mixer, token_of(row), row); });
+        each_row(rows.count,
+                 [&](int row) { quantise_mixed(layer.mixer, token_of(rows, row), row); });
         lap(thread, PN_PHASE_ROWS);
         give_back(layer.mixer.out, layer.attention_out_norm, rows, layer.mixer.out_bias,
                   scale * layer.mixer.shape.scale);
         lap(thread, PN_PHASE_OUTPUT);
     }
-    if (!layer.traits.parallel)
-        return mlp(layer, rows, thread);
-    add_branch({}, rows, scale);
+    if (layer.traits.parallel)
+        add_branch({}, rows, scale);
+    else
+        mlp(layer, rows, thread);
+    if (model_.traits.layer_inputs > 0)
+        take_own_input(index, rows, thread);
+    if (layer.scale != nullptr)
+        each_row(rows.count, [&](int row) {
+            float *own = rows.hidden + int64_t(row) * shape_.hidden;
+            for (int at = 0; at < shape_.hidden; at++)
+                own[at] *= *layer.scale;
+        });
     lap(thread, PN_PHASE_ROWS);
 }
 
@@ -130,7 +144,7 @@ void Step::see_others(int index, int thread) {
     lap(thread, PN_PHASE_ROWS);
     const Quantised in = quantised(first);
     if (layer.traits.attends)
-        product({&layer.qkv, &in, Outlet::store, model_.heads.get(), model_.head_rows(layer),
+        product({&layer.qkv, &in, Outlet::store, model_.heads.get(), layer.head_rows(),
                  layer.qkv_bias},
                 input_.tokens);
     if (mixer.any())
@@ -147,9 +161,13 @@ void Step::see_others(int index, int thread) {
 
 /* Rows of `branch` to the hidden states, normed where there is a norm. */
 void Step::add_branch(const Norm &norm, const Rows &rows, float scale) {
-    each_row(rows.count, [&](int row) {
+    add_rows(model_.branch.get(), norm, rows.count, scale, rows.hidden);
+}
+
+void Step::add_rows(const float *from, const Norm &norm, int rows, float scale, float *to) {
+    each_row(rows, [&](int row) {
         const int64_t at = int64_t(row) * shape_.hidden;
-        kernels_.add(model_.branch.get() + at, norm, shape_.hidden, scale, rows.hidden + at);
+        kernels_.add(from + at, norm, shape_.hidden, scale, to + at);
     });
 }
 
@@ -179,6 +197,8 @@ Step::Rows Step::past_attention(bool last) {
 
 /* A layer's MLP, added to `rows`. */
 void Step::mlp(const Layer &layer, const Rows &rows, int thread) {
+    if (layer.experts.any() && layer.experts.shape.apart)
+        return mlp_and_experts(layer, rows, thread);
     if (layer.experts.any()) {
         const bool apart =
             layer.mlp_out_norm.weight != nullptr || layer.traits.residual_scale != 1.0F;
@@ -212,6 +232,27 @@ void Step::mlp_beside(const Layer &layer, const Rows &rows, int thread) {
     lap(thread, PN_PHASE_DOWN);
 }
 
+/* An MLP, and experts that read the same: both normed, and their sum. */
+void Step::mlp_and_experts(const Layer &layer, const Rows &rows, int thread) {
+    float *branch = model_.branch.get();
+    float *both = model_.both.get();
+    take_in(layer.attention_norm, layer.gate_up, rows.count, rows.hidden);
+    up(layer, rows, thread);
+    const Quantised inner = quantised(layer.down);
+    product({&layer.down, &inner, Outlet::store, branch, shape_.hidden, layer.down_bias, {},
+             layer.traits.mlp_scale},
+            rows.count);
+    lap(thread, PN_PHASE_DOWN);
+    each_row(rows.count, [&](int row) {
+        memset(both + int64_t(row) * shape_.hidden, 0, size_t(shape_.hidden) * sizeof(float));
+    });
+    add_rows(branch, layer.dense_out_norm, rows.count, 1.0F, both);
+    mixture(layer, rows, branch, thread);
+    add_rows(branch, layer.experts_out_norm, rows.count, 1.0F, both);
+    add_rows(both, layer.mlp_out_norm, rows.count, layer.traits.residual_scale, rows.hidden);
+    lap(thread, PN_PHASE_ROWS);
+}
+
 /* A mixture of experts, added to the hidden states, or alone in `branch`. */
 void Step::mixture(const Layer &layer, const Rows &rows, float *out, int thread) {
     const Experts &experts = layer.experts;
@@ -219,15 +260,27 @@ void Step::mixture(const Layer &layer, const Rows &rows, float *out, int thread)
     const Norm &norm =
         layer.attention_norm.weight == nullptr ? layer.input_norm : layer.attention_norm;
     SharedExpert shared;
-    if (layer.traits.intermediate > 0)
-        shared = {&layer.gate_up,  &layer.down,        layer.gate_up_bias,
-                  layer.down_bias, model_.gated.get(), layer.traits.intermediate};
+    const bool apart = experts.shape.apart != 0;
+    if (layer.traits.intermediate > 0 && !apart)
+        shared = {&layer.gate_up,
+                  &layer.down,
+                  layer.gate_up_bias,
+                  layer.down_bias,
+                  model_.gated.get(),
+                  layer.traits.intermediate,
+                  layer.traits.gated ? Outlet::gated : Outlet::activated,
+                  {layer.traits.activation, 1.0F, 0.0F, layer.traits.gate_scale}};
     const Quantised in = quantised(experts.gate_up);
     Mixture<Team> of(model_.team, kernels_, experts, room, in, shared, rows.count, shape_.hidden);
     each_row(rows.count, [&](int row) {
         const int64_t at = int64_t(row) * shape_.hidden;
         float *normed = room.normed.get() + at;
-        kernels_.norm(rows.hidden + at, norm, shape_.hidden, in, row, normed);
+        if (apart) { /* the router and the experts see different norms */
+            kernels_.norm(rows.hidden + at, layer.router_norm, shape_.hidden, in, row, normed);
+            kernels_.norm(rows.hidden + at, layer.experts_in_norm, shape_.hidden, in, row, nullptr);
+        } else {
+            kernels_.norm(rows.hidden + at, norm, shape_.hidden, in, row, normed);
+        }
         const float *gate = experts.shared_gate;
         room.shared_weights.get()[row] =
             experts.shape.shared_scale *

@@ -16,24 +16,34 @@ void Step::make_room() {
     int64_t groups = 0;
     int64_t intermediate = 0;
     int64_t head_rows = 0;
+    int64_t attended = 0;
+    int64_t latent_queries = 0;
+    int64_t attending = 0;
+    int64_t expanded = 0;
+    bool apart = false;
     int64_t mixed = 0;
     int64_t gates = 0;
     int64_t mixed_out = 0;
     bool branches = false;
     const auto widen = [&](const Matrix &matrix) {
         const int64_t padded = int64_t(matrix.groups) * matrix.group;
-        columns = most(columns, padded);
+        columns = most(columns, padded * input_bytes(matrix));
         groups = most(groups, matrix.groups);
     };
     widen(model_.head);
+    widen(model_.layer_inputs);
     for (const Layer &layer : model_.layers) {
         widen(layer.qkv);
         widen(layer.output);
         widen(layer.gate_up);
         widen(layer.down);
+        widen(layer.input_gate);
+        widen(layer.input_up);
+        widen(layer.latent.query_up);
         if (layer.experts.any()) {
             widen(layer.experts.gate_up);
             model_.experts.need(layer.experts, rows, shape_.hidden);
+            apart = apart || layer.experts.shape.apart;
         }
         if (layer.mixer.any()) {
             const Mixer &mixer = layer.mixer;
@@ -44,9 +54,18 @@ void Step::make_room() {
             mixed_out = most(mixed_out, mixer.values());
         }
         const pn_layer &own = layer.traits;
-        head_rows = most(head_rows, own.attends ? model_.head_rows(layer) : 0);
+        if (own.attends) {
+            head_rows = most(head_rows, layer.head_rows());
+            attended = most(attended, layer.attended_size());
+        }
+        if (layer.latent.any()) {
+            latent_queries = most(latent_queries, int64_t(own.heads) * layer.latent.query_size());
+            attending = most(attending, int64_t(own.heads) * layer.key_size());
+            expanded = most(expanded, layer.output_columns());
+        }
         intermediate = most(intermediate, own.intermediate);
-        branches = branches || own.parallel || (own.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) ||
+        branches = branches || own.parallel || apart || model_.traits.layer_inputs > 0 ||
+                   (own.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) ||
                    (layer.experts.any() && own.residual_scale != 1.0F);
     }
     model_.hidden.need(tokens * shape_.hidden);
@@ -55,9 +74,15 @@ void Step::make_room() {
     model_.mixed.need(tokens * mixed);
     model_.gates.need(tokens * gates);
     model_.mixed_out.need(tokens * mixed_out);
-    model_.attended.need(tokens * model_.attended_size());
-    model_.gated.need(tokens * intermediate);
+    model_.attended.need(tokens * attended);
+    model_.queries.need(tokens * latent_queries);
+    model_.attending.need(tokens * attending);
+    model_.expanded.need(tokens * expanded);
+    model_.inputs.need(tokens * model_.input_values());
+    model_.projected.need(tokens * model_.input_values());
+    model_.gated.need(tokens * most(intermediate, model_.traits.layer_inputs));
     model_.branch.need(branches ? tokens * shape_.hidden : 0);
+    model_.both.need(apart ? tokens * shape_.hidden : 0);
     model_.partials.need(plan_.partials);
     model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
     model_.quantised.need(rows * columns + 64);

@@ -1,5 +1,6 @@
 /* One step of one model: what its threads do together. step.cpp has the way through the layers,
- * step_attention.cpp their attention, step_mixer.cpp what stands in its place. */
+ * step_attention.cpp and step_latent.cpp their attention, step_mixer.cpp what stands in its place,
+ * step_inputs.cpp the layers' own inputs. */
 #pragma once
 
 #include <chrono>
@@ -23,6 +24,10 @@ class Step {
         bool wanted; /* row r is token input_.row_indices[r], else token r */
     };
 
+    int token_of(const Rows &rows, int row) const {
+        return rows.wanted ? input_.row_indices[row] : row;
+    }
+
     void make_room();
     void work(int thread);
     void embed(int token);
@@ -35,15 +40,38 @@ class Step {
     void mlp_beside(const Layer &layer, const Rows &rows, int thread);
     void up(const Layer &layer, const Rows &rows, int thread);
     void mixture(const Layer &layer, const Rows &rows, float *out, int thread);
+    void mlp_and_experts(const Layer &layer, const Rows &rows, int thread);
     void give_back(const Matrix &matrix, const Norm &norm, const Rows &rows, const float *bias,
                    float scale);
     void add_branch(const Norm &norm, const Rows &rows, float scale);
+    void add_rows(const float *from, const Norm &norm, int rows, float scale, float *to);
     void head(int thread);
     void lap(int thread, int phase);
 
+    /* A token's row of a rotary table; `size` 0: it is not turned. */
+    struct Turning {
+        int size;
+        const float *cosines;
+        const float *sines;
+    };
+
+    void make_inputs();
+    void take_own_input(int index, const Rows &rows, int thread);
+    void look_up(const void *table, int element, int64_t row, int size, float *to);
+
     void attention(int index, int thread, bool wanted_only);
-    void turn(const Layer &layer, uint16_t *cache, int token);
-    void quantise_attended(const Layer &layer, int token, int row);
+    uint16_t *cache_of(const Layer &layer, int token) const;
+    Turning turning_of(const Layer &layer, int token) const;
+    float query_scale(const Layer &layer, int token) const;
+    void turn(const Layer &layer, int token);
+    void attend(const Layer &layer, int thread, bool wanted_only);
+    float *attended(const Layer &layer, int token);
+    void quantise_attended(const Layer &layer, const Rows &rows);
+
+    void turn_latent(const Layer &layer);
+    void turn_latent(const Layer &layer, float *queries, int token);
+    void absorb(const Layer &layer, const float *queries, int64_t stride);
+    void expand(const Layer &layer, const Rows &rows);
 
     float *state_of(const Mixer &mixer, int sequence) const;
     void mix(const Mixer &mixer, int thread);

@@ -31,14 +31,32 @@ inline void fetch_ahead(const Attention &of, int position) {
     if (of.tokens > 1 || position % of.block_size != 0 || next >= end)
         return;
     const char *block = reinterpret_cast<const char *>(keys_at(of, next));
-    for (int64_t at = 0; at < 2 * of.values_offset * int64_t(sizeof(uint16_t)); at += 64)
+    const int64_t size = of.values_offset + int64_t(of.padded) * of.block_size;
+    for (int64_t at = 0; at < size * int64_t(sizeof(uint16_t)); at += 64)
         _mm_prefetch(block + at, _MM_HINT_T0);
 }
 
+/* Scales of a small cache, behind `size` elements of a block's keys or values. */
+inline const float *scales_behind(const Attention &of, const uint16_t *first, int size) {
+    const int8_t *elements = reinterpret_cast<const int8_t *>(first);
+    const int64_t filled = (size + WIDE - 1) / WIDE * WIDE;
+    return reinterpret_cast<const float *>(elements + filled * of.block_size);
+}
+
+/* Weights times the scales of their values, positions [begin, end) of a split from `start` on. */
+inline void scale_weights(const Attention &of, int start, int begin, int end, float *weights) {
+    for (int position = begin; position < end; position++) {
+        const uint16_t *values = keys_at(of, position) + of.values_offset;
+        const float *scales = scales_behind(of, values, of.value_size);
+        weights[position - start] = weights[position - start] * scales[position % of.block_size];
+    }
+}
+
 /* Scores of COUNT queries with sixteen keys. */
-template <int COUNT>
+template <int COUNT, typename Element>
 inline void scores_of(const Attention &of, const Some &some, int position, float *scores) {
-    const uint16_t *keys = keys_at(of, position) + position % of.block_size;
+    const uint16_t *block = keys_at(of, position);
+    const Element *keys = reinterpret_cast<const Element *>(block) + position % of.block_size;
     Floats sums[COUNT][PER_WIDE];
     for (int q = 0; q < COUNT; q++)
         for (int part = 0; part < PER_WIDE; part++)
@@ -46,11 +64,17 @@ inline void scores_of(const Attention &of, const Some &some, int position, float
     for (int at = 0; at < of.size; at++) {
 #pragma GCC unroll 2
         for (int part = 0; part < PER_WIDE; part++) {
-            const Floats key = load_half(keys + int64_t(at) * of.block_size + part * LANES);
+            const Floats key = load(keys + int64_t(at) * of.block_size + part * LANES);
 #pragma GCC unroll 8
             for (int q = 0; q < COUNT; q++)
                 sums[q][part] = fma(spread(some.query[q][at]), key, sums[q][part]);
         }
+    }
+    if (sizeof(Element) == 1) {
+        const float *scales = scales_behind(of, block, of.size) + position % of.block_size;
+        for (int q = 0; q < COUNT; q++)
+            for (int part = 0; part < PER_WIDE; part++)
+                sums[q][part] = mul(sums[q][part], load(scales + part * LANES));
     }
     for (int q = 0; q < COUNT; q++)
         for (int part = 0; part < PER_WIDE; part++)
@@ -66,16 +90,16 @@ template <int COUNT> inline void cap_scores(float *scores, float soft_cap) {
 }
 
 /* COUNT queries from the `item`-th on; items go by token, then by head. */
-template <int COUNT> void attend_some(const Attention &of, int item) {
+template <int COUNT, typename Element> void attend_some(const Attention &of, int item) {
     float *scores = of.scratch;
     float *fresh = scores + QUERIES * SPLIT;
     float *joined = fresh + QUERIES * MAX_HEAD_SIZE;
-    const Values<Half> values{reinterpret_cast<const Half *>(of.cache + of.values_offset),
-                              of.blocks,
-                              of.block_size,
-                              of.padded,
-                              of.block_stride,
-                              of.padded};
+    const Values<Element> values{reinterpret_cast<const Element *>(of.cache + of.values_offset),
+                                 of.blocks,
+                                 of.block_size,
+                                 of.padded,
+                                 of.block_stride * int64_t(sizeof(uint16_t) / sizeof(Element)),
+                                 of.padded};
     float maxima[COUNT];
     float sums[COUNT];
     Some some;
@@ -107,7 +131,7 @@ template <int COUNT> void attend_some(const Attention &of, int item) {
         const int last = (some.last + WIDE - 1) / WIDE * WIDE;
         for (int position = first; position < last; position += WIDE) {
             fetch_ahead(of, position);
-            scores_of<COUNT>(of, some, position, scores + position - start);
+            scores_of<COUNT, Element>(of, some, position, scores + position - start);
             if (of.soft_cap > 0)
                 cap_scores<COUNT>(scores + position - start, of.soft_cap);
         }
@@ -119,6 +143,8 @@ template <int COUNT> void attend_some(const Attention &of, int item) {
             const int end = none_seen ? last : some.end[q];
             fresh_maxima[q] = soften(scores + q * SPLIT, begin - start, end - start, first - start,
                                      last - start, &fresh_sums[q]);
+            if (sizeof(Element) == 1)
+                scale_weights(of, start, some.first, some.last, scores + q * SPLIT);
         }
         weigh_all<COUNT>(values, start, some.first, some.last, scores, fresh);
         for (int q = 0; q < COUNT; q++)
@@ -128,34 +154,41 @@ template <int COUNT> void attend_some(const Attention &of, int item) {
     for (int q = 0; q < COUNT; q++) {
         const float *from = joined + q * MAX_HEAD_SIZE;
         if (of.partials != nullptr) {
-            float *to = of.partials + int64_t(item + q) * (of.size + 2);
+            float *to = of.partials + int64_t(item + q) * (of.value_size + 2);
             to[0] = maxima[q];
             to[1] = sums[q];
-            for (int at = 0; at < of.size; at++)
+            for (int at = 0; at < of.value_size; at++)
                 to[2 + at] = maxima[q] <= MASKED ? 0.0F : from[at];
             continue;
         }
         const int token = (item + q) / of.heads;
         const int head = (item + q) % of.heads;
-        float *to = of.out + token * of.out_stride + head * of.size;
+        float *to = of.out + token * of.out_stride + int64_t(head) * of.value_size;
         const float share =
             share_of(maxima[q], sums[q], of.sinks == nullptr ? nullptr : of.sinks + head);
-        for (int at = 0; at < of.size; at++)
+        for (int at = 0; at < of.value_size; at++)
             to[at] = from[at] * share;
     }
 }
 
-void attend(const Attention &of) {
+template <typename Element> void attend_elements(const Attention &of) {
     const int items = of.tokens * of.heads;
     int item = 0;
     for (; TILE_QUERIES >= 8 && item + 8 <= items; item += 8)
-        attend_some<8>(of, item);
+        attend_some<8, Element>(of, item);
     for (; item + 4 <= items; item += 4)
-        attend_some<4>(of, item);
+        attend_some<4, Element>(of, item);
     for (; item + 2 <= items; item += 2)
-        attend_some<2>(of, item);
+        attend_some<2, Element>(of, item);
     for (; item < items; item++)
-        attend_some<1>(of, item);
+        attend_some<1, Element>(of, item);
+}
+
+void attend(const Attention &of) {
+    if (of.small_cache)
+        attend_elements<Small>(of);
+    else
+        attend_elements<Half>(of);
 }
 
 } // namespace PENSTOCK_VARIANT

@@ -15,6 +15,7 @@ constexpr int HALF_PANEL = 16;
 constexpr int QUADRUPLE = 4; /* columns that one 32-bit lane holds */
 constexpr int OFFSET_I4 = 8; /* stored values are unsigned: what was added to make them so */
 constexpr int OFFSET_I8 = 128;
+constexpr int OFFSET_PLAIN = -2; /* of a product whose inputs are fp32: they are not quantised */
 constexpr int OFFSET_AFFINE = -1; /* of codes with offsets of their own: a correction is a plain sum */
 
 /* Rows of a product that are computed with a panel before the next. */
@@ -38,8 +39,8 @@ struct Matrix {
     const int32_t *order = nullptr; /* (columns): which of the input's columns each one is; or null */
 };
 
-/* Rows of a product's input. Row r: `values` + r `stride` (int8, zeros past the columns), `scales`
- * and `corrections` + r `groups`. A correction is -offset times the sum of a group's values: what
+/* Rows of a product's input. Row r: `values` + r `stride` (int8, zeros past the columns; with
+ * OFFSET_PLAIN fp32), `scales` and `corrections` + r `groups`. A correction is -offset times the sum of a group's values: what
  * the weights' offset has added to its dot product. */
 struct Quantised {
     int8_t *values;
@@ -50,6 +51,8 @@ struct Quantised {
     int groups;
     int offset;
     const int32_t *order = nullptr; /* the matrix's */
+
+    float *floats() const { return reinterpret_cast<float *>(values); }
 };
 
 enum class Outlet {
@@ -117,6 +120,7 @@ struct Routing {
     int chosen_groups;
     int group_best;
     const float *correction; /* (experts), or null: added to scores as they choose, not as they weigh */
+    const float *scales = nullptr; /* (experts), or null: of the weights of those chosen */
 };
 
 /* One token's queries, keys and values, side by side, after their product. */
@@ -127,6 +131,7 @@ struct Heads {
     int size;
     Norm query_norm; /* by head, with weights of `norm_stride` from head to head */
     Norm key_norm;
+    Norm value_norm; /* by head, with one weight for all */
     int norm_stride;
     bool norms_together; /* over all heads */
     int rotated;          /* elements of each head that are turned */
@@ -134,8 +139,31 @@ struct Heads {
     const float *sines;
     float scale;     /* of the queries: 1 / sqrt(size) */
     uint16_t *cache; /* the token's block, this layer; see cache.h */
+    bool small_cache;
+    int64_t values_offset; /* as in `Attention`, and the next from head to head */
+    int64_t head_stride;
     int block_size;
     int slot; /* the token's place in its block */
+};
+
+/* One token's queries and compressed key of latent attention; see `pn_latent`. */
+struct LatentHeads {
+    float *queries; /* (heads, plain + turned), in place: turned and scaled */
+    float *key;     /* rank + turned, in place */
+    int heads;
+    int rank;
+    int turned;
+    int plain;
+    Norm norm;
+    const float *cosines; /* of the token's position */
+    const float *sines;
+    float scale;
+    float *attending; /* (heads, rank + turned): the last of each head are written */
+    uint16_t *cache;  /* the token's block, this layer */
+    bool small_cache;
+    int64_t values_offset;
+    int block_size;
+    int slot;
 };
 
 /* Attention of some tokens of one sequence, for the heads that share a head of keys and values. */
@@ -146,10 +174,12 @@ struct Attention {
     int first_position;
     int heads;
     int size;
-    int padded;             /* `size` as values lie in the cache */
+    int value_size;
+    int padded;             /* `value_size` as values lie in the cache */
     const uint16_t *cache;  /* block 0, this layer, keys of this head */
     int64_t block_stride;   /* from block to block */
     int64_t values_offset;  /* from a block's keys to its values */
+    bool small_cache;       /* its elements are INT8; offsets and strides count halves all the same */
     const int32_t *blocks;  /* the sequence's */
     int block_size;
     int window;             /* keys that a query sees at most; 0: all */
@@ -159,7 +189,7 @@ struct Attention {
     int last_split;         /* one past the end */
     float *out;             /* finished: as queries lie, `out_stride` from token to token */
     int64_t out_stride;
-    float *partials;        /* else, by split, head: maximum, sum, `size` values. One token only. */
+    float *partials;        /* else, by split, head: maximum, sum, `value_size` values. One token only. */
     float *scratch;         /* ATTENTION_SCRATCH floats */
 };
 
@@ -287,6 +317,7 @@ struct Outcome {
 
 constexpr int QUERIES = 8; /* that an attention computes side by side */
 constexpr int MAX_HEAD_SIZE = 512;
+constexpr int MAX_TURNED = 256; /* of latent attention's keys */
 constexpr int ATTENTION_SCRATCH = QUERIES * (SPLIT + MAX_HEAD_SIZE * 2 + 16);
 
 constexpr int64_t torch_scratch(int items, int size) {
@@ -309,6 +340,7 @@ struct Kernels {
     /* Rows [row, row_end) of panels [panel, panel_end). */
     void (*product)(const Product &product, int panel, int panel_end, int row, int row_end);
     void (*heads)(const Heads &heads);
+    void (*latent_heads)(const LatentHeads &heads);
     void (*attend)(const Attention &attention);
     /* Join what `attend` left of `splits` splits of `heads` heads; out: (heads, size). `sinks`: one a
      * head, or null. */

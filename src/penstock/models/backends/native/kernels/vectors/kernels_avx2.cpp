@@ -19,6 +19,7 @@ const Kernels KERNELS_AVX2 = {
     avx2::quantise,
     avx2::product,
     avx2::heads,
+    avx2::latent_heads,
     avx2::attend,
     avx2::join,
     avx2::dots,

@@ -19,6 +19,7 @@ const Kernels KERNELS_AVX512 = {
     avx512::quantise,
     avx512::product,
     avx512::heads,
+    avx512::latent_heads,
     avx512::attend,
     avx512::join,
     avx512::dots,

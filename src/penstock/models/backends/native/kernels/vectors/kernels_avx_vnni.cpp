@@ -19,6 +19,7 @@ const Kernels KERNELS_AVX_VNNI = {
     avx_vnni::quantise,
     avx_vnni::product,
     avx_vnni::heads,
+    avx_vnni::latent_heads,
     avx_vnni::attend,
     avx_vnni::join,
     avx_vnni::dots,

@@ -1,7 +1,7 @@
 /* Products of quantised rows with packed matrices. packing.h has the bytes of a panel. */
 #pragma once
 
-#include "lanes.inl.h"
+#include "elements.inl.h"
 #include "penstock_native.h"
 
 namespace penstock {
@@ -230,6 +230,42 @@ inline void tile_affine(const Weights &weights, const Quantised &input, int row,
     tile.give(sums);
 }
 
+/* Weights that are not quantised, and inputs in fp32: one sum a weight's output along all columns. */
+template <int ROWS, typename Element>
+inline void tile_plain(const Weights &weights, const Quantised &input, int row, int part,
+                       Ahead ahead, float *sums) {
+    constexpr int LINES = PANEL * int(sizeof(Element)) / LINE;
+    const float *values =
+        input.floats() + row * input.stride + int64_t(weights.first_group) * input.group;
+    const Element *low = reinterpret_cast<const Element *>(weights.bytes) + part * LANES;
+    Floats lows[ROWS];
+    Floats highs[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        lows[r] = load(sums + r * PANEL);
+        highs[r] = load(sums + r * PANEL + HALF_PANEL);
+    }
+    const int columns = weights.groups * input.group;
+    for (int at = 0; at < columns; at++) {
+        for (int line = 0; line < LINES; line++) {
+            __builtin_prefetch(ahead.at);
+            ahead.at += ahead.step;
+        }
+        const Floats first = load(low);
+        const Floats second = load(low + HALF_PANEL);
+        low += PANEL;
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const Floats value = spread(values[r * input.stride + at]);
+            lows[r] = fma(value, first, lows[r]);
+            highs[r] = fma(value, second, highs[r]);
+        }
+    }
+    for (int r = 0; r < ROWS; r++) {
+        store(sums + r * PANEL, lows[r]);
+        store(sums + r * PANEL + HALF_PANEL, highs[r]);
+    }
+}
+
 /* Columns of a panel that stay in the first cache while all tiles of rows go over them. */
 constexpr int BLOCK_COLUMNS = 512;
 
@@ -377,6 +413,15 @@ template <int ROWS> void tile(const Block &block, int row, Ahead ahead, float *s
             break;
         case PN_A4:
             tile_affine<ROWS, true, true>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_W16:
+            tile_plain<ROWS, Half>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_WB16:
+            tile_plain<ROWS, Brain>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_W32:
+            tile_plain<ROWS, float>(block.weights, input, row, part, ahead, own);
             break;
         default:
             tile_affine<ROWS, false, true>(block.weights, input, row, part, ahead, own);

@@ -179,6 +179,8 @@ void route(const Routing &of, float *scores, int32_t *experts, float *weights) {
         choice[best] = -INFINITY;
     }
     weigh_chosen(of, weights);
+    for (int rank = 0; of.scales != nullptr && rank < of.chosen; rank++)
+        weights[rank] = weights[rank] * of.scales[experts[rank]];
 }
 
 } // namespace PENSTOCK_VARIANT

@@ -13,6 +13,12 @@ inline float reciprocal_root(float x) {
 
 /* One group: 16, 32, 64 or 128 values. */
 inline void quantise_group(const float *x, const Quantised &out, int row, int group) {
+    if (out.offset == OFFSET_PLAIN) {
+        float *to = out.floats() + row * out.stride + int64_t(group) * out.group;
+        for (int at = 0; at < out.group; at++)
+            to[at] = x[at];
+        return;
+    }
     Floats most = zero();
     for (int at = 0; at < out.group; at += LANES)
         most = max(most, absolute(load(x + at)));
@@ -165,7 +171,7 @@ inline void norm_heads(float *first, int count, const Heads &heads, const Norm &
 }
 
 /* In place: the rotation of one head, and `scale`. */
-inline void turn(float *head, const Heads &heads, float scale) {
+template <typename Turned> inline void turn(float *head, const Turned &heads, float scale) {
     const int half = heads.rotated / 2;
     for (int at = 0; at < half; at++) {
         const float first = head[at];
@@ -191,28 +197,120 @@ inline void halves(const float *from, int size, uint16_t *to) {
     }
 }
 
+/* INT8, and their scale: as `quantise_group`, of any number of values. */
+inline float small_values(const float *from, int size, int8_t *to) {
+    float extreme = 0.0F;
+    for (int at = 0; at < size; at++) {
+        const float distance = from[at] < 0.0F ? -from[at] : from[at];
+        extreme = distance > extreme ? distance : extreme;
+    }
+    const float inverse = extreme > 0.0F ? 127.0F / extreme : 0.0F;
+    float some[LANES];
+    int8_t converted[LANES];
+    for (int at = 0; at < size; at += LANES) {
+        const int count = size - at < LANES ? size - at : LANES;
+        for (int lane = 0; lane < LANES; lane++)
+            some[lane] = lane < count ? from[at + lane] * inverse : 0.0F;
+        store_bytes(converted, to_integers(load(some)));
+        for (int lane = 0; lane < count; lane++)
+            to[at + lane] = converted[lane];
+    }
+    return extreme / 127.0F;
+}
+
+/* Where a token's key and value of a head belong: in a block, from its keys on. */
+struct Slot {
+    uint16_t *keys;
+    int64_t values_offset;
+    int block_size;
+    int slot;
+    bool small;
+};
+
+/* A row as column `slot` of keys that stand by dimension. */
+inline void hold_key(const Slot &to, const float *from, int size) {
+    if (to.small) {
+        int8_t converted[MAX_HEAD_SIZE + MAX_TURNED];
+        const float scale = small_values(from, size, converted);
+        int8_t *keys = reinterpret_cast<int8_t *>(to.keys);
+        for (int at = 0; at < size; at++)
+            keys[at * to.block_size + to.slot] = converted[at];
+        const int64_t filled = (size + WIDE - 1) / WIDE * WIDE;
+        reinterpret_cast<float *>(keys + filled * to.block_size)[to.slot] = scale;
+        return;
+    }
+    uint16_t converted[MAX_HEAD_SIZE + MAX_TURNED];
+    halves(from, size, converted);
+    for (int at = 0; at < size; at++)
+        to.keys[at * to.block_size + to.slot] = converted[at];
+}
+
+inline void hold_value(const Slot &to, const float *from, int size) {
+    const int filled = (size + WIDE - 1) / WIDE * WIDE;
+    if (to.small) {
+        int8_t *values = reinterpret_cast<int8_t *>(to.keys + to.values_offset);
+        int8_t *own = values + int64_t(filled) * to.slot;
+        const float scale = small_values(from, size, own);
+        for (int at = size; at < filled; at++)
+            own[at] = 0;
+        reinterpret_cast<float *>(values + int64_t(filled) * to.block_size)[to.slot] = scale;
+        return;
+    }
+    uint16_t *own = to.keys + to.values_offset + int64_t(filled) * to.slot;
+    halves(from, size, own);
+    for (int at = size; at < filled; at++)
+        own[at] = 0;
+}
+
 void heads(const Heads &heads) {
     const int size = heads.size;
-    const int padded = (size + WIDE - 1) / WIDE * WIDE;
     float *queries = heads.row;
     float *keys = queries + int64_t(heads.heads) * size;
     float *values = keys + int64_t(heads.kv_heads) * size;
     norm_heads(queries, heads.heads, heads, heads.query_norm);
     norm_heads(keys, heads.kv_heads, heads, heads.key_norm);
+    for (int head = 0; head < heads.kv_heads && heads.value_norm.weight != nullptr; head++) {
+        float *own = values + int64_t(head) * size;
+        norm_some(own, heads.value_norm, moments_of(own, size, heads.value_norm), 0, size, own);
+    }
     for (int head = 0; head < heads.heads; head++)
         turn(queries + head * size, heads, heads.scale);
     for (int head = 0; head < heads.kv_heads; head++) {
-        uint16_t converted[MAX_HEAD_SIZE];
-        uint16_t *key = heads.cache + int64_t(head) * 2 * padded * heads.block_size;
-        uint16_t *value = key + int64_t(padded) * (heads.block_size + heads.slot);
+        const Slot to{heads.cache + head * heads.head_stride, heads.values_offset,
+                      heads.block_size, heads.slot, heads.small_cache};
         turn(keys + head * size, heads, 1.0F);
-        halves(keys + head * size, size, converted);
-        for (int at = 0; at < size; at++)
-            key[at * heads.block_size + heads.slot] = converted[at];
-        halves(values + head * size, size, value);
-        for (int at = size; at < padded; at++)
-            value[at] = 0;
+        hold_key(to, keys + head * size, size);
+        hold_value(to, values + head * size, size);
     }
+}
+
+/* `turn` of what latent attention has. */
+struct LatentTurn {
+    int rotated;
+    int size;
+    const float *cosines;
+    const float *sines;
+};
+
+void latent_heads(const LatentHeads &heads) {
+    const int size = heads.rank + heads.turned;
+    const LatentTurn turning{heads.turned, heads.turned, heads.cosines, heads.sines};
+    for (int head = 0; head < heads.heads; head++) {
+        float *query = heads.queries + int64_t(head) * (heads.plain + heads.turned);
+        float *to = heads.attending + int64_t(head) * size + heads.rank;
+        for (int at = 0; at < heads.plain; at++)
+            query[at] = query[at] * heads.scale;
+        turn(query + heads.plain, turning, heads.scale);
+        for (int at = 0; at < heads.turned; at++)
+            to[at] = query[heads.plain + at];
+    }
+    norm_some(heads.key, heads.norm, moments_of(heads.key, heads.rank, heads.norm), 0, heads.rank,
+              heads.key);
+    turn(heads.key + heads.rank, turning, 1.0F);
+    const Slot to{heads.cache, heads.values_offset, heads.block_size, heads.slot,
+                  heads.small_cache};
+    hold_key(to, heads.key, size);
+    hold_value(to, heads.key, heads.rank);
 }
 
 } // namespace PENSTOCK_VARIANT

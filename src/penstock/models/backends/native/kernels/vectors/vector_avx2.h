@@ -46,6 +46,10 @@ inline Floats power_of_two(Floats whole) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
 
+inline Floats load_signed(const int8_t *from) {
+    const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some));
+}
 inline Floats load_half(const uint16_t *from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
 }

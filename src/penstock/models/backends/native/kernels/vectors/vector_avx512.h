@@ -55,6 +55,10 @@ inline Floats load_brain(const uint16_t *from) {
     const __m256i some = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(some), 16));
 }
+inline Floats load_signed(const int8_t *from) {
+    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some));
+}
 inline void store_half(uint16_t *to, Floats x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

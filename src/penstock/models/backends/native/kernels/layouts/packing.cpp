@@ -79,20 +79,29 @@ void pack_row_affine(const Matrix &matrix, const uint8_t *values, const uint8_t 
     }
 }
 
+int64_t weight_bytes(int kind) { return kind == PN_W32 ? 4 : 2; }
+
+void pack_row_plain(const Matrix &matrix, const uint8_t *values, Place place, uint8_t *panel) {
+    const int64_t size = weight_bytes(matrix.kind);
+    uint8_t *to = panel + size * (place.half * HALF_PANEL + place.lane);
+    for (int column = 0; column < matrix.columns; column++)
+        memcpy(to + column * PANEL * size, values + column * size, size_t(size));
+}
+
 const char *fault_of_group(const pn_packing &packing) {
     const int group = packing.group;
     if (group != 32 && group != 64 && group != 128 && !(group == 16 && is_affine(packing.kind)))
         return "a packing's group is 32, 64 or 128, or 16 of codes with offsets";
-    if (packing.kind != PN_I8 && packing.columns % group != 0)
-        return "columns are whole groups, but of PN_I8";
+    if (packing.kind != PN_I8 && !is_plain(packing.kind) && packing.columns % group != 0)
+        return "columns are whole groups, but of PN_I8 and what is not quantised";
     return nullptr;
 }
 
 } // namespace
 
 const char *fault_of(const pn_packing &packing) {
-    if (packing.kind < PN_I4 || packing.kind > PN_A8)
-        return "a packing's kind is PN_I4 to PN_A8";
+    if (packing.kind < PN_I4 || packing.kind > PN_W32)
+        return "a packing's kind is PN_I4 to PN_W32";
     if (packing.layout != PN_STACKED && packing.layout != PN_PAIRED)
         return "a packing's layout is PN_STACKED or PN_PAIRED";
     if (packing.rows < 1 || packing.columns < 1 || packing.columns > 1 << 24)
@@ -118,7 +127,10 @@ Matrix matrix_of(const pn_packing &packing) {
     const int each = packing.layout == PN_PAIRED ? HALF_PANEL : PANEL;
     matrix.panels = (outputs + each - 1) / each;
     const int64_t quadruples = packing.group / QUADRUPLE;
-    if (is_affine(packing.kind))
+    if (is_plain(packing.kind))
+        matrix.panel_bytes =
+            int64_t(matrix.groups) * packing.group * PANEL * weight_bytes(packing.kind);
+    else if (is_affine(packing.kind))
         matrix.panel_bytes = matrix.groups * affine_group_bytes(matrix);
     else if (packing.kind == PN_I4)
         matrix.panel_bytes = matrix.groups * (2 * PANEL + quadruples * 64);
@@ -132,7 +144,7 @@ void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8
     const bool small = packing.kind == PN_I4;
     for (int panel = 0; panel < matrix.panels; panel++) {
         uint8_t *at = packed + panel * matrix.panel_bytes;
-        if (is_affine(packing.kind)) {
+        if (is_affine(packing.kind) || is_plain(packing.kind)) {
             memset(at, 0, size_t(matrix.panel_bytes));
             continue;
         }
@@ -147,7 +159,12 @@ void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8
         for (int row = 0; row < parts[part].rows; row++) {
             const Place place = place_of(packing, part, before + row);
             uint8_t *panel = packed + place.panel * matrix.panel_bytes;
-            if (is_affine(packing.kind))
+            if (is_plain(packing.kind))
+                pack_row_plain(matrix,
+                               static_cast<const uint8_t *>(parts[part].values) +
+                                   int64_t(row) * matrix.columns * weight_bytes(packing.kind),
+                               place, panel);
+            else if (is_affine(packing.kind))
                 pack_row_affine(matrix,
                                 static_cast<const uint8_t *>(parts[part].values) +
                                     int64_t(row) * matrix.columns / (is_small(packing.kind) ? 2 : 1),

@@ -13,6 +13,8 @@
  * Codes with offsets, by group: 32 scales and 32 zeros or offsets, fp16 (Z) or fp32 (A); then lines
  * as INT4 or INT8 have them.
  *
+ * What is not quantised, by column: 32 weights, filled up with zeros to whole groups.
+ *
  * So a product reads a panel from its first byte to its last, once.
  */
 #pragma once
@@ -24,10 +26,16 @@ namespace penstock {
 
 constexpr int PACKED_VERSION = 1;
 
-inline bool is_affine(int kind) { return kind >= PN_Z4; }
+inline bool is_affine(int kind) { return kind >= PN_Z4 && kind <= PN_A8; }
+inline bool is_plain(int kind) { return kind >= PN_W16; }
+
+/* Bytes of a value of a matrix's input. */
+inline int input_bytes(const Matrix &matrix) { return is_plain(matrix.kind) ? 4 : 1; }
 
 /* What was added to a matrix's values to make them unsigned. */
 inline int offset_of(const Matrix &matrix) {
+    if (is_plain(matrix.kind))
+        return OFFSET_PLAIN;
     if (is_affine(matrix.kind))
         return OFFSET_AFFINE;
     return matrix.kind == PN_I4 ? OFFSET_I4 : OFFSET_I8;

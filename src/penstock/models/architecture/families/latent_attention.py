@@ -1,0 +1,241 @@
+"""Latent attention with experts: DeepSeek V2 and V3, Kimi K2, GLM-4.7-Flash; without: MiniCPM 3."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.models.architecture import rotation as rotations
+from penstock.models.architecture.description import NO_ROWS, Attention, Experts, Routing
+from penstock.models.architecture.elements import Norm
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.families import experts, parts, shared_mixtures
+from penstock.models.architecture.families.parts import Family
+from penstock.models.architecture.latent import Latent
+from penstock.models.architecture.rows import Rows
+
+if TYPE_CHECKING:
+    from penstock.models.architecture.description import Architecture, Mlp
+    from penstock.models.architecture.facts import Facts
+    from penstock.models.architecture.families.parts import Sizes
+
+_LATENT_EPSILON: Final = 1e-6
+"""Of the norms of compressed queries and keys, whatever the configuration says of the others."""
+
+
+def _attention(facts: Facts, name: str, size: Sizes, *, interleaved: bool) -> Attention:
+    plain, turned = facts.size("qk_nope_head_dim"), facts.size("qk_rope_head_dim")
+    rank, value = facts.size("kv_lora_rank"), facts.size("v_head_dim")
+    query_rank = facts.whole("q_lora_rank", 0)
+    across = size.heads * (plain + turned)
+    latent = Latent(
+        rank=rank,
+        turned=turned,
+        plain=plain,
+        value=value,
+        compressed=Rows(f"{name}.kv_a_proj_with_mqa", rank + turned),
+        expanded=Rows(f"{name}.kv_b_proj", size.heads * (plain + value)),
+        norm=Norm(f"{name}.kv_a_layernorm", _LATENT_EPSILON),
+        query_rank=query_rank,
+        query_down=Rows(f"{name}.q_a_proj", query_rank) if query_rank else None,
+        query_norm=Norm(f"{name}.q_a_layernorm", _LATENT_EPSILON) if query_rank else None,
+    )
+    return Attention(
+        heads=size.heads,
+        kv_heads=size.heads,
+        head_size=plain + turned,
+        query=Rows(f"{name}.{'q_b_proj' if query_rank else 'q_proj'}", across),
+        key=NO_ROWS,
+        value=NO_ROWS,
+        output=Rows(f"{name}.o_proj", size.hidden),
+        rotation=rotations.read(facts, turned, interleaved=interleaved),
+        scale=_scale(facts, plain + turned),
+        latent=latent,
+    )
+
+
+def _scale(facts: Facts, size: int) -> float:
+    """Of scores; where rotations are stretched, by more than their own factor."""
+    rules = rotations.parameters(facts)
+    all_dim = float(rules.get("mscale_all_dim") or 0.0)
+    factor = float(rules.get("factor") or 1.0)
+    kind = rules.get("rope_type", rules.get("type", "default"))
+    if kind == "default" or not all_dim or factor <= 1:
+        return size**-0.5
+    return size**-0.5 * (0.1 * all_dim * math.log(factor) + 1.0) ** 2
+
+
+def _model(facts: Facts, *, interleaved: bool, dense: list[bool]) -> Architecture:
+    """Llama with latent attention, and experts in the layers that are not `dense`."""
+    size = parts.sizes(facts)
+    layers = [
+        parts.prenormed(
+            name,
+            facts,
+            _attention(facts, f"{name}.self_attn", size, interleaved=interleaved),
+            _mlp(facts, name, size, is_dense=dense[index]),
+        )
+        for index, name in enumerate(map(parts.layer_name, range(size.layers)))
+    ]
+    return parts.model(facts, layers, parts.rms("model.norm", facts))
+
+
+def _mlp(facts: Facts, name: str, size: Sizes, *, is_dense: bool) -> Mlp:
+    activation = facts.activation("hidden_act")
+    if is_dense:
+        return parts.gated(f"{name}.mlp", size, activation)
+    inner = facts.size("moe_intermediate_size")
+    shared = facts.whole("n_shared_experts", 0)
+    routing = (
+        _softmax_routing(facts, f"{name}.mlp.gate")
+        if facts.raw("model_type") == "deepseek_v2"
+        else shared_mixtures.grouped(facts, f"{name}.mlp.gate")
+    )
+    return Experts(
+        size=inner,
+        activation=activation,
+        routing=routing,
+        matrices=experts.matrices(f"{name}.mlp.experts"),
+        shared=experts.shared(facts, f"{name}.mlp.shared_experts", shared * inner)
+        if shared
+        else None,
+    )
+
+
+def _softmax_routing(facts: Facts, router: str) -> Routing:
+    """DeepSeek V2's: softmax, of the best groups where it says so, never normalised."""
+    method = str(facts.raw("topk_method"))
+    if method not in {"greedy", "group_limited_greedy"}:
+        raise NotDescribed(f"topk_method {method!r} is unknown")
+    grouped = method == "group_limited_greedy"
+    return Routing(
+        router,
+        experts.count(facts, "n_routed_experts", "num_experts"),
+        facts.size("num_experts_per_tok"),
+        normalise=False,
+        scale=facts.real("routed_scaling_factor", 1.0),
+        groups=facts.size("n_group") if grouped else 1,
+        chosen_groups=facts.size("topk_group") if grouped else 1,
+    )
+
+
+def _deepseek(facts: Facts) -> Architecture:
+    count, first = facts.size("num_hidden_layers"), facts.whole("first_k_dense_replace", 0)
+    interleaved = facts.flag("rope_interleave", default=True)
+    return _model(facts, interleaved=interleaved, dense=[index < first for index in range(count)])
+
+
+def _glm(facts: Facts) -> Architecture:
+    """GLM-4.7-Flash: DeepSeek V3's layers, dense or sparse as it says of each."""
+    count = facts.size("num_hidden_layers")
+    stated = facts.listed("mlp_layer_types", count)
+    kinds = ["dense", *["sparse"] * (count - 1)] if stated is None else stated
+    dense = [kind == "dense" for kind in kinds]
+    return _model(facts, interleaved=facts.flag("rope_interleave", default=True), dense=dense)
+
+
+def _minicpm(facts: Facts) -> Architecture:
+    """MiniCPM 3: dense layers, whose results count less the more there are; scaled embeddings."""
+    count = facts.size("num_hidden_layers")
+    plain = _model(facts, interleaved=False, dense=[True] * count)
+    scale = facts.real("scale_depth", 1.4) / math.sqrt(count)
+    return replace(
+        plain,
+        layers=tuple(replace(layer, residual_scale=scale) for layer in plain.layers),
+        embedding_scale=facts.real("scale_emb", 1.0),
+        logit_scale=facts.real("dim_model_base", 256) / facts.size("hidden_size"),
+    )
+
+
+_DEEPSEEK: Final[dict[str, Any]] = {
+    "vocab_size": 129_280,
+    "hidden_size": 7168,
+    "intermediate_size": 18_432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "routed_scaling_factor": 2.5,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "n_group": 8,
+    "topk_group": 4,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+}
+
+FAMILIES: Final = (
+    Family(("deepseek_v3",), _deepseek, _DEEPSEEK),
+    Family(
+        ("deepseek_v2",),
+        _deepseek,
+        {
+            **_DEEPSEEK,
+            "vocab_size": 102_400,
+            "hidden_size": 4096,
+            "intermediate_size": 11_008,
+            "moe_intermediate_size": 1407,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "n_shared_experts": 2,
+            "n_routed_experts": 64,
+            "routed_scaling_factor": 1.0,
+            "topk_method": "greedy",
+            "first_k_dense_replace": 0,
+            "max_position_embeddings": 2048,
+        },
+    ),
+    Family(
+        ("glm4_moe_lite",),
+        _glm,
+        {
+            **_DEEPSEEK,
+            "vocab_size": 154_880,
+            "hidden_size": 2048,
+            "intermediate_size": 10_240,
+            "moe_intermediate_size": 1536,
+            "num_hidden_layers": 47,
+            "num_attention_heads": 20,
+            "n_routed_experts": 64,
+            "routed_scaling_factor": 1.8,
+            "q_lora_rank": 768,
+            "v_head_dim": 256,
+            "qk_nope_head_dim": 192,
+            "n_group": 1,
+            "topk_group": 1,
+            "num_experts_per_tok": 4,
+            "max_position_embeddings": 202_752,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    Family(
+        ("minicpm3",),
+        _minicpm,
+        {
+            "vocab_size": 73_448,
+            "hidden_size": 2560,
+            "intermediate_size": 6400,
+            "num_hidden_layers": 62,
+            "num_attention_heads": 40,
+            "max_position_embeddings": 32_768,
+            "rms_norm_eps": 1e-5,
+            "kv_lora_rank": 256,
+            "q_lora_rank": 768,
+            "qk_nope_head_dim": 64,
+            "qk_rope_head_dim": 32,
+            "v_head_dim": 64,
+            "scale_emb": 12.0,
+            "scale_depth": 1.4,
+            "dim_model_base": 256,
+            "tie_word_embeddings": True,
+        },
+    ),
+)

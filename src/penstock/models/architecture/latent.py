@@ -1,0 +1,32 @@
+"""Latent attention: a token's keys and values of all heads, compressed to one vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.models.architecture.elements import Norm
+    from penstock.models.architecture.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """What the cache has of a token: `rank` normed values, and `turned` ones, which are rotated.
+
+    `compressed` gives both. `expanded`, (heads (plain + value), rank), makes each head's keys and
+    values of the former; the latter are a part of every head's key. Queries of plain + turned
+    elements a head are a product of the hidden states; with a `query_rank` of what `query_down`
+    gives, after `query_norm`.
+    """
+
+    rank: int
+    turned: int
+    plain: int
+    value: int
+    compressed: Rows
+    expanded: Rows
+    norm: Norm
+    query_rank: int = 0
+    query_down: Rows | None = None
+    query_norm: Norm | None = None

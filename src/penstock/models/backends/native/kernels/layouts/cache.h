@@ -1,0 +1,30 @@
+/* How a layer's part of a block of the KV cache lies, in fp16 elements: by head of keys and values, its
+ * keys (padded, block_size), then its values (block_size, padded). In a small cache these are INT8, and
+ * behind each of the two are scales, (block_size) fp32. Keys stand by dimension, so that one
+ * vector holds the same dimension of neighbouring tokens and scores need no sums across lanes. `padded`
+ * is the head's size filled up to sixteens. */
+#pragma once
+
+#include <stdint.h>
+
+namespace penstock {
+
+struct LayerCache {
+    int64_t place = 0; /* in a block, from its begin */
+    int padded = 0;    /* of values */
+    int64_t values_offset = 0; /* from a head's keys to its values */
+    int64_t head_stride = 0;
+
+    void lay(int key_size, int value_size, int block_size, bool small) {
+        padded = filled(value_size);
+        const int64_t each = small ? 2 : 1; /* elements that take the place of one */
+        const int64_t scales = small ? 2 * int64_t(block_size) : 0;
+        values_offset = int64_t(filled(key_size)) * block_size / each + scales;
+        head_stride = values_offset + int64_t(padded) * block_size / each + scales;
+    }
+
+  private:
+    static int filled(int size) { return (size + 15) / 16 * 16; }
+};
+
+} // namespace penstock

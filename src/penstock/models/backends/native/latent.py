@@ -1,0 +1,92 @@
+"""Latent attention in the native library's form."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.models.weights.loss import widened
+from penstock.models.weights.matrices import Packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from penstock.models.architecture.description import Architecture, Attention
+    from penstock.models.architecture.latent import Latent
+    from penstock.models.weights.checkpoint import Checkpoint
+    from penstock.models.weights.matrices import Format
+    from penstock.models.weights.source import Weights
+
+
+class _Latent(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("query_rank", "rank", "turned", "plain", "value")),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLatent:
+    """`pn_latent`, field by field."""
+
+    query_rank: int
+    rank: int
+    turned: int
+    plain: int
+    value: int
+    epsilon: float
+
+    def native(self) -> ctypes.Structure:
+        """The library's own structure."""
+        return _Latent(*astuple(self))
+
+
+def native_latent(latent: Latent) -> NativeLatent:
+    """A described latent attention in the library's words."""
+    return NativeLatent(
+        latent.query_rank,
+        latent.rank,
+        latent.turned,
+        latent.plain,
+        latent.value,
+        latent.norm.epsilon,
+    )
+
+
+def matrices(
+    model: Architecture, weights: Weights, form: Format
+) -> Iterator[tuple[int, NDArray[np.float16], NDArray[np.float16]]]:
+    """Every latent layer's keys, (heads, rank, plain), and values, (heads, value, rank).
+
+    They are in fp16, of the values that the matrix has in `form`: a product with a transposed matrix
+    needs another grouping than its scales have.
+    """
+    for index, layer in enumerate(model.layers):
+        attention, latent = layer.attention, layer.attention.latent
+        if latent is None:
+            continue
+        found = weights.packed(f"{index}.latent", lambda own, of=attention: _pack(own, of, form))
+        both: NDArray[Any] = found.values.view(np.float16)
+        keys = both[: attention.heads * latent.rank * latent.plain]
+        yield (
+            index,
+            keys.reshape(attention.heads, latent.rank, latent.plain),
+            both[keys.size :].reshape(attention.heads, latent.value, latent.rank),
+        )
+
+
+def _pack(checkpoint: Checkpoint, attention: Attention, form: Format) -> Packed:
+    latent = attention.latent
+    assert latent is not None  # noqa: S101 - the caller has looked
+    rows = latent.expanded
+    matrix = checkpoint.matrix(f"{rows.name}.weight", (rows.rows, latent.rank), form)
+    by_head = widened(matrix).reshape(attention.heads, latent.plain + latent.value, latent.rank)
+    keys = by_head[:, : latent.plain].transpose(1, 2).reshape(-1)
+    values = by_head[:, latent.plain :].reshape(-1)
+    both = np.concatenate((keys.half().numpy(), values.half().numpy()))
+    return Packed({}, both.view(np.uint8))
