@@ -29,7 +29,7 @@ try:
 except ModelNotLoadable as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-TOKENS = 32_768 if os.environ.get("PENSTOCK_TEST_MODELS") == "all" else 4_096
+TOKENS = 32_768 if os.environ.get("PENSTOCK_TEST_MODELS") == "all" else 2_048
 LONGEST = 131_072
 CHUNK = 256
 BLOCK = 16
@@ -114,7 +114,7 @@ def test_a_long_text_is_computed_as_transformers_does(case: str, tmp_path: Path)
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = module(torch.tensor([ids]), logits_to_keep=1).logits[0, -1]
-    found = chunks(loaded(folder, TOKENS), ids, 2048)
+    found = chunks(loaded(folder, TOKENS), ids, 512)
     # Weights and activations are in fp32 on both sides; keys and values here in fp16.
     assert ((found - expected).norm() / expected.norm()).item() < 3e-3
 
