@@ -24,7 +24,7 @@ from api.openai.batches.file_store import new_id
 from api.openai.batches.files import store_of
 from api.openai.batches.lines import Line, expired_line, faults, lines, output_line, parse
 from api.openai.batches.storage import objects_of
-from api.openai.batches.store import BatchStore, Row
+from api.openai.batches.store import ENDED, BatchStore, Row
 from penstock.clock import clock
 from penstock.errors import UnknownObject
 from penstock.foreign import parse_json
@@ -119,8 +119,15 @@ class Drive:
         await self._save(self._batch.to("in_progress", total=total))
         return True
 
+    def _has_ended(self) -> bool:
+        stored = self._store.get(self._batch.id)
+        return stored is not None and stored.status in ENDED
+
     async def _save(self, batch: Batch) -> None:
         self._batch = batch
+        if await asyncio.to_thread(self._has_ended):
+            self._is_ours = False  # another process has ended it
+            return
         await asyncio.to_thread(self._store.save, batch)
 
     async def _count(self) -> None:
@@ -137,6 +144,15 @@ class Drive:
         self._batch = msgspec.structs.replace(self._batch, completed=completed, failed=failed)
 
     async def _finish(self, why: str) -> None:
+        """End the batch, unless another process drives it by now, or has ended it.
+
+        If Redis has lost the lease, two processes may have run the same lines for some seconds.
+        """
+        if await self._lease.renew() is False:
+            self._is_ours = False
+            return
+        if await asyncio.to_thread(self._has_ended):
+            return
         finishing = self._batch.to("finalizing") if why == "completed" else self._batch
         await self._save(finishing)
         await asyncio.to_thread(self._write_files, why)

@@ -337,6 +337,30 @@ def test_another_process_takes_over(
     assert batch.status == "completed"
 
 
+def test_two_processes_after_a_lost_lease(
+    fleet: Fleet, client: openai.OpenAI, tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    gate = threading.Event()
+
+    def script(job: Job) -> Script:
+        for event in speak(job):
+            while not gate.is_set():
+                yield None
+            yield event
+
+    worker = fleet.worker(script, slots=16)
+    fleet.api(files_dir=tmp_path)
+    batch_id = start(client, request_line(0))
+    wait_until(lambda: worker.running, 30.0)
+    before = redis_client.get(keys.lease(batch_id))
+    redis_client.delete(keys.lease(batch_id))
+    wait_until(lambda: redis_client.get(keys.lease(batch_id)) not in {None, before}, 30.0)
+    gate.set()  # the first driver may not know yet that it has lost the batch
+    assert len(rows(client, ended(client, batch_id).output_file_id)) == 1
+    wait_until(lambda: not redis_client.exists(keys.lease(batch_id)), 30.0)
+    assert client.batches.retrieve(batch_id).output_file_id
+
+
 def test_one_process_drives(fleet: Fleet, client: openai.OpenAI, tmp_path: Path) -> None:
     fleet.api(files_dir=tmp_path)
     fleet.api(files_dir=tmp_path)
