@@ -85,9 +85,7 @@ def test_pictures_keep_their_place() -> None:
     assert warnings == []
 
 
-@pytest.mark.parametrize(
-    "source", [{"type": "file", "file_id": "x"}, {}, None, {"type": "base64", "data": 5}]
-)
+@pytest.mark.parametrize("source", [{"type": "file"}, {}, None, {"type": "base64", "data": 5}])
 def test_pictures_that_are_not_there(source: Any) -> None:
     with pytest.raises((UnsupportedFeature, InvalidParameter)):
         translated({"role": "user", "content": [{"type": "image", "source": source}]})
