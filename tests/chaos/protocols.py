@@ -166,7 +166,7 @@ class Background(Responses):
     def take(self, outcome: Outcome, event_id: str, content: dict[str, Any]) -> None:
         if "response" in content:
             outcome.stored_id = content["response"]["id"]
-        if content["type"] not in {"error", "response.failed"}:  # the stream's, not the answer's
+        if content["type"] != "error":  # the stream's, with the number of the event before it
             outcome.number(str(content["sequence_number"]))
         super().take(outcome, event_id, content)
 

@@ -64,6 +64,16 @@ class _Writer:
         """Return the frames that end a response which cannot be finished."""
         return frame(await self._end(failure(error, self._pieces.all)), self._after)
 
+    async def broken_off(self, error: PenstockError) -> bytes:
+        """Return the frame that ends this stream of a response which may go on without it.
+
+        It has the number of the last event that the client has, so a client that comes back after
+        it misses nothing.
+        """
+        last = max(self._after, self.builder.last_sequence)
+        event = {"type": "error", "code": error.code, "message": error.message, "param": None}
+        return frame([{**event, "sequence_number": last}])
+
     async def _end(self, ending: Ending) -> list[Json]:
         await self._close(ending)
         return self.builder.end(ending)
@@ -110,7 +120,7 @@ async def stored_stream(
     stored = await shelf.settled(stored)
     writer = _Writer(stored, shelf.keeper(stored).close, after)
     frames = _stored_frames(services, shelf, stored, writer, after)
-    return FramedResponse(frames, last=writer.failed, headers=headers)
+    return FramedResponse(frames, last=writer.broken_off, headers=headers)
 
 
 async def _stored_frames(
@@ -127,6 +137,9 @@ async def _stored_frames(
             async with aclosing(_followed(services, shelf, stored)) as events:
                 async for event in events:
                     has_begun = has_begun or event is not None
+                    if isinstance(event, Failed):
+                        yield await writer.failed(from_code(event.code, event.message))
+                        return
                     if written := PLAIN_KEEPALIVE if event is None else await writer.event(event):
                         yield written
         except UnknownJob:
@@ -143,15 +156,10 @@ async def _stored_frames(
 
 async def _followed(
     services: Services, shelf: Shelf, stored: StoredResponse
-) -> AsyncGenerator[Tokens | Finished | None, None]:
-    """Yield a job's events from its first on.
-
-    :raises PenstockError: the job failed.
-    """
+) -> AsyncGenerator[Tokens | Finished | Failed | None, None]:
+    """Yield a job's events from its first on."""
     queue = await shelf.bring_here(stored)
     follow = services.replies.follow(queue, stored.job_id, tick_s=services.settings.keepalive_s)
     async with aclosing(follow) as events:
         async for event in events:
-            if isinstance(event, Failed):
-                raise from_code(event.code, event.message)
             yield event

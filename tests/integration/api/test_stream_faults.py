@@ -22,7 +22,7 @@ from api.openai.chat.chunks import ChunkWriter
 from api.openai.responses.events import ResponseBuilder
 from penstock.transport import keys
 from penstock.transport.accounts import usage_log
-from tests.fixtures.api import drone, speak
+from tests.fixtures.api import WORDS, drone, speak
 from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
@@ -224,16 +224,23 @@ def test_who_watches_a_job_breaks_nothing(
     wait_until(lambda: list(worker.dropped.values()) == ["cancelled"])
 
 
+@pytest.mark.parametrize(("error", "code"), FAULTS)
 def test_a_response_in_the_background_goes_on(
-    fleet: Fleet, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
     fleet.worker(speak)
     asked = {"model": "tiny", "input": "hello", "stream": True, "background": True}
     with monkeypatch.context() as patch:
-        Breakable(ResponseBuilder, "piece", ZeroDivisionError("a secret"), patch)
-        events = sse(http.post("/v1/responses", json=asked).content)
-    assert events[-1]["type"] == "response.failed"
-    path = f"/v1/responses/{events[-1]['response']['id']}"
+        Breakable(ResponseBuilder, "piece", error, patch)
+        *events, last = sse(http.post("/v1/responses", json=asked).content)
+    assert (last["type"], last["code"]) == ("error", code)
+    assert last["sequence_number"] == events[-1]["sequence_number"]
+    path = f"/v1/responses/{events[0]['response']['id']}"
+    events += sse(http.get(f"{path}?stream=true&starting_after={last['sequence_number']}").content)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    kind = "response.output_text.delta"
+    assert "".join(event["delta"] for event in events if event["type"] == kind) == "".join(WORDS)
+    assert events[-1]["type"] == "response.completed"
     wait_until(lambda: http.get(path).json()["status"] == "completed")
 
 
