@@ -277,7 +277,7 @@ def test_an_answer_outlives_its_api_process(
     # As after a crash: nobody is left who would keep the answer.
     for task in list(server.services.background._tasks):
         server._loop.call_soon_threadsafe(task.cancel)
-    wait_until(lambda: not server.services.replies._followers)
+    wait_until(lambda: server.services.replies.following == 0)
     gate.open.set()
     other = fleet.api()
     from api.openai.responses import store as responses_shelf
