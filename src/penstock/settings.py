@@ -44,9 +44,7 @@ class Settings(BaseSettings):
     redis_master: str = Field(default="mymaster", min_length=1)
     """The Sentinels' name for the master."""
     redis_sentinel_password: str = ""
-    redis_groups: Annotated[dict[str, RedisGroup], NoDecode] = Field(
-        default_factory=dict[str, RedisGroup]
-    )
+    redis_groups: Annotated[dict[str, RedisGroup], NoDecode] = Field(default={})
     """Queues whose jobs have a Redis of their own, as JSON: `{"large": {"queues": ["bigdl-70b-*"],
     "url": "redis://10.0.0.2:6379/0"}}`; also `sentinels` and `master`. All else is at `redis_url`."""
     redis_patience_s: float = Field(default=20.0, gt=0)

@@ -29,7 +29,7 @@ def test_the_docs_list_every_setting_with_its_default() -> None:
     expected: dict[str, str] = {}
     for name, field in Settings.model_fields.items():
         assert field.default is not PydanticUndefined
-        shown = "" if field.default in {None, ()} else str(field.default)
+        shown = "" if field.default in (None, (), {}) else str(field.default)
         expected[PREFIX + name.upper()] = shown
     assert documented_settings() == expected
 
