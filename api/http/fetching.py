@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -61,7 +63,9 @@ class Fetcher:
         resolve: Callable[[str, int], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self.hosts = tuple(hosts)
-        self._resolve = resolve or _addresses
+        self._resolve = resolve or self._addresses
+        # A lookup cannot be cancelled: a slow name server must not use up the loop's own threads.
+        self._lookups = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="lookup")
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._http = httpx.AsyncClient(
             headers=_HEADERS,
@@ -73,6 +77,7 @@ class Fetcher:
 
     async def close(self) -> None:
         """Close the client."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
         await self._http.aclose()
 
     async def fetch(self, url: str, most_bytes: int, room: Room) -> bytes:
@@ -138,8 +143,7 @@ class Fetcher:
             raise InvalidParameter(f"{host} has no public address")
         return target, address
 
-
-async def _addresses(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in entries]
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        entries = await asyncio.get_running_loop().run_in_executor(self._lookups, lookup)
+        return [str(entry[4][0]) for entry in entries]

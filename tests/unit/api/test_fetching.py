@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -119,7 +122,7 @@ async def test_urls_that_are_not_fetched() -> None:
         "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "0.0.0.0",
         "100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0",
         "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
-        "2002:7f00:1::", "2001:db8::1",
+        "2002:7f00:1::", "2001:db8::1", "fec0::1", "::7f00:1", "::ffff:0:7f00:1",
     ],
 )  # fmt: skip
 async def test_private_addresses(address: str) -> None:
@@ -136,6 +139,35 @@ def test_addresses_that_may_be_called() -> None:
     assert allows_address(("10.0.0.0/8:8080",), "10.1.2.3", 8080)
     assert not allows_address(("10.0.0.0/8:8080",), "10.1.2.3", 80)
     assert allows_address(("127.0.0.1",), "::ffff:127.0.0.1", 80)
+    assert allows_address(("fd00::1",), "fd00::1", 80)
+    assert allows_address(("fd00::/8:80",), "fd00::1", 80)
+    assert allows_address(("[fd00::1]:8080",), "fd00::1", 8080)
+    assert not allows_address(("[fd00::1]:8080",), "fd00::1", 80)
+
+
+async def test_a_silent_name_server_leaves_the_loops_threads_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+
+    def silent(*_: object, **_options: object) -> list[object]:
+        answered.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    one = Fetcher(("cdn.example",))
+    fetches = [asyncio.create_task(refused(one, "http://cdn.example/")) for _ in range(2)]
+    try:
+        await asyncio.sleep(0)  # both lookups begin
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: 1) == 1
+        assert not any(task.done() for task in fetches)
+    finally:
+        answered.set()
+        messages = await asyncio.gather(*fetches)
+        await one.close()
+    assert all("no public address" in message for message in messages)
 
 
 async def test_a_name_is_resolved_once() -> None:
