@@ -5,11 +5,12 @@ import asyncio
 import pytest
 import typer
 
-from penstock.cli.bench.command import _span
+from penstock.cli.bench.command import _drive, _span
 from penstock.cli.bench.load import Sample, _read_frame, run
 from penstock.cli.bench.report import percentiles, summarise
 from penstock.cli.bench.shapes import bodies
 from penstock.cli.bench.workload import Load, Span
+from penstock.errors import JobFailed
 
 
 def sample(
@@ -74,6 +75,12 @@ def test_the_same_seed_sends_the_same_requests() -> None:
         assert 2 <= body["max_tokens"] <= 8
 
 
+def test_a_run_in_which_no_request_is_due() -> None:
+    load = Load("http://x", "k", "m", 5, 0.001, 0.001, None, Span(1, 9), Span(2, 8), seed=3)
+    with pytest.raises(JobFailed, match="no request was due within"):
+        _drive(load)
+
+
 def test_spans() -> None:
     assert _span("5") == Span(5, 5)
     assert _span("5:9") == Span(5, 9)
@@ -114,6 +121,9 @@ async def test_streams_are_read_as_server_sent_events() -> None:
     assert (whole.prompt_tokens, whole.completion_tokens) == (3, 2)
     assert (await sample_of(STREAM)).error == "stream broke off"
     assert (await sample_of(b"<html>", "text/html")).error == "SSEError"
+    for wrong in (b"{", b"[]", b'{"choices": [{}]}', b'{"usage": 3}'):
+        one = await sample_of(b"data: " + wrong + b"\n\n")
+        assert one.error == "no frame of a chat completion"
 
 
 async def test_an_error_is_counted_by_its_code() -> None:

@@ -17,11 +17,7 @@ from penstock.cli.bench.load import Sample, run
 from penstock.cli.bench.outcome import Outcome, show
 from penstock.cli.bench.page import Side
 from penstock.cli.bench.report import BOUNDED, Bounds, together
-from penstock.cli.bench.workload import (
-    Load,
-    ShapeName,
-    Span,
-)
+from penstock.cli.bench.workload import Load, ShapeName, Span
 from penstock.cli.console import err
 from penstock.errors import JobFailed, NotAuthenticated, NoWorker, StartupError
 
@@ -49,7 +45,7 @@ def bench(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Open loop: requests a second on average (Poisson)."),
+        typer.Option(min=0.001, help="Open loop: requests a second (agents: tasks), Poisson."),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Closed loop: clients that wait for their answers.")
@@ -131,8 +127,9 @@ def bench(
     )
     loads = [load]
     if against is not None:
-        other = against_model or _first_model(against, against_key)
-        loads.append(replace(load, url=against, key=against_key, model=other))
+        other = running.api_url(against)
+        served = against_model or _first_model(other, against_key)
+        loads.append(replace(load, url=other, key=against_key, model=served))
     sides = _sides(loads, rounds, bounds)
     outcome = Outcome(loads, sides, save, page)
     show(outcome)
@@ -173,9 +170,12 @@ def _drive(load: Load) -> list[Sample]:
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         row = progress.add_task(f"{load.model} at {load.url}", total=load.requests)
         try:
-            return asyncio.run(run(load, lambda _: progress.advance(row)))
+            samples = asyncio.run(run(load, lambda _: progress.advance(row)))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+    if not samples:
+        raise JobFailed(f"{load.url}: no request was due within {load.duration_s:g} s")
+    return samples
 
 
 def _first_model(address: str, key: str) -> str:
@@ -191,11 +191,14 @@ def _first_model(address: str, key: str) -> str:
         raise StartupError(f"{address}/v1/models: {error.response.status_code}") from error
     except httpx.HTTPError as error:
         raise StartupError(f"no API answers at {address}; start one with penstock up") from error
-    names = [
-        str(model["id"])
-        for model in answer.json()["data"]
-        if "generate" in model.get("capabilities", ("generate",))
-    ]
+    try:
+        names = [
+            str(model["id"])
+            for model in answer.json()["data"]
+            if "generate" in model.get("capabilities", ("generate",))
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StartupError(f"{address}/v1/models: not a list of models") from error
     if not names:
         raise NoWorker(f"{address} serves no model that generates text; start a worker")
     return names[0]

@@ -73,6 +73,8 @@ class _Sender:
             await self._stream(body, sample)
         except httpx.HTTPError as error:
             sample.error = type(error).__name__
+        except (ValueError, LookupError, TypeError, AttributeError):
+            sample.error = "no frame of a chat completion"
         sample.ended_at = time.perf_counter()
         self.samples.append(sample)
         self.progress(sample)

@@ -61,7 +61,8 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _how(load: Load) -> str:
-    sent = f"{load.rate:g} requests/s" if load.rate else f"{load.concurrency} clients"
+    unit = "tasks" if load.shape == "agents" else "requests"
+    sent = f"{load.rate:g} {unit}/s" if load.rate else f"{load.concurrency} clients"
     what = "" if load.shape == "words" else f", {load.shape}"
     return sent + (f", {load.dataset.name}" if load.dataset else what)
 

@@ -105,6 +105,9 @@ class AgentTask:
 def sessions(load: Load) -> Iterator[Session]:
     """Yield a load's sessions, `load.requests` requests in all; the same seed gives the same ones.
 
+    Agents' tasks are whole: the number of requests is rounded down to a multiple of `AGENT_TURNS`,
+    with one task at least.
+
     :raises BadRequest: the file of conversations is none.
     """
     if load.shape == "agents":
