@@ -16,22 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-from api.access.ledger import Ledger, prompt_tokens
+from api.access.ledger import Ledger
 from api.http.errors import internal_error, known
 from api.jobs import prompt_bounds
 from api.jobs.event_ids import EventIds
-from api.jobs.heads import heads_of
 from api.jobs.merging import merged
+from api.jobs.requested_jobs import jobs_of
 from api.jobs.unenforced import unenforced_keywords
 from penstock.contract.events import Failed, Finished, Tokens
-from penstock.contract.job import Generate, Job
 from penstock.errors import (
     BadRequest,
     StoreUnavailable,
@@ -49,12 +47,9 @@ if TYPE_CHECKING:
     from api.jobs.blame import Blame
     from api.services import Services
     from penstock.contract.events import Event
-    from penstock.contract.job import Head
+    from penstock.contract.job import Generate, Job
     from penstock.contract.worker import ModelCard
-    from penstock.settings import Settings
 
-UNBOUNDED_ANSWER_TOKENS: Final = 512
-"""The assumed length of an answer without `max_tokens`."""
 JOBS_HEADER: Final = "x-penstock-jobs"
 CAPABILITY: Final = "generate"
 
@@ -134,7 +129,9 @@ class Generation:
             record.warnings.add(text)
         if resumption:
             services.replies.check_room(resumption.job_id(record.tenant, 0))
-        jobs = await _jobs(services, record, card, works, priority=priority, resumption=resumption)
+        jobs = await jobs_of(
+            services, record, card, works, priority=priority, resumption=resumption
+        )
         ledger = await Ledger.opened(services, record, card, jobs, choices)
         # Indices are a job's own, so a request of several jobs starts from the beginning.
         seen = resumption.seen if resumption and len(jobs) == 1 else None
@@ -257,62 +254,5 @@ class Generation:
         raise error
 
 
-async def _jobs(
-    services: Services,
-    record: RequestRecord,
-    card: ModelCard,
-    works: Sequence[Generate],
-    *,
-    priority: int | None,
-    resumption: Resumption | None,
-) -> list[Job]:
-    now_ms = await services.queue.now_ms()
-    deadline_s = record.deadline_s or services.settings.deadline_s
-    return [
-        Job(
-            id=resumption.job_id(record.tenant, position) if resumption else uuid.uuid4().hex,
-            queue=card.queue,
-            model=card.name,
-            work=work,
-            reply=services.replies.channel,
-            created_ms=now_ms,
-            deadline_ms=now_ms + int(deadline_s * 1000),
-            tenant=record.tenant,
-            priority=record.caller.priority(priority),
-            cost_tokens=cost_tokens(work, card.context_length),
-            request_id=record.request_id,
-            trace=record.span.traceparent if record.span else "",
-            digest=resumption.digest(work) if resumption else "",
-            heads=heads,
-        )
-        for position, (work, heads) in enumerate(
-            zip(works, _heads(works, record, services.settings), strict=True)
-        )
-    ]
-
-
-def _heads(
-    works: Sequence[Generate], record: RequestRecord, settings: Settings
-) -> list[tuple[Head, ...]]:
-    """Return the heads of each work's prompt; the works of one prompt follow each other."""
-    session = (record.tenant, record.session) if record.session else ()
-    owner = (record.tenant,) if settings.kv_sharing == "tenant" else ()
-    heads: list[tuple[Head, ...]] = []
-    for number, work in enumerate(works):
-        is_same = number > 0 and work.prompt is works[number - 1].prompt
-        if is_same:
-            heads.append(heads[-1])
-        else:
-            heads.append(() if work.embed else heads_of(work.prompt, *owner, session=session))
-    return heads
-
-
 def _purpose(card: ModelCard) -> str:
     return "embeddings" if "embed" in card.capabilities else "scores and rankings"
-
-
-def cost_tokens(work: Generate, context_length: int) -> int:
-    """Return an estimate of a job's tokens, before its prompt is tokenised."""
-    most = work.sampling.max_tokens
-    answer = UNBOUNDED_ANSWER_TOKENS if most is None else most
-    return max(1, min(prompt_tokens(work.prompt) + answer, context_length))

@@ -18,25 +18,23 @@ from penstock.clock import clock
 from penstock.contract.worker import WorkerCard
 from penstock.errors import PenstockError
 from penstock.observability.logs import identify
-from penstock.observability.tracing import Tracing
 from penstock.transport.fleet.registry import Announcer
 from penstock.transport.jobs.queue import WorkerQueue
 from workers.serving.answer_exchange import AnswerExchange
 from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs, Outcome, Ticket
 from workers.serving.heartbeat import Heartbeat
-from workers.serving.metrics import WorkerMetrics
 from workers.serving.overflow_slots import OverflowSlots
 from workers.serving.preparer import Preparer
 from workers.serving.publisher import Publisher
 from workers.serving.tokenizer_service import TokenizerService
-from workers.serving.tracing import AttemptSpans
+from workers.serving.watchers import watchers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
-    from workers.serving.hooks import Delivery, Watcher
+    from workers.serving.hooks import Delivery
     from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
@@ -85,8 +83,9 @@ class Worker:
         self.served_queues: dict[str, ServedQueue] = {
             served.queue: served for served in open_queues(self.publish)
         }
-        self.metrics_url = ""
-        self._watchers = self._make_watchers()
+        self._watchers, self.metrics_url = watchers_of(
+            settings, self._claimed, worker_id, self.served_queues
+        )
         self._preparer = Preparer(
             served_queues=self.served_queues,
             claimed=self._claimed,
@@ -111,20 +110,6 @@ class Worker:
             worker_id=worker_id,
             called=lambda queue: self.take(Ticket(queue, has_bell=False, called=True)),
         )
-
-    def _make_watchers(self) -> list[Watcher]:
-        """Start metrics and traces as the settings have them."""
-        watchers: list[Watcher] = []
-        if self._settings.metrics_port:
-            metrics = WorkerMetrics(self._claimed, self.worker_id)
-            metrics.show(self.served_queues)
-            self.metrics_url = metrics.serve(self._settings)
-            logger.info("Metrics at %s", self.metrics_url)
-            watchers.append(metrics)
-        tracing = Tracing.of(self._settings, "penstock-worker")
-        if tracing is not None:
-            watchers.append(AttemptSpans(tracing, self._claimed, self.worker_id))
-        return watchers
 
     @property
     def slots(self) -> int:

@@ -7,22 +7,20 @@ key of its own: one that was under way when its driver died is the same job for 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import time
 import uuid
-from contextlib import suppress
 from http import HTTPStatus
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from api.http.caller import LOWEST_PRIORITY, Caller
 from api.http.errors import answer_of, internal_error, openai_error
 from api.inner_call import InnerAnswer, post
-from api.openai.batches.file_store import new_id
+from api.openai.batches.batch_files import BatchFiles
 from api.openai.batches.files import store_of
-from api.openai.batches.lines import Line, expired_line, faults, lines, output_line, parse
+from api.openai.batches.lines import faults
 from api.openai.batches.storage import objects_of
 from api.openai.batches.store import ENDED, BatchStore, Row
 from penstock.clock import clock
@@ -30,10 +28,11 @@ from penstock.errors import UnknownObject
 from penstock.foreign import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from starlette.types import ASGIApp
 
+    from api.openai.batches.lines import Line
     from api.openai.batches.store import Batch
     from api.services import Services
     from penstock.transport.store.named_lease import Lease
@@ -57,8 +56,8 @@ class Drive:
     def __init__(self, app: ASGIApp, services: Services, batch: Batch, lease: Lease) -> None:
         self._app = app
         self._settings = services.settings
-        self._files = store_of(services.settings)
         self._store = BatchStore(objects_of(services.settings))
+        self._files = BatchFiles(batch, store_of(services.settings), self._store, self._settings)
         self._lease = lease
         self._batch = batch
         self._name = uuid.uuid4().hex
@@ -95,16 +94,9 @@ class Drive:
 
     # -- before and after the lines
 
-    def _input(self) -> IO[bytes]:
-        """Open the batch's file.
-
-        :raises UnknownObject: it was deleted.
-        """
-        return self._files.open(self._files.own(self._batch.input_file_id, self._batch.tenant))
-
     async def _validate(self) -> bool:
         try:
-            file = await asyncio.to_thread(self._input)
+            file = await asyncio.to_thread(self._files.input)
         except UnknownObject as error:
             total, found = 0, [{"code": error.code, "message": error.message, "line": None}]
         else:
@@ -155,63 +147,17 @@ class Drive:
             return
         finishing = self._batch.to("finalizing") if why == "completed" else self._batch
         await self._save(finishing)
-        await asyncio.to_thread(self._write_files, why)
-
-    def _write_files(self, why: str) -> None:
-        """Write the output and the errors in the lines' order, and close the batch."""
-        batch = self._batch
-        first: dict[int, Row] = {}
-        for row in self._store.rows(batch.id):
-            first.setdefault(row.line, row)
-        rows = [first[line] for line in sorted(first)]
-        good = (output_line(batch, row) for row in rows if row.status < HTTPStatus.BAD_REQUEST)
-        output = self._write_file("output", good)
-        errors = self._write_file("error", self._error_lines(rows, first, why))
-        asked_s = self._store.cancelled_s(batch.id)
-        if asked_s is not None:
-            batch = msgspec.structs.replace(batch, times={**batch.times, "cancelling": asked_s})
-        self._store.close(batch.to(why, output_file_id=output, error_file_id=errors))
-
-    def _error_lines(self, rows: list[Row], done: dict[int, Row], why: str) -> Iterator[bytes]:
-        for row in rows:
-            if row.status >= HTTPStatus.BAD_REQUEST:
-                yield output_line(self._batch, row)
-        if why == "expired":
-            with suppress(UnknownObject):
-                for line in self._lines_of(self._input(), set(done)):
-                    yield expired_line(self._batch, line)
-
-    def _lines_of(self, file: IO[bytes], done: set[int]) -> Iterator[Line]:
-        """Yield the lines that are not done."""
-        most_bytes = self._settings.max_body_bytes
-        for number, raw in lines(file, most_bytes):
-            if number not in done:
-                yield parse(number, raw, self._batch.endpoint, most_bytes)
-
-    def _write_file(self, kind: str, written: Iterable[bytes]) -> str | None:
-        """Store a file of lines; finishing a batch twice writes the same file twice."""
-        content = b"".join(written)
-        if not content:
-            return None
-        card = self._files.add(
-            io.BytesIO(content),
-            tenant=self._batch.tenant,
-            filename=f"{self._batch.id}_{kind}.jsonl",
-            purpose="batch_output",
-            file_id=new_id(f"{self._batch.id}\0{kind}"),
-            bounded=False,
-        )
-        return card.id
+        await asyncio.to_thread(self._files.write, self._batch, why)
 
     # -- the lines
 
     async def _run_lines(self) -> str:
         """Run what is left, a few at a time; return the status that the batch comes to."""
         try:
-            file = await asyncio.to_thread(self._input)
+            file = await asyncio.to_thread(self._files.input)
         except UnknownObject:  # deleted under way: what was done is kept
             return "cancelled"
-        waiting = self._lines_of(file, self._done)
+        waiting = self._files.lines_of(file, self._done)
         running: set[asyncio.Task[None]] = set()
         flushed_s, why = time.monotonic(), "completed"
         try:
