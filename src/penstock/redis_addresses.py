@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from fnmatch import fnmatchcase
 from typing import Annotated
@@ -114,3 +115,25 @@ class RedisGroup(BaseModel):
     def has(self, queue: str) -> bool:
         """Return whether a queue is of this group."""
         return any(fnmatchcase(queue, pattern) for pattern in self.queues)
+
+
+def parsed_groups(given: str) -> object:
+    """Return the groups of a setting in JSON; none if it is empty.
+
+    :raises ValueError: it is not JSON; the message contains no part of it, as above.
+    """
+    try:
+        return json.loads(given or "{}")
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+
+
+def check_group_names(groups: dict[str, RedisGroup]) -> dict[str, RedisGroup]:
+    """Return the groups.
+
+    :raises ValueError: a name cannot be one.
+    """
+    for name in groups:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
+            raise ValueError("a group's name has lower-case letters, digits, - and _ only")
+    return groups

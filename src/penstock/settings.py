@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock.errors import BadSettings, StartupError
 from penstock.redaction import redacted
-from penstock.redis_addresses import HOME, RedisGroup, SocketUrl, check_sentinels, parsed_address
+from penstock.redis_addresses import (
+    HOME,
+    RedisGroup,
+    SocketUrl,
+    check_group_names,
+    check_sentinels,
+    parsed_address,
+    parsed_groups,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -228,20 +235,12 @@ class Settings(BaseSettings):
     @field_validator("redis_groups", mode="before")
     @classmethod
     def _read_groups(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value or "{}")
-        except ValueError:
-            raise ValueError("it is not JSON") from None
+        return parsed_groups(value) if isinstance(value, str) else value
 
     @field_validator("redis_groups")
     @classmethod
     def _check_groups(cls, value: dict[str, RedisGroup]) -> dict[str, RedisGroup]:
-        for name in value:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
-                raise ValueError("a group's name has lower-case letters, digits, - and _ only")
-        return value
+        return check_group_names(value)
 
     def group_of(self, queue: str) -> str:
         """Return the name of the group whose Redis has a queue's jobs: the first that names it."""

@@ -15,7 +15,7 @@ from penstock.models import devices
 from penstock.models.backends.encoders import recipe as recipes
 from penstock.models.backends.encoders.head import Head
 from penstock.models.backends.encoders.padded import CrossEncoder, Embedder, PaddedModule
-from penstock.models.backends.transformers import model as transformers
+from penstock.models.backends.transformers import dtypes
 from penstock.models.loading import checkpoint
 from penstock.models.loading.libraries import transformers as library
 from penstock.models.loading.weight_files import check_weights
@@ -63,8 +63,8 @@ def load(
     folder = recipe.transformer or spec.path
     check_weights(folder or spec.path, pickles=spec.low_bit_folder or spec.allow_pickle)
     config = _config(spec, folder)
-    dtype = transformers.choose_dtype(spec, config)
-    progress(0.05, f"reading {folder} as {transformers.NAMES[dtype]}")
+    dtype = dtypes.choose_dtype(spec, config)
+    progress(0.05, f"reading {folder} as {dtypes.NAMES[dtype]}")
     module = _module(spec, folder, config, dtype)
     module = module.to(devices.torch_device(spec)).eval().requires_grad_(requires_grad=False)
     progress(0.8, "trying the model")
@@ -75,7 +75,7 @@ def load(
     )  # fmt: skip
     count = settings.slots or spec.slots or slots or SLOTS
     progress(1.0, "ready")
-    name = transformers.NAMES[dtype]
+    name = dtypes.NAMES[dtype]
     card = _card(spec, recipe, module, encoder, format_name=name, slots=count)
     batch_tokens = CPU_BATCH_TOKENS if spec.device == "cpu" else GPU_BATCH_TOKENS
     return LoadedEncoder(encoder, words, card, batch_tokens)

@@ -21,8 +21,7 @@ from penstock.models.backends.tensor_parallel.group import Group
 from penstock.models.backends.tensor_parallel.model import ParallelModel
 from penstock.models.backends.tensor_parallel.part import Part
 from penstock.models.backends.tensor_parallel.team import Team
-from penstock.models.backends.transformers import model as dense
-from penstock.models.backends.transformers import rope
+from penstock.models.backends.transformers import dtypes, rope
 from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.probe import Probe
@@ -50,7 +49,7 @@ class _Source:
 
     @property
     def format(self) -> str:
-        return self.holding.format if self.holding else dense.NAMES[self.kind]
+        return self.holding.format if self.holding else dtypes.NAMES[self.kind]
 
     @property
     def tolerance(self) -> float:
@@ -170,7 +169,7 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
             shape = low_bit.prepare(spec, read.module, read.holding)
             return _Source(read.module, shape, read.kind, read.holding)
         config = checkpoint.load_config(spec)
-        kind = dense.choose_dtype(spec, config)
+        kind = dtypes.choose_dtype(spec, config)
         module = checkpoint.load_module(spec, config, kind)
         module.eval().requires_grad_(requires_grad=False)
         context_length = checkpoint.context_length(spec, module)

@@ -20,6 +20,7 @@ from penstock.models.backends.lean.products import low_bit
 from penstock.models.backends.steps import BLOCK_SIZE, build_step
 from penstock.models.backends.transformers import rope
 from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
+from penstock.models.backends.transformers.dtypes import NAMES, choose_dtype
 from penstock.models.backends.transformers.grouped import GroupedModel, Replay
 from penstock.models.backends.transformers.images import ForwardImages
 from penstock.models.loading import checkpoint, published
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from penstock.models.weights.matrices import Kept
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class PagedModel:
@@ -284,19 +282,3 @@ def _supports_interface(module: Any) -> bool:
     """Whether the module takes its attention function and its logit rows from us."""
     supports: Callable[[], bool] = getattr(module, "_can_set_attn_implementation", lambda: False)
     return bool(supports()) and checkpoint.takes(module, "logits_to_keep", "position_ids")
-
-
-def choose_dtype(spec: ModelSpec, config: Any) -> torch.dtype:
-    """What to compute in: the spec's, or the checkpoint's if the device computes it fast.
-
-    :raises ModelNotLoadable: the spec asks for FP8, which only the lean decoder has.
-    """
-    if spec.format == FP8_FORMAT:
-        raise ModelNotLoadable(
-            f"queue {spec.queue!r}: format = 'fp8' is for models that generate text; "
-            f"serve this one with format = 'bf16'"
-        )
-    if spec.format is not None:
-        return DTYPES[spec.format]
-    stored = checkpoint.dtype(spec, config)
-    return devices.device_of(spec).compute_dtype(stored, checkpoint.file_bytes(spec))
