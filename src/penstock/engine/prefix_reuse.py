@@ -53,10 +53,11 @@ class PrefixReuse:
 
     def expect(self, sequence: Sequence) -> None:
         """Begin to read what the store has of a waiting sequence."""
-        if self.stored is not None and self.states is None:
-            blocks, _ = self.match(sequence)
-            if sequence.digests:
-                self.stored.expect(sequence, len(blocks))
+        if self.stored is None or self.states is not None:
+            return
+        blocks, _ = self.match(sequence)
+        if sequence.digests and not sequence.needs_prompt_rows:  # loaded tokens give no logits
+            self.stored.expect(sequence, len(blocks))
 
     def begin_step(self) -> None:
         """Give the loading of a step its time."""

@@ -120,6 +120,20 @@ def test_what_dead_processes_left_half_written_goes(files: BlockFiles):
     assert not part.exists()
 
 
+def test_writers_with_the_same_process_number_share_no_unfinished_file(
+    files: BlockFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    parts: set[str] = set()
+    rename = type(tmp_path).rename
+    monkeypatch.setattr(
+        type(tmp_path), "rename", lambda path, to: parts.add(path.name) or rename(path, to)
+    )
+    for one in (files, BlockFiles(tmp_path / "store", IDENTITY, 2**20)):
+        one.write(DIGEST, CONTENT)
+    assert len(parts) == 2
+    assert all(part.endswith(".part") for part in parts)
+
+
 def test_a_folder_that_is_deleted_is_made_again(files: BlockFiles, tmp_path: Path):
     files.write(DIGEST, CONTENT)
     for path in sorted((tmp_path / "store").rglob("*"), reverse=True):

@@ -19,6 +19,13 @@ def test_only_what_the_cache_has_dropped_is_lost_and_once():
     assert heads.lost() == ["y"]
 
 
+def test_a_request_that_computed_nothing_leaves_what_an_earlier_one_did():
+    heads = HeldHeads(lambda digest: digest == b"a")
+    heads.add("x", b"a")
+    heads.add("x", None)
+    assert heads.lost() == []
+
+
 def test_they_are_bounded():
     heads = HeldHeads(lambda _digest: False)
     for number in range(MOST + 10):

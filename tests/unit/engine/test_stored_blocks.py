@@ -159,6 +159,34 @@ def test_several_at_once_and_preempted_ones_load_too(filled: Path):
             assert worker.transcript.tokens[f"j{number}"] == greedy_text(prompt, 20, VOCAB)
 
 
+@pytest.mark.usefixtures("cold")
+def test_a_prompt_that_is_scored_is_computed_also_after_it_was_preempted(filled: Path):
+    worker = Worker(BlockFiles(filled, IDENTITY, 2**20))
+    worker.store.start()
+    worker.transcript.start["scored"] = 0
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=1, logprobs=0)
+    worker.engine.submit(SequenceRequest("scored", PROMPT, sampling, scores_prompt=True))
+    worker.engine.turn()
+    worker.engine._scheduler.preempt_last()
+    while not worker.transcript.ends:
+        worker.engine.turn()
+    assert worker.store.counts.read_blocks == 0
+    assert worker.computed >= 32 + len(PROMPT)
+    worker.store.close()
+
+
+def test_a_start_holds_one_block_of_the_store_at_a_time(filled: Path, monkeypatch: Any):
+    calls: list[str] = []
+    for kind, name in ((KVStore, "read"), (StorableHashModel, "write_block")):
+        call = getattr(kind, name)
+        monkeypatch.setattr(
+            kind, name, lambda *a, call=call, name=name: calls.append(name) or call(*a)
+        )
+    with running(filled) as worker:
+        assert calls == ["read", "write_block"] * (len(calls) // 2)
+        assert worker.ask("again") == (ANSWER, 100)
+
+
 # What happens to the store
 
 

@@ -41,6 +41,8 @@ class BlockFiles:
         self._folder = folder / identity.hex()
         self._most_bytes = most_bytes
         self._unswept = 0
+        # Containers that share the folder have processes of the same number.
+        self._writer = f"{os.getpid()}-{os.urandom(4).hex()}"
 
     def read(self, digest: bytes) -> bytes | None:
         """Return a block's content; None if it is not there or damaged.
@@ -70,7 +72,7 @@ class BlockFiles:
         """
         path = self._path(digest)
         self._make_folders(path.parent)
-        part = path.with_suffix(f".{os.getpid()}{_PART}")
+        part = path.with_suffix(f".{self._writer}{_PART}")
         header = _HEADER.pack(_MAGIC, self._identity, digest, len(content), zlib.crc32(content))
         try:
             with part.open("wb") as file:

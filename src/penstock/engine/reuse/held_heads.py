@@ -27,8 +27,9 @@ class HeldHeads:
     def add(self, head: str, end: bytes | None) -> None:
         """Note that a prompt was computed up to the block `end`; None: no block of it was."""
         with self._lock:
-            self._ends.pop(head, None)
-            self._ends[head] = end
+            earlier = self._ends.pop(head, None)
+            # A request that ended before it computed a block leaves those of an earlier one.
+            self._ends[head] = earlier if end is None else end
             while len(self._ends) > MOST:
                 self._ends.popitem(last=False)
 

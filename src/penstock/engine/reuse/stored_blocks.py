@@ -108,21 +108,21 @@ class StoredBlocks:
     def warm(self, longest_s: float) -> int:
         """Load the blocks that were used last into the free ones; return how many."""
         end_s = time.monotonic() + longest_s
-        contents: list[tuple[bytes, bytes]] = []
+        blocks: list[int] = []
         for digest in self._store.newest(self._pool.available // 2):
             if time.monotonic() >= end_s:
                 break
             content = self._store.read(digest)
-            if content is not None and not self._pool.holds(digest):
-                contents.append((digest, content))
-        count = 0
-        for digest, content in reversed(contents):  # the latest is evicted last
-            blocks = self._pool.allocate(1)
-            if self._model.write_block(blocks[0], content):
-                self._pool.register(blocks[0], digest)
-                count += 1
-            self._pool.release(blocks)
-        return count
+            if content is None or self._pool.holds(digest):
+                continue
+            (block,) = self._pool.allocate(1)
+            if self._model.write_block(block, content):
+                self._pool.register(block, digest)
+                blocks.append(block)
+            else:
+                self._pool.release([block])
+        self._pool.release(blocks)  # from the oldest on: the latest is evicted last
+        return len(blocks)
 
     def figures(self) -> StoreLoad:
         """Return what the store has done; any thread."""

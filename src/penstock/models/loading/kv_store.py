@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import penstock
 from penstock.engine.model import storable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CONFIGURATIONS: Final = ("config.json", "preprocessor_config.json", "processor_config.json")
+
 
 def open_store(spec: ModelSpec, assembled: Assembled, settings: Settings) -> KVStore | None:
     """Return the store of a model's blocks; None if there is none, or the model has no such blocks."""
@@ -30,10 +32,12 @@ def open_store(spec: ModelSpec, assembled: Assembled, settings: Settings) -> KVS
             "%s: PENSTOCK_KV_STORE is not used: how it runs has no blocks to keep", spec.queue
         )
         return None
-    # Whatever decides a block's bytes: weights, their form, the configuration, the code.
+    # Whatever decides a block's bytes: weights, their form, the configuration, how images are read,
+    # the code.
+    configurations = [read_config(spec.path, name) for name in _CONFIGURATIONS]
     form = (
         f"{penstock.__version__} {assembled.backend} {assembled.format} {model.block_format} "
-        f"{read_config(spec.path)!r}"
+        f"{configurations!r}"
     )
     identity = bytes.fromhex(conversion.digest_of(spec.path, form))
     folder = settings.kv_store.expanduser()

@@ -76,9 +76,9 @@ local function hold(heads)
     end
   end
   if not added then return end
-  local oldest = quietly('ZRANGE', key, 0, (quietly('ZCARD', key) or 0) - MOST_HEADS - 1) or {}
-  if (quietly('ZCARD', key) or 0) > MOST_HEADS then
-    for _, digest in ipairs(oldest) do forget(digest) end
+  local surplus = (quietly('ZCARD', key) or 0) - MOST_HEADS
+  if surplus > 0 then
+    for _, digest in ipairs(quietly('ZRANGE', key, 0, surplus - 1) or {}) do forget(digest) end
   end
   quietly('PEXPIRE', key, HEADS_LIFE_MS)
   quietly('PEXPIRE', holders, HEADS_LIFE_MS)

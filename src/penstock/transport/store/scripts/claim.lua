@@ -109,6 +109,8 @@ local function place_of(id)
 end
 
 local function leave_to_holder(place)
+  if place.is_left then return end -- a claim of several jobs looks at the same ones each time
+  place.is_left = true
   call_worker(place.holder)
   local ms = math.ceil(place.left_ms)
   if again_ms < 0 or ms < again_ms then again_ms = ms end
