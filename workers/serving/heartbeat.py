@@ -36,6 +36,9 @@ one beat may miss a slot that is free only for a moment."""
 HEADS_RENEWED_S = 60.0
 """How often Redis is reminded of the prompts that a cache holds; it keeps them for an hour."""
 
+MOST_HEADS = 1_024
+"""Lost heads of a queue that wait to be reported; Redis knows of no more."""
+
 ASLEEP_S = 1.0
 """A beat that is later than this: the process was stopped, or got no CPU time."""
 
@@ -83,6 +86,7 @@ class Heartbeat(threading.Thread):
         self._closing = threading.Event()
         self._hung: set[str] = set()
         self._announced_s = self._heads_reported_s = float("-inf")
+        self._lost_heads: dict[str, list[str]] = {}
         self._away = False
         self._beaten_s = time.monotonic()
         self._awake_since_s = self._hurried_until_s = float("-inf")
@@ -132,10 +136,10 @@ class Heartbeat(threading.Thread):
             with _noted(refusals):
                 self._renew(served, [job for job in claimed if job.served is served])
         now_s = time.monotonic()
-        if now_s - self._announced_s >= self._settings.heartbeat_s:
+        announces = now_s - self._announced_s >= self._settings.heartbeat_s
+        if announces:
             self._announced_s = now_s
             # No job for an engine that hangs: it would be lost with its lease.
-            self._report_heads()
             self._hooks.rest(self._announcer.announce(self._hooks.card()) or bool(self._hung))
         # After the renewal, so that leases that ran out while Redis was away are kept.
         ends_s: list[float | None] = []
@@ -144,19 +148,27 @@ class Heartbeat(threading.Thread):
                 ends_s.append(self._jobs.reap(queue).next_end_s)
         for served in healthy:
             self._hooks.look_for_returned(served)
+        if announces:
+            self._report_heads(refusals)
         self._next_s = self._until_next([left_s for left_s in ends_s if left_s is not None])
         if refusals:
             raise refusals[0]
 
-    def _report_heads(self) -> None:
-        """Report which prompts the caches have dropped, and from time to time that they have others."""
+    def _report_heads(self, refusals: list[StoreUnavailable]) -> None:
+        """Report which prompts the caches have dropped, and from time to time that they have others.
+
+        Last in a beat: nothing depends on it. What cannot be reported now is reported later.
+        """
         due = self._announced_s - self._heads_reported_s >= HEADS_RENEWED_S
         if due:
             self._heads_reported_s = self._announced_s
         for served in self._served_queues.values():
-            lost = served.engine.lost_heads()
+            lost = [*self._lost_heads.get(served.queue, ()), *served.engine.lost_heads()]
+            self._lost_heads[served.queue] = lost[-MOST_HEADS:]
             if lost or due:
-                self._jobs.forget_heads(served.queue, lost)
+                with _noted(refusals):
+                    self._jobs.forget_heads(served.queue, self._lost_heads[served.queue])
+                    del self._lost_heads[served.queue]
 
     def _until_next(self, ends_s: list[float]) -> float:
         """Return the pause (s) before the next beat, given when the queues' next leases end."""

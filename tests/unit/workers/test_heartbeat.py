@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
+from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
 from penstock.transport.jobs.queue import ReapResult, Refusal
 from tests.unit.workers.fakes import FakeEngine, FakeHooks, Slips, claimed_job, make_served
@@ -163,6 +165,25 @@ def test_what_a_cache_has_dropped_is_reported_with_the_card(desk: Desk):
     desk.heartbeat.announce_soon()
     desk.heartbeat.beat()
     assert desk.queue.forgotten == [("a-cpu", ["head"])]
+
+
+def test_what_cannot_be_reported_holds_nothing_up_and_is_reported_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    engine = desk.served_queues["a-cpu"].engine
+    assert isinstance(engine, FakeEngine)
+    engine.gone = ["head"]
+    away = StoreUnavailable("Redis does not answer")
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.queue, "forget_heads", Mock(side_effect=away))
+        with pytest.raises(StoreUnavailable):
+            desk.heartbeat.beat()
+    assert (len(desk.announcer.cards), desk.queue.reaped) == (1, ["a-cpu", "b-cpu"])
+    assert desk.hooks.looked == ["a-cpu", "b-cpu"]
+    engine.gone = ["another"]
+    desk.heartbeat.announce_soon()
+    desk.heartbeat.beat()
+    assert desk.queue.forgotten == [("a-cpu", ["head", "another"])]
 
 
 def test_a_hung_engine_loses_its_leases_and_the_others_keep_theirs(desk: Desk):
