@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, overload
 
 import msgspec
 
@@ -104,6 +104,16 @@ class CalledToJob(NamedTuple):
     """A call to look into a queue: a job waits there whose prompt this worker has in its cache."""
 
     queue: str
+
+
+@overload
+def take(redis: redis.Redis, queues: Sequence[str], timeout_s: float) -> TokenizerCall | None: ...
+
+
+@overload
+def take(
+    redis: redis.Redis, queues: Sequence[str], timeout_s: float, worker_id: str
+) -> TokenizerCall | CalledToJob | None: ...
 
 
 def take(

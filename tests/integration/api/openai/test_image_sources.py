@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from api.openai import image_sources
+from penstock.contract.job import TextPrompt
 from penstock.contract.worker import IMAGES
 from penstock.transport.jobs.images import digest_of
 from tests.fixtures.api import chat_of
@@ -128,7 +129,9 @@ def test_urls(server: ApiServer, worker: ScriptedWorker, site: str) -> None:
     assert post(server, "/v1/responses", model="tiny", input=given).status_code == 200
     fastchat = {"model": "tiny", "prompt": "$$<image>$$what?", "images": [url], "echo": False}
     assert post(server, "/worker_generate", **fastchat).json()["error_code"] == 0
-    assert worker.jobs[-1].work.prompt.images == (digest_of(PIXEL),)
+    prompt = worker.jobs[-1].work.prompt
+    assert isinstance(prompt, TextPrompt)
+    assert prompt.images == (digest_of(PIXEL),)
     for wrong in (f"{site}/text", "http://127.0.0.1:1/", "http://localhost/", "http://"):
         refused = post(server, "/v1/chat/completions", model="tiny", messages=chat(wrong))
         assert refused.status_code == 400, wrong

@@ -169,7 +169,9 @@ class Native:
                 meant = values * scales
             parts.append(Part(values, scales))
             linear.weight.data = torch.from_numpy(np.asarray(meant, np.float32))
-        kind = Kind.I4 if parts[0].scales.dtype == np.float16 else Kind.I8
+        first = parts[0].scales
+        assert first is not None
+        kind = Kind.I4 if first.dtype == np.float16 else Kind.I8
         layout = Layout.PAIRED if which is Which.GATE_UP else Layout.STACKED
         rows = sum(len(part.values) for part in parts)
         packing = Packing(kind, layout, rows, columns, self.group or 64)
