@@ -37,7 +37,7 @@ _HEADERS: Final = {"accept-encoding": "identity", "accept": "image/*", "user-age
 
 @dataclass
 class Room:
-    """The bytes that one request's fetches may still bring, all together."""
+    """The bytes that one request's fetches may still bring, all together. Of the event loop."""
 
     left: int
 

@@ -36,7 +36,7 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 def heads_of(prompt: Prompt, *owner: str, session: Sequence[str] = ()) -> tuple[Head, ...]:
     """Return some heads of a prompt, the shortest first; none if it has no beginning to share.
 
-    Prompts of different `owner` (an adapter, a tenant whose cache is its own) share no head.
+    Prompts of different `owner` (a tenant whose cache is its own) share no head.
     `session` names a conversation, whose prompts are taken to share half of their tokens.
     """
     match prompt:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from api.openai.batches.file_store import FileCard, FileStore
     from api.openai.schema import ChatRequest
     from penstock.contract.worker import ModelCard
-    from penstock.settings import Settings
 
 
 ELSEWHERE_BYTES: Final = 64 * 1024 * 1024
@@ -58,8 +58,10 @@ async def images_at(request: Request, card: ModelCard, urls: Mapping[str, str]) 
     async def take(url: str) -> None:
         try:
             if url.startswith(FILE_SCHEME):
-                file_id, tenant = url.removeprefix(FILE_SCHEME), record_of(request).tenant
-                content = await asyncio.to_thread(_file, services.settings, file_id, tenant, room)
+                store, file_id = store_of(services.settings), url.removeprefix(FILE_SCHEME)
+                card = await asyncio.to_thread(store.own, file_id, record_of(request).tenant)
+                _check(card, room)
+                content = await asyncio.to_thread(_content, store, card)
             else:
                 content = await services.fetcher.fetch(url, image_bytes.MOST_BYTES, room)
         except (BadRequest, UnknownObject) as error:
@@ -76,12 +78,14 @@ async def images_at(request: Request, card: ModelCard, urls: Mapping[str, str]) 
     return images
 
 
-def _file(settings: Settings, file_id: str, tenant: str, room: Room) -> bytes:
-    store = store_of(settings)
-    card = store.own(file_id, tenant)
+def _check(card: FileCard, room: Room) -> None:
+    """:raises InvalidParameter: the file is too large, or there is no room for it."""
     if card.bytes > image_bytes.MOST_BYTES:
         raise InvalidParameter(f"an image of over {image_bytes.MOST_BYTES} bytes")
     room.take(card.bytes)
+
+
+def _content(store: FileStore, card: FileCard) -> bytes:
     with store.open(card) as file:
         return file.read(image_bytes.MOST_BYTES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -484,6 +485,32 @@ def test_images_are_pasted_dropped_chosen_and_removed(
     browser.one("button[aria-label=Send]").click()
     browser.until(lambda: len(browser.all("article.answer[data-status=done]")) == 3)
     assert browser.problems() == []
+
+
+def test_a_large_transparent_image_gets_a_white_ground(
+    fleet: Fleet, browser: Browser, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    server = fleet.api()
+    fleet.worker(capabilities=("generate", "image"))
+    browser.open(server.url)
+    browser.one("button[aria-label='Add images']")
+    picture = pillow.new("RGBA", (600, 600), (0, 0, 0, 0))
+    noise = pillow.frombytes("RGB", (300, 600), random.Random(1).randbytes(3 * 300 * 600))
+    picture.paste(noise, (0, 0))  # too many bytes for a PNG
+    picture.save(tmp_path / "half.png")
+    browser.all("#pictures")[0].send_keys(str(tmp_path / "half.png"))
+    browser.until(lambda: len(browser.all(".composer .pictures img")) == 1)
+    url, pixel = browser.script("""
+        const image = document.querySelector(".composer .pictures img");
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+        const context = canvas.getContext("2d");
+        context.drawImage(image, 0, 0);
+        return [image.src.slice(0, 15), [...context.getImageData(590, 10, 1, 1).data]];
+    """)
+    assert url == "data:image/jpeg"
+    assert min(pixel) > 250
 
 
 def test_images_for_a_model_that_takes_text_only(fleet: Fleet, browser: Browser) -> None:

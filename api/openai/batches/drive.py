@@ -147,7 +147,8 @@ class Drive:
             return
         finishing = self._batch.to("finalizing") if why == "completed" else self._batch
         await self._save(finishing)
-        await asyncio.to_thread(self._files.write, self._batch, why)
+        if self._is_ours:
+            await asyncio.to_thread(self._files.write, self._batch, why)
 
     # -- the lines
 

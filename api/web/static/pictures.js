@@ -15,9 +15,14 @@ async function pictureOf(file) {
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.round(bitmap.width * scale));
     canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-    canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    const context = canvas.getContext("2d");
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     const exact = canvas.toDataURL("image/png");
     if (exact.length < SMALL_BYTES) return exact;
+    // JPEG has no transparency: without a ground it would be black.
+    context.globalCompositeOperation = "destination-over";
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
     return canvas.toDataURL("image/jpeg", QUALITY);
   } finally {
     bitmap.close();
