@@ -64,7 +64,12 @@ async def jobs_of(
 def _heads(
     works: Sequence[Generate], record: RequestRecord, settings: Settings
 ) -> list[tuple[Head, ...]]:
-    """Return the heads of each work's prompt; the works of one prompt follow each other."""
+    """Return the heads of each work's prompt; the works of one prompt follow each other.
+
+    None without affinity: nobody would look for them.
+    """
+    if not settings.affinity_wait_ms:
+        return [()] * len(works)
     session = (record.tenant, record.session) if record.session else ()
     owner = (record.tenant,) if settings.kv_sharing == "tenant" else ()
     heads: list[tuple[Head, ...]] = []

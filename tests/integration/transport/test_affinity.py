@@ -161,6 +161,17 @@ async def test_a_worker_prefers_what_it_holds_and_passes_no_job_by_for_long(
     assert order == [*(f"second-{number}" for number in range(4)), "new", *order[5:]]
 
 
+async def test_a_job_that_is_gone_leaves_no_key_when_it_is_passed_by(
+    jobs: JobQueue, fleet: Fleet
+) -> None:
+    await begin(jobs, fleet, "w1", 1)
+    await submit(jobs, ("gone", ()), ("second", conversation(1, 2)))
+    fleet.client.delete(keys.job(QUEUE, "gone"))
+    assert fleet.ids("w1") == ["second"]
+    assert not fleet.client.exists(keys.job(QUEUE, "gone"))
+    assert fleet.ids("w1") == []
+
+
 async def test_turns_of_tenants_stay_as_they_are(jobs: JobQueue, fleet: Fleet) -> None:
     await begin(jobs, fleet, "w1", *range(8))
     fields: dict[str, Any] = {"cost_tokens": 10}

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from api.jobs.heads import FIRST, MOST_LAST, MOST_OF_A_STRIDE, PIECE_CHARACTERS, STRIDES, heads_of
-from penstock.contract.job import ChatPrompt, FillPrompt, TextPrompt, TokenPrompt
+from api.jobs.requested_jobs import _heads
+from penstock.contract.job import (
+    ChatPrompt,
+    FillPrompt,
+    Generate,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+)
+from penstock.settings import Settings
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 
@@ -75,3 +85,10 @@ def test_a_session_counts_as_half_of_a_prompt():
     (session,) = (head for head in heads if head.digest == shared)
     assert (session.tokens, session.kept) == ((heads[-1].tokens + 1) // 2, True)
     assert not {shared} & {h.digest for h in heads_of(second, session=("other", "s"))}
+
+
+def test_without_affinity_no_prompt_is_read_for_its_heads():
+    record: Any = SimpleNamespace(session="", tenant="t")
+    works = [Generate(chat("x"), Sampling(seed=0))] * 2
+    assert all(_heads(works, record, Settings()))
+    assert _heads(works, record, Settings(affinity_wait_ms=0)) == [(), ()]

@@ -134,7 +134,9 @@ local function choose(priority, tenant)
       if passed >= MOST_PASSED then break end
     end
   end
-  if best and best ~= ids[1] and places[ids[1]].class ~= LEFT then
+  local is_passed = best and best ~= ids[1] and places[ids[1]].class ~= LEFT
+  -- Of a job that is gone nothing is written: the key would never expire, and bar the job's id.
+  if is_passed and quietly('HEXISTS', job_key(ids[1]), 'state') == 1 then
     quietly('HINCRBY', job_key(ids[1]), 'passed', 1)
   end
   return best
