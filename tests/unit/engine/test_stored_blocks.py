@@ -214,9 +214,10 @@ def test_blocks_of_another_size_are_computed(filled: Path):
         assert worker.ask("again") == (ANSWER, 0)
 
 
-def test_a_full_disk_costs_nothing_but_the_store(tmp_path: Path, monkeypatch: Any):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), MemoryError()])
+def test_a_full_disk_costs_nothing_but_the_store(tmp_path: Path, monkeypatch: Any, error: Any):
     def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(BlockFiles, "write", full)
     with running(tmp_path) as worker:
@@ -224,6 +225,7 @@ def test_a_full_disk_costs_nothing_but_the_store(tmp_path: Path, monkeypatch: An
         wait_until(lambda: worker.store.counts.errors)
         assert worker.ask("again") == (ANSWER, 100)  # from its own memory
         assert worker.store.counts.written_blocks == 0
+        assert all(thread.is_alive() for thread in worker.store._threads)
 
 
 def test_a_store_that_is_no_folder_costs_nothing_but_the_store(tmp_path: Path):

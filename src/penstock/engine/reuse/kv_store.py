@@ -217,7 +217,7 @@ class KVStore:
                 self._files.write(digest, content)
                 self.counts.written_blocks += 1
                 self.counts.written_bytes += len(content)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._unknown(digest)
             self._failed("written", error)
 
