@@ -18,7 +18,7 @@ from tests.architectures import build, image_text, serve
         ("mistral3", "lean"),
         ("qwen3_vl_moe", "paged"),
         ("glm4v", "paged"),  # served as a whole
-        ("lfm2_vl", "grouped-chunks"),
+        ("lfm2_vl", "native"),
     ],
 )
 def test_text_is_answered_as_generate_does(model_type, running, tmp_path):

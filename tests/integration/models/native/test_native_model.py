@@ -218,7 +218,7 @@ def test_a_chunk_without_wanted_rows_gives_none(llama: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"format": "fp32"}, "native holds sym_int4, int4, int8"),
+        ({"format": "fp8"}, "native holds sym_int4, int4, int8"),
         ({"device": "cuda"}, "on CPUs only"),
     ],
 )

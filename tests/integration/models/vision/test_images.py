@@ -103,7 +103,7 @@ class Served:
         tokens = len(request.prompt_token_ids)
         blocks = range(-(-tokens // self.loaded.model.kv_layout.block_size))
         part = SequenceSlice(
-            0, request.prompt_token_ids, 0, list(blocks), tokens - 1, images=request.images
+            0, request.prompt_token_ids, 0, list(blocks), tokens - 1, images=request.images, state=0
         )
         (row,) = self.loaded.model.forward(Batch([part]))
         self.loaded.model.release(0)

@@ -77,8 +77,9 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     _set_traits(native, model, context_length)
     held = _set_unpacked(native, model, weights, form)
     in_large_pages = spec.large_pages and pages.available()
-    for plan in packing.plans(model, weights):
-        progress(0.7 + 0.1 * plan.layer / len(model.layers), f"weights as {form}")
+    plans = tuple(packing.plans(model, weights))
+    for index, plan in enumerate(plans):
+        progress(0.7 + 0.1 * index / len(plans), f"weights as {form}")
         packed, values, order = packing.packed(plan, weights, form)
         if in_large_pages:
             values = pages.copied(values)
@@ -208,9 +209,10 @@ def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progr
             converting.embeddings(f"{model.inputs.embeddings}.weight")
         for _ in expert_packing.routers(model, converting):
             pass
-        for plan in packing.plans(model, converting):
+        plans = tuple(packing.plans(model, converting))
+        for index, plan in enumerate(plans):
             packing.packed(plan, converting, form)
-            report((plan.layer + 1) / len(model.layers))
+            report((index + 1) / len(plans))
         for _ in latent.matrices(model, converting, form):
             pass
         for _ in vectors.vectors(model, converting):
