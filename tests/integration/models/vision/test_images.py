@@ -147,10 +147,12 @@ def test_answers_are_those_of_generate(served: Served) -> None:
     names = list(CHATS)
     assert IMAGES in served.loaded.card.capabilities
     whole = [served.generate_with_logits(name) for name in names]
+    # The native kernels keep keys and values in fp16.
+    bound = 1e-3 if served.loaded.card.running == "native" else 1e-4
     assert served.answers(names) == [answer for answer, _ in whole]
     for name, (_, rows) in zip(names, whole, strict=True):
         error = (served.logits(name) - rows[0]).norm() / (rows[0] - rows[0].mean()).norm()
-        assert error < 1e-4, name
+        assert error < bound, name
 
 
 def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
