@@ -31,7 +31,7 @@ function parse(text) {
   const lines = [];
   for (const line of text.split("\n")) {
     if (line.startsWith("data:")) lines.push(line.slice(line[5] === " " ? 6 : 5));
-    else if (line.startsWith("id:")) id = Number(line.slice(3));
+    else if (line.startsWith("id:")) id = parseInt(line.slice(3), 10); // a digest follows the index
     else if (line.startsWith("event:")) event = line.slice(6).trim();
   }
   return lines.length ? { id, event, data: lines.join("\n") } : null;
