@@ -458,7 +458,8 @@ def test_redis_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fleet.api()
     fleet.worker()
     registry = server.services.registry
-    monkeypatch.setattr(registry, "_view_life_s", -1.0)  # the view is too old at once
+    monkeypatch.setattr(registry, "_view_life_s", -1.0)  # a view is too old at once
+    monkeypatch.setattr(registry, "_view", None)  # and so is the one of before
     assert code(post(server, STREAM, ASK)) == 50005
     assert post(server, "/list_models").json() == {"models": []}
     assert post(server, "/get_worker_address", {"model": "tiny"}).json() == {"address": ""}
