@@ -9,7 +9,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -194,9 +194,9 @@ def test_a_client_that_comes_back_to_another_text_gets_an_error(
             last = line[4:] if line.startswith("id: ") else last
             if last.startswith("60-"):
                 break
-    redis_client.flushall()
-    wait_until(lambda: httpx.get(f"{second.url}/v1/models/tiny").status_code == 200)
-    for seen, frames in ((last, 0), ("20-" + "0" * 8, 0), ("60", COUNT - 60)):
+
+    def come_back(seen: str) -> list[dict[str, Any] | None]:
+        """Return the error, or None, of each event; of none while workers announce themselves."""
         with httpx.stream(
             "POST",
             f"{second.url}{url}",
@@ -206,8 +206,14 @@ def test_a_client_that_comes_back_to_another_text_gets_an_error(
         ) as answer:
             lines = [line for line in answer.iter_lines() if "{" in line]
         errors = [json.loads(line.removeprefix("data: ")).get("error") for line in lines]
+        return [] if errors[0] and errors[0]["code"] == "no_worker" else errors
+
+    redis_client.flushall()
+    for seen, frames in ((last, 0), ("20-" + "0" * 8, 0), ("60", COUNT - 60)):
+        errors = wait_until(lambda seen=seen: come_back(seen))
         assert len([one for one in errors if one is None]) == frames
         if not frames:
+            assert errors[-1]
             assert errors[-1]["code"] == "store_unavailable"
 
 
