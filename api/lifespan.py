@@ -24,6 +24,7 @@ from penstock.transport.accounts.keyring import Keyring
 from penstock.transport.accounts.limits import Limits
 from penstock.transport.accounts.quotas import Quotas
 from penstock.transport.accounts.usage_log import UsageLog
+from penstock.transport.fleet.adapters import AdapterStore
 from penstock.transport.fleet.registry import Registry
 from penstock.transport.jobs.images import JobImages
 from penstock.transport.jobs.missing import MissingJobs
@@ -113,6 +114,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         reconcilers=stores.map(lambda client: Reconciler(client, settings)),
         images=images,
         fetcher=Fetcher(settings.image_hosts),
+        adapters=AdapterStore(redis, settings),
         missing=MissingJobs(settings.redis_patience_s),
         peers=peers,
         aliases=aliases,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.transport.accounts.limits import Limits
     from penstock.transport.accounts.quotas import Quotas
     from penstock.transport.accounts.usage_log import UsageLog
+    from penstock.transport.fleet.adapters import AdapterStore
     from penstock.transport.fleet.registry import Registry
     from penstock.transport.jobs.images import JobImages
     from penstock.transport.jobs.missing import MissingJobs
@@ -64,6 +65,7 @@ class Services:
     reconcilers: Grouped[Reconciler]
     images: JobImages
     fetcher: Fetcher
+    adapters: AdapterStore
     missing: MissingJobs
     peers: ForeignWorkers
     aliases: Aliases

@@ -17,7 +17,7 @@ from penstock.errors import InvalidParameter, StoreUnavailable
 from penstock.transport.fleet.overview import Overview, QueueMinute
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
     from typing import TypeVar
 
     from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
@@ -56,7 +56,10 @@ async def fleet(request: Request) -> Response:
     return json_response(
         {
             "now_ms": now_ms,
-            "queues": [_queue(served, depths[served.card.queue]) for served in known],
+            "queues": [
+                _queue(served, depths[served.card.queue], services.registry.adapters())
+                for served in known
+            ],
             "workers": [_worker(worker, now_ms, worker.id in resting) for worker in workers],
             "jobs": [_job(job) for job in jobs],
         }
@@ -138,10 +141,11 @@ async def _answered(call: Awaitable[Answer]) -> Answer:
         raise StoreUnavailable(f"Redis does not answer: {error}", retry_after_s=1.0) from error
 
 
-def _queue(served: Served, depth: QueueDepth) -> dict[str, Any]:
+def _queue(served: Served, depth: QueueDepth, adapters: Mapping[str, list[str]]) -> dict[str, Any]:
     return {
         **_model(served.card),
         "aliases": served.card.aliases,
+        "adapters": adapters.get(served.card.queue, []),
         "capabilities": served.card.capabilities,
         "context_length": served.card.context_length,
         "live_workers": len(served.workers),
@@ -168,7 +172,12 @@ def _worker(worker: WorkerCard, now_ms: int, rests: bool) -> dict[str, Any]:
         "draining": worker.draining,
         "drain_requested": rests,
         "models": [
-            {**_model(card), "slots": card.slots, **_load(worker.loads.get(card.queue))}
+            {
+                **_model(card),
+                "slots": card.slots,
+                "adapters_in_memory": worker.adapters.get(card.queue, ()),
+                **_load(worker.loads.get(card.queue)),
+            }
             for card in worker.models
         ],
     }

@@ -73,7 +73,8 @@ class Call(Generic[Asked]):
 
 
 def _only_model(request: Request) -> str:
-    names = {card.name for card in services_of(request).registry.models()}
+    cards = services_of(request).registry.models()
+    names = {card.name for card in cards if card.adapter is None}
     if len(names) != 1:
         raise UnknownModel("`model` is missing, and there is not just one", param="model")
     (name,) = names

@@ -45,6 +45,6 @@ def _models(services: Services, theirs: Iterable[str] | None) -> dict[str, Model
     known = {name: card for name, card in cards.items() if card is not None}
     ours: dict[str, ModelCard] = {}
     for card in services.registry.models():
-        for name in (card.name, card.queue, *card.aliases):
+        for name in (card.name, *(() if card.adapter else (card.queue, *card.aliases))):
             ours.setdefault(name, card)
     return known | ours

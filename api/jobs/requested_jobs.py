@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from api.access.ledger import prompt_tokens
 from api.jobs.heads import heads_of
-from penstock.contract.job import Job
+from penstock.contract.job import Head, Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from api.http.record import RequestRecord
     from api.http.resumption import Resumption
     from api.services import Services
-    from penstock.contract.job import Generate, Head
+    from penstock.contract.job import Generate
     from penstock.contract.worker import ModelCard
     from penstock.settings import Settings
 
 UNBOUNDED_ANSWER_TOKENS: Final = 512
 """The assumed length of an answer without `max_tokens`."""
+ADAPTER_TOKENS: Final = 256
+"""The prompt's tokens that take about as long to compute as an adapter takes to load."""
 
 
 async def jobs_of(
@@ -54,31 +56,36 @@ async def jobs_of(
             trace=record.span.traceparent if record.span else "",
             digest=resumption.digest(work) if resumption else "",
             heads=heads,
+            adapter=card.adapter,
         )
         for position, (work, heads) in enumerate(
-            zip(works, _heads(works, record, services.settings), strict=True)
+            zip(works, _heads(works, record, card, services.settings), strict=True)
         )
     ]
 
 
 def _heads(
-    works: Sequence[Generate], record: RequestRecord, settings: Settings
+    works: Sequence[Generate], record: RequestRecord, card: ModelCard, settings: Settings
 ) -> list[tuple[Head, ...]]:
     """Return the heads of each work's prompt; the works of one prompt follow each other.
 
-    None without affinity: nobody would look for them.
+    None without affinity: nobody would look for them. An adapter is a head of its own: a worker
+    that has it in memory need not load it.
     """
     if not settings.affinity_wait_ms:
         return [()] * len(works)
     session = (record.tenant, record.session) if record.session else ()
-    owner = (record.tenant,) if settings.kv_sharing == "tenant" else ()
+    adapter = () if card.adapter is None else (card.adapter.digest,)
+    owner = (*((record.tenant,) if settings.kv_sharing == "tenant" else ()), *adapter)
+    loaded = tuple(Head(digest, ADAPTER_TOKENS, kept=True) for digest in adapter)
     heads: list[tuple[Head, ...]] = []
     for number, work in enumerate(works):
         is_same = number > 0 and work.prompt is works[number - 1].prompt
         if is_same:
             heads.append(heads[-1])
         else:
-            heads.append(() if work.embed else heads_of(work.prompt, *owner, session=session))
+            own = () if work.embed else heads_of(work.prompt, *owner, session=session)
+            heads.append(tuple(sorted((*loaded, *own), key=lambda head: head.tokens)))
     return heads
 
 

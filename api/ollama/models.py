@@ -114,12 +114,13 @@ def _served(request: Request) -> list[tuple[str, ModelCard]]:
 
 
 def _entry(name: str, card: ModelCard) -> Json:
+    own = card.adapter.digest if card.adapter else ""
     return {
         "name": name,
         "model": name,
         "modified_at": _time(card.created_s),
         "size": card.weights_bytes,
-        "digest": hashlib.sha256(f"{card.queue}:{card.format}".encode()).hexdigest(),
+        "digest": hashlib.sha256(f"{card.queue}:{card.format}:{own}".encode()).hexdigest(),
         "details": _details(card),
     }
 
@@ -127,7 +128,7 @@ def _entry(name: str, card: ModelCard) -> Json:
 def _details(card: ModelCard) -> Json:
     family = _family(card)
     return {
-        "parent_model": "",
+        "parent_model": card.parent,
         "format": card.backend,
         "family": family,
         "families": [family],

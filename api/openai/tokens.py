@@ -150,7 +150,8 @@ def only_model(request: Request) -> str:
 
     :raises InvalidParameter: none is served, or several.
     """
-    names = {card.name for card in services_of(request).registry.models()}
+    cards = services_of(request).registry.models()
+    names = {card.name for card in cards if card.adapter is None}
     if len(names) != 1:
         raise InvalidParameter(f"model: {len(names)} models are served: name one", param="model")
     return names.pop()

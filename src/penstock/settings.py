@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     # Models
     models_dir: Path = Field(default=Path("models"))
     models_file: Path = Field(default=Path("models.toml"))
+    adapters_dir: Path = Field(default=Path("adapters"))
+    """The folder below which LoRA adapters may be loaded at run time (`/v1/load_lora_adapter`)."""
+    max_adapters: int = Field(default=8, ge=0, le=256)
+    """LoRA adapters that a worker has in memory at once, for each model; 0: it takes none."""
+    max_adapter_rank: int = Field(default=64, ge=1, le=512)
+    max_adapter_bytes: int = Field(default=512 * 1024**2, ge=1)
+    """Of the file of one LoRA adapter; larger ones are refused, as those of a higher rank."""
     aliases_file: Path = Field(default=Path("aliases.toml"))
     """Public names that stand for models by weight, with fallbacks; read by the API."""
     trust_remote_code: bool = False

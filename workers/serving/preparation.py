@@ -17,6 +17,7 @@ from penstock.errors import (
     EngineFailed,
     PenstockError,
     StoreUnavailable,
+    UnknownModel,
     UnsupportedFeature,
 )
 from penstock.models.text.dialect import Reasoning
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 
     import redis
 
-    from penstock.contract.job import Generate, Prompt, Sampling
+    from penstock.contract.job import Generate, Job, Prompt, Sampling
     from penstock.engine.image_inputs import ImageInputs
     from penstock.engine.sampling.constraint import Constraint
+    from penstock.engine.sequence import Adapter
     from penstock.settings import Settings
     from penstock.transport.jobs.queue import Claim
     from workers.serving.claimed_jobs import ClaimedJob
@@ -66,7 +68,7 @@ class Preparation:
         with about(request_id=job.request_id, job_id=job.id, queue=job.queue):
             try:
                 return self._prepare(claimed)
-            except (BadRequest, EngineFailed, job_images.ImageLost) as error:
+            except (BadRequest, EngineFailed, UnknownModel, job_images.ImageLost) as error:
                 self._fail(claimed, error)
             except JournalLost as error:
                 self._fail(claimed, StoreUnavailable(str(error)))
@@ -113,6 +115,7 @@ class Preparation:
             scope=self._scope(job.tenant),
             cache_owner=job.tenant if self._by_tenant else "",
             head=next((head.digest for head in reversed(job.heads) if head.kept), ""),
+            adapter=_adapter(job, claimed.served),
         )
 
     def _scope(self, tenant: str) -> str:
@@ -168,6 +171,18 @@ class Preparation:
 def has_images(prompt: Prompt) -> TypeGuard[ChatPrompt | TextPrompt]:
     """Return whether a prompt is a chat or a text with images."""
     return isinstance(prompt, ChatPrompt | TextPrompt) and bool(prompt.images)
+
+
+def _adapter(job: Job, served: ServedQueue) -> Adapter | None:
+    """Return a job's adapter; None for the model as it is.
+
+    :raises UnknownModel: this worker does not have it.
+    """
+    if job.adapter is None:
+        return None
+    if served.adapters is None:
+        raise UnknownModel(f"{served.card.name} takes no adapters at this worker", param="model")
+    return served.adapters.get(job.adapter)
 
 
 def _constraint(sampling: Sampling, served: ServedQueue, reasoning: Reasoning) -> Constraint | None:

@@ -210,7 +210,7 @@ class Preparer(threading.Thread):
         """Return the engine's request; None for a job that failed, was lost, or is prepared apart."""
         work = claimed.claim.job.work
         size = size_of(work.prompt, work.sampling.structure)
-        if has_images(work.prompt):
+        if has_images(work.prompt) or _loads_adapter(claimed):
             size = HUGE_BYTES + 1
         if size <= LONG_BYTES:
             try:
@@ -233,6 +233,12 @@ class Preparer(threading.Thread):
         except Exception:
             logger.exception("Job %s is left to its lease", claimed.claim.job.id)
             self._hooks.lose(claimed)
+
+
+def _loads_adapter(claimed: ClaimedJob) -> bool:
+    """Return whether preparing a job loads its adapter, which takes long."""
+    adapter, adapters = claimed.claim.job.adapter, claimed.served.adapters
+    return adapter is not None and adapters is not None and not adapters.has(adapter)
 
 
 def _log(claim: Claim) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from penstock.contract.adapter import AdapterCard
     from penstock.contract.job import ChatPrompt, PairPrompt, Prompt, TextPrompt
     from penstock.contract.structure import Structure
     from penstock.contract.worker import ModelCard, WorkerLoad
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from penstock.engine.events import AttemptEvent
     from penstock.engine.image_inputs import ImageInputs
     from penstock.engine.sampling.constraint import Constraint
-    from penstock.engine.sequence import SequenceRequest
+    from penstock.engine.sequence import Adapter, SequenceRequest
     from penstock.models.text.dialect import Reasoning
 
 
@@ -118,6 +119,30 @@ class Vision(Protocol):
         ...
 
 
+class Adapters(Protocol):
+    """What a worker needs of `penstock.models.adapters.loaded.LoadedAdapters`."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of those in memory, the last used one first."""
+        ...
+
+    def digests(self) -> tuple[str, ...]:
+        """Return what identifies those in memory."""
+        ...
+
+    def has(self, card: AdapterCard) -> bool:
+        """Return whether an adapter is in memory."""
+        ...
+
+    def get(self, card: AdapterCard) -> Adapter:
+        """Return an adapter, loaded now if it is not in memory; UnknownModel if it is not here."""
+        ...
+
+    def read(self, name: str, path: str) -> AdapterCard:
+        """Load an adapter from a folder and return its card; InvalidParameter if it cannot be used."""
+        ...
+
+
 @dataclass(slots=True)
 class Sink:
     """Takes an engine's events, and shows whether the engine has to wait for that.
@@ -141,7 +166,8 @@ class Sink:
 class ServedQueue:
     """A queue that a worker serves.
 
-    `vision` reads the images of chats, None for models that take text alone. `answers` are those
+    `vision` reads the images of chats, None for models that take text alone,
+    `adapters` are None for those that take none. `answers` are those
     that its engine drafts from, None if it drafts nothing. `compiling` serialises the threads that
     compile grammars.
     """
@@ -152,6 +178,7 @@ class ServedQueue:
     sink: Sink
     vision: Vision | None = None
     answers: AnswerIndex | None = None
+    adapters: Adapters | None = None
     compiling: threading.Lock = field(default_factory=threading.Lock)
 
     @property

@@ -171,6 +171,7 @@ def _open_queue(loaded: LoadedModel | LoadedEncoder, publish: Callable[..., None
         sink=sink,
         vision=loaded.vision,
         answers=answers,
+        adapters=loaded.adapters,
     )
 
 

@@ -12,12 +12,13 @@ from celery.utils.log import get_logger
 
 from penstock.contract.tokenizer_calls import (
     Detokenize,
+    LoadAdapter,
     Render,
     Tokenize,
     TokenizerCall,
     TokenizerReply,
 )
-from penstock.errors import PenstockError, QueueFull
+from penstock.errors import PenstockError, QueueFull, UnsupportedFeature
 from penstock.models.text import rendering
 from penstock.transport.jobs import images
 from penstock.transport.replies import tokenizer_calls
@@ -28,6 +29,7 @@ from workers.serving.preparation import has_images
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from penstock.contract.adapter import AdapterCard
     from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
@@ -123,9 +125,22 @@ def _size(call: TokenizerCall) -> int:
             return len(token_ids)
         case Tokenize(prompt) | Render(prompt):
             return size_of(prompt)
+        case LoadAdapter():
+            return HUGE_BYTES + 1
 
 
-def answer(
+def _adapter(served: ServedQueue, name: str, path: str) -> AdapterCard:
+    """Load an adapter.
+
+    :raises UnsupportedFeature: the model takes none.
+    :raises InvalidParameter: it cannot be used.
+    """
+    if served.adapters is None:
+        raise UnsupportedFeature(f"{served.card.name} takes no adapters")
+    return served.adapters.read(name, path)
+
+
+def answer(  # noqa: PLR0911 - one a kind of call
     call: TokenizerCall, served: ServedQueue, fetch: Callable[[list[str]], list[bytes]]
 ) -> TokenizerReply:
     """Compute the reply to a call; an error becomes a reply that names it.
@@ -147,6 +162,8 @@ def answer(
                 return TokenizerReply(call.id, text=text, texts=texts)
             case Render(prompt):
                 return TokenizerReply(call.id, text=served.tokenizer.render(prompt))
+            case LoadAdapter(name, path):
+                return TokenizerReply(call.id, adapter=_adapter(served, name, path))
     except rendering.TakesLong:
         raise
     except PenstockError as error:

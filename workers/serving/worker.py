@@ -128,6 +128,11 @@ class Worker:
             models=tuple(served.card for served in self.served_queues.values()),
             loads={served.queue: served.engine.load() for served in self.served_queues.values()},
             draining=self._draining or self._resting,
+            adapters={
+                served.queue: served.adapters.names()
+                for served in self.served_queues.values()
+                if served.adapters is not None
+            },
         )
 
     def start(self, delivery: Delivery | None = None) -> None:

@@ -15,6 +15,7 @@ from penstock.cli.doctor import doctor
 from penstock.cli.fleet.command import up
 from penstock.cli.keys import keys, usage
 from penstock.cli.models import models
+from penstock.cli.pull import pull
 from penstock.cli.quantize import quantize
 from penstock.cli.serve import PASSED_ON, api, worker
 from penstock.cli.status import status
@@ -60,8 +61,16 @@ app.command(
 app.command(epilog=_examples("penstock models", "penstock models --json"))(models)
 app.command(
     epilog=_examples(
+        "penstock pull Qwen/Qwen3-0.6B",
+        "penstock pull Qwen/Qwen3-8B-GGUF --file Qwen3-8B-Q4_K_M.gguf",
+        "penstock pull Qwen/Qwen3-8B --dry-run",
+    )
+)(pull)
+app.command(
+    epilog=_examples(
         "penstock quantize vicuna-7b",
         "penstock quantize vicuna-7b /srv/models/vicuna-int8 --format sym_int8",
+        "penstock quantize vicuna-7b --format gptq --calibration chats.txt",
         "penstock quantize vicuna-7b --format fp8",
     )
 )(quantize)

@@ -17,6 +17,8 @@ from penstock.transport.store.connection import patiently_async
 from penstock.transport.store.grouped import close, connect_groups
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis.asyncio
 
     from penstock.settings import Settings
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class QueueView(msgspec.Struct, frozen=True):
-    """A queue that a live worker serves; `slots` and `load` are sums over its workers."""
+    """A queue that a live worker serves; `slots` and `load` are sums over its workers.
+
+    `adapters` are the names that clients may ask for beside the model's.
+    """
 
     queue: str
     model: str
@@ -33,6 +38,7 @@ class QueueView(msgspec.Struct, frozen=True):
     slots: int
     depth: QueueDepth
     load: WorkerLoad
+    adapters: tuple[str, ...] = ()
 
 
 class Census(msgspec.Struct, frozen=True):
@@ -76,7 +82,11 @@ async def _take(settings: Settings, patience_s: float) -> Census:
         jobs = JobQueue(stores, settings)
         served = [queue for queue in registry.known() if queue.workers]
         depths = await asyncio.gather(*(jobs.depth(queue.card.queue) for queue in served))
-        views = [_view(queue, depth) for queue, depth in zip(served, depths, strict=True)]
+        adapters = registry.adapters()
+        views = [
+            _view(queue, depth, adapters.get(queue.card.queue, ()))
+            for queue, depth in zip(served, depths, strict=True)
+        ]
         views.sort(key=lambda view: view.queue)
         return Census(workers, tuple(views), tuple(away))
     finally:
@@ -92,7 +102,7 @@ async def _answers(client: redis.asyncio.Redis, patience_s: float) -> StoreUnava
     return None
 
 
-def _view(served: Served, depth: QueueDepth) -> QueueView:
+def _view(served: Served, depth: QueueDepth, adapters: Sequence[str]) -> QueueView:
     queue = served.card.queue
     cards = [model for worker in served.workers for model in worker.models if model.queue == queue]
     return QueueView(
@@ -103,4 +113,5 @@ def _view(served: Served, depth: QueueDepth) -> QueueView:
         slots=sum(card.slots for card in cards),
         depth=depth,
         load=served.load,
+        adapters=tuple(adapters),
     )

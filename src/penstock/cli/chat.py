@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -113,13 +114,13 @@ def chat(
 
 def _first_model(client: openai.OpenAI, address: str) -> str:
     served = [
-        model.id
+        (bool(getattr(model, "parent", None)), model.id)  # a model rather than its adapter
         for model in client.models.list()
         if "generate" in (getattr(model, "capabilities", None) or ("generate",))
     ]
     if not served:
         raise NoWorker(f"{address} serves no chat model; start a worker")
-    return served[0]
+    return min(served, key=itemgetter(0))[1]
 
 
 def _converse(talk: Conversation, address: str) -> None:

@@ -12,14 +12,19 @@ from penstock.cli import census, machine, running
 from penstock.cli.console import note, out
 from penstock.cli.sheet import Sheet
 from penstock.contract.worker import ModelCard
-from penstock.errors import StoreUnavailable
+from penstock.errors import ModelNotLoadable, StoreUnavailable
+from penstock.models.adapters import folder as adapter_folder
+from penstock.models.adapters.folder import Bounds
 from penstock.models.catalogue import footprint, quantisation, resolve, ways
 from penstock.models.catalogue.model_folder import read_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
 
+MOST_FOLDERS = 1000
 _MEGA = 1e6
 _GIGA = 1e9
 
@@ -48,11 +53,28 @@ class LocalModel(msgspec.Struct, frozen=True):
     stored: str = ""
 
 
+class LocalAdapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter of this machine: of the models file, or in the folder of those to be loaded.
+
+    `model` is the one that the models file names; empty if it names none. `base` is what its author
+    noted. `problem` is why it cannot be used, if so.
+    """
+
+    name: str
+    path: str
+    model: str = ""
+    base: str = ""
+    rank: int = 0
+    file_bytes: int = 0
+    problem: str = ""
+
+
 class Listing(msgspec.Struct, frozen=True):
-    """Both lists."""
+    """All lists."""
 
     served: tuple[ModelCard, ...]
     local: tuple[LocalModel, ...]
+    adapters: tuple[LocalAdapter, ...] = ()
 
 
 def models(
@@ -62,8 +84,9 @@ def models(
     """List the models that are served and those that this machine has."""
     settings = running.settings()
     rooms = machine.rooms()
-    local = tuple(_local(spec, rooms) for spec in resolve.discover(settings))
-    listing = Listing(_served(settings), local)
+    specs = resolve.discover(settings)
+    local = tuple(_local(spec, rooms) for spec in specs)
+    listing = Listing(_served(settings), local, _adapters(specs, settings))
     if as_json:
         out.print_json(msgspec.json.encode(listing).decode())
         return
@@ -71,6 +94,8 @@ def models(
     out.print(
         _local_table(listing.local) if listing.local else f"No model in {settings.models_dir}."
     )
+    if listing.adapters:
+        out.print(_adapter_table(listing.adapters))
 
 
 def _served(settings: Settings) -> tuple[ModelCard, ...]:
@@ -81,6 +106,29 @@ def _served(settings: Settings) -> tuple[ModelCard, ...]:
         return ()
     cards = {model.queue: model for worker in snapshot.workers for model in worker.models}
     return tuple(cards[queue] for queue in sorted(cards))
+
+
+def _adapters(specs: list[ModelSpec], settings: Settings) -> tuple[LocalAdapter, ...]:
+    """Return the adapters of the models file, and those below the folder of adapters."""
+    bounds = Bounds(settings.max_adapter_rank, settings.max_adapter_bytes)
+    named = {(name, path): spec.name for spec in specs for name, path in spec.adapters.items()}
+    try:
+        found = sorted(settings.adapters_dir.iterdir())[:MOST_FOLDERS]
+    except OSError:
+        found = []
+    loadable = {(path.name, path): "" for path in found if adapter_folder.is_adapter(path)}
+    return tuple(
+        _local_adapter(name, path, model, bounds)
+        for (name, path), model in (named | loadable).items()
+    )
+
+
+def _local_adapter(name: str, path: Path, model: str, bounds: Bounds) -> LocalAdapter:
+    try:
+        read = adapter_folder.read(path, bounds)
+    except ModelNotLoadable as error:
+        return LocalAdapter(name, str(path), model, problem=error.message)
+    return LocalAdapter(name, str(path), model, read.base, read.rank, read.nbytes)
 
 
 def _local(model: ModelSpec, rooms: tuple[machine.Room, ...]) -> LocalModel:
@@ -160,6 +208,23 @@ def _local_table(models: tuple[LocalModel, ...]) -> Sheet:
         fits = ", ".join(model.fits) or "[red]nowhere here[/]"
         texts = map(escape, (model.queue, form, model.running or "-", model.path))
         sheet.add_row(*texts, *map(_size, sizes), fits)
+    return sheet
+
+
+def _adapter_table(adapters: tuple[LocalAdapter, ...]) -> Sheet:
+    columns = ("adapter", "model", "made for", "folder", "rank", "on disk")
+    sheet = Sheet(
+        "LoRA adapters on this machine",
+        columns,
+        frozenset({"rank", "on disk"}),
+        caption="One without a model is loaded at run time: POST /v1/load_lora_adapter.",
+    )
+    for one in adapters:
+        made_for = f"[red]{escape(one.problem)}[/]" if one.problem else escape(one.base)
+        size = "" if one.problem else _size(one.file_bytes)
+        sheet.add_row(
+            escape(one.name), escape(one.model), made_for, escape(one.path), str(one.rank), size
+        )
     return sheet
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
 
+CALIBRATED: Final = ("awq", "gptq")
 _MEGA: Final = 1e6
 _TEXT: Final = """\
 The harbour lay quiet that morning. Two boats had come in during the night, and their crews were \
@@ -51,19 +52,30 @@ def quantize(
         str,
         typer.Option(
             "--format",
-            help=f"{', '.join(sorted(BIGDL_FORMATS))}; or {spec.FP8_FORMAT}, which is only measured.",
+            help=f"{', '.join(sorted(BIGDL_FORMATS))}; {', '.join(CALIBRATED)} (calibrated); "
+            f"or {spec.FP8_FORMAT}, which is only measured.",
         ),
     ] = spec.DEFAULT_LOW_BIT,
     text: Annotated[
         Path | None, typer.Option(help="The text to measure quality on; in the model's language.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="gptq, awq: a text like those to come; by default the model writes some."
+        ),
     ] = None,
     report: Annotated[
         bool, typer.Option(help="Measure the quality; needs memory for the model in fp32.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Write a model in low bit, as bigdl-llm's save_low_bit does, and measure the loss of quality."""
-    formats = (*sorted(BIGDL_FORMATS), spec.FP8_FORMAT)
+    """Write a model in low bit, and measure the loss of quality.
+
+    As bigdl-llm's save_low_bit does; or in 4 bit as GPTQ and AWQ are published, rounded by what the
+    model computes with on some text (GPTQ's rounding for both): slower to make, and nearer to the model.
+    """
+    formats = (*sorted(BIGDL_FORMATS), *CALIBRATED, spec.FP8_FORMAT)
     if format_name not in formats:
         raise BadSettings(f"--format: {format_name!r} is not one of {', '.join(formats)}")
     on_load = format_name == spec.FP8_FORMAT
@@ -76,6 +88,8 @@ def quantize(
     source = _source(model, settings)
     folder = target or settings.models_dir / f"{source.name}-{format_name}"
     sample = _sample(text) if report else ""
+    if calibration is not None and format_name not in CALIBRATED:
+        raise BadSettings(f"--calibration is for {' and '.join(CALIBRATED)}")
     # It brings torch.
     from penstock.models import quantise  # noqa: PLC0415 - loads torch
 
@@ -88,6 +102,13 @@ def quantize(
 
         if on_load:
             done = quantise.try_fp8(source, sample, progress)
+        elif format_name in CALIBRATED:
+            from penstock.models.calibration import folder as calibrated  # noqa: PLC0415 - loads torch
+
+            own = "" if calibration is None else _sample(calibration, "--calibration")
+            done = calibrated.calibrate(
+                source, folder, format_name, text=sample, calibration=own, progress=progress
+            )
         else:
             done = quantise.quantise(source, folder, format_name, sample, progress)
     if as_json:
@@ -118,15 +139,15 @@ def _source(model: str, settings: Settings) -> ModelSpec:
     return resolve.resolve(f"{model}-cpu", settings)
 
 
-def _sample(file: Path | None) -> str:
+def _sample(file: Path | None, option: str = "--text") -> str:
     if file is None:
         return _TEXT
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"--text: {error}") from error
+        raise BadSettings(f"{option}: {error}") from error
     if not text.strip():
-        raise BadSettings(f"--text: {file} is empty")
+        raise BadSettings(f"{option}: {file} is empty")
     return text
 
 

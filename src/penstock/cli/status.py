@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from penstock.cli.census import Census
+    from penstock.contract.worker import WorkerCard
     from penstock.settings import Settings
 
 
@@ -95,10 +96,13 @@ def _queue_table(snapshot: Census) -> Sheet:
         "KV",
         "hits",
     )
-    table = Sheet("Queues", ("queue", *numbers), frozenset(numbers), box=SIMPLE_HEAD)
+    adapted = any(queue.adapters for queue in snapshot.queues)
+    columns = ("queue", *(("adapters",) if adapted else ()), *numbers)
+    table = Sheet("Queues", columns, frozenset(numbers), box=SIMPLE_HEAD)
     for queue in snapshot.queues:
         table.add_row(
             escape(queue.queue),
+            *((escape(", ".join(queue.adapters)),) if adapted else ()),
             str(queue.workers),
             str(queue.slots),
             str(queue.load.running),
@@ -113,9 +117,11 @@ def _queue_table(snapshot: Census) -> Sheet:
 
 
 def _worker_table(snapshot: Census) -> Sheet:
+    adapted = any(any(worker.adapters.values()) for worker in snapshot.workers)
+    extra = ("adapters in memory",) if adapted else ()
     table = Sheet(
         "Workers",
-        ("host", "process", "queue", "format", "runs", "step", "tokens", "up", "state"),
+        ("host", "process", "queue", *extra, "format", "runs", "step", "tokens", "up", "state"),
         frozenset({"process", "step", "tokens", "up"}),
         key="queue",
         box=SIMPLE_HEAD,
@@ -128,6 +134,7 @@ def _worker_table(snapshot: Census) -> Sheet:
                 escape(worker.host),
                 str(worker.pid),
                 escape(model.queue),
+                *((_adapters(worker, model.queue),) if adapted else ()),
                 escape(model.format),
                 escape(model.running),
                 f"{load.step_ms:.1f} ms" if load else "",
@@ -136,6 +143,10 @@ def _worker_table(snapshot: Census) -> Sheet:
                 "draining" if worker.draining else "ready",
             )
     return table
+
+
+def _adapters(worker: WorkerCard, queue: str) -> str:
+    return escape(", ".join(worker.adapters.get(queue, ())))
 
 
 def _duration(seconds: float) -> str:

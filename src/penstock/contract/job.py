@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
+from penstock.contract.adapter import AdapterCard
 from penstock.contract.structure import Structure
 
 WHOLE = 0
@@ -157,7 +158,7 @@ class Job(msgspec.Struct, frozen=True):
     queue's limit (prompt estimate + max_tokens). `digest` identifies the request's contents if the
     client named the request: the same name with another digest is an error. `trace` is the
     request's W3C `traceparent`, if it is traced. `heads` are beginnings of its prompt, the shortest
-    first.
+    first. `adapter` changes the queue's model for this job.
     """
 
     id: str
@@ -174,3 +175,4 @@ class Job(msgspec.Struct, frozen=True):
     digest: str = ""
     trace: str = ""
     heads: tuple[Head, ...] = ()
+    adapter: AdapterCard | None = None

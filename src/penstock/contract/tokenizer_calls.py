@@ -1,5 +1,7 @@
 """Tokenizer calls: counting, tokenising, rendering. They need a model's tokenizer, but no slot.
 
+Loading an adapter goes the same way.
+
 They have their own list next to the queue, so that they never wait for a running answer; replies
 come on the caller's reply channel.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from penstock.contract.adapter import AdapterCard
 from penstock.contract.job import ChatPrompt, Prompt
 
 
@@ -30,13 +33,20 @@ class Render(msgspec.Struct, frozen=True, tag="render"):
     prompt: ChatPrompt
 
 
+class LoadAdapter(msgspec.Struct, frozen=True, tag="load_adapter"):
+    """Request to load an adapter of a folder on the worker; `TokenizerReply.adapter` has its card."""
+
+    name: str
+    path: str
+
+
 class TokenizerCall(msgspec.Struct, frozen=True):
     """One call; the answer is a `TokenizerReply` with the same id on channel `reply`."""
 
     id: str
     queue: str
     reply: str
-    call: Tokenize | Detokenize | Render
+    call: Tokenize | Detokenize | Render | LoadAdapter
 
 
 class TokenizerReply(msgspec.Struct, frozen=True, tag="utility"):
@@ -46,5 +56,6 @@ class TokenizerReply(msgspec.Struct, frozen=True, tag="utility"):
     token_ids: tuple[int, ...] = ()
     text: str = ""
     texts: tuple[str, ...] = ()
+    adapter: AdapterCard | None = None
     error_code: str = ""
     error_message: str = ""

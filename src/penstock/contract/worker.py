@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from penstock.contract.adapter import AdapterCard
+
 FASTCHAT: Final = "fastchat"
 """`ModelCard.backend` of a model that FastChat workers serve: it has no queue of ours."""
 
@@ -54,6 +56,10 @@ class ModelCard(msgspec.Struct, frozen=True):
     `stored` is what the checkpoint was published as (`gptq-int4`, ...), empty if it was not quantised;
     `weight_error` is then what holding it as `format` has cost its weights, relative to their size:
     0 if they are as published, to the value; None if it was not measured.
+
+    `adapters` are those that the worker's models file names; `most_adapters` of them and of others
+    are in its memory at once, 0 if it takes none. The card of an adapter itself, which only the API
+    makes, is its base's with the adapter's name, the base's as `parent`, and the `adapter`.
     """
 
     name: str
@@ -85,6 +91,10 @@ class ModelCard(msgspec.Struct, frozen=True):
     longest_token_chars: int = 0
     stored: str = ""
     weight_error: float | None = None
+    adapters: tuple[AdapterCard, ...] = ()
+    most_adapters: int = 0
+    parent: str = ""
+    adapter: AdapterCard | None = None
 
 
 class StoreLoad(msgspec.Struct, frozen=True):
@@ -137,7 +147,10 @@ def cache_hit_ratio(load: WorkerLoad) -> float | None:
 
 
 class WorkerCard(msgspec.Struct, frozen=True):
-    """One worker process: its identity, its models and its load."""
+    """One worker process: its identity, its models and its load.
+
+    `adapters` are the names of those in its memory, by queue, the last used one first.
+    """
 
     id: str
     host: str
@@ -148,3 +161,4 @@ class WorkerCard(msgspec.Struct, frozen=True):
     models: tuple[ModelCard, ...]
     loads: dict[str, WorkerLoad] = {}
     draining: bool = False
+    adapters: dict[str, tuple[str, ...]] = {}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from penstock.engine.image_inputs import ImageInputs
+    from penstock.engine.sequence import Adapter
 
 
 class OutOfBlocks(Exception):
@@ -121,20 +122,22 @@ class BlockPool:
         return block
 
 
-def extend_digests(
+def extend_digests(  # noqa: PLR0917 - all that a block's contents depend on
     digests: list[bytes],
     token_ids: Sequence[int],
     block_size: int,
     images: ImageInputs | None = None,
     owner: str = "",
+    adapter: Adapter | None = None,
 ) -> None:
     """Extend a sequence's chain of block digests to its last full block, in place.
 
     A digest covers its block's tokens and images and all before them, so that equal digests mean
     equal prefixes (128 bits of BLAKE2: no collision, not even a deliberate one). Sequences of
-    different owners share none.
+    different owners or adapters share none.
     """
-    root = blake2b(owner.encode(), digest_size=16).digest() if owner else b""
+    own = b"" if adapter is None else adapter.digest
+    root = blake2b(own + owner.encode(), digest_size=16).digest() if owner or own else b""
     for start in range(len(digests) * block_size, len(token_ids) - block_size + 1, block_size):
         parent = digests[-1] if digests else root
         content = array("q", token_ids[start : start + block_size]).tobytes()

@@ -28,7 +28,8 @@ class SequenceSlice:
     recurrent layers, key it by this). `logits_from` is the offset within the slice from which
     logits are returned: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
     verification of speculated tokens), `len(token_ids)` for none (a prefill chunk that is not
-    the last). `state` is the place of the sequence's state in a model that keeps states, which is
+    the last). `adapter` is what the sequence's adapter is in a model that takes some, None for the
+    model as it is. `state` is the place of the sequence's state in a model that keeps states, which is
     empty at `start` 0 whatever the place holds; -1 in other models. `images` are those of the whole
     prompt, for an `ImageModel`.
     """
@@ -40,6 +41,7 @@ class SequenceSlice:
     logits_from: int
     state: int = -1
     images: ImageInputs | None = None
+    adapter: Any | None = None
 
 
 @dataclass(frozen=True, slots=True)

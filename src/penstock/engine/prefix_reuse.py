@@ -153,5 +153,10 @@ class PrefixReuse:
 def _extend(sequence: Sequence, block_size: int) -> None:
     request = sequence.request
     extend_digests(
-        sequence.digests, sequence.token_ids, block_size, request.images, request.cache_owner
+        sequence.digests,
+        sequence.token_ids,
+        block_size,
+        request.images,
+        request.cache_owner,
+        request.adapter,
     )

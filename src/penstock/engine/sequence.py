@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.contract.events import FinishReason, PositionLogprobs, Usage
 from penstock.engine.pooling import Pooled
@@ -25,6 +25,17 @@ _CONTEXT_TOKENS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A change to the model for some sequences: its weights in the model's own layout.
+
+    `digest` identifies them: keys and values are reused only between sequences of one adapter.
+    """
+
+    digest: bytes
+    weights: Any
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceRequest:
     """A request to the engine.
 
@@ -39,8 +50,8 @@ class SequenceRequest:
     empty for a single text. `stop_tokens` are stop strings that are single tokens, by id: their
     text is never emitted. `images` are the embeddings of the prompt's images. `scope` is whose
     answers may be used to draft this one, and for whom this one may be used; empty for nobody's.
-    `head` names the prompt to `Engine.lost_heads`. Sequences of different `cache_owner` share no
-    blocks.
+    `head` names the prompt to `Engine.lost_heads`. Sequences of different `cache_owner` or
+    `adapter` share no blocks; `adapter` None is the model as it is.
     """
 
     job_id: str
@@ -60,6 +71,7 @@ class SequenceRequest:
     scope: str = ""
     head: str = ""
     cache_owner: str = ""
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         if not self.attempt_id:
@@ -169,6 +181,11 @@ class Sequence:
     def is_new(self) -> bool:
         """Whether nothing was generated for it here yet."""
         return self.generated == len(self.request.generated_token_ids)
+
+    @property
+    def adapter_weights(self) -> Any | None:
+        """What its adapter is in the model; None for the model as it is."""
+        return None if self.request.adapter is None else self.request.adapter.weights
 
     @property
     def remaining(self) -> int:

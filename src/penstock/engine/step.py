@@ -87,6 +87,7 @@ class Step:
                 logits_from=logits_from,
                 state=sequence.state,
                 images=sequence.request.images,
+                adapter=sequence.adapter_weights,
             )
         )
         if last:
@@ -114,4 +115,6 @@ def next_slice(sequence: Sequence, block_size: int) -> SequenceSlice:
     start = len(sequence.token_ids)
     table = sequence.block_table[: start // block_size + 1]
     images = sequence.request.images
-    return SequenceSlice(sequence.key, (0,), start, table, 0, sequence.state, images)
+    return SequenceSlice(
+        sequence.key, (0,), start, table, 0, sequence.state, images, sequence.adapter_weights
+    )

@@ -15,6 +15,9 @@ from penstock.contract.worker import IMAGES, ModelCard
 from penstock.engine.model import can_take_images, shows_hidden
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
+from penstock.models.adapters.adapter import AdapterModel
+from penstock.models.adapters.folder import Bounds
+from penstock.models.adapters.loaded import AdapterRules, LoadedAdapters
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint, drafts, engine_options, kv_budget
 from penstock.models.loading.kv_store import open_store
@@ -60,6 +63,7 @@ class LoadedModel:
     vision: Vision | None = None
     store: KVStore | None = None
     draft_model: DraftModel | None = None
+    adapters: LoadedAdapters | None = None
 
 
 def check_device(spec: ModelSpec) -> None:
@@ -88,6 +92,7 @@ def load(
     assembled = _backend(spec).load(spec, progress)
     words = tokenizer_files.load(spec, assembled.model.vocab_size)
     vision = _vision(spec, assembled.model, words)
+    adapters = _adapters(spec, assembled.model, settings)
     device = devices.device_of(spec)
     on_gpu = device.kind != "cpu"
     count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)
@@ -116,11 +121,33 @@ def load(
     words.most_tokens = assembled.model.context_length
     progress(1.0, "ready")
     card = msgspec.structs.replace(
-        _card(spec, assembled, words, count, kv_tokens), spare_slots=spare
+        _card(spec, assembled, words, count, kv_tokens),
+        spare_slots=spare,
+        adapters=adapters.named if adapters else (),
+        most_adapters=adapters.most if adapters else 0,
     )
     options = engine_options.engine_options(spec, settings, card, room, chunk_tokens=chunk)
     store = open_store(spec, assembled, settings)
-    return LoadedModel(assembled.model, words, card, options, vision, store, draft)
+    return LoadedModel(assembled.model, words, card, options, vision, store, draft, adapters)
+
+
+def _adapters(spec: ModelSpec, model: Model, settings: Settings) -> LoadedAdapters | None:
+    """Return the model's adapters; None if it takes none.
+
+    :raises ModelNotLoadable: the models file names adapters that cannot be used.
+    """
+    takes = spec.tensor_parallel == 1 and settings.max_adapters
+    if not takes or not isinstance(model, AdapterModel):
+        if spec.adapters:
+            raise ModelNotLoadable(
+                f"queue {spec.queue!r}: backend {spec.backend!r} takes no adapters here, "
+                f"or PENSTOCK_MAX_ADAPTERS is 0"
+            )
+        return None
+    bounds = Bounds(settings.max_adapter_rank, settings.max_adapter_bytes)
+    return LoadedAdapters(
+        model, AdapterRules(bounds, settings.max_adapters, settings.adapters_dir, spec.adapters)
+    )
 
 
 def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:

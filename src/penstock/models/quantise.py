@@ -82,19 +82,19 @@ def quantise(
     progress(0.0, f"reading {spec.path}")
     module = checkpoint.load_module(spec, config, torch.float32 if text else stored)
     parameters = checkpoint.parameters(module)
-    windows = _windows(spec, module, text) if text else []
+    windows = windows_of(spec, module, text) if text else []
     progress(0.1, "computing in fp32")
-    before = _logits(module, windows)
+    before = logits_of(module, windows)
     quantiser.convert(module, lambda share, what: progress(0.2 + share * 0.7, what))
     progress(0.8, f"computing in {format_name}")
-    quality = _compare(before, _logits(module, windows), windows) if windows else None
+    quality = compare(before, logits_of(module, windows), windows) if windows else None
     progress(0.9, f"writing {target}")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     low_bit_folders.save(module, part, format_name, rest=stored)
     chatglm_tokenizer.save_beside(spec.path, part)
     for file in spec.path.iterdir():
-        if file.is_file() and not (part / file.name).exists() and not _is_weights(file):
+        if file.is_file() and not (part / file.name).exists() and not is_weights(file):
             shutil.copy2(file, part)
     for file in part.glob("*.safetensors"):
         file.chmod(spec.path.joinpath("config.json").stat().st_mode)
@@ -128,9 +128,9 @@ def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
     progress(0.0, f"reading {spec.path}")
     module = checkpoint.load_module(spec, config, torch.float32)
     parameters = checkpoint.parameters(module)
-    windows = _windows(spec, module, text)
+    windows = windows_of(spec, module, text)
     progress(0.1, "computing in fp32")
-    before = _logits(module, windows)
+    before = logits_of(module, windows)
     try:
         adopted = all_weights.adopt(module, low_bit.prepare(spec, module, FP8))
     except NotLean as reason:
@@ -138,7 +138,7 @@ def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
     quantised = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
     fp8_check.round_inputs(module, quantised)
     progress(0.8, "computing in fp8")
-    quality = _compare(before, _logits(module, windows), windows)
+    quality = compare(before, logits_of(module, windows), windows)
     progress(1.0, "done")
     return Report(
         format=FP8.format,
@@ -155,17 +155,18 @@ def _refuse_low_bit(spec: ModelSpec) -> None:
         raise BadSettings(f"{spec.path} is in low bit already ({spec.format})")
 
 
-def _is_weights(file: Path) -> bool:
+def is_weights(file: Path) -> bool:
+    """Return whether a file holds weights, which are not copied."""
     return file.name.endswith(_NOT_COPIED) or ".part" in file.suffixes
 
 
-def _windows(spec: ModelSpec, module: Any, text: str) -> list[list[int]]:
-    """Return a text's token ids, in windows that the model can process at once.
+def windows_of(spec: ModelSpec, module: Any, text: str, most: int = MOST_TOKENS) -> list[list[int]]:
+    """Return a text's first `most` token ids, in windows that the model can process at once.
 
     :raises ModelNotLoadable: the text is too short.
     """
     words = tokenizer_files.load(spec, checkpoint.vocab_size(module))
-    token_ids = words.encode(TextPrompt(text))[:MOST_TOKENS]
+    token_ids = words.encode(TextPrompt(text))[:most]
     length = min(WINDOW_TOKENS, checkpoint.context_length(spec, module))
     windows = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
     windows = [window for window in windows if len(window) > 1]
@@ -175,7 +176,7 @@ def _windows(spec: ModelSpec, module: Any, text: str) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _logits(module: Any, windows: Sequence[list[int]]) -> list[torch.Tensor]:
+def logits_of(module: Any, windows: Sequence[list[int]]) -> list[torch.Tensor]:
     """Return each window's (T, vocab) float32 logits."""
     module.eval()
     return [
@@ -184,9 +185,10 @@ def _logits(module: Any, windows: Sequence[list[int]]) -> list[torch.Tensor]:
     ]
 
 
-def _compare(
+def compare(
     before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], windows: Sequence[list[int]]
 ) -> Quality:
+    """Return how a model's logits differ from those of before."""
     pairs = list(zip(before, after, strict=True))
     spread = sum(float((a - a.mean(-1, keepdim=True)).square().sum()) for a, _ in pairs)
     error = sum(float((a - b).square().sum()) for a, b in pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - msgspec decodes ModelSpec
+from pathlib import Path
 from typing import Any, Literal
 
 from penstock.models.text.dialect import ToolParser  # noqa: TC001 - as above
@@ -29,7 +29,8 @@ class ModelSpec:
     have its own copy of weights that others map, if that is faster. `tensor_parallel` is how many devices,
     from `device_index` on, hold the model together; `peer_memory`: these may write into each
     other's memory. `images`: a checkpoint's vision part is loaded too. `draft` is a smaller model
-    that drafts for this one.
+    that drafts for this one. `adapters` are folders of LoRA adapters, by the names that clients ask
+    for.
     """
 
     name: str
@@ -63,3 +64,4 @@ class ModelSpec:
     peer_memory: bool = True
     images: bool = True
     draft: ModelSpec | None = None
+    adapters: dict[str, Path] = field(default_factory=dict[str, Path])

@@ -39,6 +39,7 @@ no process is left to clean up; most keys go as soon as they are empty.
 | `penstock:model:<queue>` | string | the last card of a served model; a day |
 | `penstock:keys` | hash | hash of an API key -> its card; no end: an operator deletes it |
 | `penstock:keys:required` | string | an API key is needed; a day, renewed by API processes |
+| `penstock:adapters` | hash | name -> adapter loaded at run time; no end: an operator unloads it |
 | `penstock:limit:<key>` | hash | a key's buckets of requests and tokens; until they are full |
 | `penstock:quota:<key>:<day or month>` | string | tokens that a key has used; a day or so longer |
 | `penstock:<kind>:<id>` | string | a document such as a `response`; `settings.response_ttl_s` |
@@ -70,6 +71,8 @@ API_KEYS: Final = f"{PREFIX}:keys"
 
 KEYS_REQUIRED: Final = f"{PREFIX}:keys:required"
 """There from the first API key on, lest a store that has lost the keys be open to everybody."""
+
+ADAPTERS: Final = f"{PREFIX}:adapters"
 
 PEERS: Final = f"{PREFIX}:fastchat:workers"
 

@@ -58,6 +58,7 @@ OF_ALL = {
     "penstock:model:<queue>": keys.model(QUEUE),
     "penstock:keys": keys.API_KEYS,
     "penstock:keys:required": keys.KEYS_REQUIRED,
+    "penstock:adapters": keys.ADAPTERS,
     "penstock:<kind>:open": keys.open_documents("response"),
     "penstock:usage": keys.USAGE,
     "penstock:fastchat:workers": keys.PEERS,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from penstock import settings as penstock_settings
@@ -154,3 +155,47 @@ def test_the_estimate_of_a_format_is_what_is_held(shelf: Path, format_name: str)
     one = resolve.resolve(f"tiny-{format_name}-cpu", settings)
     held = loaded(shelf, one.queue).card.weights_bytes
     assert footprint.measure(one).weights_bytes == pytest.approx(held, rel=0.02)
+
+
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+def test_calibrated_rounding_loses_less_and_is_served(shelf: Path, tmp_path: Path, layout: str):
+    pytest.importorskip("huggingface_hub")
+    text = tmp_path / "text.txt"
+    text.write_text("Water flows through the penstock to the turbine. " * 40)
+    plain = quantised(str(shelf / "plain"), "--text", str(text))["quality"]
+    report = quantised(
+        str(shelf / "calibrated"),
+        "--format",
+        layout,
+        "--text",
+        str(text),
+        "--calibration",
+        str(text),
+    )
+    assert report["format"] == f"{layout}-int4"
+    assert report["quality"]["logit_error"] < 0.8 * plain["logit_error"]
+    config = json.loads((shelf / "calibrated" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == layout
+    assert not list((shelf / "calibrated").glob("*.index.json"))
+    # What is read from the folder is what was measured.
+    settings = Settings(models_dir=shelf, models_file=shelf / "none.toml", threads=1)
+    spec = replace(resolve.resolve("calibrated-cpu", settings), backend="transformers")
+    from penstock.models import quantise
+    from penstock.models.loading import checkpoint
+
+    modules = [
+        checkpoint.load_module(one, checkpoint.load_config(one), torch.float32).eval()
+        for one in (resolve.resolve("tiny-cpu", settings), spec)
+    ]
+    windows = quantise.windows_of(spec, modules[0], text.read_text())
+    before, after = (quantise.logits_of(module, windows) for module in modules)
+    again = quantise.compare(before, after, windows)
+    assert again.logit_error == pytest.approx(report["quality"]["logit_error"], rel=1e-3)
+
+
+def test_a_model_writes_its_own_texts_to_be_calibrated_with(shelf: Path):
+    report = quantised("--format", "gptq")
+    assert report["quality"]["logit_error"] < 0.5
+    done = CliRunner().invoke(app, ["quantize", "tiny-gptq", "--format", "gptq"])
+    assert isinstance(done.exception, BadSettings)
+    assert "quantised already" in str(done.exception)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.engine.kv_cache import BlockPool, OutOfBlocks, extend_digests
+from penstock.engine.sequence import Adapter
 
 
 def digests_of(tokens: list[int], size: int = 2) -> list[bytes]:
@@ -21,6 +22,15 @@ def test_digests_cover_full_blocks_and_all_before_them():
     grown = digests_of([1, 2, 3])
     extend_digests(grown, [1, 2, 3, 4], 2)
     assert grown == one
+
+
+def test_digests_are_an_adapters_own():
+    chains: list[list[bytes]] = []
+    for adapter in (None, Adapter(b"one", None), Adapter(b"two", None)):
+        chains.append([])
+        extend_digests(chains[-1], [1, 2, 3, 4], 2, adapter=adapter)
+    assert chains[0] == digests_of([1, 2, 3, 4])
+    assert len({digest for chain in chains for digest in chain}) == 6
 
 
 def test_a_released_full_block_is_found_again_and_then_held():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from threading import Timer
-from typing import Any
+from typing import Any, cast
 
 import fakeredis
 import msgspec
 import pytest
 
+from penstock.contract.adapter import AdapterCard
 from penstock.contract.events import Failed, Tokens
 from penstock.contract.job import FillPrompt, PairPrompt
 from penstock.contract.structure import (
@@ -19,10 +20,12 @@ from penstock.contract.structure import (
     ToolFunction,
 )
 from penstock.engine.events import AttemptEvent
-from penstock.errors import StoreUnavailable
+from penstock.engine.sequence import Adapter
+from penstock.errors import StoreUnavailable, UnknownModel
 from penstock.settings import Settings
 from penstock.transport import keys
 from penstock.transport.jobs.queue import Claim, Claims
+from tests.fixtures.jobs import wait_until
 from tests.unit.workers.fakes import FakeEngine, FakeHooks, Slips, make_job, make_served
 from workers.serving.claimed_jobs import ClaimedJobs, Outcome, Ticket
 from workers.serving.polling import BURST_S
@@ -154,6 +157,40 @@ def test_drafts_come_from_a_tenants_own_answers(setting: str, scopes: list[str])
         desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
     desk.look_at(bells=2)
     assert sorted(request.scope for request in desk.engine.submitted) == sorted(scopes)
+
+
+class Shelf:
+    """Has the adapter `there` in memory once it was asked for; nobody has `gone`."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def has(self, card: AdapterCard) -> bool:
+        return card.digest in self.loaded
+
+    def get(self, card: AdapterCard) -> Adapter:
+        if card.name == "gone":
+            raise UnknownModel("the adapter 'gone': no folder")
+        self.loaded.append(card.digest)
+        return Adapter(card.digest.encode(), card.name)
+
+
+def test_an_adapter_is_loaded_apart_and_one_that_is_not_here_fails_its_job(desk: Desk):
+    desk.served.adapters = cast("Any", Shelf())
+    for name in ("there", "gone"):
+        job = msgspec.structs.replace(make_job(name, QUEUE), adapter=AdapterCard(name, name, ""))
+        desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    for _ in range(2):
+        desk.preparer.put(Ticket(QUEUE, Slips()))
+    desk.preparer.start()
+    wait_until(lambda: desk.engine.submitted and desk.hooks.published)
+    desk.preparer.close()
+    desk.preparer.join(10)
+    (request,) = desk.engine.submitted
+    assert request.adapter == Adapter(b"there", "there")
+    (failed,) = [event.event for event in desk.hooks.published]
+    assert isinstance(failed, Failed)
+    assert (failed.job_id, failed.code) == ("gone", "model_not_found")
 
 
 def test_an_echo_is_the_prompts_text(desk: Desk):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from http import HTTPStatus
+from operator import itemgetter
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import Annotated
 
@@ -193,7 +194,7 @@ def _first_model(address: str, key: str) -> str:
         raise StartupError(f"no API answers at {address}; start one with penstock up") from error
     try:
         names = [
-            str(model["id"])
+            (bool(model.get("parent")), str(model["id"]))  # a model rather than its adapter
             for model in answer.json()["data"]
             if "generate" in model.get("capabilities", ("generate",))
         ]
@@ -201,4 +202,4 @@ def _first_model(address: str, key: str) -> str:
         raise StartupError(f"{address}/v1/models: not a list of models") from error
     if not names:
         raise NoWorker(f"{address} serves no model that generates text; start a worker")
-    return names[0]
+    return min(names, key=itemgetter(0))[1]

@@ -24,6 +24,7 @@ task = "embed"                     # generate, embed, score; by default found fr
 tensor_parallel = 2                # GPUs that share the model; or name them: -cuda.0-1
 peer_memory = false                # GPUs do not access each other's memory: slower, NCCL alone
 images = false                     # serve a checkpoint that takes images for text alone
+adapters = { sql = "adapters/sql" }    # LoRA folders, by the names that clients ask for
 matryoshka = [64, 128, 256]        # lengths that an embedding may be cut to; true: any
 ```
 """
@@ -36,7 +37,8 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from penstock.errors import BadSettings
+from penstock.contract.adapter import check_name
+from penstock.errors import BadSettings, InvalidParameter
 from penstock.foreign import read_text
 from penstock.models.text.dialect import ToolParser
 
@@ -82,6 +84,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensor_parallel: int | None = None
     peer_memory: bool = True
     images: bool = True
+    adapters: dict[str, Path] = {}
     trust_remote_code: bool | None = None
     allow_pickle: bool = False
     where: str = ""
@@ -142,9 +145,21 @@ def _entry(file: Path, name: str, table: object) -> Entry:
     return msgspec.structs.replace(
         entry,
         where=where,
+        adapters=_adapters(file, where, entry.adapters),
         path=None if entry.path is None else file.parent / entry.path.expanduser(),
         chat_template=_template(file, where, entry.chat_template),
     )
+
+
+def _adapters(file: Path, where: str, stated: dict[str, Path]) -> dict[str, Path]:
+    """Return the adapters' folders by name, relative to the models file."""
+    try:
+        return {
+            check_name(name, "adapters"): file.parent / path.expanduser()
+            for name, path in stated.items()
+        }
+    except InvalidParameter as error:
+        raise BadSettings(f"{where}: {error.message}") from error
 
 
 def _decode_path(kind: type, value: object) -> Path:

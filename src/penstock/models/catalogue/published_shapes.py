@@ -13,11 +13,13 @@ Sizes = tuple[int, ...]
 BESIDE: Final = re.compile(
     r"\.(?:qzeros|scales|g_idx|weight_scale|weight_shape|weight_zero_point|weight_g_idx"
     r"|weight_scale_inv|SCB|weight_format|(?:input|output|q|k|v)_scale"
+    r"|_weight_(?:scale|zero_point|act_quant_scale|act_quant_zero_point|act_pre_scale)"
     r"|(?:input|output)_zero_point|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map"
     r"|quant_state\..*))$|_scale_inv$"
 )
 """Names of tensors that only say something of a matrix."""
-CODES: Final = (".qweight", ".weight_packed")
+TORCHAO: Final = "._weight_qdata"
+CODES: Final = (".qweight", ".weight_packed", TORCHAO)
 """Ends of the names of codes; the matrix itself would be `.weight`."""
 BLOCKS: Final = "_blocks"
 _WORD_BITS: Final = 32
@@ -39,17 +41,26 @@ def dense(name: str, shapes: Mapping[str, Sizes]) -> tuple[str, Sizes] | None:
     if is_beside(name, shapes):
         return name, ()
     shape = shapes[name]
-    if name.endswith(".qweight"):
-        stem = name.removesuffix(".qweight")
-        return f"{stem}.weight", _of_words(shape, shapes.get(f"{stem}.qzeros", ()))
-    if name.endswith(".weight_packed"):
-        stem = name.removesuffix(".weight_packed")
-        return f"{stem}.weight", _of_groups(shape, shapes.get(f"{stem}.weight_scale", ()))
+    for end, beside, sizes in (
+        (".qweight", ".qzeros", _of_words),
+        (".weight_packed", ".weight_scale", _of_groups),
+        (TORCHAO, "._weight_scale", _of_torchao),
+    ):
+        if name.endswith(end):
+            stem = name.removesuffix(end)
+            return f"{stem}.weight", sizes(shape, shapes.get(stem + beside, ()))
     if name.endswith(BLOCKS) and f"{name.removesuffix(BLOCKS)}_scales" in shapes:
         return name.removesuffix(BLOCKS), (*shape[:-2], shape[-2] * shape[-1] * 2)
     if f"{name}.absmax" in shapes:
         return name, (2 * shape[0], 1)
     return (name, shape) if _has_scales(name, shapes) else None
+
+
+def _of_torchao(codes: Sizes, scales: Sizes) -> Sizes:
+    """Codes of 4 bit, two a byte, have scales that lie (groups, rows); all others (rows, groups)."""
+    rows, columns = codes
+    lying = len(scales) == 2 and scales[0] != rows and scales[1] == rows  # noqa: PLR2004  a matrix
+    return (rows, 2 * columns) if lying else codes
 
 
 def _has_scales(name: str, shapes: Mapping[str, Sizes]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -10,10 +11,13 @@ from penstock.models.catalogue.model_folder import read_config
 if TYPE_CHECKING:
     from pathlib import Path
 
-Layout = Literal["gptq", "awq", "compressed-tensors", "fp8", "mxfp4", "bitsandbytes", "gguf"]
+Layout = Literal[
+    "gptq", "awq", "compressed-tensors", "fp8", "mxfp4", "bitsandbytes", "gguf", "torchao"
+]
 
 READ: Final = (
-    "GPTQ, AWQ (gemm), AutoRound, compressed-tensors, FP8, MXFP4, bitsandbytes (4 and 8 bit), GGUF"
+    "GPTQ, AWQ (gemm), AutoRound, compressed-tensors, FP8, MXFP4, bitsandbytes (4 and 8 bit), "
+    "torchao (int4, int8, float8), GGUF"
 )
 """What is read here, for messages."""
 
@@ -25,6 +29,7 @@ _COMPRESSED: Final = (
     "mixed-precision",
     "dense",
 )
+_PACKED_FOR_GPUS: Final = ("tile_packed_to_4d", "plain_int32", "preshuffled", "marlin", "sparse")
 _BITS: Final = (2, 3, 4, 5, 6, 7, 8)
 _OLD_FILES: Final = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Where a quantisation was written down before config.json had a place for it."""
@@ -116,6 +121,7 @@ def of_stated(stated: dict[str, Any]) -> Quantisation:
         "mxfp4": _mxfp4,
         "bitsandbytes": _bitsandbytes,
         "gguf": _gguf,
+        "torchao": _torchao,
     }
     reader = readers.get(method)
     if reader is None:
@@ -207,6 +213,21 @@ def _pair(block: Any) -> tuple[int, int] | None:
 def _mxfp4(stated: dict[str, Any]) -> Quantisation:
     del stated
     return Quantisation("mxfp4", "mxfp4", "mxfp4", False)
+
+
+def _torchao(stated: dict[str, Any]) -> Quantisation:
+    """What its weights are follows from the tensors; how they are packed, only from here."""
+    kind = json.dumps(stated.get("quant_type") or "").lower()
+    packed = next((name for name in _PACKED_FOR_GPUS if name in kind), None)
+    if packed:
+        raise UnknownQuantisation(f"torchao packed as {packed!r}, which is not read here: plain is")
+    form = next((form for form in ("int4", "int8", "float8", "intx") if form in kind), None)
+    if form is None or "nvfp4" in kind or "mxfp" in kind:
+        raise UnknownQuantisation(
+            f"quantised by torchao ({kind:.80}), which is not read here: {READ}"
+        )
+    label = f"torchao-{'fp8' if form == 'float8' else form}"
+    return Quantisation("torchao", "torchao", label, form != "float8")
 
 
 def _gguf(stated: dict[str, Any]) -> Quantisation:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from penstock.errors import BadSettings, ModelNotFound
-from penstock.models.catalogue import backend_choice
+from penstock.models.catalogue import backend_choice, hub_cache
 from penstock.models.catalogue.folder_check import check_files, is_folder
 from penstock.models.catalogue.gguf import folder as gguf_folder
 from penstock.models.catalogue.model_folder import low_bit_of, read_config, task_of
@@ -105,6 +105,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         peer_memory=entry.peer_memory,
         images=entry.images,
         draft=_draft(name, match, entry, settings),
+        adapters=entry.adapters,
     )
 
 
@@ -175,6 +176,8 @@ def _find(
         inherited = candidate != name
         entry = entries.get(candidate, Entry())
         path = entry.path or settings.models_dir / candidate
+        if entry.path is None and not is_folder(path):
+            path = hub_cache.snapshot(settings.models_dir, candidate) or path
         if not is_folder(path) and entry.path is None and candidate == DEMO_NAME:
             path = _demo_path() or path
         if is_folder(path):
@@ -197,7 +200,11 @@ def _folders(models_dir: Path) -> list[str]:
     """Return the names of model folders: `name`, or `org/name` below a folder that is not one."""
     names: list[str] = []
     for folder in _subfolders(models_dir):
-        if _is_model(folder):
+        name = hub_cache.name_of(folder)
+        if name is not None:
+            cached = hub_cache.snapshot(models_dir, name)
+            names.extend([name] if cached is not None and _is_model(cached) else [])
+        elif _is_model(folder):
             names.append(folder.name)
         else:
             inner = (subfolder for subfolder in _subfolders(folder) if _is_model(subfolder))

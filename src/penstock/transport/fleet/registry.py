@@ -11,7 +11,7 @@ import msgspec
 from penstock.contract.worker import ModelCard, WorkerCard
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport.fleet.announcer import Announcer
-from penstock.transport.fleet.served import Served, by_name
+from penstock.transport.fleet.served import Served, by_name, with_adapters
 from penstock.transport.fleet.store_reader import REFRESH_S, Reading, StoreReader
 from penstock.transport.store.grouped import Stores, stores_of
 
@@ -31,7 +31,8 @@ ASSUMED_TOKENS_PER_S: Final = {"cuda": 1_000.0, "xpu": 300.0, "cpu": 50.0}
 class View(msgspec.Struct, frozen=True):
     """The fleet; `now_s` is the clock of the first Redis that has answered.
 
-    `ends_s` (monotonic) is when the oldest of its readings becomes too old.
+    `ends_s` (monotonic) is when the oldest of its readings becomes too old. `adapters` are the
+    queues of each adapter, which `by_name` has too.
     """
 
     ends_s: float
@@ -40,6 +41,7 @@ class View(msgspec.Struct, frozen=True):
     served: tuple[Served, ...]
     by_name: dict[str, list[Served]]
     """By a model's name, its aliases and its queues' names."""
+    adapters: dict[str, list[Served]]
 
 
 def _merged(readings: Sequence[Reading], life_s: float) -> View | None:
@@ -54,12 +56,14 @@ def _merged(readings: Sequence[Reading], life_s: float) -> View | None:
         for reading in readings
         for queue in reading.served
     ]
+    adapters = with_adapters(served, [one for reading in readings for one in reading.adapters])
     return View(
         ends_s=min(reading.read_s for reading in readings) + life_s,
         now_s=now_s,
         workers=tuple(worker for reading in readings for worker in reading.workers),
         served=tuple(served),
-        by_name=by_name(served),
+        by_name=adapters | by_name(served),
+        adapters=adapters,
     )
 
 
@@ -159,15 +163,28 @@ class Registry:
         return tuple(queue for queue in view.served if queue.workers) if view else ()
 
     def models(self) -> tuple[ModelCard, ...]:
-        """Return the card of every queue that a live worker serves or that stands by."""
+        """Return the card of every queue that a live worker serves or that stands by.
+
+        Their adapters' cards follow.
+        """
         view = self._fresh_view()
         if view is None:
             return ()
+        adapted = [queue for queues in view.adapters.values() for queue in queues]
         return tuple(
             queue.card
-            for queue in view.served
+            for queue in (*view.served, *adapted)
             if queue.workers or queue.card.queue in self._standby
         )
+
+    def adapters(self) -> dict[str, list[str]]:
+        """Return the names of each queue's adapters, sorted; a queue without any is left out."""
+        view = self._fresh_view()
+        names: dict[str, list[str]] = {}
+        for name, queues in sorted(view.adapters.items()) if view else ():
+            for queue in queues:
+                names.setdefault(queue.card.queue, []).append(name)
+        return names
 
     def resolve(self, name: str) -> tuple[Served, ...]:
         """Return the queues that serve a model, found by its name, an alias or a queue's name.
@@ -220,8 +237,9 @@ class Registry:
 
     def has_room(self, card: ModelCard) -> bool:
         """Return whether a live queue of a model had room for a job at the last look."""
+        base = card.parent or card.name
         return any(
-            queue.card.name == card.name and queue.waiting_jobs < self._most_waiting
+            queue.card.name == base and queue.waiting_jobs < self._most_waiting
             for queue in self.served()
         )
 
@@ -230,10 +248,14 @@ class Registry:
 
         Another version that shares only an alias with it is not the same model.
         """
+        view = self._fresh_view()
+        adapted = () if view is None else view.adapters.get(card.name, ())
         others = [
             queue
-            for queue in self.served()
-            if queue.card.name == card.name
+            for queue in (adapted if card.adapter else self.served())
+            if queue.workers
+            and queue.card.name == card.name
+            and queue.card.parent == card.parent
             and queue.card.backend == card.backend
             and queue.card.queue != card.queue
         ]

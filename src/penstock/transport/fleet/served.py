@@ -11,6 +11,8 @@ from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from penstock.contract.adapter import AdapterCard, LoadedAdapter
+
 
 class Served(msgspec.Struct, frozen=True):
     """One queue that serves a model.
@@ -34,6 +36,42 @@ def by_name(served: Iterable[Served]) -> dict[str, list[Served]]:
         for name in {queue.card.name, queue.card.queue, *queue.card.aliases}:
             queues.setdefault(name, []).append(queue)
     return queues
+
+
+def with_adapters(
+    served: Iterable[Served], loaded: Iterable[LoadedAdapter]
+) -> dict[str, list[Served]]:
+    """Return the queues of each adapter by its name: those of its base, with the adapter's card.
+
+    A worker of an older version would answer with the base: such a queue is left out.
+    """
+    by_base: dict[str, list[AdapterCard]] = {}
+    for adapter in loaded:
+        by_base.setdefault(adapter.base, []).append(adapter.card)
+    queues: dict[str, list[Served]] = {}
+    for queue in served:
+        card = queue.card
+        cards = [model for worker in queue.workers for model in worker.models]
+        if any(not one.most_adapters for one in (card, *cards) if one.queue == card.queue):
+            continue
+        own = {one.name: one for one in (*by_base.get(card.name, ()), *card.adapters)}
+        for name, adapter in own.items():
+            adapted = msgspec.structs.replace(queue, card=adapter_card(card, adapter))
+            queues.setdefault(name, []).append(adapted)
+    return queues
+
+
+def adapter_card(base: ModelCard, adapter: AdapterCard) -> ModelCard:
+    """Return the card of a model with an adapter."""
+    return msgspec.structs.replace(
+        base,
+        name=adapter.name,
+        parent=base.name,
+        adapter=adapter,
+        aliases=(),
+        adapters=(),
+        created_s=adapter.created_s or base.created_s,
+    )
 
 
 def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:

@@ -11,8 +11,10 @@ import msgspec
 from redis.exceptions import RedisError
 
 from penstock.clock import clock
+from penstock.contract.adapter import LoadedAdapter
 from penstock.contract.worker import ModelCard, WorkerCard
 from penstock.transport import keys
+from penstock.transport.fleet import adapters
 from penstock.transport.fleet.announcer import MODEL_LIFE_S
 from penstock.transport.fleet.served import Served, by_queue, serve
 from penstock.transport.fleet.standby import plain_card
@@ -41,6 +43,7 @@ class Reading(msgspec.Struct, frozen=True):
     now_s: float
     workers: tuple[WorkerCard, ...]
     served: tuple[Served, ...]
+    adapters: tuple[LoadedAdapter, ...] = ()
 
 
 def _without_errors(answers: list[Any]) -> list[Any]:
@@ -125,8 +128,9 @@ class StoreReader:
         pipeline.time()
         pipeline.zrange(keys.WORKERS, 0, -1)
         pipeline.zrange(keys.MODELS, 0, -1, withscores=True)
+        pipeline.hgetall(keys.ADAPTERS)
         self.age.ask(pipeline)
-        *answers, mark = await pipeline.execute(raise_on_error=False)
+        *answers, stored, mark = await pipeline.execute(raise_on_error=False)
         (seconds, microseconds), worker_ids, models = _without_errors(answers)
         if self._sets_clock:
             clock.hear((seconds, microseconds), asked_s)
@@ -162,6 +166,7 @@ class StoreReader:
             now_s=seconds + microseconds / 1e6,
             workers=workers,
             served=served,
+            adapters=tuple(adapters.loaded(stored)),
         )
         self._on_read(self.reading)
 

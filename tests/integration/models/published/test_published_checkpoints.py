@@ -56,6 +56,21 @@ def groups(bits: int, kind: str = "int") -> dict[str, Any]:
 
 
 FORMATS: dict[str, tuple[dict[str, Any], Any, str]] = {
+    "torchao int8": (
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+        coded(published.torchao_int8, 8, -1, symmetric=True),
+        "torchao-int8",
+    ),
+    "torchao intx": (
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "IntxWeightOnlyConfig"}}},
+        coded(published.torchao_int8, 4, 32, symmetric=False),
+        "torchao-intx",
+    ),
+    "torchao int4": (
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
+        coded(published.torchao_int4, 4, 64, symmetric=False),
+        "torchao-int4",
+    ),
     "gptq": (GPTQ, coded(published.gptq, 4, 64, symmetric=True), "gptq-int4"),
     "gptq of a row": (GPTQ, coded(published.gptq, 4, -1, symmetric=True), "gptq-int4"),
     "gptq with zeros": (GPTQ, coded(published.gptq, 4, 32, symmetric=False), "gptq-int4"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.pipelining import Flight
+    from penstock.models.backends.lean.adapters import StepAdapters
     from penstock.models.backends.lean.graphs.step_rows import Packed, Step
     from penstock.models.backends.lean.operations.ops import Activations, Ops
     from penstock.models.backends.lean.products.linear import Linear
@@ -138,17 +139,22 @@ class Body:
         """See `Computer`."""
         self.device.enter()
         if not hidden and packed.logit_rows is None and packed.decodes:
-            return self._decoded(packed.fields), None
+            return self._decoded(packed.fields, packed.adapters), None
         states = self._wanted(packed, self._states(packed))
         logits = self._head(states)
         return logits, states.to(torch.float32, copy=True) if hidden else None
 
     @torch.inference_mode()
-    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+    def launch(
+        self,
+        fields: NDArray[np.int32],
+        draws: NDArray[np.int32],
+        adapters: StepAdapters | None = None,
+    ) -> Flight:
         """See `Computer`."""
         self.device.enter()
         assert self._choosing is not None  # noqa: S101 - `allocate` comes first
-        return self._choosing.begin(self._decoded(fields), draws)
+        return self._choosing.begin(self._decoded(fields, adapters), draws)
 
     def free_bytes(self) -> int:
         """See `Computer`."""
@@ -173,17 +179,18 @@ class Body:
         self._graphs: DecodeGraphs | None = None
         self._chunk_graphs: ChunkGraphs | None = None
 
-    def _decoded(self, fields: NDArray[np.int32]) -> torch.Tensor:
+    def _decoded(self, fields: NDArray[np.int32], adapters: StepAdapters | None) -> torch.Tensor:
         """Logits (n, vocab) float32 of a step of one token a sequence."""
-        if self._graphs is not None:
+        if self._graphs is not None and adapters is None:
             return self._graphs.run(fields)
         packed = steps.Packed(fields, fields.shape[1], (), None)
-        return self._head(self._hidden(self._send(packed)))
+        return self._head(self._hidden(self._send(packed), adapters))
 
     def _states(self, packed: Packed) -> torch.Tensor:
         """Last hidden states (T, hidden) of a step; those of a graph are valid until the next."""
-        replayed = None if self._chunk_graphs is None else self._chunk_graphs.run(packed)
-        return self._hidden(self._send(packed)) if replayed is None else replayed
+        graphs = self._chunk_graphs if packed.adapters is None else None
+        replayed = None if graphs is None else graphs.run(packed)
+        return self._hidden(self._send(packed), packed.adapters) if replayed is None else replayed
 
     def _send(self, packed: Packed) -> Step:
         """Copy a step to the device in one piece."""
@@ -235,8 +242,10 @@ class Body:
         logits = self._ranks.join(self.ops.product(hidden, self.weights.head))
         return logits[:, : self.shape.decoder.vocab_size]
 
-    def _hidden(self, step: Step) -> torch.Tensor:
+    def _hidden(self, step: Step, adapters: StepAdapters | None = None) -> torch.Tensor:
         """Last hidden states, (T, hidden), in the model's type."""
+        if adapters is not None:
+            return self._adapted(step, adapters)
         ops, layers, epsilon = self.ops, self.weights.layers, self.shape.decoder.norm_epsilon
         residual = ops.embed(step, self.weights.embeddings)
         x = ops.norm(residual, layers[0].norm, epsilon, layers[0].qkv)
@@ -252,6 +261,27 @@ class Body:
                 x = self._added(gated, layer.down, residual, after.norm, after.qkv)
             else:
                 x = self._added(gated, layer.down, residual, self.weights.norm, None)
+        assert isinstance(x, torch.Tensor)  # noqa: S101 - it is for no particular product
+        return x
+
+    def _adapted(self, step: Step, adapters: StepAdapters) -> torch.Tensor:
+        """The same with adapters' products beside each; its activations stay as they are."""
+        ops, epsilon = self.ops, self.shape.decoder.norm_epsilon
+        residual = ops.embed(step, self.weights.embeddings)
+        layers = self.weights.layers
+        x = ops.norm(residual, layers[0].norm, epsilon, None)
+        for index, layer in enumerate(layers):
+            after = layers[index + 1].norm if index + 1 < len(layers) else self.weights.norm
+            attention = self._layers[index]
+            qkv = adapters.add(index, "qkv", x, ops.product(x, layer.qkv))
+            ops.rotate(qkv, step, attention)
+            x = ops.attend(qkv, step, attention)
+            out = adapters.add(index, "out", x, ops.product(x, layer.out))
+            x = ops.add_norm(out, residual, layer.second_norm, epsilon, None)
+            gate_up = adapters.add(index, "gate_up", x, ops.product(x, layer.gate_up))
+            x = ops.gated(gate_up, None)
+            down = adapters.add(index, "down", x, ops.product(x, layer.down))
+            x = ops.add_norm(down, residual, after, epsilon, None)
         assert isinstance(x, torch.Tensor)  # noqa: S101 - it is for no particular product
         return x
 

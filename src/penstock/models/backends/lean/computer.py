@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.pipelining import Flight
+    from penstock.models.backends.lean.adapters import StepAdapters
     from penstock.models.backends.lean.graphs.step_rows import Packed
 
 
@@ -40,7 +41,12 @@ class Computer(Protocol):
         """Logits (rows, vocab) float32 of what is wanted, and hidden states if they are."""
         ...
 
-    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+    def launch(
+        self,
+        fields: NDArray[np.int32],
+        draws: NDArray[np.int32],
+        adapters: StepAdapters | None = None,
+    ) -> Flight:
         """Begin a step of one token a sequence; see `choosing.packed_draws`."""
         ...
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from penstock.engine.model import KVLayout
+from penstock.errors import ModelNotLoadable
+from penstock.models.backends.lean import adapters
 from penstock.models.backends.lean.graphs import step_rows as steps
 from penstock.models.backends.lean.graphs.block_tables import BlockTables
 from penstock.models.backends.lean.operations.token_choice import packed_draws
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
     from penstock.engine.model import Batch
     from penstock.engine.pipelining import Draw, Flight
+    from penstock.models.adapters.adapter import LowRank
+    from penstock.models.backends.lean.adapters import LeanAdapter
     from penstock.models.backends.lean.body import Body
     from penstock.models.backends.lean.computer import Computer
     from penstock.models.backends.lean.graphs.step_rows import Packed
@@ -100,8 +105,18 @@ class LeanModel:
         """Give a sequence's row of the tables back."""
         self._tables.release(key)
 
+    def take_adapter(self, adapter: LowRank) -> LeanAdapter:
+        """See `penstock.models.adapters.adapter.AdapterModel`."""
+        if self._computer is not self.body:
+            raise ModelNotLoadable(f"{adapter.path}: no adapters for a model over several GPUs")
+        return adapters.place(
+            adapter, self.body.shape, self.body.device.torch_device, self.body.kind
+        )
+
     def _pack(self, batch: Batch) -> Packed:
-        return steps.pack(batch, [self._tables.row_of(part) for part in batch.slices])
+        packed = steps.pack(batch, [self._tables.row_of(part) for part in batch.slices])
+        own = adapters.of_step(batch, packed.first_rows, self.body.device.torch_device)
+        return packed if own is None else replace(packed, adapters=own)
 
 
 class PipelinedLean(LeanModel):
@@ -111,4 +126,4 @@ class PipelinedLean(LeanModel):
         """See `penstock.engine.pipelining.PipelinedModel`."""
         packed = self._pack(batch)
         packed.fields[4] = sources
-        return self._computer.launch(packed.fields, packed_draws(draws))
+        return self._computer.launch(packed.fields, packed_draws(draws), packed.adapters)

@@ -81,6 +81,11 @@ class Decoder:
         if getattr(self, "_model", None):
             self.close()
 
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The model in the library."""
+        return self._model
+
     def phases_s(self) -> dict[Phase, float]:
         """Return the seconds of all steps so far, by phase."""
         seconds = np.zeros(len(Phase))
@@ -261,14 +266,16 @@ class Decoder:
         states: NDArray[np.uint8] | None = None,
         places: NDArray[np.int32] | None = None,
         images: StepImages | None = None,
+        adapters: NDArray[np.uint64] | None = None,
         hidden: NDArray[np.float32] | None = None,
         logits: NDArray[np.float32] | None = None,
     ) -> None:
         """Compute a step; see `pn_step`. `cache` is (blocks, bytes), `states` (places, bytes).
 
-        `images` are those of the step's tokens. `places` are those of the sequences' states; in a
-        model without mixers both are None. Outputs, (rows, vocab) and (rows, hidden), are written
-        in place.
+        `images` are those of the step's tokens, `adapters` the addresses of the sequences'
+        (`NativeAdapter`), 0 for none. `places` are those of the sequences' states; in a model
+        without mixers both are None. Outputs, (rows, vocab) and (rows, hidden), are written in
+        place.
 
         :raises ValueError: an id, a position or a block does not exist.
         :raises MemoryError: there is no memory for the step.
@@ -281,6 +288,8 @@ class Decoder:
         for output, width in ((logits, self.shape.vocab), (hidden, self.shape.hidden)):
             if output is not None and output.shape != (len(rows), width):
                 raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")
+        if adapters is not None and len(adapters) != len(past_lens):
+            raise ValueError(f"{len(adapters)} adapters for {len(past_lens)} sequences")
         if states is not None and places is not None and len(places) != len(past_lens):
             raise ValueError(f"{len(places)} places of states for {len(past_lens)} sequences")
         sequences = (past_lens, subsequence_begins, block_indices, block_indices_begins, rows)
@@ -290,6 +299,7 @@ class Decoder:
             *(address_of(array, np.int32) for array in sequences),
             None if places is None else address_of(places, np.int32),
             *((None, None, None, 0) if images is None else images.native()),
+            None if adapters is None else address_of(adapters, np.uint64),
         )
         check(
             self._library.pn_step(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 9
+ABI = 10
 ALIGNMENT = 64
 """Alignment, in bytes, of packed matrices and the KV cache."""
 
@@ -57,6 +57,7 @@ class StepInput(ctypes.Structure):
             )
         ),
         ("added_layers", ctypes.c_int32),
+        ("adapters", ctypes.c_void_p),
     )
 
 

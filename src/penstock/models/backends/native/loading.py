@@ -90,7 +90,12 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
             native.set_order(plan.which, plan.layer, order)
         held += values.nbytes
     return Assembled(
-        model=NativeModel(native, context_length),
+        model=NativeModel(
+            native,
+            context_length,
+            [plan for plan in plans if isinstance(plan, packing.Plan)],
+            model.head.name,
+        ),
         backend="native",
         format=weights.kept.form if form == "stored" else form,
         architecture=next(iter(config.architectures or []), model.family),

@@ -10,17 +10,22 @@ import torch
 
 from penstock.engine.model import KVLayout
 from penstock.models import devices
-from penstock.models.backends.native import library, pages
+from penstock.models.backends.native import adapters, library, pages
 from penstock.models.backends.native.images import StepImages
 from penstock.models.backends.native.packing import aligned
 from penstock.models.backends.paging import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from penstock.engine.model import Batch
+    from penstock.models.adapters.adapter import LowRank
+    from penstock.models.backends.native.adapters import NativeAdapter
     from penstock.models.backends.native.decoder import Decoder
     from penstock.models.backends.native.layout import Phase
+    from penstock.models.backends.native.packing import Plan
 
 BLOCK_SIZE = 16
 
@@ -28,8 +33,12 @@ BLOCK_SIZE = 16
 class NativeModel:
     """Owns the KV cache, and the decoder with its threads. The engine's thread calls it."""
 
-    def __init__(self, decoder: Decoder, context_length: int) -> None:
+    def __init__(
+        self, decoder: Decoder, context_length: int, plans: Sequence[Plan] = (), head: str = ""
+    ) -> None:
+        """`plans` are the matrices that adapters may change; `head` is the name of the head."""
         self._decoder = decoder
+        self._plans, self._head = plans, head
         self.vocab_size = decoder.shape.vocab
         self.context_length = context_length
         self.kv_layout = KVLayout(BLOCK_SIZE, decoder.cache_block_bytes)
@@ -80,6 +89,10 @@ class NativeModel:
         """See `penstock.engine.model.ImageModel`. Scaled embeddings do not distinguish text from images."""
         self._rotary = rotary
         return not self._decoder.scales_embeddings and not mutual
+
+    def take_adapter(self, adapter: LowRank) -> NativeAdapter:
+        """See `penstock.models.adapters.adapter.AdapterModel`."""
+        return adapters.placed(self._decoder.handle, self._plans, self._head, adapter)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
@@ -132,6 +145,7 @@ class NativeModel:
             states=self._states,
             places=places,
             images=StepImages.of(batch, step.token_ids.size, self._rotary),
+            adapters=adapters.addresses([part.adapter for part in batch.slices]),
             hidden=hidden,
             logits=logits,
         )

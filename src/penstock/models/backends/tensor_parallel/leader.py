@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.pipelining import Flight
+    from penstock.models.backends.lean.adapters import StepAdapters
     from penstock.models.backends.lean.body import Body
     from penstock.models.backends.lean.graphs.step_rows import Packed
     from penstock.models.backends.tensor_parallel.team import Team
@@ -59,8 +60,14 @@ class Leader:
             self._team.send(compute_message(packed, hidden=hidden))
             return self._body.compute(packed, hidden=hidden)
 
-    def launch(self, fields: NDArray[np.int32], draws: NDArray[np.int32]) -> Flight:
+    def launch(
+        self,
+        fields: NDArray[np.int32],
+        draws: NDArray[np.int32],
+        adapters: StepAdapters | None = None,
+    ) -> Flight:
         """See `Computer`."""
+        assert adapters is None  # noqa: S101 - such a model takes none
         with self._together():
             self._team.send(message(Operation.LAUNCH, fields.shape[1], fields, draws))
             return self._body.launch(fields, draws)

@@ -15,12 +15,14 @@ import torch
 
 from penstock.engine.model import Batch, KVLayout, SequenceSlice
 from penstock.models.backends.steps import BLOCK_SIZE
+from penstock.models.backends.transformers.adapters import ModuleAdapter, StepAdapters
 from penstock.models.backends.transformers.images import ForwardImages
 from penstock.models.loading import checkpoint
 from penstock.models.loading.own_decoding import OwnDecoding
 
 if TYPE_CHECKING:
     from penstock.engine.image_inputs import ImageInputs
+    from penstock.models.adapters.adapter import LowRank
 
 
 class Replay(Enum):
@@ -43,6 +45,7 @@ class GroupedModel:
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
         self.kv_layout = KVLayout(BLOCK_SIZE, BLOCK_SIZE * _bytes_per_token(module))
+        self._adapters = StepAdapters(module, device)
         self._states: dict[int, OwnDecoding] = {}
         self._written: dict[int, list[int]] = {}
         self._images: ForwardImages | None = None
@@ -58,11 +61,16 @@ class GroupedModel:
         self._states.clear()
         self._written.clear()
 
+    def take_adapter(self, adapter: LowRank) -> ModuleAdapter:
+        """See `penstock.models.adapters.adapter.AdapterModel`."""
+        return self._adapters.take(adapter)
+
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
         rows = [torch.empty((0, self.vocab_size), dtype=torch.float32, device=self.device)]
         for part in batch.slices:
+            self._adapters.begin_one(part.adapter)
             state = self._state_at(part)
             logits = self._extend(state, list(part.token_ids), part.images)
             self._note(part)

@@ -19,6 +19,7 @@ from penstock.models.backends.lean import loading as lean
 from penstock.models.backends.lean.products import low_bit
 from penstock.models.backends.steps import BLOCK_SIZE, build_step
 from penstock.models.backends.transformers import rope
+from penstock.models.backends.transformers.adapters import ModuleAdapter, StepAdapters
 from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
 from penstock.models.backends.transformers.dtypes import NAMES, choose_dtype
 from penstock.models.backends.transformers.grouped import GroupedModel, Replay
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.engine.model import Batch
+    from penstock.models.adapters.adapter import LowRank
     from penstock.models.backends.lean.model import LeanModel
     from penstock.models.loading.assembled import Progress
     from penstock.models.spec import ModelSpec
@@ -57,6 +59,7 @@ class PagedModel:
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
         self._images: ForwardImages | None = None
+        self._adapters = StepAdapters(module, device)
         self._learn()
         self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
 
@@ -65,6 +68,10 @@ class PagedModel:
         del mutual  # the masks of chunks know of it
         self._images = ForwardImages(self.module, rotary)
         return True
+
+    def take_adapter(self, adapter: LowRank) -> ModuleAdapter:
+        """See `penstock.models.adapters.adapter.AdapterModel`."""
+        return self._adapters.take(adapter)
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`.
@@ -108,6 +115,7 @@ class PagedModel:
         self.attention.begin(step)
         if self._images:
             self._images.begin(batch, step.first_rows, step.position_ids)
+        self._adapters.begin(batch, step)
         output = self.module(
             input_ids=step.token_ids,
             position_ids=step.position_ids,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from penstock.models.catalogue.published_shapes import BLOCKS, CODES, is_beside
-from penstock.models.weights.published import compressed, floats, gptq
+from penstock.models.catalogue.published_shapes import BLOCKS, CODES, TORCHAO, is_beside
+from penstock.models.weights.published import compressed, floats, gptq, torchao
 from penstock.models.weights.published.integers import NotReadable
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Published:
                 return self._words(own.removesuffix(".qweight"))
             if own.endswith(".weight_packed"):
                 return self._packed(own.removesuffix(".weight_packed"))
+            if own.endswith(TORCHAO):
+                return torchao.read(
+                    lambda what: self._optional(f"{own.removesuffix(TORCHAO)}._weight_{what}")
+                )
             if own.endswith(BLOCKS):
                 scales = self._tensor(f"{name}_scales")
                 values = floats.mxfp4(self._tensor(own), scales)

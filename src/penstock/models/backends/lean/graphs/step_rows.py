@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from penstock.engine.model import Batch, SequenceSlice
+    from penstock.models.backends.lean.adapters import StepAdapters
 
 PADDING = -1
 """Position of a padding row."""
@@ -86,6 +87,9 @@ class Packed:
     chunks: tuple[Chunk, ...]
     logit_rows: list[int] | None
     """Rows of the step whose logits are needed; None if they are all rows, in order."""
+    first_rows: list[int] = field(default_factory=list[int])
+    """Where the batch's slices begin, in their order."""
+    adapters: StepAdapters | None = None
 
 
 def write_padded(fields: NDArray[np.int32], into: NDArray[np.int32]) -> None:
@@ -128,7 +132,8 @@ def pack(batch: Batch, table_rows: Sequence[int]) -> Packed:
         for index, part in enumerate(slices)
         for offset in range(part.logits_from, len(part.token_ids))
     ]
-    return Packed(fields, len(singles), tuple(chunks), rows)
+    first_rows = [first_of[index] for index in range(len(slices))]
+    return Packed(fields, len(singles), tuple(chunks), rows, first_rows)
 
 
 def _pack_decodes(slices: Sequence[SequenceSlice], table_rows: Sequence[int]) -> Packed:
@@ -143,4 +148,4 @@ def _pack_decodes(slices: Sequence[SequenceSlice], table_rows: Sequence[int]) ->
         ],
         np.int32,
     ).reshape(FIELDS, len(slices))
-    return Packed(fields, len(slices), (), None)
+    return Packed(fields, len(slices), (), None, list(range(len(slices))))

@@ -117,7 +117,7 @@ class Ops(Protocol):
         """Return attention of the step's queries over the cache, (T, heads * head_size)."""
         ...
 
-    def gated(self, gate_up: torch.Tensor, into: Linear) -> Activations:
+    def gated(self, gate_up: torch.Tensor, into: Linear | None) -> Activations:
         """Return silu(gate) * up of (T, 2 * size), for a product with `into`."""
         ...
 

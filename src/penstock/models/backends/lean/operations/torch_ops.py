@@ -71,7 +71,7 @@ class TorchOps:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
         return self._attention.attend(qkv, step, layer)
 
-    def gated(self, gate_up: torch.Tensor, into: Linear) -> torch.Tensor:
+    def gated(self, gate_up: torch.Tensor, into: Linear | None) -> torch.Tensor:
         """silu(gate) * up of (T, 2 * size)."""
         del into
         gate, up = gate_up.chunk(2, dim=1)

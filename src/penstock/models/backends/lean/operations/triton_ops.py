@@ -139,7 +139,7 @@ class TritonOps:
             triton_attention.prefill(qkv, step, layer, out)
         return out
 
-    def gated(self, gate_up: torch.Tensor, into: Linear) -> Activations:
+    def gated(self, gate_up: torch.Tensor, into: Linear | None) -> Activations:
         """silu(gate) * up of (T, 2 * size)."""
         count, size = gate_up.shape[0], gate_up.shape[1] // 2
         out = room_for(gate_up, size, into)

@@ -1,5 +1,7 @@
 #include <vector>
 
+#include "adapter.h"
+#include "model.h"
 #include "step.h"
 
 namespace penstock {
@@ -64,6 +66,8 @@ const char *fault_of(const Model &model, const pn_step_input &input, int blocks,
             fault_of_sequences(input, shape.block_size, blocks, model.positions))
         return fault;
     if (const char *fault = model.state_floats > 0 ? fault_of_states(input, places) : nullptr)
+        return fault;
+    if (const char *fault = fault_of_adapters(model, input))
         return fault;
     if (input.rows < 0)
         return "a step's rows are fewer than none";

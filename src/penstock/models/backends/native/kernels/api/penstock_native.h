@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 9
+#define PN_ABI 10
 
 /* Return codes. */
 enum {
@@ -96,7 +96,8 @@ enum {
     /* Of a model with inputs by layer (`pn_traits.layer_inputs`): */
     PN_LAYER_INPUTS = 10, /* layers layer_inputs x hidden; layer is ignored */
     PN_INPUT_GATE = 11,   /* layer_inputs x hidden */
-    PN_INPUT_UP = 12      /* hidden x layer_inputs */
+    PN_INPUT_UP = 12,     /* hidden x layer_inputs */
+    PN_MATRICES = 13
 };
 
 /* Which vector, fp32. */
@@ -347,6 +348,26 @@ typedef struct {
     const void *scales;
 } pn_part;
 
+typedef struct pn_adapter pn_adapter;
+
+/* The highest rank of an adapter. */
+#define PN_MOST_RANK 512
+
+/* A LoRA pair: `scale` up^T (down x) is added to outputs `first` to `first` + `outputs` - 1 of a
+ * matrix, x being its input; in fp32, with the same bits whatever else is in the step. Borrowed until
+ * `pn_adapter_destroy`. */
+typedef struct {
+    int32_t rank;
+    int32_t columns; /* the matrix's */
+    int32_t first;   /* of a paired matrix gates come first, then ups */
+    int32_t outputs;
+    int32_t stride;  /* of `up`: `outputs` or more, a multiple of 16; zeros past the outputs */
+    int32_t element; /* of both: PN_F32, PN_F16 or PN_BF16 */
+    float scale;
+    const void *down; /* (rank, columns) */
+    const void *up;   /* (rank, stride) */
+} pn_low_rank;
+
 /* One step: N tokens of S sequences, one sequence after another. */
 typedef struct {
     int32_t tokens;                      /* N, at least 1 */
@@ -365,6 +386,7 @@ typedef struct {
                                      then sines */
     const float *const *added;    /* (added_layers, N) rows to add behind each of the first layers */
     int32_t added_layers;         /* fewer than the model has */
+    const pn_adapter *const *adapters; /* (S), each NULL for the model as it is; or NULL */
 } pn_step_input;
 
 /* PN_ABI of the library as it was built. */
@@ -445,6 +467,15 @@ int32_t pn_set_rotary(pn_model *model, int32_t table, const float *cosines, cons
 
 /* (positions): what queries of a layer that `grows` are multiplied by. */
 int32_t pn_set_growth(pn_model *model, const float *growth, int32_t positions);
+
+/* An adapter of this model, which must be destroyed before it. Without pairs it changes nothing. */
+int32_t pn_adapter_create(const pn_model *model, pn_adapter **adapter);
+
+/* Add a pair to a matrix that the layer has, but no expert's, nor what experts share. */
+int32_t pn_adapter_add(pn_model *model, pn_adapter *adapter, int32_t which, int32_t layer,
+                       const pn_low_rank *pair);
+
+void pn_adapter_destroy(pn_adapter *adapter);
 
 /* Compute a step: write its keys and values to `cache` (of `blocks` blocks), move the states of its
  * sequences among the `places` in `states` (NULL in a model without them), write logits to `logits`

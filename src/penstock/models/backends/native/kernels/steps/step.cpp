@@ -18,7 +18,7 @@ Step::Step(Model &model, const pn_step_input &input, uint16_t *cache, float *sta
            float *hidden)
     : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input), cache_(cache),
       states_(states), logits_(logits), hidden_out_(hidden),
-      plan_(model.most_together(), model.most_split_floats(), input) {
+      plan_(model.most_together(), model.most_split_floats(), input), adapters_(input) {
     make_room();
 }
 
@@ -75,15 +75,18 @@ void Step::head(int thread) {
     const Quantised last = quantised(model_.head);
     each_row(input_.rows, [&](int row) {
         const float *from = model_.last.get() + int64_t(row) * shape_.hidden;
-        float *plain =
-            hidden_out_ == nullptr ? nullptr : hidden_out_ + int64_t(row) * shape_.hidden;
+        float *plain = hidden_out_ == nullptr ? plain_row(row)
+                                              : hidden_out_ + int64_t(row) * shape_.hidden;
         kernels_.norm(from, model_.final_norm, shape_.hidden, last, row, plain);
     });
     lap(thread, PN_PHASE_ROWS);
-    if (logits_ != nullptr)
-        product({&model_.head, &last, Outlet::store, logits_, shape_.vocab, nullptr, {},
-                 model_.traits.logit_scale, model_.traits.logit_cap},
-                input_.rows);
+    if (logits_ != nullptr) {
+        Product of{&model_.head, &last, Outlet::store, logits_, shape_.vocab, nullptr, {},
+                   model_.traits.logit_scale, model_.traits.logit_cap};
+        of.added = added_to(PN_HEAD, 0, hidden_out_ == nullptr ? model_.plain.get() : hidden_out_,
+                            shape_.hidden, true, false);
+        product(of, input_.rows);
+    }
     lap(thread, PN_PHASE_HEAD);
 }
 
@@ -102,26 +105,31 @@ void Step::layer(int index, int thread) {
     see_others(index, thread);
     const Rows rows = past_attention(index + 1 == shape_.layers);
     if (layer.traits.parallel)
-        mlp_beside(layer, rows, thread);
+        mlp_beside(index, rows, thread);
     if (layer.traits.attends) {
         quantise_attended(layer, rows);
         lap(thread, PN_PHASE_ROWS);
         give_back(layer.output, layer.attention_out_norm, rows, layer.output_bias,
-                  scale * layer.traits.attention_scale);
+                  scale * layer.traits.attention_scale,
+                  added_to_output(index, rows));
         lap(thread, PN_PHASE_OUTPUT);
     }
     if (layer.mixer.any()) {
         each_row(rows.count,
                  [&](int row) { quantise_mixed(layer.mixer, token_of(rows, row), row); });
         lap(thread, PN_PHASE_ROWS);
+        const bool alone = layer.mixer.convolves_alone();
         give_back(layer.mixer.out, layer.attention_out_norm, rows, layer.mixer.out_bias,
-                  scale * layer.mixer.shape.scale);
+                  scale * layer.mixer.shape.scale,
+                  added_to(PN_MIXER_OUT, index,
+                           alone ? model_.mixed.get() : model_.mixed_out.get(),
+                           alone ? layer.mixer.rows() : layer.mixer.values(), rows.wanted, true));
         lap(thread, PN_PHASE_OUTPUT);
     }
     if (layer.traits.parallel)
         add_branch({}, rows, scale);
     else
-        mlp(layer, rows, thread);
+        mlp(index, rows, thread);
     if (model_.traits.layer_inputs > 0)
         take_own_input(index, rows, thread);
     if (layer.scale != nullptr)
@@ -143,13 +151,19 @@ void Step::see_others(int index, int thread) {
     take_in(layer.input_norm, first, input_.tokens, model_.hidden.get());
     lap(thread, PN_PHASE_ROWS);
     const Quantised in = quantised(first);
-    if (layer.traits.attends)
-        product({&layer.qkv, &in, Outlet::store, model_.heads.get(), layer.head_rows(),
-                 layer.qkv_bias},
-                input_.tokens);
-    if (mixer.any())
-        product({&mixer.in, &in, Outlet::store, model_.mixed.get(), mixer.rows(), mixer.in_bias},
-                input_.tokens);
+    const float *plain = plain_inputs(layer.input_norm, model_.hidden.get());
+    if (layer.traits.attends) {
+        Product of{&layer.qkv, &in, Outlet::store, model_.heads.get(), layer.head_rows(),
+                   layer.qkv_bias};
+        of.added = added_to(PN_QKV, index, plain, shape_.hidden, false, true);
+        product(of, input_.tokens);
+    }
+    if (mixer.any()) {
+        Product of{&mixer.in, &in, Outlet::store, model_.mixed.get(), mixer.rows(),
+                   mixer.in_bias};
+        of.added = added_to(PN_MIXER_IN, index, plain, shape_.hidden, false, true);
+        product(of, input_.tokens);
+    }
     lap(thread, PN_PHASE_QKV);
     /* Past the last keys and values only the tokens count whose logits are wanted. */
     if (layer.traits.attends)
@@ -179,7 +193,7 @@ void Step::take_in(const Norm &norm, const Matrix &matrix, int rows, const float
         if (norm.weight == nullptr)
             kernels_.quantise(from, shape_.hidden, in, row);
         else
-            kernels_.norm(from, norm, shape_.hidden, in, row, nullptr);
+            kernels_.norm(from, norm, shape_.hidden, in, row, plain_row(row));
     });
 }
 
@@ -196,9 +210,10 @@ Step::Rows Step::past_attention(bool last) {
 }
 
 /* A layer's MLP, added to `rows`. */
-void Step::mlp(const Layer &layer, const Rows &rows, int thread) {
+void Step::mlp(int index, const Rows &rows, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
     if (layer.experts.any() && layer.experts.shape.apart)
-        return mlp_and_experts(layer, rows, thread);
+        return mlp_and_experts(index, rows, thread);
     if (layer.experts.any()) {
         const bool apart =
             layer.mlp_out_norm.weight != nullptr || layer.traits.residual_scale != 1.0F;
@@ -211,37 +226,42 @@ void Step::mlp(const Layer &layer, const Rows &rows, int thread) {
         return;
     take_in(layer.attention_norm, layer.gate_up, rows.count, rows.hidden);
     lap(thread, PN_PHASE_ROWS);
-    up(layer, rows, thread);
+    up(index, rows, plain_inputs(layer.attention_norm, rows.hidden), thread);
     give_back(layer.down, layer.mlp_out_norm, rows, layer.down_bias,
-              layer.traits.residual_scale * layer.traits.mlp_scale);
+              layer.traits.residual_scale * layer.traits.mlp_scale, added_to_down(index, rows));
     lap(thread, PN_PHASE_DOWN);
 }
 
 /* The same, to `branch`: it reads hidden states to which attention was not added yet. */
-void Step::mlp_beside(const Layer &layer, const Rows &rows, int thread) {
+void Step::mlp_beside(int index, const Rows &rows, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
     if (layer.experts.any())
         return mixture(layer, rows, model_.branch.get(), thread);
     const bool own = layer.attention_norm.weight != nullptr;
-    take_in(own ? layer.attention_norm : layer.input_norm, layer.gate_up, rows.count, rows.hidden);
+    const Norm &norm = own ? layer.attention_norm : layer.input_norm;
+    take_in(norm, layer.gate_up, rows.count, rows.hidden);
     lap(thread, PN_PHASE_ROWS);
-    up(layer, rows, thread);
+    up(index, rows, plain_inputs(norm, rows.hidden), thread);
     const Quantised inner = quantised(layer.down);
-    product({&layer.down, &inner, Outlet::store, model_.branch.get(), shape_.hidden,
-             layer.down_bias, {}, layer.traits.mlp_scale},
-            rows.count);
+    Product of{&layer.down, &inner, Outlet::store, model_.branch.get(), shape_.hidden,
+               layer.down_bias, {}, layer.traits.mlp_scale};
+    of.added = added_to_down(index, rows);
+    product(of, rows.count);
     lap(thread, PN_PHASE_DOWN);
 }
 
 /* An MLP, and experts that read the same: both normed, and their sum. */
-void Step::mlp_and_experts(const Layer &layer, const Rows &rows, int thread) {
+void Step::mlp_and_experts(int index, const Rows &rows, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
     float *branch = model_.branch.get();
     float *both = model_.both.get();
     take_in(layer.attention_norm, layer.gate_up, rows.count, rows.hidden);
-    up(layer, rows, thread);
+    up(index, rows, plain_inputs(layer.attention_norm, rows.hidden), thread);
     const Quantised inner = quantised(layer.down);
-    product({&layer.down, &inner, Outlet::store, branch, shape_.hidden, layer.down_bias, {},
-             layer.traits.mlp_scale},
-            rows.count);
+    Product of{&layer.down, &inner, Outlet::store, branch, shape_.hidden, layer.down_bias, {},
+               layer.traits.mlp_scale};
+    of.added = added_to_down(index, rows);
+    product(of, rows.count);
     lap(thread, PN_PHASE_DOWN);
     each_row(rows.count, [&](int row) {
         memset(both + int64_t(row) * shape_.hidden, 0, size_t(shape_.hidden) * sizeof(float));
@@ -299,14 +319,28 @@ void Step::mixture(const Layer &layer, const Rows &rows, float *out, int thread)
     lap(thread, PN_PHASE_DOWN);
 }
 
-/* From an MLP's input, which is quantised, to that of its last product. */
-void Step::up(const Layer &layer, const Rows &rows, int thread) {
+Added Step::added_to_output(int index, const Rows &rows) {
+    const Layer &layer = model_.layers[size_t(index)];
+    const bool latent = layer.latent.any(); /* whose results stand by row, not by token */
+    return added_to(PN_OUTPUT, index, latent ? model_.expanded.get() : model_.attended.get(),
+                    layer.output_columns(), rows.wanted, !latent);
+}
+
+Added Step::added_to_down(int index, const Rows &rows) {
+    const int size = model_.layers[size_t(index)].traits.intermediate;
+    return added_to(PN_DOWN, index, model_.gated.get(), size, rows.wanted, false);
+}
+
+/* From an MLP's input, which is quantised, and as it was in `inputs`, to that of its last product. */
+void Step::up(int index, const Rows &rows, const float *inputs, int thread) {
+    const Layer &layer = model_.layers[size_t(index)];
     const int size = layer.traits.intermediate;
     const Quantised in = quantised(layer.gate_up);
     const Outlet outlet = layer.traits.gated ? Outlet::gated : Outlet::activated;
-    product({&layer.gate_up, &in, outlet, model_.gated.get(), size, layer.gate_up_bias,
-             {layer.traits.activation, 1.0F, 0.0F, layer.traits.gate_scale}},
-            rows.count);
+    Product of{&layer.gate_up, &in, outlet, model_.gated.get(), size, layer.gate_up_bias,
+               {layer.traits.activation, 1.0F, 0.0F, layer.traits.gate_scale}};
+    of.added = added_to(PN_GATE_UP, index, inputs, shape_.hidden, rows.wanted, false);
+    product(of, rows.count);
     lap(thread, PN_PHASE_GATE_UP);
     const Quantised inner = quantised(layer.down);
     each_row(rows.count, [&](int row) {
@@ -317,13 +351,14 @@ void Step::up(const Layer &layer, const Rows &rows, int thread) {
 
 /* A product of quantised rows, added to the hidden states; first normed where there is a norm. */
 void Step::give_back(const Matrix &matrix, const Norm &norm, const Rows &rows, const float *bias,
-                     float scale) {
+                     float scale, const Added &added) {
     const Quantised in = quantised(matrix);
     const bool normed = norm.weight != nullptr;
     float *out = normed ? model_.branch.get() : rows.hidden;
-    product({&matrix, &in, normed ? Outlet::store : Outlet::add, out, shape_.hidden, bias, {},
-             normed ? 1.0F : scale},
-            rows.count);
+    Product of{&matrix, &in, normed ? Outlet::store : Outlet::add, out, shape_.hidden, bias, {},
+               normed ? 1.0F : scale};
+    of.added = added;
+    product(of, rows.count);
     if (normed)
         add_branch(norm, rows, scale);
 }

@@ -5,7 +5,7 @@ namespace penstock {
 void Step::attention(int index, int thread, bool wanted_only) {
     const Layer &layer = model_.layers[size_t(index)];
     if (layer.latent.any())
-        turn_latent(layer);
+        turn_latent(index);
     else
         each_row(input_.tokens, [&](int token) { turn(layer, token); });
     lap(thread, PN_PHASE_ROTATION);

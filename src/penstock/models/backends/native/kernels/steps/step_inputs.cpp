@@ -16,9 +16,10 @@ void Step::make_inputs() {
         for (int at = 0; at < values; at++)
             to[at] *= own.input_scale * own.sum_scale;
     });
-    product({&model_.layer_inputs, &in, Outlet::store, model_.projected.get(), values, nullptr, {},
-             own.projection_scale},
-            input_.tokens);
+    Product of{&model_.layer_inputs, &in, Outlet::store, model_.projected.get(), values, nullptr,
+               {}, own.projection_scale};
+    of.added = added_to(PN_LAYER_INPUTS, 0, model_.hidden.get(), shape_.hidden, false, true);
+    product(of, input_.tokens);
     each_row(input_.tokens * shape_.layers, [&](int part) {
         const int64_t at = int64_t(part) * own.layer_inputs;
         kernels_.add(model_.projected.get() + at, model_.layer_inputs_norm, own.layer_inputs,
@@ -32,9 +33,10 @@ void Step::take_own_input(int index, const Rows &rows, int thread) {
     const int size = model_.traits.layer_inputs;
     take_in({}, layer.input_gate, rows.count, rows.hidden);
     const Quantised in = quantised(layer.input_gate);
-    product({&layer.input_gate, &in, Outlet::activated, model_.gated.get(), size, nullptr,
-             {model_.traits.input_activation}},
-            rows.count);
+    Product of{&layer.input_gate, &in, Outlet::activated, model_.gated.get(), size, nullptr,
+               {model_.traits.input_activation}};
+    of.added = added_to(PN_INPUT_GATE, index, rows.hidden, shape_.hidden, rows.wanted, false);
+    product(of, rows.count);
     lap(thread, PN_PHASE_GATE_UP);
     const Quantised inner = quantised(layer.input_up);
     each_row(rows.count, [&](int row) {
@@ -46,7 +48,8 @@ void Step::take_own_input(int index, const Rows &rows, int thread) {
                           size, false);
         kernels_.quantise(gated, size, inner, row);
     });
-    give_back(layer.input_up, layer.input_out_norm, rows, nullptr, 1.0F);
+    give_back(layer.input_up, layer.input_out_norm, rows, nullptr, 1.0F,
+              added_to(PN_INPUT_UP, index, model_.gated.get(), size, rows.wanted, false));
     lap(thread, PN_PHASE_DOWN);
 }
 

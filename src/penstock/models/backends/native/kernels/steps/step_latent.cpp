@@ -15,19 +15,25 @@ const void *at(const void *first, int64_t elements, int element) {
 
 } // namespace
 
-void Step::turn_latent(const Layer &layer) {
+void Step::turn_latent(int index) {
+    const Layer &layer = model_.layers[size_t(index)];
     const Latent &own = layer.latent;
     float *queries = model_.heads.get();
     int64_t stride = layer.head_rows();
     if (own.shape.query_rank > 0) {
         const Quantised in = quantised(own.query_up);
+        const int rank = own.shape.query_rank;
+        float *plain = adapters_.any() ? model_.plain.get() : nullptr;
         each_row(input_.tokens, [&](int token) {
             const float *row = model_.heads.get() + token * int64_t(layer.head_rows());
-            kernels_.norm(row, own.query_norm, own.shape.query_rank, in, token, nullptr);
+            kernels_.norm(row, own.query_norm, rank, in, token,
+                          plain == nullptr ? nullptr : plain + int64_t(token) * rank);
         });
         queries = model_.queries.get();
         stride = int64_t(layer.traits.heads) * own.query_size();
-        product({&own.query_up, &in, Outlet::store, queries, stride, nullptr}, input_.tokens);
+        Product of{&own.query_up, &in, Outlet::store, queries, stride, nullptr};
+        of.added = added_to(PN_QUERY_UP, index, plain, rank, false, true);
+        product(of, input_.tokens);
     }
     each_row(input_.tokens,
              [&](int token) { turn_latent(layer, queries + token * stride, token); });

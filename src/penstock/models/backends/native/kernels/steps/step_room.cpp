@@ -68,6 +68,7 @@ void Step::make_room() {
                    (own.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) ||
                    (layer.experts.any() && own.residual_scale != 1.0F);
     }
+    make_adapters_room();
     model_.hidden.need(tokens * shape_.hidden);
     model_.last.need(int64_t(input_.rows) * shape_.hidden);
     model_.heads.need(tokens * head_rows);

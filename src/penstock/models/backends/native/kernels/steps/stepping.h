@@ -1,10 +1,11 @@
 /* One step of one model: what its threads do together. step.cpp has the way through the layers,
  * step_attention.cpp and step_latent.cpp their attention, step_mixer.cpp what stands in its place,
- * step_inputs.cpp the layers' own inputs. */
+ * step_inputs.cpp the layers' own inputs, adapters/step_adapters.cpp what adapters add. */
 #pragma once
 
 #include <chrono>
 
+#include "adapter.h"
 #include "model.h"
 #include "plan.h"
 
@@ -36,13 +37,15 @@ class Step {
     void see_others(int index, int thread);
     void take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden);
     Rows past_attention(bool last);
-    void mlp(const Layer &layer, const Rows &rows, int thread);
-    void mlp_beside(const Layer &layer, const Rows &rows, int thread);
-    void up(const Layer &layer, const Rows &rows, int thread);
+    void mlp(int index, const Rows &rows, int thread);
+    void mlp_beside(int index, const Rows &rows, int thread);
+    void up(int index, const Rows &rows, const float *inputs, int thread);
+    Added added_to_output(int index, const Rows &rows);
+    Added added_to_down(int index, const Rows &rows);
     void mixture(const Layer &layer, const Rows &rows, float *out, int thread);
-    void mlp_and_experts(const Layer &layer, const Rows &rows, int thread);
+    void mlp_and_experts(int index, const Rows &rows, int thread);
     void give_back(const Matrix &matrix, const Norm &norm, const Rows &rows, const float *bias,
-                   float scale);
+                   float scale, const Added &added);
     void add_branch(const Norm &norm, const Rows &rows, float scale);
     void add_rows(const float *from, const Norm &norm, int rows, float scale, float *to);
     void head(int thread);
@@ -68,7 +71,7 @@ class Step {
     float *attended(const Layer &layer, int token);
     void quantise_attended(const Layer &layer, const Rows &rows);
 
-    void turn_latent(const Layer &layer);
+    void turn_latent(int index);
     void turn_latent(const Layer &layer, float *queries, int token);
     void absorb(const Layer &layer, const float *queries, int64_t stride);
     void expand(const Layer &layer, const Rows &rows);
@@ -79,6 +82,12 @@ class Step {
     void gate(const Mixer &mixer, int token);
     void recur(const Mixer &mixer);
     void quantise_mixed(const Mixer &mixer, int token, int row);
+
+    void make_adapters_room();
+    float *plain_row(int row);
+    const float *plain_inputs(const Norm &norm, const float *hidden) const;
+    Added added_to(int which, int layer, const float *inputs, int64_t stride, bool wanted,
+                   bool by_token);
 
     void product(const Product &product, int rows);
     Quantised quantised(const Matrix &matrix) const;
@@ -99,6 +108,7 @@ class Step {
     float *logits_;
     float *hidden_out_;
     Plan plan_;
+    StepAdapters adapters_;
     std::chrono::steady_clock::time_point lap_; /* thread 0's last one */
 };
 

@@ -78,6 +78,18 @@ struct Gate {
     float scale = 1.0F; /* of a gate, before all else */
 };
 
+/* What adapters add to a product's outputs: to those of input row r `values` + r `stride`, as many as
+ * the matrix has rows (of a paired one the gates', then the ups'), where `rows`[r] is not 0. */
+struct Added {
+    const float *values = nullptr; /* null: nothing */
+    int64_t stride = 0;
+    const char *rows = nullptr;
+
+    const float *of(int row) const {
+        return values == nullptr || !rows[row] ? nullptr : values + row * stride;
+    }
+};
+
 struct Product {
     const Matrix *matrix;
     const Quantised *input;
@@ -90,6 +102,7 @@ struct Product {
     float cap = 0.0F;   /* c: then outputs become c tanh(output / c); 0: they do not */
     const int32_t *rows = nullptr;  /* where an input row's outputs go; null: its own number */
     const float *weights = nullptr; /* of input rows: outputs, their bias included, times it */
+    Added added = {};               /* as a bias of each row's own */
 };
 
 /* Products of rows with a small matrix that stays as it is stored, such as a router's. */
@@ -100,6 +113,19 @@ struct Scores {
     const void *weights; /* (outputs, size) elements */
     int element;
     const float *bias; /* (outputs), or null */
+    float *out;
+    int64_t out_stride;
+};
+
+/* From an adapter's small results, (rows, rank), to outputs; see `pn_low_rank`. */
+struct Widening {
+    const float *small;
+    int64_t small_stride;
+    int rank;
+    float scale;
+    const void *weights; /* (rank, stride) elements */
+    int64_t stride;
+    int element;
     float *out;
     int64_t out_stride;
 };
@@ -366,6 +392,8 @@ struct Kernels {
     void (*give_out)(const Outcome &outcome);
     /* x *= by, or 1 / (1 + e^-by); `size` is a multiple of 16. */
     void (*multiply)(float *x, const float *by, int size, bool switches);
+    /* Outputs [output, output_end) of the first `rows` rows; `output` is a multiple of 16. */
+    void (*widen_low_rank)(const Widening &widening, int rows, int output, int output_end);
 };
 
 constexpr int64_t PEAK_PRODUCTS = 1536;

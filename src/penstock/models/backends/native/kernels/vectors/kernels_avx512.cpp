@@ -4,6 +4,7 @@
 #include "vector_avx512.h"
 
 #include "attention.inl.h"
+#include "low_rank.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -34,6 +35,7 @@ const Kernels KERNELS_AVX512 = {
     avx512::recur,
     avx512::give_out,
     avx512::multiply,
+    avx512::widen_low_rank,
 };
 
 } // namespace penstock

@@ -364,6 +364,25 @@ inline void let_bent_out(const Product &product, int start, int count, float wei
         out[at] = sums[at];
 }
 
+/* What adapters add to a panel's outputs of one row. */
+inline void let_added_in(const Product &product, int panel, const float *added, float *sums) {
+    const int rows = product.matrix->rows;
+    if (product.outlet != Outlet::gated) {
+        const int start = panel * PANEL;
+        const int count = rows - start < PANEL ? rows - start : PANEL;
+        for (int at = 0; at < count; at++)
+            sums[at] += added[start + at];
+        return;
+    }
+    const int start = panel * HALF_PANEL;
+    const int rest = rows / 2 - start;
+    const int count = rest < HALF_PANEL ? rest : HALF_PANEL;
+    for (int at = 0; at < count; at++) {
+        sums[at] += added[start + at];
+        sums[HALF_PANEL + at] += added[rows / 2 + start + at];
+    }
+}
+
 inline void let_out(const Product &product, int panel, int row, float *sums) {
     const Matrix &matrix = *product.matrix;
     const int64_t to = product.rows == nullptr ? row : product.rows[row];
@@ -375,6 +394,8 @@ inline void let_out(const Product &product, int panel, int row, float *sums) {
         for (int at = 0; at < PANEL; at++)
             sums[at] *= scales[at];
     }
+    if (const float *added = product.added.of(row))
+        let_added_in(product, panel, added, sums);
     if (product.outlet == Outlet::gated)
         return let_gated_out(product, panel, sums, out);
     const int start = panel * PANEL;
