@@ -162,7 +162,9 @@ def test_layers_that_mix_rows_fall_back_although_they_have_the_interface(tmp_pat
     assert "its layers keep a state: LinearAttentionLayer" in caplog.text
 
 
-@pytest.mark.parametrize("entry", ["dtype = 'bf16'\nbackend = 'transformers'", "format = 'sym_int4'\nbackend = 'bigdl'"])
+@pytest.mark.parametrize(
+    "entry", ["dtype = 'bf16'\nbackend = 'transformers'", "format = 'sym_int4'\nbackend = 'bigdl'"]
+)
 def test_a_state_that_weighs_little_is_seen_in_coarse_formats(tmp_path, entry):
     """Falcon-H1's Mamba moves logits by 1 %, less than 16 and 4 bit round: no probe would tell."""
     build.write("falcon_h1", tmp_path / "models" / "m")
