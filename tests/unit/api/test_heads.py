@@ -89,6 +89,7 @@ def test_a_session_counts_as_half_of_a_prompt():
 
 def test_without_affinity_no_prompt_is_read_for_its_heads():
     record: Any = SimpleNamespace(session="", tenant="t")
+    card: Any = SimpleNamespace(adapter=None)
     works = [Generate(chat("x"), Sampling(seed=0))] * 2
-    assert all(_heads(works, record, Settings()))
-    assert _heads(works, record, Settings(affinity_wait_ms=0)) == [(), ()]
+    assert all(_heads(works, record, card, Settings()))
+    assert _heads(works, record, card, Settings(affinity_wait_ms=0)) == [(), ()]
