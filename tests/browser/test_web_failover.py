@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 QUEUE = "tiny-llama-cpu"
 MODEL = "tiny-llama"
-TOKENS = 300
+TOKENS = 1500
 
 
 def ask_for(browser: Browser, tokens: int) -> None:
@@ -54,8 +54,6 @@ def test_a_killed_worker_and_a_reload_in_mid_answer_lose_nothing(
     send(browser, "hello")
     browser.until(lambda: answer(browser, "open").text)
     worker.kill()
-    begun = answer(browser, "open").text
-    assert begun
     browser.driver.refresh()
     assert answer(browser, "open")
     another = processes.start_worker(QUEUE, redis_url, models_dir)
