@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from pydantic import (
     AnyUrl,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     RedisDsn,
@@ -92,20 +93,23 @@ def check_sentinels(value: tuple[str, ...], url: RedisDsn | AnyUrl | None) -> tu
     return value
 
 
+def _read_url(value: object) -> object:
+    return parsed_address(value) if isinstance(value, str) else value
+
+
+RedisUrl = Annotated[RedisDsn | SocketUrl, BeforeValidator(_read_url)]
+"""A Redis URL of a setting, in the form of `parsed_address`."""
+
+
 class RedisGroup(BaseModel):
     """Queues, by patterns of a shell such as `bigdl-70b-*`, and the Redis of their jobs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     queues: tuple[str, ...] = Field(min_length=1)
-    url: RedisDsn | SocketUrl
+    url: RedisUrl
     sentinels: tuple[str, ...] = ()
     master: str = Field(default="mymaster", min_length=1)
-
-    @field_validator("url", mode="before")
-    @classmethod
-    def _read_url(cls, value: object) -> object:
-        return parsed_address(value) if isinstance(value, str) else value
 
     @field_validator("sentinels")
     @classmethod

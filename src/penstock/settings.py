@@ -22,10 +22,9 @@ from penstock.redaction import redacted
 from penstock.redis_addresses import (
     HOME,
     RedisGroup,
-    SocketUrl,
+    RedisUrl,
     check_group_names,
     check_sentinels,
-    parsed_address,
     parsed_groups,
 )
 
@@ -44,7 +43,7 @@ class Settings(BaseSettings):
     """`json` is one object a line, with the request's, job's and worker's ids."""
 
     # Redis
-    redis_url: RedisDsn | SocketUrl = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
+    redis_url: RedisUrl = Field(default=RedisDsn("redis://127.0.0.1:6379/0"))
     """`redis://`, `rediss://` (TLS) or `unix:///path?db=0`, a socket on this machine."""
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated `host:port` of Sentinels; `redis_url` then gives user, password, database."""
@@ -218,11 +217,6 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
-
-    @field_validator("redis_url", mode="before")
-    @classmethod
-    def _read_redis_url(cls, value: object) -> object:
-        return parsed_address(value) if isinstance(value, str) else value
 
     @field_validator("standby_queues")
     @classmethod
