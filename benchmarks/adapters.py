@@ -20,16 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks import conditions, engines
-from benchmarks.cpu_engine import SHAPES, write_model
+from benchmarks import conditions, engines, native_profile
+from benchmarks.cpu_engine import SHAPES
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import Adapter, SequenceRequest
-from penstock.models import loader
 from penstock.models.adapters.adapter import LowRank, Pair
-from penstock.models.catalogue.resolve import resolve
-from penstock.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,16 +100,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
     chosen = parser.parse_args()
-    chosen.cache.mkdir(parents=True, exist_ok=True)
-    folder = write_model(chosen.cache, chosen.model)
-    file = chosen.cache / "adapters.toml"
-    file.write_text(
-        f'[models."bench"]\npath = "{folder}"\nbackend = "native"\nformat = "{chosen.format}"\n'
-    )
-    settings = Settings(models_file=file, threads=chosen.threads, kv_cache_bytes=1 << 30)
     conditions.show(conditions.observe())
-    loaded = loader.load(
-        resolve("bench-cpu", settings), settings, slots=chosen.streams, progress=lambda *_: None
+    loaded = native_profile.load(
+        chosen.cache, chosen.model, chosen.format, threads=chosen.threads, slots=chosen.streams
     )
     plain = [None] * chosen.streams
 

@@ -112,6 +112,17 @@ def shape_of(config: dict[str, Any], bits: float) -> dict[str, int]:
     return {"layers": layers, "qkv": qkv, "weights": weights, "head": head, "bytes": total}
 
 
+def load(cache: Path, model: str, form: str, *, threads: int, slots: int) -> LoadedModel:
+    """Write a shape's random weights into `cache`, if they are not there, and load them natively."""
+    cache.mkdir(parents=True, exist_ok=True)
+    file = cache / "native.toml"
+    path = write_model(cache, model)
+    file.write_text(f'[models."bench"]\npath = "{path}"\nbackend = "native"\nformat = "{form}"\n')
+    settings = Settings(models_file=file, threads=threads, kv_cache_bytes=1 << 30)
+    spec = resolve("bench-cpu", settings)
+    return loader.load(spec, settings, slots=slots, progress=lambda *_: None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -124,19 +135,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
     chosen = parser.parse_args()
-    chosen.cache.mkdir(parents=True, exist_ok=True)
-    folder = write_model(chosen.cache, chosen.model)
-    file = chosen.cache / "profile.toml"
-    file.write_text(
-        f'[models."bench"]\npath = "{folder}"\nbackend = "native"\nformat = "sym_int4"\n'
-    )
-    settings = Settings(models_file=file, threads=chosen.threads, kv_cache_bytes=1 << 30)
     seen = conditions.observe()
     conditions.show(seen)
-    loaded = loader.load(
-        resolve("bench-cpu", settings), settings,
-        slots=max(chosen.streams), progress=lambda *_: None,
-    )  # fmt: skip
+    slots = max(chosen.streams)
+    loaded = load(chosen.cache, chosen.model, "sym_int4", threads=chosen.threads, slots=slots)
+    folder = write_model(chosen.cache, chosen.model)
     shape = shape_of(json.loads((folder / "config.json").read_text()), 4.5)
     best = library.best_isa()
     assert best is not None
