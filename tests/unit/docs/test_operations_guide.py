@@ -53,7 +53,7 @@ def families() -> dict[str, str]:
 def test_every_metric_that_it_names_is_exported() -> None:
     known = families()
     known |= {re.sub(r"_(bucket|count|sum)$", "", name): whole for name, whole in known.items()}
-    metrics = section("Looking").split("Metrics that mean the same as vLLM's", 1)[1]
+    metrics = section("Looking").split("**Metrics of the API**", 1)[1]
     named = [
         found[1].lstrip(".")
         for found in re.finditer(r"`((?:\.\.\.)?[a-z_]{8,})(?:\{[a-z_]+\})?`", metrics)
