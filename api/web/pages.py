@@ -1,4 +1,4 @@
-"""GET /, /docs and their assets, from memory. Open to all: no file holds anything of anybody's."""
+"""GET /, /docs and their assets, from memory. Open to all: no file has data of a user."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.browser.test_web_page import answer, send
+from tests.browser.page import answer, send
 
 if TYPE_CHECKING:
     from tests.fixtures.browser import Browser

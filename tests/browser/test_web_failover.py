@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.browser.test_web_page import answer, send
+from tests.browser.page import answer, send
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,13 +1,14 @@
 // Answers on their way: asked for, followed, taken up again after a reload or a lost connection.
 import { ApiError, call, read } from "./api.js";
 import { conversations, newId, touch } from "./conversations.js";
-import { frames, updatesOf } from "./sse.js";
+import { frames, indexOf, updatesOf } from "./sse.js";
 import { announce } from "./state.js";
 
 const FIRST_PAUSE_MS = 400;
 const LONGEST_PAUSE_MS = 5000;
 const PATIENCE_MS = 10 * 60_000; // a job's journal is kept for as long
 const TRIES_TO_ASK = 4;
+const TRIES_TO_RESUME = 4; // in a row, without a new token
 const PASSING = new Set(["store_unavailable", "draining"]); // the job itself goes on
 
 const running = new Map(); // message id -> AbortController
@@ -39,7 +40,7 @@ function requestOf(conversation, before) {
 export function ask(conversation) {
   const message = {
     id: newId(), role: "assistant", content: "", tail: "", status: "open", model: conversation.model,
-    key: newId(), request: requestOf(conversation, conversation.messages), jobId: "", seen: -1,
+    key: newId(), request: requestOf(conversation, conversation.messages), jobId: "", seen: -1, seenId: "",
     figures: { askedMs: Date.now() }, error: "",
   };
   conversation.messages.push(message);
@@ -93,7 +94,9 @@ async function run(conversation, message, signal, resumed) {
   let pause = FIRST_PAUSE_MS;
   let lostMs = 0;
   let asked = 0;
+  let refused = 0;
   while (!signal.aborted) {
+    const before = message.seen;
     try {
       if (resumed && !message.jobId) await find(message, signal);
       resumed = true;
@@ -102,12 +105,17 @@ async function run(conversation, message, signal, resumed) {
       message.jobId ||= response.headers.get("x-penstock-jobs") ?? "";
       message.waiting = "";
       lostMs = 0;
-      pause = FIRST_PAUSE_MS;
       if (await follow(conversation, message, response, signal)) return;
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof ApiError && !isPassing(error, message)) throw explained(error, message);
-      if (!message.jobId && asked >= TRIES_TO_ASK) throw new Error("The server cannot be reached.");
+      if (error instanceof StreamRefused) refused += 1;
+      else if (isForgotten(error, message)) askAgain(message);
+      else if (error instanceof ApiError && !isPassing(error, message)) throw explained(error, message);
+      if (refused >= TRIES_TO_RESUME || (!message.jobId && asked >= TRIES_TO_ASK)) throw givenUp(error);
+    }
+    if (message.seen > before) {
+      refused = 0;
+      pause = FIRST_PAUSE_MS;
     }
     lostMs ||= Date.now();
     if (Date.now() - lostMs > PATIENCE_MS) throw new Error("The connection was lost for too long.");
@@ -118,9 +126,22 @@ async function run(conversation, message, signal, resumed) {
   }
 }
 
+// A stream that ended with an error which may pass, such as Redis being away.
+class StreamRefused extends Error {}
+
 function isPassing(error, message) {
   // Before a job is known, a refusal is the answer; once it runs, trouble of the way to it passes.
-  return Boolean(message.jobId) && (error.status >= 500 || error.status === 429);
+  return Boolean(message.jobId || message.isAskedAgain) && (error.status >= 500 || error.status === 429);
+}
+
+// Whether the store has lost the job: its request is sent once more, under the same key, and gives the same answer.
+function isForgotten(error, message) {
+  return error.status === 404 && Boolean(message.jobId && message.request) && !message.isAskedAgain;
+}
+
+function askAgain(message) {
+  message.jobId = "";
+  message.isAskedAgain = true;
 }
 
 function explained(error, message) {
@@ -128,6 +149,11 @@ function explained(error, message) {
     return new Error("The rest of this answer is not kept any more. Ask again to get a new one.");
   }
   return error;
+}
+
+function givenUp(error) {
+  if (!(error instanceof StreamRefused || error instanceof ApiError)) return new Error("The server cannot be reached.");
+  return new Error(`This answer cannot be continued. ${error.message.replace(/\.$/, "")}. Ask again to get a new one.`);
 }
 
 async function find(message, signal) {
@@ -140,12 +166,15 @@ async function find(message, signal) {
 }
 
 function open(message, signal) {
-  if (message.jobId) {
-    return call("GET", `/v1/jobs/${message.jobId}/events?after=${message.seen}`, { signal });
-  }
-  return call("POST", "/v1/chat/completions", {
-    body: message.request, headers: { "idempotency-key": message.key }, signal,
-  });
+  const headers = seenId(message) ? { "last-event-id": seenId(message) } : {};
+  if (message.jobId) return call("GET", `/v1/jobs/${message.jobId}/events`, { headers, signal });
+  headers["idempotency-key"] = message.key;
+  return call("POST", "/v1/chat/completions", { body: message.request, headers, signal });
+}
+
+// The id of the last event that is in the message: an index and a digest, by which another text is noticed.
+function seenId(message) {
+  return message.seenId || (message.seen >= 0 ? String(message.seen) : "");
 }
 
 // Take updates in; return whether the answer has ended.
@@ -158,7 +187,7 @@ async function follow(conversation, message, response, signal) {
       if (update.kind === "text") {
         addText(message, update);
       } else if (update.kind === "failed") {
-        if (PASSING.has(update.code)) return false;
+        if (PASSING.has(update.code)) throw new StreamRefused(update.message);
         message.error = update.code === "cancelled" ? "The answer was cancelled." : update.message;
         end(conversation, message, update.code === "cancelled" ? "stopped" : "failed");
         return true;
@@ -183,9 +212,10 @@ function addText(message, { text, id, tokens }) {
   message.figures.lastMs = now;
   if (id === null) {
     message.tail += text; // would be sent again to a stream that is taken up
-  } else if (id > message.seen) {
+  } else if (indexOf(id) > message.seen) {
     message.content += text;
-    message.seen = id;
+    message.seen = indexOf(id);
+    message.seenId = id;
     message.figures.tokens = tokens;
   }
 }

@@ -1,5 +1,5 @@
 // Server-sent events of an answer, from either of two places, as the same few updates:
-//   {kind: "text", text, id, tokens}   id is null where the place cannot be resumed from
+//   {kind: "text", text, id, tokens}   id is null if the stream cannot be resumed from there
 //   {kind: "end", reason, usage}       usage may come in an "end" of its own
 //   {kind: "failed", code, message}
 // The stream's end without "end" or "failed" means that the connection was lost.
@@ -31,10 +31,15 @@ function parse(text) {
   const lines = [];
   for (const line of text.split("\n")) {
     if (line.startsWith("data:")) lines.push(line.slice(line[5] === " " ? 6 : 5));
-    else if (line.startsWith("id:")) id = parseInt(line.slice(3), 10); // a digest follows the index
+    else if (line.startsWith("id:")) id = line.slice(3).trim(); // an index and a digest
     else if (line.startsWith("event:")) event = line.slice(6).trim();
   }
   return lines.length ? { id, event, data: lines.join("\n") } : null;
+}
+
+// The number of an event, which begins its id.
+export function indexOf(id) {
+  return parseInt(id, 10);
 }
 
 export function* updatesOf({ id, event, data }) {
@@ -52,7 +57,7 @@ export function* updatesOf({ id, event, data }) {
 // GET /v1/jobs/{id}/events
 function* ofJob(id, event, body) {
   if (event === "tokens") {
-    yield { kind: "text", text: body.text ?? "", id, tokens: id + body.token_ids.length };
+    yield { kind: "text", text: body.text ?? "", id, tokens: indexOf(id) + body.token_ids.length };
   } else if (event === "finished") {
     if (body.text) yield { kind: "text", text: body.text, id: null };
     yield { kind: "end", reason: body.reason, usage: body.usage };
@@ -65,7 +70,7 @@ function* ofJob(id, event, body) {
 function* ofCompletion(id, body) {
   const choice = body.choices?.[0];
   const text = choice?.delta?.content;
-  if (text) yield { kind: "text", text, id, tokens: id === null ? undefined : id + 1 };
+  if (text) yield { kind: "text", text, id, tokens: id === null ? undefined : indexOf(id) + 1 };
   if (choice?.finish_reason) yield { kind: "end", reason: choice.finish_reason };
   if (body.usage) yield { kind: "end", usage: body.usage };
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.browser.test_web_page import ANSWER, Gate
+from tests.browser.page import ANSWER, Gate
 from tests.fixtures.processes import wait_until
 from tests.fixtures.redis import find_free_port
 
