@@ -17,10 +17,10 @@ from torch import nn
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.native import library as native
-from penstock.models.backends.native.experts import Experts, Gate
 from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
-from penstock.models.backends.native.mixture import Mixture
+from penstock.models.backends.native.mixtures.experts import Experts, Gate
+from penstock.models.backends.native.mixtures.mixture import Mixture
 from penstock.models.backends.native.packing import aligned
 from penstock.models.weights import q4_0
 

@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.native import library
 from penstock.models.backends.native.decoder import Decoder
-from penstock.models.backends.native.experts import Experts, Gate, Scoring
 from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
-from penstock.models.backends.native.mixture import Mixture
+from penstock.models.backends.native.mixtures.experts import Experts, Gate, Scoring
+from penstock.models.backends.native.mixtures.mixture import Mixture
 from penstock.models.weights import q4_0
 from tests.fixtures.rounded import RoundedActivations
 from tests.unit.models.native.test_native_library import (

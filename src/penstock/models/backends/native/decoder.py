@@ -1,40 +1,31 @@
-"""A decoder in the native library: its weights, its threads, its steps."""
+"""A decoder in the native library: its layers, its threads, its steps."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from penstock.models.backends.native.layout import Phase, Which, native_shape
-from penstock.models.backends.native.library import (
-    Isa,
-    StepInput,
-    address_of,
-    check,
-    element_of,
-    library,
-    pointer,
-)
-from penstock.models.backends.native.matrix import native_packing, packed_bytes
+from penstock.models.backends.native.decoder_arrays import DecoderArrays
+from penstock.models.backends.native.layout import Phase, native_shape
+from penstock.models.backends.native.library import Isa, StepInput, address_of, check, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from penstock.models.backends.native.experts import Experts
     from penstock.models.backends.native.images import StepImages
     from penstock.models.backends.native.latent import NativeLatent
-    from penstock.models.backends.native.layout import Shape, Vector
-    from penstock.models.backends.native.matrix import Packing
+    from penstock.models.backends.native.layout import Shape
     from penstock.models.backends.native.mixer import NativeMixer
+    from penstock.models.backends.native.mixtures.experts import Experts
     from penstock.models.backends.native.traits import LayerTraits, Traits
 
 
-class Decoder:
-    """A model in the library. It holds references to the arrays that the library points into."""
+class Decoder(DecoderArrays):
+    """A model in the library."""
 
     def __init__(
         self,
@@ -49,12 +40,7 @@ class Decoder:
         :raises ValueError: the shape makes no sense.
         :raises RuntimeError: this CPU lacks `isa`.
         """
-        self.shape = shape
-        self._experts: dict[int, int] = {}  # by layer: how many
-        self._latent: dict[int, NativeLatent] = {}
-        self._library = library()
-        self._kept: dict[Any, Any] = {}
-        self._model = ctypes.c_void_p()
+        super().__init__(shape)
         self.scales_embeddings = False
         native, _windows = native_shape(shape)
         if cpus is not None and len(cpus) != threads:
@@ -125,98 +111,6 @@ class Decoder:
         check(self._library.pn_set_latent(self._model, layer, ctypes.byref(latent.native())))
         self._latent[layer] = latent
 
-    def set_latent_matrices(self, layer: int, keys: NDArray[Any], values: NDArray[Any]) -> None:
-        """(heads, rank, plain) and (heads, value, rank), of one type; 16-bit integers are bf16.
-
-        :raises ValueError: another shape or type, or the layer is not latent.
-        """
-        own = self._latent.get(layer)
-        if own is None or keys.shape[1:] != (own.rank, own.plain) or keys.dtype != values.dtype:
-            raise ValueError(f"keys {keys.shape} of layer {layer}: not the shape's")
-        if values.shape != (len(keys), own.value, own.rank):
-            raise ValueError(f"values {values.shape} of layer {layer}: not the shape's")
-        both = [np.ascontiguousarray(one) for one in (keys, values)]
-        element = element_of(keys)
-        check(
-            self._library.pn_set_latent_matrices(self._model, layer, element, *map(pointer, both))
-        )
-        self._kept["latent", layer] = both
-
-    def set_input_embeddings(self, table: NDArray[Any], layer_inputs: int) -> None:
-        """(vocab, layers * layer_inputs); 16-bit integers are bf16.
-
-        :raises ValueError: another shape, or another type.
-        """
-        if table.shape != (self.shape.vocab, self.shape.layers * layer_inputs):
-            raise ValueError(f"input embeddings {table.shape}: not the shape's")
-        table = np.ascontiguousarray(table)
-        check(self._library.pn_set_input_embeddings(self._model, element_of(table), pointer(table)))
-        self._kept["input embeddings"] = table
-
-    def set_router(self, layer: int, weights: NDArray[Any]) -> None:
-        """(experts, hidden); 16-bit integers are bf16.
-
-        :raises ValueError: another shape, or another type.
-        """
-        if weights.shape != (self._experts.get(layer), self.shape.hidden):
-            raise ValueError(f"a router {weights.shape}: not the shape's")
-        weights = np.ascontiguousarray(weights)
-        check(
-            self._library.pn_set_router(self._model, layer, element_of(weights), pointer(weights))
-        )
-        self._kept["router", layer] = weights
-
-    def set_matrix(
-        self, which: Which, layer: int, packing: Packing, packed: NDArray[np.uint8]
-    ) -> None:
-        """Set a matrix; for experts, `packed` contains the matrices of all, one after another.
-
-        :raises ValueError: its size differs from the shape's, or it is not aligned to 64 bytes.
-        """
-        each = which in {Which.EXPERTS_GATE_UP, Which.EXPERTS_DOWN}
-        count = self._experts.get(layer, 0) if each else 1
-        if packed.nbytes != count * packed_bytes(packing):
-            raise ValueError(
-                f"{packed.nbytes} bytes for {count} matrices of {packed_bytes(packing)}"
-            )
-        packing_of = ctypes.byref(native_packing(packing))
-        check(
-            self._library.pn_set_matrix(self._model, int(which), layer, packing_of, pointer(packed))
-        )
-        self._kept[which, layer] = packed
-
-    def set_order(self, which: Which, layer: int, order: NDArray[np.int32]) -> None:
-        """Column i of a matrix that is set, but none of experts', is the input's column order[i].
-
-        :raises ValueError: it is no order of the matrix's columns, or there is no such matrix.
-        """
-        order = np.ascontiguousarray(order, np.int32)
-        check(
-            self._library.pn_set_order(self._model, int(which), layer, pointer(order), order.size)
-        )
-        self._kept["order", which, layer] = order
-
-    def set_vector(self, which: Vector, layer: int, values: NDArray[np.float32]) -> None:
-        """:raises ValueError: its length differs from the shape's."""
-        values = np.ascontiguousarray(values, np.float32).reshape(-1)
-        check(
-            self._library.pn_set_vector(
-                self._model, int(which), layer, pointer(values), values.size
-            )
-        )
-        self._kept["vector", which, layer] = values
-
-    def set_embeddings(self, table: NDArray[Any]) -> None:
-        """(vocab, hidden); 16-bit integers are bf16.
-
-        :raises ValueError: another shape, or another type.
-        """
-        if table.shape != (self.shape.vocab, self.shape.hidden):
-            raise ValueError(f"embeddings {table.shape}: not the shape's")
-        table = np.ascontiguousarray(table)
-        check(self._library.pn_set_embeddings(self._model, element_of(table), pointer(table)))
-        self._kept["embeddings"] = table
-
     def set_traits(self, traits: Traits) -> None:
         """Set the model's traits; call it before setting matrices and vectors.
 
@@ -231,27 +125,6 @@ class Decoder:
         :raises ValueError: they are inconsistent, or there is no such layer.
         """
         check(self._library.pn_set_layer(self._model, layer, ctypes.byref(traits.native())))
-
-    def set_rotary(
-        self, cosines: NDArray[np.float32], sines: NDArray[np.float32], table: int = 0
-    ) -> None:
-        """(positions, size) each, of the first `size` elements of a head, as `rotation.tables`.
-
-        :raises ValueError: another shape, or no such table.
-        """
-        if cosines.shape != sines.shape or cosines.ndim != 2:  # noqa: PLR2004  a matrix
-            raise ValueError(f"rotary tables {cosines.shape}, {sines.shape}")
-        tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
-        positions, size = cosines.shape
-        own = map(pointer, tables)
-        check(self._library.pn_set_rotary(self._model, table, *own, positions, size))
-        self._kept["rotary", table] = tables
-
-    def set_growth(self, growth: NDArray[np.float32]) -> None:
-        """(positions,): what queries of a layer that grows are multiplied by."""
-        growth = np.ascontiguousarray(growth, np.float32).reshape(-1)
-        check(self._library.pn_set_growth(self._model, pointer(growth), growth.size))
-        self._kept["growth"] = growth
 
     def step(
         self,
@@ -284,7 +157,7 @@ class Decoder:
         if subsequence_begins.shape != begins or block_indices_begins.shape != begins:
             raise ValueError("begins of another number of sequences")
         if block_indices_begins[-1] > len(block_indices):
-            raise ValueError("fewer block indices than their begins say")
+            raise ValueError("fewer block indices than their begins need")
         for output, width in ((logits, self.shape.vocab), (hidden, self.shape.hidden)):
             if output is not None and output.shape != (len(rows), width):
                 raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")

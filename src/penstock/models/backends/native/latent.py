@@ -45,6 +45,13 @@ class NativeLatent:
         """The library's own structure."""
         return _Latent(*astuple(self))
 
+    def check_matrices(self, keys: NDArray[Any], values: NDArray[Any]) -> None:
+        """:raises ValueError: they are not (heads, rank, plain) and (heads, value, rank), of one type."""
+        if keys.shape[1:] != (self.rank, self.plain) or keys.dtype != values.dtype:
+            raise ValueError(f"keys {keys.shape}, {keys.dtype}: not the latent attention's")
+        if values.shape != (len(keys), self.value, self.rank):
+            raise ValueError(f"values {values.shape}: not the latent attention's")
+
 
 def native_latent(latent: Latent) -> NativeLatent:
     """A described latent attention in the library's words."""

@@ -13,7 +13,6 @@ from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.native import (
-    expert_packing,
     latent,
     library,
     packing,
@@ -26,6 +25,7 @@ from penstock.models.backends.native.decoder import Decoder
 from penstock.models.backends.native.layout import Shape
 from penstock.models.backends.native.matrix import packed_version
 from penstock.models.backends.native.mixer import native_mixer
+from penstock.models.backends.native.mixtures import expert_packing
 from penstock.models.backends.native.model import BLOCK_SIZE, NativeModel
 from penstock.models.catalogue import quantisation
 from penstock.models.catalogue.model_folder import read_config

@@ -12,11 +12,12 @@ from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.mixers import mixer_size
 from penstock.models.architecture.rows import Rows
 from penstock.models.architecture.sizes import result_size
-from penstock.models.backends.native import expert_packing, mixer
-from penstock.models.backends.native.expert_packing import ExpertPlan
+from penstock.models.backends.native import mixer
 from penstock.models.backends.native.layout import Which
 from penstock.models.backends.native.library import ALIGNMENT
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
+from penstock.models.backends.native.mixtures import expert_packing
+from penstock.models.backends.native.mixtures.expert_packing import ExpertPlan
 from penstock.models.weights.matrices import Packed
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def holds_codes(model: Architecture) -> bool:
 
     They are not if one input feeds matrices that are packed apart, which must then be alike: experts
     and what all tokens share, or a mixer and the attention beside it. Nor if attention is latent, or
-    layers have inputs of their own: nobody has tried these.
+    layers have inputs of their own: these are untested.
     """
     return not any(
         (isinstance(layer.mlp, Experts) and layer.mlp.shared is not None)

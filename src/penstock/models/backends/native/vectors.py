@@ -8,8 +8,9 @@ import numpy as np
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import Experts, dense_part
-from penstock.models.backends.native import expert_packing, mixer
+from penstock.models.backends.native import mixer
 from penstock.models.backends.native.layout import Vector
+from penstock.models.backends.native.mixtures import expert_packing
 from penstock.models.backends.native.packing import (
     Source,
     gate_up,

@@ -9,10 +9,10 @@ import numpy as np
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import ClampedGate, Experts
-from penstock.models.backends.native.experts import Experts as NativeExperts
-from penstock.models.backends.native.experts import Gate, Scoring
 from penstock.models.backends.native.layout import Vector, Which
 from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
+from penstock.models.backends.native.mixtures.experts import Experts as NativeExperts
+from penstock.models.backends.native.mixtures.experts import Gate, Scoring
 from penstock.models.backends.native.traits import ACTIVATIONS
 from penstock.models.weights import q4_0
 from penstock.models.weights.experts import ExpertTensor

@@ -15,9 +15,9 @@ from penstock.models.backends.native.matrix import native_packing, packed_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from penstock.models.backends.native.experts import Experts
     from penstock.models.backends.native.layout import Vector, Which
     from penstock.models.backends.native.matrix import Packing
+    from penstock.models.backends.native.mixtures.experts import Experts
 
 
 class Mixture:
@@ -49,7 +49,7 @@ class Mixture:
     def set_matrix(self, which: Which, packing: Packing, packed: NDArray[np.uint8]) -> None:
         """The matrices of all experts, one after another; see `decoder.Decoder.set_matrix`.
 
-        :raises ValueError: they are not what the sizes say.
+        :raises ValueError: they do not fit the sizes.
         """
         expected = self.experts.experts * packed_bytes(packing)
         if packed.nbytes != expected:
@@ -63,7 +63,7 @@ class Mixture:
         self._kept.append(packed)
 
     def set_vector(self, which: Vector, values: NDArray[np.float32]) -> None:
-        """:raises ValueError: it is not as long as the sizes say."""
+        """:raises ValueError: its length does not fit the sizes."""
         values = np.ascontiguousarray(values, np.float32).reshape(-1)
         check(
             self._library.pn_mixture_set_vector(
