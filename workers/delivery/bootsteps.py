@@ -33,7 +33,10 @@ _CHATTY = ("celery.worker.strategy", "celery.worker.consumer.connection", "kombu
 
 
 class Serving(bootsteps.StartStopStep):
-    """Loads the models of `-Q`, sizes the worker by their slots, starts, drains.
+    """Loads the models of `-Q`, sizes the worker by their slots, starts and drains it.
+
+    Of a drain it has what depends on Celery: the signals that begin it, a second one that hurries
+    it (`EnginePool.in_a_hurry`), the exit code. What it does to jobs is `Worker.drain`.
 
     Loading takes place while the worker is built: Celery has no handlers of its own for signals
     by then, so that Ctrl-C ends a long load at once, and it needs the slots for its prefetch count.

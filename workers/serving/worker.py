@@ -1,4 +1,9 @@
-"""A worker without Celery: its queues, its jobs, its threads."""
+"""A worker without Celery: its queues, its jobs, its threads, and its drain.
+
+`Worker.drain` is all that a drain does to jobs. When it begins and ends is Celery's part:
+`workers.delivery.bootsteps.Serving`. The drain that an operator requests is `Worker.rest`, which
+keeps the worker.
+"""
 
 from __future__ import annotations
 

@@ -53,6 +53,17 @@ def test_no_folder_has_more_than_twenty_files_on_one_level() -> None:
     assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
+def test_the_page_of_the_architecture_names_every_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    words = set(re.findall(r"\w+", page.split("## Packages and direction")[1].split("## ")[0]))
+    folders = [ROOT / "api", ROOT / "workers", ROOT / "src/penstock"]
+    folders += [ROOT / "src/penstock" / name for name in ("engine", "models", "transport")]
+    packages = {file.parent.name for folder in folders for file in folder.glob("*/__init__.py")}
+    modules = {file.stem for file in (ROOT / "src/penstock").glob("[a-z]*.py")}
+    assert len(packages) > 30
+    assert (packages | modules) - words == set()
+
+
 def test_celery_finds_its_application_in_workers() -> None:
     names = {path.stem for path in (ROOT / "workers").iterdir()}
     assert not names & FORBIDDEN_WORKERS
