@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from penstock.contract.job import Job
     from penstock.settings import Settings
-    from tests.fixtures.api import Script
+    from tests.fixtures.api import ApiServer, Script
 
 pytestmark = pytest.mark.busy(
     reason="leases and patience of a second or less, beside three other tests"
@@ -67,6 +67,12 @@ class Fickle:
             one = index + (shift if index >= 40 else 0)
             yield Tokens(job.id, index, (one,), f"{one} ")
         yield Finished(job.id, COUNT, FinishReason.STOP, Usage(1, COUNT))
+
+
+def is_served(server: ApiServer) -> bool:
+    """Whether the model is served by what Redis has now: a view is up to a second old."""
+    server.refresh()
+    return httpx.get(f"{server.url}/v1/models/tiny").status_code == 200
 
 
 class Heard:
@@ -169,7 +175,7 @@ def test_a_job_that_another_has_submitted_again_is_compared(
         done = clients.submit(listen, first.url)
         wait_until(lambda: sum(line.startswith("id: ") for line in seen) > 60)
         redis_client.flushall()
-        wait_until(lambda: httpx.get(f"{second.url}/v1/models/tiny").status_code == 200)
+        wait_until(lambda: is_served(second))
         with httpx.stream(
             "POST", f"{second.url}/v1/completions", json=ASK, headers=key, timeout=60.0
         ) as answer:
