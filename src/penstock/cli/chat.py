@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from penstock.cli import running
-from penstock.cli.console import note, out
+from penstock.cli.console import note, out, visible
 from penstock.errors import JobFailed, NoWorker, StartupError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Conversation:
             for chunk in stream:
                 for choice in chunk.choices:
                     pieces.append(choice.delta.content or "")
-                    out.file.write(pieces[-1])
+                    out.file.write(visible(pieces[-1]))
                     out.file.flush()
         out.file.write("\n")
         self.messages.append(question)

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segment
 
 from penstock.errors import BadSettings, PenstockError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import ConsoleOptions, RenderableType
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys, but for line breaks and tabs."""
+
+
+def visible(text: str) -> str:
+    """Return a text of others, such as an answer or a hub's licence, that controls no terminal."""
+    return _CONTROLS.sub("\ufffd", text.replace("\r", ""))
+
+
+class VisibleConsole(Console):
+    """A console whose texts control no terminal; its own styles still do."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield what is written, see `rich.console.Console.render`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+out = VisibleConsole(highlight=False)
+err = VisibleConsole(stderr=True, highlight=False)
 
 
 @dataclass

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PULLING: Final = ".pulling"
 """The folder of unfinished downloads, beside the models."""
 MOST_FILES: Final = 10_000
+"""Files of a model at a hub."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _READ: Final = (
@@ -70,7 +71,8 @@ class Offer:
 def offer(name: str, revision: str | None = None, file: str | None = None) -> Offer:
     """Return what the hub has under a name; of GGUF files, `file` chooses one.
 
-    :raises BadSettings: it is no name, or a choice is to be made; huggingface_hub is not installed.
+    :raises BadSettings: it is no name, has too many files, or leaves a choice; or huggingface_hub is
+        not installed.
     :raises ModelNotFound: the hub has no such model, or cannot be reached.
     """
     if _NAME.fullmatch(name) is None:
@@ -78,10 +80,10 @@ def offer(name: str, revision: str | None = None, file: str | None = None) -> Of
     hub = _hub()
     with _one_line(name):
         info: Any = hub.HfApi().model_info(name, revision=revision, files_metadata=True)
-    files = [
-        RemoteFile(str(one.rfilename), int(one.size or 0))
-        for one in (info.siblings or ())[:MOST_FILES]
-    ]
+    siblings: list[Any] = info.siblings or []
+    if len(siblings) > MOST_FILES:
+        raise BadSettings(f"{name} has {len(siblings)} files; at most {MOST_FILES} are fetched")
+    files = [RemoteFile(str(one.rfilename), int(one.size or 0)) for one in siblings]
     card: Any = getattr(info, "card_data", None) or {}
     chosen = choose(name, files, file)
     return Offer(
@@ -171,7 +173,8 @@ def _literal(name: str) -> str:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return inside and name.isprintable()
 
 
 def _hub() -> Any:

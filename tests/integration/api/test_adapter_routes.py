@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from api.admin import adapters as routes
 from penstock.contract.adapter import LONGEST_NAME, LONGEST_PATH, AdapterCard
 from penstock.contract.tokenizer_calls import LoadAdapter, TokenizerCall, TokenizerReply
 from penstock.transport import keys
+from penstock.transport.accounts.keyring import KeyDesk
 from penstock.transport.fleet import adapters
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.store.connection import connect
@@ -101,13 +103,32 @@ def test_what_is_no_name_or_path(fleet: Fleet) -> None:
     assert _post(api.url, "load", lora_name="a" * LONGEST_NAME, lora_path="sql").status_code == 200
 
 
-def test_only_those_who_operate_the_fleet_load_adapters(fleet: Fleet) -> None:
-    api = fleet.api(api_keys=("sk-plain",))
-    fleet.worker(most_adapters=2)
-    header = {"authorization": "Bearer sk-wrong"}
-    asked = {"lora_name": "sql", "lora_path": "sql"}
-    refused = httpx.post(f"{api.url}/v1/load_lora_adapter", json=asked, headers=header)
-    assert refused.status_code == 401
+def test_a_worker_that_does_not_load_an_adapter_in_time(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "LOADING_S", 0.2)
+    api = fleet.api()
+    fleet.worker(name="silent", queue="silent-cpu", aliases=(), most_adapters=1)
+    late = _post(api.url, "load", lora_name="sql", lora_path="sql")
+    assert (late.status_code, late.json()["error"]["code"]) == (503, "no_worker")
+
+
+def test_only_those_who_operate_the_fleet_load_adapters(
+    fleet: Fleet, redis_client: redis.Redis
+) -> None:
+    made = KeyDesk(redis_client, 5.0)
+    try:
+        (_, plain), (_, admin) = made.make("ann"), made.make("root", admin=True)
+        api = fleet.api()
+        fleet.worker(most_adapters=2)
+        asked = {"lora_name": "sql", "lora_path": "sql"}
+        for route in ("load_lora_adapter", "unload_lora_adapter"):
+            for key, status in ((plain, 403), (admin, 200), ("sk-wrong", 401)):
+                header = {"authorization": f"Bearer {key}"}
+                answer = httpx.post(f"{api.url}/v1/{route}", json=asked, headers=header)
+                assert answer.status_code == status, (route, status)
+    finally:
+        redis_client.delete(keys.API_KEYS)
 
 
 def test_models_without_adapters_and_a_full_store_are_refused(

@@ -191,6 +191,19 @@ def test_what_is_not_fetched_is_one_line(served: Hub, monkeypatch: pytest.Monkey
         hub.offer("org/tiny")
 
 
+def test_a_repository_at_its_bound_of_files(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "MOST_FILES", len(served.files))
+    assert hub.offer("org/tiny").files
+    monkeypatch.setattr(hub, "MOST_FILES", len(served.files) - 1)
+    with pytest.raises(BadSettings, match="has 7 files; at most 6 are fetched"):
+        hub.offer("org/tiny")
+
+
+def test_a_name_that_a_terminal_obeys_is_left_out(served: Hub) -> None:
+    served.files["tokenizer\x1b[2J.spm"] = b"x"
+    assert all(file.name.isprintable() for file in hub.offer("org/tiny").files)
+
+
 def test_a_hubs_cache_is_served_as_it_is(tmp_path: Path) -> None:
     cached = tmp_path / "models--org--tiny"
     write_tiny_llama(cached / "snapshots" / "abc")

@@ -37,9 +37,15 @@ def test_the_oldest_make_room(redis_client):
 
 def test_entries_that_are_no_answers_are_left_out(redis_client):
     key = keys.answers(QUEUE, "a")
-    bomb = zlib.compress(bytes(1 << 20))
-    for entry in ({"t": b"x"}, {"u": b""}, {"t": zlib.compress(b"123")}, {"t": bomb}):
+    longest = (7,) * (answers.MOST_BYTES // 4)
+    bombs = [zlib.compress(bytes(size)) for size in (answers.MOST_BYTES + 4, 1 << 20)]
+    for entry in (
+        {"t": b"x"},
+        {"u": b""},
+        {"t": zlib.compress(b"123")},
+        *({"t": b} for b in bombs),
+    ):
         redis_client.xadd(key, entry)
-    answers.add(redis_client, QUEUE, "a", [(1, 2)])
-    assert answers.read(redis_client, QUEUE, "a", "")[0] == [(1, 2)]
+    answers.add(redis_client, QUEUE, "a", [(1, 2), longest])
+    assert answers.read(redis_client, QUEUE, "a", "")[0] == [(1, 2), longest]
     redis_client.delete(key)

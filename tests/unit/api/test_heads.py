@@ -87,6 +87,20 @@ def test_a_session_counts_as_half_of_a_prompt():
     assert not {shared} & {h.digest for h in heads_of(second, session=("other", "s"))}
 
 
+def test_tenants_whose_caches_are_apart_share_no_head():
+    card: Any = SimpleNamespace(adapter=None)
+    works = [Generate(chat("x"), Sampling(seed=0))]
+
+    def digests(tenant: str, sharing: Any) -> set[str]:
+        record: Any = SimpleNamespace(session="", tenant=tenant)
+        (heads,) = _heads(works, record, card, Settings(kv_sharing=sharing))
+        return {head.digest for head in heads}
+
+    assert digests("a", "all") == digests("b", "all")
+    assert not digests("a", "tenant") & digests("b", "tenant")
+    assert digests("a", "tenant") == digests("a", "tenant")
+
+
 def test_without_affinity_no_prompt_is_read_for_its_heads():
     record: Any = SimpleNamespace(session="", tenant="t")
     card: Any = SimpleNamespace(adapter=None)

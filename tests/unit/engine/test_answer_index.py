@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.contract.job import Sampling
-from penstock.engine.drafting.answer_index import ANSWER_TOKENS, PROMPT_TOKENS, AnswerIndex
+from penstock.engine.drafting.answer_index import (
+    ANSWER_TOKENS,
+    MOST_SCOPES,
+    PROMPT_TOKENS,
+    AnswerIndex,
+)
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
@@ -71,6 +76,14 @@ def test_bounds():
     index.keep("a", [1] * 500, [2] * 5000)
     ((_, text),) = index.unread()
     assert len(text) == PROMPT_TOKENS + ANSWER_TOKENS
+
+
+def test_scopes_in_use_are_bounded():
+    index = AnswerIndex(VOCAB)
+    for number in range(MOST_SCOPES + 1):
+        index.draft(f"scope {number}", PROMPT, 1)
+    assert len(index.scopes()) == MOST_SCOPES
+    assert "scope 0" not in index.scopes()
 
 
 def test_old_answers_are_overwritten():

@@ -159,6 +159,16 @@ def test_drafts_come_from_a_tenants_own_answers(setting: str, scopes: list[str])
     assert sorted(request.scope for request in desk.engine.submitted) == sorted(scopes)
 
 
+@pytest.mark.parametrize(("setting", "owners"), [("all", ["", ""]), ("tenant", ["a", "b"])])
+def test_a_prefix_cache_is_a_tenants_own_if_the_operator_wants_it(setting: str, owners: list[str]):
+    desk = Desk(kv_sharing=setting)
+    for tenant in ("a", "b"):
+        job = msgspec.structs.replace(make_job(tenant, QUEUE), tenant=tenant)
+        desk.queue.claims.append(Claim(job=job, epoch=1, next_index=0, attempt=1))
+    desk.look_at(bells=2)
+    assert sorted(request.cache_owner for request in desk.engine.submitted) == owners
+
+
 class Shelf:
     """Has the adapter `there` in memory once it was asked for; nobody has `gone`."""
 

@@ -36,7 +36,7 @@ _UNREAD: Final = 256
 
 _IN_USE_S: Final = 600.0
 _NOTED_EVERY_S: Final = 1.0
-_MOST_SCOPES: Final = 64
+MOST_SCOPES: Final = 64
 
 
 class AnswerIndex:
@@ -127,7 +127,7 @@ class AnswerIndex:
             return number
         self._used_s[scope] = now_s
         self._used_s.move_to_end(scope)
-        if len(self._used_s) > _MOST_SCOPES:
+        if len(self._used_s) > MOST_SCOPES:
             oldest, _ = self._used_s.popitem(last=False)
             del self._numbers[oldest]
         return number
@@ -181,7 +181,7 @@ class AnswerIndex:
         return following
 
     def _drop_overwritten(self) -> None:
-        """Forget what leads to overwritten tokens, now and then."""
+        """Forget, from time to time, what leads to overwritten tokens."""
         least = self._oldest
         while self._known and next(iter(self._known.values())) < least:
             self._known.popitem(last=False)

@@ -21,12 +21,12 @@ LOAD_S: Final = 0.05
 """Time of a step that may go into loading, while the running sequences wait."""
 _WAIT_S: Final = 0.02
 """The longest wait for a block that is still being read, at once."""
-_PATIENCE_S: Final = 0.25
+PATIENCE_S: Final = 0.25
 """The longest wait for a block in all; then the rest of the prompt is computed."""
 _GAIN: Final = 0.8
 """Loading has to take less than this share of the time of computing."""
 _TRIED_EVERY: Final = 16
-"""One of so many prompts is loaded although it seems slower, to measure the store again."""
+"""One prompt of this many is loaded although it seems slower, to measure the store again."""
 
 
 class Loading(Enum):
@@ -37,7 +37,7 @@ class Loading(Enum):
 
 
 class StoredBlocks:
-    """What the store knows beyond the pool. The engine's thread owns it."""
+    """Blocks that the store has beyond the pool. The engine's thread owns it."""
 
     def __init__(
         self, model: StorableModel, store: KVStore, pool: BlockPool, token_s: Callable[[], float]
@@ -61,7 +61,7 @@ class StoredBlocks:
             self._waiting_s[sequence.key] = 0.0
 
     def begin_step(self) -> None:
-        """Give all loading of a step its time."""
+        """Start the time of a step's loading."""
         if self._waiting_s:
             self._end_s = time.monotonic() + LOAD_S
 
@@ -81,7 +81,7 @@ class StoredBlocks:
                 break
             if content is NotRead.PENDING:
                 waited_s = self._waiting_s[sequence.key] + time.monotonic() - asked_s
-                if waited_s > _PATIENCE_S:
+                if waited_s > PATIENCE_S:
                     break
                 self._waiting_s[sequence.key] = waited_s
                 return Loading.GOES_ON

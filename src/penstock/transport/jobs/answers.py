@@ -22,7 +22,7 @@ PAGE: Final = 64
 LIFE_S: Final = 24 * 3600
 """How long a scope's answers are kept after the last one."""
 
-_MOST_BYTES: Final = 1 << 14
+MOST_BYTES: Final = 1 << 14
 """Of one answer, unpacked."""
 
 _TOKEN_BYTES: Final = 4
@@ -62,7 +62,7 @@ def _unpacked(packed: bytes) -> tuple[int, ...]:
     """Return an entry's tokens; none if it is no answer."""
     unpacker = zlib.decompressobj()
     try:
-        raw = unpacker.decompress(packed, _MOST_BYTES)
+        raw = unpacker.decompress(packed, MOST_BYTES)
     except zlib.error:
         return ()
     if not unpacker.eof or len(raw) % _TOKEN_BYTES:

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from api.openai.batches.file_store import FileStore, safe_name
+from api.openai.batches.files import MOST_LISTED
 from api.openai.batches.objects import FolderObjects
 from api.openai.batches.store import BatchStore
 from penstock.contract.events import Failed, Tokens
@@ -147,6 +148,14 @@ def test_bad_uploads(client: openai.OpenAI, server: ApiServer, tmp_path: Path) -
         assert httpx.get(f"{server.url}/v1/files/{path}").status_code == 404
     assert list(client.files.list()) == []
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_list_of_files_at_its_bound(server: ApiServer) -> None:
+    listed = f"{server.url}/v1/files?limit={MOST_LISTED}"
+    assert httpx.get(listed).status_code == 200
+    for limit in (0, MOST_LISTED + 1):
+        answer = httpx.get(f"{server.url}/v1/files?limit={limit}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
-_MOST_ENTRIES: Final = 100_000
-_LONGEST_STRING: Final = 8 * 1024 * 1024
-_LONGEST_ARRAY: Final = 16 * 1024 * 1024
-_MOST_DIMENSIONS: Final = 4
+MOST_ENTRIES: Final = 100_000
+LONGEST_STRING: Final = 8 * 1024 * 1024
+LONGEST_ARRAY: Final = 16 * 1024 * 1024
+MOST_DIMENSIONS: Final = 4
 _ALIGNMENT: Final = 32
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -92,7 +92,7 @@ def _read(path: Path, size: int, changed_ns: int) -> Header:
     except (struct.error, UnicodeDecodeError) as error:
         raise BadGguf(f"{path}: a GGUF file that is cut off or damaged") from error
     except ValueError as error:
-        if isinstance(error, BadGguf):
+        if isinstance(error, BadGguf) and str(path) in str(error):
             raise
         raise BadGguf(f"{path}: {error}") from error  # an empty file cannot be mapped
 
@@ -101,7 +101,7 @@ def _parsed(path: Path, reader: _Reader, size: int) -> Header:
     if reader.bytes(4) != _MAGIC:
         raise BadGguf(f"{path}: not a GGUF file")
     version, tensors, entries = reader.numbers("IQQ")
-    if version not in _VERSIONS or max(tensors, entries) > _MOST_ENTRIES:
+    if version not in _VERSIONS or max(tensors, entries) > MOST_ENTRIES:
         raise BadGguf(f"{path}: GGUF version {version} with {tensors} tensors: not read here")
     metadata: dict[str, Any] = {}
     for _ in range(entries):
@@ -111,7 +111,7 @@ def _parsed(path: Path, reader: _Reader, size: int) -> Header:
     for _ in range(tensors):
         name = reader.string()
         (dimensions,) = reader.numbers("I")
-        if dimensions > _MOST_DIMENSIONS:
+        if dimensions > MOST_DIMENSIONS:
             raise BadGguf(f"{path}: {name} has {dimensions} dimensions")
         shape = tuple(reversed(reader.numbers("Q" * dimensions)))
         table.append((name, shape, *reader.numbers("IQ")))
@@ -149,6 +149,8 @@ class _Reader:
 
     def bytes(self, count: int) -> bytes:
         found = self._own[self.at : self.at + count]
+        if len(found) < count:
+            raise BadGguf(f"cut off: {count} bytes at {self.at}")
         self.at += count
         return found
 
@@ -159,7 +161,7 @@ class _Reader:
 
     def string(self) -> str:
         (length,) = self.numbers("Q")
-        if length > _LONGEST_STRING:
+        if length > LONGEST_STRING:
             raise BadGguf(f"a text of {length} bytes")
         return self.bytes(length).decode()
 
@@ -169,7 +171,7 @@ class _Reader:
         if kind != _ARRAY:
             return self.numbers(_number(kind))[0]
         inner, count = self.numbers("IQ")
-        if count > _LONGEST_ARRAY:
+        if count > LONGEST_ARRAY:
             raise BadGguf(f"a list of {count} values")
         if inner != _STRING:
             return list(self.numbers(f"{count}{_number(inner)}"))
