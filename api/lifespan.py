@@ -152,7 +152,7 @@ async def _reap_forever(services: Services, group: str) -> None:
 
 
 async def _reconcile_forever(services: Services, reconciler: Reconciler) -> None:
-    """Put jobs of one Redis back whose keys somebody has deleted.
+    """Put jobs of one Redis back whose keys were deleted.
 
     With very many jobs in the store, a look at all of them takes a tenth of the time at most.
     """

@@ -105,7 +105,7 @@ async def resume(request: Request, worker_id: str) -> Response:
 
 @router.endpoint("/admin/jobs/{job_id}/cancel")
 async def cancel(request: Request, job_id: str) -> Response:
-    """Cancel anybody's job; one that has ended stays as it is.
+    """Cancel a job of any tenant; one that has ended stays as it is.
 
     :raises UnknownJob: it is not there.
     """

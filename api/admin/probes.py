@@ -27,14 +27,14 @@ PROBE_TIMEOUT_S = 2.0
 @router.endpoint("/health", documented=False, method="HEAD")
 @router.endpoint("/health", method="GET")
 async def health() -> Response:
-    """Say that this process lives; nothing else is looked at."""
+    """Report that this process lives; nothing else is checked."""
     return json_response({"status": "ok"})
 
 
 @router.endpoint("/ready", documented=False, method="HEAD")
 @router.endpoint("/ready", method="GET")
 async def ready(request: Request) -> Response:
-    """Say whether a request could be answered: the home Redis answers, and a worker lives."""
+    """Report whether a request could be answered: the home Redis answers, and a worker lives."""
     services = services_of(request)
     if request.app.state.drain.draining:
         return json_response({"status": "unavailable", "reason": "it is shutting down"}, 503)

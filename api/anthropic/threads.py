@@ -21,7 +21,7 @@ class UnknownThread(UnknownObject):
 
 
 def check(body: Mapping[str, Any]) -> None:
-    """See that a request has its whole history.
+    """Check that a request has its whole history.
 
     :raises UnknownThread: it continues a thread.
     """

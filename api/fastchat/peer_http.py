@@ -1,4 +1,4 @@
-"""Calls to other FastChat programs: whatever one answers, it costs little and ends in time."""
+"""Calls to other FastChat programs, bounded in size and time whatever they answer."""
 
 from __future__ import annotations
 

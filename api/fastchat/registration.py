@@ -1,4 +1,4 @@
-"""Which FastChat workers may register, and what they may report of themselves."""
+"""Which FastChat workers may register, and what they may report about themselves."""
 
 from __future__ import annotations
 

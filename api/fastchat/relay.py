@@ -176,7 +176,7 @@ async def frames(
                 answered = answered or content is not None
                 yield END if content is None else content + END
         if not answered:
-            raise EngineFailed("the worker said nothing")
+            raise EngineFailed("the worker sent nothing")
     except Refusal as refusal:  # its code is more specific than the error's class
         yield msgspec.json.encode(error_object(refusal)) + END
 

@@ -170,7 +170,7 @@ class _Decoder:
         return content
 
     def close(self) -> None:
-        """See that the end has come.
+        """Check that the end has come.
 
         :raises InvalidParameter: it has not.
         """

@@ -1,4 +1,4 @@
-"""What URLs of clients name, fetched from the hosts that the operator allows and from no others.
+"""Fetches what clients' URLs name, only from hosts that the operator allows.
 
 A host's name is resolved once, and that very address is called, so that a name cannot point
 elsewhere between the check and the call. Redirects are followed by hand, each checked alike.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 TOTAL_S: Final = 10.0
-"""From the lookup of the name to the last byte, waiting for one's turn included."""
+"""From the lookup of the name to the last byte, the wait for a free slot included."""
 CONNECT_S: Final = 3.0
 AT_ONCE: Final = 16
 """Fetches of this process that run at the same time; others wait."""

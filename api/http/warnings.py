@@ -1,4 +1,4 @@
-"""What a request wanted and does not get: short texts for its client.
+"""What a request asked for and does not get: short texts for its client.
 
 What the server does not run is left out of a request and reported here, as long as the answer is
 right without it. docs/compatibility.md lists what is left out and what is refused.

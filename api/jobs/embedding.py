@@ -51,7 +51,7 @@ class Wish:
 
 
 def check(card: ModelCard, wish: Wish = Wish()) -> None:
-    """See that a model can give such embeddings.
+    """Check that a model can give such embeddings.
 
     :raises UnsupportedFeature: it gives none, or none of so few dimensions.
     :raises InvalidParameter: it has no such prompt, or not so many dimensions.

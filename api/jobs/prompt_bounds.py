@@ -16,7 +16,7 @@ LEAST_CHARACTERS: Final = 4_096
 
 
 def check(prompt: Prompt, card: ModelCard, param: str) -> None:
-    """See that a prompt may fit; a chat is left to the worker, whose template makes its text.
+    """Check that a prompt may fit; a chat is left to the worker, whose template makes its text.
 
     :raises ContextOverflow: it cannot, whatever its tokens are; `param` is blamed.
     """

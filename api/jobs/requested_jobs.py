@@ -69,7 +69,7 @@ def _heads(
 ) -> list[tuple[Head, ...]]:
     """Return the heads of each work's prompt; the works of one prompt follow each other.
 
-    None without affinity: nobody would look for them. An adapter is a head of its own: a worker
+    None without affinity: they would not be used. An adapter is a head of its own: a worker
     that has it in memory need not load it.
     """
     if not settings.affinity_wait_ms:

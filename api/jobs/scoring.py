@@ -53,7 +53,7 @@ async def score(
 ) -> Scores:
     """Return a score for each (query, document).
 
-    A cross-encoder's are as its files say, most often from 0 to 1; those of embeddings are cosines.
+    A cross-encoder's are those that its files define, mostly from 0 to 1; those of embeddings are cosines.
 
     :raises UnsupportedFeature: see `check`.
     """

@@ -17,7 +17,7 @@ router = Router()
 @router.endpoint("/api/delete", method="DELETE")
 @router.endpoint("/api/blobs/{digest}", method="POST")
 async def refuse() -> Response:
-    """Refuse clearly.
+    """Refuse with a clear message.
 
     :raises UnsupportedFeature: always.
     """

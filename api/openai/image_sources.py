@@ -1,4 +1,4 @@
-"""The images of a chat that are elsewhere: files of the caller's, and URLs of allowed hosts."""
+"""A chat's images outside its body: files of the caller, and URLs of allowed hosts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ELSEWHERE_BYTES: Final = 64 * 1024 * 1024
 
 
 async def images_of_chat(request: Request, card: ModelCard, asked: ChatRequest) -> ChatImages:
-    """Return what collects the images of a chat, with those that are elsewhere.
+    """Return what collects the images of a chat, those outside its body included.
 
     :raises InvalidParameter: one cannot be fetched.
     :raises UnknownObject: it names a file that is not the caller's.

@@ -31,7 +31,7 @@ class ObjectCall:
         self._source.forget_mark()
 
     def value_ended(self) -> None:
-        """Take note that a value is whole: text from here on may be content."""
+        """Note that a value is whole: text from here on may be content."""
         self._whole = True
         self._source.mark()
 

@@ -121,7 +121,7 @@ def _key(source: Source, places: Iterator[str]) -> Step[str]:
 
 
 def _check_value(source: Source) -> Step[None]:
-    """See that a value may come next: until then the text may be no call."""
+    """Check that a value may come next: until then the text may be no call."""
     character = yield from source.peek()
     if not character or not (character in "'\"[({+-." or character.isalnum()):
         raise Malformed

@@ -68,7 +68,7 @@ class Source(ArrivingText):
         self._space = ""
 
     def think(self, inside: bool) -> None:
-        """Take note that reasoning begins or ends here."""
+        """Note that reasoning begins or ends here."""
         self.thinking = inside
         self.thought_since = True
 

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     speculation: Literal["auto", "on", "off"] = "auto"
     """Draft tokens by prompt lookup; `auto`: on the backends that measurably gain from it."""
     answer_drafts: Literal["off", "tenant", "shared"] = "tenant"
-    """Whose earlier answers tokens are drafted from: nobody's, the same tenant's, or everybody's."""
+    """Whose earlier answers tokens are drafted from: none, the same tenant's, or all tenants'."""
     special_tokens_in_text: Literal["text", "tokens"] = "text"
     """What `<|im_start|>` is in a user's or a tool's message: plain text, or the control token."""
     heartbeat_s: float = Field(default=1.0, gt=0)

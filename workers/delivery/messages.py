@@ -1,6 +1,6 @@
 """What may come through a queue's list, and what is done with the rest.
 
-Anybody who can write to Redis can push anything. A doorbell carries no work, so one that is
+Any writer to Redis can push anything. A doorbell carries no work, so one that is
 recognised is replaced by a plain one: no field of it can surprise Celery. Anything else must have
 the shape of a Celery message, and is dropped with a line in the log if Celery cannot take it.
 """

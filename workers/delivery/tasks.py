@@ -12,7 +12,7 @@ DOORBELL: Final = "penstock.doorbell"
 
 @shared_task(name=DOORBELL)
 def doorbell() -> None:
-    """Say that a job waits in the queue which this message came through.
+    """Announce that a job waits in the queue through which this message came.
 
     `EnginePool` answers it without ever calling this body; any other pool puts the bell back.
     """

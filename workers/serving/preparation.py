@@ -119,7 +119,7 @@ class Preparation:
         )
 
     def _scope(self, tenant: str) -> str:
-        """Return whose answers a tenant's are drafted from; empty for nobody's."""
+        """Return whose answers a tenant's are drafted from; empty: none."""
         if self._answer_drafts == "tenant":
             return f"tenant:{tenant}"
         return "" if self._answer_drafts == "off" else "shared"

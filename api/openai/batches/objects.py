@@ -65,7 +65,7 @@ class Objects(Protocol):
 
 @contextmanager
 def writing(what: str) -> Generator[None]:
-    """Say of a disk that is full or gone what a client can act on.
+    """Raise an error that a client can act on if a disk is full or gone.
 
     :raises StoreUnavailable:
     """

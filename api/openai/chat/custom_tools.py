@@ -68,7 +68,7 @@ def enforced_functions(tools: Sequence[Tool]) -> tuple[tuple[ToolFunction, ...],
 
 
 def check_size(tools: Sequence[Tool]) -> None:
-    """See that the grammars of the tools, one of which must be called, are not too long.
+    """Check that the grammars of the tools, one of which must be called, are not too long.
 
     :raises InvalidParameter: they are.
     """

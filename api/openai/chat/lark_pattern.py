@@ -171,7 +171,7 @@ class _Body:
             raise _fault("its rules are nested too deeply")
 
     def expect_end(self) -> None:
-        """See that all has been read.
+        """Check that all has been read.
 
         :raises InvalidParameter: it has not.
         """

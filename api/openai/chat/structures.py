@@ -39,7 +39,7 @@ def form_of(asked: GenerationRequest) -> Form | None:
 
 
 def check(param: str, asked: GenerationRequest, card: ModelCard) -> None:
-    """See that this model and the other parameters allow for the form that `param` asks for.
+    """Check that this model and the other parameters allow for the form that `param` asks for.
 
     :raises UnsupportedFeature: the model's worker has no structured output.
     :raises InvalidParameter: `ignore_eos` asks for a text without an end.

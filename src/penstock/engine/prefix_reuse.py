@@ -60,7 +60,7 @@ class PrefixReuse:
             self.stored.expect(sequence, len(blocks))
 
     def begin_step(self) -> None:
-        """Give the loading of a step its time."""
+        """Start the time of a step's loading."""
         if self.stored is not None:
             self.stored.begin_step()
 

@@ -49,7 +49,7 @@ class SequenceRequest:
     `embeds` its embedding. `token_types` assign each token to one of two texts, for encoders;
     empty for a single text. `stop_tokens` are stop strings that are single tokens, by id: their
     text is never emitted. `images` are the embeddings of the prompt's images. `scope` is whose
-    answers may be used to draft this one, and for whom this one may be used; empty for nobody's.
+    answers may be used to draft this one, and for whom this one may be used; empty: none.
     `head` names the prompt to `Engine.lost_heads`. Sequences of different `cache_owner` or
     `adapter` share no blocks; `adapter` None is the model as it is.
     """

@@ -13,7 +13,7 @@ maximum. Workers' totals start again with each worker.
 | `penstock_request_success_total` | model, device, finished_reason | choices |
 | `penstock_request_errors_total` | code | requests |
 | `penstock_http_requests_total` | method, path, status | requests |
-| `penstock_jobs_put_back_total` | place (line, lease, entry) | jobs whose keys somebody had deleted, by this process |
+| `penstock_jobs_put_back_total` | place (line, lease, entry) | jobs whose keys had been deleted, by this process |
 | `penstock_api_generations` | model, device | requests that wait for tokens in this process |
 | `penstock_num_requests_running`, `penstock_num_requests_waiting` | model, device | jobs |
 | `penstock_queue_waiting_tokens` | model, device | tokens |

@@ -41,10 +41,10 @@ class _Text:
 
 
 class DraftModel:
-    """Continues texts greedily by a model with its own KV cache, a token a pass.
+    """Continues texts greedily by a model with its own KV cache, one token a pass.
 
     It reads what sequences have got since, also where its own last draft was wrong. A sequence whose
-    blocks do not fit gets no draft. After an error of the model there are none at all. The engine's
+    blocks do not fit gets no draft. After an error of the model there are no more drafts. The engine's
     thread owns it.
     """
 

@@ -1,1 +1,1 @@
-"""What is known of computed prompts beyond the blocks in a model's own memory."""
+"""Computed prompts beyond the blocks in a model's own memory."""

@@ -1,8 +1,8 @@
 """Blocks of KV cache as files: one a block, found by its digest, bounded together by bytes.
 
 The files of all workers of a host lie in one folder, in one subfolder for each model, format and
-version. A file that is torn, flipped or of something else is a miss. Whoever uses a file renews its
-time; when the folder is full, the files that were not used for longest go, whoever wrote them.
+version. A file that is damaged or belongs to something else is a miss. Using a file renews its
+time; when the folder is full, the least recently used files of all workers are removed.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class BlockFiles:
         return [digest for _, digest in found[:most]]
 
     def _make_folders(self, *further: Path) -> None:
-        """Make what is missing; prompts can be guessed from blocks, so nobody else may read them."""
+        """Make the missing folders; prompts can be inferred from blocks, so only our user may read them."""
         self._root.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self._root, self._folder, *further):
             folder.mkdir(mode=0o700, exist_ok=True)

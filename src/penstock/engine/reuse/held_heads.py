@@ -1,4 +1,4 @@
-"""Which heads of prompts the prefix cache holds, for workers that tell others where a prompt is."""
+"""Which heads of prompts the prefix cache holds, for workers, which report them to each other."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MOST_UNREAD_BYTES: Final = 256 * 2**20
 MOST_KNOWN: Final = 262_144
 """Digests of blocks that are known to be in the store, and are not written again."""
 _PAUSE_S: Final = 10.0
-"""After an error nothing is written for so long."""
+"""How long nothing is written after an error."""
 _LINE_EVERY_S: Final = 60.0
 _MEMORY: Final = 0.2
 """Weight of a new measurement of the read rate."""
@@ -60,7 +60,7 @@ class StoreCounts:
 class KVStore:
     """Reads and writes blocks in two threads of its own.
 
-    Any thread may call its methods; none but `take` waits, and that for as long as it is told. A
+    Any thread may call its methods; only `take` waits, at most for the time that it is given. A
     store that cannot be read or written is one that has nothing.
     """
 

@@ -1,4 +1,4 @@
-"""The adapters that a worker has in memory: the most recently used ones, loaded when asked for."""
+"""The adapters that a worker has in memory: the most recently used ones, loaded on demand."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def stored_format(config: dict[str, Any]) -> str:
-    """Return the format that a configuration says its weights are in; 16 bit if it says nothing."""
+    """Return the format of the weights by the configuration; 16 bit if it has none."""
     text = config.get("text_config")
     parts = (config, cast("dict[str, Any]", text) if isinstance(text, dict) else {})
     stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))

@@ -17,7 +17,7 @@ BESIDE: Final = re.compile(
     r"|(?:input|output)_zero_point|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map"
     r"|quant_state\..*))$|_scale_inv$"
 )
-"""Names of tensors that only say something of a matrix."""
+"""Names of tensors that only describe a matrix."""
 TORCHAO: Final = "._weight_qdata"
 CODES: Final = (".qweight", ".weight_packed", TORCHAO)
 """Ends of the names of codes; the matrix itself would be `.weight`."""

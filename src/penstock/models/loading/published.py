@@ -31,7 +31,7 @@ def tensors(folder: Path, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], 
 
 
 def without_quantisation(config: Any) -> Any:
-    """A configuration object that no longer speaks of a quantisation; it is changed in place."""
+    """A configuration object without its quantisation; it is changed in place."""
     for part in {id(one): one for one in (config, config.get_text_config())}.values():
         for name in ("quantization_config", "compression_config"):
             if hasattr(part, name):

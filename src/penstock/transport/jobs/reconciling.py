@@ -1,7 +1,7 @@
 """Open jobs that have lost their place in line, their lease or their deadline get it back.
 
 Our scripts move a job from one place to the next in one step, and the reaper goes by these places.
-If somebody deletes one of their keys, a job is in none of them, and nobody would look for it before
+If one of their keys is deleted, a job is in none of them, and would not be found before
 its deadline. This looks at the jobs' own keys instead, all of them in turn.
 """
 

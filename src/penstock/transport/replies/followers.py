@@ -21,7 +21,7 @@ MOST_READERS: Final = 32
 class Followers:
     """Deals live events out to the followers of their jobs. Owned by one event loop.
 
-    `expected` are followers of jobs that are about to be submitted, which nobody reads yet.
+    `expected` are followers of jobs that are about to be submitted, which have no reader yet.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Clients of Redis that check the shape of every reply before anybody reads it."""
+"""Clients of Redis that check the shape of every reply before it is used."""
 
 from __future__ import annotations
 

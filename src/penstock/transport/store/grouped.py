@@ -1,4 +1,4 @@
-"""One of something for each Redis: the home Redis, and those of groups of queues.
+"""An object for each Redis: the home Redis, and those of groups of queues.
 
 A job lives in the Redis of its queue alone; accounts, limits, files, stored responses, usage and
 FastChat's workers are at home (docs/adr/0017).

@@ -1,4 +1,4 @@
-"""Lines of the log that would come with every call while a fault lasts."""
+"""Limits log lines that a lasting fault would write with every call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 EVERY_S: Final = 10.0
-"""A fault that is met again and again is a line in the log so often."""
+"""How often a lasting fault is a line in the log."""
 MOST_KINDS: Final = 100
 """Kinds of lines that are remembered."""
 

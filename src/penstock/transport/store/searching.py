@@ -1,4 +1,4 @@
-"""A look at several Redis for what only one of them has."""
+"""Looks in several Redis for what only one of them has."""
 
 from __future__ import annotations
 

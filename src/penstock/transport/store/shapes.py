@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Check: TypeAlias = "Callable[[Any], bool]"
 
 SHOWN_CHARACTERS: Final = 200
-"""Of a key or a reply, in an error's message."""
+"""Characters of a key or a reply in an error's message."""
 
 
 class WrongShapeError(InvalidResponse):
@@ -179,13 +179,13 @@ def digest_of(source: str) -> str:
 
 
 def declare(source: str, check: Check) -> str:
-    """Note what a script is answered with; return the script."""
+    """Note the shape of a script's reply; return the script."""
     _scripts[digest_of(source)] = check
     return source
 
 
 def expected(command: Sequence[Any]) -> Check | None:
-    """Return what a command is answered with; None for one that is not ours.
+    """Return the shape of a command's reply; None for one that is not ours.
 
     A command without its arguments is known only if its answer does not depend on them.
     """

@@ -104,7 +104,7 @@ def _mlp(facts: Facts, name: str, size: Sizes, *, is_dense: bool) -> Mlp:
 
 
 def _softmax_routing(facts: Facts, router: str) -> Routing:
-    """DeepSeek V2's: softmax, of the best groups where it says so, never normalised."""
+    """DeepSeek V2's: softmax, of the best groups if it is configured so, never normalised."""
     method = str(facts.raw("topk_method"))
     if method not in {"greedy", "group_limited_greedy"}:
         raise NotDescribed(f"topk_method {method!r} is unknown")
@@ -127,7 +127,7 @@ def _deepseek(facts: Facts) -> Architecture:
 
 
 def _glm(facts: Facts) -> Architecture:
-    """GLM-4.7-Flash: DeepSeek V3's layers, dense or sparse as it says of each."""
+    """GLM-4.7-Flash: DeepSeek V3's layers, each dense or sparse by the configuration."""
     count = facts.size("num_hidden_layers")
     stated = facts.listed("mlp_layer_types", count)
     kinds = ["dense", *["sparse"] * (count - 1)] if stated is None else stated

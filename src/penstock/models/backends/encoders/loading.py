@@ -114,7 +114,7 @@ def _module(spec: ModelSpec, folder: Any, config: Any, dtype: torch.dtype) -> An
 def _encoder(spec: ModelSpec, recipe: Recipe, module: Any) -> Embedder | CrossEncoder:
     """Put the head on a module, and try both.
 
-    :raises ModelNotLoadable: its vectors are not what the files say.
+    :raises ModelNotLoadable: its vectors are not those that the files describe.
     """
     device = devices.torch_device(spec)
     limits = {

@@ -101,7 +101,7 @@ local function note_occupancy(jobs, slots)
   if (quietly('HLEN', taken) or 0) > 4 * workers + 64 then quietly('DEL', taken) end
 end
 
--- Wake a worker, whoever gets the next doorbell.
+-- Wake a worker, whichever gets the next doorbell.
 local function call_worker(name)
   if quietly('LLEN', called_key(name)) == 0 then quietly('LPUSH', called_key(name), '1') end
   quietly('PEXPIRE', called_key(name), CALL_LIFE_MS)

@@ -4,7 +4,7 @@
 -- off), microseconds in which this worker computes a token of a prompt (0: unknown)
 -- Returns {{jobs that still wait, ms until one that was left to another worker may be taken (-1: none
 -- was left)}, {job, epoch, next index, whether this worker (1) or another one (2) holds a head of its
--- prompt or nobody is known to (0)}, ...} in order. The token makes a repeated call (the answer was
+-- prompt or no worker is known to (0)}, ...} in order. The token makes a repeated call (the answer was
 -- lost with a connection) return the same jobs and epochs.
 local token, token_ms = ARGV[4], tonumber(ARGV[5])
 local only_returned = ARGV[6] == '1'

@@ -1,6 +1,6 @@
 -- ARGV: most waiting jobs to look at, then ids of jobs
 -- Every other script moves a job from one place to the next in one step. An open job without a place
--- has lost it to somebody else, who has deleted a key. It gets its place back here.
+-- has lost it because a key was deleted. It gets its place back here.
 -- Returns {jobs put back in line, jobs leased again, entries put back or removed, {open job, ms until
 -- its keys go, ...}}. A job that is leased again gets no new epoch: its worker renews the lease, or
 -- the reaper finds it run out.
@@ -45,7 +45,7 @@ local function mend_open(job)
   open[#open + 1] = kept_until(job.deadline) - now
 end
 
--- A job that ended without a listener keeps its payload until somebody has accounted for it.
+-- A job that ended without a listener keeps its payload until a process has accounted for it.
 local function mend_ended(job)
   local key = job_key(job.id)
   if redis.call('HEXISTS', key, 'job') == 0 or redis.call('HEXISTS', key, 'left') == 1 then return end

@@ -27,7 +27,7 @@ redis.call('HSET', job_key(id), 'job', payload, 'state', 'waiting', 'epoch', 0, 
   'lost', 0, 'deadline', deadline, 'cancel', 0, 'reply', reply, 'priority', priority,
   'tenant', tenant, 'cost', cost, 'seq', job.seq, 'created', now, 'worker', '', 'claim', '',
   'digest', ARGV[12])
--- If somebody has deleted the job, the journal of its earlier life may be left.
+-- If the job was deleted, the journal of its earlier life may be left.
 redis.call('DEL', journal_key(id))
 if (ARGV[13] or '') ~= '' then redis.call('HSET', job_key(id), 'heads', ARGV[13]) end
 redis.call('ZADD', deadlines, deadline, id)

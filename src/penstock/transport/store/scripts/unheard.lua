@@ -1,6 +1,6 @@
 -- ARGV: least ms since the end, most jobs
 -- Returns a flat list of job, its last event and the time of its end (ms), for jobs whose last event
--- nobody received and whose process is gone. Another call gets them again only after `least_ms`.
+-- no process received and whose own process is gone. Another call gets them again only after `least_ms`.
 local least_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = {}
 

@@ -14,7 +14,7 @@ _STAGES: Final = 4
 
 
 class Stages:
-    """Buffers of pinned host memory in rotation, so that nobody waits for copies to the device."""
+    """Buffers of pinned host memory in rotation, so that no step waits for copies to the device."""
 
     def __init__(self, size: int) -> None:
         pin = torch.accelerator.is_available()
