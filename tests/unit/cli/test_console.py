@@ -9,9 +9,9 @@ from rich.table import Table
 from penstock.cli.console import VisibleConsole, visible
 
 
-def written(renderable: object, **options: bool) -> str:
+def written(renderable: object, *, markup: bool = True) -> str:
     file = io.StringIO()
-    VisibleConsole(file=file, force_terminal=True, width=40).print(renderable, **options)
+    VisibleConsole(file=file, force_terminal=True, width=40).print(renderable, markup=markup)
     return file.getvalue()
 
 
