@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST_RECOVERY_S = 4.0
 """The 99th percentile of a killed worker's jobs, where another worker was ready at that moment and
 nothing else was broken until the client read on; whoever has taken them up."""
+_BEFORE, _BEHIND = 20, 40
+"""Characters that are shown around a difference."""
 LONG_S = 600.0
 """Memory is judged in runs of this length or longer."""
 
@@ -177,7 +179,8 @@ def _judge_one(verdict: Verdict, outcome: Outcome, *, has_lost: bool) -> None:
         at = _first_difference(heard, outcome.ask.text)
         verdict.faults_found.append(
             f"{name}: text differs from character {at} of {len(outcome.ask.text)}, "
-            f"temperature {outcome.ask.temperature}; {outcome.error or outcome.refusal}"
+            f"temperature {outcome.ask.temperature}: {_around(heard, at)} for "
+            f"{_around(outcome.ask.text, at)}; {outcome.error or outcome.refusal}"
         )
     elif outcome.error and has_lost and outcome.is_protocol_error:
         count(verdict.errors_after_loss, outcome.error_kind)
@@ -195,6 +198,10 @@ def _judge_one(verdict: Verdict, outcome: Outcome, *, has_lost: bool) -> None:
 
 def count(counts: dict[str, int], what: str) -> None:
     counts[what] = counts.get(what, 0) + 1
+
+
+def _around(text: str, at: int) -> str:
+    return repr(text[max(at - _BEFORE, 0) : at + _BEHIND])
 
 
 def _first_difference(one: str, other: str) -> int:
