@@ -59,10 +59,15 @@ class PrefixReuse:
         if sequence.digests and not sequence.needs_prompt_rows:  # loaded tokens give no logits
             self.stored.expect(sequence, len(blocks))
 
-    def begin_step(self) -> None:
-        """Start the time of a step's loading."""
+    def begin_step(self, *, beside: bool) -> None:
+        """Give the loading of a step its time, `beside` sequences that are computed in it or alone."""
         if self.stored is not None:
-            self.stored.begin_step()
+            self.stored.begin_step(beside=beside)
+
+    def wait(self, running: Iterable[Sequence]) -> None:
+        """Wait a moment for what is loaded: there is nothing else to compute."""
+        if self.stored is not None:
+            self.stored.wait(running)
 
     def load(self, sequence: Sequence) -> bool:
         """Load the next blocks of a running sequence; return whether it has to wait for more."""

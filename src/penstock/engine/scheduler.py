@@ -81,7 +81,7 @@ class Scheduler:
         `drafts` are by sequence key; they are cut to the room in the cache.
         """
         step = Step()
-        self._reuse.begin_step()
+        self._reuse.begin_step(beside=bool(self.decoding()))
         self._allocate_next(step)
         size = self.pool.block_size
         prefilling: list[Sequence] = []
@@ -96,6 +96,8 @@ class Scheduler:
             self._add_chunk(step, sequence, prefill_tokens)
         while step.prefill_tokens < prefill_tokens and self.waiting and self._admit():
             self._add_chunk(step, self.running[-1], prefill_tokens)
+        if not step.sequences:
+            self._reuse.wait(self.running)
         return step
 
     def follow(self, step: Step) -> Step:

@@ -260,6 +260,62 @@ def test_a_slow_disk_is_not_waited_for(filled: Path, monkeypatch: Any):
         assert time.monotonic() - began_s < 3.0
 
 
+@pytest.mark.usefixtures("cold")
+def test_others_go_on_while_a_sequence_waits_for_the_disk(filled: Path, monkeypatch: Any):
+    """Each block takes 0.1 s to be read: loading goes on, and no step waits for it."""
+    read = BlockFiles.read
+
+    def slow(self: BlockFiles, digest: bytes) -> bytes | None:
+        time.sleep(0.1)
+        return read(self, digest)
+
+    monkeypatch.setattr(BlockFiles, "read", slow)
+    worker = Worker(BlockFiles(filled, IDENTITY, 2**20))
+    worker.store.start()
+    other, loading = [3, 1, 4], PROMPT[:13]
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=60)
+    worker.transcript.start |= {"other": 0, "loading": 0}
+    worker.engine.submit(SequenceRequest("other", other, sampling))
+    worker.engine.turn()
+    worker.engine.submit(SequenceRequest("loading", loading, sampling))
+    waits: list[float] = []
+    wait = KVStore.wait
+    monkeypatch.setattr(KVStore, "wait", lambda *a: waits.append(1.0) or wait(*a))
+    while len(worker.transcript.tokens["other"]) < 60:
+        worker.engine.turn()
+        time.sleep(0.01)  # a step
+    assert not waits  # as long as another sequence decoded
+    while len(worker.transcript.ends) < 2:
+        worker.engine.turn()
+    assert worker.transcript.tokens["other"] == greedy_text(other, 60, VOCAB)
+    assert worker.transcript.tokens["loading"] == greedy_text(loading, 60, VOCAB)
+    assert worker.transcript.finished("loading").usage.cached_tokens == 12
+    worker.store.close()
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_sequence_alone_waits_for_the_disk_without_spinning(filled: Path, monkeypatch: Any):
+    read = BlockFiles.read
+
+    def slow(self: BlockFiles, digest: bytes) -> bytes | None:
+        time.sleep(0.05)
+        return read(self, digest)
+
+    monkeypatch.setattr(BlockFiles, "read", slow)
+    worker = Worker(BlockFiles(filled, IDENTITY, 2**20))
+    worker.store.start()
+    worker.transcript.start["alone"] = 0
+    sampling = Sampling(seed=0, temperature=0.0, max_tokens=1)
+    worker.engine.submit(SequenceRequest("alone", PROMPT[:13], sampling))
+    turns = 0
+    while not worker.transcript.ends:
+        worker.engine.turn()
+        turns += 1
+    assert worker.transcript.finished("alone").usage.cached_tokens == 12
+    assert turns < 40
+    worker.store.close()
+
+
 def test_what_a_slow_disk_cannot_take_is_dropped(tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr(kv_store, "MOST_UNWRITTEN_BYTES", 10)
     store = KVStore(BlockFiles(tmp_path, IDENTITY, 2**20))

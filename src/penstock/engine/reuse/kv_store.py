@@ -60,7 +60,7 @@ class StoreCounts:
 class KVStore:
     """Reads and writes blocks in two threads of its own.
 
-    Any thread may call its methods; only `take` waits, at most for the time that it is given. A
+    Any thread may call its methods; none but `take` and `wait` waits, for as long as it is given. A
     store that cannot be read or written is one that has nothing.
     """
 
@@ -141,6 +141,16 @@ class KVStore:
                     return NotRead.PENDING
                 self._changed.wait(left_s)
             return NotRead.MISSING
+
+    def wait(self, keys: Sequence[int], wait_s: float) -> None:
+        """Return when a block of one of these sequences has been read, or after `wait_s`."""
+        end_s = time.monotonic() + wait_s
+        with self._changed:
+            while (left_s := end_s - time.monotonic()) > 0 and not self._closing:
+                requests = [self._requests.get(key) for key in keys]
+                if any(one is None or one.ready or one.done for one in requests):
+                    return
+                self._changed.wait(left_s)
 
     def forget(self, key: int) -> None:
         """Read no more for a sequence."""

@@ -10,7 +10,7 @@ from penstock.contract.worker import StoreLoad
 from penstock.engine.reuse.kv_store import NotRead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from penstock.engine.kv_cache import BlockPool
     from penstock.engine.model import StorableModel
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from penstock.engine.sequence import Sequence
 
 LOAD_S: Final = 0.05
-"""Time of a step that may go into loading, while the running sequences wait."""
+"""Time of a step that may go into taking blocks that have been read."""
+BESIDE_S: Final = 0.005
+"""The same if other sequences wait for the step."""
 _WAIT_S: Final = 0.02
-"""The longest wait for a block that is still being read, at once."""
+"""The longest wait for a block at once, when there is nothing else to compute."""
 PATIENCE_S: Final = 0.25
-"""The longest wait for a block in all; then the rest of the prompt is computed."""
+"""The longest time without a further block; then the rest of the prompt is computed."""
 _GAIN: Final = 0.8
 """Loading has to take less than this share of the time of computing."""
 _TRIED_EVERY: Final = 16
@@ -47,7 +49,7 @@ class StoredBlocks:
         self._store = store
         self._pool = pool
         self._token_s = token_s
-        self._waiting_s: dict[int, float] = {}
+        self._last_s: dict[int, float | None] = {}
         self._refused = 0
         self._end_s = 0.0
         self.loaded_tokens = 0
@@ -58,40 +60,44 @@ class StoredBlocks:
         digests = sequence.digests[known : (len(sequence.token_ids) - 1) // self._pool.block_size]
         if digests and self._is_worth_it():
             self._store.expect(sequence.key, digests)
-            self._waiting_s[sequence.key] = 0.0
+            self._last_s[sequence.key] = None
 
-    def begin_step(self) -> None:
-        """Start the time of a step's loading."""
-        if self._waiting_s:
-            self._end_s = time.monotonic() + LOAD_S
+    def begin_step(self, *, beside: bool) -> None:
+        """Give all loading of a step its time: less `beside` sequences that are computed in it."""
+        if self._last_s:
+            self._end_s = time.monotonic() + (BESIDE_S if beside else LOAD_S)
 
     def load(self, sequence: Sequence) -> Loading:
-        """Load the next blocks of a running sequence, while the step has time for it."""
+        """Take the next blocks of a running sequence that have been read; the disk is not waited for.
+
+        Until all are there, the sequence is loading: steps leave it out.
+        """
         size = self._pool.block_size
-        while sequence.key in self._waiting_s:
+        while sequence.key in self._last_s:
             if time.monotonic() > self._end_s:
                 return Loading.GOES_ON
             block = sequence.computed // size
             if sequence.computed % size or (block + 1) * size >= len(sequence.token_ids):
                 break
             digest = sequence.digests[block]
-            asked_s = time.monotonic()
-            content = self._store.take(sequence.key, digest, _WAIT_S)
+            content = self._store.take(sequence.key, digest, 0.0)
             if content is NotRead.MISSING:
                 break
+            now_s = time.monotonic()
+            last_s = self._last_s[sequence.key]
             if content is NotRead.PENDING:
-                waited_s = self._waiting_s[sequence.key] + time.monotonic() - asked_s
-                if waited_s > PATIENCE_S:
+                if last_s is None:
+                    self._last_s[sequence.key] = now_s
+                elif now_s - last_s > PATIENCE_S:
                     break
-                self._waiting_s[sequence.key] = waited_s
                 return Loading.GOES_ON
+            self._last_s[sequence.key] = now_s
             if not self._model.write_block(sequence.block_table[block], content):
                 break
             self._pool.register(sequence.block_table[block], digest)
             sequence.computed += size
             sequence.registered_blocks = block + 1
             self.loaded_tokens += size
-            self._waiting_s[sequence.key] = 0.0
         self.end(sequence)
         return Loading.DONE
 
@@ -102,8 +108,15 @@ class StoredBlocks:
 
     def end(self, sequence: Sequence) -> None:
         """Load no more of a sequence."""
-        if self._waiting_s.pop(sequence.key, None) is not None:
+        if sequence.key in self._last_s:
+            del self._last_s[sequence.key]
             self._store.forget(sequence.key)
+
+    def wait(self, sequences: Iterable[Sequence]) -> None:
+        """Wait a moment for a block of these sequences: there is nothing else to compute."""
+        keys = [sequence.key for sequence in sequences if sequence.key in self._last_s]
+        if keys:
+            self._store.wait(keys, _WAIT_S)
 
     def warm(self, longest_s: float) -> int:
         """Load the blocks that were used last into the free ones; return how many."""
