@@ -2,10 +2,12 @@
 
     python -m benchmarks.cache                      1 and 4 workers, 64 conversations of 8 turns
     python -m benchmarks.cache --workers 2 --conversations 16 --save
+    python -m benchmarks.cache --only apart --rounds 5      what affinity costs prompts without common heads
 
 Everything but the model is the product's; the model only sleeps, for a known time a step and a
 token, so that several workers fit on one machine. "Endless" is what one cache that forgets nothing
-would find. Each figure is of a run with affinity and one without, on the same fleet, in turn.
+would find. Each figure is of runs with affinity and without, on fresh fleets, in turn; of several
+rounds it is the median.
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ QUEUE: Final = sleeping.queue_of(STEP_MS, TOKEN_US)
 MODEL: Final = QUEUE.removesuffix("-cpu")
 CONVERSATIONS: Final = "conversations"
 APART: Final = "nothing in common"
+LOADS: Final = {
+    "both": (CONVERSATIONS, APART),
+    "conversations": (CONVERSATIONS,),
+    "apart": (APART,),
+}
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def measure(workers: int, options: argparse.Namespace, *, affinity: bool) -> lis
     """Run conversations, and as many prompts that have nothing in common, on a fresh fleet."""
     outcomes: list[Outcome] = []
     with fleet(workers, affinity=affinity) as stack:
-        for load in (CONVERSATIONS, APART):
+        for load in LOADS[options.only]:
             held = asyncio.run(run(stack.api_url, options, apart=load == APART))
             flat = [turn for conversation in held for turn in conversation]
             prompt, cached = (
@@ -195,15 +202,27 @@ def show(outcome: Outcome) -> None:
 
 
 def ratios(outcomes: list[Outcome], workers: int) -> dict[str, float]:
-    """Return what affinity changes on the larger fleet."""
-    of = {(o.affinity, o.load): o for o in outcomes if o.workers == workers}
-    off, on = of[False, CONVERSATIONS], of[True, CONVERSATIONS]
-    apart_off, apart_on = of[False, APART], of[True, APART]
-    return {
-        "prefilled_less": round(off.prefilled_tokens / on.prefilled_tokens, 2),
-        "ttft_shorter": round(off.ttft_median_ms / on.ttft_median_ms, 2),
-        "ttft_nothing_in_common": round(apart_on.ttft_median_ms / apart_off.ttft_median_ms, 3),
-    }
+    """Return what affinity changes on the larger fleet, by the medians of all rounds."""
+
+    def median(load: str, field: str, *, affinity: bool) -> float:
+        return statistics.median(
+            getattr(o, field)
+            for o in outcomes
+            if (o.workers, o.affinity, o.load) == (workers, affinity, load)
+        )
+
+    def off_by_on(load: str, field: str) -> float:
+        return median(load, field, affinity=False) / median(load, field, affinity=True)
+
+    changed: dict[str, float] = {}
+    loads = {outcome.load for outcome in outcomes}
+    if CONVERSATIONS in loads:
+        changed["prefilled_less"] = round(off_by_on(CONVERSATIONS, "prefilled_tokens"), 2)
+        changed["ttft_shorter"] = round(off_by_on(CONVERSATIONS, "ttft_median_ms"), 2)
+    if APART in loads:
+        changed["ttft_nothing_in_common"] = round(1 / off_by_on(APART, "ttft_median_ms"), 3)
+        changed["ttft_p95_nothing_in_common"] = round(1 / off_by_on(APART, "ttft_p95_ms"), 3)
+    return changed
 
 
 def main() -> None:
@@ -213,13 +232,16 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--pause", type=float, default=3.0, help="seconds between turns, the mean")
+    parser.add_argument("--only", choices=sorted(LOADS), default="both", help="load to run")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     observed = conditions.observe()
     conditions.show(observed)
-    outcomes = measure(1, options, affinity=True)
-    for affinity in (False, True):
-        outcomes += measure(options.workers, options, affinity=affinity)
+    outcomes = [] if options.only == "apart" else measure(1, options, affinity=True)
+    for number in range(options.rounds):
+        for affinity in (False, True) if number % 2 == 0 else (True, False):
+            outcomes += measure(options.workers, options, affinity=affinity)
     changed = ratios(outcomes, options.workers)
     print(json.dumps(changed))
     if options.save:
