@@ -28,8 +28,9 @@ from penstock.engine.events import AttemptEvent
 from penstock.transport.store.connection import connect
 from workers.delivery.application import configuration
 from workers.delivery.pool import EnginePool
+from workers.serving.identity import new_worker_id
 from workers.serving.served_queue import ServedQueue, Sink
-from workers.serving.worker import Worker, new_worker_id
+from workers.serving.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

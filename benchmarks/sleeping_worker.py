@@ -14,8 +14,9 @@ from penstock import settings
 from penstock.transport.store.connection import connect
 from workers.delivery.application import app, steps
 from workers.delivery.bootsteps import Serving
+from workers.serving.identity import new_worker_id
 from workers.serving.served_queue import ServedQueue, Sink
-from workers.serving.worker import Worker, new_worker_id
+from workers.serving.worker import Worker
 
 __all__ = ["app"]
 

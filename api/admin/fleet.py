@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
     from typing import TypeVar
 
-    from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+    from penstock.contract.worker import ModelCard, ModelState, WorkerCard, WorkerLoad
     from penstock.transport.fleet.overview import OpenJob
     from penstock.transport.fleet.registry import Served
     from penstock.transport.jobs.records import QueueDepth
@@ -175,12 +175,21 @@ def _worker(worker: WorkerCard, now_ms: int, rests: bool) -> dict[str, Any]:
             {
                 **_model(card),
                 "slots": card.slots,
+                "state": worker.status_of(card.queue),
+                **_on_demand(worker.states.get(card.queue)),
                 "adapters_in_memory": worker.adapters.get(card.queue, ()),
                 **_load(worker.loads.get(card.queue)),
             }
             for card in worker.models
         ],
     }
+
+
+def _on_demand(state: ModelState | None) -> dict[str, Any]:
+    """Return what is known of a model that is loaded on demand."""
+    if state is None:
+        return {}
+    return {"load_s": state.load_s, "loads": state.loads, "load_error": state.error}
 
 
 def _model(card: ModelCard) -> dict[str, Any]:

@@ -59,6 +59,7 @@ TABLE: Final[Mapping[type[errors.PenstockError], ErrorCode]] = {
     errors.RateLimited: ErrorCode.RATE_LIMIT,
     errors.QuotaExceeded: ErrorCode.QUOTA_EXCEEDED,
     errors.NoWorker: ErrorCode.CONTROLLER_NO_WORKER,
+    errors.ModelLoadFailed: ErrorCode.CONTROLLER_NO_WORKER,
     errors.StoreUnavailable: ErrorCode.CONTROLLER_NO_WORKER,
     errors.Draining: ErrorCode.ENGINE_OVERLOADED,
     errors.DeadlineExceeded: ErrorCode.CONTROLLER_WORKER_TIMEOUT,

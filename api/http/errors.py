@@ -55,6 +55,7 @@ TABLE: Final[Mapping[type[errors.PenstockError], Answer]] = {
     # OpenAI's SDKs would try again within seconds, which cannot help.
     errors.QuotaExceeded: Answer(429, "insufficient_quota", retry=False, retry_after_s=3_600.0),
     errors.NoWorker: Answer(503, UNAVAILABLE, retry_after_s=5.0),
+    errors.ModelLoadFailed: Answer(503, UNAVAILABLE, retry=False, retry_after_s=60.0),
     errors.StoreUnavailable: Answer(503, UNAVAILABLE, retry_after_s=2.0),
     errors.Draining: Answer(503, UNAVAILABLE, retry_after_s=1.0),
     # A job that used up its time, or its workers, would do so again.

@@ -21,7 +21,9 @@ from api.ollama.schema import ShowRequest
 from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from penstock.contract.worker import ModelCard
+    from collections.abc import Sequence
+
+    from penstock.contract.worker import ModelCard, WorkerCard
 
 Json = dict[str, Any]
 
@@ -30,7 +32,7 @@ router = Router()
 VERSION: Final = "0.13.0"
 """Of Ollama's API as it is spoken here; clients compare it with what they need."""
 FOR_EVER: Final = "2999-01-01T00:00:00Z"
-"""When a model is unloaded: a worker holds its model until it ends."""
+"""When a model is unloaded that a worker holds until it ends, or until another one needs its place."""
 BILLION: Final = 1_000_000_000
 MILLION: Final = 1_000_000
 
@@ -52,20 +54,33 @@ async def tags(request: Request) -> Response:
 
 @router.endpoint("/api/ps", method="GET")
 async def ps(request: Request) -> Response:
-    """List what is loaded, which is all that is served.
+    """List what is in memory.
 
     :raises StoreUnavailable: Redis has been away for too long to know.
     """
+    registry = services_of(request).registry
     listed = [
         {
             **_entry(name, card),
-            "expires_at": FOR_EVER,
+            "expires_at": _expiry(registry.workers(), card),
             "size_vram": 0 if card.device == "cpu" else card.weights_bytes,
             "context_length": card.context_length,
         }
         for name, card in _served(request)
+        if registry.status_of(card) in {"loaded", "unloading"}
     ]
     return json_response({"models": listed})
+
+
+def _expiry(workers: Sequence[WorkerCard], card: ModelCard) -> str:
+    """Return when the last worker unloads a model that nobody uses until then."""
+    states = [
+        worker.states.get(card.queue)
+        for worker in workers
+        if any(model.queue == card.queue for model in worker.models)
+    ]
+    times_ms = [0 if state is None else state.unload_ms for state in states]
+    return _time(max(times_ms) // 1000) if times_ms and all(times_ms) else FOR_EVER
 
 
 @router.endpoint("/api/show", ShowRequest)

@@ -15,7 +15,7 @@ from api.jobs.catalogue import catalogue
 from api.jobs.routing import look_up
 
 if TYPE_CHECKING:
-    from penstock.contract.worker import ModelCard
+    from penstock.contract.worker import ModelCard, ModelStatus
 
 router = Router()
 
@@ -29,7 +29,9 @@ async def list_models(request: Request) -> Response:
     services = services_of(request)
     services.registry.known()  # raises while Redis is away: an empty list would be a lie
     names = catalogue(services, record_of(request).caller)
-    listed = [model_object(name, card) for name, card in names.items()]
+    listed = [
+        model_object(name, card, services.registry.status_of(card)) for name, card in names.items()
+    ]
     return json_response({"object": "list", "data": listed})
 
 
@@ -39,13 +41,14 @@ async def retrieve_model(request: Request, name: str) -> Response:
 
     :raises UnknownModel, NotPermitted, NoWorker, StoreUnavailable: as a completion would.
     """
-    card = look_up(services_of(request), name)
+    services = services_of(request)
+    card = look_up(services, name)
     record_of(request).caller.check_model(name, card)
-    return json_response(model_object(name, card))
+    return json_response(model_object(name, card, services.registry.status_of(card)))
 
 
-def model_object(name: str, card: ModelCard) -> dict[str, Any]:
-    """Return OpenAI's `model`, with vLLM's extensions and what the model is for."""
+def model_object(name: str, card: ModelCard, state: ModelStatus) -> dict[str, Any]:
+    """Return OpenAI's `model`, with vLLM's extensions, what it is for, and if it is in memory."""
     embedding = card.embedding
     return {
         "id": name,
@@ -56,5 +59,6 @@ def model_object(name: str, card: ModelCard) -> dict[str, Any]:
         "parent": card.parent or None,
         "max_model_len": card.context_length,
         "capabilities": list(card.capabilities),
+        "state": state,
         **({"embedding_dimensions": embedding.dimensions} if embedding else {}),
     }

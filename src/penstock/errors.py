@@ -167,6 +167,12 @@ class NoWorker(Unavailable):
     code = "no_worker"
 
 
+class ModelLoadFailed(Unavailable):
+    """The only workers that could serve the model failed to load it; they try again later."""
+
+    code = "model_load_failed"
+
+
 class StoreUnavailable(Unavailable):
     """Redis does not answer, is out of memory, or refuses a call.
 

@@ -71,8 +71,7 @@ class Settings(BaseSettings):
     trust_remote_code: bool = False
     bigdl_backend: Literal["auto", "native", "openvino", "bigdl"] = "auto"
     """What computes bigdl-llm's `sym_int4` weights on a CPU. "auto": the native kernels on CPUs where
-    they are fastest, else OpenVINO if it is installed. "native", "openvino": these, for the models
-    that
+    they are fastest, else OpenVINO if it is installed. "native", "openvino": these, for the models that
     they support. "bigdl": always bigdl-llm's own kernels."""
 
     converted_dir: Path = Field(default=Path("~/.cache/penstock/converted"))
@@ -100,6 +99,8 @@ class Settings(BaseSettings):
     """Comma-separated queues that always take jobs: an autoscaler starts their workers."""
 
     # Worker
+    resident_models: int = Field(default=0, ge=0, le=1_000)
+    """Models that a worker of several queues has in memory at once; 0: all, loaded at its start."""
     slots: int = Field(default=0, ge=0)
     """Sequences a model decodes at once; 0 means the model's entry, `-c`, or 16 (64 on a GPU)."""
     spare_slots: float = Field(default=1.0, ge=0, le=4)
@@ -117,16 +118,16 @@ class Settings(BaseSettings):
     """Precision of keys and values on CPUs, by the native kernels and OpenVINO: "u8" is 8 bit, which
     halves their memory; "auto" is 16."""
     prefill_chunk_tokens: int = Field(default=0, ge=0)
-    """Prompt tokens a step without a target time; with one, the limit of the first chunk.
-
-    0 means 256 on a CPU, 2,048 on a GPU.
-    """
+    """Prompt tokens a step without a target time, with one the limit of the first chunk; 0 means 256 on
+    a CPU, 2,048 on a GPU."""
     target_step_ms: float = Field(default=200.0, ge=0)
     """How long a step with running streams may spend on others' prompts; 0 fixes the chunk size."""
     speculation: Literal["auto", "on", "off"] = "auto"
     """Draft tokens by prompt lookup; `auto`: on the backends that measurably gain from it."""
     answer_drafts: Literal["off", "tenant", "shared"] = "tenant"
     """Whose earlier answers tokens are drafted from: none, the same tenant's, or all tenants'."""
+    answer_bytes: int = Field(default=64 * 1024**2, ge=4096)
+    """Most memory of Redis for a queue's earlier answers, of all tenants together."""
     special_tokens_in_text: Literal["text", "tokens"] = "text"
     """What `<|im_start|>` is in a user's or a tool's message: plain text, or the control token."""
     heartbeat_s: float = Field(default=1.0, gt=0)
@@ -152,10 +153,8 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated origins whose pages may call the API from a browser; `*` for all."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated names by which browsers reach the API without a key; `*` for all.
-
-    Addresses, names without a dot and local ones need not be listed.
-    """
+    """Comma-separated names by which browsers reach the API without a key; `*` for all. Addresses,
+    names without a dot and local ones need not be listed."""
     usage_log_rows: int = Field(default=100_000, ge=0)
     """Most requests in the usage log; 0 turns it off."""
     usage_log_days: int = Field(default=90, ge=1)

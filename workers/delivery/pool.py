@@ -35,6 +35,7 @@ class Why(Enum):
 
     POLLED = "the worker polls it"
     RESTING = "the worker claims nothing for now"
+    CLOSED = "its model is not in memory"
     PUT_BACK = "a bell had to be put back a moment ago"
 
 
@@ -70,6 +71,9 @@ class EnginePool(BasePool):
         self._worker = worker
         self._celery_worker = celery_worker
         self.limit = worker.slots
+        for served in worker.served_queues.values():
+            if not served.open:
+                self._pause(served.queue, Why.CLOSED)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Take the event loop; Celery calls this for each new connection, then consumes."""
@@ -93,7 +97,7 @@ class EnginePool(BasePool):
         if accept_callback:
             accept_callback(os.getpid(), time.monotonic())
         queue: str = args[2]["delivery_info"]["routing_key"]
-        if self._worker is None or self._worker.resting or queue not in self._worker.served_queues:
+        if self._worker is None or self._worker.resting or not self._worker.takes(queue):
             self._put_back(queue, error_callback)
             return
         ended = partial(self._bell_ended, queue, callback, error_callback, time.monotonic())
@@ -152,6 +156,10 @@ class EnginePool(BasePool):
     def consume(self, queue: str, wanted: bool) -> None:
         """Let Celery consume a queue, or not for now; any thread may call this."""
         self._post(self._resume if wanted else self._pause, queue, Why.POLLED)
+
+    def opened(self, queue: str, is_open: bool) -> None:
+        """Take a queue's bells only while it is open; any thread may call this."""
+        self._post(self._resume if is_open else self._pause, queue, Why.CLOSED)
 
     def look(self) -> None:
         """Let the worker look for jobs without a bell: Redis refuses Celery's commands."""

@@ -12,12 +12,14 @@ from celery.utils.log import get_logger
 from penstock.errors import PenstockError
 from penstock.transport.jobs import answers
 from penstock.transport.store.connection import as_unavailable
+from penstock.transport.store.scripting import Scripts
 from penstock.transport.store.wrong_types import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from penstock.engine.drafting.answer_index import AnswerIndex
+    from penstock.settings import Settings
     from workers.serving.served_queue import ServedQueue
 
 logger = get_logger(__name__)
@@ -41,20 +43,29 @@ class AnswerExchange(threading.Thread):
     if Redis is away, answers are drafted from what is known here.
     """
 
-    def __init__(self, *, served_queues: Mapping[str, ServedQueue], store: redis.Redis) -> None:
+    def __init__(
+        self, *, served_queues: Mapping[str, ServedQueue], store: redis.Redis, settings: Settings
+    ) -> None:
         super().__init__(name="answer-exchange", daemon=True)
-        self._indices = {
-            queue: served.answers
-            for queue, served in served_queues.items()
-            if served.answers is not None
-        }
+        self._scripts = Scripts(store, settings)
+        self._most_bytes = settings.answer_bytes
+        self._served_queues = served_queues
         self._store = store
         self._changed = threading.Event()
-        for index in self._indices.values():
-            index.changed = self._changed
         self._closing = threading.Event()
         self._read: dict[tuple[str, str], str] = {}
         self._foreign: set[tuple[str, str]] = set()
+
+    def _indices(self) -> list[tuple[str, AnswerIndex]]:
+        """Return the indices by queue; a model that is loaded on demand gets its own at its load."""
+        indices = [
+            (queue, served.answers)
+            for queue, served in self._served_queues.items()
+            if served.answers is not None
+        ]
+        for _, index in indices:
+            index.changed = self._changed
+        return indices
 
     def close(self) -> None:
         """Write what is new, within a second, and stop."""
@@ -65,7 +76,8 @@ class AnswerExchange(threading.Thread):
 
     def run(self) -> None:
         """Exchange until closed."""
-        while self._indices:
+        queues = self._served_queues.values()
+        while self._indices() or any(served.on_demand for served in queues):
             self._changed.wait(PAUSE_S)
             self._closing.wait(_GATHERING_S)
             self._changed.clear()
@@ -86,7 +98,7 @@ class AnswerExchange(threading.Thread):
 
         :raises redis.RedisError: Redis is away, or refuses.
         """
-        for queue, index in self._indices.items():
+        for queue, index in self._indices():
             self._write(queue, index)
             if self._closing.is_set():
                 continue
@@ -107,7 +119,7 @@ class AnswerExchange(threading.Thread):
             by_scope.setdefault(scope, []).append(text)
         for scope, texts in by_scope.items():
             with self._apart(queue, scope):
-                answers.add(self._store, queue, scope, texts)
+                answers.add(self._scripts, queue, scope, texts, most_bytes=self._most_bytes)
 
     @contextmanager
     def _apart(self, queue: str, scope: str) -> Generator[None]:

@@ -117,6 +117,11 @@ class ClaimedJobs:
         with self._changed:
             return self._taken[queue]
 
+    def of(self, served: ServedQueue) -> list[ClaimedJob]:
+        """Return the jobs of a queue, those in overflow slots too."""
+        with self._changed:
+            return [job for job in self._by_attempt.values() if job.served is served]
+
     def of_job(self, job_id: str) -> ClaimedJob | None:
         """Return the current attempt at a job, if it is leased."""
         with self._changed:

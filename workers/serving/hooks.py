@@ -44,6 +44,9 @@ class Hooks(Protocol):
     def consume(self, queue: str, wanted: bool) -> None:
         """Take a queue's bells, or not for now."""
 
+    def opened(self, served: ServedQueue) -> None:
+        """Follow whether a queue is open, and announce how its model stands."""
+
     def claiming_ended(self) -> None:
         """Note that no further job will be claimed."""
 
@@ -65,6 +68,9 @@ class Delivery(Protocol):
 
     def consume(self, queue: str, wanted: bool) -> None:
         """Take a queue's bells, or not for now."""
+
+    def opened(self, queue: str, is_open: bool) -> None:
+        """Take a queue's bells only while it is open."""
 
 
 class Watcher(Protocol):

@@ -94,7 +94,7 @@ class Preparer(threading.Thread):
                 self._freed.discard(ticket.queue)
                 self._pollings[ticket.queue].due_s = None
                 ticket = self._with_debt(ticket)
-            if self._closing or self._hooks.resting:
+            if self._closing or self._hooks.resting or not self._served_queues[ticket.queue].open:
                 ticket.done(Outcome.PUT_BACK)
                 continue
             try:

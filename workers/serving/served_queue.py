@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from penstock.engine.sampling.constraint import Constraint
     from penstock.engine.sequence import Adapter, SequenceRequest
     from penstock.models.text.dialect import Reasoning
+    from workers.serving.on_demand.model import OnDemand
 
 
 LEAST_HUNG_S: Final = 5.0
@@ -169,7 +170,8 @@ class ServedQueue:
     `vision` reads the images of chats, None for models that take text alone,
     `adapters` are None for those that take none. `answers` are those
     that its engine drafts from, None if it drafts nothing. `compiling` serialises the threads that
-    compile grammars.
+    compile grammars. Jobs are claimed for an `open` queue. A model that is loaded on demand has
+    `on_demand`; while it is not in memory, its engine is an `AbsentEngine` and its queue not open.
     """
 
     card: ModelCard
@@ -180,6 +182,8 @@ class ServedQueue:
     answers: AnswerIndex | None = None
     adapters: Adapters | None = None
     compiling: threading.Lock = field(default_factory=threading.Lock)
+    open: bool = True
+    on_demand: OnDemand | None = None
 
     @property
     def queue(self) -> str:

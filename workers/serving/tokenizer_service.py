@@ -18,7 +18,7 @@ from penstock.contract.tokenizer_calls import (
     TokenizerCall,
     TokenizerReply,
 )
-from penstock.errors import PenstockError, QueueFull, UnsupportedFeature
+from penstock.errors import NoWorker, PenstockError, QueueFull, UnsupportedFeature
 from penstock.models.text import rendering
 from penstock.transport.jobs import images
 from penstock.transport.replies import tokenizer_calls
@@ -132,9 +132,12 @@ def _size(call: TokenizerCall) -> int:
 def _adapter(served: ServedQueue, name: str, path: str) -> AdapterCard:
     """Load an adapter.
 
+    :raises NoWorker: the model is not in memory.
     :raises UnsupportedFeature: the model takes none.
     :raises InvalidParameter: it cannot be used.
     """
+    if served.on_demand is not None and not served.open:
+        raise NoWorker(f"{served.card.name} is not in memory: load the adapter once it is")
     if served.adapters is None:
         raise UnsupportedFeature(f"{served.card.name} takes no adapters")
     return served.adapters.read(name, path)
@@ -149,8 +152,12 @@ def answer(  # noqa: PLR0911 - one a kind of call
 
     :raises TakesLong: its template does, in a thread that others wait for.
     """
+    is_absent = served.on_demand is not None and not served.open
     try:
         match call.call:
+            case Tokenize(prompt) if has_images(prompt) and is_absent:
+                why = f"{served.card.name} is not in memory to count images"
+                raise NoWorker(why)  # noqa: TRY301 - becomes a reply like the others
             case Tokenize(prompt) if has_images(prompt) and served.vision is not None:
                 token_ids, _ = served.vision(prompt, fetch(list(prompt.images)))
                 return TokenizerReply(call.id, token_ids=tuple(token_ids))

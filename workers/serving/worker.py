@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import time
-import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import redis
 from celery.utils.log import get_logger
 
-import penstock
 from penstock.clock import clock
-from penstock.contract.worker import WorkerCard
 from penstock.errors import PenstockError
 from penstock.observability.logs import identify
 from penstock.transport.fleet.registry import Announcer
+from penstock.transport.jobs.demand import LoadOrders
 from penstock.transport.jobs.queue import WorkerQueue
 from workers.serving.answer_exchange import AnswerExchange
 from workers.serving.claimed_jobs import ClaimedJob, ClaimedJobs, Outcome, Ticket
 from workers.serving.heartbeat import Heartbeat
+from workers.serving.identity import card_of
+from workers.serving.on_demand.residents import Residents
 from workers.serving.overflow_slots import OverflowSlots
 from workers.serving.preparer import Preparer
 from workers.serving.publisher import Publisher
@@ -37,6 +36,7 @@ from workers.serving.watchers import watchers_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from penstock.contract.worker import WorkerCard
     from penstock.engine.events import AttemptEvent
     from penstock.settings import Settings
     from workers.serving.hooks import Delivery
@@ -48,11 +48,6 @@ HAND_BACK_S = 5.0
 """How long the last tokens may take to be written before jobs are handed back without them."""
 
 _POLL_S = 0.05
-
-
-def new_worker_id() -> str:
-    """Return a name for this process that no other one has had."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
 
 class Worker:
@@ -108,12 +103,24 @@ class Worker:
             hooks=self,
         )
         self._overflow = OverflowSlots(self.served_queues.values(), self)
-        self._exchange = AnswerExchange(served_queues=self.served_queues, store=store)
+        self._exchange = AnswerExchange(
+            served_queues=self.served_queues, store=store, settings=settings
+        )
         self._desk = TokenizerService(
             served_queues=self.served_queues,
             store=store,
             worker_id=worker_id,
             called=lambda queue: self.take(Ticket(queue, has_bell=False, called=True)),
+        )
+
+        self._residents = Residents(
+            served_queues=self.served_queues,
+            claimed=self._claimed,
+            jobs=self._jobs,
+            orders=LoadOrders(store, settings, worker_id),
+            publisher=self._publisher,
+            settings=settings,
+            hooks=self,
         )
 
     @property
@@ -123,21 +130,11 @@ class Worker:
 
     def card(self) -> WorkerCard:
         """Describe this worker as of now."""
-        return WorkerCard(
-            id=self.worker_id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=penstock.__version__,
+        return card_of(
+            self.worker_id,
+            self.served_queues,
             started_ms=self._started_ms,
-            heartbeat_ms=clock.now_ms(),
-            models=tuple(served.card for served in self.served_queues.values()),
-            loads={served.queue: served.engine.load() for served in self.served_queues.values()},
             draining=self._draining or self._resting,
-            adapters={
-                served.queue: served.adapters.names()
-                for served in self.served_queues.values()
-                if served.adapters is not None
-            },
         )
 
     def start(self, delivery: Delivery | None = None) -> None:
@@ -148,13 +145,8 @@ class Worker:
         gc.freeze()
         for served in self.served_queues.values():
             served.engine.start()
-        for thread in (
-            self._publisher,
-            self._preparer,
-            self._desk,
-            self._heartbeat,
-            self._exchange,
-        ):
+        first = (self._publisher, self._preparer, self._desk)
+        for thread in (*first, self._heartbeat, self._exchange, self._residents):
             thread.start()
 
     @property
@@ -166,6 +158,11 @@ class Worker:
     def resting(self) -> bool:
         """Whether an operator has paused claiming; running jobs continue."""
         return self._resting
+
+    def takes(self, queue: str) -> bool:
+        """Return whether jobs of a queue are claimed, as far as the queue itself decides it."""
+        served = self.served_queues.get(queue)
+        return served is not None and served.open
 
     def take(self, ticket: Ticket) -> None:
         """Look for jobs for the free slots; reports by `ticket.done`, never blocks."""
@@ -194,6 +191,7 @@ class Worker:
         if self._draining:
             return
         self._draining = True
+        self._residents.close()
         self._heartbeat.announce_soon()
         self._desk.close()
         self._preparer.close()
@@ -261,7 +259,7 @@ class Worker:
 
     def look_for_returned(self, served: ServedQueue) -> None:
         """See `Hooks`; a free slot gets such a job anyway."""
-        if self._draining or self._resting:
+        if self._draining or self._resting or not served.open:
             return
         if self._claimed.taken(served.queue) >= served.slots:
             self._overflow.look(served.queue)
@@ -282,6 +280,12 @@ class Worker:
         """See `Hooks`."""
         if self._delivery is not None:
             self._delivery.consume(queue, wanted)
+
+    def opened(self, served: ServedQueue) -> None:
+        """See `Hooks`."""
+        self._heartbeat.announce_soon()
+        if self._delivery is not None:
+            self._delivery.opened(served.queue, served.open)
 
     def claiming_ended(self) -> None:
         """See `Hooks`."""

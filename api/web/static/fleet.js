@@ -78,6 +78,8 @@ function stateOf(worker) {
   return ["live", "live"];
 }
 
+const stateWords = { on_demand: "on demand", failed: "not loadable" };
+
 function Worker({ worker, act }) {
   const [kind, word] = stateOf(worker);
   const path = `/admin/workers/${encodeURIComponent(worker.id)}`;
@@ -93,7 +95,7 @@ function Worker({ worker, act }) {
         ${rests ? "Resume" : "Drain"}</button>
     </header>
     ${worker.models.map((model) => html`<div class="served" key=${model.queue}>
-      <p><b>${model.model}</b> <span class="chip">${model.device}</span><span class="chip">${model.format}</span><span class="chip">${model.backend}</span></p>
+      <p><b>${model.model}</b> <span class="chip">${model.device}</span><span class="chip">${model.format}</span><span class="chip">${model.backend}</span>${model.state !== "loaded" && html`<span class="chip" title=${model.load_error || ""}>${stateWords[model.state] ?? model.state}</span>`}</p>
       <${Meter} label="Slots" value=${model.running + model.waiting} most=${model.slots} text=${`${model.running + model.waiting} of ${model.slots}`} />
       <${Meter} label="KV cache" value=${model.kv_use} most=${1} text=${percent(model.kv_use)} />
       <p class="facts">
@@ -102,6 +104,7 @@ function Worker({ worker, act }) {
         <span><b>${percent(model.cached_tokens_total / (model.cached_tokens_total + model.prefilled_tokens_total || 1))}</b> cached</span>
         <span>step <b>${duration(model.step_ms / 1000)}</b></span>
         <span>weights <b>${bytes(model.weights_bytes)}</b></span>
+        ${model.load_s > 0 && html`<span>loaded in <b>${duration(model.load_s)}</b></span>`}
         <span><b>${count(model.generated_tokens_total)}</b> tokens so far</span>
       </p>
     </div>`)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from penstock.cli.census import Census
-    from penstock.contract.worker import WorkerCard
+    from penstock.contract.worker import ModelStatus, WorkerCard
     from penstock.settings import Settings
 
 
@@ -140,9 +140,22 @@ def _worker_table(snapshot: Census) -> Sheet:
                 f"{load.step_ms:.1f} ms" if load else "",
                 str(load.generated_tokens_total) if load else "",
                 _duration((now_ms - worker.started_ms) / 1000),
-                "draining" if worker.draining else "ready",
+                _state(worker, model.queue),
             )
     return table
+
+
+_SHOWN: Final[dict[ModelStatus, str]] = {
+    "loaded": "ready",
+    "loading": "loading",
+    "unloading": "unloading",
+    "on_demand": "on demand",
+    "failed": "not loadable",
+}
+
+
+def _state(worker: WorkerCard, queue: str) -> str:
+    return "draining" if worker.draining else _SHOWN[worker.status_of(queue)]
 
 
 def _adapters(worker: WorkerCard, queue: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -146,10 +146,34 @@ def cache_hit_ratio(load: WorkerLoad) -> float | None:
     return load.cached_tokens_total / tokens if tokens else None
 
 
+ModelStatus = Literal["loaded", "loading", "unloading", "on_demand", "failed"]
+
+BY_READINESS: Final[tuple[ModelStatus, ...]] = (
+    "loaded", "loading", "unloading", "on_demand", "failed",
+)  # fmt: skip
+"""The soonest to serve first."""
+
+
+class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a worker has in memory of a model that it loads on demand.
+
+    A `failed` load is tried again later; `error` is its reason. `load_s` is how long the last load
+    took, 0 if unknown; `loads` counts them since the start. `unload_ms` is when a model is unloaded
+    that nobody uses until then (Unix time), 0: when another one needs its memory.
+    """
+
+    status: ModelStatus
+    load_s: float = 0.0
+    loads: int = 0
+    unload_ms: int = 0
+    error: str = ""
+
+
 class WorkerCard(msgspec.Struct, frozen=True):
     """One worker process: its identity, its models and its load.
 
-    `adapters` are the names of those in its memory, by queue, the last used one first.
+    `adapters` are the names of those in its memory, by queue, the last used one first. `states` are
+    those of the models that it loads on demand, by queue; all others are loaded.
     """
 
     id: str
@@ -162,3 +186,9 @@ class WorkerCard(msgspec.Struct, frozen=True):
     loads: dict[str, WorkerLoad] = {}
     draining: bool = False
     adapters: dict[str, tuple[str, ...]] = {}
+    states: dict[str, ModelState] = {}
+
+    def status_of(self, queue: str) -> ModelStatus:
+        """Return whether it has the model of one of its queues in memory."""
+        state = self.states.get(queue)
+        return "loaded" if state is None else state.status

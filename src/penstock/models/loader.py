@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.clock import clock
-from penstock.contract.worker import IMAGES, ModelCard
-from penstock.engine.model import can_take_images, shows_hidden
+from penstock.engine.model import can_take_images
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.adapters.adapter import AdapterModel
 from penstock.models.adapters.folder import Bounds
 from penstock.models.adapters.loaded import AdapterRules, LoadedAdapters
-from penstock.models.catalogue.model_folder import read_config
-from penstock.models.loading import checkpoint, drafts, engine_options, kv_budget
+from penstock.models.loading import cards, checkpoint, drafts, engine_options, kv_budget
 from penstock.models.loading.kv_store import open_store
 from penstock.models.text import tokenizer_files
 from penstock.models.vision import tower as vision_tower
 from penstock.models.vision.prompts import Vision
 
 if TYPE_CHECKING:
+    from penstock.contract.worker import ModelCard
     from penstock.engine.drafting.draft_model import DraftModel
     from penstock.engine.model import Model
     from penstock.engine.options import EngineOptions
@@ -49,7 +47,6 @@ _BACKENDS = {
     "openvino": "penstock.models.backends.openvino",
     "native": "penstock.models.backends.native.loading",
 }
-_GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def load(
     adapters = _adapters(spec, assembled.model, settings)
     device = devices.device_of(spec)
     on_gpu = device.kind != "cpu"
-    count = settings.slots or spec.slots or slots or (GPU_SLOTS if on_gpu else DEFAULT_SLOTS)
+    count = slots_of(spec, settings, slots)
     chunk = settings.prefill_chunk_tokens or (GPU_CHUNK_TOKENS if on_gpu else CHUNK_TOKENS)
     spare = _spare_slots(assembled, count, settings)
     draft = _draft(spec, settings, words, sequences=count + spare, progress=progress)
@@ -120,8 +117,9 @@ def load(
         assembled.model.context_length = kv_tokens
     words.most_tokens = assembled.model.context_length
     progress(1.0, "ready")
+    card = cards.loaded_card(spec, assembled, words, slots=count, kv_tokens=kv_tokens)
     card = msgspec.structs.replace(
-        _card(spec, assembled, words, count, kv_tokens),
+        card,
         spare_slots=spare,
         adapters=adapters.named if adapters else (),
         most_adapters=adapters.most if adapters else 0,
@@ -131,23 +129,34 @@ def load(
     return LoadedModel(assembled.model, words, card, options, vision, store, draft, adapters)
 
 
+def slots_of(spec: ModelSpec, settings: Settings, slots: int | None = None) -> int:
+    """Return how many sequences a model that generates text decodes at once; see `load`."""
+    default = DEFAULT_SLOTS if spec.device == "cpu" else GPU_SLOTS
+    return settings.slots or spec.slots or slots or default
+
+
+def adapter_rules(spec: ModelSpec, settings: Settings) -> AdapterRules | None:
+    """Return which adapters a worker loads for a model; None if it may take none."""
+    if spec.tensor_parallel > 1 or not settings.max_adapters:
+        return None
+    bounds = Bounds(settings.max_adapter_rank, settings.max_adapter_bytes)
+    return AdapterRules(bounds, settings.max_adapters, settings.adapters_dir, spec.adapters)
+
+
 def _adapters(spec: ModelSpec, model: Model, settings: Settings) -> LoadedAdapters | None:
     """Return the model's adapters; None if it takes none.
 
     :raises ModelNotLoadable: the models file names adapters that cannot be used.
     """
-    takes = spec.tensor_parallel == 1 and settings.max_adapters
-    if not takes or not isinstance(model, AdapterModel):
+    rules = adapter_rules(spec, settings)
+    if rules is None or not isinstance(model, AdapterModel):
         if spec.adapters:
             raise ModelNotLoadable(
                 f"queue {spec.queue!r}: backend {spec.backend!r} takes no adapters here, "
                 f"or PENSTOCK_MAX_ADAPTERS is 0"
             )
         return None
-    bounds = Bounds(settings.max_adapter_rank, settings.max_adapter_bytes)
-    return LoadedAdapters(
-        model, AdapterRules(bounds, settings.max_adapters, settings.adapters_dir, spec.adapters)
-    )
+    return LoadedAdapters(model, rules)
 
 
 def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
@@ -186,8 +195,11 @@ def _draft(
 
 def _spare_slots(assembled: Assembled, slots: int, settings: Settings) -> int:
     """Return the extra slots for jobs of dead workers; 0 if each sequence has its own memory."""
-    if assembled.batching != "continuous":
-        return 0
+    return spare_slots(slots, settings) if assembled.batching == "continuous" else 0
+
+
+def spare_slots(slots: int, settings: Settings) -> int:
+    """Return the extra slots of a model that batches continuously."""
     return min(math.ceil(slots * settings.spare_slots), MOST_SPARE_SLOTS)
 
 
@@ -201,57 +213,3 @@ def _backend(spec: ModelSpec) -> Any:
             f"queue {spec.queue!r}: backend {spec.backend!r} is not installed: "
             f"{checkpoint.first_line(error)}"
         ) from error
-
-
-def _stops(defaults: dict[str, Any]) -> tuple[str, ...]:
-    """Return the strings that the models file ends every answer at, whether it gives one or more."""
-    stop: str | list[str] = defaults.get("stop") or []
-    return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
-def _capabilities(model: Model, words: Tokenizer) -> tuple[str, ...]:
-    optional = {
-        "embed": shows_hidden(model),
-        "fim": words.fill_in is not None,
-        IMAGES: words.image_token is not None,
-    }
-    return ("generate", "structure", *(name for name, has in optional.items() if has))
-
-
-def _card(
-    spec: ModelSpec, assembled: Assembled, words: Tokenizer, slots: int, kv_tokens: int
-) -> ModelCard:
-    model = assembled.model
-    stated = read_config(spec.path, "generation_config.json")
-    defaults = {key: stated[key] for key in _GENERATION_KEYS if stated.get(key) is not None}
-    if stated.get("do_sample") is False:
-        defaults = {}
-    return ModelCard(
-        name=spec.name,
-        queue=spec.queue,
-        device=spec.device,
-        backend=assembled.backend,
-        format=assembled.format,
-        stored=assembled.kept.label,
-        weight_error=assembled.kept.error,
-        architecture=assembled.architecture,
-        parameters=assembled.parameters,
-        weights_bytes=assembled.weights_bytes,
-        context_length=model.context_length,
-        vocab_size=model.vocab_size,
-        slots=slots,
-        kv_cache_tokens=kv_tokens,
-        aliases=spec.aliases,
-        has_chat_template=words.has_chat_template,
-        tool_parser=words.dialect.tool_parser,
-        reasoning=words.dialect.card_markers,
-        capabilities=_capabilities(model, words),
-        batching=assembled.batching,
-        running=assembled.running,
-        same_text=assembled.backend == "native",
-        generation_defaults={**defaults, **spec.generation_defaults},
-        stop_strings=(*words.stop_strings, *_stops(spec.generation_defaults)),
-        stop_token_ids=tuple(sorted(words.eos_token_ids)),
-        created_s=int(clock.now_s()),
-        longest_token_chars=words.longest_token_chars,
-    )

@@ -13,6 +13,8 @@ Task = Literal["generate", "embed", "score"]
 
 DEFAULT_LOW_BIT = "sym_int4"
 FP8_FORMAT = "fp8"
+KEPT = -1
+"""`ModelSpec.keep_alive_s` of a model that is never unloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class ModelSpec:
     from `device_index` on, hold the model together; `peer_memory`: these may write into each
     other's memory. `images`: a checkpoint's vision part is loaded too. `draft` is a smaller model
     that drafts for this one. `adapters` are folders of LoRA adapters, by the names that clients ask
-    for.
+    for. `keep_alive_s`: a model that is loaded on demand is unloaded when idle for so long, None: when
+    its memory is needed, `KEPT`: never.
     """
 
     name: str
@@ -65,3 +68,4 @@ class ModelSpec:
     images: bool = True
     draft: ModelSpec | None = None
     adapters: dict[str, Path] = field(default_factory=dict[str, Path])
+    keep_alive_s: float | None = None

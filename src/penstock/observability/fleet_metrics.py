@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+    from penstock.contract.worker import ModelCard, ModelState, WorkerCard, WorkerLoad
     from penstock.transport.jobs.records import QueueDepth
 
 QUEUE_LABELS: Final = ("model", "device")
@@ -83,6 +83,12 @@ _OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float
         lambda _, load: load.accepted_tokens_total,
     ),
 )
+_OF_STATES: Final[tuple[tuple[str, str, Callable[[ModelState], float]], ...]] = (
+    ("model_loaded", "1 if a model is in memory", lambda state: state.status == "loaded"),
+    ("model_loads", "Loads since the worker's start", lambda state: state.loads),
+    ("model_load_seconds", "Duration of the last load", lambda state: state.load_s),
+)
+"""Of models that are loaded on demand."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,15 @@ class FleetCollector(Collector):
         ]
         for name, documentation, of_load in _OF_WORKERS:
             rows = ((labels, of_load(card, load)) for labels, card, load in loads)
+            yield _gauge(name, documentation, WORKER_LABELS, rows)
+        states = [
+            ((card.name, card.device, worker.id), worker.states[card.queue])
+            for worker in view.workers
+            for card in worker.models
+            if card.queue in worker.states
+        ]
+        for name, documentation, of_state in _OF_STATES:
+            rows = ((labels, of_state(state)) for labels, state in states)
             yield _gauge(name, documentation, WORKER_LABELS, rows)
 
     def _live_workers(self) -> Counter[tuple[str, str]]:

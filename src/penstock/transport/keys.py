@@ -23,12 +23,17 @@ no process is left to clean up; most keys go as soon as they are empty.
 | `penstock:{q}:unheard` | zset | job that ended without a listener -> when; as its last journal |
 | `penstock:{q}:counters` | hash | sequence, waiting tokens, rates, reaper; a day after the last use |
 | `penstock:{q}:workers` | zset | worker that claims here -> end of its announcement; as the last |
+| `penstock:{q}:loaders` | zset | worker that can load the model -> as `workers` |
+| `penstock:{q}:loading` | string | worker that loads the model now; seconds, renewed by it |
+| `penstock:{q}:load_tries` | string | loads that have not ended; ten minutes after the first one |
 | `penstock:{q}:holders` | hash | head of a prompt -> worker that computed it last; an hour |
 | `penstock:{q}:heads:<worker>` | zset | head in that worker's cache -> when; an hour, renewed by it |
 | `penstock:{q}:taken` | hash | worker -> slots with a job, and its slots; a day |
 | `penstock:{q}:called:<worker>` | list | a call to look for jobs without a doorbell; seconds |
 | `penstock:{q}:utility` | list | tokenizer calls; seconds |
 | `penstock:{q}:answers:<hash>` | stream | a tenant's last answers, as tokens, to draft from; a day |
+| `penstock:{q}:answer_scopes` | zset | hash of a tenant -> when its answers were added to; a day |
+| `penstock:{q}:answer_bytes` | hash | hash of a tenant -> memory of its answers; all of them; a day |
 | `penstock:locate:<id>` | string | job -> queue; as its job, but not shortened at its end |
 | `penstock:workers` | zset | worker -> end of its announcement; as the last of them |
 | `penstock:worker:<id>` | string | a worker's card; seconds, renewed by heartbeat |
@@ -129,13 +134,29 @@ def workers_of(queue: str) -> str:
     return f"{queue_prefix(queue)}workers"
 
 
-def answers(queue: str, scope: str) -> str:
-    """Return the key of the answers that others of a scope are drafted from.
+def loaders_of(queue: str) -> str:
+    """Return the key of the live workers that load a queue's model on demand."""
+    return f"{queue_prefix(queue)}loaders"
 
-    A scope may be any text, so the key has its hash.
-    """
-    name = hashlib.blake2b(scope.encode(), digest_size=16).hexdigest()
-    return f"{queue_prefix(queue)}answers:{name}"
+
+def loading(queue: str) -> str:
+    """Return the key of the worker that loads a queue's model now."""
+    return f"{queue_prefix(queue)}loading"
+
+
+def load_tries(queue: str) -> str:
+    """Return the key of the number of loads that have begun and neither ended nor failed."""
+    return f"{queue_prefix(queue)}load_tries"
+
+
+def answers(queue: str, scope: str) -> str:
+    """Return the key of the answers that others of a scope are drafted from."""
+    return f"{queue_prefix(queue)}answers:{answer_scope(scope)}"
+
+
+def answer_scope(scope: str) -> str:
+    """Return a scope as keys have it: its hash, since it may be any text."""
+    return hashlib.blake2b(scope.encode(), digest_size=16).hexdigest()
 
 
 def heads(queue: str, worker_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from penstock.engine.drafting.answer_index import AnswerIndex
+from penstock.settings import Settings
 from penstock.transport import keys
 from tests.fixtures.jobs import wait_until
 from workers.serving.answer_exchange import AnswerExchange
@@ -24,7 +25,7 @@ class Served:
 def exchange_of(store: Any) -> tuple[AnswerExchange, AnswerIndex]:
     served = Served()
     queues = cast("Any", {QUEUE: served})
-    return AnswerExchange(served_queues=queues, store=store), served.answers
+    return AnswerExchange(served_queues=queues, store=store, settings=Settings()), served.answers
 
 
 def test_answers_reach_the_workers_whose_tenant_asks(redis_client):

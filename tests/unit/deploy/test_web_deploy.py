@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from penstock.contract.events import Failed, Finished, FinishReason, Tokens, Usage
-from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.contract.worker import ModelCard, ModelState, WorkerCard, WorkerLoad
 from penstock.engine.events import AttemptEvent
 from penstock.observability.fleet_metrics import FleetView
 from penstock.observability.telemetry import Telemetry
@@ -53,7 +53,10 @@ def exported() -> dict[str, set[str]]:
         name="m", queue="m-cpu", device="cpu", backend="b", format="f", architecture="a",
         parameters=1, weights_bytes=1, context_length=1, vocab_size=1, slots=1, kv_cache_tokens=1,
     )  # fmt: skip
-    worker = WorkerCard("w", "h", 1, "0", 0, 0, (card,), {"m-cpu": WorkerLoad()})
+    worker = WorkerCard(
+        "w", "h", 1, "0", 0, 0, (card,), {"m-cpu": WorkerLoad()},
+        states={"m-cpu": ModelState("loaded")},
+    )  # fmt: skip
     view = FleetView(
         redis_up=True, cards=[card], workers=[worker], depths={"m-cpu": QueueDepth(0, 0, 0, 0.0)}
     )

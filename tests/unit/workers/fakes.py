@@ -86,6 +86,7 @@ class FakeHooks:
         self.rests: list[bool] = []
         self.consumed: list[bool] = []
         self.broken: list[tuple[str, str]] = []
+        self.opens: list[tuple[str, bool]] = []
 
     def card(self) -> WorkerCard:
         return WorkerCard("w", "host", 1, "0", 0, 0, models=())
@@ -112,6 +113,9 @@ class FakeHooks:
 
     def consume(self, queue: str, wanted: bool) -> None:
         self.consumed.append(wanted)
+
+    def opened(self, served: ServedQueue) -> None:
+        self.opens.append((served.queue, served.open))
 
     def claiming_ended(self) -> None: ...
 

@@ -42,6 +42,9 @@ class FakeWorker:
         self.resting = False
         self.tickets: list[Ticket] = []
 
+    def takes(self, queue: str) -> bool:
+        return queue in self.served_queues and self.served_queues[queue].open
+
     def take(self, ticket: Ticket) -> None:
         self.tickets.append(ticket)
 

@@ -30,7 +30,8 @@ def up(
         typer.Option(
             "--queue",
             "-Q",
-            help="A queue to serve, <model>-<device>; one worker each.",
+            help="A queue to serve, <model>-<device>; one worker each, or one for all that loads "
+            "them on demand if PENSTOCK_RESIDENT_MODELS is set.",
             show_default=DEFAULT_QUEUE,
         ),
     ] = None,
@@ -64,7 +65,7 @@ def up(
         float, typer.Option(min=1, help="Seconds that loading the models may take.")
     ] = 900.0,
 ) -> None:
-    """Run Redis, one worker a queue and the API on this machine, for development."""
+    """Run Redis, workers and the API on this machine, for development."""
     came_up = False
     with running.hold_folder(), Interrupts() as interrupts:
         plan = Plan.make(

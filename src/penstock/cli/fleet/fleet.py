@@ -138,15 +138,17 @@ class Fleet:
                 child = redis_server.make_child(plan.redis_port, running.STATE_DIR, running.LOG_DIR)
                 self.supervisor.start_tier(child)
             startup.await_redis(reached)
-            workers = [self._worker(queue) for queue in plan.queues]
+            shared = plan.settings.resident_models > 0  # one worker loads what is asked for
+            served = [plan.queues] if shared else [(queue,) for queue in plan.queues]
+            workers = [self._worker(queues) for queues in served]
             apis = self._apis()
             self.supervisor.start_tier(*workers)
             self.supervisor.start_tier(*(child for child, _ in apis))
             for child, url in apis:
                 startup.await_api(child.name, url, _API_PATIENCE_S)
             awaited = [
-                Awaited(worker, queue, model, plan.api_url, self.key)
-                for worker, queue, model in zip(workers, plan.queues, plan.models, strict=True)
+                Awaited(workers[0 if shared else place], queue, model, plan.api_url, self.key)
+                for place, (queue, model) in enumerate(zip(plan.queues, plan.models, strict=True))
             ]
             startup.await_models(awaited, reached, patience_s)
         running.announce(running.Addresses(os.getpid(), plan.redis_url, plan.api_url))
@@ -155,10 +157,11 @@ class Fleet:
         """Stop the API, then the workers, then our Redis."""
         self.supervisor.stop_all(hurry=hurry)
 
-    def _worker(self, queue: str) -> Child:
-        command = [*_PENSTOCK, "worker", "-Q", queue, "-n", f"{queue}@%h"]
+    def _worker(self, queues: tuple[str, ...]) -> Child:
+        own = queues[0] if len(queues) == 1 else "models"
+        command = [*_PENSTOCK, "worker", "-Q", ",".join(queues), "-n", f"{own}@%h"]
         patience_s = self.plan.settings.drain_s + _WORKER_MARGIN_S
-        name = f"worker-{queue.replace('/', '--')}"  # also the name of its log file
+        name = f"worker-{own.replace('/', '--')}"  # also the name of its log file
         return Child(name, command, running.LOG_DIR, self._environment(), patience_s=patience_s)
 
     def _apis(self) -> list[tuple[Child, str]]:

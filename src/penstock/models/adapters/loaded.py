@@ -34,6 +34,25 @@ class AdapterRules:
     named: Mapping[str, Path]
 
 
+def named_cards(rules: AdapterRules) -> tuple[AdapterCard, ...]:
+    """Return the cards of the adapters that the models file names.
+
+    :raises ModelNotLoadable: one of them cannot be used.
+    """
+    return tuple(_card(name, path, rules.bounds) for name, path in sorted(rules.named.items()))
+
+
+def _card(name: str, path: Path, bounds: Bounds) -> AdapterCard:
+    read = folders.read(path, bounds)
+    return AdapterCard(
+        name=name,
+        digest=read.digest,
+        path=str(path),
+        rank=read.rank,
+        created_s=int((path / folders.WEIGHTS).stat().st_mtime),
+    )
+
+
 class LoadedAdapters:
     """One model's adapters. Any thread; loading one does not delay those that are loaded."""
 
@@ -47,7 +66,7 @@ class LoadedAdapters:
         self._loaded: OrderedDict[str, tuple[str, Adapter]] = OrderedDict()  # by digest
         self._changing = threading.Lock()
         self._loading = threading.Lock()
-        self.named = tuple(self._card(name, path) for name, path in sorted(rules.named.items()))
+        self.named = named_cards(rules)
 
     @property
     def most(self) -> int:
@@ -86,7 +105,7 @@ class LoadedAdapters:
         :raises InvalidParameter: it cannot be used here; the message has the reason.
         """
         try:
-            card = self._card(name, self._allowed(path))
+            card = _card(name, self._allowed(path), self._rules.bounds)
             self.get(card)
         except (ModelNotLoadable, UnknownModel) as error:
             raise InvalidParameter(f"lora_path: {error.message}", param="lora_path") from error
@@ -119,16 +138,6 @@ class LoadedAdapters:
         if low_rank.digest != digest:
             raise ModelNotLoadable(f"{path}: it has changed since it was loaded: load it again")
         return low_rank
-
-    def _card(self, name: str, path: Path) -> AdapterCard:
-        read = folders.read(path, self._rules.bounds)
-        return AdapterCard(
-            name=name,
-            digest=read.digest,
-            path=str(path),
-            rank=read.rank,
-            created_s=int((path / folders.WEIGHTS).stat().st_mtime),
-        )
 
     def _allowed(self, stated: str) -> Path:
         """Return a folder below the allowed one; a relative path starts there.

@@ -24,6 +24,7 @@ task = "embed"                     # generate, embed, score; by default found fr
 tensor_parallel = 2                # GPUs that share the model; or name them: -cuda.0-1
 peer_memory = false                # GPUs do not access each other's memory: slower, NCCL alone
 images = false                     # serve a checkpoint that takes images for text alone
+keep_alive_s = 600                 # on demand: unloaded when idle for so long; -1: never unloaded
 adapters = { sql = "adapters/sql" }    # LoRA folders, by the names that clients ask for
 matryoshka = [64, 128, 256]        # lengths that an embedding may be cut to; true: any
 ```
@@ -40,6 +41,7 @@ import msgspec
 from penstock.contract.adapter import check_name
 from penstock.errors import BadSettings, InvalidParameter
 from penstock.foreign import read_text
+from penstock.models.spec import KEPT
 from penstock.models.text.dialect import ToolParser
 
 BIGDL_FORMATS = ("sym_int4", "asym_int4", "sym_int5", "asym_int5", "sym_int8")
@@ -85,6 +87,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_memory: bool = True
     images: bool = True
     adapters: dict[str, Path] = {}
+    keep_alive_s: float | None = None
     trust_remote_code: bool | None = None
     allow_pickle: bool = False
     where: str = ""
@@ -134,6 +137,8 @@ def _entry(file: Path, name: str, table: object) -> Entry:
         value = getattr(entry, key)
         if value is not None and value < 1:
             raise BadSettings(f"{where}: {key} = {value}: must be 1 or more")
+    if entry.keep_alive_s is not None and entry.keep_alive_s < 0 and entry.keep_alive_s != KEPT:
+        raise BadSettings(f"{where}: keep_alive_s = {entry.keep_alive_s}: must be 0 or more, or -1")
     if entry.target_step_ms is not None and entry.target_step_ms < 0:
         raise BadSettings(f"{where}: target_step_ms = {entry.target_step_ms}: must be 0 or more")
     for key in entry.generation_defaults:

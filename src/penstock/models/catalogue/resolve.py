@@ -106,6 +106,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         images=entry.images,
         draft=_draft(name, match, entry, settings),
         adapters=entry.adapters,
+        keep_alive_s=entry.keep_alive_s,
     )
 
 

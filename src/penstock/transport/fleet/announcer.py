@@ -63,14 +63,24 @@ class Announcer:
         return bool(pipeline.execute()[-1])
 
     def _claims_from(self, pipeline: Any, queue: str, card: WorkerCard, now_ms: int) -> None:
-        """Join the workers that share a queue's jobs, or leave them while nothing is claimed."""
-        key = keys.workers_of(queue)
-        pipeline.zremrangebyscore(key, "-inf", now_ms)
-        if card.draining:
-            pipeline.zrem(key, card.id)
-        else:
-            pipeline.zadd(key, {card.id: now_ms + self._life_ms})
-            pipeline.pexpire(key, self._life_ms)
+        """Join the workers that share a queue's jobs, or leave them while nothing is claimed.
+
+        Likewise those that could load its model.
+        """
+        status = card.status_of(queue)
+        memberships = {
+            keys.workers_of(queue): status == "loaded",
+            keys.loaders_of(queue): status in {"loading", "unloading", "on_demand"},
+        }
+        for key, is_member in memberships.items():
+            pipeline.zremrangebyscore(key, "-inf", now_ms)
+            if is_member and not card.draining:
+                pipeline.zadd(key, {card.id: now_ms + self._life_ms})
+                pipeline.pexpire(key, self._life_ms)
+            else:
+                pipeline.zrem(key, card.id)
+        if status == "loading":
+            pipeline.set(keys.loading(queue), card.id, px=self._life_ms)
 
     def withdraw(self, worker_id: str, queues: Iterable[str]) -> None:
         """Remove this worker. Without this call, its missing heartbeats have the same effect.
@@ -82,5 +92,6 @@ class Announcer:
         pipeline.zrem(keys.WORKERS, worker_id)
         for queue in queues:
             pipeline.zrem(keys.workers_of(queue), worker_id)
+            pipeline.zrem(keys.loaders_of(queue), worker_id)
             pipeline.delete(keys.heads(queue, worker_id), keys.called(queue, worker_id))
         pipeline.execute()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from penstock.contract.worker import ModelCard, WorkerCard
+from penstock.contract.worker import BY_READINESS, FASTCHAT, ModelCard, WorkerCard
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport.fleet.announcer import Announcer
 from penstock.transport.fleet.served import Served, by_name, with_adapters
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
+    from penstock.contract.worker import ModelStatus
     from penstock.settings import Settings
 
 __all__ = ["REFRESH_S", "Announcer", "Registry", "Served"]
@@ -177,6 +178,20 @@ class Registry:
             if queue.workers or queue.card.queue in self._standby
         )
 
+    def status_of(self, card: ModelCard) -> ModelStatus:
+        """Return whether a model is in the memory of some worker; of several, the soonest to serve.
+
+        A queue that stands by without a worker is "on_demand".
+        """
+        if card.backend == FASTCHAT:
+            return "loaded"
+        name, view = card.parent or card.name, self._fresh_view()
+        queues = [queue for queue in view.served if queue.card.name == name] if view else []
+        statuses: list[ModelStatus] = [
+            worker.status_of(queue.card.queue) for queue in queues for worker in queue.workers
+        ]
+        return min(statuses, key=BY_READINESS.index) if statuses else "on_demand"
+
     def adapters(self) -> dict[str, list[str]]:
         """Return the names of each queue's adapters, sorted; a queue without any is left out."""
         view = self._fresh_view()
@@ -265,7 +280,7 @@ class Registry:
         """Return a key by which queues are compared for a further job; less is better.
 
         Jobs share a worker's tokens/s once its slots are full; before that, each gets a slot's
-        share. Ties are decided by occupancy.
+        share. Ties are decided by occupancy. A model that nobody has in memory counts as full.
         """
         queue = served.card.queue
         assumed = ASSUMED_TOKENS_PER_S.get(served.card.device.split(".")[0], 1.0)
@@ -274,4 +289,6 @@ class Registry:
         slots = max(served.slots, served.card.slots, 1)
         jobs = served.load.running + served.load.waiting + served.waiting_jobs
         jobs += self._picked.get(queue, 0) + 1
+        if not any(worker.status_of(queue) == "loaded" for worker in served.workers):
+            jobs += slots  # it has to be loaded first
         return (max(jobs, slots) / tokens_per_s, jobs / slots)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import redis
 
+    from penstock.transport.store.scripting import Scripts
+
 MOST_ANSWERS: Final = 512
 """Answers of a scope that Redis keeps: 300 kB if each has 300 tokens."""
 
@@ -28,18 +30,19 @@ MOST_BYTES: Final = 1 << 14
 _TOKEN_BYTES: Final = 4
 
 
-def add(store: redis.Redis, queue: str, scope: str, texts: Iterable[Sequence[int]]) -> None:
+def add(
+    scripts: Scripts, queue: str, scope: str, texts: Iterable[Sequence[int]], *, most_bytes: int
+) -> None:
     """Add answers of a scope, with the ends of their prompts.
+
+    The answers of all scopes of the queue take `most_bytes` in Redis at most: the scopes that were
+    added to longest ago make room.
 
     :raises redis.RedisError: Redis is away, or refuses.
     """
-    key = keys.answers(queue, scope)
-    pipeline: Any = cast("Any", store).pipeline(transaction=False)
-    for text in texts:
-        packed = zlib.compress(array("i", text).tobytes(), 1)
-        pipeline.xadd(key, {"t": packed}, maxlen=MOST_ANSWERS, approximate=True)
-    pipeline.expire(key, LIFE_S)
-    pipeline.execute()
+    packed = (zlib.compress(array("i", text).tobytes(), 1) for text in texts)
+    name = keys.answer_scope(scope)
+    scripts.run("answers", queue, name, MOST_ANSWERS, LIFE_S * 1000, most_bytes, *packed)
 
 
 def read(

@@ -118,6 +118,13 @@ class WorkerQueue:
         """
         self._run("forget", queue, self._worker_id, *digests)
 
+    def forget_all_heads(self, queue: str) -> None:
+        """Note that the cache is gone.
+
+        :raises StoreUnavailable: Redis stayed away.
+        """
+        self._run("forget", queue, self._worker_id, "*")
+
     def _claim(
         self,
         queue: str,

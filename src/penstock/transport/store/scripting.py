@@ -42,10 +42,12 @@ REPLIES: Final = {
     "reconcile": row(integer, integer, integer, groups(string, integer)),
     "cancel": optional(string),
     "depth": row(integer, integer, integer, integer),
+    "demand": row(integer, integer, integer, integer, integer, one_of(0, 1)),
     "redirect": one_of(0, 1),
     "unheard": groups(string, string, number),
     "leave": one_of(0, 1),
     "forget": one_of(1),
+    "answers": integer,
 }
 """What each script returns; see its first lines."""
 
