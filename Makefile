@@ -26,7 +26,7 @@ NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerat
 MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lock wheel demo test test-pythons test-unlocked test-install test-images coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
+.PHONY: help setup setup-dev lock wheel demo test test-pythons test-unlocked test-install test-images test-systems test-systemd coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
@@ -64,6 +64,12 @@ test-install: setup-dev ## build wheel and sdist, install each extra on each Pyt
 
 test-images: setup-dev ## build the images, run compose.yaml with them, kill and scale: Docker, 12 GB, half an hour
 	@PENSTOCK_TEST_IMAGES=1 $(BIN)/python -m pytest --timeout 3600 tests/images $(ARGS)
+
+test-systems: setup-dev ## README's first lines in fresh chroots (ARGS="trixie noble"): root, debootstrap, 8 GB
+	@$(BIN)/python -m tests.install.systems $(ARGS)
+
+test-systemd: setup-dev ## the steps for systemd in a fresh Debian that is booted: root, debootstrap, systemd-nspawn
+	@$(BIN)/python -m tests.install.services $(ARGS)
 
 coverage: setup-dev ## measure the test coverage of contract, transport, engine and workers; fail below the floor
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term \

@@ -13,6 +13,7 @@ from api.access.dependencies import services_of
 from api.admin.history import flush_history
 from api.endpoint import Router
 from api.http.errors import json_response
+from penstock.clock import clock
 from penstock.errors import InvalidParameter, StoreUnavailable
 from penstock.transport.fleet.overview import Overview, QueueMinute
 
@@ -45,14 +46,14 @@ async def fleet(request: Request) -> Response:
     workers = sorted(services.registry.workers(), key=lambda worker: (worker.host, worker.pid))
     overview = Overview(services.stores)
     queues = [served.card.queue for served in known]
-    now_ms, jobs, resting, depths = await _answered(
+    jobs, resting, depths = await _answered(
         asyncio.gather(
-            services.queue.now_ms(),
             overview.open_jobs(queues, MOST_JOBS),
             overview.resting([worker.id for worker in workers]),
             overview.depths(queues),
         )
     )
+    now_ms = clock.now_ms()
     return json_response(
         {
             "now_ms": now_ms,
@@ -167,7 +168,6 @@ def _worker(worker: WorkerCard, now_ms: int, rests: bool) -> dict[str, Any]:
         "pid": worker.pid,
         "version": worker.version,
         "started_ms": worker.started_ms,
-        # By the clocks of two machines: good to their difference.
         "heartbeat_age_s": max(now_ms - worker.heartbeat_ms, 0) / 1000,
         "draining": worker.draining,
         "drain_requested": rests,

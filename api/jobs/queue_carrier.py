@@ -192,7 +192,7 @@ class QueuePlacement:
         A failover loses what the old master had accepted in its last instant. The same job, with
         the same seed, gives the same text.
         """
-        if await self._carrier.queue.now_ms() >= job.deadline_ms:
+        if await self._carrier.queue.now_ms(job.queue) >= job.deadline_ms:
             return False
         logger.warning("job %s of request %s was lost: again", job.id, job.request_id)
         await self._store_images([job])

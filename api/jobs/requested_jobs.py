@@ -36,9 +36,9 @@ async def jobs_of(
 ) -> list[Job]:
     """Return a request's jobs, one for each work; with `resumption`, under its own ids.
 
-    :raises StoreUnavailable: Redis's clock is unknown so far.
+    :raises StoreUnavailable: the clock of the queue's Redis is unknown so far.
     """
-    now_ms = await services.queue.now_ms()
+    now_ms = await services.queue.now_ms(card.queue)
     deadline_s = record.deadline_s or services.settings.deadline_s
     return [
         Job(

@@ -2,7 +2,8 @@
 
 Every process of a fleet takes its time from this clock: a machine whose clock is wrong, or is set
 while it works, neither ends a key's life early nor dates an answer wrongly. Before Redis's first
-answer, it is this machine's clock at the process's start.
+answer, it is this machine's clock at the process's start. An API process of several Redis has one
+for each: what is stored in one is dated by that one's clock.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class FleetClock:
             self._offset_s = middle_s
         self._heard_s = heard_s
 
+    def ahead_s(self, other: FleetClock) -> float:
+        """Return by how many seconds this clock is ahead of another one."""
+        return self._offset_s - other._offset_s
+
     @property
     def is_fresh(self) -> bool:
         """Return whether Redis's clock was read recently."""
@@ -57,4 +62,4 @@ class FleetClock:
 
 
 clock: Final = FleetClock()
-"""The process's clock."""
+"""The process's clock, of the home Redis, or of the one that has a worker's queues."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.install.checkout import copy_pip_settings
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.images.engine import Docker
 
 PYTHON, REDIS, CADDY = "python:3.11-slim", "redis:7-bookworm", "caddy:2"
@@ -79,35 +80,7 @@ def _set_up(root: Path) -> None:
         marker.unlink()
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
     shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
-    settings: dict[str, str] = {}
-    for line in _run(sys.executable, "-m", "pip", "config", "list").splitlines():
-        name, _, value = line.partition("=")
-        settings[name.rpartition(".")[2]] = value.strip("'\"")
-    for certificates in filter(None, [settings.pop("cert", "")]):
-        shutil.copy(certificates, root / "etc/ssl/certs/ca-certificates.crt")
-        settings["cert"] = "/etc/ssl/certs/ca-certificates.crt"
-    # A local index may have gigabytes; what it holds comes from the index proper too.
-    indexes = settings.pop("extra-index-url", "").split()
-    if away := [place for place in indexes if not _is_local(place)]:
-        settings["extra-index-url"] = " ".join(away)
-    for name in ("find-links", "constraint"):
-        for place in filter(_is_local, settings.get(name, "").split()):
-            _copy(Path(unquote(urlsplit(place).path)), root)
-    lines = [f"{name} = {value}" for name, value in settings.items()]
-    (root / "etc/pip.conf").write_text("\n".join(["[global]", *lines, ""]))
-
-
-def _is_local(place: str) -> bool:
-    return urlsplit(place).scheme in ("", "file")
-
-
-def _copy(source: Path, root: Path) -> None:
-    target = root / source.relative_to("/")
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    elif source.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
+    copy_pip_settings(root)
 
 
 def _run(*command: str) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.images.conftest import IMAGES, build
-from tests.images.engine import ROOT
+from tests.install.checkout import copy_checkout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +22,9 @@ OF_CODE = 2
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Return a copy of all files that git knows or would take."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, names.split("\0")):
-        target = tmp_path / "checkout" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_file():
-            shutil.copy(ROOT / name, target)
-    return tmp_path / "checkout"
+    target = tmp_path / "checkout"
+    copy_checkout(target)
+    return target
 
 
 def layers(docker: Docker, image: str) -> list[str]:

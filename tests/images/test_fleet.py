@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -15,6 +16,7 @@ from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from tests.images.compose import Compose
 
@@ -85,27 +87,31 @@ def test_a_container_can_do_no_more_than_it_needs(fleet: Compose, service: str) 
     assert "Read-only file system" in written.stderr
 
 
-def test_a_killed_workers_streams_go_on_at_another(
-    fleet: Compose, client: openai.OpenAI, undisturbed: list[tuple[str, int]]
-) -> None:
+@contextmanager
+def streaming(fleet: Compose, client: openai.OpenAI) -> Iterator[list[Future[tuple[str, int]]]]:
+    """Give all answers while two workers decode them."""
     fleet.up(worker_demo_cpu=2)
     with ThreadPoolExecutor(len(QUESTIONS)) as pool:
         answers = [pool.submit(answer, client, question) for question in QUESTIONS]
         wait_until(lambda: all(running(fleet).values()), 60.0)
-        busiest = max(running(fleet).items(), key=lambda one: one[1])[0]
+        yield answers
+
+
+def test_a_killed_workers_streams_go_on_at_another(
+    fleet: Compose, client: openai.OpenAI, undisturbed: list[tuple[str, int]]
+) -> None:
+    assert {tokens for _, tokens in undisturbed} == {TOKENS}
+    with streaming(fleet, client) as answers:
+        busiest = max(running(fleet).items(), key=lambda worker: worker[1])[0]
         fleet.docker("kill", busiest)
         assert [one.result() for one in answers] == undisturbed
-    assert {tokens for _, tokens in undisturbed} == {TOKENS}
     fleet.docker("start", busiest)
 
 
 def test_a_stopped_worker_loses_nothing(
     fleet: Compose, client: openai.OpenAI, undisturbed: list[tuple[str, int]]
 ) -> None:
-    fleet.up(worker_demo_cpu=2)
-    with ThreadPoolExecutor(len(QUESTIONS)) as pool:
-        answers = [pool.submit(answer, client, question) for question in QUESTIONS]
-        wait_until(lambda: all(running(fleet).values()), 60.0)
+    with streaming(fleet, client) as answers:
         fleet.up(worker_demo_cpu=1)  # the other gets SIGTERM, and finishes or hands back
         assert [one.result() for one in answers] == undisturbed
     assert len(fleet.containers(WORKER)) == 1

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
-from http import HTTPStatus
+from itertools import chain
 from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from api.openai.batches.answers import Answers, Stream
 from api.openai.batches.file_store import new_id
 from api.openai.batches.lines import Line, expired_line, lines, output_line, parse
+from api.openai.batches.objects import COPY_BYTES
 from penstock.errors import UnknownObject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from api.openai.batches.file_store import FileStore
-    from api.openai.batches.store import Batch, BatchStore, Row
+    from api.openai.batches.store import Batch, BatchStore
     from penstock.settings import Settings
 
 
@@ -48,36 +50,35 @@ class BatchFiles:
     def write(self, batch: Batch, why: str) -> None:
         """Write the output and the errors in the lines' order, and close the batch.
 
-        `batch` is its newest version, `why` the status that it ends with.
+        `batch` is its newest version, `why` the status that it ends with. One that another process
+        has ended in the meantime is left alone: its answers may be deleted already.
         """
-        first: dict[int, Row] = {}
-        for row in self._store.rows(batch.id):
-            first.setdefault(row.line, row)
-        rows = [first[line] for line in sorted(first)]
-        good = (output_line(batch, row) for row in rows if row.status < HTTPStatus.BAD_REQUEST)
-        output = self._write("output", good)
-        errors = self._write("error", self._error_lines(rows, first, why))
+        with Answers(self._store, batch.id) as answers:
+            if self._store.has_ended(batch.id):
+                return
+            good = (output_line(batch, row) for row in answers.rows(good=True))
+            output = self._write("output", good)
+            errors = self._write("error", self._error_lines(answers, why))
         cancelled_s = self._store.cancelled_s(batch.id)
         if cancelled_s is not None:
             batch = msgspec.structs.replace(batch, times={**batch.times, "cancelling": cancelled_s})
         self._store.close(batch.to(why, output_file_id=output, error_file_id=errors))
 
-    def _error_lines(self, rows: list[Row], done: dict[int, Row], why: str) -> Iterator[bytes]:
-        for row in rows:
-            if row.status >= HTTPStatus.BAD_REQUEST:
-                yield output_line(self._batch, row)
+    def _error_lines(self, answers: Answers, why: str) -> Iterator[bytes]:
+        for row in answers.rows(good=False):
+            yield output_line(self._batch, row)
         if why == "expired":
             with suppress(UnknownObject):
-                for line in self.lines_of(self.input(), set(done)):
+                for line in self.lines_of(self.input(), answers.lines()):
                     yield expired_line(self._batch, line)
 
-    def _write(self, kind: str, written: Iterable[bytes]) -> str | None:
+    def _write(self, kind: str, written: Iterator[bytes]) -> str | None:
         """Store a file of lines; finishing a batch twice writes the same file twice."""
-        content = b"".join(written)
-        if not content:
+        first = next(written, None)
+        if first is None:
             return None
         card = self._files.add(
-            io.BytesIO(content),
+            io.BufferedReader(Stream(chain((first,), written)), COPY_BYTES),
             tenant=self._batch.tenant,
             filename=f"{self._batch.id}_{kind}.jsonl",
             purpose="batch_output",

@@ -11,11 +11,12 @@ import os
 import tempfile
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
-from api.openai.batches.objects import too_large
+from api.openai.batches.objects import STALE_S, too_large
 from penstock.errors import BadSettings, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ READ_S: Final = 30
 ATTEMPTS: Final = 3
 CONNECTIONS: Final = 32
 FALLBACK_REGION: Final = "us-east-1"
+PART_BYTES: Final = 8 * 1024 * 1024
+"""A part of an upload whose size is not known before; one is in memory at a time."""
 MOST_DELETED: Final = 1_000
 """Objects that one call may delete."""
 ABSENT: Final = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -72,7 +75,9 @@ class Bucket:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=content)
 
     def put_from(self, name: str, source: IO[bytes], most_bytes: int | None) -> int:
-        """Store what `source` holds; it may be read from any place."""
+        """Store what `source` holds, in parts if it can be read only once."""
+        if not source.seekable():
+            return self._put_stream(name, source)
         start = source.tell()
         size = source.seek(0, os.SEEK_END) - start
         source.seek(start)
@@ -83,6 +88,16 @@ class Bucket:
                 Bucket=self._bucket, Key=self._prefix + name, Body=source, ContentLength=size
             )
         return size
+
+    def _put_stream(self, name: str, source: IO[bytes]) -> int:
+        transfer: Any = importlib.import_module("boto3.s3.transfer")
+        config = transfer.TransferConfig(
+            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, use_threads=False
+        )
+        key = self._prefix + name
+        with self._calling():
+            self._client.upload_fileobj(source, self._bucket, key, Config=config)
+            return int(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
 
     def append(self, name: str, content: bytes) -> None:
         """Store content as one more piece; the pieces' names sort by the time of their writing."""
@@ -137,7 +152,17 @@ class Bucket:
                     raise StoreUnavailable(f"The storage of files deletes nothing ({code})")
 
     def sweep(self) -> None:
-        """Leave nothing to do: an upload is there whole, or not at all."""
+        """Delete the parts of uploads whose process has died."""
+        oldest = datetime.now(UTC) - timedelta(seconds=STALE_S)
+        with self._calling():
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for upload in (one for page in pages for one in page.get("Uploads", ())):
+                if upload["Initiated"] < oldest:
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     def _is_absent(self, error: Any) -> bool:
         response: dict[str, Any] = error.response

@@ -22,7 +22,7 @@ from api.openai.batches.batch_files import BatchFiles
 from api.openai.batches.files import store_of
 from api.openai.batches.lines import faults
 from api.openai.batches.storage import objects_of
-from api.openai.batches.store import ENDED, BatchStore, Row
+from api.openai.batches.store import BatchStore, Row
 from penstock.clock import clock
 from penstock.errors import UnknownObject
 from penstock.foreign import parse_json
@@ -111,13 +111,9 @@ class Drive:
         await self._save(self._batch.to("in_progress", total=total))
         return True
 
-    def _has_ended(self) -> bool:
-        stored = self._store.get(self._batch.id)
-        return stored is not None and stored.status in ENDED
-
     async def _save(self, batch: Batch) -> None:
         self._batch = batch
-        if await asyncio.to_thread(self._has_ended):
+        if await asyncio.to_thread(self._store.has_ended, self._batch.id):
             self._is_ours = False  # another process has ended it
             return
         await asyncio.to_thread(self._store.save, batch)
@@ -143,7 +139,7 @@ class Drive:
         if await self._lease.renew() is False:
             self._is_ours = False
             return
-        if await asyncio.to_thread(self._has_ended):
+        if await asyncio.to_thread(self._store.has_ended, self._batch.id):
             return
         finishing = self._batch.to("finalizing") if why == "completed" else self._batch
         await self._save(finishing)

@@ -34,6 +34,8 @@ class Objects(Protocol):
     def put_from(self, name: str, source: IO[bytes], most_bytes: int | None) -> int:
         """Store what `source` holds, and return how many bytes that is.
 
+        It is read in parts. One that can be read only once, as our own output, has no limit.
+
         :raises BodyTooLarge: it is more than `most_bytes`; nothing is stored.
         """
         ...

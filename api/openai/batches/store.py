@@ -15,7 +15,7 @@ import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -71,6 +71,13 @@ class Row(msgspec.Struct, frozen=True):
     body: Any
 
 
+class Place(NamedTuple):
+    """Where a row lies: in which piece, and at which byte of it."""
+
+    name: str
+    offset: int
+
+
 _batches = msgspec.json.Decoder(Batch)
 _rows = msgspec.json.Decoder(Row)
 _encoder = msgspec.json.Encoder()
@@ -121,6 +128,11 @@ class BatchStore:
         times = {**batch.times, "cancelling": asked_s}
         return msgspec.structs.replace(batch, status="cancelling", times=times)
 
+    def has_ended(self, batch_id: str) -> bool:
+        """Return whether a batch has ended; one that was never stored has not."""
+        batch = self.get(batch_id)
+        return batch is not None and batch.status in ENDED
+
     def own(self, batch_id: str, tenant: str) -> Batch:
         """Return a batch of the caller.
 
@@ -162,16 +174,32 @@ class BatchStore:
 
     def rows(self, batch_id: str) -> Iterator[Row]:
         """Yield the answers so far; one line may be there twice, after a change of drivers."""
+        return (row for _, row in self.placed_rows(batch_id))
+
+    def placed_rows(self, batch_id: str) -> Iterator[tuple[Place, Row]]:
+        """Yield the answers so far with their places."""
         for name in self._row_names(batch_id):
-            file = self._objects.open(name)
-            if file is None:
-                continue
-            with file:
+            with self.open_piece(name) as file:
+                offset = 0
                 for line in file:
-                    try:
-                        yield _rows.decode(line)
-                    except (msgspec.DecodeError, RecursionError):  # torn by a power cut
-                        continue
+                    with suppress(msgspec.DecodeError, RecursionError):  # torn by a power cut
+                        yield Place(name, offset), _rows.decode(line)
+                    offset += len(line)
+
+    def open_piece(self, name: str) -> IO[bytes]:
+        """Open a piece of the answers.
+
+        :raises StoreUnavailable: it is gone, because another process has closed the batch.
+        """
+        file = self._objects.open(name)
+        if file is None:
+            raise StoreUnavailable("The batch's answers are gone: another process has ended it")
+        return file
+
+    def row_at(self, piece: IO[bytes], place: Place) -> Row:
+        """Read one answer again."""
+        piece.seek(place.offset)
+        return _rows.decode(piece.readline())
 
     def _row_names(self, batch_id: str) -> list[str]:
         return self._objects.names(_name(batch_id, "rows."))

@@ -117,4 +117,4 @@ async def test_a_redirected_job_speaks_elsewhere(
 
 async def test_the_clock_is_redis_own(jobs: JobQueue, redis_client: redis.Redis) -> None:
     seconds, microseconds = redis_client.time()
-    assert abs(await jobs.now_ms() - (seconds * 1000 + microseconds // 1000)) < 500
+    assert abs(await jobs.now_ms(QUEUE) - (seconds * 1000 + microseconds // 1000)) < 500

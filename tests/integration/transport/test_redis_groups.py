@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from penstock.clock import clock
 from penstock.contract.worker import WorkerCard
 from penstock.errors import BadSettings, StartupError, StoreUnavailable, UnknownJob, UnknownModel
 from penstock.redis_addresses import HOME
 from penstock.settings import Settings, load
+from penstock.transport import keys
 from penstock.transport.fleet.announcer import Announcer
 from penstock.transport.fleet.registry import Registry
 from penstock.transport.jobs.queue import JobQueue
 from penstock.transport.store.connection import connect
 from penstock.transport.store.grouped import Grouped, close, connect_groups
 from tests.fixtures.api import model_card
+from tests.fixtures.clocks import HOUR_S
 from tests.fixtures.jobs import make_job
 from tests.fixtures.redis import RedisServer
 
@@ -24,13 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from penstock.transport.store.grouped import Stores
+    from tests.fixtures.clocks import WallClock
 
 HOME_QUEUE, LARGE_QUEUE = "m-cpu", "large-cpu"
+DEADLINE_MS = 300
 
 
-@pytest.fixture
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("large"))
+@pytest.fixture(params=[-1, 1], ids=["behind", "ahead"])
+def large(
+    request: pytest.FixtureRequest, wall_clock: WallClock, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """The group's Redis, whose machine's clock is an hour off."""
+    wall_clock.step(request.param * HOUR_S)
+    server = RedisServer(tmp_path_factory.mktemp("large"), env=wall_clock.env)
     server.start()
     yield server
     server.kill()
@@ -68,6 +79,38 @@ async def test_a_job_is_stored_once_and_found_from_everywhere(
         await client.delete(name)
 
 
+@pytest.mark.parametrize("name", [HOME_QUEUE, LARGE_QUEUE])
+async def test_a_deadline_is_as_long_as_it_was_meant_to_be(
+    stores: Stores, grouped_settings: Settings, name: str
+) -> None:
+    queue = JobQueue(stores, grouped_settings)
+    now_ms = await queue.now_ms(name)
+    seconds, _ = await stores.of(name).time()
+    assert now_ms == pytest.approx(seconds * 1000, abs=5000)
+    job = make_job(queue=name, created_ms=now_ms, deadline_ms=now_ms + DEADLINE_MS)
+    await queue.submit(job)
+    ends_s = time.monotonic() + DEADLINE_MS / 1000
+    life_ms = await stores.of(name).pttl(keys.locate(job.id))
+    assert 0 < life_ms <= DEADLINE_MS + grouped_settings.journal_ttl_s * 1000
+    assert (await queue.reap(name)).expired == 0
+    await asyncio.sleep(max(ends_s - time.monotonic(), 0) + 0.01)
+    assert (await queue.reap(name)).expired == 1
+    await stores.of(name).delete(name)
+
+
+async def test_workers_ages_are_by_one_clock(stores: Stores, grouped_settings: Settings) -> None:
+    for group, name in ((HOME, HOME_QUEUE), ("large", LARGE_QUEUE)):
+        seconds, _ = await stores.of(name).time()
+        announce(grouped_settings.in_group(group), name, at_ms=int(seconds * 1000))
+    registry = Registry(stores, grouped_settings)
+    await registry.refresh()
+    for worker in registry.workers():
+        assert worker.heartbeat_ms == worker.started_ms
+        assert clock.now_ms() - worker.heartbeat_ms < 5000
+    home, large = sorted(registry.served(), key=lambda served: served.card.queue != HOME_QUEUE)
+    assert large.seen_s == pytest.approx(home.seen_s, abs=5)
+
+
 async def test_an_unknown_job_is_unknown_only_if_every_redis_says_so(
     stores: Stores, grouped_settings: Settings, large: RedisServer
 ) -> None:
@@ -84,9 +127,9 @@ async def test_an_unknown_job_is_unknown_only_if_every_redis_says_so(
     await stores.home.delete(HOME_QUEUE)
 
 
-def announce(settings: Settings, queue: str) -> None:
+def announce(settings: Settings, queue: str, at_ms: int = 0) -> None:
     card = model_card(name=queue.removesuffix("-cpu"), queue=queue)
-    worker = WorkerCard(f"w-{queue}", "h", 1, "0", 0, 0, (card,), {})
+    worker = WorkerCard(f"w-{queue}", "h", 1, "0", at_ms, at_ms, (card,), {})
     Announcer(connect(settings), settings).announce(worker)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
+    from penstock.clock import FleetClock
     from penstock.contract.worker import ModelStatus
     from penstock.settings import Settings
 
@@ -30,7 +31,7 @@ ASSUMED_TOKENS_PER_S: Final = {"cuda": 1_000.0, "xpu": 300.0, "cpu": 50.0}
 
 
 class View(msgspec.Struct, frozen=True):
-    """The fleet; `now_s` is the clock of the first Redis that has answered.
+    """The fleet; `now_s` is when the first of its readings was made.
 
     `ends_s` (monotonic) is when the oldest of its readings becomes too old. `adapters` are the
     queues of each adapter, which `by_name` has too.
@@ -80,13 +81,20 @@ class Registry:
         self._most_waiting = settings.max_waiting_jobs
         self._standby = settings.standby_queues
         self._view_life_s = settings.redis_patience_s
-        self._readers = [self._reader(client, stores, settings) for client in stores.all()]
+        self._readers = [
+            self._reader(client, its_clock, stores, settings)
+            for client, its_clock in zip(stores.all(), stores.clocks.all(), strict=True)
+        ]
         self._view: View | None = None
         self._picked: dict[str, int] = {}
         self._best_tokens_per_s: dict[tuple[str, int], float] = {}
 
     def _reader(
-        self, client: redis.asyncio.Redis, stores: Stores, settings: Settings
+        self,
+        client: redis.asyncio.Redis,
+        its_clock: FleetClock,
+        stores: Stores,
+        settings: Settings,
     ) -> StoreReader:
         def owns(queue: str) -> bool:
             return stores.of(queue) is client
@@ -96,7 +104,7 @@ class Registry:
             settings,
             list(filter(owns, self._standby)),
             owns=owns,
-            sets_clock=client is stores.home,
+            its_clock=its_clock,
             on_read=self._take,
         )
 

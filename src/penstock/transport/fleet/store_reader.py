@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from redis.exceptions import RedisError
 
-from penstock.clock import clock
+from penstock.clock import FleetClock, clock
 from penstock.contract.adapter import LoadedAdapter
 from penstock.contract.worker import ModelCard, WorkerCard
 from penstock.transport import keys
@@ -37,7 +37,10 @@ _model_decoder = msgspec.json.Decoder(ModelCard)
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What one Redis had at `read_s` (monotonic); `now_s` is its clock at that time."""
+    """What one Redis had at `read_s` (monotonic), when it was `now_s` by the process's clock.
+
+    All other times in it are by that clock too, whatever the clock of this Redis is.
+    """
 
     read_s: float
     now_s: float
@@ -61,12 +64,22 @@ def _waiting(queue: str, answer: Any) -> int:
     return 0
 
 
+def _set_back(card: WorkerCard, by_s: float) -> WorkerCard:
+    """Return a worker's card with its times that much earlier."""
+    by_ms = int(by_s * 1000)
+    if not by_ms:
+        return card
+    return msgspec.structs.replace(
+        card, started_ms=card.started_ms - by_ms, heartbeat_ms=card.heartbeat_ms - by_ms
+    )
+
+
 class StoreReader:
     """The last reading of one Redis. Owned by one event loop.
 
     `standby` are the queues of this Redis that take jobs without a worker. Queues that it does not
-    own are left out: their jobs go to another Redis. The process's clock follows the Redis of
-    `sets_clock`. `on_read` is called with each reading.
+    own are left out: their jobs go to another Redis. `its_clock` follows this Redis. `on_read` is
+    called with each reading.
     """
 
     def __init__(
@@ -76,13 +89,13 @@ class StoreReader:
         standby: Sequence[str],
         *,
         owns: Callable[[str], bool],
-        sets_clock: bool,
+        its_clock: FleetClock,
         on_read: Callable[[Reading], None],
     ) -> None:
         self._redis = cast("Any", redis)
         self._standby = standby
         self._owns = owns
-        self._sets_clock = sets_clock
+        self._clock = its_clock
         self._on_read = on_read
         self._task: asyncio.Task[None] | None = None
         self.age = StoreAge(settings)
@@ -132,8 +145,8 @@ class StoreReader:
         self.age.ask(pipeline)
         *answers, stored, mark = await pipeline.execute(raise_on_error=False)
         (seconds, microseconds), worker_ids, models = _without_errors(answers)
-        if self._sets_clock:
-            clock.hear((seconds, microseconds), asked_s)
+        self._clock.hear((seconds, microseconds), asked_s)
+        ahead_s = self._clock.ahead_s(clock)
         seen_ms = dict.fromkeys(self._standby, 0.0) | self._own(models)
         queues = list(seen_ms)
         pipeline = self._redis.pipeline(transaction=False)
@@ -151,10 +164,10 @@ class StoreReader:
             _waiting(queue, answer) for queue, answer in zip(queues, answers[2:], strict=False)
         ]
         read = contents.readable(_worker_decoder, zip(worker_keys, cards, strict=False))
-        workers = tuple(card for card in read if card is not None)
+        workers = tuple(_set_back(card, ahead_s) for card in read if card is not None)
         working = by_queue(worker for worker in workers if not worker.draining)
         served = tuple(
-            serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000)
+            serve(card, working.get(queue, ()), waiting, seen_ms[queue] / 1000 - ahead_s)
             for queue, encoded, waiting in zip(queues, model_cards, waits, strict=False)
             if (card := self._card(queue, encoded)) is not None
         )
@@ -163,7 +176,7 @@ class StoreReader:
             self.age.doubt()  # an announcement lives for a day after its last renewal
         self.reading = Reading(
             read_s=time.monotonic(),
-            now_s=seconds + microseconds / 1e6,
+            now_s=seconds + microseconds / 1e6 - ahead_s,
             workers=workers,
             served=served,
             adapters=tuple(adapters.loaded(stored)),

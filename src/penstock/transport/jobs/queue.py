@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from penstock.clock import clock
 from penstock.errors import QueueFull, UnknownJob
 from penstock.transport import keys
 from penstock.transport.jobs import reaping
@@ -112,25 +111,28 @@ class JobQueue:
         stores = stores_of(redis)
         self._redis = stores.map(lambda client: cast("Any", client))
         self._settings = settings
+        self._clocks = stores.clocks
         self._scripts = stores.map(lambda client: AsyncScripts(client, settings))
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         return await patiently_async(call, self._settings.redis_patience_s)
 
-    async def now_ms(self) -> int:
-        """Return Redis's clock, for a job's `created_ms` and `deadline_ms`.
+    async def now_ms(self, queue: str) -> int:
+        """Return the clock of a queue's Redis, for a job's `created_ms` and `deadline_ms`.
 
-        A round trip happens only if this process has not asked Redis recently.
+        A round trip happens only if this process has not asked that Redis recently.
 
         :raises StoreUnavailable:
         """
-        if not clock.is_fresh:
-            await self._patiently(self._look_at_the_clock)
-        return clock.now_ms()
+        clock, redis = self._clocks.of(queue), self._redis.of(queue)
 
-    async def _look_at_the_clock(self) -> None:
-        asked_s = time.monotonic()
-        clock.hear(await self._redis.home.time(), asked_s)
+        async def ask() -> None:
+            asked_s = time.monotonic()
+            clock.hear(await redis.time(), asked_s)
+
+        if not clock.is_fresh:
+            await self._patiently(ask)
+        return clock.now_ms()
 
     async def submit(self, job: Job) -> bool:
         """Store a job and ring a doorbell; False if a job with this id exists already.
@@ -186,7 +188,7 @@ class JobQueue:
 
     async def _life_ms(self, job: Job) -> int:
         """Return for how many ms a job can be found: until its deadline plus the journal's time."""
-        left_ms = max(job.deadline_ms - await self.now_ms(), 0)
+        left_ms = max(job.deadline_ms - await self.now_ms(job.queue), 0)
         return left_ms + self._settings.journal_ttl_s * 1000
 
     async def locate(self, job_id: str) -> str:

@@ -7,10 +7,12 @@ FastChat's workers are at home (docs/adr/0017).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import redis.asyncio
 
+from penstock.clock import FleetClock, clock
 from penstock.redis_addresses import HOME
 from penstock.transport.store.connection import connect_async
 
@@ -57,18 +59,25 @@ class Grouped(Generic[T]):
         return [(self.of(names[0]), names) for names in by_group.values()]
 
 
-Stores = Grouped[redis.asyncio.Redis]
+@dataclass(frozen=True)
+class Stores(Grouped[redis.asyncio.Redis]):
+    """A client for each Redis, of the running event loop."""
+
+    @cached_property
+    def clocks(self) -> Grouped[FleetClock]:
+        """Return the clock of each Redis; that of the home Redis is the process's."""
+        return Grouped(clock, {name: FleetClock() for name in self.groups}, self.group_of)
 
 
 def connect_groups(settings: Settings) -> Stores:
     """Return a client for each Redis, of the running event loop."""
     groups = {name: connect_async(settings.in_group(name)) for name in settings.redis_groups}
-    return Grouped(connect_async(settings), groups, settings.group_of)
+    return Stores(connect_async(settings), groups, settings.group_of)
 
 
 def stores_of(given: redis.asyncio.Redis | Stores) -> Stores:
     """Return a single client as the only one."""
-    return given if isinstance(given, Grouped) else Grouped(given, {})
+    return given if isinstance(given, Stores) else Stores(given, {})
 
 
 async def close(stores: Stores) -> None:

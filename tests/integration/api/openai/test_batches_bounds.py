@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -11,8 +13,13 @@ import pytest
 from api.openai.batches import drive as batch_drive
 from api.openai.batches import driver as batch_driver
 from api.openai.batches import lines as batch_lines
+from api.openai.batches.batch_files import BatchFiles
+from api.openai.batches.file_store import FileStore
 from api.openai.batches.lines import MOST_CUSTOM_ID, faults, lines
+from api.openai.batches.objects import FolderObjects
+from api.openai.batches.store import Batch, BatchStore, Row
 from penstock.foreign import JSON_NESTING
+from penstock.settings import Settings
 from tests.fixtures.api import speak
 from tests.integration.api.openai.test_batches_api import CHAT, ended, request_line, rows, start
 
@@ -138,3 +145,50 @@ def test_an_unexpected_error_of_one_line_is_its_answer(
     [row] = rows(client, batch.error_file_id)
     assert row["custom_id"] == "line-1"
     assert row["response"]["status_code"] == 500
+
+
+def test_output_is_written_in_order_and_never_whole_in_memory(tmp_path: Path) -> None:
+    objects = FolderObjects(tmp_path)
+    store, files = BatchStore(objects), FileStore(objects, 1)
+    batch = Batch("batch_0", "t", CHAT, "file-0", "24h", 0, 2**40, "finalizing")
+    store.save(batch)
+    lines = list(range(40))
+    random.Random(3).shuffle(lines)
+    for drive, some in (("a", lines[:25]), ("b", lines[20:])):  # five were run by both
+        for line in some:
+            status = 400 if line % 10 == 0 else 200
+            row = Row(line, f"line-{line}", status, f"{drive}-{line}", "x" * 1_000_000)
+            store.append(batch.id, drive, [row])
+    tracemalloc.start()
+    try:
+        BatchFiles(batch, files, store, Settings()).write(batch, "completed")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 10_000_000
+    ended = store.get(batch.id)
+    assert ended is not None
+    for file_id, expected in (
+        (ended.output_file_id, [line for line in range(40) if line % 10]),
+        (ended.error_file_id, list(range(0, 40, 10))),
+    ):
+        assert file_id is not None
+        with files.open(files.own(file_id, "t")) as file:
+            written = [json.loads(line) for line in file]
+        assert [one["custom_id"] for one in written] == [f"line-{line}" for line in expected]
+        for one in written:
+            line = int(one["custom_id"].removeprefix("line-"))
+            drive = "a" if line in lines[:25] else "b"
+            assert one["response"]["request_id"] == f"{drive}-{line}"
+
+
+def test_a_batch_that_another_process_has_ended_is_left_alone(tmp_path: Path) -> None:
+    objects = FolderObjects(tmp_path)
+    store, files = BatchStore(objects), FileStore(objects, 1)
+    batch = Batch("batch_0", "t", CHAT, "file-0", "24h", 0, 2**40, "finalizing")
+    store.append(batch.id, "a", [Row(0, "line-0", 200, "r", {})])
+    store.close(batch.to("completed", output_file_id="file-1"))
+    BatchFiles(batch, files, store, Settings()).write(batch, "completed")
+    ended = store.get(batch.id)
+    assert ended is not None
+    assert ended.output_file_id == "file-1"

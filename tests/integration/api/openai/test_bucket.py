@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from api.openai.batches.answers import Stream
 from api.openai.batches.file_store import FileStore
 from api.openai.batches.objects import FolderObjects
 from api.openai.batches.storage import objects_of
@@ -81,6 +82,43 @@ def test_both_storages_do_the_same(objects: Objects) -> None:
     objects.delete(*objects.names("a/"), "a/none")
     assert objects.names("") == []
     objects.sweep()
+
+
+def test_what_is_made_while_it_is_stored_comes_in_parts(objects: Objects) -> None:
+    pieces = [bytes([number]) * 1_000_003 for number in range(20)]
+    made: list[int] = []
+
+    def making() -> Iterator[bytes]:
+        for number, piece in enumerate(pieces):
+            made.append(number)
+            yield piece
+
+    source = io.BufferedReader(Stream(making()))
+    assert objects.put_from("a/output", source, None) == sum(map(len, pieces))
+    assert made == list(range(20))
+    assert objects.get("a/output") == b"".join(pieces)
+
+
+def test_what_cannot_be_made_whole_is_not_stored(objects: Objects) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"x" * 20_000_000
+        raise StoreUnavailable("the storage is away")
+
+    with pytest.raises(StoreUnavailable):
+        objects.put_from("a/output", io.BufferedReader(Stream(failing())), None)
+    assert objects.get("a/output") is None
+    assert objects.names("") == []
+
+
+def test_parts_of_a_dead_process_go(settings: Settings, endpoint: str) -> None:
+    boto3 = pytest.importorskip("boto3")
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    name = f"{settings.files_url.split('/', 3)[3]}/a/output" if settings.files_url else ""
+    client.create_multipart_upload(Bucket=BUCKET, Key=name)
+    assert "Uploads" in client.list_multipart_uploads(Bucket=BUCKET)
+    objects_of(settings).sweep()  # this server says of every upload that it began years ago
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=BUCKET)
+    client.close()
 
 
 def test_a_file_is_bounded_and_forgotten(objects: Objects) -> None:
