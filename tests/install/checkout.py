@@ -22,14 +22,20 @@ def copy_checkout(target: Path) -> None:
             shutil.copy(ROOT / name, target / name)
 
 
-def copy_pip_settings(root: Path) -> None:
-    """Give a root pip's settings of this machine, its certificates and the folders that these name."""
+def pip_settings() -> dict[str, str]:
+    """Return pip's settings of this machine, by name."""
     settings: dict[str, str] = {}
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in listed.splitlines():
         name, _, value = line.partition("=")
         settings[name.rpartition(".")[2]] = value.strip("'\"")
+    return settings
+
+
+def copy_pip_settings(root: Path) -> None:
+    """Give a root pip's settings of this machine, its certificates and the folders that these name."""
+    settings = pip_settings()
     for certificates in filter(None, [settings.pop("cert", "")]):
         (root / CERTIFICATES).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(certificates, root / CERTIFICATES)

@@ -63,7 +63,9 @@ class Chroot:
     def make(self, log: IO[str]) -> None:
         """Install the system, what every installed one has, and a checkout."""
         if not self._system.keyring.exists():
-            sys.exit(f"{self._system.keyring} is missing: apt install ubuntu-keyring (in Debian 13)")
+            sys.exit(
+                f"{self._system.keyring} is missing: apt install ubuntu-keyring (in Debian 13)"
+            )
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir(parents=True)
         scripts = Path("/usr/share/debootstrap/scripts")

