@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import openai
 import pytest
 
@@ -115,6 +116,32 @@ def test_a_stopped_worker_loses_nothing(
         fleet.up(worker_demo_cpu=1)  # the other gets SIGTERM, and finishes or hands back
         assert [one.result() for one in answers] == undisturbed
     assert len(fleet.containers(WORKER)) == 1
+
+
+def test_a_killed_api_process_takes_its_own_requests_alone(fleet: Compose) -> None:
+    fleet.up(api=3)
+    messages = [{"role": "user", "content": "What does a mill do with a river?"}]
+    body = {"model": MODEL, "max_tokens": 300, "ignore_eos": True, "messages": messages}
+
+    def ask() -> int:
+        url = f"{fleet.url}/v1/chat/completions"
+        return httpx.post(url, json=body, timeout=120).status_code
+
+    def connections(container: str) -> int:
+        listed = fleet.run_in(container, "cat", "/proc/net/tcp").splitlines()[1:]
+        lines = (line.split() for line in listed)
+        return sum(line[1].endswith(":1F40") and line[3] == "01" for line in lines)
+
+    with ThreadPoolExecutor(9) as pool:
+        asked = [pool.submit(ask) for _ in range(9)]
+        wait_until(lambda: any(running(fleet).values()), 60.0)
+        busiest = max(fleet.containers("api"), key=connections)
+        fleet.docker("kill", busiest)
+        for _ in range(20):
+            assert httpx.get(f"{fleet.url}/health", timeout=10).status_code == 200
+        statuses = {one.result() for one in asked}
+    assert statuses == {200, 502}
+    fleet.docker("start", busiest)
 
 
 def test_three_apis_serve_the_same_files(fleet: Compose, client: openai.OpenAI) -> None:
