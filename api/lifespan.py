@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 logger = logging.getLogger("penstock.api")
+
+IMAGE_THREADS: Final = 2
+"""Threads that decode and check the images of requests: they take a core each."""
 
 REAP_INTERVAL_S: Final = 1.0
 RECONCILE_INTERVAL_S: Final = 2.0
@@ -83,6 +87,7 @@ async def running(
         await membership.stop()
         await peers_of(services).stop()
         await services.fetcher.close()
+        services.image_threads.shutdown(wait=False, cancel_futures=True)
         await services.registry.stop()
         await services.replies.stop()
         await close(services.stores)
@@ -114,6 +119,7 @@ def _services(settings: Settings, telemetry: Telemetry, aliases: Aliases) -> Ser
         reconcilers=stores.map(lambda client: Reconciler(client, settings)),
         images=images,
         fetcher=Fetcher(settings.image_hosts),
+        image_threads=ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="images"),
         adapters=AdapterStore(redis, settings),
         missing=MissingJobs(settings.redis_patience_s),
         peers=peers,

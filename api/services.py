@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Executor
 
     import redis.asyncio
 
@@ -65,6 +66,8 @@ class Services:
     reconcilers: Grouped[Reconciler]
     images: JobImages
     fetcher: Fetcher
+    image_threads: Executor
+    """Decode and check the images of requests."""
     adapters: AdapterStore
     missing: MissingJobs
     peers: ForeignWorkers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from api.fastchat import default_template, image_places
 from api.fastchat.envelope import opened
@@ -89,7 +89,7 @@ class GenerationRequest(OptionalModelName):
     stop_token_ids: list[int] = []
     echo: bool = True
     logprobs: int | None = None
-    images: list[str] = []
+    images: list[Annotated[str, AfterValidator(as_url)]] = []
     best_of: int = 1
     use_beam_search: bool = False
     seed: int | None = None
@@ -147,8 +147,7 @@ def works_of(asked: GenerationRequest, card: ModelCard, images: ChatImages) -> l
     """
     _check(asked)
     digests = [
-        images.digest(as_url(image), f"images[{position}]")
-        for position, image in enumerate(asked.images)
+        images.digest(image, f"images[{position}]") for position, image in enumerate(asked.images)
     ]
     prompt = image_places.filled(prompt_of(asked.prompt, card, echo=asked.echo), digests)
     of_template = isinstance(prompt, ChatPrompt) and asked.prompt.startswith(

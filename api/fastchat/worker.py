@@ -40,7 +40,7 @@ UTILITY_PATIENCE_S = 30.0
 
 
 async def _generation(call: Call[GenerationRequest]) -> Generation:
-    urls = {url: f"images[{position}]" for position, url in enumerate(call.asked.images)}
+    urls = [(url, f"images[{position}]") for position, url in enumerate(call.asked.images)]
     images = await images_at(call.request, call.card, urls)
     works = works_of(call.asked, call.card, images)
     return await Generation.of(

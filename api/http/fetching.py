@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
+from api.http.fair_turns import FairTurns
 from api.http.host_list import PORTS, allows, allows_address
 from penstock.errors import InvalidParameter, first_line
 
@@ -26,6 +27,8 @@ TOTAL_S: Final = 10.0
 CONNECT_S: Final = 3.0
 AT_ONCE: Final = 16
 """Fetches of this process that run at the same time; others wait."""
+TENANT_AT_ONCE: Final = 12
+"""Those of one tenant: some are always left for another."""
 MOST_REDIRECTS: Final = 3
 LONGEST_URL: Final = 8_192
 LAST_PORT: Final = 65_535
@@ -66,13 +69,16 @@ class Fetcher:
         self._resolve = resolve or self._addresses
         # A lookup cannot be cancelled: a slow name server must not use up the loop's own threads.
         self._lookups = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="lookup")
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._turns = FairTurns(AT_ONCE, TENANT_AT_ONCE)
         self._http = httpx.AsyncClient(
             headers=_HEADERS,
             timeout=httpx.Timeout(TOTAL_S, connect=CONNECT_S),
             # A connection is for the name that its certificate was checked for.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=False,  # no proxy, no .netrc: only the allowed hosts are ever called
+            # No proxy, no .netrc: only the allowed hosts are ever called. The operator's own
+            # certificate authorities count (SSL_CERT_FILE, SSL_CERT_DIR).
+            trust_env=False,
+            verify=httpx.create_ssl_context(trust_env=True) if hosts else True,
         )
 
     async def close(self) -> None:
@@ -80,13 +86,13 @@ class Fetcher:
         self._lookups.shutdown(wait=False, cancel_futures=True)
         await self._http.aclose()
 
-    async def fetch(self, url: str, most_bytes: int, room: Room) -> bytes:
-        """Return the bytes that a URL names.
+    async def fetch(self, url: str, most_bytes: int, room: Room, tenant: str) -> bytes:
+        """Return the bytes that a URL names, for a tenant.
 
         :raises InvalidParameter: its host is not allowed, or does not send them as it should.
         """
         try:
-            async with asyncio.timeout(TOTAL_S), self._turn:
+            async with asyncio.timeout(TOTAL_S), self._turns.of(tenant):
                 for _ in range(MOST_REDIRECTS + 1):
                     content = await self._fetched(url, most_bytes, room)
                     if isinstance(content, bytes):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import image_bytes
@@ -29,24 +29,38 @@ MOST_NAMED: Final = 8
 IMAGE_LEFT_OUT: Final = "[An image was left out here: this model reads text only.]"
 
 _BASE64: Final = ";base64"
+_PIECE: Final = 256 * 1024
+"""Characters decoded at once: meanwhile no other thread runs, the event loop's neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedImage:
+    """An image's bytes, which begin as those of an image within bounds, and their digest."""
+
+    data: bytes
+    digest: str
 
 
 class ChatImages:
     """Collects the images of one request, each once; `data` has their bytes by digest.
 
     `takers` returns the models that the client may send images to; asked if `card` takes none.
-    `elsewhere` has what was fetched beforehand, by its URL (`image_sources`).
+    Most images have been checked beforehand, outside the event loop (`image_sources`).
     """
 
     def __init__(
         self, card: ModelCard, warnings: Warnings, takers: Callable[[], Sequence[str]] = tuple
     ) -> None:
         self.data: dict[str, bytes] = {}
-        self.elsewhere: dict[str, bytes] = {}
+        self._checked: dict[str, tuple[str, CheckedImage]] = {}
         self._warnings = warnings
         self._card = card
         self._takers = takers
         self._count = 0
+
+    def add(self, url: str, where: str, image: CheckedImage) -> None:
+        """Add an image that has been checked, by the place that names it."""
+        self._checked[where] = url, image
 
     def part(self, url: str, where: str, role: str) -> dict[str, Any]:
         """Return what the worker is given for an image.
@@ -76,11 +90,20 @@ class ChatImages:
         self._count += 1
         if self._count > MOST_IMAGES:
             raise InvalidParameter(f"{where}: over {MOST_IMAGES} images", param=where)
-        data = self.elsewhere[url] if url in self.elsewhere else decoded(url, where)
-        image_bytes.check(data, where)
-        digest = digest_of(data)
-        self.data[digest] = data
-        return digest
+        known, image = self._checked.get(where, (None, None))
+        if image is None or known != url:
+            image = checked(decoded(url, where), where)
+        self.data[image.digest] = image.data
+        return image.digest
+
+
+def checked(data: bytes, where: str) -> CheckedImage:
+    """Return bytes that begin as an image within bounds.
+
+    :raises InvalidParameter: they do not.
+    """
+    image_bytes.check(data, where)
+    return CheckedImage(data, digest_of(data))
 
 
 def as_url(image: str) -> str:
@@ -116,6 +139,10 @@ def from_base64(text: str, where: str) -> bytes:
             f"{where}: an image of over {image_bytes.MOST_BYTES} bytes", param=where
         )
     try:
-        return base64.b64decode(text, validate=True)
+        pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+        parts = [binascii.a2b_base64(piece, strict_mode=True) for piece in pieces]
     except (binascii.Error, ValueError) as error:
         raise InvalidParameter(f"{where}: not base64", param=where) from error
+    if any(len(part) < _PIECE * 3 // 4 for part in parts[:-1]):  # padding before the end
+        raise InvalidParameter(f"{where}: not base64", param=where)
+    return b"".join(parts)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +22,7 @@ from penstock.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
 
     Answer = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
@@ -83,8 +87,8 @@ async def whole(_path: str, writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
-async def fetched(one: Fetcher, url: str) -> bytes:
-    return await one.fetch(url, BYTES, Room(1 << 40))
+async def fetched(one: Fetcher, url: str, tenant: str = "a") -> bytes:
+    return await one.fetch(url, BYTES, Room(1 << 40), tenant)
 
 
 async def refused(one: Fetcher, url: str) -> str:
@@ -212,7 +216,7 @@ async def test_a_body_without_an_end() -> None:
         assert f"over {BYTES} bytes" in await refused(one, theirs.url())
         room = Room(700)
         with pytest.raises(InvalidParameter, match="too large together"):
-            await one.fetch(theirs.url(), 10_000, room)
+            await one.fetch(theirs.url(), 10_000, room, "a")
 
 
 async def test_a_body_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,12 +249,65 @@ async def test_a_few_at_once() -> None:
         await whole(path, writer)
 
     async with site(answer) as theirs, fetcher(*HERE) as (one, _):
-        tasks = [asyncio.create_task(fetched(one, theirs.url())) for _ in range(AT_ONCE + 4)]
+        tasks = [
+            asyncio.create_task(fetched(one, theirs.url(), "ab"[number % 2]))
+            for number in range(AT_ONCE + 4)
+        ]
         await full.wait()
         await asyncio.sleep(0.05)  # for one too many to come in
         gate.set()
         assert set(await asyncio.gather(*tasks)) == {b"GIF"}
         assert most == AT_ONCE
+
+
+async def test_a_tenant_that_fetches_much_leaves_room_for_others() -> None:
+    gate = asyncio.Event()
+
+    async def answer(path: str, writer: asyncio.StreamWriter) -> None:
+        if path == "/slow":
+            await gate.wait()
+        await whole(path, writer)
+
+    async with site(answer) as theirs, fetcher(*HERE) as (one, _):
+        slow = [asyncio.create_task(fetched(one, theirs.url("/slow"))) for _ in range(AT_ONCE * 2)]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(fetched(one, theirs.url(), "b"), 5.0) == b"GIF"
+        assert not any(task.done() for task in slow)
+        gate.set()
+        assert set(await asyncio.gather(*slow)) == {b"GIF"}
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that nobody else has signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", key, "-out", certificate, "-subj", "/CN=company",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+async def test_the_operators_own_authorities_count(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    theirs = Site(whole)
+    server = await asyncio.start_server(theirs.serve, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    async with server:
+        async with fetcher(*HERE) as (one, _):
+            assert "certificate" in (await refused(one, url)).lower()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        async with fetcher(*HERE) as (one, _):
+            assert await fetched(one, url) == b"GIF"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from api.openai import image_sources
+from penstock import image_bytes
 from penstock.contract.job import TextPrompt
 from penstock.contract.worker import IMAGES
 from penstock.transport.jobs.images import digest_of
@@ -158,6 +159,36 @@ def test_images_that_are_too_large_together(
     refused = post(server, "/v1/responses", model="tiny", input=given)
     assert refused.status_code == 400
     assert "too large together" in refused.json()["error"]["message"]
+
+
+def test_images_are_checked_outside_the_event_loop(
+    server: ApiServer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    check = image_bytes.check
+
+    def noted(data: bytes, param: str) -> None:
+        threads.append(threading.current_thread().name)
+        check(data, param)
+
+    monkeypatch.setattr(image_bytes, "check", noted)
+    inside = f"data:image/gif;base64,{base64.b64encode(OTHER).decode()}"
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": chat(inside, inside)},
+        "/v1/responses": {"input": response({"image_url": inside})},
+        "/worker_generate": {
+            "prompt": "$$<image>$$what?",
+            "images": [inside.partition(",")[2]],
+            "echo": False,
+        },
+    }
+    for path, body in asked.items():
+        count = len(threads)
+        answer = post(server, path, model="tiny", **body)
+        assert answer.status_code == 200, answer.text
+        assert threads[count:]
+        assert all(name.startswith("images") for name in threads[count:])
+    assert len(worker.jobs) == len(asked)
 
 
 def test_batches(server: ApiServer, worker: ScriptedWorker, site: str) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from api.http.warnings import Warnings
-from api.openai.chat_images import IMAGE_LEFT_OUT, MOST_IMAGES, ChatImages
+from api.openai import chat_images
+from api.openai.chat_images import (
+    IMAGE_LEFT_OUT,
+    MOST_IMAGES,
+    ChatImages,
+    CheckedImage,
+    from_base64,
+)
 from penstock.contract.worker import IMAGES
 from penstock.errors import InvalidParameter, UnsupportedFeature
 from penstock.transport.jobs.images import digest_of
@@ -55,6 +62,35 @@ def test_an_image_is_named_by_its_content() -> None:
 def test_what_is_not_taken(url: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         images(IMAGES).part(url, "messages[0].content[0]", "user")
+
+
+def test_base64_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_images, "_PIECE", 8)
+    for length in range(20):
+        data = bytes(range(length))
+        assert from_base64(base64.b64encode(data).decode(), "x") == data
+    for wrong in (
+        "QQ==QUJD",
+        "QUFBQUE=QUJD",
+        "QUFBQQ==QUJD",
+        "QUJDQ",
+        "QUJDQUJDQ",
+        "QUJD QUJD",
+        "é",
+    ):
+        with pytest.raises(InvalidParameter, match="base64"):
+            from_base64(wrong, "x")
+
+
+def test_what_is_checked_beforehand_is_not_decoded_again() -> None:
+    taken, data = images(IMAGES), picture()
+    where, url = "messages[0].content[0]", url_of(data)
+    other = CheckedImage(b"other", digest_of(b"other"))
+    taken.add(url, where, other)
+    assert taken.digest(url, where) == other.digest
+    assert taken.digest(url, "messages[0].content[1]") == digest_of(data)
+    taken.add("data:another", where, other)
+    assert taken.digest(url, where) == digest_of(data)
 
 
 def test_images_at_their_bound() -> None:
