@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from workers.serving.on_demand.choice import (
+    GIVE_WAY_S,
     LEAST_TURN_S,
     MOST_WEIGHT,
     TURN_LOADS,
@@ -79,6 +80,15 @@ def test_work_is_left_to_a_worker_that_has_the_model_for_as_long_as_a_load_takes
     assert change(model("b", waiting=1, claiming=1, oldest_s=2.0)) == Change("b", loads=True)
     unknown = model("b", waiting=1, claiming=1, oldest_s=UNKNOWN_LOAD_S - 0.1, load_s=0.0)
     assert change(unknown) is None
+
+
+def test_a_worker_with_room_goes_first():
+    idle = model("a", is_resident=True)
+    assert change(idle, model("b", waiting=1, loaders=1, oldest_s=0.3)) is None
+    assert change(idle, model("b", waiting=1, loaders=1, oldest_s=GIVE_WAY_S)) == Change(
+        "a", loads=False
+    )
+    assert change(model("b", waiting=1, loaders=1)) == Change("b", loads=True)
 
 
 @pytest.mark.parametrize("field", [{"is_loading": True}, {"may_load": False}])

@@ -16,6 +16,9 @@ MOST_WEIGHT: Final = 4.0
 """Priorities make a turn longer or shorter by this factor at most."""
 UNKNOWN_LOAD_S: Final = 5.0
 """Assumed for a model that was not loaded yet, if another worker has it in memory."""
+GIVE_WAY_S: Final = 0.6
+"""A worker that would have to unload a model leaves the load for so long to others, which may have
+room: three of their looks."""
 MIDDLE: Final = 5
 """The default priority of jobs."""
 
@@ -25,7 +28,7 @@ class Standing:
     """One model at one time; times are monotonic.
 
     `is_busy`: jobs of it run here. `waiting` jobs of its queue, the oldest for `oldest_s`, have at
-    best `priority`; a job that was handed back waits since the model was unloaded. `claiming` other workers have it in memory, and another one `is_loading` it.
+    best `priority`; a job that was handed back waits since the model was unloaded. `claiming` other workers have it in memory, `loaders` could load it, and another one `is_loading` it.
     `may_load`: it has not failed a moment ago.
     """
 
@@ -41,6 +44,7 @@ class Standing:
     oldest_s: float = 0.0
     priority: int = MIDDLE
     claiming: int = 0
+    loaders: int = 0
     is_loading: bool = False
     may_load: bool = True
 
@@ -86,7 +90,8 @@ def next_change(
         if len(residents) < most and (fits(wanted.queue) or not others):
             return Change(wanted.queue, loads=True)
         victim = _victim(others, wanted, now_s)
-        if victim is not None:
+        gives_way = wanted.loaders and wanted.oldest_s < GIVE_WAY_S
+        if victim is not None and not gives_way:
             return Change(victim.queue, loads=False)
     unused = next((one for one in residents if _is_unused(one, now_s)), None)
     return None if unused is None else Change(unused.queue, loads=False)

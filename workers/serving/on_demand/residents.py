@@ -144,6 +144,7 @@ class Residents(threading.Thread):
             oldest_s=min(demand.oldest_s, now_s - model.unloaded_s) if demand else 0.0,
             priority=demand.priority if demand and demand.priority >= 0 else MIDDLE,
             claiming=demand.claiming if demand else 0,
+            loaders=demand.loaders if demand else 0,
             is_loading=demand.is_loading if demand else False,
             may_load=model.status != "failed" or now_s >= model.retry_s,
         )
