@@ -154,6 +154,19 @@ class StorableModel(Protocol):
 
 
 @runtime_checkable
+class StorableStates(Protocol):
+    """A model with states that can be kept elsewhere too, as bytes."""
+
+    def read_state(self, place: int) -> bytes:
+        """Return the state at one place, `state_bytes` bytes."""
+        ...
+
+    def write_state(self, place: int, content: bytes) -> bool:
+        """Write the state of one place; False if it is not of this model, and nothing is written."""
+        ...
+
+
+@runtime_checkable
 class ImageModel(Protocol):
     """A model that reads the images of its slices once `take_images` has been called."""
 
@@ -206,11 +219,10 @@ def stateful(model: object) -> StatefulModel | None:
 def storable(model: object) -> StorableModel | None:
     """Return a model whose blocks can be kept elsewhere, as such; None if they cannot.
 
-    Blocks are not all that a model with states keeps of a sequence.
+    Blocks are not all that a model with states keeps of a sequence: its states must be storable too.
     """
-    if isinstance(model, StorableModel) and stateful(model) is None and model.block_format:
-        return model
-    return None
+    whole = stateful(model) is None or isinstance(model, StorableStates)
+    return model if isinstance(model, StorableModel) and whole and model.block_format else None
 
 
 def can_take_images(model: object) -> TypeGuard[ImageModel]:

@@ -53,11 +53,11 @@ class PrefixReuse:
 
     def expect(self, sequence: Sequence) -> None:
         """Begin to read what the store has of a waiting sequence."""
-        if self.stored is None or self.states is not None:
+        if self.stored is None:
             return
-        blocks, _ = self.match(sequence)
+        _, taken = self.match(sequence)
         if sequence.digests and not sequence.needs_prompt_rows:  # loaded tokens give no logits
-            self.stored.expect(sequence, len(blocks))
+            self.stored.expect(sequence, taken)
 
     def begin_step(self, *, beside: bool) -> None:
         """Give the loading of a step its time, `beside` sequences that are computed in it or alone."""
@@ -77,6 +77,9 @@ class PrefixReuse:
         loading = self.stored.load(sequence)
         if sequence.computed > before and sequence.is_new:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
+        if sequence.computed > before and self.states is not None:
+            blocks = sequence.computed // self.pool.block_size
+            self.states.keep(sequence.digests[blocks - 1], sequence.state)
         return loading is Loading.GOES_ON
 
     def awaits(self, sequence: Sequence, block: int, running: Iterable[Sequence]) -> bool:
@@ -141,13 +144,23 @@ class PrefixReuse:
             self.heads.add(sequence.request.head, sequence.digests[blocks - 1] if blocks else None)
         self.pool.release(sequence.block_table)
         if self.states is not None and sequence.state >= 0:
+            self._save_last_state(self.states, sequence)
             self.states.release(sequence.state)
         sequence.rewind()
+
+    def _save_last_state(self, states: StatePool, sequence: Sequence) -> None:
+        """Have the state after the newest blocks of an answer written: the next turn begins there."""
+        if self.stored is not None and sequence.kept_state is not None:
+            place = states.place_of(sequence.kept_state)
+            if place is not None:
+                self.stored.save_state(sequence.kept_state, place)
 
     def _keep_state(self, states: StatePool, sequence: Sequence, blocks: int) -> None:
         digest = sequence.digests[blocks - 1]
         if blocks in sequence.state_marks:
             states.keep(digest, sequence.state)
+            if self.stored is not None:
+                self.stored.save_state(digest, sequence.state)
         elif sequence.remaining <= 1 and blocks % LEAST_BLOCKS == 0:
             states.keep(digest, sequence.state)
             if sequence.kept_state is not None:

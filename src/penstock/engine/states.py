@@ -77,6 +77,10 @@ class StatePool:
         if slot is not None:
             self._free.append(slot)
 
+    def place_of(self, digest: bytes) -> int | None:
+        """Return the place of the state that is kept for a digest; None if none is."""
+        return self._kept.get(digest)
+
     def longest(self, digests: Sequence[bytes]) -> int:
         """Return how many of these blocks, counted from the first, end where a state is kept."""
         return next(

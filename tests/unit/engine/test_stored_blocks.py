@@ -12,12 +12,14 @@ import pytest
 
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
+from penstock.engine.kv_cache import extend_digests
 from penstock.engine.options import EngineOptions
 from penstock.engine.reuse import kv_store
 from penstock.engine.reuse.block_files import BlockFiles
 from penstock.engine.reuse.kv_store import KVStore, NotRead
+from penstock.engine.reuse.stored_blocks import state_name
 from penstock.engine.sequence import SequenceRequest
-from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text
+from tests.fixtures.engine import HashModel, StateModel, Transcript, WordTokenizer, greedy_text
 from tests.fixtures.jobs import wait_until
 
 if TYPE_CHECKING:
@@ -46,14 +48,30 @@ class StorableHashModel(HashModel):
         return True
 
 
+class StorableStateModel(StateModel, StorableHashModel):
+    """A `StateModel` whose blocks and states are bytes."""
+
+    def read_state(self, place: int) -> bytes:
+        return bytes(token_id + 1 for token_id in self.states[place])
+
+    def write_state(self, place: int, content: bytes) -> bool:
+        self.states[place] = [byte - 1 for byte in content]
+        return True
+
+
 class Worker:
     """An engine with a thread of its own and an empty cache."""
 
-    def __init__(self, files: BlockFiles, blocks: int = 80) -> None:
-        self.model = StorableHashModel(blocks, block_size=BLOCK, vocab_size=VOCAB)
+    def __init__(self, files: BlockFiles, blocks: int = 80, states: int = 0) -> None:
+        sizes: dict[str, Any] = {"block_size": BLOCK, "vocab_size": VOCAB}
+        self.model: HashModel = (
+            StorableStateModel(blocks, states, **sizes)
+            if states
+            else StorableHashModel(blocks, **sizes)
+        )
         self.transcript = Transcript()
         self.store = KVStore(files)
-        options = EngineOptions(4, blocks, prefill_chunk_tokens=32)
+        options = EngineOptions(4, blocks, prefill_chunk_tokens=32, num_states=states)
         self.engine = Engine(
             self.model, WordTokenizer(), options, self.transcript, store=self.store
         )
@@ -187,6 +205,64 @@ def test_a_start_holds_one_block_of_the_store_at_a_time(filled: Path, monkeypatc
         assert worker.ask("again") == (ANSWER, 100)
 
 
+# A model whose layers keep states
+
+
+STATES = 12
+AT_END = 100
+"""Tokens of the prompt before its last state: its full blocks."""
+
+
+@pytest.fixture
+def with_states(tmp_path: Path) -> Path:
+    """A store in which a worker of a model with states left a prompt and its answer."""
+    with running(tmp_path, states=STATES) as worker:
+        assert worker.ask("first") == (ANSWER, 0)
+    return tmp_path
+
+
+def test_blocks_are_loaded_with_the_state_after_them(with_states: Path):
+    with running(with_states, states=STATES) as worker:
+        assert worker.ask("again") == (ANSWER, AT_END)
+        assert worker.computed < 25
+        found = worker.store.counts.read_blocks
+        assert worker.ask("third") == (ANSWER, AT_END)  # from its own memory
+        assert worker.store.counts.read_blocks == found
+
+
+def test_the_next_turn_begins_after_the_answer(with_states: Path):
+    prompt = [*PROMPT, *ANSWER, 3, 1, 4, 1, 5]
+    with running(with_states, states=STATES) as worker:
+        answer, cached = worker.ask("next", prompt)
+        assert answer == greedy_text(prompt, 20, VOCAB)
+        assert cached == 112  # the newest of every fourth block
+
+
+def test_an_answer_that_was_begun_goes_on_from_its_prompts_state(with_states: Path):
+    with running(with_states, states=STATES) as worker:
+        tokens, _ = worker.ask("half", generated_token_ids=ANSWER[:12])
+        assert tokens == ANSWER[12:]
+        assert worker.computed < 25
+
+
+def test_without_its_state_nothing_is_loaded(with_states: Path):
+    with running(with_states, states=STATES) as worker:
+        digests: list[bytes] = []
+        extend_digests(digests, PROMPT, BLOCK)
+        worker.store._files._path(state_name(digests[24])).unlink()
+        assert worker.ask("again") == (ANSWER, 0)
+
+
+@pytest.mark.parametrize("block", [0, 10, 24])
+def test_a_damaged_block_before_a_state_is_computed_again(with_states: Path, block: int):
+    with running(with_states, states=STATES) as worker:
+        digests: list[bytes] = []
+        extend_digests(digests, PROMPT, BLOCK)
+        worker.store._files._path(digests[block]).write_bytes(b"damaged")
+        assert worker.ask("again") == (ANSWER, 0)
+        assert worker.ask("third") == (ANSWER, AT_END)
+
+
 # What happens to the store
 
 
@@ -194,8 +270,6 @@ def test_a_start_holds_one_block_of_the_store_at_a_time(filled: Path, monkeypatc
 @pytest.mark.parametrize("block", [0, 10, 24])
 def test_a_damaged_block_is_computed(filled: Path, block: int):
     with running(filled) as worker:
-        from penstock.engine.kv_cache import extend_digests
-
         digests: list[bytes] = []
         extend_digests(digests, PROMPT, BLOCK)
         path = worker.store._files._path(digests[block])
@@ -338,11 +412,14 @@ def test_what_is_not_taken_is_bounded(filled: Path, monkeypatch: Any):
     wait_until(lambda: store.counts.read_blocks >= 4)
     time.sleep(0.05)
     assert store.counts.read_blocks <= 5
-    contents = [store.take(1, digest, 5.0) for digest in digests]
-    assert all(isinstance(content, bytes) for content in contents)
-    assert store.take(1, digests[-1], 5.0) is NotRead.MISSING
+    names: list[bytes] = []
+    while (found := store.take(1)) is not NotRead.MISSING:
+        if not isinstance(found, NotRead):
+            names.append(found[0])
+    assert names == digests
+    store.expect(1, digests)
     store.forget(1)
-    assert store.take(1, digests[0], 0.0) is NotRead.MISSING
+    assert store.take(1) is NotRead.MISSING
     store.close()
 
 

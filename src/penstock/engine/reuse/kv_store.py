@@ -39,7 +39,10 @@ class NotRead(Enum):
 
 @dataclass(slots=True)
 class _Request:
+    """`states` are the names of the states after each of the `digests`, if the model has states."""
+
     digests: deque[bytes]
+    states: list[bytes] = field(default_factory=list[bytes])
     ready: deque[tuple[bytes, bytes]] = field(default_factory=deque[tuple[bytes, bytes]])
     done: bool = False
 
@@ -60,7 +63,7 @@ class StoreCounts:
 class KVStore:
     """Reads and writes blocks in two threads of its own.
 
-    Any thread may call its methods; none but `take` and `wait` waits, for as long as it is given. A
+    Any thread may call its methods; none but `wait` waits, for as long as it is given. A
     store that cannot be read or written is one that has nothing.
     """
 
@@ -116,31 +119,28 @@ class KVStore:
             self._unwritten_bytes += len(content)
             self._changed.notify_all()
 
-    def expect(self, key: int, digests: Sequence[bytes]) -> None:
-        """Begin to read these blocks of a sequence, in order, up to the first that is missing."""
+    def expect(self, key: int, digests: Sequence[bytes], states: Sequence[bytes] = ()) -> None:
+        """Begin to read these blocks of a sequence, in order, up to the first that is missing.
+
+        With `states`, the names of the states after each block: the blocks before the last state that
+        is there, then this state; nothing if none is there.
+        """
         with self._changed:
             self._drop(key)
-            self._requests[key] = _Request(deque(digests))
+            self._requests[key] = _Request(deque(digests), list(states))
             self._changed.notify_all()
 
-    def take(self, key: int, digest: bytes, wait_s: float) -> bytes | NotRead:
-        """Return the next block of a sequence, if it is read within `wait_s`."""
-        end_s = time.monotonic() + wait_s
+    def take(self, key: int) -> tuple[bytes, bytes] | NotRead:
+        """Return what was read next for a sequence, with its name."""
         with self._changed:
-            while (request := self._requests.get(key)) is not None:
-                while request.ready:
-                    name, content = request.ready.popleft()
-                    self._unread_bytes -= len(content)
-                    self._changed.notify_all()
-                    if name == digest:
-                        return content
-                left_s = end_s - time.monotonic()
-                if request.done or self._closing:
-                    break
-                if left_s <= 0:
-                    return NotRead.PENDING
-                self._changed.wait(left_s)
-            return NotRead.MISSING
+            request = self._requests.get(key)
+            if request is not None and request.ready:
+                name, content = request.ready.popleft()
+                self._unread_bytes -= len(content)
+                self._changed.notify_all()
+                return name, content
+            is_over = request is None or request.done or self._closing
+            return NotRead.MISSING if is_over else NotRead.PENDING
 
     def wait(self, keys: Sequence[int], wait_s: float) -> None:
         """Return when a block of one of these sequences has been read, or after `wait_s`."""
@@ -245,6 +245,9 @@ class KVStore:
                 if self._closing or found is None:
                     return
                 request, digest = found
+            if request.states:
+                self._choose_state(request)
+                continue
             content = self.read(digest)
             with self._changed:
                 if content is None or not request.digests:
@@ -258,10 +261,27 @@ class KVStore:
         if self._unread_bytes > MOST_UNREAD_BYTES:
             return None
         for request in self._requests.values():
+            if not request.done and request.states:
+                return request, b""
             if not request.done and request.digests:
                 return request, request.digests.popleft()
             request.done = True
         return None
+
+    def _choose_state(self, request: _Request) -> None:
+        """Have the blocks before the last state that is there read, and then this state."""
+        states, request.states = request.states, []
+        try:
+            places = range(len(states) - 1, -1, -1)
+            last = next((place for place in places if self._files.has(states[place])), None)
+        except OSError as error:
+            self._failed("read", error)
+            last = None
+        with self._changed:
+            request.done = last is None
+            if last is not None:
+                request.digests = deque([*list(request.digests)[: last + 1], states[last]])
+            self._changed.notify_all()
 
     def _failed(self, what: str, error: BaseException) -> None:
         now_s = time.monotonic()

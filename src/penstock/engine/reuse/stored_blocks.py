@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from enum import Enum
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from penstock.contract.worker import StoreLoad
+from penstock.engine.model import StorableStates, stateful
 from penstock.engine.reuse.kv_store import NotRead
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ _TRIED_EVERY: Final = 16
 """One prompt of this many is loaded although it seems slower, to measure the store again."""
 
 
+def state_name(digest: bytes) -> bytes:
+    """Return the name in the store of the state after the block of a digest."""
+    return blake2b(digest, digest_size=len(digest), person=b"state").digest()
+
+
 class Loading(Enum):
     """What is left to be loaded of a sequence."""
 
@@ -49,7 +56,9 @@ class StoredBlocks:
         self._store = store
         self._pool = pool
         self._token_s = token_s
+        self._states = model if stateful(model) and isinstance(model, StorableStates) else None
         self._last_s: dict[int, float | None] = {}
+        self._next: dict[int, int] = {}
         self._refused = 0
         self._end_s = 0.0
         self.loaded_tokens = 0
@@ -59,8 +68,10 @@ class StoredBlocks:
         """Begin to read the blocks of a waiting sequence after its first `known` ones."""
         digests = sequence.digests[known : (len(sequence.token_ids) - 1) // self._pool.block_size]
         if digests and self._is_worth_it():
-            self._store.expect(sequence.key, digests)
+            states = [] if self._states is None else [state_name(digest) for digest in digests]
+            self._store.expect(sequence.key, digests, states)
             self._last_s[sequence.key] = None
+            self._next[sequence.key] = known
 
     def begin_step(self, *, beside: bool) -> None:
         """Give all loading of a step its time: less `beside` sequences that are computed in it."""
@@ -72,34 +83,67 @@ class StoredBlocks:
 
         Until all are there, the sequence is loading: steps leave it out.
         """
-        size = self._pool.block_size
         while sequence.key in self._last_s:
             if time.monotonic() > self._end_s:
                 return Loading.GOES_ON
-            block = sequence.computed // size
-            if sequence.computed % size or (block + 1) * size >= len(sequence.token_ids):
+            found = self._store.take(sequence.key)
+            if found is NotRead.PENDING:
+                if not self._is_late(sequence.key):
+                    return Loading.GOES_ON
                 break
-            digest = sequence.digests[block]
-            content = self._store.take(sequence.key, digest, 0.0)
-            if content is NotRead.MISSING:
+            if isinstance(found, NotRead) or not self._take(sequence, *found):
                 break
-            now_s = time.monotonic()
-            last_s = self._last_s[sequence.key]
-            if content is NotRead.PENDING:
-                if last_s is None:
-                    self._last_s[sequence.key] = now_s
-                elif now_s - last_s > PATIENCE_S:
-                    break
-                return Loading.GOES_ON
-            self._last_s[sequence.key] = now_s
-            if not self._model.write_block(sequence.block_table[block], content):
-                break
-            self._pool.register(sequence.block_table[block], digest)
-            sequence.computed += size
-            sequence.registered_blocks = block + 1
-            self.loaded_tokens += size
+            self._last_s[sequence.key] = time.monotonic()
         self.end(sequence)
         return Loading.DONE
+
+    def _is_late(self, key: int) -> bool:
+        """Whether no block has come for so long that the rest is computed."""
+        now_s, last_s = time.monotonic(), self._last_s[key]
+        if last_s is None:
+            self._last_s[key] = now_s
+        return last_s is not None and now_s - last_s > PATIENCE_S
+
+    def _take(self, sequence: Sequence, name: bytes, content: bytes) -> bool:
+        """Take what was read; False if it is not what comes next, or not of this model.
+
+        Blocks of a model with states count as computed once the state after them is there.
+        """
+        size, block = self._pool.block_size, self._next[sequence.key]
+        if self._states is not None and block and name == state_name(sequence.digests[block - 1]):
+            if block * size > sequence.computed and self._states.write_state(
+                sequence.state, content
+            ):
+                self._computed(sequence, block)
+            return False  # it was the last
+        is_next = (block + 1) * size < len(sequence.token_ids) and name == sequence.digests[block]
+        if not is_next:
+            return False
+        self._next[sequence.key] = block + 1
+        if block * size < sequence.computed:
+            return True  # another sequence has computed it since
+        if not self._model.write_block(sequence.block_table[block], content):
+            return False
+        if self._states is None:
+            self._computed(sequence, block + 1)
+        return True
+
+    def _computed(self, sequence: Sequence, blocks: int) -> None:
+        """Note that a sequence has its first blocks."""
+        size = self._pool.block_size
+        self.loaded_tokens += blocks * size - sequence.computed
+        for block in range(sequence.computed // size, blocks):
+            self._pool.register(sequence.block_table[block], sequence.digests[block])
+        sequence.computed = blocks * size
+        sequence.registered_blocks = blocks
+
+    def save_state(self, digest: bytes, place: int) -> None:
+        """Have the state after a block written, if the store lacks it."""
+        keeping, states = stateful(self._model), self._states
+        if keeping is not None and states is not None:
+            name = state_name(digest)
+            if self._store.wants(name, keeping.state_bytes):
+                self._store.save(name, states.read_state(place))
 
     def save(self, digest: bytes, block: int) -> None:
         """Have a computed block written, if the store lacks it."""
@@ -109,7 +153,7 @@ class StoredBlocks:
     def end(self, sequence: Sequence) -> None:
         """Load no more of a sequence."""
         if sequence.key in self._last_s:
-            del self._last_s[sequence.key]
+            del self._last_s[sequence.key], self._next[sequence.key]
             self._store.forget(sequence.key)
 
     def wait(self, sequences: Iterable[Sequence]) -> None:
@@ -119,7 +163,12 @@ class StoredBlocks:
             self._store.wait(keys, _WAIT_S)
 
     def warm(self, longest_s: float) -> int:
-        """Load the blocks that were used last into the free ones; return how many."""
+        """Load the blocks that were used last into the free ones; return how many.
+
+        None of a model with states: without these they are of no use.
+        """
+        if self._states is not None:
+            return 0
         end_s = time.monotonic() + longest_s
         blocks: list[int] = []
         for digest in self._store.newest(self._pool.available // 2):

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 import penstock
-from penstock.engine.model import storable
+from penstock.engine.model import stateful, storable
 from penstock.engine.reuse.block_files import BlockFiles
 from penstock.engine.reuse.kv_store import KVStore
 from penstock.models.catalogue.model_folder import read_config
@@ -35,9 +35,11 @@ def open_store(spec: ModelSpec, assembled: Assembled, settings: Settings) -> KVS
     # Whatever decides a block's bytes: weights, their form, the configuration, how images are read,
     # the code.
     configurations = [read_config(spec.path, name) for name in _CONFIGURATIONS]
+    keeping = stateful(assembled.model)
+    states = "" if keeping is None else f"{keeping.state_bytes} "
     form = (
         f"{penstock.__version__} {assembled.backend} {assembled.format} {model.block_format} "
-        f"{configurations!r}"
+        f"{states}{configurations!r}"
     )
     identity = bytes.fromhex(conversion.digest_of(spec.path, form))
     folder = settings.kv_store.expanduser()

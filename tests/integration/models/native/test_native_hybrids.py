@@ -33,6 +33,7 @@ from penstock.models.spec import ModelSpec
 from penstock.models.weights import matrices, q4_0
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
+from tests.fixtures.jobs import wait_until
 from tests.fixtures.models import write_model
 from tests.fixtures.rounded import RoundedActivations
 
@@ -455,14 +456,14 @@ def test_a_hybrid_in_16_bit_is_batched_unless_fp32_is_asked_for(
     assert (spec.backend, spec.format) == (backend, form)
 
 
-def of_queue(name: str, path: Path, form: str) -> Any:
+def of_queue(name: str, path: Path, form: str, **more: Any) -> Any:
     """A model as a worker has it, by its queue's name."""
     file = path.parent / f"{path.name}-{form}.toml"
     told = "" if form == "sym_int4" else f'format = "{form}"\n'
     file.write_text(f'[models.{name}]\npath = "{path.name}"\n{told}')
     settings = Settings(
         models_file=file, models_dir=path.parent / "none", threads=1, kv_cache_bytes=2**23,
-        speculation="on",
+        speculation="on", **more,
     )  # fmt: skip
     spec = resolve(f"{name}-cpu", settings)
     return loader.load(spec, settings, slots=8, progress=lambda *_: None)
@@ -542,6 +543,37 @@ def test_an_answer_that_another_worker_began_goes_on(served: Any) -> None:
     while engine.turn():
         pass
     assert told.tokens == {job: tokens[11:] for job, tokens in whole.items()}
+
+
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2"])
+def test_another_process_goes_on_from_stored_blocks_and_states(
+    folders: Any, tmp_path: Path, name: str
+) -> None:
+    prompt = max(prompts(), key=len)
+
+    def answer(generated: tuple[int, ...] = ()) -> tuple[list[int], int]:
+        model = of_queue("bigdl-x", folders(name), "sym_int4", kv_store=tmp_path)
+        transcript = Transcript()
+        transcript.start["job"] = len(generated)
+        engine = Engine(
+            model.model, model.tokenizer, replace(model.options, target_step_ms=None), transcript,
+            store=model.store,
+        )  # fmt: skip
+        engine.start()
+        try:
+            sampling = Sampling(seed=5, temperature=0.8, max_tokens=24, ignore_eos=True)
+            engine.submit(SequenceRequest("job", prompt, sampling, generated_token_ids=generated))
+            wait_until(lambda: "job" in transcript.ends, 60.0)
+        finally:
+            engine.stop()
+        return transcript.tokens["job"], transcript.finished("job").usage.cached_tokens
+
+    first, cached = answer()
+    assert cached == 0
+    whole = (len(prompt) - 1) // 16 * 16
+    assert answer() == (first, whole)
+    # The state after the answer's newest blocks is there too: 192 tokens, the prompt and six more.
+    assert answer(tuple(first[:12])) == (first[12:], len(prompt))
 
 
 @pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "granite4", "nemotron-h"])

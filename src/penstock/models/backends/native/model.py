@@ -85,6 +85,17 @@ class NativeModel:
         self._cache[block] = np.frombuffer(content, np.uint8)
         return True
 
+    def read_state(self, place: int) -> bytes:
+        """See `penstock.engine.model.StorableStates`."""
+        return b"" if self._states is None else self._states[place].tobytes()
+
+    def write_state(self, place: int, content: bytes) -> bool:
+        """See `penstock.engine.model.StorableStates`."""
+        if self._states is None or len(content) != self.state_bytes:
+            return False
+        self._states[place] = np.frombuffer(content, np.uint8)
+        return True
+
     def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
         """See `penstock.engine.model.ImageModel`. Scaled embeddings do not distinguish text from images."""
         self._rotary = rotary
