@@ -187,10 +187,7 @@ class Registry:
         )
 
     def status_of(self, card: ModelCard) -> ModelStatus:
-        """Return whether a model is in the memory of some worker; of several, the soonest to serve.
-
-        A queue that stands by without a worker is "on_demand".
-        """
+        """Return whether some worker has a model in memory; "on_demand" if no worker lives."""
         if card.backend == FASTCHAT:
             return "loaded"
         name, view = card.parent or card.name, self._fresh_view()
