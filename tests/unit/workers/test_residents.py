@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from penstock.errors import ModelNotLoadable
 from penstock.settings import Settings
@@ -193,6 +194,22 @@ def test_another_workers_load_is_left_to_it():
     house.orders.tries = 0
     assert not house.residents.turn()
     assert house.status("a-cpu") == "on_demand"
+
+
+def test_a_queue_whose_keys_are_foreign_keeps_no_other_from_being_loaded():
+    house = House("a-cpu", "b-cpu")
+    house.orders.ask("a-cpu")
+    house.orders.ask("b-cpu")
+    demand = house.orders.demand
+
+    def refused(queue: str) -> Demand:
+        if queue == "a-cpu":
+            raise redis.ResponseError("WRONGTYPE Operation against a key")
+        return demand(queue)
+
+    house.orders.demand = refused
+    assert house.residents.turn()
+    assert house.status("b-cpu") == "loaded"
 
 
 def test_a_resting_worker_loads_nothing():

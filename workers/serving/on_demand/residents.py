@@ -82,8 +82,8 @@ class Residents(threading.Thread):
         self._closing.set()
 
     def run(self) -> None:
-        """Look, and load or unload, until closed."""
-        while not self._closing.wait(LOOK_S):
+        """Look, and load or unload, until closed; end at once without models on demand."""
+        while self._queues and not self._closing.wait(LOOK_S):
             try:
                 while not self._closing.is_set() and self.turn():
                     pass
@@ -99,7 +99,7 @@ class Residents(threading.Thread):
 
         :raises redis.RedisError: Redis is away, or refuses.
         """
-        if not self._queues or self._hooks.resting:
+        if self._hooks.resting:
             return False
         standings = [self._standing(queue, demand) for queue, demand in self._demands().items()]
         change = next_change(standings, time.monotonic(), most=self._most, fits=self._fits)
@@ -115,7 +115,7 @@ class Residents(threading.Thread):
         """Return what waits in each queue; None if nothing does. Jobs of failed models are failed."""
         waiting = self._orders.waiting(list(self._queues))
         demands = {
-            queue: self._orders.demand(queue) if count else None for queue, count in waiting.items()
+            queue: self._demand(queue) if count else None for queue, count in waiting.items()
         }
         for queue, demand in demands.items():
             served, model = self._queues[queue]
@@ -123,6 +123,17 @@ class Residents(threading.Thread):
             if waits and demand is not None and not demand.claiming and not demand.loaders:
                 self._fail_waiting(served, model)
         return demands
+
+    def _demand(self, queue: str) -> Demand | None:
+        """Return what waits in a queue; None, with a line in the log, if Redis refuses to answer.
+
+        A key of another type must not keep the other queues from being served.
+        """
+        try:
+            return self._orders.demand(queue)
+        except redis.ResponseError as error:
+            as_unavailable(error)
+            return None
 
     def _standing(self, queue: str, demand: Demand | None) -> Standing:
         served, model = self._queues[queue]

@@ -68,10 +68,9 @@ class Announcer:
         Likewise those that could load its model.
         """
         status = card.status_of(queue)
-        memberships = {
-            keys.workers_of(queue): status == "loaded",
-            keys.loaders_of(queue): status in {"loading", "unloading", "on_demand"},
-        }
+        memberships = {keys.workers_of(queue): status == "loaded"}
+        if queue in card.states:
+            memberships[keys.loaders_of(queue)] = status in {"loading", "unloading", "on_demand"}
         for key, is_member in memberships.items():
             pipeline.zremrangebyscore(key, "-inf", now_ms)
             if is_member and not card.draining:

@@ -48,14 +48,18 @@ class LoadOrders:
         self._life_ms = int(settings.heartbeat_s * HEARTBEATS_OF_LIFE * 1000)
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
-        """Return how many jobs wait in each queue.
+        """Return how many jobs wait in each queue; 0 if the key has another type.
 
-        :raises redis.RedisError: Redis is away, or refuses.
+        :raises redis.RedisError: Redis is away.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for queue in queues:
             pipeline.zcard(keys.arrivals(queue))
-        return dict(zip(queues, pipeline.execute(), strict=True))
+        counts = pipeline.execute(raise_on_error=False)
+        return {
+            queue: count if isinstance(count, int) else 0
+            for queue, count in zip(queues, counts, strict=True)
+        }
 
     def demand(self, queue: str) -> Demand:
         """Return what waits in a queue, and who else could serve it.
