@@ -35,7 +35,7 @@ def engine_options(
     target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
     mode = spec.speculation or settings.speculation
     pays = (card.backend, card.device) in _GAINS and card.parameters >= _LEAST_PARAMETERS
-    guesses = mode == "on" or (mode == "auto" and (pays or spec.draft is not None))
+    drafts = mode == "on" or (mode == "auto" and (pays or spec.draft is not None))
     paged = card.batching == "continuous"
     return EngineOptions(
         slots=card.slots + card.spare_slots,
@@ -44,6 +44,6 @@ def engine_options(
         max_chunk_tokens=max(MOST_CHUNK_TOKENS, chunk_tokens),
         prefix_caching=paged,
         target_step_ms=target_step_ms or None,
-        speculation_tokens=_SPECULATION_TOKENS if guesses and paged and not room.states else 0,
+        speculation_tokens=_SPECULATION_TOKENS if drafts and paged and not room.states else 0,
         num_states=room.states,
     )
