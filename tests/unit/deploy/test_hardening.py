@@ -50,6 +50,9 @@ def test_composes_api_can_be_scaled() -> None:
     assert "ports" not in services()["api"], "one port cannot be several containers'"
     proxy = services()["proxy"]
     assert proxy["environment"]["PROXY_UPSTREAM"] == "api:8000"
+    # One name for all of them: Caddy would pass over the living with one that died.
+    assert int(proxy["environment"]["PROXY_MAX_FAILS"]) >= 1_000_000
+    assert "max_fails {$PROXY_MAX_FAILS:1}" in (DEPLOY / "caddy/Caddyfile").read_text()
     source = proxy["volumes"][0].split(":")[0]
     assert (ROOT / source).is_file()
 
