@@ -36,8 +36,8 @@ MULTIMODAL_ROPE = ("glm4v", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"
 
 KINDS = (
     "aya_vision", "cohere2_vision", "gemma3", "gemma3n", "gemma4", "glm4v", "idefics2", "idefics3",
-    "internvl", "lfm2_vl", "llama4", "llava", "llava_next", "llava_onevision", "mistral3",
-    "mllama", "ovis2", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
+    "internvl", "lfm2_vl", "llama4", "llava", "llava_next", "llava_onevision", "minicpmv4_6",
+    "mistral3", "mllama", "ovis2", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
     "qwen3_vl", "qwen3_vl_moe", "smolvlm",
 )  # fmt: skip
 
@@ -46,6 +46,11 @@ def _part(kind: type, sizes: dict[str, Any]) -> Any:
     mapped = getattr(kind, "attribute_map", {})
     known = build.declared(kind)
     return kind(**{k: v for k, v in sizes.items() if k in known and k not in mapped})
+
+
+def part_of(model_type: str) -> Any:
+    """A tiny configuration of a vision tower."""
+    return _part(CONFIG_MAPPING[model_type], VISION)
 
 
 def _text(model_type: str, default: Any) -> Any:

@@ -8,6 +8,7 @@ block `block_table[p // block_size]` at offset `p % block_size`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
@@ -153,6 +154,20 @@ class StorableModel(Protocol):
         ...
 
 
+class Mutual(Enum):
+    """The layers in which the tokens of an image see each other, later ones too."""
+
+    NOWHERE = "nowhere"
+    IN_WINDOWS = "in windows"
+    """In the layers that see a window of the text, and within it."""
+    EVERYWHERE = "everywhere"
+
+    @property
+    def somewhere(self) -> bool:
+        """Whether there are such layers."""
+        return self is not Mutual.NOWHERE
+
+
 @runtime_checkable
 class StorableStates(Protocol):
     """A model with states that can be kept elsewhere too, as bytes."""
@@ -170,11 +185,11 @@ class StorableStates(Protocol):
 class ImageModel(Protocol):
     """A model that reads the images of its slices once `take_images` has been called."""
 
-    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
+    def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
         """Get ready; return False if this model cannot read them.
 
         `rotary` is the rotary embedding that turns tokens by three positions, None if the model
-        turns them by their position alone. `mutual`: the tokens of an image see each other.
+        turns them by their position alone.
         """
         ...
 

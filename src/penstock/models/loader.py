@@ -19,7 +19,7 @@ from penstock.models.adapters.loaded import AdapterRules, LoadedAdapters
 from penstock.models.loading import cards, checkpoint, drafts, engine_options, kv_budget
 from penstock.models.loading.kv_store import open_store
 from penstock.models.text import tokenizer_files
-from penstock.models.vision import tower as vision_tower
+from penstock.models.vision import loading as vision_loading
 from penstock.models.vision.prompts import Vision
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _vision(spec: ModelSpec, model: Model, words: Tokenizer) -> Vision | None:
     """Load the part of the checkpoint that reads images, if the model can take what it gives."""
     if not spec.images or not can_take_images(model):
         return None
-    tower = vision_tower.load(spec)
+    tower = vision_loading.load(spec)
     if tower is None:
         return None
     if not model.take_images(tower.rotary, mutual=tower.mutual):

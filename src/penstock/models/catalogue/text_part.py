@@ -26,7 +26,7 @@ _ALWAYS: Final = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
 PLAIN_WRAPPERS: Final = frozenset(
     {
         "aya_vision", "cohere2_vision", "gemma3", "gemma4", "idefics2", "idefics3", "internvl", "lfm2_vl", "llava",
-        "llava_next", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
+        "llava_next", "llava_onevision", "minicpmv4_6", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
         "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     }
 )  # fmt: skip
@@ -37,8 +37,9 @@ Our decoders read these. Others are compared when they are loaded, and served by
 
 TAKE_IMAGES: Final = frozenset(
     {
-        "gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl",
-        "qwen3_5", "qwen3_vl", "smolvlm",
+        "gemma3", "gemma4", "idefics3", "internvl", "llama4", "llava", "llava_next", "llava_onevision",
+        "minicpmv4_6", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl",
+        "qwen3_vl_moe", "smolvlm",
     }
 )  # fmt: skip
 """Checkpoints whose images are embeddings in the place of tokens, as tests have shown."""

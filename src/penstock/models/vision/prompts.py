@@ -10,6 +10,7 @@ import msgspec
 from penstock.contract.job import IMAGE_PLACE, ChatPrompt, TextPrompt
 from penstock.engine.image_inputs import ImageInputs, ImageSpan
 from penstock.errors import InvalidParameter
+from penstock.models.vision.prepared import NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ class Vision:
         :raises ContextOverflow: the prompt is too long.
         """
         tower = self.tower
-        read = [tower.read(image) for image in images]
+        read = tower.read(images)
         if isinstance(prompt, TextPrompt):
             text = _expanded(prompt.text, IMAGE_PLACE, read, "the prompt has a place for")
             token_ids = self.tokenizer.encode(msgspec.structs.replace(prompt, text=text))
@@ -48,7 +49,11 @@ class Vision:
                 ),
             )
         spans = _spans(token_ids, read, tower.image_token_id)
-        return token_ids, ImageInputs(tuple(spans), tower.turns(token_ids, read))
+        turns = tower.turns(token_ids, read)
+        if tower.text_token_id is not None:
+            for span in spans:
+                token_ids[span.start : span.end] = [tower.text_token_id] * len(span.embeddings)
+        return token_ids, ImageInputs(tuple(spans), turns)
 
 
 def _expanded(text: str, marker: str, images: Sequence[ReadImage], who: str) -> str:
@@ -59,7 +64,13 @@ def _expanded(text: str, marker: str, images: Sequence[ReadImage], who: str) -> 
     pieces = text.split(marker)
     if len(pieces) != len(images) + 1:
         raise InvalidParameter(f"{who} {len(pieces) - 1} images of {len(images)}", param=PARAM)
-    between = [*(image.text for image in images), ""]
+    between = [
+        *(
+            image.label.replace(NUMBER, str(number)) + image.text
+            for number, image in enumerate(images)
+        ),
+        "",
+    ]
     return "".join(piece + image for piece, image in zip(pieces, between, strict=True))
 
 

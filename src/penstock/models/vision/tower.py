@@ -1,19 +1,12 @@
-"""The part of a checkpoint that reads images: its processor and its vision tower.
-
-Both are Transformers' own. The language model that the tower was published with is cut to one
-layer for the load and dropped after it: the decoder that serves the text is loaded apart, by the
-backend's own way.
-"""
+"""The part of a checkpoint that reads images: its processor and its vision tower."""
 
 from __future__ import annotations
 
-import copy
 import inspect
-import logging
 import threading
-import warnings
 from collections import OrderedDict
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,36 +14,31 @@ import torch
 
 from penstock import image_bytes
 from penstock.errors import InvalidParameter, first_line
-from penstock.models import devices
-from penstock.models.catalogue.model_folder import read_config
-from penstock.models.catalogue.text_part import MUTUAL, TAKE_IMAGES
-from penstock.models.loading import checkpoint, image_text
-from penstock.models.loading.libraries import transformers
-from penstock.models.vision import processors
+from penstock.models.vision.batches import MOST_VALUES, batches, joined, values
 
 if TYPE_CHECKING:
-    from penstock.models.spec import ModelSpec
+    from collections.abc import Sequence
 
-logger = logging.getLogger(__name__)
+    from penstock.engine.model import Mutual
+    from penstock.models.vision.prepared import ImageReader, PreparedImage
 
 KEPT_BYTES: Final = 256 * 1024 * 1024
 """Embeddings of the images that were read last, for conversations that send them again."""
-
-_PER_LAYER: Final = ("layer_types", "no_rope_layers", "mlp_layer_types", "moe_layers")
 
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
     """What a model takes for an image.
 
-    `text` stands in the prompt for it, with as many of the model's image tokens as `features` has
-    rows, (tokens, hidden). `layer_features` are of the same shape, one a decoder layer. `grid` is
-    (time, height, width) in patches, for multimodal rotary embeddings. The tokens of a `mutual`
-    image see each other.
+    `label` and `text` stand in the prompt for it (`PreparedImage`), with as many of the model's image tokens as
+    `features` has rows, (tokens, hidden). `layer_features` are of the same shape, one a decoder
+    layer. `grid` is (time, height, width) in patches, for multimodal rotary embeddings. The tokens
+    of a `mutual` image see each other.
     """
 
     digest: bytes
     text: str
+    label: str
     features: torch.Tensor
     layer_features: tuple[torch.Tensor, ...]
     grid: torch.Tensor | None
@@ -62,42 +50,83 @@ class ReadImage:
         return sum(one.nbytes for one in (self.features, *self.layer_features))
 
 
-class VisionTower:
-    """Reads images; safe from several threads, one image at a time."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A prepared image that the tower has yet to read, and where the result goes."""
 
-    def __init__(self, module: Any, processor: Any) -> None:
+    digest: bytes
+    prepared: PreparedImage
+    result: Future[ReadImage]
+
+
+class VisionTower:
+    """Reads images; safe from several threads.
+
+    A thread that gets the tower reads with it all that other threads have prepared meanwhile:
+    images of one shape are one forward.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        reader: ImageReader,
+        *,
+        image_token_id: int,
+        text_token_id: int | None = None,
+        mutual: Mutual,
+        most_values: int = MOST_VALUES,
+    ) -> None:
+        """Take a module with `get_image_features`, and what prepares its images.
+
+        `most_values` bounds the pixel values of one forward; an image of more is read alone.
+        """
         self._module = module
-        self._processor = processor
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, ReadImage] = OrderedDict()
-        self._kept_bytes = 0
+        self._reader = reader
+        self._most_values = most_values
         known = inspect.signature(module.get_image_features).parameters
         self._takes = frozenset(known) - {"kwargs"}
-        self.mutual = _is_mutual(module.config)
-        """Whether the tokens of an image see each other."""
-        self.image_token = str(processor.image_token)
+        self._preparing = threading.Lock()  # processors are not known to be safe
+        self._computing = threading.Lock()
+        self._state = threading.Lock()  # of all that follows
+        self._kept: OrderedDict[bytes, ReadImage] = OrderedDict()
+        self._kept_bytes = 0
+        self._begun: dict[bytes, Future[ReadImage]] = {}
+        self._waiting: list[_Waiting] = []
+        self.mutual = mutual
+        """Where the tokens of an image see each other."""
+        self.image_token = reader.image_token
         """The marker that a chat template writes for an image."""
-        self.image_token_id = _token_id(processor, module.config)
+        self.image_token_id = image_token_id
+        self.text_token_id = text_token_id
+        """What an image's tokens are to a decoder that looks up inputs of each layer; most do not."""
 
     @property
     def rotary(self) -> Any | None:
         """The language model's rotary embedding, if it turns tokens by three positions."""
-        rotary = getattr(_body(self._module), "rotary_emb", None)
+        if not hasattr(self._module, "get_rope_index"):
+            return None
+        rotary = getattr(language_model(self._module), "rotary_emb", None)
         return rotary if hasattr(rotary, "mrope_section") else None
 
-    def read(self, data: bytes) -> ReadImage:
-        """Return what the model takes for an image.
+    def read(self, images: Sequence[bytes]) -> list[ReadImage]:
+        """Return what the model takes for images.
 
-        :raises InvalidParameter: it is damaged, or the processor refuses it.
+        :raises InvalidParameter: one is damaged, or the processor refuses it.
         """
-        digest = blake2b(data, digest_size=16).digest()
-        with self._lock:
-            known = self._kept.get(digest)
-            if known is None:
-                known = self._read(data, digest)
-                self._keep(known)
-            self._kept.move_to_end(digest)
-            return known
+        digests = [blake2b(data, digest_size=16).digest() for data in images]
+        results: list[ReadImage | Future[ReadImage]] = []
+        own: list[tuple[bytes, bytes, Future[ReadImage]]] = []
+        with self._state:
+            for digest, data in zip(digests, images, strict=True):
+                known = self._kept.get(digest) or self._begun.get(digest)
+                if known is None:
+                    known = self._begun[digest] = Future()
+                    own.append((digest, data, known))
+                elif digest in self._kept:
+                    self._kept.move_to_end(digest)
+                results.append(known)
+        self._read_own(own)
+        return [one.result() if isinstance(one, Future) else one for one in results]
 
     def turns(self, token_ids: list[int], images: list[ReadImage]) -> torch.Tensor | None:
         """Return each token's time, height and width, (3, tokens); None if positions are plain."""
@@ -112,141 +141,133 @@ class VisionTower:
         )
         return positions[:, 0].long()
 
-    @torch.inference_mode()
-    def _read(self, data: bytes, digest: bytes) -> ReadImage:
+    def _read_own(self, own: Sequence[tuple[bytes, bytes, Future[ReadImage]]]) -> None:
+        """Give each of a thread's new images its result, or its error."""
+        try:
+            for digest, data, result in own:
+                try:
+                    with self._preparing:
+                        prepared = self._prepared(data)
+                except Exception as error:  # noqa: BLE001 - it is raised by who wants the image
+                    self._end(digest, result, error)
+                    continue
+                with self._state:
+                    self._waiting.append(_Waiting(digest, prepared, result))
+                    waiting = sum(values(one.prepared) for one in self._waiting)
+                if waiting >= self._most_values:
+                    self._compute()
+            if any(not result.done() for _, _, result in own):
+                self._compute()
+        finally:  # whatever happened, no thread waits for ever
+            for digest, _, result in own:
+                if not result.done():
+                    self._end(digest, result, RuntimeError("the vision tower was interrupted"))
+
+    def _prepared(self, data: bytes) -> PreparedImage:
+        """:raises InvalidParameter: it is damaged, or the processor refuses it."""
         image = image_bytes.decode(data)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                inputs = self._processor(
-                    text=[self.image_token],
-                    images=[image],
-                    return_tensors="pt",
-                    return_text_replacement_offsets=True,
-                )
+            prepared = self._reader.prepare(image)
         except (ValueError, LookupError, ArithmeticError) as error:  # too narrow, too flat
             raise InvalidParameter(
                 f"an image cannot be read: {first_line(error)}", param="messages"
             ) from error
-        (replaced,) = inputs["text_replacement_offsets"][0]
-        kind = next(self._module.parameters()).dtype
+        inputs = {name: one for name, one in prepared.inputs.items() if name in self._takes}
+        return replace(prepared, inputs=inputs)
+
+    def _compute(self) -> None:
+        """Read all that is waiting, once no other thread does."""
+        with self._computing:
+            with self._state:
+                waiting, self._waiting = self._waiting, []
+            for numbers in batches([one.prepared for one in waiting], self._most_values):
+                self._compute_group([waiting[number] for number in numbers])
+
+    def _compute_group(self, group: Sequence[_Waiting]) -> None:
+        try:
+            images = self._forward(group)
+        except Exception as error:  # noqa: BLE001 - it is raised by who wants the images
+            for one in group:
+                self._end(one.digest, one.result, error)
+            return
+        for one, image in zip(group, images, strict=True):
+            self._end(one.digest, one.result, image)
+
+    @torch.inference_mode()
+    def _forward(self, group: Sequence[_Waiting]) -> list[ReadImage]:
+        """Return what the model takes for images of one shape.
+
+        :raises RuntimeError: it gives another number of embeddings than there are image tokens.
+        """
+        weight = next(self._module.parameters())
+        inputs = joined([one.prepared for one in group])
         given = {
-            name: value.to(kind) if value.is_floating_point() else value
+            name: value.to(weight if value.is_floating_point() else weight.device)
             for name, value in inputs.items()
-            if name in self._takes and isinstance(value, torch.Tensor)
         }
         output = self._module.get_image_features(**given, return_dict=True)
-        layers = getattr(output, "deepstack_features", None) or ()
-        return ReadImage(
-            digest=digest,
-            text=str(replaced["replacement"]),
-            features=_rows(output.pooler_output),
-            layer_features=tuple(_rows(one) for one in layers),
-            grid=inputs.get("image_grid_thw"),
-            mutual=self.mutual,
-        )
+        counts = [one.prepared.tokens for one in group]
+        features = _by_image(self._embeddings(output), counts)
+        deeper = [
+            _by_image(one, counts) for one in getattr(output, "deepstack_features", None) or ()
+        ]
+        return [
+            ReadImage(
+                digest=one.digest,
+                text=one.prepared.text,
+                label=one.prepared.label,
+                features=features[number],
+                layer_features=tuple(layer[number] for layer in deeper),
+                grid=one.prepared.inputs.get("image_grid_thw"),
+                mutual=self.mutual.somewhere,
+            )
+            for number, one in enumerate(group)
+        ]
 
-    def _keep(self, image: ReadImage) -> None:
-        self._kept[image.digest] = image
-        self._kept_bytes += image.bytes
-        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= oldest.bytes
+    def _embeddings(self, output: Any) -> Any:
+        """What stands in the place of tokens: some models project it after the tower."""
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled
+        return self._module.multi_modal_projector(output.last_hidden_state.flatten(0, 1))
 
-
-def takes_images(spec: ModelSpec) -> bool:
-    """Whether a checkpoint has a vision part that is to be loaded."""
-    return _config(spec) is not None
-
-
-def _config(spec: ModelSpec) -> Any | None:
-    """The configuration of a checkpoint with a vision part that is to be loaded, else None."""
-    if not spec.images or not processors.is_there(spec.path):
-        return None
-    if read_config(spec.path).get("model_type") not in TAKE_IMAGES:
-        return None
-    config = checkpoint.full_config(spec)
-    return config if image_text.is_image_text(config) else None
-
-
-def load(spec: ModelSpec) -> VisionTower | None:
-    """Return the vision part of a checkpoint; None, with a line in the log, if it has none.
-
-    A checkpoint whose vision part cannot be loaded serves text.
-    """
-    try:
-        config = _config(spec)
-        if config is None:
-            _report_others(spec)
-            return None
-        stored = checkpoint.dtype(spec, config)
-        dtype = devices.device_of(spec).compute_dtype(stored, 0)
-        return _loaded(spec, config, dtype)
-    except Exception as error:  # noqa: BLE001 - whatever a foreign architecture raises, text is served
-        logger.warning("%s: images are not taken: %s", spec.queue, first_line(error))
-        return None
+    def _end(
+        self, digest: bytes, result: Future[ReadImage], outcome: ReadImage | Exception
+    ) -> None:
+        """Set an image's result, and keep it for conversations that send it again."""
+        with self._state:
+            self._begun.pop(digest, None)
+            if isinstance(outcome, ReadImage):
+                self._kept[digest] = outcome
+                self._kept_bytes += outcome.bytes
+                while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+                    _, oldest = self._kept.popitem(last=False)
+                    self._kept_bytes -= oldest.bytes
+        if result.done():
+            return
+        if isinstance(outcome, ReadImage):
+            result.set_result(outcome)
+        else:
+            result.set_exception(outcome)
 
 
-def _report_others(spec: ModelSpec) -> None:
-    """Write a line about a checkpoint that takes images, of a type whose images are not served."""
-    kind = read_config(spec.path).get("model_type")
-    if not spec.images or kind in TAKE_IMAGES or not processors.is_there(spec.path):
-        return
-    if image_text.is_image_text(checkpoint.full_config(spec)):
-        logger.warning(
-            "%s: images are not taken: checkpoints of type %s serve text", spec.queue, kind
-        )
-
-
-def _loaded(spec: ModelSpec, config: Any, dtype: torch.dtype) -> VisionTower:
-    library = transformers()
-    processor = processors.load(spec.path)
-    small = copy.deepcopy(config)
-    text = small.get_text_config()
-    text.num_hidden_layers = 1
-    for name in _PER_LAYER:
-        each: Any = getattr(text, name, None)
-        if isinstance(each, list):
-            setattr(text, name, each[:1])
-    whole, _ = checkpoint.from_folder(
-        library.AutoModelForImageTextToText, spec, spec.path, small, dtype
-    )
-    module = whole.model.eval()
-    body = _body(module)
-    for name in ("layers", "embed_tokens", "norm"):
-        setattr(body, name, torch.nn.Module())
-    return VisionTower(module, processor)
-
-
-def _body(module: Any) -> Any:
-    """The language model within a module."""
-    return next(
+def language_model(module: Any) -> Any:
+    """Return the language model within a module."""
+    body = next(
         part for name in ("language_model", "text_model") if (part := getattr(module, name, None))
     )
+    return getattr(body, "model", body)
 
 
-def _is_mutual(config: Any) -> bool:
-    """Whether a model's attention lets the tokens of an image see each other."""
-    if config.model_type in MUTUAL:
-        return True
-    stated = getattr(config.get_text_config(), "use_bidirectional_attention", None)
-    return stated == "vision"
+def _by_image(features: Any, counts: Sequence[int]) -> list[torch.Tensor]:
+    """Split features, in the order of their images, into (tokens, hidden) float32 of each, on the CPU.
 
-
-def _token_id(processor: Any, config: Any) -> int:
-    for owner, name in (
-        (config, "image_token_id"),
-        (config, "image_token_index"),
-        (processor, "image_token_id"),
-    ):
-        number = getattr(owner, name, None)
-        if isinstance(number, int):
-            return number
-    raise ValueError("the id of the image token is not known")
-
-
-def _rows(features: Any) -> torch.Tensor:
-    """Features of one image as (tokens, hidden), float32."""
+    :raises RuntimeError: there are more or fewer than the images have tokens.
+    """
     parts: list[Any] = [*features] if isinstance(features, list | tuple) else [features]
-    rows: list[torch.Tensor] = [part.reshape(-1, part.shape[-1]) for part in parts]
-    return torch.cat(rows).float()
+    rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts]).float().cpu()
+    if len(rows) != sum(counts):
+        raise RuntimeError(f"{len(rows)} embeddings for {sum(counts)} tokens of images")
+    # Each with memory of its own: they are dropped one by one.
+    split: list[torch.Tensor] = [*rows.split(list(counts))]  # pyright: ignore[reportUnknownMemberType] - torch's own
+    return [part.clone() for part in split]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,13 +19,12 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.catalogue.resolve import resolve
-from penstock.models.vision import processors
 from tests.architectures.serve import ROUNDING, settings_for
 from tests.fixtures import vision
 from tests.fixtures.engine import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from penstock.models.loader import LoadedModel
@@ -65,7 +65,16 @@ CHATS: dict[str, tuple[tuple[dict[str, Any], ...], tuple[bytes, ...]]] = {
 class Served:
     loaded: LoadedModel
     reference: Any
-    processor: Any
+    inputs: vision.Inputs
+    kind: str
+
+    def names(self, chats: Sequence[str]) -> list[str]:
+        """Those of some chats that `generate` answers by reading each image for itself.
+
+        Transformers 5.24 reads the second image of a MiniCPM's prompt differently than alone.
+        """
+        alone = self.kind == "minicpmv4_6"
+        return [name for name in chats if not (alone and len(CHATS[name][1]) > 1)]
 
     def request(self, name: str, key: str) -> SequenceRequest:
         messages, pictures = CHATS[name]
@@ -77,10 +86,6 @@ class Served:
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER, ignore_eos=True)
         return SequenceRequest(key, token_ids, sampling, images=images)
 
-    def generate(self, name: str) -> list[int]:
-        """The answer of the whole model."""
-        return self.generate_with_logits(name)[0]
-
     @torch.inference_mode()
     def generate_with_logits(self, name: str) -> tuple[list[int], list[torch.Tensor]]:
         """The answer of the whole model, and the logits of each of its tokens."""
@@ -89,7 +94,7 @@ class Served:
         messages, pictures = CHATS[name]
         text = self.loaded.tokenizer.render(ChatPrompt(messages))
         opened = [Image.open(BytesIO(one)).convert("RGB") for one in pictures]
-        inputs = self.processor(text=[text], images=opened or None, return_tensors="pt")
+        inputs = self.inputs(text, opened)
         made = self.reference.generate(
             **inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False,
             output_logits=True, return_dict_in_generate=True,
@@ -131,6 +136,16 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return _served(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _whole_llama_4() -> Iterator[None]:
+    """In Transformers 5.24 its forward reads what its language model's output does not have."""
+    output: Any = importlib.import_module("transformers.modeling_outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        kind = output.MoeCausalLMOutputWithPast
+        patch.setattr(kind, "image_outputs", None, raising=False)
+        yield
+
+
 def _served(folder: Path, prefix: str = "") -> Served:
     settings = settings_for(folder)
     with warnings.catch_warnings():
@@ -138,18 +153,33 @@ def _served(folder: Path, prefix: str = "") -> Served:
         spec = resolve(f"{prefix}{folder.name}-cpu", settings)
         loaded = loader.load(spec, settings, slots=4, progress=lambda *_: None)
         reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    reference.generation_config.eos_token_id = None  # answers have one length, whatever is in them
     if loaded.vision is None:
         pytest.fail("no vision part was loaded")
-    return Served(loaded, reference, processors.load(folder))
+    return Served(loaded, reference, vision.Inputs(folder), folder.name)
+
+
+def bound_of(served: Served) -> float:
+    """The native kernels keep keys and values in fp16."""
+    return 1e-3 if served.loaded.card.running == "native" else 1e-4
+
+
+def gap(answer: Sequence[int], wanted: Sequence[int], rows: Sequence[torch.Tensor]) -> float:
+    """How much better the wanted token is where an answer first has another, in deviations."""
+    place = next((i for i in range(ANSWER) if answer[i] != wanted[i]), None)
+    if place is None:
+        return 0.0
+    row = rows[place]
+    return float((row[wanted[place]] - row[answer[place]]).abs() / row.std())
 
 
 def test_answers_are_those_of_generate(served: Served) -> None:
-    names = list(CHATS)
+    names = served.names(list(CHATS))
     assert IMAGES in served.loaded.card.capabilities
     whole = [served.generate_with_logits(name) for name in names]
-    # The native kernels keep keys and values in fp16.
-    bound = 1e-3 if served.loaded.card.running == "native" else 1e-4
-    assert served.answers(names) == [answer for answer, _ in whole]
+    bound = bound_of(served)
+    for name, answer, (wanted, rows) in zip(names, served.answers(names), whole, strict=True):
+        assert gap(answer, wanted, rows) < bound, name
     for name, (_, rows) in zip(names, whole, strict=True):
         error = (served.logits(name) - rows[0]).norm() / (rows[0] - rows[0].mean()).norm()
         assert error < bound, name
@@ -157,14 +187,28 @@ def test_answers_are_those_of_generate(served: Served) -> None:
 
 def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
     """Chunks cut images in two; a second turn finds the first one's blocks."""
-    names = ["one", "two in two turns", "another", "two in two turns"]
-    whole = [served.generate(name) for name in names]
+    names = served.names(["one", "two in two turns", "another", "two in two turns"])
+    whole = [served.generate_with_logits(name) for name in names]
     options = replace(served.loaded.options, prefill_chunk_tokens=7, target_step_ms=None)
     chunked = replace(served, loaded=replace(served.loaded, options=options))
-    assert chunked.answers(names[:1], names[1:2], names[2:]) == whole
+    answers = chunked.answers(names[:1], names[1:2], names[2:])
+    for name, answer, (wanted, rows) in zip(names, answers, whole, strict=True):
+        assert gap(answer, wanted, rows) < bound_of(served), name
 
 
-@pytest.mark.parametrize("kind", ["llava", "idefics3", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "llava",
+        "idefics3",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_5",
+        "gemma4",
+        "mistral3",
+        "qwen3_vl_moe",
+    ],
+)
 def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:
     """As `generate` on the same blocks; a token may differ where two are as good as one."""
     bigdl = pytest.importorskip("penstock.models.backends.bigdl")
@@ -180,12 +224,7 @@ def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:
             setattr(whole.model, name, tower)
     names = list(CHATS)
     for name, answer in zip(names, served.answers(names), strict=True):
-        wanted, logits = served.generate_with_logits(name)
-        place = next((i for i in range(ANSWER) if answer[i] != wanted[i]), None)
-        if place is not None:
-            row = logits[place]
-            gap = (row[wanted[place]] - row[answer[place]]).abs() / row.std()
-            assert gap < 2 * ROUNDING, name
+        assert gap(answer, *served.generate_with_logits(name)) < 2 * ROUNDING, name
 
 
 def _without_towers(whole: Any) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Body:
     def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `Computer`."""
         self.device.enter()
-        if not hidden and packed.logit_rows is None and packed.decodes:
+        if not hidden and packed.logit_rows is None and packed.decodes and not packed.images:
             return self._decoded(packed.fields, packed.adapters), None
         states = self._wanted(packed, self._states(packed))
         logits = self._head(states)
@@ -188,9 +188,11 @@ class Body:
 
     def _states(self, packed: Packed) -> torch.Tensor:
         """Last hidden states (T, hidden) of a step; those of a graph are valid until the next."""
-        graphs = self._chunk_graphs if packed.adapters is None else None
+        graphs = self._chunk_graphs if packed.adapters is None and not packed.images else None
         replayed = None if graphs is None else graphs.run(packed)
-        return self._hidden(self._send(packed), packed.adapters) if replayed is None else replayed
+        if replayed is not None:
+            return replayed
+        return self._hidden(self._send(packed), packed.adapters, packed.images)
 
     def _send(self, packed: Packed) -> Step:
         """Copy a step to the device in one piece."""
@@ -242,12 +244,19 @@ class Body:
         logits = self._ranks.join(self.ops.product(hidden, self.weights.head))
         return logits[:, : self.shape.decoder.vocab_size]
 
-    def _hidden(self, step: Step, adapters: StepAdapters | None = None) -> torch.Tensor:
+    def _hidden(
+        self,
+        step: Step,
+        adapters: StepAdapters | None = None,
+        images: Sequence[tuple[slice, torch.Tensor]] = (),
+    ) -> torch.Tensor:
         """Last hidden states, (T, hidden), in the model's type."""
+        residual = self.ops.embed(step, self.weights.embeddings)
+        for rows, embeddings in images:
+            residual[rows] = embeddings.to(residual)
         if adapters is not None:
-            return self._adapted(step, adapters)
+            return self._adapted(step, residual, adapters)
         ops, layers, epsilon = self.ops, self.weights.layers, self.shape.decoder.norm_epsilon
-        residual = ops.embed(step, self.weights.embeddings)
         x = ops.norm(residual, layers[0].norm, epsilon, layers[0].qkv)
         for index, layer in enumerate(layers):
             attention = self._layers[index]
@@ -264,10 +273,9 @@ class Body:
         assert isinstance(x, torch.Tensor)  # noqa: S101 - it is for no particular product
         return x
 
-    def _adapted(self, step: Step, adapters: StepAdapters) -> torch.Tensor:
+    def _adapted(self, step: Step, residual: torch.Tensor, adapters: StepAdapters) -> torch.Tensor:
         """The same with adapters' products beside each; its activations stay as they are."""
         ops, epsilon = self.ops, self.shape.decoder.norm_epsilon
-        residual = ops.embed(step, self.weights.embeddings)
         layers = self.weights.layers
         x = ops.norm(residual, layers[0].norm, epsilon, None)
         for index, layer in enumerate(layers):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from penstock.engine.model import KVLayout
+from penstock.engine.model import KVLayout, Mutual
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.lean import adapters
 from penstock.models.backends.lean.graphs import step_rows as steps
@@ -113,8 +113,16 @@ class LeanModel:
             adapter, self.body.shape, self.body.device.torch_device, self.body.kind
         )
 
+    def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
+        """See `penstock.engine.model.ImageModel`: embeddings of one device, and nothing else."""
+        return self._computer is self.body and rotary is None and mutual is Mutual.NOWHERE
+
     def _pack(self, batch: Batch) -> Packed:
         packed = steps.pack(batch, [self._tables.row_of(part) for part in batch.slices])
+        if batch.has_images:
+            spans = batch.image_spans(packed.first_rows)
+            images = tuple((rows, span.embeddings[own]) for span, own, rows in spans)
+            packed = replace(packed, images=images)
         own = adapters.of_step(batch, packed.first_rows, self.body.device.torch_device)
         return packed if own is None else replace(packed, adapters=own)
 

@@ -41,7 +41,6 @@ class Decoder(DecoderArrays):
         :raises RuntimeError: this CPU lacks `isa`.
         """
         super().__init__(shape)
-        self.scales_embeddings = False
         native, _windows = native_shape(shape)
         if cpus is not None and len(cpus) != threads:
             raise ValueError(f"{len(cpus)} CPUs for {threads} threads")
@@ -117,7 +116,6 @@ class Decoder(DecoderArrays):
         :raises ValueError: they are inconsistent.
         """
         check(self._library.pn_set_traits(self._model, ctypes.byref(traits.native())))
-        self.scales_embeddings = traits.embedding_scale != 1.0
 
     def set_layer(self, layer: int, traits: LayerTraits) -> None:
         """Set a layer's differences from Llama's; call it before setting its matrices and vectors.

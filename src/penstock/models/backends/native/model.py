@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from penstock.engine.model import KVLayout
+from penstock.engine.model import KVLayout, Mutual
 from penstock.models import devices
 from penstock.models.backends.native import adapters, library, pages
 from penstock.models.backends.native.images import StepImages
@@ -96,10 +96,10 @@ class NativeModel:
         self._states[place] = np.frombuffer(content, np.uint8)
         return True
 
-    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
-        """See `penstock.engine.model.ImageModel`. Scaled embeddings do not distinguish text from images."""
+    def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
+        """See `penstock.engine.model.ImageModel`."""
         self._rotary = rotary
-        return not self._decoder.scales_embeddings and not mutual
+        return mutual is Mutual.NOWHERE
 
     def take_adapter(self, adapter: LowRank) -> NativeAdapter:
         """See `penstock.models.adapters.adapter.AdapterModel`."""

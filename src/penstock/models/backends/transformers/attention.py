@@ -9,11 +9,12 @@ rows of many sequences in one call, prefill chunks sequence by sequence.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penstock.engine.model import Mutual
 from penstock.models.backends.native import attention as native
 from penstock.models.backends.native.paged import NativePaged
 from penstock.models.backends.steps import BLOCK_SIZE, DecodeGroup, MaskRule, PrefillChunk, Step
@@ -66,6 +67,8 @@ class PagedAttention:
         self._layers: dict[int, LayerCache] = {}
         self._step: Step | None = None
         self._workspace: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self.mutual = Mutual.EVERYWHERE
+        """The layers in which the tokens of an image see each other, if a chunk has such runs."""
         self.native = NativePaged() if native.is_available() else None
         causal = transformers_module("masking_utils").causal_mask_function
         self._causal_function: Callable[..., Any] = causal
@@ -243,6 +246,8 @@ class PagedAttention:
         `seen` are the chunk's own keys and values if nothing came before it: no need to read
         them back.
         """
+        if self.mutual is Mutual.IN_WINDOWS and rule.window is None:
+            chunk = replace(chunk, mutual=())
         rows = query[:, :, chunk.first : chunk.last]
         plain = seen is not None and rule.plain_causal and not chunk.mutual
         first_block = first_visible_block(chunk.start, rule.window)

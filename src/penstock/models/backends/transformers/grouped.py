@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penstock.engine.model import Batch, KVLayout, SequenceSlice
+from penstock.engine.model import Batch, KVLayout, Mutual, SequenceSlice
 from penstock.models.backends.steps import BLOCK_SIZE
 from penstock.models.backends.transformers.adapters import ModuleAdapter, StepAdapters
 from penstock.models.backends.transformers.images import ForwardImages
@@ -50,10 +50,10 @@ class GroupedModel:
         self._written: dict[int, list[int]] = {}
         self._images: ForwardImages | None = None
 
-    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
+    def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
         """See `penstock.engine.model.ImageModel`."""
         self._images = ForwardImages(self.module, rotary)
-        return not mutual
+        return mutual is Mutual.NOWHERE
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`; the caches grow with their sequences."""

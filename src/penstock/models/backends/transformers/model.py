@@ -28,12 +28,12 @@ from penstock.models.loading import checkpoint, published
 from penstock.models.loading.assembled import Assembled
 from penstock.models.loading.probe import Probe
 from penstock.models.spec import FP8_FORMAT
-from penstock.models.vision.tower import takes_images
+from penstock.models.vision.loading import has_plain_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.engine.model import Batch
+    from penstock.engine.model import Batch, Mutual
     from penstock.models.adapters.adapter import LowRank
     from penstock.models.backends.lean.model import LeanModel
     from penstock.models.loading.assembled import Progress
@@ -63,9 +63,9 @@ class PagedModel:
         self._learn()
         self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
 
-    def take_images(self, rotary: Any | None, *, mutual: bool) -> bool:
+    def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
         """See `penstock.engine.model.ImageModel`."""
-        del mutual  # the masks of chunks know of it
+        self.attention.mutual = mutual
         self._images = ForwardImages(self.module, rotary)
         return True
 
@@ -203,8 +203,11 @@ def assemble(
     progress(0.8, "trying the model")
     probe = Probe(module, device, tolerance)
     probe.require_causal(str(spec.path))
-    model: LeanModel | PagedModel | GroupedModel | None
-    model = None if takes_images(spec) else lean.attempt(module, place, context_length, probe)
+    model: LeanModel | PagedModel | GroupedModel | None = None
+    if has_plain_images(spec):
+        model = lean.attempt(module, place, context_length, probe)
+    else:
+        logger.info("%s: its images are not for the lean decoder", spec.queue)
     running = "lean"
     if model is None and _can_page(module, probe):
         model, running = _try_paged(module, device, context_length, probe), "paged"

@@ -90,6 +90,8 @@ class Packed:
     first_rows: list[int] = field(default_factory=list[int])
     """Where the batch's slices begin, in their order."""
     adapters: StepAdapters | None = None
+    images: tuple[tuple[slice, torch.Tensor], ...] = ()
+    """Rows of the step, and the embeddings (rows, hidden) that take the place of their ids'."""
 
 
 def write_padded(fields: NDArray[np.int32], into: NDArray[np.int32]) -> None:
