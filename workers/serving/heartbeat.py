@@ -155,7 +155,7 @@ class Heartbeat(threading.Thread):
             raise refusals[0]
 
     def _report_heads(self, refusals: list[StoreUnavailable]) -> None:
-        """Report which prompts the caches have dropped, and from time to time that they have others.
+        """Report which prompts and adapters have been dropped, and from time to time that they have others.
 
         Last in a beat: nothing depends on it. What cannot be reported now is reported later.
         """
@@ -163,7 +163,7 @@ class Heartbeat(threading.Thread):
         if due:
             self._heads_reported_s = self._announced_s
         for served in self._served_queues.values():
-            lost = [*self._lost_heads.get(served.queue, ()), *served.engine.lost_heads()]
+            lost = [*self._lost_heads.get(served.queue, ()), *served.lost_heads()]
             self._lost_heads[served.queue] = lost[-MOST_HEADS:]
             if lost or due:
                 with _noted(refusals):

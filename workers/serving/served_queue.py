@@ -131,6 +131,10 @@ class Adapters(Protocol):
         """Return what identifies those in memory."""
         ...
 
+    def lost_heads(self) -> list[str]:
+        """Return the digests of those that have left memory since the last call, as heads of jobs."""
+        ...
+
     def has(self, card: AdapterCard) -> bool:
         """Return whether an adapter is in memory."""
         ...
@@ -199,6 +203,11 @@ class ServedQueue:
     def spare(self) -> int:
         """How many jobs of dead workers may run beyond its slots."""
         return self.card.spare_slots
+
+    def lost_heads(self) -> list[str]:
+        """Return the heads of jobs that its cache has dropped since the last call, and its adapters."""
+        adapters = [] if self.adapters is None else self.adapters.lost_heads()
+        return [*self.engine.lost_heads(), *adapters]
 
     def hung_after_s(self, most_s: float) -> float:
         """Seconds in one step after which the engine hangs: `most_s`, or less if steps are known.

@@ -1,6 +1,8 @@
-"""A worker without Celery: its queues, its jobs, its threads, and what a drain does to the jobs.
+"""A worker without Celery: its queues, its jobs, its threads, and its drain.
 
-`workers.delivery.bootsteps.Serving` begins a drain. One that an operator requests is `Worker.rest`.
+`Worker.drain` is all that a drain does to jobs. When it begins and ends is Celery's part:
+`workers.delivery.bootsteps.Serving`. The drain that an operator requests is `Worker.rest`, which
+keeps the worker.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ class Worker:
         self.exit_code = 0
         self._settings = settings
         self._started_ms = clock.now_ms()
-        self._draining = self._resting = False
+        self._draining = False
+        self._resting = False
         self._broken: set[str] = set()
         self._delivery: Delivery | None = None
         self._jobs = WorkerQueue(store, settings, worker_id)
@@ -109,6 +112,7 @@ class Worker:
             worker_id=worker_id,
             called=lambda queue: self.take(Ticket(queue, has_bell=False, called=True)),
         )
+
         self._residents = Residents(
             served_queues=self.served_queues,
             claimed=self._claimed,

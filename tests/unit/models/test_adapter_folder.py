@@ -144,7 +144,14 @@ def test_the_least_recently_used_adapter_leaves_memory(tmp_path: Path) -> None:
     loaded.get(one)
     assert loaded.names() == ("one", "two")
     assert not loaded.has(three)
-    assert model.taken == [two.digest, three.digest, one.digest]
+    assert loaded.lost_heads() == [three.digest]
+    assert loaded.lost_heads() == []
+    loaded.get(three)
+    loaded.get(two)  # back in memory before it was reported
+    assert loaded.lost_heads() == [one.digest]
+    loaded.get(one)
+    order = [two, three, one, three, two, one]
+    assert model.taken == [card.digest for card in order]
 
     write(allowed / "3", {"q_proj": 4}, content=9)
     with pytest.raises(UnknownModel, match="has changed"):

@@ -167,6 +167,13 @@ def test_what_a_cache_has_dropped_is_reported_with_the_card(desk: Desk):
     assert desk.queue.forgotten == [("a-cpu", ["head"])]
 
 
+def test_an_adapter_that_left_memory_is_reported_like_a_prompt(desk: Desk):
+    served = desk.served_queues["b-cpu"]
+    served.adapters = Mock(lost_heads=Mock(return_value=["adapter"]))
+    desk.heartbeat.beat()
+    assert desk.queue.forgotten == [("a-cpu", []), ("b-cpu", ["adapter"])]
+
+
 def test_what_cannot_be_reported_holds_nothing_up_and_is_reported_later(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.contract.adapter import AdapterCard
 from penstock.engine.sequence import Adapter
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from penstock.models.adapters.adapter import AdapterModel, LowRank
     from penstock.models.adapters.folder import Bounds
+
+
+_MOST_EVICTED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class LoadedAdapters:
         self._model = model
         self._rules = rules
         self._loaded: OrderedDict[str, tuple[str, Adapter]] = OrderedDict()  # by digest
+        self._evicted: deque[str] = deque(maxlen=_MOST_EVICTED)
         self._changing = threading.Lock()
         self._loading = threading.Lock()
         self.named = named_cards(rules)
@@ -82,6 +86,13 @@ class LoadedAdapters:
         """Return what identifies those in memory."""
         with self._changing:
             return tuple(self._loaded)
+
+    def lost_heads(self) -> list[str]:
+        """Return the digests of those that have left memory since the last call, as heads of jobs."""
+        with self._changing:
+            gone = [digest for digest in self._evicted if digest not in self._loaded]
+            self._evicted.clear()
+            return gone
 
     def has(self, card: AdapterCard) -> bool:
         """Return whether an adapter is in memory."""
@@ -129,7 +140,7 @@ class LoadedAdapters:
         with self._changing:
             self._loaded[card.digest] = (card.name, own)
             while len(self._loaded) > self._rules.most:
-                self._loaded.popitem(last=False)
+                self._evicted.append(self._loaded.popitem(last=False)[0])
         return own
 
     def _read(self, path: Path, digest: str) -> LowRank:
