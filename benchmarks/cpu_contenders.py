@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from penstock.engine.events import AttemptEvent
 
 
+PUBLISHED = ("gptq", "q4_k_m")
+"""Formats that a folder has as it is."""
+
+
 class Contender(Protocol):
     """Decodes `steps` tokens of each prompt; see the module for what it returns."""
 
@@ -37,7 +41,8 @@ class Ours:
         from penstock.settings import Settings
 
         settings = Settings(threads=threads, slots=32, kv_cache_bytes=1 << 30)
-        spec = ModelSpec("bench", "bench-cpu", "cpu", None, folder, backend, format=form)
+        own = None if form in PUBLISHED else form
+        spec = ModelSpec("bench", "bench-cpu", "cpu", None, folder, backend, format=own)
         spec = replace(
             spec,
             converted_dir=settings.converted_dir.expanduser(),

@@ -19,7 +19,12 @@ bytes that a token reads. `--weights-only` stops once a model is written, for th
 others need.
 
 With `--llama-batched-bench` and no `--gguf`, llama.cpp gets a file of random Q4_0 weights in the
-same shape (`random_gguf.py`), if it has such a shape.
+same shape (`random_gguf.py`), if it has such a shape; the same file as `penstock/native/q4_k_m`, if
+that is among the contenders. This one and `penstock/native/gptq` are of Llama's shape as published:
+
+    python -m benchmarks.cpu_engine --label published --batches 1 8 16 --contenders \
+        penstock/native/int4 penstock/native/gptq penstock/native/q4_k_m \
+        --llama-batched-bench build/bin/llama-batched-bench
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from benchmarks import conditions, random_gguf
+from benchmarks import conditions, published_models, random_gguf
 from tests.fixtures.models import write_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -313,7 +318,10 @@ def arguments() -> argparse.Namespace:
 
 def write_gguf(chosen: argparse.Namespace) -> str | None:
     """llama.cpp's file of the same shape, with random weights; None if it has no such shape."""
-    if chosen.model not in random_gguf.ARCHITECTURES:
+    if "penstock/native/q4_k_m" in chosen.contenders and chosen.model in SHAPES:
+        folder = published_models.q4_k_m(chosen.cache, chosen.model, SHAPES[chosen.model])
+        return str(folder / "model.gguf")
+    if chosen.model not in random_gguf.ARCHITECTURES or chosen.model in SHAPES:
         return None
     sizes = dict(BY_LAYER[chosen.model][1])
     sizes["linear_head"] = sizes.get("linear_key_head_dim")
@@ -367,7 +375,9 @@ def main() -> None:
 
 def start(chosen: argparse.Namespace, folder: Path) -> list[Process]:
     """The contenders that can run here; of the others a line says why not."""
-    wanted = [(name, sys.executable, folder) for name in chosen.contenders]
+    wanted = [
+        (name, sys.executable, _folder_of(chosen, name, folder)) for name in chosen.contenders
+    ]
     if chosen.genai_model is None:
         print("genai is left out: no --genai-model (and --genai-python, if it lives elsewhere)")
     else:
@@ -381,6 +391,14 @@ def start(chosen: argparse.Namespace, folder: Path) -> list[Process]:
         except (OSError, RuntimeError) as error:
             print(f"{name} is left out: {error}")
     return processes
+
+
+def _folder_of(chosen: argparse.Namespace, name: str, folder: Path) -> Path:
+    """The model of a contender: the shape in bf16, or as it would be published."""
+    write = published_models.WRITERS.get(name.rpartition("/")[2])
+    if write is None or chosen.model not in SHAPES:
+        return folder
+    return write(chosen.cache, chosen.model, SHAPES[chosen.model])
 
 
 def _round(

@@ -1,4 +1,4 @@
-"""GGUF files of random Q4_0 weights, in the shapes of `cpu_engine.py`, for llama.cpp beside it.
+"""GGUF files of random weights, of Q4_0 or other types, in the shapes of `cpu_engine.py`, for llama.cpp beside it.
 
 What is measured does not depend on the weights, so none are converted: each matrix repeats one tile
 of random blocks. The vocabulary is empty ("none"): llama-batched-bench makes its own token ids.
@@ -17,15 +17,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VOCABULARY = 32_000
-_BLOCK = 32
-_BLOCK_BYTES = 18
-_TILE_BLOCKS = 1 << 16
+_BLOCKS = {"Q4_0": (32, 18, (0,)), "Q4_K": (256, 144, (0, 2)), "Q6_K": (256, 210, (208,))}
+"""By type: weights and bytes of a block, and at which bytes it has a scale in fp16."""
+_TILE_BLOCKS = 1 << 14
 _CONTEXT = 2048
 
 Tensor = tuple[str, tuple[int, ...]]
 
 
-def write(path: Path, shape: str, sizes: dict[str, Any], layers: int) -> Path:
+def q4_k_m(layers: int) -> Callable[[str], str]:
+    """llama.cpp's mixture: the head and, in half of the layers, values and `down` in Q6_K."""
+    best = {
+        number
+        for number in range(layers)
+        if number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2
+    }
+
+    def kind(name: str) -> str:
+        if name == "output.weight":
+            return "Q6_K"
+        _, _, rest = name.partition("blk.")
+        number, _, part = rest.partition(".")
+        is_best = part in {"attn_v.weight", "ffn_down.weight"} and int(number) in best
+        return "Q6_K" if is_best else "Q4_K"
+
+    return kind
+
+
+def write(
+    path: Path,
+    shape: str,
+    sizes: dict[str, Any],
+    layers: int,
+    kind: Callable[[str], str] = lambda _: "Q4_0",
+) -> Path:
     """Write the file of a shape with so many layers, unless it is there already."""
     if path.is_file():
         return path
@@ -44,13 +69,14 @@ def write(path: Path, shape: str, sizes: dict[str, Any], layers: int) -> Path:
             writer.add_uint32(key, value)
         else:
             writer.add_float32(key, value)
-    tile = _tile()
+    tiles = {own: _tile(own) for own in _BLOCKS}
     for name, form in _all(sizes, layers, tensors):
         if len(form) == 1 or name.endswith(_FLOATS):
             writer.add_tensor(name, np.full(form, 1.0 if "norm" in name else 0.01, np.float32))
         else:
-            rows = _blocks(tile, form)
-            writer.add_tensor(name, rows, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+            own = kind(name)
+            rows = _blocks(tiles[own], form, *_BLOCKS[own][:2])
+            writer.add_tensor(name, rows, raw_dtype=gguf.GGMLQuantizationType[own])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -136,6 +162,11 @@ def _expert_facts(sizes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _llama(sizes: dict[str, Any], _: int) -> list[Tensor]:
+    norm: Tensor = ("ffn_norm.weight", (sizes["hidden_size"],))
+    return [*_attention(sizes), norm, *_dense(sizes)]
+
+
 def _qwen3_moe(sizes: dict[str, Any], _: int) -> list[Tensor]:
     norm: Tensor = ("ffn_norm.weight", (sizes["hidden_size"],))
     return [*_attention(sizes), *_head_norms(sizes), norm, *_experts(sizes)]
@@ -214,6 +245,7 @@ ARCHITECTURES: dict[
         Callable[[dict[str, Any], int], list[Tensor]],
     ],
 ] = {
+    "1.1b": ("llama", lambda sizes: {"rope.dimension_count": sizes["head_dim"]}, _llama),
     "qwen3-30b-a3b": ("qwen3moe", _expert_facts, _qwen3_moe),
     "gpt-oss-20b": (
         "gpt-oss",
@@ -226,17 +258,22 @@ ARCHITECTURES: dict[
 """Shapes of `cpu_engine.py` that llama.cpp has too: its name, its facts, a layer's tensors."""
 
 
-def _tile() -> NDArray[np.uint8]:
+def _tile(kind: str) -> NDArray[np.uint8]:
     """Random blocks with one small scale."""
-    tile = np.random.default_rng(0).integers(0, 256, (_TILE_BLOCKS, _BLOCK_BYTES), np.uint8)
-    tile[:, :2] = np.frombuffer(np.float16(0.005).tobytes(), np.uint8)
+    _, size, scales = _BLOCKS[kind]
+    tile = np.random.default_rng(0).integers(0, 256, (_TILE_BLOCKS, size), np.uint8)
+    scale = np.float16(0.005 if kind == "Q4_0" else 0.0002)
+    for at in scales:
+        tile[:, at : at + 2] = np.frombuffer(scale.tobytes(), np.uint8)
     return tile
 
 
-def _blocks(tile: NDArray[np.uint8], form: tuple[int, ...]) -> NDArray[np.uint8]:
+def _blocks(
+    tile: NDArray[np.uint8], form: tuple[int, ...], weights: int, size: int
+) -> NDArray[np.uint8]:
     *rows, columns = form
-    if columns % _BLOCK:
+    if columns % weights:
         raise ValueError(f"{columns} columns are no whole blocks")
-    count = int(np.prod(rows)) * columns // _BLOCK
-    blocks = np.resize(tile, (count, _BLOCK_BYTES))
-    return blocks.reshape(*rows, columns // _BLOCK * _BLOCK_BYTES)
+    count = int(np.prod(rows)) * columns // weights
+    blocks = np.resize(tile, (count, size))
+    return blocks.reshape(*rows, columns // weights * size)
