@@ -25,8 +25,14 @@ NEWEST := $(CURDIR)/.venv-newest
 NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerate
 MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
 
+# Libraries that write and read quantised checkpoints, and what they import that is not there yet.
+REFERENCES := $(CURDIR)/.venv-references
+REFERENCE_PACKAGES := torchao==0.18.0 compressed-tensors==0.20.1 loguru==0.7.3 auto-round==0.16.1 \
+	auto-round-lib==0.16.0 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 pandas==3.1.1 \
+	pyarrow==26.0.1 python-dateutil==4.0.0 tzdata==2026.6 xxhash==4.1.0
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lock wheel demo test test-pythons test-unlocked test-install test-images test-systems test-systemd coverage test-kernels test-models test-newest test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
+.PHONY: help setup setup-dev lock wheel demo test test-pythons test-unlocked test-install test-images test-systems test-systemd coverage test-kernels test-models test-newest test-references test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 19
@@ -98,6 +104,14 @@ test-newest: setup-dev ## run the tests of models against the newest Transformer
 		--only-binary=:all: --upgrade --target $(NEWEST) $(NEWEST_PACKAGES)
 	@PENSTOCK_TEST_NEWEST=1 PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest --numprocesses $(JOBS) \
 		$(MODEL_TESTS) $(ARGS)
+
+test-references: setup-dev $(REFERENCES) ## read what torchao, compressed-tensors and auto-round write, and let them read ours: 150 MB
+	@PENSTOCK_TEST_REFERENCES=1 PYTHONPATH=$(REFERENCES) $(BIN)/python -m pytest tests/references $(ARGS)
+
+$(REFERENCES): | setup-dev
+	@rm -rf $@.part && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--only-binary=:all: --target $@.part $(REFERENCE_PACKAGES)
+	@mv $@.part $@
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in separate environments
 	@scripts/fastchat/setup.sh api webui

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
 
-CALIBRATED: Final = ("awq", "gptq")
+CALIBRATED: Final = ("autoround", "awq", "gptq")
 _MEGA: Final = 1e6
 _TEXT: Final = """\
 The harbour lay quiet that morning. Two boats had come in during the night, and their crews were \
@@ -62,7 +62,7 @@ def quantize(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="gptq, awq: a text like those to come; by default the model writes some."
+            help="gptq, awq, autoround: a text like those to come; by default the model writes some."
         ),
     ] = None,
     report: Annotated[
@@ -72,8 +72,9 @@ def quantize(
 ) -> None:
     """Write a model in low bit, and measure the loss of quality.
 
-    As bigdl-llm's save_low_bit does; or in 4 bit as GPTQ and AWQ are published, rounded by what the
-    model computes with on some text (GPTQ's rounding for both): slower to make, and nearer to the model.
+    As bigdl-llm's save_low_bit does; or in 4 bit as GPTQ, AWQ and AutoRound are published, rounded by
+    what the model computes with on some text (GPTQ's rounding for the first two, the package
+    auto-round's for the third): slower to make, and nearer to the model.
     """
     formats = (*sorted(BIGDL_FORMATS), *CALIBRATED, spec.FP8_FORMAT)
     if format_name not in formats:

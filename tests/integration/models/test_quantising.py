@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -191,6 +192,16 @@ def test_calibrated_rounding_loses_less_and_is_served(shelf: Path, tmp_path: Pat
     before, after = (quantise.logits_of(module, windows) for module in modules)
     again = quantise.compare(before, after, windows)
     assert again.logit_error == pytest.approx(report["quality"]["logit_error"], rel=1e-3)
+
+
+def test_autoround_without_its_package_is_refused_by_name(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "auto_round", None)
+    done = CliRunner().invoke(app, ["quantize", "tiny", "--format", "autoround"])
+    assert isinstance(done.exception, BadSettings)
+    assert "needs the package auto-round: pip install" in str(done.exception)
+    assert not list(shelf.glob("*autoround*"))
 
 
 def test_a_model_writes_its_own_texts_to_be_calibrated_with(shelf: Path):

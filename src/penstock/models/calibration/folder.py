@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from torch import nn
 
 from penstock.errors import BadSettings, ModelNotLoadable
 from penstock.models import quantise
+from penstock.models.calibration import autoround
 from penstock.models.calibration.layers import walk
 from penstock.models.calibration.rounding import BITS, rounded
 from penstock.models.catalogue import quantisation
@@ -46,17 +48,20 @@ def calibrate(
 ) -> Report:
     """Write a model in 4 bit, rounded by GPTQ, and return a report.
 
-    `layout` is `gptq` or `awq`. `calibration` is text as the model will see it; empty: the model writes some itself. An empty
-    `text` skips measuring. Needs memory for the model in fp32. The folder appears complete or not
-    at all.
+    `layout` is `gptq`, `awq` or `autoround`. `calibration` is text as the model will see it; empty:
+    the model writes some itself. An empty `text` skips measuring. Needs memory for the model in
+    fp32. The folder appears complete or not at all.
 
-    :raises BadSettings: the target exists, or the model is quantised already.
+    :raises BadSettings: the target exists, the model is quantised already, or the layout's package
+        is not installed.
     :raises ModelNotLoadable: with one line about the reason.
     """
     if target.exists():
         raise BadSettings(f"{target} exists already")
     if spec.low_bit_folder or quantisation.is_stated(read_config(spec.path)):
         raise BadSettings(f"{spec.path} is quantised already")
+    if layout == "autoround":
+        autoround.library()
     config = checkpoint.load_config(spec)
     progress(0.0, f"reading {spec.path}")
     module = checkpoint.load_module(spec, config, torch.float32).eval()
@@ -69,15 +74,25 @@ def calibrate(
         if calibration
         else _written(module)
     )
-    tensors, group = _rounded(module, windows, layout, progress)
-    quality = None
-    if measured:
-        quality = quantise.compare(before, quantise.logits_of(module, measured), measured)
-    progress(0.95, f"writing {target}")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _write(spec, module, part, tensors, _rules(layout, group))
+    group = _group(module)
+    if layout == "autoround":
+        progress(0.1, "rounding by auto-round")
+        stored = checkpoint.dtype(spec, config)
+        autoround.write(spec, module.to(stored), part, group, windows)
+        _copy_rest(spec, part)
+        rounded_module = _read_again(spec, part) if measured else module
+    else:
+        tensors = _rounded(module, windows, layout, group, progress)
+        rounded_module = module
+        progress(0.95, f"writing {target}")
+        _write(spec, module, part, tensors, _rules(layout, group))
+    quality = None
+    if measured:
+        after_logits = quantise.logits_of(rounded_module, measured)
+        quality = quantise.compare(before, after_logits, measured)
     after = sum(file.stat().st_size for file in part.glob("*.safetensors"))
     report = quantise.Report(
         format=f"{layout}-int4",
@@ -115,15 +130,26 @@ def _written(module: Any) -> list[list[int]]:
     return [text.tolist() for text in texts]
 
 
-def _rounded(
-    module: Any, windows: list[list[int]], layout: str, progress: Progress
-) -> tuple[dict[str, torch.Tensor], int]:
-    """Round a module's layers; return the tensors in place of their weights, and the group."""
-    tensors: dict[str, torch.Tensor] = {}
+def _group(module: Any) -> int:
+    """:raises ModelNotLoadable: no group divides all matrices' columns."""
     columns = {one.in_features for one in module.modules() if type(one) is nn.Linear}
     group = next((size for size in GROUPS if all(count % size == 0 for count in columns)), None)
     if group is None:
         raise ModelNotLoadable(f"its matrices' columns are no multiples of {GROUPS[-1]}")
+    return group
+
+
+def _read_again(spec: ModelSpec, part: Path) -> Any:
+    """The module of what was written, in fp32."""
+    written = replace(spec, path=part, backend="transformers")
+    return checkpoint.load_module(written, checkpoint.load_config(written), torch.float32).eval()
+
+
+def _rounded(
+    module: Any, windows: list[list[int]], layout: str, group: int, progress: Progress
+) -> dict[str, torch.Tensor]:
+    """Round a module's layers; return the tensors in place of their weights."""
+    tensors: dict[str, torch.Tensor] = {}
     plain = layout == "gptq"
 
     def round_one(name: str, linear: nn.Linear, moments: torch.Tensor) -> None:
@@ -138,7 +164,7 @@ def _rounded(
         tensors.update({f"{name}.{kind}": tensor for kind, tensor in pack(own).items()})
 
     walk(module, windows, round_one, lambda share, what: progress(0.1 + 0.8 * share, what))
-    return tensors, group
+    return tensors
 
 
 def _gptq(own: Rounded) -> dict[str, torch.Tensor]:
@@ -176,7 +202,7 @@ def _rules(layout: str, group: int) -> dict[str, Any]:
     if layout == "awq":
         return {
             "quant_method": "awq", "bits": BITS, "group_size": group, "zero_point": True,
-            "version": "gemm", "modules_to_not_convert": None,
+            "version": "gemm", "modules_to_not_convert": None, "sym": False,
         }  # fmt: skip
     return {
         "quant_method": "gptq", "bits": BITS, "group_size": group, "desc_act": True, "sym": True,
@@ -206,6 +232,11 @@ def _write(
     config = read_config(spec.path) | {"quantization_config": rules}
     config["torch_dtype"] = str(stored).removeprefix("torch.")
     (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _copy_rest(spec, part)
+
+
+def _copy_rest(spec: ModelSpec, part: Path) -> None:
+    """What lies beside the weights, and was not written yet."""
     for file in spec.path.iterdir():
         if file.is_file() and not (part / file.name).exists() and not quantise.is_weights(file):
             shutil.copy2(file, part)
