@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from penstock.contract.events import Finished, FinishReason, Tokens, Usage
 from tests.browser.page import Gate, answer, send, start
+from tests.fixtures.api import Fleet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
     from penstock.contract.job import Job
-    from tests.fixtures.api import Fleet, Script
+    from penstock.settings import Settings
+    from tests.fixtures.api import Script
     from tests.fixtures.browser import Browser
 
 COUNT = 120
@@ -58,6 +63,13 @@ def test_a_lost_connection_is_taken_up_again(fleet: Fleet, browser: Browser) -> 
     gate.allowed = len(gate.pieces)
     browser.offline(yes=False)
     assert "".join(gate.pieces).strip() in answer(browser).text
+
+
+@pytest.fixture
+def patient_fleet(redis_settings: Settings) -> Iterator[Fleet]:
+    """A fleet whose leases do not run out while a browser takes the processor."""
+    with ExitStack() as stack:
+        yield Fleet(redis_settings.model_copy(update={"lease_ms": 10_000}), stack)
 
 
 class Counter:

@@ -117,10 +117,10 @@ class Heard:
 
 
 def test_memory_that_is_lost_again_and_again_splices_no_answer(
-    patient_fleet: Fleet, redis_client: redis.Redis
+    fleet: Fleet, redis_client: redis.Redis
 ) -> None:
-    server = patient_fleet.api(keepalive_s=0.3)
-    worker = patient_fleet.worker(count_up, slots=16)
+    server = fleet.api(keepalive_s=0.3)
+    worker = fleet.worker(count_up, slots=16)
     worker.step_s = 0.01
     with ThreadPoolExecutor(12) as clients:
         streams = [Heard() for _ in range(12)]
@@ -137,10 +137,10 @@ def test_memory_that_is_lost_again_and_again_splices_no_answer(
 
 
 def test_answers_that_come_out_differently_are_errors(
-    patient_fleet: Fleet, redis_client: redis.Redis
+    fleet: Fleet, redis_client: redis.Redis
 ) -> None:
-    server = patient_fleet.api(keepalive_s=0.3)
-    worker = patient_fleet.worker(Fickle())
+    server = fleet.api(keepalive_s=0.3)
+    worker = fleet.worker(Fickle())
     worker.step_s = 0.01
     with ThreadPoolExecutor(1) as clients:
         heard = Heard()
@@ -155,11 +155,11 @@ def test_answers_that_come_out_differently_are_errors(
 
 
 def test_a_job_that_another_has_submitted_again_is_compared(
-    patient_fleet: Fleet, redis_client: redis.Redis
+    fleet: Fleet, redis_client: redis.Redis
 ) -> None:
     """Redis loses all, and a client with the same key is the first to come back."""
-    first, second = patient_fleet.api(keepalive_s=0.3), patient_fleet.api(keepalive_s=0.3)
-    worker = patient_fleet.worker(Fickle())
+    first, second = fleet.api(keepalive_s=0.3), fleet.api(keepalive_s=0.3)
+    worker = fleet.worker(Fickle())
     worker.step_s = 0.01
     key = {"Idempotency-Key": "one"}
     seen: list[str] = []
@@ -187,11 +187,11 @@ def test_a_job_that_another_has_submitted_again_is_compared(
 
 
 def test_a_client_that_comes_back_to_another_text_gets_an_error(
-    patient_fleet: Fleet, redis_client: redis.Redis
+    fleet: Fleet, redis_client: redis.Redis
 ) -> None:
     """Its id has a digest of what it has seen; the answer has come out differently since then."""
-    first, second = patient_fleet.api(keepalive_s=0.3), patient_fleet.api(keepalive_s=0.3)
-    patient_fleet.worker(Fickle()).step_s = 0.01
+    first, second = fleet.api(keepalive_s=0.3), fleet.api(keepalive_s=0.3)
+    fleet.worker(Fickle()).step_s = 0.01
     ask, key = {**ASK, "max_tokens": 50}, {"Idempotency-Key": "one"}
     last = ""
     url = "/v1/completions"

@@ -154,15 +154,19 @@ class Checkpoint:
         """
         return self.held(name, self.stored(name), shape, form)
 
-    def together(self, shapes: dict[str, tuple[int, int]], form: Format) -> dict[str, Matrix]:
+    def together(
+        self, shapes: dict[str, tuple[int, int]], form: Format, *, tail: bool = False
+    ) -> dict[str, Matrix]:
         """Linear layers' weights by name that one input feeds: published codes all in one format.
+
+        With `tail` the last ones may have another one, if the kernels compute both.
 
         :raises ModelNotLoadable: as `matrix`.
         """
         found = {name: self.stored(name) for name in shapes}
         codes = [weight for weight in found.values() if isinstance(weight, Integers)]
         fits = form == "stored" and len(codes) == len(found)
-        made = exact.together(codes) if fits else None
+        made = exact.together(codes, tail=tail) if fits else None
         if made is None:
             other = "int8" if form == "stored" else form
             return {n: self.held(n, found[n], shape, other) for n, shape in shapes.items()}
@@ -179,7 +183,10 @@ class Checkpoint:
         self._sizes[name] = shape[0] * shape[1]
         self.loss.add_exact(weight.values())
         assert made.scales is not None  # noqa: S101 - of codes all have them
-        self._require_numbers(name, made.scales)
+        if weight.levels is None:
+            self._require_numbers(name, made.scales)
+        else:
+            self._require_numbers(name, weight.scales.numpy())
 
     def held(
         self, name: str, weight: torch.Tensor | Integers, shape: tuple[int, int], form: Format

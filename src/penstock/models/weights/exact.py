@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 
@@ -19,17 +20,21 @@ if TYPE_CHECKING:
 
 _NIBBLE: Final = 4
 _BYTE: Final = 8
+_NESTED: Final[dict[int, Literal["k4", "k5", "k6"]]] = {4: "k4", 5: "k5", 6: "k6"}
 _SIGN: Final = 128
 _LARGEST_GROUP: Final = max(INT4_GROUPS)
 _SMALLEST_GROUP: Final = 16
 
 
-def together(parts: Sequence[Integers]) -> list[Matrix] | None:
+def together(parts: Sequence[Integers], *, tail: bool = False) -> list[Matrix] | None:
     """Matrices that one input feeds, in one format; None if no kernel holds such.
 
-    Groups are cut to what all have in common, 128 at most, so scales may be repeated.
+    Groups are cut to what all have in common, 128 at most, so scales may be repeated. With `tail`
+    the last ones may have another of GGUF's nested formats than the first ones.
     """
     first = parts[0]
+    if (nested := _nested(parts, tail=tail)) is not None:
+        return nested
     if any(not _same_order(part, first) for part in parts):
         return None
     group = math.gcd(_LARGEST_GROUP, *(part.group for part in parts))
@@ -45,6 +50,23 @@ def together(parts: Sequence[Integers]) -> list[Matrix] | None:
     wide = not halves or any(part.zeros is None for part in parts)
     small = max(part.bits for part in parts) <= _NIBBLE
     return [_affine(part, group, small=small, wide=wide) for part in parts]
+
+
+def _nested(parts: Sequence[Integers], *, tail: bool) -> list[Matrix] | None:
+    """GGUF's Q4_K, Q5_K and Q6_K as they are stored; None if these are others."""
+    if any(part.levels is None for part in parts):
+        return None
+    changes = sum(one.bits != other.bits for one, other in pairwise(parts))
+    return None if changes > tail else [_in_levels(part) for part in parts]
+
+
+def _in_levels(part: Integers) -> Matrix:
+    assert part.levels is not None  # noqa: S101 - the caller has looked
+    rows, columns = part.shape
+    small = part.bits == _NIBBLE
+    values = _pairs(part.codes) if small else part.codes.contiguous()
+    kind = _NESTED[part.bits]
+    return Matrix(kind, rows, columns, values.numpy(), part.levels.contiguous().numpy())
 
 
 def _same_order(one: Integers, other: Integers) -> bool:

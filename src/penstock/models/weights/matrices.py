@@ -32,10 +32,11 @@ class Matrix:
 
     The `z` and `a` kinds are published codes without sign, of 4 bits packed likewise or of a byte
     each: their `scales` are (rows, groups, 2), each with a zero (fp16) or an offset (fp32). With an
-    `order` column i is the input's column order[i].
+    `order` column i is the input's column order[i]. Of the `k` kinds, GGUF's, codes are of 4 bits or
+    of a byte likewise, and `scales` are (rows, superblocks, bytes): see `Integers.levels`.
     """
 
-    kind: Literal["f32", "bf16", "f16", "i8", "i4", "z4", "z8", "a4", "a8"]
+    kind: Literal["f32", "bf16", "f16", "i8", "i4", "z4", "z8", "a4", "a8", "k4", "k5", "k6"]
     rows: int
     columns: int
     values: NDArray[Any]

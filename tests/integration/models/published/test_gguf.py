@@ -85,6 +85,24 @@ def test_a_file_alone_is_served(plain, tmp_path, kind):
         assert distance(logits(own), expected) < 0.06
 
 
+@pytest.mark.parametrize(
+    ("kind", "others"),
+    [
+        ("Q4_K", {"v_proj": "Q6_K"}),  # as Q4_K_M has them
+        ("Q5_K", {"down_proj": "Q6_K", "lm_head": "Q6_K"}),
+        ("Q4_K", {"k_proj": "Q6_K", "up_proj": "Q5_K"}),  # no layout of the kernels: widened codes
+    ],
+)
+def test_mixed_types_are_computed_as_they_are(plain, tmp_path, kind, others):
+    folder, dense = gguf_files.write(plain, tmp_path / "m", kind, others=others)
+    own = load(folder)
+    if suitability.has_native():
+        assert own.card.backend == "native"
+        assert own.card.weight_error is not None
+        assert own.card.weight_error < 1e-3  # the embedding table, in fp16
+    assert distance(logits(own), logits(load(dense, backend="transformers"))) < 0.06
+
+
 def test_tokenizer_template_and_endings_are_the_files(plain, tmp_path):
     folder, dense = gguf_files.write(plain, tmp_path / "m", "Q8_0")
     found, meant = load(folder, format="fp32"), load(dense, format="fp32")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from penstock.models.adapters.adapter import LowRank, Pair
     from penstock.models.backends.native.packing import Plan, Source
 
-_LANES = 16
 _LARGEST_HALF = 65_504.0
 _ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -30,7 +29,7 @@ class _LowRank(ctypes.Structure):
     """`pn_low_rank`."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("rank", "columns", "first", "outputs", "stride")),
+        *((name, ctypes.c_int32) for name in ("rank", "columns", "first", "outputs")),
         ("element", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("down", ctypes.c_void_p),
@@ -39,7 +38,10 @@ class _LowRank(ctypes.Structure):
 
 
 class NativeAdapter:
-    """An adapter in the library. It holds the matrices that the library points into."""
+    """An adapter in the library. It holds the matrices that the library points into.
+
+    The library copies each pair's second matrix, to its own order.
+    """
 
     def __init__(self, model: ctypes.c_void_p) -> None:
         self._model = model
@@ -65,14 +67,11 @@ class NativeAdapter:
         :raises RuntimeError: the kernels do not compute adapters of this matrix.
         """
         outputs, rank = up.shape
-        stride = -(-outputs // _LANES) * _LANES
-        wide = torch.zeros((rank, stride), dtype=up.dtype)
-        wide[:, :outputs] = up.T
-        down, across = _as_bits(pair.down), _as_bits(wide)
-        self._kept += [down, across]
+        down, own = _as_bits(pair.down), _as_bits(up)
+        self._kept.append(down)
         native = _LowRank(
-            rank, pair.down.shape[1], first, outputs, stride, _ELEMENTS[pair.down.dtype], pair.scale,
-            down.ctypes.data, across.ctypes.data,
+            rank, pair.down.shape[1], first, outputs, _ELEMENTS[pair.down.dtype], pair.scale,
+            down.ctypes.data, own.ctypes.data,
         )  # fmt: skip
         check(
             self._library.pn_adapter_add(

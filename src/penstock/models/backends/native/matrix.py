@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -29,11 +29,24 @@ class Kind(enum.IntEnum):
     F16 = 7
     BF16 = 8
     F32 = 9
+    K4 = 10
+    K5 = 11
+    K6 = 12
 
     @property
     def is_plain(self) -> bool:
         """Whether its values are not quantised."""
-        return self >= Kind.F16
+        return Kind.F16 <= self <= Kind.F32
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether its groups' scales are whole numbers times those of 256 columns, as GGUF has them."""
+        return self >= Kind.K4
+
+
+SUPERBLOCK: Final = 256
+LEVEL_BYTES: Final = {Kind.K4: 20, Kind.K5: 20, Kind.K6: 18}
+"""Of the scales of 256 columns of a row."""
 
 
 class Layout(enum.IntEnum):
@@ -45,7 +58,8 @@ class Layout(enum.IntEnum):
 
 class _Packing(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_int32) for name in ("kind", "layout", "rows", "columns", "group")
+        (name, ctypes.c_int32)
+        for name in ("kind", "layout", "rows", "columns", "group", "tail_kind", "tail_rows")
     )
 
 
@@ -59,13 +73,18 @@ class _Part(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """A packed matrix's format: `rows` counts all its parts, `group` columns share a scale."""
+    """A packed matrix's format: `rows` counts all its parts, `group` columns share a scale.
+
+    The last `tail_rows` are of `tail_kind`, if there are some.
+    """
 
     kind: Kind
     layout: Layout
     rows: int
     columns: int
     group: int
+    tail_kind: Kind | None = None
+    tail_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +120,7 @@ def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> 
         raise ValueError(f"{packed.nbytes} bytes for a matrix of {packed_bytes(packing)}")
     entries = (_Part * len(parts))()
     kept: list[NDArray[Any]] = []
+    before = 0
     for entry, part in zip(entries, parts, strict=True):
         values = np.ascontiguousarray(part.values)
         entry.rows, entry.values = len(values), values.ctypes.data
@@ -109,7 +129,9 @@ def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> 
             _check_plain(packing, values)
             continue
         scales = np.ascontiguousarray(part.scales)
-        _check_part(packing, values, scales)
+        tail = packing.tail_kind is not None and before >= packing.rows - packing.tail_rows
+        _check_part(packing, packing.tail_kind if tail else packing.kind, values, scales)
+        before += len(values)
         kept.append(scales)
         entry.scales = scales.ctypes.data
     check(
@@ -122,8 +144,9 @@ def pack(packing: Packing, parts: Sequence[Part], packed: NDArray[np.uint8]) -> 
 def native_packing(packing: Packing) -> _Packing:
     """The library's own structure."""
     return _Packing(
-        int(packing.kind), int(packing.layout), packing.rows, packing.columns, packing.group
-    )
+        int(packing.kind), int(packing.layout), packing.rows, packing.columns, packing.group,
+        int(packing.tail_kind or 0), packing.tail_rows,
+    )  # fmt: skip
 
 
 def _check_plain(packing: Packing, values: NDArray[Any]) -> None:
@@ -132,15 +155,21 @@ def _check_plain(packing: Packing, values: NDArray[Any]) -> None:
         raise ValueError(f"values {values.shape} of {values.dtype} are not {packing}")
 
 
-def _check_part(packing: Packing, values: NDArray[Any], scales: NDArray[Any]) -> None:
+def _check_part(
+    packing: Packing, kind: Kind | None, values: NDArray[Any], scales: NDArray[Any]
+) -> None:
     groups = len(values) * packing.columns // packing.group
-    if packing.kind not in {Kind.I4, Kind.I8}:
-        wide = packing.kind in {Kind.A4, Kind.A8}
-        each = 1 if packing.kind in {Kind.Z8, Kind.A8} else 2
+    if kind is not None and kind.is_nested:
+        each = 2 if kind is Kind.K4 else 1
+        fits = values.nbytes == len(values) * packing.columns // each and scales.dtype == np.uint8
+        count = len(values) * packing.columns // SUPERBLOCK * LEVEL_BYTES[kind]
+    elif kind not in {Kind.I4, Kind.I8}:
+        wide = kind in {Kind.A4, Kind.A8}
+        each = 1 if kind in {Kind.Z8, Kind.A8} else 2
         fits = values.nbytes == len(values) * packing.columns // each
         fits = fits and scales.dtype == (np.float32 if wide else np.float16)
         count = 2 * groups
-    elif packing.kind is Kind.I4:
+    elif kind is Kind.I4:
         fits = values.nbytes == len(values) * packing.columns // 2 and scales.dtype == np.float16
         count = groups
     else:

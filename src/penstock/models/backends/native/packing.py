@@ -13,9 +13,10 @@ from penstock.models.architecture.mixers import mixer_size
 from penstock.models.architecture.rows import Rows
 from penstock.models.architecture.sizes import result_size
 from penstock.models.backends.native import mixer
+from penstock.models.backends.native.kinds import kind_of, packing_of_facts, packing_together
 from penstock.models.backends.native.layout import Which
 from penstock.models.backends.native.library import ALIGNMENT
-from penstock.models.backends.native.matrix import Kind, Layout, Packing, Part, pack, packed_bytes
+from penstock.models.backends.native.matrix import Layout, Packing, Part, pack, packed_bytes
 from penstock.models.backends.native.mixtures import expert_packing
 from penstock.models.backends.native.mixtures.expert_packing import ExpertPlan
 from penstock.models.weights.matrices import Packed
@@ -41,20 +42,8 @@ FORMATS: Final[tuple[Format, ...]] = (
     "fp16",
     "fp32",
 )
-_PLAIN: Final = {"f16": Kind.F16, "bf16": Kind.BF16, "f32": Kind.F32}
-"""Kinds of matrices that are not quantised."""
-PLAIN_FORMATS: Final = frozenset({"bf16", "fp16", "fp32"})
-_PLAIN_GROUP: Final = 64
-"""Columns that a matrix which is not quantised is filled up to."""
-_BY_GROUP: Final = {
-    "i4": Kind.I4,
-    "z4": Kind.Z4,
-    "z8": Kind.Z8,
-    "a4": Kind.A4,
-    "a8": Kind.A8,
-}
-_INT8_GROUP: Final = 128
-"""Activations that share a scale if the weights have one for each row."""
+PANEL: Final = 32
+"""Rows that the kernels compute at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,37 +211,45 @@ def packed(
 
     def make(checkpoint: Checkpoint) -> Packed:
         if isinstance(plan, ExpertPlan):
-            return expert_packing.pack_experts(plan, checkpoint, form, _kind, aligned)
+            return expert_packing.pack_experts(plan, checkpoint, form, kind_of, aligned)
         return _pack(plan, checkpoint, form)
 
     found = weights.packed(plan.key, make)
     order = found.facts.get("order")
-    return _packing(found.facts), found.values, None if order is None else np.array(order, np.int32)
+    return (
+        packing_of_facts(found.facts),
+        found.values,
+        None if order is None else np.array(order, np.int32),
+    )
 
 
 def _pack(plan: Plan, checkpoint: Checkpoint, form: Format) -> Packed:
     shapes = {
         f"{part.rows.name}.weight": (part.rows.tensor_rows, plan.columns) for part in plan.parts
     }
-    read = checkpoint.together(shapes, form)
+    ends_on_panels = all(part.rows.rows % PANEL == 0 for part in plan.parts)
+    read = checkpoint.together(shapes, form, tail=plan.layout is Layout.STACKED and ends_on_panels)
     matrices = [read[f"{part.rows.name}.weight"] for part in plan.parts]
-    kinds = [_kind(plan.key, matrix, checkpoint, form) for matrix in matrices]
-    if len(set(kinds)) != 1:
+    kinds = [kind_of(plan.key, matrix, checkpoint, form) for matrix in matrices]
+    rows = [part.rows.rows for part in plan.parts]
+    packing = packing_together(plan.layout, rows, plan.columns, kinds)
+    if packing is None:
         raise ModelNotLoadable(
             f"{checkpoint.path}: {plan.key} is held in several formats; use backend 'openvino'"
         )
-    kind, group = kinds[0]
-    packing = Packing(kind, plan.layout, plan.rows, plan.columns, group)
     values = aligned(packed_bytes(packing))
     parts = [
         Part(part.of(_by_row(matrix.values, matrix)), _part_scales(part, matrix))
         for part, matrix in zip(plan.parts, matrices, strict=True)
     ]
     pack(packing, parts, values)
-    facts: dict[str, Any] = {"kind": int(kind), "layout": int(plan.layout), "rows": plan.rows}
+    facts: dict[str, Any] = {
+        "kind": int(packing.kind), "layout": int(plan.layout), "rows": plan.rows,
+        "columns": plan.columns, "group": packing.group,
+        "tail_kind": int(packing.tail_kind or 0), "tail_rows": packing.tail_rows,
+    }  # fmt: skip
     order = matrices[0].order
-    facts |= {"order": None if order is None else order.tolist()}
-    return Packed({**facts, "columns": plan.columns, "group": group}, values)
+    return Packed({**facts, "order": None if order is None else order.tolist()}, values)
 
 
 def _part_scales(part: Source, matrix: Matrix) -> NDArray[Any] | None:
@@ -261,35 +258,6 @@ def _part_scales(part: Source, matrix: Matrix) -> NDArray[Any] | None:
 
 def _by_row(values: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
     return values.reshape(matrix.rows, -1)
-
-
-def _kind(key: str, matrix: Matrix, checkpoint: Checkpoint, form: Format) -> tuple[Kind, int]:
-    """Return the kernels' kind for a matrix's format, and its group."""
-    if matrix.kind in _PLAIN and form in PLAIN_FORMATS:
-        return _PLAIN[matrix.kind], _PLAIN_GROUP
-    if matrix.kind == "i8":
-        return Kind.I8, _INT8_GROUP
-    if matrix.kind in _BY_GROUP:
-        return _BY_GROUP[matrix.kind], matrix.columns // _scales(matrix).shape[1]
-    raise ModelNotLoadable(
-        f"{checkpoint.path}: {key}: {matrix.columns} columns are no whole groups; "
-        f"use format 'int8', or backend 'openvino'"
-    )
-
-
-def _scales(matrix: Matrix) -> NDArray[Any]:
-    assert matrix.scales is not None  # noqa: S101 - of these kinds every matrix has them
-    return matrix.scales
-
-
-def _packing(facts: dict[str, Any]) -> Packing:
-    return Packing(
-        Kind(facts["kind"]),
-        Layout(facts["layout"]),
-        facts["rows"],
-        facts["columns"],
-        facts["group"],
-    )
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -89,7 +89,9 @@ def _read(kind: str, data: torch.Tensor, shape: tuple[int, ...]) -> Integers | t
     if reader is None:
         return _by_library(kind, data).view(shape)
     rows = int(np.prod(shape[:-1]))
-    codes, bits, scales, zero, offsets = reader(data.view(-1, _BLOCK_BYTES[kind]))
+    blocks = data.view(-1, _BLOCK_BYTES[kind])
+    codes, bits, scales, zero, offsets = reader(blocks)
+    levels = _LEVELS.get(kind)
     groups = scales.numel() // rows
     zeros = None if zero is None else torch.full((rows, groups), zero, dtype=torch.int16)
     return Integers(
@@ -99,6 +101,9 @@ def _read(kind: str, data: torch.Tensor, shape: tuple[int, ...]) -> Integers | t
         scales.reshape(rows, groups).contiguous(),
         zeros,
         None if offsets is None else offsets.reshape(rows, groups).contiguous(),
+        levels=None
+        if levels is None
+        else levels(blocks).view(rows, -1, levels(blocks[:1]).numel()),
     )
 
 
@@ -156,12 +161,27 @@ def _q8_0(blocks: torch.Tensor) -> Codes:
     return blocks[:, 2:] ^ _HALF_BYTE, 8, _half(blocks, 0), _HALF_BYTE, None
 
 
-def _k_scales(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and offsets of a superblock's eight groups, from six bits each."""
+def _six_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers of a superblock's eight groups, of scales and of offsets."""
     low, middle, high = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat((low & 63, (high & 15) | ((low >> 6) << 4)), dim=1)
     least = torch.cat((middle & 63, (high >> 4) | ((middle >> 6) << 4)), dim=1)
+    return scales, least
+
+
+def _k_scales(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and offsets of a superblock's eight groups."""
+    scales, least = _six_bits(blocks)
     return _half(blocks, 0) * scales, -(_half(blocks, 2) * least)
+
+
+def _k_levels(blocks: torch.Tensor) -> torch.Tensor:
+    """See `Integers.levels`."""
+    return torch.cat((blocks[:, :4], *_six_bits(blocks)), dim=1)
+
+
+def _q6_levels(blocks: torch.Tensor) -> torch.Tensor:
+    return torch.cat((blocks[:, 208:210], blocks[:, 192:208]), dim=1)
 
 
 def _quarters(data: torch.Tensor) -> torch.Tensor:
@@ -218,6 +238,11 @@ _READERS: Final[dict[str, Callable[[torch.Tensor], Codes]]] = {
     "Q6_K": _q6_k,
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
+}
+_LEVELS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "Q4_K": _k_levels,
+    "Q5_K": _k_levels,
+    "Q6_K": _q6_levels,
 }
 _BLOCK_BYTES: Final = {
     "Q4_0": 18,

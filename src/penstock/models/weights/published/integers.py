@@ -25,6 +25,9 @@ class Integers:
     a scale. `scales` are (rows, groups) of a float type, exact; `zeros` (rows, groups) integers,
     or `offsets` (rows, groups) float32, one of the two. With `order` the codes' column `i` is
     the matrix's column `order[i]`: of an act-order checkpoint, which groups columns by weight.
+    `levels` of GGUF's Q4_K, Q5_K and Q6_K, (rows, superblocks, bytes) uint8, have the same scales as
+    they are stored by 256 columns: d, of the first two m, both in fp16; then eight whole numbers
+    each, with which these are multiplied by group (of Q6_K sixteen, signed).
     """
 
     codes: torch.Tensor
@@ -34,6 +37,7 @@ class Integers:
     zeros: torch.Tensor | None = None
     offsets: torch.Tensor | None = None
     order: torch.Tensor | None = None
+    levels: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,19 +69,10 @@ class Integers:
 
     def rows(self, first: int, count: int) -> Integers:
         """Some rows of it."""
-        part = slice(first, first + count)
-        return Integers(
-            self.codes[part],
-            self.bits,
-            self.group,
-            self.scales[part],
-            None if self.zeros is None else self.zeros[part],
-            None if self.offsets is None else self.offsets[part],
-            self.order,
-        )
+        return self.taken(slice(first, first + count))
 
-    def taken(self, rows: torch.Tensor) -> Integers:
-        """Its rows in another order."""
+    def taken(self, rows: torch.Tensor | slice) -> Integers:
+        """Some of its rows, or all in another order."""
         return Integers(
             self.codes[rows],
             self.bits,
@@ -86,6 +81,7 @@ class Integers:
             None if self.zeros is None else self.zeros[rows],
             None if self.offsets is None else self.offsets[rows],
             self.order,
+            None if self.levels is None else self.levels[rows],
         )
 
 

@@ -1,20 +1,17 @@
 /* A LoRA adapter: low-rank products that some sequences of a step add to the model's own. */
 #pragma once
 
+#include <memory>
 #include <stddef.h>
 #include <vector>
 
+#include "buffer.h"
+#include "kernels.h"
 #include "penstock_native.h"
 
 namespace penstock {
 
 struct Model;
-
-/* One pair of small matrices: their product is added to some rows of a matrix's outputs. */
-struct LowRank {
-    pn_low_rank of = {};
-    int first_small = 0; /* its place among the small results of all pairs of its matrix */
-};
 
 struct Adapter {
     explicit Adapter(int layers_) : layers(layers_), pairs(size_t(layers_) * PN_MATRICES) {}
@@ -23,25 +20,34 @@ struct Adapter {
         return pairs[size_t(layer) * PN_MATRICES + size_t(which)];
     }
 
+    /* Whether a pair of it changes some of these outputs of a matrix. */
+    bool changes(int which, int layer, const pn_packing &matrix, int first, int outputs) const;
+
+    /* Pack a pair of a matrix and keep it. Throws std::bad_alloc. */
+    void append(int which, int layer, const pn_packing &matrix, const pn_low_rank &pair);
+
     int layers;
     std::vector<std::vector<LowRank>> pairs; /* by layer and matrix; the head's are layer 0's */
-    int64_t small = 0;                       /* most results of one matrix's small products */
+    int small = 0;                           /* most results of one matrix's small products */
     int rank = 0;                            /* the highest */
     int most_pairs = 0;                      /* of one matrix */
+
+  private:
+    std::vector<std::unique_ptr<Buffer<uint8_t>>> ups_;
 };
 
-/* Neighbouring rows of a product whose sequences use one adapter. */
+/* Rows of a product whose sequences use one adapter, MOST_RUN at most. */
 struct AdapterRun {
     const Adapter *adapter;
-    int first; /* row */
-    int rows;
-    int token; /* of the first row; the others' follow it */
+    int first; /* in `AdapterRows` */
+    int count;
 };
 
 /* Which rows of a step use which adapter: of all tokens, or of those whose logits are wanted. */
 struct AdapterRows {
     std::vector<AdapterRun> runs;
-    std::vector<char> uses; /* by row */
+    std::vector<int32_t> rows; /* rising within a run */
+    std::vector<int32_t> tokens;
 };
 
 /* The adapters of one step. */
@@ -52,7 +58,8 @@ struct StepAdapters {
 
     AdapterRows tokens;
     AdapterRows wanted;
-    int64_t small = 0;
+    std::vector<AddedRun> runs; /* room for those of the product at hand */
+    int small = 0;
     int rank = 0;
     int most_pairs = 0;
 };

@@ -38,25 +38,15 @@ PENSTOCK_EXPORT int32_t pn_adapter_add(pn_model *model, pn_adapter *adapter, int
     if (pair->element != PN_F32 && pair->element != PN_F16 && pair->element != PN_BF16)
         return fail(PN_BAD_ARGUMENT, "an adapter is PN_F32, PN_F16 or PN_BF16");
     if (pair->rank < 1 || pair->rank > PN_MOST_RANK || pair->columns != expected.columns ||
-        pair->first < 0 || pair->outputs < 1 || pair->outputs > expected.rows - pair->first ||
-        pair->stride < pair->outputs || pair->stride % 16 != 0)
+        pair->first < 0 || pair->outputs < 1 || pair->outputs > expected.rows - pair->first)
         return fail(PN_BAD_ARGUMENT, "an adapter's sizes are not the matrix's");
+    const int half = expected.rows / 2;
+    if (expected.layout == PN_PAIRED && pair->first < half && pair->first + pair->outputs > half)
+        return fail(PN_BAD_ARGUMENT, "a pair is of a paired matrix's gates, or of its ups");
+    if (adapter->adapter.changes(which, layer, expected, pair->first, pair->outputs))
+        return fail(PN_BAD_ARGUMENT, "two pairs of an adapter change the same outputs");
     try {
-        penstock::Adapter &own = adapter->adapter;
-        auto &pairs = own.pairs[size_t(layer) * PN_MATRICES + size_t(which)];
-        int small = 0;
-        for (const penstock::LowRank &other : pairs) {
-            small += other.of.rank;
-            if (pair->first < other.of.first + other.of.outputs &&
-                other.of.first < pair->first + pair->outputs)
-                return fail(PN_BAD_ARGUMENT, "two pairs of an adapter change the same outputs");
-        }
-        pairs.push_back({*pair, small});
-        const int64_t all = int64_t(small) + pair->rank;
-        own.small = all > own.small ? all : own.small;
-        own.rank = pair->rank > own.rank ? pair->rank : own.rank;
-        const int count = int(pairs.size());
-        own.most_pairs = count > own.most_pairs ? count : own.most_pairs;
+        adapter->adapter.append(which, layer, expected, *pair);
         return PN_OK;
     } catch (const std::bad_alloc &) {
         return fail(PN_NO_MEMORY, "no memory for an adapter");

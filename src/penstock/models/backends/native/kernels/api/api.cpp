@@ -34,7 +34,7 @@ PENSTOCK_EXPORT int64_t pn_packed_bytes(const pn_packing *packing) {
     if (const char *fault = fault_of(*packing))
         return -fail(PN_BAD_ARGUMENT, fault);
     const penstock::Matrix matrix = penstock::matrix_of(*packing);
-    return matrix.panels * matrix.panel_bytes;
+    return penstock::packed_bytes(matrix);
 }
 
 PENSTOCK_EXPORT int32_t pn_pack(const pn_packing *packing, const pn_part *parts,

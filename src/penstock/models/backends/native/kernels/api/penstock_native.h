@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 10
+#define PN_ABI 11
 
 /* Return codes. */
 enum {
@@ -70,7 +70,15 @@ enum {
      * or 128 need not divide columns. */
     PN_W16 = 7,
     PN_WB16 = 8,
-    PN_W32 = 9
+    PN_W32 = 9,
+    /* GGUF's Q4_K, Q5_K and Q6_K: codes without sign, of 4 bits as above, of 5 and 6 a byte each. Scales
+     * (rows, columns / 256) runs of bytes: of the first two, with groups of 32 columns, an fp16 d and an
+     * fp16 m, then 8 bytes s and 8 bytes t, one of each a group: d s * code - m t. Of the last, with
+     * groups of 16, an fp16 d, then 16 signed bytes s: d s * (code - 32). Group 32 (the activations'),
+     * columns whole 256s. */
+    PN_K4 = 10,
+    PN_K5 = 11,
+    PN_K6 = 12
 };
 
 /* How the parts of a fused matrix lie: one after another (q, k, v), or rows in turn (gate, up). */
@@ -340,6 +348,8 @@ typedef struct {
     int32_t rows;    /* of the whole matrix, all parts */
     int32_t columns;
     int32_t group;
+    int32_t tail_kind; /* of the last rows, where these are held as another of PN_K4 to PN_K6; else 0 */
+    int32_t tail_rows; /* STACKED; the rows before are whole panels of 32 */
 } pn_packing;
 
 typedef struct {
@@ -353,19 +363,17 @@ typedef struct pn_adapter pn_adapter;
 /* The highest rank of an adapter. */
 #define PN_MOST_RANK 512
 
-/* A LoRA pair: `scale` up^T (down x) is added to outputs `first` to `first` + `outputs` - 1 of a
- * matrix, x being its input; in fp32, with the same bits whatever else is in the step. Borrowed until
- * `pn_adapter_destroy`. */
+/* A LoRA pair: `scale` up (down x) is added to outputs `first` to `first` + `outputs` - 1 of a
+ * matrix, x being its input; in fp32, with the same bits whatever else is in the step. */
 typedef struct {
     int32_t rank;
     int32_t columns; /* the matrix's */
     int32_t first;   /* of a paired matrix gates come first, then ups */
-    int32_t outputs;
-    int32_t stride;  /* of `up`: `outputs` or more, a multiple of 16; zeros past the outputs */
+    int32_t outputs; /* of a paired matrix all gates, or all ups */
     int32_t element; /* of both: PN_F32, PN_F16 or PN_BF16 */
     float scale;
-    const void *down; /* (rank, columns) */
-    const void *up;   /* (rank, stride) */
+    const void *down; /* (rank, columns), borrowed until `pn_adapter_destroy` */
+    const void *up;   /* (outputs, rank) */
 } pn_low_rank;
 
 /* One step: N tokens of S sequences, one sequence after another. */

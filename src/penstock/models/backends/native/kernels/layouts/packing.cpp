@@ -88,8 +88,99 @@ void pack_row_plain(const Matrix &matrix, const uint8_t *values, Place place, ui
         memcpy(to + column * PANEL * size, values + column * size, size_t(size));
 }
 
+/* Bytes of 256 columns of a panel; and of a row's scales for them. */
+int64_t superblock_bytes(int kind) {
+    if (kind == PN_K4)
+        return 2 * 64 + SUPERBLOCK_GROUPS * (64 + 8 * 64);
+    if (kind == PN_K5)
+        return 2 * 64 + SUPERBLOCK_GROUPS * (64 + 10 * 64);
+    return 64 + SUPERBLOCK_GROUPS * (64 + 12 * 64);
+}
+int64_t level_bytes(int kind) { return kind == PN_K6 ? 18 : 20; }
+
+/* A code of column `at` of a group to its place among the group's lines. */
+void place_code(int kind, int code, int at, Place place, uint8_t *lines) {
+    const int byte = place.lane * QUADRUPLE + at % QUADRUPLE;
+    const int quadruple = at / QUADRUPLE;
+    const int nibble = (code & 15) << (place.half * 4);
+    if (kind == PN_K4) {
+        lines[quadruple * 64 + byte] |= uint8_t(nibble);
+        return;
+    }
+    const int each = kind == PN_K5 ? 4 : 2; /* quadruples that share a line of higher bits */
+    const int width = kind == PN_K5 ? 1 : 2;
+    uint8_t *own = lines + quadruple / each * (each + 1) * 64;
+    own[byte] |= uint8_t((code >> 4) << (width * (2 * (quadruple % each) + place.half)));
+    own[(1 + quadruple % each) * 64 + byte] |= uint8_t(nibble);
+}
+
+void pack_row_nested(int kind, int columns, const uint8_t *values, const uint8_t *levels,
+                     Place place, uint8_t *to) {
+    const int output = place.half * HALF_PANEL + place.lane;
+    const int64_t group_bytes =
+        (superblock_bytes(kind) - (kind == PN_K6 ? 64 : 128)) / SUPERBLOCK_GROUPS;
+    for (int column = 0; column < columns; levels += level_bytes(kind)) {
+        memcpy(to + 2 * output, levels, 2);
+        if (kind != PN_K6)
+            memcpy(to + 64 + 2 * output, levels + 2, 2);
+        to += kind == PN_K6 ? 64 : 128;
+        for (int group = 0; group < SUPERBLOCK_GROUPS; group++, to += group_bytes) {
+            to[output] = kind == PN_K6 ? levels[2 + 2 * group] : levels[4 + group];
+            to[PANEL + output] = kind == PN_K6 ? levels[3 + 2 * group] : levels[12 + group];
+            for (int at = 0; at < SUPERBLOCK / SUPERBLOCK_GROUPS; at++, column++) {
+                const int code =
+                    kind == PN_K4 ? values[column / 2] >> (column % 2 * 4) & 15 : values[column];
+                place_code(kind, code, at, place, to + 64);
+            }
+        }
+    }
+}
+
+/* Where a row of a matrix with a tail, or without one, begins: its panel, and of which kind it is. */
+struct Home {
+    uint8_t *panel;
+    int kind;
+};
+
+Home home_of(const Matrix &matrix, int panel, uint8_t *packed) {
+    if (matrix.tail_panel == 0 || panel < matrix.tail_panel)
+        return {packed + panel * matrix.panel_bytes, matrix.kind};
+    return {packed + matrix.tail_panel * matrix.panel_bytes +
+                (panel - matrix.tail_panel) * matrix.tail_bytes,
+            matrix.tail_kind};
+}
+
+void pack_part_nested(const pn_packing &packing, const Matrix &matrix, const pn_part &part,
+                      int number, int before, uint8_t *packed) {
+    const uint8_t *values = static_cast<const uint8_t *>(part.values);
+    const uint8_t *levels = static_cast<const uint8_t *>(part.scales);
+    for (int row = 0; row < part.rows; row++) {
+        const Place place = place_of(packing, number, before + row);
+        const Home home = home_of(matrix, place.panel, packed);
+        pack_row_nested(home.kind, matrix.columns, values, levels, place, home.panel);
+        values += home.kind == PN_K4 ? matrix.columns / 2 : matrix.columns;
+        levels += matrix.columns / SUPERBLOCK * level_bytes(home.kind);
+    }
+}
+
+const char *fault_of_tail(const pn_packing &packing) {
+    if (packing.tail_kind == 0 && packing.tail_rows == 0)
+        return nullptr;
+    const int before = packing.rows - packing.tail_rows;
+    if (!is_nested(packing.kind) || !is_nested(packing.tail_kind) ||
+        packing.tail_kind > PN_K6 || packing.layout != PN_STACKED)
+        return "a tail is of PN_K4 to PN_K6, as the rows before it, which are stacked";
+    if (packing.tail_rows < 1 || before < PANEL || before % PANEL != 0)
+        return "a tail's rows begin behind whole panels";
+    return nullptr;
+}
+
 const char *fault_of_group(const pn_packing &packing) {
     const int group = packing.group;
+    if (is_nested(packing.kind))
+        return group == 32 && packing.columns % SUPERBLOCK == 0
+                   ? nullptr
+                   : "of PN_K4 to PN_K6 the group is 32, and columns are whole 256s";
     if (group != 32 && group != 64 && group != 128 && !(group == 16 && is_affine(packing.kind)))
         return "a packing's group is 32, 64 or 128, or 16 of codes with offsets";
     if (packing.kind != PN_I8 && !is_plain(packing.kind) && packing.columns % group != 0)
@@ -100,8 +191,8 @@ const char *fault_of_group(const pn_packing &packing) {
 } // namespace
 
 const char *fault_of(const pn_packing &packing) {
-    if (packing.kind < PN_I4 || packing.kind > PN_W32)
-        return "a packing's kind is PN_I4 to PN_W32";
+    if (packing.kind < PN_I4 || packing.kind > PN_K6)
+        return "a packing's kind is PN_I4 to PN_K6";
     if (packing.layout != PN_STACKED && packing.layout != PN_PAIRED)
         return "a packing's layout is PN_STACKED or PN_PAIRED";
     if (packing.rows < 1 || packing.columns < 1 || packing.columns > 1 << 24)
@@ -110,7 +201,12 @@ const char *fault_of(const pn_packing &packing) {
         return fault;
     if (packing.layout == PN_PAIRED && packing.rows % 2 != 0)
         return "a paired matrix has an even number of rows";
-    return nullptr;
+    return fault_of_tail(packing);
+}
+
+int64_t packed_bytes(const Matrix &matrix) {
+    const int tails = matrix.tail_panel > 0 ? matrix.panels - matrix.tail_panel : 0;
+    return (matrix.panels - tails) * matrix.panel_bytes + tails * matrix.tail_bytes;
 }
 
 Matrix matrix_of(const pn_packing &packing) {
@@ -127,7 +223,9 @@ Matrix matrix_of(const pn_packing &packing) {
     const int each = packing.layout == PN_PAIRED ? HALF_PANEL : PANEL;
     matrix.panels = (outputs + each - 1) / each;
     const int64_t quadruples = packing.group / QUADRUPLE;
-    if (is_plain(packing.kind))
+    if (is_nested(packing.kind))
+        matrix.panel_bytes = packing.columns / SUPERBLOCK * superblock_bytes(packing.kind);
+    else if (is_plain(packing.kind))
         matrix.panel_bytes =
             int64_t(matrix.groups) * packing.group * PANEL * weight_bytes(packing.kind);
     else if (is_affine(packing.kind))
@@ -136,11 +234,24 @@ Matrix matrix_of(const pn_packing &packing) {
         matrix.panel_bytes = matrix.groups * (2 * PANEL + quadruples * 64);
     else
         matrix.panel_bytes = 4 * PANEL + matrix.groups * quadruples * 128;
+    if (packing.tail_rows > 0) {
+        matrix.tail_panel = (packing.rows - packing.tail_rows) / PANEL;
+        matrix.tail_kind = packing.tail_kind;
+        matrix.tail_bytes = packing.columns / SUPERBLOCK * superblock_bytes(packing.tail_kind);
+    }
     return matrix;
 }
 
 void pack(const pn_packing &packing, const pn_part *parts, int part_count, uint8_t *packed) {
     const Matrix matrix = matrix_of(packing);
+    if (is_nested(packing.kind)) {
+        memset(packed, 0, size_t(packed_bytes(matrix)));
+        for (int part = 0, before = 0; part < part_count; part++) {
+            pack_part_nested(packing, matrix, parts[part], part, before, packed);
+            before += packing.layout == PN_STACKED ? parts[part].rows : 0;
+        }
+        return;
+    }
     const bool small = packing.kind == PN_I4;
     for (int panel = 0; panel < matrix.panels; panel++) {
         uint8_t *at = packed + panel * matrix.panel_bytes;

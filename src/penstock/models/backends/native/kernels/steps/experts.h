@@ -38,7 +38,7 @@ const float **vector_place(Experts &experts, int which, int hidden, int *size);
 
 inline Matrix of_expert(const Matrix &first, int expert) {
     Matrix own = first;
-    own.packed += int64_t(expert) * first.panels * first.panel_bytes;
+    own.packed += int64_t(expert) * packed_bytes(first);
     return own;
 }
 
@@ -55,14 +55,14 @@ struct QuantisedRoom {
     void need(int64_t rows, const Matrix &matrix) {
         values.need(rows * padded_columns(matrix) * input_bytes(matrix) + 64);
         scales.need(rows * matrix.groups);
-        corrections.need(rows * matrix.groups);
+        corrections.need(rows * matrix.groups * corrections_a_group(offset_of(matrix)));
     }
 
     /* The rows from `row` on. */
     Quantised of(const Matrix &matrix, int64_t row = 0) const {
         return {values.get() + row * padded_columns(matrix) * input_bytes(matrix),
                 scales.get() + row * matrix.groups,
-                corrections.get() + row * matrix.groups,
+                corrections.get() + row * matrix.groups * corrections_a_group(offset_of(matrix)),
                 padded_columns(matrix),
                 matrix.group,
                 matrix.groups,

@@ -133,8 +133,9 @@ template <typename Crew> class Mixture {
         const int64_t bytes = inputs_.stride * input_bytes(experts_.gate_up);
         memcpy(to.values, inputs_.values + row * bytes, size_t(bytes));
         memcpy(to.scales, inputs_.scales + from, size_t(inputs_.groups) * sizeof(float));
-        memcpy(to.corrections, inputs_.corrections + from,
-               size_t(inputs_.groups) * sizeof(int32_t));
+        const int each = corrections_a_group(inputs_.offset);
+        memcpy(to.corrections, inputs_.corrections + from * each,
+               size_t(inputs_.groups * each) * sizeof(int32_t));
     }
 
     void gate_up_of(int expert, int panel, int panel_end) {

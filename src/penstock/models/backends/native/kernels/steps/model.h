@@ -149,7 +149,6 @@ struct Model {
     Buffer<int32_t> corrections;
     Buffer<float> plain; /* rows that adapters take in: what a product's input was quantised from */
     Buffer<float> small; /* results of their first products */
-    Buffer<float> added; /* what they add to a product's outputs */
     ExpertRoom experts;
 
     int input_values() const { return shape.layers * traits.layer_inputs; }

@@ -88,7 +88,7 @@ void Step::make_room() {
     model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
     model_.quantised.need(rows * columns + 64);
     model_.scales.need(rows * groups);
-    model_.corrections.need(rows * groups);
+    model_.corrections.need(rows * groups * 2); /* two a group at most */
 }
 
 } // namespace penstock

@@ -12,10 +12,13 @@ namespace penstock {
 /* A panel is what a product computes at once: 32 outputs, along all columns. */
 constexpr int PANEL = 32;
 constexpr int HALF_PANEL = 16;
+constexpr int SUPERBLOCK_GROUPS = 8; /* of PN_K4 to PN_K6 */
 constexpr int QUADRUPLE = 4; /* columns that one 32-bit lane holds */
 constexpr int OFFSET_I4 = 8; /* stored values are unsigned: what was added to make them so */
 constexpr int OFFSET_I8 = 128;
+constexpr int OFFSET_K6 = 32;
 constexpr int OFFSET_PLAIN = -2; /* of a product whose inputs are fp32: they are not quantised */
+constexpr int OFFSET_NESTED = -3; /* of PN_K4 to PN_K6 */
 constexpr int OFFSET_AFFINE = -1; /* of codes with offsets of their own: a correction is a plain sum */
 
 /* Rows of a product that are computed with a panel before the next. */
@@ -37,11 +40,15 @@ struct Matrix {
     int panels = 0;
     int64_t panel_bytes = 0;
     const int32_t *order = nullptr; /* (columns): which of the input's columns each one is; or null */
+    int tail_panel = 0; /* the first one of rows that are held as another kind; 0: there are none */
+    int tail_kind = 0;
+    int64_t tail_bytes = 0; /* of one of these panels */
 };
 
 /* Rows of a product's input. Row r: `values` + r `stride` (int8, zeros past the columns; with
- * OFFSET_PLAIN fp32), `scales` and `corrections` + r `groups`. A correction is -offset times the sum of a group's values: what
- * the weights' offset has added to its dot product. */
+ * OFFSET_PLAIN fp32), `scales` and `corrections` + r `groups`. A correction is -offset times the sum
+ * of a group's values: what the weights' offset has added to its dot product. With OFFSET_NESTED there
+ * are two a group, each -OFFSET_K6 times the sum of a half. */
 struct Quantised {
     int8_t *values;
     float *scales;
@@ -54,6 +61,8 @@ struct Quantised {
 
     float *floats() const { return reinterpret_cast<float *>(values); }
 };
+
+constexpr int corrections_a_group(int offset) { return offset == OFFSET_NESTED ? 2 : 1; }
 
 enum class Outlet {
     store,    /* out = product + bias */
@@ -78,16 +87,37 @@ struct Gate {
     float scale = 1.0F; /* of a gate, before all else */
 };
 
-/* What adapters add to a product's outputs: to those of input row r `values` + r `stride`, as many as
- * the matrix has rows (of a paired one the gates', then the ups'), where `rows`[r] is not 0. */
-struct Added {
-    const float *values = nullptr; /* null: nothing */
-    int64_t stride = 0;
-    const char *rows = nullptr;
+/* One pair of an adapter's small matrices: up (down x) is added to some outputs of a matrix. */
+struct LowRank {
+    int rank;
+    int element;      /* of both */
+    int columns;      /* of `down` */
+    float scale;      /* of down x */
+    const void *down; /* (rank, columns) */
+    const void *up;   /* (blocks, rank, 16): by sixteen outputs, zeros where it adds nothing */
+    int first;        /* output; of a paired matrix ups begin behind whole panels of gates */
+    int outputs;
+    int first_block; /* of sixteen outputs */
+    int blocks;
+    int first_small; /* its place among the small results of all pairs of its matrix */
+};
 
-    const float *of(int row) const {
-        return values == nullptr || !rows[row] ? nullptr : values + row * stride;
-    }
+/* Rows that one adapter changes, rising: MOST_RUN at most. */
+struct AddedRun {
+    const int32_t *rows;
+    int rows_count;
+    const LowRank *pairs; /* of the matrix at hand */
+    int pairs_count;
+};
+
+constexpr int MOST_RUN = 32;
+
+/* What adapters add to a product's outputs; row r's small results are `small` + r `stride`. */
+struct Added {
+    const AddedRun *runs = nullptr;
+    int runs_count = 0;
+    const float *small = nullptr;
+    int64_t stride = 0;
 };
 
 struct Product {
@@ -102,7 +132,7 @@ struct Product {
     float cap = 0.0F;   /* c: then outputs become c tanh(output / c); 0: they do not */
     const int32_t *rows = nullptr;  /* where an input row's outputs go; null: its own number */
     const float *weights = nullptr; /* of input rows: outputs, their bias included, times it */
-    Added added = {};               /* as a bias of each row's own */
+    Added added = {}; /* before the bias */
 };
 
 /* Products of rows with a small matrix that stays as it is stored, such as a router's. */
@@ -115,19 +145,9 @@ struct Scores {
     const float *bias; /* (outputs), or null */
     float *out;
     int64_t out_stride;
-};
-
-/* From an adapter's small results, (rows, rank), to outputs; see `pn_low_rank`. */
-struct Widening {
-    const float *small;
-    int64_t small_stride;
-    int rank;
-    float scale;
-    const void *weights; /* (rank, stride) elements */
-    int64_t stride;
-    int element;
-    float *out;
-    int64_t out_stride;
+    float scale = 1.0F;            /* of what goes out */
+    const int32_t *from = nullptr; /* where each row lies; null: at its own number */
+    const int32_t *to = nullptr;   /* where its outputs go */
 };
 
 constexpr int MAX_GROUPS = 64;
@@ -392,8 +412,6 @@ struct Kernels {
     void (*give_out)(const Outcome &outcome);
     /* x *= by, or 1 / (1 + e^-by); `size` is a multiple of 16. */
     void (*multiply)(float *x, const float *by, int size, bool switches);
-    /* Outputs [output, output_end) of the first `rows` rows; `output` is a multiple of 16. */
-    void (*widen_low_rank)(const Widening &widening, int rows, int output, int output_end);
 };
 
 constexpr int64_t PEAK_PRODUCTS = 1536;

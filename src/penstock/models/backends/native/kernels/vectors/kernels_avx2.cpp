@@ -4,7 +4,6 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
-#include "low_rank.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -35,7 +34,6 @@ const Kernels KERNELS_AVX2 = {
     avx2::recur,
     avx2::give_out,
     avx2::multiply,
-    avx2::widen_low_rank,
 };
 
 } // namespace penstock

@@ -4,7 +4,6 @@
 #include "vector_avx512.h"
 
 #include "attention.inl.h"
-#include "low_rank.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -35,7 +34,6 @@ const Kernels KERNELS_AVX512 = {
     avx512::recur,
     avx512::give_out,
     avx512::multiply,
-    avx512::widen_low_rank,
 };
 
 } // namespace penstock

@@ -4,7 +4,6 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
-#include "low_rank.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -35,7 +34,6 @@ const Kernels KERNELS_AVX_VNNI = {
     avx_vnni::recur,
     avx_vnni::give_out,
     avx_vnni::multiply,
-    avx_vnni::widen_low_rank,
 };
 
 } // namespace penstock

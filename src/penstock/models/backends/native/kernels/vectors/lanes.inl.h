@@ -10,17 +10,6 @@ namespace PENSTOCK_VARIANT {
 constexpr int WIDE = 16;
 constexpr int PER_WIDE = WIDE / LANES;
 
-/* The sum of sixteen lanes, halves upon halves. */
-inline float sum_wide(const Floats *lanes) {
-    float all[WIDE];
-    for (int part = 0; part < PER_WIDE; part++)
-        store(all + part * LANES, lanes[part]);
-    for (int half = WIDE / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; lane++)
-            all[lane] += all[lane + half];
-    return all[0];
-}
-
 /* e to the x, for x from -87 to 88, within some 2e-7 of itself. */
 inline Floats exponential(Floats x) {
     const Floats whole = rounded(mul(x, spread(1.44269504F)));

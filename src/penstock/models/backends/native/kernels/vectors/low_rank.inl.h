@@ -1,4 +1,4 @@
-/* The second half of an adapter's product: from its few small results to a matrix's outputs. */
+/* The second half of an adapter's product: from its few small results to a panel's outputs. */
 #pragma once
 
 #include "elements.inl.h"
@@ -7,51 +7,89 @@
 namespace penstock {
 namespace PENSTOCK_VARIANT {
 
-/* Outputs that are computed side by side, in registers. */
-constexpr int WIDENED = 4 * LANES > 2 * WIDE ? 4 * LANES : 2 * WIDE;
+/* Rows that share what is read of a block. */
+constexpr int WIDENED_ROWS = 4;
 
-/* COUNT outputs of one row: each is one chain of sums by rank, whatever is computed beside it. */
-template <int COUNT, typename Element>
-inline void widen_some(const Widening &of, const float *small, int output, float *out) {
-    constexpr int VECTORS = COUNT / LANES;
-    const Element *weights = static_cast<const Element *>(of.weights) + output;
-    Floats sums[VECTORS];
-    for (int part = 0; part < VECTORS; part++)
-        sums[part] = zero();
-    for (int at = 0; at < of.rank; at++) {
-        const Floats one = spread(small[at] * of.scale);
-        const Element *own = weights + at * of.stride;
-#pragma GCC unroll 8
-        for (int part = 0; part < VECTORS; part++)
-            sums[part] = fma(one, load(own + part * LANES), sums[part]);
+/* Sixteen outputs of ROWS rows: each is one chain of sums by rank, whatever is computed beside it. */
+template <int ROWS, typename Element>
+inline void widen_block(const Element *block, int rank, int64_t ahead, const float *const *small,
+                        float *const *sums) {
+    Floats added[ROWS][PER_WIDE];
+    for (int r = 0; r < ROWS; r++)
+        for (int part = 0; part < PER_WIDE; part++)
+            added[r][part] = zero();
+    for (int at = 0; at < rank; at++) {
+        __builtin_prefetch(block + ahead + at * WIDE, 0, 2); /* the next panel's */
+#pragma GCC unroll 2
+        for (int part = 0; part < PER_WIDE; part++) {
+            const Floats weights = load(block + at * WIDE + part * LANES);
+#pragma GCC unroll 4
+            for (int r = 0; r < ROWS; r++)
+                added[r][part] = fma(spread(small[r][at]), weights, added[r][part]);
+        }
     }
-    for (int part = 0; part < VECTORS; part++)
-        store(out + part * LANES, sums[part]);
-}
-
-template <typename Element>
-inline void widen_rows(const Widening &of, int rows, int output, int output_end) {
-    int at = output;
-    for (; at + WIDENED <= output_end; at += WIDENED)
-        for (int row = 0; row < rows; row++)
-            widen_some<WIDENED, Element>(of, of.small + row * of.small_stride, at,
-                                         of.out + row * of.out_stride + at);
-    for (; at < output_end; at += WIDE)
-        for (int row = 0; row < rows; row++) {
-            float some[WIDE];
-            widen_some<WIDE, Element>(of, of.small + row * of.small_stride, at, some);
-            float *out = of.out + row * of.out_stride + at;
-            for (int lane = 0; lane < WIDE && at + lane < output_end; lane++)
-                out[lane] = some[lane];
+    for (int r = 0; r < ROWS; r++)
+        for (int part = 0; part < PER_WIDE; part++) {
+            float *own = sums[r] + part * LANES;
+            store(own, add(load(own), added[r][part]));
         }
 }
 
-void widen_low_rank(const Widening &of, int rows, int output, int output_end) {
-    if (of.element == PN_F32)
-        return widen_rows<float>(of, rows, output, output_end);
-    if (of.element == PN_F16)
-        return widen_rows<Half>(of, rows, output, output_end);
-    widen_rows<Brain>(of, rows, output, output_end);
+template <typename Element>
+inline void widen_rows(const LowRank &pair, int block, int64_t ahead, int rows,
+                       const float *const *small, float *const *sums) {
+    const int64_t size = int64_t(pair.rank) * WIDE;
+    const Element *own = static_cast<const Element *>(pair.up) + block * size;
+    for (; rows >= WIDENED_ROWS; rows -= WIDENED_ROWS, small += WIDENED_ROWS, sums += WIDENED_ROWS)
+        widen_block<WIDENED_ROWS>(own, pair.rank, ahead * size, small, sums);
+    for (; rows >= 2; rows -= 2, small += 2, sums += 2)
+        widen_block<2>(own, pair.rank, ahead * size, small, sums);
+    if (rows > 0)
+        widen_block<1>(own, pair.rank, ahead * size, small, sums);
+}
+
+/* What a pair adds to sixteen outputs of some rows; `block` is their number in the whole matrix. */
+inline void widen_pair(const LowRank &pair, int block, int64_t ahead, int rows,
+                       const float *const *small, float *const *sums) {
+    block -= pair.first_block;
+    if (block < 0 || block >= pair.blocks)
+        return;
+    const float *own[MOST_RUN];
+    for (int row = 0; row < rows; row++)
+        own[row] = small[row] + pair.first_small;
+    if (pair.element == PN_F32)
+        return widen_rows<float>(pair, block, ahead, rows, own, sums);
+    if (pair.element == PN_F16)
+        return widen_rows<Half>(pair, block, ahead, rows, own, sums);
+    widen_rows<Brain>(pair, block, ahead, rows, own, sums);
+}
+
+/* What adapters add to a panel's outputs of rows [first, first + count). */
+inline void add_low_rank(const Product &product, int panel, int first, int count, float *sums) {
+    const Added &added = product.added;
+    const bool paired = product.matrix->layout == PN_PAIRED;
+    const int low = paired ? panel : 2 * panel;
+    const int high = paired ? product.matrix->panels + panel : low + 1;
+    for (int at = 0; at < added.runs_count; at++) {
+        const AddedRun &run = added.runs[at];
+        const float *small[MOST_RUN];
+        float *lows[MOST_RUN];
+        float *highs[MOST_RUN];
+        int rows = 0;
+        for (int of = 0; of < run.rows_count; of++) {
+            const int row = run.rows[of];
+            if (row < first || row >= first + count)
+                continue;
+            small[rows] = added.small + row * added.stride;
+            lows[rows] = sums + (row - first) * PANEL;
+            highs[rows] = lows[rows] + HALF_PANEL;
+            rows++;
+        }
+        for (int pair = 0; rows > 0 && pair < run.pairs_count; pair++) {
+            widen_pair(run.pairs[pair], low, paired ? 1 : 2, rows, small, lows);
+            widen_pair(run.pairs[pair], high, paired ? 1 : 2, rows, small, highs);
+        }
+    }
 }
 
 } // namespace PENSTOCK_VARIANT

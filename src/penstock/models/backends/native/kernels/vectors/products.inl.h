@@ -1,154 +1,12 @@
 /* Products of quantised rows with packed matrices. packing.h has the bytes of a panel. */
 #pragma once
 
-#include "elements.inl.h"
-#include "penstock_native.h"
+#include "low_rank.inl.h"
+#include "nested.inl.h"
+#include "tiles.inl.h"
 
 namespace penstock {
 namespace PENSTOCK_VARIANT {
-
-constexpr int LINE = 64; /* bytes of a quadruple's nibbles for a panel */
-
-/* What a tile asks memory for while it computes: the panel's own bytes some way ahead where it is
- * the panel's only tile; else, each tile a part, the panel that comes next. `step` bytes of that are
- * due for each line that is computed with. */
-struct Ahead {
-    const uint8_t *at;
-    int step;
-};
-
-/* Bytes: what memory delivers in the time that a read takes. */
-constexpr int DISTANCE = 2048;
-
-inline Ahead ahead_of(const uint8_t *panel, int64_t panel_bytes, int tile, int tiles) {
-    if (tiles == 1)
-        return {panel + DISTANCE, LINE};
-    return {panel + panel_bytes + panel_bytes * tile / tiles, LINE / tiles};
-}
-
-inline Integers quadruple(const int8_t *values) {
-    int32_t four;
-    __builtin_memcpy(&four, values, sizeof four);
-    return spread_integer(four);
-}
-
-/* What a group's codes mean: a weight is scale * code + offset. */
-struct Affine {
-    Floats low;
-    Floats high;
-    Floats low_offset;
-    Floats high_offset;
-};
-
-/* Of a group's header: fp32 scales and offsets where it is WIDE, else fp16 scales and zeros. */
-template <bool WIDE> inline Affine affine_of(const uint8_t *header, int part) {
-    if (WIDE) {
-        const float *scales = reinterpret_cast<const float *>(header) + part * LANES;
-        const float *offsets = scales + PANEL;
-        return {load(scales), load(scales + HALF_PANEL), load(offsets), load(offsets + HALF_PANEL)};
-    }
-    const uint16_t *scales = reinterpret_cast<const uint16_t *>(header) + part * LANES;
-    const uint16_t *zeros = scales + PANEL;
-    const Floats low = load_half(scales);
-    const Floats high = load_half(scales + HALF_PANEL);
-    return {low, high, sub(zero(), mul(low, load_half(zeros))),
-            sub(zero(), mul(high, load_half(zeros + HALF_PANEL)))};
-}
-
-/* ROWS rows of a product's input with LANES outputs of each half of a panel: their sums, fp32 over
- * groups and integer within the group at hand. SMALL: weights are below 16. */
-template <int ROWS, bool SMALL> struct Tile {
-    const int8_t *values; /* the first row's, from the group at hand on */
-    const float *scales;
-    const int32_t *corrections;
-    const int64_t stride;
-    const int group;
-    const int groups;
-    Floats low[ROWS];
-    Floats high[ROWS];
-    Integers low_sum[ROWS];
-    Integers high_sum[ROWS];
-
-    Tile(const Quantised &input, int row, int first_group)
-        : values(input.values + row * input.stride + int64_t(first_group) * input.group),
-          scales(input.scales + int64_t(row) * input.groups + first_group),
-          corrections(input.corrections + int64_t(row) * input.groups + first_group),
-          stride(input.stride), group(input.group), groups(input.groups) {}
-
-    void take(const float *sums) {
-        for (int r = 0; r < ROWS; r++) {
-            low[r] = load(sums + r * PANEL);
-            high[r] = load(sums + r * PANEL + HALF_PANEL);
-        }
-    }
-    void give(float *sums) const {
-        for (int r = 0; r < ROWS; r++) {
-            store(sums + r * PANEL, low[r]);
-            store(sums + r * PANEL + HALF_PANEL, high[r]);
-        }
-    }
-    void begin() {
-        for (int r = 0; r < ROWS; r++)
-            low_sum[r] = high_sum[r] = spread_integer(corrections[r * groups]);
-    }
-    void dots(Integers lows, Integers highs, int at) {
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const Integers four = quadruple(values + r * stride + at * QUADRUPLE);
-            low_sum[r] = SMALL ? dot_small(low_sum[r], lows, four) : dot(low_sum[r], lows, four);
-            high_sum[r] =
-                SMALL ? dot_small(high_sum[r], highs, four) : dot(high_sum[r], highs, four);
-        }
-    }
-    /* The group is done: its weights' scales, where it has some, and on to the next. */
-    void end(Floats low_scale, Floats high_scale) {
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const Floats scale = spread(scales[r * groups]);
-            low[r] = fma(mul(low_scale, scale), to_floats(low_sum[r]), low[r]);
-            high[r] = fma(mul(high_scale, scale), to_floats(high_sum[r]), high[r]);
-        }
-        next();
-    }
-    void end() {
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const Floats scale = spread(scales[r * groups]);
-            low[r] = fma(scale, to_floats(low_sum[r]), low[r]);
-            high[r] = fma(scale, to_floats(high_sum[r]), high[r]);
-        }
-        next();
-    }
-    void begin_plain() {
-        for (int r = 0; r < ROWS; r++)
-            low_sum[r] = high_sum[r] = none();
-    }
-    /* The same for codes with offsets: corrections are the sums of a group's activations. */
-    void end(const Affine &own) {
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const Floats scale = spread(scales[r * groups]);
-            const Floats sum = mul(scale, spread(float(corrections[r * groups])));
-            low[r] = fma(own.low_offset, sum, low[r]);
-            high[r] = fma(own.high_offset, sum, high[r]);
-            low[r] = fma(mul(own.low, scale), to_floats(low_sum[r]), low[r]);
-            high[r] = fma(mul(own.high, scale), to_floats(high_sum[r]), high[r]);
-        }
-        next();
-    }
-    void next() {
-        values += group;
-        scales++;
-        corrections++;
-    }
-};
-
-/* Some groups of a panel, from their first byte on. */
-struct Weights {
-    const uint8_t *bytes;
-    int first_group;
-    int groups;
-};
 
 template <int ROWS>
 inline void tile_i4(const Weights &weights, const Quantised &input, int row, int part, Ahead ahead,
@@ -364,23 +222,13 @@ inline void let_bent_out(const Product &product, int start, int count, float wei
         out[at] = sums[at];
 }
 
-/* What adapters add to a panel's outputs of one row. */
-inline void let_added_in(const Product &product, int panel, const float *added, float *sums) {
-    const int rows = product.matrix->rows;
-    if (product.outlet != Outlet::gated) {
-        const int start = panel * PANEL;
-        const int count = rows - start < PANEL ? rows - start : PANEL;
-        for (int at = 0; at < count; at++)
-            sums[at] += added[start + at];
-        return;
-    }
-    const int start = panel * HALF_PANEL;
-    const int rest = rows / 2 - start;
-    const int count = rest < HALF_PANEL ? rest : HALF_PANEL;
-    for (int at = 0; at < count; at++) {
-        sums[at] += added[start + at];
-        sums[HALF_PANEL + at] += added[rows / 2 + start + at];
-    }
+/* By the scales of a matrix that has one for each output. */
+inline void scale_outputs(const Matrix &matrix, int panel, int count, float *sums) {
+    const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
+    const float *scales = reinterpret_cast<const float *>(packed);
+    for (int row = 0; row < count; row++, sums += PANEL)
+        for (int at = 0; at < PANEL; at++)
+            sums[at] *= scales[at];
 }
 
 inline void let_out(const Product &product, int panel, int row, float *sums) {
@@ -388,14 +236,6 @@ inline void let_out(const Product &product, int panel, int row, float *sums) {
     const int64_t to = product.rows == nullptr ? row : product.rows[row];
     const float weight = product.weights == nullptr ? product.scale : product.weights[row];
     float *out = product.out + to * product.out_stride;
-    if (matrix.kind == PN_I8) { /* scales belong to outputs */
-        const uint8_t *packed = matrix.packed + panel * matrix.panel_bytes;
-        const float *scales = reinterpret_cast<const float *>(packed);
-        for (int at = 0; at < PANEL; at++)
-            sums[at] *= scales[at];
-    }
-    if (const float *added = product.added.of(row))
-        let_added_in(product, panel, added, sums);
     if (product.outlet == Outlet::gated)
         return let_gated_out(product, panel, sums, out);
     const int start = panel * PANEL;
@@ -412,6 +252,7 @@ inline void let_out(const Product &product, int panel, int row, float *sums) {
 /* A product's weights at hand. */
 struct Block {
     const Product &product;
+    int kind;
     Weights weights;
 };
 
@@ -419,7 +260,7 @@ template <int ROWS> void tile(const Block &block, int row, Ahead ahead, float *s
     const Quantised &input = *block.product.input;
     for (int part = 0; part < PER_WIDE; part++) {
         float *own = sums + part * LANES;
-        switch (block.product.matrix->kind) {
+        switch (block.kind) {
         case PN_I4:
             tile_i4<ROWS>(block.weights, input, row, part, ahead, own);
             break;
@@ -443,6 +284,15 @@ template <int ROWS> void tile(const Block &block, int row, Ahead ahead, float *s
             break;
         case PN_W32:
             tile_plain<ROWS, float>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_K4:
+            tile_nested<ROWS, 4>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_K5:
+            tile_nested<ROWS, 5>(block.weights, input, row, part, ahead, own);
+            break;
+        case PN_K6:
+            tile_nested<ROWS, 6>(block.weights, input, row, part, ahead, own);
             break;
         default:
             tile_affine<ROWS, false, true>(block.weights, input, row, part, ahead, own);
@@ -473,19 +323,25 @@ inline void tile_of(int count, const Block &block, int row, Ahead ahead, float *
 }
 
 /* All rows with one panel: in blocks of columns where they are several tiles. */
-inline void panel_of(const Product &product, const uint8_t *packed, int row, int count,
-                     float *sums) {
+inline void panel_of(const Product &product, int panel, int row, int count, float *sums) {
     const Matrix &matrix = *product.matrix;
+    const bool tail = matrix.tail_panel > 0 && panel >= matrix.tail_panel;
+    const int kind = tail ? matrix.tail_kind : matrix.kind;
+    const int64_t bytes_a_panel = tail ? matrix.tail_bytes : matrix.panel_bytes;
+    const uint8_t *packed =
+        matrix.packed + (tail ? matrix.tail_panel * matrix.panel_bytes +
+                                    (panel - matrix.tail_panel) * matrix.tail_bytes
+                              : panel * matrix.panel_bytes);
     /* Even tiles: a last one of a row or two would unpack the panel for little. */
     const int tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
-    const int64_t header = matrix.kind == PN_I8 ? 4 * PANEL : 0;
-    const int64_t group_bytes = (matrix.panel_bytes - header) / matrix.groups;
+    const int64_t header = kind == PN_I8 ? 4 * PANEL : 0;
+    const int64_t group_bytes = (bytes_a_panel - header) / matrix.groups;
     const int at_once = tiles == 1 ? matrix.groups : BLOCK_COLUMNS / matrix.group;
     for (int group = 0; group < matrix.groups; group += at_once) {
         const int rest = matrix.groups - group;
         const int groups = rest < at_once ? rest : at_once;
         const uint8_t *bytes = packed + header + group * group_bytes;
-        const Block block{product, {bytes, group, groups}};
+        const Block block{product, kind, {bytes, group, groups}};
         for (int at = 0; at < tiles; at++) {
             const int first = count * at / tiles;
             const Ahead ahead = ahead_of(bytes, groups * group_bytes, at, tiles);
@@ -521,7 +377,11 @@ void product(const Product &product, int panel, int panel_end, int row, int row_
             const int count = rest < PRODUCT_ROWS ? rest : PRODUCT_ROWS;
             for (int at = 0; at < count * PANEL; at++)
                 sums[at] = 0.0F;
-            panel_of(product, matrix.packed + panel * matrix.panel_bytes, first, count, sums);
+            panel_of(product, panel, first, count, sums);
+            if (matrix.kind == PN_I8)
+                scale_outputs(matrix, panel, count, sums);
+            if (product.added.runs_count > 0)
+                add_low_rank(product, panel, first, count, sums);
             for (int at = 0; at < count; at++)
                 let_out(product, panel, first + at, sums + at * PANEL);
         }

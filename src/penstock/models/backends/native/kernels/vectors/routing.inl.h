@@ -10,20 +10,19 @@
 namespace penstock {
 namespace PENSTOCK_VARIANT {
 
-/* Rows and outputs that share what is read of each other. */
-constexpr int SCORE_TILE = LANES == 16 ? 4 : 2;
-
 /* Each of ROWS rows with each of OUTPUTS rows of weights: sixteen sums along the columns, added up at
  * the end, in an order that no tile's size changes. */
 template <int ROWS, int OUTPUTS, typename Element>
 inline void score_tile(const Scores &of, int row, int output) {
-    const float *rows = of.rows + row * of.stride;
     const Element *weights = static_cast<const Element *>(of.weights) + int64_t(output) * of.size;
+    const float *rows[ROWS];
     Floats sums[ROWS][OUTPUTS][PER_WIDE];
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
+        rows[r] = of.rows + (of.from == nullptr ? row + r : of.from[row + r]) * of.stride;
         for (int o = 0; o < OUTPUTS; o++)
             for (int part = 0; part < PER_WIDE; part++)
                 sums[r][o][part] = zero();
+    }
     int at = 0;
     for (; at + WIDE <= of.size; at += WIDE)
 #pragma GCC unroll 2
@@ -32,8 +31,8 @@ inline void score_tile(const Scores &of, int row, int output) {
             Floats some[ROWS];
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++)
-                some[r] = load(rows + r * of.stride + column);
-#pragma GCC unroll 4
+                some[r] = load(rows[r] + column);
+#pragma GCC unroll 8
             for (int o = 0; o < OUTPUTS; o++) {
                 const Floats weight = load(weights + int64_t(o) * of.size + column);
 #pragma GCC unroll 4
@@ -41,34 +40,56 @@ inline void score_tile(const Scores &of, int row, int output) {
                     sums[r][o][part] = fma(some[r], weight, sums[r][o][part]);
             }
         }
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
+        float *out = of.out + (of.to == nullptr ? row + r : of.to[row + r]) * of.out_stride;
         for (int o = 0; o < OUTPUTS; o++) {
             float sum = sum_wide(sums[r][o]);
             const Element *own = weights + int64_t(o) * of.size;
             for (int rest = at; rest < of.size; rest++)
-                sum += rows[r * of.stride + rest] * widened(own + rest);
+                sum += rows[r][rest] * widened(own + rest);
             const float bias = of.bias == nullptr ? 0.0F : of.bias[output + o];
-            of.out[(row + r) * of.out_stride + output + o] = sum + bias;
+            out[output + o] = (sum + bias) * of.scale;
         }
+    }
 }
 
+template <int ROWS, int OUTPUTS, typename Element>
+inline void score_rows(const Scores &of, int row, int output, int output_end) {
+    for (; output + OUTPUTS <= output_end; output += OUTPUTS)
+        score_tile<ROWS, OUTPUTS, Element>(of, row, output);
+    for (; output < output_end; output++)
+        score_tile<ROWS, 1, Element>(of, row, output);
+}
+
+/* In tiles whose sums fit into the registers. */
 template <typename Element>
 inline void scores_of(const Scores &of, int row, int row_end, int output, int output_end) {
-    for (; row < row_end; row += SCORE_TILE)
-        for (int at = output; at < output_end; at += SCORE_TILE) {
-            if (row + SCORE_TILE <= row_end && at + SCORE_TILE <= output_end) {
-                score_tile<SCORE_TILE, SCORE_TILE, Element>(of, row, at);
-                continue;
-            }
-            for (int r = row; r < row_end && r < row + SCORE_TILE; r++) {
-                if (at + SCORE_TILE <= output_end) {
-                    score_tile<1, SCORE_TILE, Element>(of, r, at);
-                    continue;
-                }
-                for (int o = at; o < output_end; o++)
-                    score_tile<1, 1, Element>(of, r, o);
-            }
+    while (row < row_end) {
+        const int left = row_end - row;
+#if PENSTOCK_LANES == 16
+        if (left >= 4) {
+            score_rows<4, 4, Element>(of, row, output, output_end);
+            row += 4;
+        } else if (left == 3) {
+            score_rows<3, 4, Element>(of, row, output, output_end);
+            row += 3;
+        } else if (left == 2) {
+            score_rows<2, 8, Element>(of, row, output, output_end);
+            row += 2;
+        } else {
+            score_rows<1, 8, Element>(of, row, output, output_end);
+            row++;
         }
+#else
+        if (left >= 2) {
+            score_rows<2, 2, Element>(of, row, output, output_end);
+            row += 2;
+        } else {
+            score_rows<1, 4, Element>(of, row, output, output_end);
+            row++;
+        }
+#endif
+    }
 }
 
 void scores(const Scores &of, int row, int row_end, int output, int output_end) {

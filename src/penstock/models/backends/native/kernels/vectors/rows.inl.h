@@ -11,6 +11,25 @@ inline float reciprocal_root(float x) {
     return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
 }
 
+/* The values of a group, and the sum of each half if it has two corrections, else of all. */
+inline float round_group(const float *x, int size, int halves, int8_t *values, int32_t *sums) {
+    Floats most = zero();
+    for (int at = 0; at < size; at += LANES)
+        most = max(most, absolute(load(x + at)));
+    const float extreme = greatest(most);
+    const Floats inverse = spread(extreme > 0 ? 127.0F / extreme : 0.0F);
+    for (int half = 0; half < halves; half++) {
+        Integers sum = none();
+        for (int at = size / halves * half; at < size / halves * (half + 1); at += LANES) {
+            const Integers whole = to_integers(mul(load(x + at), inverse));
+            sum = add_integers(sum, whole);
+            store_bytes(values + at, whole);
+        }
+        sums[half] = total(sum);
+    }
+    return extreme / 127.0F;
+}
+
 /* One group: 16, 32, 64 or 128 values. */
 inline void quantise_group(const float *x, const Quantised &out, int row, int group) {
     if (out.offset == OFFSET_PLAIN) {
@@ -19,21 +38,14 @@ inline void quantise_group(const float *x, const Quantised &out, int row, int gr
             to[at] = x[at];
         return;
     }
-    Floats most = zero();
-    for (int at = 0; at < out.group; at += LANES)
-        most = max(most, absolute(load(x + at)));
-    const float extreme = greatest(most);
-    const Floats inverse = spread(extreme > 0 ? 127.0F / extreme : 0.0F);
     int8_t *values = out.values + row * out.stride + int64_t(group) * out.group;
-    Integers sum = none();
-    for (int at = 0; at < out.group; at += LANES) {
-        const Integers whole = to_integers(mul(load(x + at), inverse));
-        sum = add_integers(sum, whole);
-        store_bytes(values + at, whole);
-    }
     const int64_t place = int64_t(row) * out.groups + group;
-    out.scales[place] = extreme / 127.0F;
-    out.corrections[place] = -out.offset * total(sum);
+    const int halves = corrections_a_group(out.offset);
+    const int offset = halves == 2 ? OFFSET_K6 : out.offset;
+    int32_t sums[2];
+    out.scales[place] = round_group(x, out.group, halves, values, sums);
+    for (int half = 0; half < halves; half++)
+        out.corrections[place * halves + half] = -offset * sums[half];
 }
 
 /* As `quantise`, each column from where the matrix's order says. */

@@ -35,6 +35,14 @@ inline float greatest(Floats a) {
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
 
+/* The sum of sixteen lanes, halves upon halves. */
+inline float sum_wide(const Floats *lanes) {
+    const __m256 eight = _mm256_add_ps(lanes[0], lanes[1]);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
 /* `x` where `test` is not below `limit`, else 0. */
 inline Floats unless_below(Floats test, Floats limit, Floats x) {
     return _mm256_and_ps(_mm256_cmp_ps(test, limit, _CMP_GE_OQ), x);
@@ -49,6 +57,10 @@ inline Floats power_of_two(Floats whole) {
 inline Floats load_signed(const int8_t *from) {
     const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some));
+}
+inline Floats load_unsigned(const uint8_t *from) {
+    const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(some));
 }
 inline Floats load_half(const uint16_t *from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
@@ -71,6 +83,13 @@ inline Integers low_nibbles(Integers x) { return _mm256_and_si256(x, _mm256_set1
 inline Integers high_nibbles(Integers x) {
     return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
 }
+/* `x`, and of `bits` what `mask` leaves once bit FROM of each byte is bit TO. */
+template <int FROM, int TO> inline Integers with_bits(Integers x, Integers bits, Integers mask) {
+    const Integers moved = FROM < TO ? _mm256_slli_epi16(bits, TO > FROM ? TO - FROM : 0)
+                                     : _mm256_srli_epi16(bits, FROM > TO ? FROM - TO : 0);
+    return _mm256_or_si256(x, _mm256_and_si256(moved, mask));
+}
+inline Integers spread_byte(int x) { return _mm256_set1_epi8(char(x)); }
 inline Floats to_floats(Integers x) { return _mm256_cvtepi32_ps(x); }
 inline Integers to_integers(Floats x) { return _mm256_cvtps_epi32(x); }
 inline Integers add_integers(Integers a, Integers b) { return _mm256_add_epi32(a, b); }
@@ -84,7 +103,7 @@ inline void store_bytes(int8_t *to, Integers x) {
     _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
 }
 
-/* sum + unsigned bytes times signed bytes, four a lane; weights below 16, or of any size. */
+/* sum + unsigned bytes times signed bytes, four a lane; weights below 64, or of any size. */
 #ifdef __AVXVNNI__
 inline Integers dot_small(Integers sum, Integers weights, Integers activations) {
     return _mm256_dpbusd_avx_epi32(sum, weights, activations);
@@ -94,7 +113,7 @@ inline Integers dot(Integers sum, Integers weights, Integers activations) {
 }
 #else
 inline Integers dot_small(Integers sum, Integers weights, Integers activations) {
-    /* Pairs of products stay below 2 * 15 * 127: the 16-bit sums cannot saturate. */
+    /* Pairs of products stay below 2 * 63 * 127: the 16-bit sums cannot saturate. */
     const Integers pairs = _mm256_maddubs_epi16(weights, activations);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }

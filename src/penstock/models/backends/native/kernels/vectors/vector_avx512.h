@@ -37,6 +37,15 @@ inline Floats rounded(Floats a) {
 }
 inline float greatest(Floats a) { return _mm512_reduce_max_ps(a); }
 
+/* The sum of sixteen lanes, halves upon halves. */
+inline float sum_wide(const Floats *lanes) {
+    const __m256 eight =
+        _mm256_add_ps(_mm512_castps512_ps256(*lanes), _mm512_extractf32x8_ps(*lanes, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
 /* `x` where `test` is not below `limit`, else 0. */
 inline Floats unless_below(Floats test, Floats limit, Floats x) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, limit, _CMP_GE_OQ), x);
@@ -59,6 +68,10 @@ inline Floats load_signed(const int8_t *from) {
     const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some));
 }
+inline Floats load_unsigned(const uint8_t *from) {
+    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(some));
+}
 inline void store_half(uint16_t *to, Floats x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -71,6 +84,13 @@ inline Integers low_nibbles(Integers x) { return _mm512_and_si512(x, _mm512_set1
 inline Integers high_nibbles(Integers x) {
     return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));
 }
+/* `x`, and of `bits` what `mask` leaves once bit FROM of each byte is bit TO. */
+template <int FROM, int TO> inline Integers with_bits(Integers x, Integers bits, Integers mask) {
+    const Integers moved = FROM < TO ? _mm512_slli_epi16(bits, TO > FROM ? TO - FROM : 0)
+                                     : _mm512_srli_epi16(bits, FROM > TO ? FROM - TO : 0);
+    return _mm512_ternarylogic_epi32(x, moved, mask, 0xF8); /* x | (moved & mask) */
+}
+inline Integers spread_byte(int x) { return _mm512_set1_epi8(char(x)); }
 inline Floats to_floats(Integers x) { return _mm512_cvtepi32_ps(x); }
 inline Integers to_integers(Floats x) { return _mm512_cvtps_epi32(x); }
 inline Integers add_integers(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
@@ -79,7 +99,7 @@ inline void store_bytes(int8_t *to, Integers x) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtepi32_epi8(x));
 }
 
-/* sum + unsigned bytes times signed bytes, four a lane; weights below 16, or of any size. */
+/* sum + unsigned bytes times signed bytes, four a lane; weights below 64, or of any size. */
 inline Integers dot_small(Integers sum, Integers weights, Integers activations) {
     return _mm512_dpbusd_epi32(sum, weights, activations);
 }
