@@ -57,7 +57,7 @@ class Client:
 
     async def submit(self, prompt: list[int], max_tokens: int) -> str:
         """Send a greedy job."""
-        now_ms = await self.queue.now_ms()
+        now_ms = await self.queue.now_ms(QUEUE)
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
         job = Job(
             id=uuid.uuid4().hex,
