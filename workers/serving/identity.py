@@ -38,9 +38,9 @@ def card_of(
         loads={served.queue: served.engine.load() for served in queues},
         draining=draining,
         adapters={
-            served.queue: served.adapters.names()
+            served.queue: adapters.names()
             for served in queues
-            if served.adapters is not None
+            if (adapters := served.adapters) is not None  # another thread may unload the model
         },
         states={
             served.queue: served.on_demand.state()

@@ -206,8 +206,8 @@ class ServedQueue:
 
     def lost_heads(self) -> list[str]:
         """Return the heads of jobs that its cache has dropped since the last call, and its adapters."""
-        adapters = [] if self.adapters is None else self.adapters.lost_heads()
-        return [*self.engine.lost_heads(), *adapters]
+        adapters = self.adapters  # another thread may unload the model
+        return [*self.engine.lost_heads(), *(adapters.lost_heads() if adapters else ())]
 
     def hung_after_s(self, most_s: float) -> float:
         """Seconds in one step after which the engine hangs: `most_s`, or less if steps are known.

@@ -80,12 +80,9 @@ class Worker:
         self._announcer = Announcer(store, settings)
         self._claimed = ClaimedJobs()
         self._publisher = Publisher(claimed=self._claimed, jobs=self._jobs, hooks=self)
-        self.served_queues: dict[str, ServedQueue] = {
-            served.queue: served for served in open_queues(self.publish)
-        }
-        self._watchers, self.metrics_url = watchers_of(
-            settings, self._claimed, worker_id, self.served_queues
-        )
+        queues = {served.queue: served for served in open_queues(self.publish)}
+        self.served_queues: dict[str, ServedQueue] = queues
+        self._watchers, self.metrics_url = watchers_of(settings, self._claimed, worker_id, queues)
         self._preparer = Preparer(
             served_queues=self.served_queues,
             claimed=self._claimed,
@@ -103,16 +100,13 @@ class Worker:
             hooks=self,
         )
         self._overflow = OverflowSlots(self.served_queues.values(), self)
-        self._exchange = AnswerExchange(
-            served_queues=self.served_queues, store=store, settings=settings
-        )
+        self._exchange = AnswerExchange(served_queues=queues, store=store, settings=settings)
         self._desk = TokenizerService(
             served_queues=self.served_queues,
             store=store,
             worker_id=worker_id,
             called=lambda queue: self.take(Ticket(queue, has_bell=False, called=True)),
         )
-
         self._residents = Residents(
             served_queues=self.served_queues,
             claimed=self._claimed,
