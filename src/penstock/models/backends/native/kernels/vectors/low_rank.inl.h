@@ -8,30 +8,43 @@ namespace penstock {
 namespace PENSTOCK_VARIANT {
 
 /* Rows that share what is read of a block. */
-constexpr int WIDENED_ROWS = 4;
+constexpr int WIDENED_ROWS = LANES == 16 ? 4 : 2;
 
-/* Sixteen outputs of ROWS rows: each is one chain of sums by rank, whatever is computed beside it. */
+/* Sixteen outputs of ROWS rows: each is two chains of sums, of even ranks and of odd ones, whatever is
+ * computed beside it. */
 template <int ROWS, typename Element>
 inline void widen_block(const Element *block, int rank, int64_t ahead, const float *const *small,
                         float *const *sums) {
-    Floats added[ROWS][PER_WIDE];
+    Floats even[ROWS][PER_WIDE];
+    Floats odd[ROWS][PER_WIDE];
     for (int r = 0; r < ROWS; r++)
         for (int part = 0; part < PER_WIDE; part++)
-            added[r][part] = zero();
-    for (int at = 0; at < rank; at++) {
-        __builtin_prefetch(block + ahead + at * WIDE, 0, 2); /* the next panel's */
+            even[r][part] = odd[r][part] = zero();
+    int at = 0;
+    for (; at + 2 <= rank; at += 2) {
+        const Element *own = block + at * WIDE;
+        __builtin_prefetch(own + ahead, 0, 2); /* the next panel's */
 #pragma GCC unroll 2
         for (int part = 0; part < PER_WIDE; part++) {
-            const Floats weights = load(block + at * WIDE + part * LANES);
+            const Floats first = load(own + part * LANES);
+            const Floats second = load(own + WIDE + part * LANES);
 #pragma GCC unroll 4
-            for (int r = 0; r < ROWS; r++)
-                added[r][part] = fma(spread(small[r][at]), weights, added[r][part]);
+            for (int r = 0; r < ROWS; r++) {
+                even[r][part] = fma(spread(small[r][at]), first, even[r][part]);
+                odd[r][part] = fma(spread(small[r][at + 1]), second, odd[r][part]);
+            }
         }
     }
+    for (; at < rank; at++)
+        for (int part = 0; part < PER_WIDE; part++) {
+            const Floats last = load(block + at * WIDE + part * LANES);
+            for (int r = 0; r < ROWS; r++)
+                even[r][part] = fma(spread(small[r][at]), last, even[r][part]);
+        }
     for (int r = 0; r < ROWS; r++)
         for (int part = 0; part < PER_WIDE; part++) {
             float *own = sums[r] + part * LANES;
-            store(own, add(load(own), added[r][part]));
+            store(own, add(load(own), add(even[r][part], odd[r][part])));
         }
 }
 
@@ -42,8 +55,10 @@ inline void widen_rows(const LowRank &pair, int block, int64_t ahead, int rows,
     const Element *own = static_cast<const Element *>(pair.up) + block * size;
     for (; rows >= WIDENED_ROWS; rows -= WIDENED_ROWS, small += WIDENED_ROWS, sums += WIDENED_ROWS)
         widen_block<WIDENED_ROWS>(own, pair.rank, ahead * size, small, sums);
-    for (; rows >= 2; rows -= 2, small += 2, sums += 2)
+    if (rows >= 2) {
         widen_block<2>(own, pair.rank, ahead * size, small, sums);
+        rows -= 2, small += 2, sums += 2;
+    }
     if (rows > 0)
         widen_block<1>(own, pair.rank, ahead * size, small, sums);
 }
