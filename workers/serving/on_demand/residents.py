@@ -168,7 +168,12 @@ class Residents(threading.Thread):
 
     def _load(self, served: ServedQueue, model: OnDemand) -> bool:
         """Load a model and open its queue; return whether that, or its failure, has changed anything."""
-        tries = self._orders.begin(served.queue)
+        try:
+            tries = self._orders.begin(served.queue)
+        except redis.ResponseError as error:  # a key of another type: the others are still served
+            as_unavailable(error)
+            model.failed(f"Redis refuses its load: {first_line(error)}")
+            return True
         if not tries:
             return False
         try:

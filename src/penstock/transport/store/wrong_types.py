@@ -37,7 +37,15 @@ CLAIMING: Final[Mapping[str, str]] = {
     **{f"served:{priority}": "zset" for priority in _PRIORITIES},
 }
 """Keys of a queue, without the prefix, that every job passes through."""
-_ASIDE: Final[Mapping[str, str]] = {"unheard": "zset", "utility": "list"}
+_ASIDE: Final[Mapping[str, str]] = {
+    "unheard": "zset",
+    "utility": "list",
+    "loaders": "zset",
+    "loading": "string",
+    "load_tries": "string",
+    "answer_scopes": "zset",
+    "answer_bytes": "hash",
+}
 
 
 class WrongTypeError(ResponseError):
