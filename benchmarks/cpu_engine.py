@@ -274,15 +274,23 @@ def _seconds(work: Any) -> float:
     return time.perf_counter() - started
 
 
-def llama_cpp(binary: str, gguf: str, batches: list[int], threads: int) -> dict[str, float]:
-    """One run of llama.cpp's own `llama-batched-bench`: tokens a second by batch, and prefill."""
-    command = [binary, "-m", gguf, "-c", "8192", "-t", str(threads), "-tb", str(threads)]
-    command += ["-npp", "128", "-ntg", "16", "-npl", ",".join(map(str, batches))]
-    command += ["--output-format", "jsonl"]
+def llama_cpp(chosen: argparse.Namespace) -> dict[str, float]:
+    """llama.cpp's own `llama-batched-bench`: tokens a second by batch, and prefill of one prompt."""
+    decoding = _llama_rows(chosen, PROMPT_TOKENS, 16, chosen.batches)
+    prefill = _llama_rows(chosen, chosen.prefill_tokens, 1, [1])
+    found = {f"b{row['pl']}": float(row["speed_tg"]) for row in decoding}
+    return found | {"prefill": float(prefill[0]["speed_pp"])}
+
+
+def _llama_rows(
+    chosen: argparse.Namespace, prompt: int, steps: int, batches: list[int]
+) -> list[dict[str, Any]]:
+    threads = str(chosen.threads)
+    command = [chosen.llama_batched_bench, "-m", chosen.gguf, "-c", "8192"]
+    command += ["-t", threads, "-tb", threads, "-npp", str(prompt), "-ntg", str(steps)]
+    command += ["-npl", ",".join(map(str, batches)), "--output-format", "jsonl"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    found = {f"b{row['pl']}": float(row["speed_tg"]) for row in rows}
-    return found | {"prefill": float(rows[0]["speed_pp"])}
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def arguments() -> argparse.Namespace:
@@ -422,8 +430,7 @@ def _round(
         _, prefill = process.measure(1, chosen.prefill_tokens, 1)
         figures[process.name].setdefault("prefill", []).append(prefill)
     if chosen.llama_batched_bench and chosen.gguf:
-        found = llama_cpp(chosen.llama_batched_bench, chosen.gguf, chosen.batches, chosen.threads)
-        for what, value in found.items():
+        for what, value in llama_cpp(chosen).items():
             figures.setdefault("llama.cpp", {}).setdefault(what, []).append(value)
     return True
 
