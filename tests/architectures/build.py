@@ -69,9 +69,15 @@ def write(model_type: str, folder: Path, **more: Any) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = config_of(model_type, **more)
+        causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        kind = (  # Mistral 4 is listed among those that take images
+            transformers.AutoModelForCausalLM
+            if causal
+            else transformers.AutoModelForImageTextToText
+        )
         with torch.device("meta"):
-            check_size(transformers.AutoModelForCausalLM.from_config(config))
-        return save(transformers.AutoModelForCausalLM.from_config(config), folder)
+            check_size(kind.from_config(config))
+        return save(kind.from_config(config), folder)
 
 
 def check_size(module: Any) -> None:

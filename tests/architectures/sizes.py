@@ -117,6 +117,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "mamba2": {"num_heads": 8, "head_dim": 32, "n_groups": 1},
     "minicpm3": LATENT,
+    "mistral4": {
+        **LATENT, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0,
+            "original_max_position_embeddings": 32, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
     "minimax": {
         "layer_types": ["linear_attention", "full_attention"], "block_size": 16,
         "sliding_window": None,

@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from penstock.contract.job import Sampling
@@ -162,6 +167,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
+    "mistral-4": (
+        "mistral4",
+        {
+            **LATENT,
+            **GROUPS,
+            "n_routed_experts": 12,
+            "first_k_dense_replace": 1,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10_000.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.6,
+            },
+        },
+    ),
     "glm-4.7-flash": ("glm4_moe_lite", {**LATENT, "n_routed_experts": 12}),
     "gemma4": (
         "gemma4_text",
@@ -203,13 +226,20 @@ def test_every_family_has_a_case() -> None:
     assert described - alone == {kind for kind, _ in CASES.values()} - beside
 
 
+def class_of(config: Any) -> Any:
+    """Transformers' class for a configuration; it lists Mistral 4 among those that take images."""
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if causal else AutoModelForImageTextToText
+
+
 def made(name: str) -> Any:
     """A module whose routers are decided and whose norms, biases and sinks are not neutral."""
     kind, switches = CASES[name]
     known = CONFIG_MAPPING[kind]()
     sizes = {key: size for key, size in SIZES.items() if hasattr(known, key)}
     torch.manual_seed(7)
-    module = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**sizes, **switches}))
+    config = CONFIG_MAPPING[kind](**{**sizes, **switches})
+    module = class_of(config).from_config(config)
     with torch.no_grad():
         for key, weight in (*module.named_parameters(), *module.named_buffers()):
             if "inv_freq" in key:
@@ -262,7 +292,8 @@ def round_trip(weight: torch.Tensor, form: str) -> None:
 
 def dequantised(path: Path, form: str) -> Any:
     """Transformers' module in fp32 with the weights that the format stands for."""
-    module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    kind = class_of(AutoConfig.from_pretrained(path))
+    module = kind.from_pretrained(path, dtype=torch.float32).eval()
     module.requires_grad_(requires_grad=False)
     if module.config.tie_word_embeddings:
         module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
@@ -298,6 +329,22 @@ def test_logits_are_those_of_the_same_weights_in_fp32(folders: Any, name: str, f
     for begin, end in ((0, 37), (37, 38), (38, 120)):
         part = SequenceSlice(0, IDS[begin:end], begin, table, 0)
         assert torch.equal(model.forward(Batch((part,))), found[begin:end])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["deepseek-v2", "deepseek-v3", "glm-4.7-flash", "mistral-4", "gemma4"]
+)
+def test_weights_as_they_are_stored(tmp_path: Path, name: str) -> None:
+    """In 16 and 32 bit: nothing is rounded but keys and values, to 16 bit."""
+    for form, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        path = write_model(tmp_path / form, made(name).to(kind))
+        whole = class_of(AutoConfig.from_pretrained(path))
+        module = whole.from_pretrained(path, dtype=torch.float32).eval()
+        with torch.inference_mode():
+            expected = module(torch.tensor([IDS])).logits[0]
+        found = logits_of(loaded(spec_of(path, form)).model)
+        assert errors(found, expected).median() < 3e-3
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""Latent attention with experts: DeepSeek V2 and V3, Kimi K2, GLM-4.7-Flash; without: MiniCPM 3."""
+"""Latent attention: DeepSeek V2 and V3, Kimi K2, GLM-4.7-Flash, Mistral 4; dense: MiniCPM 3."""
 
 from __future__ import annotations
 
@@ -87,15 +87,11 @@ def _mlp(facts: Facts, name: str, size: Sizes, *, is_dense: bool) -> Mlp:
         return parts.gated(f"{name}.mlp", size, activation)
     inner = facts.size("moe_intermediate_size")
     shared = facts.whole("n_shared_experts", 0)
-    routing = (
-        _softmax_routing(facts, f"{name}.mlp.gate")
-        if facts.raw("model_type") == "deepseek_v2"
-        else shared_mixtures.grouped(facts, f"{name}.mlp.gate")
-    )
+    routing = _ROUTINGS.get(str(facts.raw("model_type")), shared_mixtures.grouped)
     return Experts(
         size=inner,
         activation=activation,
-        routing=routing,
+        routing=routing(facts, f"{name}.mlp.gate"),
         matrices=experts.matrices(f"{name}.mlp.experts"),
         shared=experts.shared(facts, f"{name}.mlp.shared_experts", shared * inner)
         if shared
@@ -120,6 +116,16 @@ def _softmax_routing(facts: Facts, router: str) -> Routing:
     )
 
 
+def _normalised_routing(facts: Facts, router: str) -> Routing:
+    """Mistral 4's: DeepSeek V3's with a softmax, and nothing added for the choice."""
+    plain = shared_mixtures.grouped(facts, router)
+    return replace(plain, scoring="softmax", correction=None)
+
+
+_ROUTINGS: Final = {"deepseek_v2": _softmax_routing, "mistral4": _normalised_routing}
+"""By model type; all others have DeepSeek V3's."""
+
+
 def _deepseek(facts: Facts) -> Architecture:
     count, first = facts.size("num_hidden_layers"), facts.whole("first_k_dense_replace", 0)
     interleaved = facts.flag("rope_interleave", default=True)
@@ -133,6 +139,24 @@ def _glm(facts: Facts) -> Architecture:
     kinds = ["dense", *["sparse"] * (count - 1)] if stated is None else stated
     dense = [kind == "dense" for kind in kinds]
     return _model(facts, interleaved=facts.flag("rope_interleave", default=True), dense=dense)
+
+
+def _mistral(facts: Facts) -> Architecture:
+    """Mistral 4: DeepSeek's layers, whose rotated part is stated as a share, and growing queries."""
+    plain = _deepseek(facts)
+    latent = plain.layers[0].attention.latent
+    assert latent is not None  # noqa: S101 - all layers of this family have one
+    interleaved = facts.flag("rope_interleave", default=True)
+    across = latent.plain + latent.turned
+    turning = rotations.read(facts, across, interleaved=interleaved, partial=latent.turned / across)
+    if turning.size != latent.turned:
+        raise NotDescribed(f"{turning.size} of {latent.turned} elements are rotated")
+    growth = rotations.growth(facts)
+    layers = [
+        replace(layer, attention=replace(layer.attention, rotation=turning, growth=growth))
+        for layer in plain.layers
+    ]
+    return replace(plain, layers=tuple(layers))
 
 
 def _minicpm(facts: Facts) -> Architecture:
@@ -214,6 +238,41 @@ FAMILIES: Final = (
             "num_experts_per_tok": 4,
             "max_position_embeddings": 202_752,
             "rms_norm_eps": 1e-5,
+        },
+    ),
+    Family(
+        ("mistral4",),
+        _mistral,
+        {
+            **_DEEPSEEK,
+            "vocab_size": 131_072,
+            "hidden_size": 4096,
+            "intermediate_size": 12_288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "n_routed_experts": 128,
+            "routed_scaling_factor": 1.0,
+            "kv_lora_rank": 256,
+            "q_lora_rank": 1024,
+            "qk_nope_head_dim": 64,
+            "n_group": 1,
+            "topk_group": 1,
+            "num_experts_per_tok": 4,
+            "first_k_dense_replace": 0,
+            "max_position_embeddings": 1_048_576,
+            "rope_parameters": {
+                "type": "yarn",
+                "rope_theta": 10_000.0,
+                "factor": 128.0,
+                "original_max_position_embeddings": 8192,
+                "max_position_embeddings": 1_048_576,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale_all_dim": 1.0,
+                "mscale": 1.0,
+                "llama_4_scaling_beta": 0.1,
+                "partial_rotary_factor": 0.5,
+            },
         },
     ),
     Family(
