@@ -114,13 +114,22 @@ def computes_published(config: dict[str, Any]) -> bool:
     return reach.holds_codes(model) and has_native()
 
 
-def batches_states(config: dict[str, Any]) -> bool:
-    """Whether layers keep a state, and the native kernels compute the model as it is stored."""
+def computes_stored(config: dict[str, Any]) -> bool:
+    """Whether the native kernels are to compute a model with its weights as they are stored.
+
+    They are, if layers keep a state, which only they batch; or if attention is latent or layers have
+    inputs of their own or share keys, of which Transformers' layers hold many times more in memory.
+    """
     model = described(config)
     if model is None or quantisation.is_stated(config):
         return False
-    keeps = any(layer.mixer is not None for layer in model.layers)
-    return keeps and reach.beyond(model) is None and has_native()
+    apart = any(
+        layer.mixer is not None
+        or layer.attention.latent is not None
+        or layer.attention.value_norm is not None
+        for layer in model.layers
+    )
+    return apart and reach.beyond(model) is None and has_native()
 
 
 def in_llama_family(model: Architecture) -> bool:

@@ -8,6 +8,7 @@ from penstock.errors import BadSettings
 from penstock.models.backends import suitability
 from penstock.models.catalogue.model_folder import is_chatglm, stored_format
 from penstock.models.catalogue.models_file import BIGDL_FORMATS, TRANSFORMERS_FORMATS
+from penstock.models.catalogue.text_part import IMAGES_BY_MODULE
 from penstock.models.spec import DEFAULT_LOW_BIT
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def choose(
         backend = "native"
     held_as = format_of(backend, low_bit, entry)
     if backend == "transformers" and on_cpu and task == "generate":
-        batched = batched_states(config, entry)
-        return ("native", batched) if batched else (backend, held_as)
+        stored = native_stored(config, entry)
+        return ("native", stored) if stored else (backend, held_as)
     if backend == "bigdl" and on_cpu:
         backend = faster_than_bigdl(config, low_bit, entry, settings) or backend
     return backend, held_as
@@ -73,14 +74,16 @@ def computes_as_published(config: dict[str, Any], entry: Entry, task: Task) -> b
     return task == "generate" and chosen is None and suitability.computes_published(config)
 
 
-def batched_states(config: dict[str, Any], entry: Entry) -> str | None:
-    """Return the format in which the native kernels hold a model that keeps states; None: they do not.
+def native_stored(config: dict[str, Any], entry: Entry) -> str | None:
+    """Return the format in which the native kernels hold a model that is not in low bit; None: they do not.
 
-    They alone batch such a model. Their keys and values are in 16 bit: with `fp32` asked for, it is
-    Transformers' own.
+    Their keys and values are in 16 bit: with `fp32` asked for, the model is Transformers' own. So is
+    one whose images only Transformers' layers read, unless its images are turned off.
     """
     stated = entry.format or entry.dtype
-    if entry.backend is not None or stated == "fp32" or not suitability.batches_states(config):
+    if entry.images and config.get("model_type") in IMAGES_BY_MODULE:
+        return None
+    if entry.backend is not None or stated == "fp32" or not suitability.computes_stored(config):
         return None
     return stated or stored_format(config)
 

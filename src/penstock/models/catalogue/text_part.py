@@ -47,6 +47,9 @@ TAKE_IMAGES: Final = frozenset(
 MUTUAL: Final = frozenset({"gemma3"})
 """Those in which the tokens of an image see each other; others' configurations state it."""
 
+IMAGES_BY_MODULE: Final = frozenset({"gemma4"})
+"""Those whose images, in 16 and 32 bit, are read by Transformers' layers alone."""
+
 _BODIES: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
 _HEADS: Final = ("language_model.lm_head.",)
 _BACKBONE: Final = "backbone."

@@ -206,7 +206,12 @@ def spec_of(path: Path, form: str) -> ModelSpec:
 
 @pytest.fixture(scope="module", params=CASES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kind, switches = CASES[request.param]
+    return written(request.param, tmp_path_factory.mktemp("families"))
+
+
+def written(name: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A case's checkpoint, whose norms and biases are not neutral."""
+    kind, switches = CASES[name]
     torch.manual_seed(7)
     module = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**SIZES, **switches}))
     with torch.no_grad():
@@ -215,13 +220,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 parameter.add_(torch.randn(parameter.shape) * 0.2)
             else:
                 parameter.copy_(torch.randn(parameter.shape) * 0.08)
-        for name, parameter in module.named_parameters():
-            if kind.startswith("gemma4") and name.endswith("q_norm.weight"):
+        for part, parameter in module.named_parameters():
+            if kind.startswith("gemma4") and part.endswith("q_norm.weight"):
                 parameter.mul_(0.2)  # its scores have no scale of their own: else they decide all
-        for name, buffer in module.named_buffers():
-            if name.endswith("layer_scalar"):
+        for part, buffer in module.named_buffers():
+            if part.endswith("layer_scalar"):
                 buffer.mul_(0.7)
-    return write_model(tmp_path_factory.mktemp("families") / request.param, module)
+    return write_model(path / name, module.to(dtype))
 
 
 def dequantised(path: Path, form: str) -> Any:
@@ -243,6 +248,27 @@ def dequantised(path: Path, form: str) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["minicpm3", "gemma4", "gemma4-inputs", "gemma4-unified"])
+def test_weights_as_they_are_stored(name: str, tmp_path: Path) -> None:
+    """In 16 and 32 bit: nothing is rounded but keys and values, to 16 bit."""
+    ids = np.random.default_rng(1).integers(3, 500, 150).tolist()
+    blocks = list(range(10))
+    for form, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        path = written(name, tmp_path / form, kind)
+        module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        module.set_attn_implementation("eager")
+        with torch.inference_mode():
+            expected = module(torch.tensor([ids])).logits[0]
+        model: Any = loading.load(spec_of(path, form), lambda *_: None).model
+        model.allocate(24)
+        found = model.forward(Batch((SequenceSlice(0, ids, 0, blocks, 0),)))
+        assert ((found - expected).norm() / expected.norm()).item() < 3e-3
+        first = model.forward(Batch((SequenceSlice(1, ids[:70], 0, blocks, 0),)))
+        second = model.forward(Batch((SequenceSlice(1, ids[70:], 70, blocks, 0),)))
+        assert torch.equal(torch.cat((first, second)), found)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_keys_and_values_in_8_bit_take_half_the_memory(folder: Path) -> None:
     """Their error beside 16 bit is small, and chunks give the same bits here too."""
     ids = np.random.default_rng(1).integers(3, 500, 150).tolist()
@@ -254,6 +280,7 @@ def test_keys_and_values_in_8_bit_take_half_the_memory(folder: Path) -> None:
         model: Any = loading.load(spec, lambda *_: None).model
         model.allocate(24)
         model._cache[:] = 0xFF  # NaN, in scales too: what was never written must not matter
+        model._windows[:] = 0xFF
         sizes.append(model.kv_layout.bytes_per_block)
         found.append(model.forward(Batch((SequenceSlice(0, ids, 0, blocks, 0),))))
         first = model.forward(Batch((SequenceSlice(1, ids[:70], 0, blocks, 0),)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+import torch
 
 from penstock.models.weights.loss import widened
 from penstock.models.weights.matrices import Packed
@@ -65,20 +65,25 @@ def native_latent(latent: Latent) -> NativeLatent:
     )
 
 
+_PLAIN: Final[dict[Format, torch.dtype]] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Types of what is not in low bit; all else is in fp16."""
+_TYPES: Final = {torch.float16: "float16", torch.bfloat16: "uint16", torch.float32: "float32"}
+
+
 def matrices(
     model: Architecture, weights: Weights, form: Format
-) -> Iterator[tuple[int, NDArray[np.float16], NDArray[np.float16]]]:
+) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
     """Every latent layer's keys, (heads, rank, plain), and values, (heads, value, rank).
 
-    They are in fp16, of the values that the matrix has in `form`: a product with a transposed matrix
-    needs another grouping than its scales have.
+    Of low-bit formats they are in fp16, of the values that the matrix has in `form`: a product with a
+    transposed matrix needs another grouping than its scales have. 16-bit integers are bf16.
     """
     for index, layer in enumerate(model.layers):
         attention, latent = layer.attention, layer.attention.latent
         if latent is None:
             continue
         found = weights.packed(f"{index}.latent", lambda own, of=attention: _pack(own, of, form))
-        both: NDArray[Any] = found.values.view(np.float16)
+        both: NDArray[Any] = found.values.view(found.facts.get("type", "float16"))
         keys = both[: attention.heads * latent.rank * latent.plain]
         yield (
             index,
@@ -95,5 +100,6 @@ def _pack(checkpoint: Checkpoint, attention: Attention, form: Format) -> Packed:
     by_head = widened(matrix).reshape(attention.heads, latent.plain + latent.value, latent.rank)
     keys = by_head[:, : latent.plain].transpose(1, 2).reshape(-1)
     values = by_head[:, latent.plain :].reshape(-1)
-    both = np.concatenate((keys.half().numpy(), values.half().numpy()))
-    return Packed({}, both.view(np.uint8))
+    kind = _PLAIN.get(form, torch.float16)
+    both = torch.cat((keys, values)).to(kind).view(torch.uint8).numpy()
+    return Packed({"type": _TYPES[kind]}, both)
