@@ -24,6 +24,8 @@ TRITON := $(CURDIR)/.venv-kernels/triton-3.7.1
 NEWEST := $(CURDIR)/.venv-newest
 NEWEST_PACKAGES := transformers tokenizers huggingface_hub safetensors accelerate
 MODEL_TESTS = tests/architectures tests/unit/models tests/integration/models tests/integration/engine/test_oracle.py
+# Texts of 32,768 tokens as Transformers computes them.
+LONG_TEXTS = tests/integration/models/native/test_native_long.py
 
 # Libraries that write and read quantised checkpoints, and what they import that is not there yet.
 REFERENCES := $(CURDIR)/.venv-references
@@ -97,7 +99,7 @@ $(TRITON): | setup-dev
 
 test-models: setup-dev ## build every architecture of Transformers tiny, serve it, compare with generate: an hour on two cores
 	@PENSTOCK_TEST_MODELS=all $(BIN)/python -m pytest --numprocesses $(JOBS) \
-		--timeout 600 tests/architectures $(ARGS)
+		--timeout 600 tests/architectures $(LONG_TEXTS) $(ARGS)
 
 test-newest: setup-dev ## run the tests of models against the newest Transformers: 100 MB (docs/adr/0013)
 	@rm -rf $(NEWEST) && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \

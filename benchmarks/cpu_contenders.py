@@ -73,6 +73,7 @@ class Ours:
             prefix_caching=False,
             prefill_chunk_tokens=512,
             num_states=self._loaded.options.num_states,
+            num_window_blocks=self._loaded.options.num_window_blocks,
         )
         engine = Engine(self._loaded.model, self._loaded.tokenizer, options, sink)
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=steps + 1, ignore_eos=True)

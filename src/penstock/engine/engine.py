@@ -11,7 +11,7 @@ from penstock.engine.drafting.speculation import Drafter, Speculation
 from penstock.engine.events import AttemptEvent, new_tokens
 from penstock.engine.execution import PlainExecutor, StepFailed
 from penstock.engine.failures import Failures
-from penstock.engine.kv_cache import BlockPool
+from penstock.engine.kv_cache import BlockPool, BlockTables
 from penstock.engine.model import Model, Watched, stateful, storable
 from penstock.engine.pacing.meter import Meter
 from penstock.engine.pacing.prefill_budget import PrefillBudget
@@ -77,9 +77,8 @@ class Engine:
 
         :raises BadSettings: the model keeps states, and there is not one for each slot.
         """
-        pool = BlockPool(
-            options.num_blocks, model.kv_layout.block_size, caching=options.prefix_caching
-        )
+        pool, window_pool = _pools(model, options)
+        most_tokens = options.num_blocks * pool.block_size
         self._model = model
         self._sink = sink
         keeping = stateful(model)
@@ -95,8 +94,9 @@ class Engine:
         kept = storable(model) if store is not None and options.prefix_caching else None
         self._stored = None
         if store is not None and kept is not None:
-            self._stored = StoredBlocks(kept, store, pool, lambda: self._budget.token_s)
-        self._scheduler = Scheduler(pool, options.slots, states, self._stored)
+            tables = BlockTables(pool, window_pool)
+            self._stored = StoredBlocks(kept, store, tables, lambda: self._budget.token_s)
+        self._scheduler = Scheduler(pool, options.slots, states, self._stored, window_pool)
         self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)
         plain = PlainExecutor(model, self._sampler)
         # A draft is verified in one step: the step after it cannot begin before its outcome.
@@ -116,7 +116,7 @@ class Engine:
             self._drafter,
             self._meter,
             limits=Limits(
-                min(model.context_length, pool.num_blocks * pool.block_size),
+                min(model.context_length, most_tokens),
                 model.vocab_size,
                 frozenset(i for i in tokenizer.eos_token_ids if 0 <= i < model.vocab_size),
             ),
@@ -173,7 +173,7 @@ class Engine:
         return self._meter.read(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + self._runner.posted,
-            kv_use=scheduler.pool.use,
+            kv_use=scheduler.tables.use,
             prefill_token_s=self._budget.token_s,
             stored=None if self._stored is None else self._stored.figures(),
         )
@@ -281,3 +281,15 @@ class Engine:
         self._table.release(recovery.preempted)
         events = [event for part in recovery.computed for event in self._postprocess(part)]
         return events + [self._table.fail(sequence, error) for sequence, error in recovery.failed]
+
+
+def _pools(model: Model, options: EngineOptions) -> tuple[BlockPool, BlockPool | None]:
+    """Return the pool of most layers' blocks, and the one of layers with a window, if that is another."""
+    layout = model.kv_layout
+    size, caching = layout.block_size, options.prefix_caching
+    if not options.num_window_blocks:
+        return BlockPool(options.num_blocks, size, caching=caching), None
+    windows = BlockPool(options.num_window_blocks, size, caching=caching, window=layout.window)
+    if not layout.has_full_layers:
+        return windows, None
+    return BlockPool(options.num_blocks, size, caching=caching), windows

@@ -30,7 +30,9 @@ class SequenceSlice:
     logits are returned: `len(token_ids) - 1` for ordinary decoding, 0 for all (prompt logprobs,
     verification of speculated tokens), `len(token_ids)` for none (a prefill chunk that is not
     the last). `adapter` is what the sequence's adapter is in a model that takes some, None for the
-    model as it is. `state` is the place of the sequence's state in a model that keeps states, which is
+    model as it is. `window_table` is the block table of the layers with a window, if they have blocks
+    of their own, else empty. Blocks wholly behind the window of position `start` are not in the tables
+    of such layers: another block of the sequence stands in their place. `state` is the place of the sequence's state in a model that keeps states, which is
     empty at `start` 0 whatever the place holds; -1 in other models. `images` are those of the whole
     prompt, for an `ImageModel`.
     """
@@ -43,6 +45,7 @@ class SequenceSlice:
     state: int = -1
     images: ImageInputs | None = None
     adapter: Any | None = None
+    window_table: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,22 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """What one block of the cache holds and costs. `bytes_per_block` counts all layers."""
+    """What one block of the cache holds and costs. `bytes_per_block` counts all layers.
+
+    `window_bytes` of them are of layers in which a token sees only the last `window` tokens, itself
+    included: blocks behind that may be released. If some layers see all, the model is a
+    `WindowedModel`.
+    """
 
     block_size: int
     bytes_per_block: int
+    window: int = 0
+    window_bytes: int = 0
+
+    @property
+    def has_full_layers(self) -> bool:
+        """Whether some layers see all of a sequence."""
+        return self.window_bytes < self.bytes_per_block
 
 
 @runtime_checkable
@@ -137,6 +152,30 @@ class StatefulModel(Protocol):
 
 
 @runtime_checkable
+class WindowedModel(Protocol):
+    """A model that can hold keys and values of layers with a window in blocks of their own."""
+
+    kv_layout: KVLayout
+
+    def allocate_windows(self, blocks: int) -> None:
+        """Allocate `blocks` blocks for these layers, before `allocate`, which leaves them out then.
+
+        Otherwise a slice's `block_table` is that of all layers.
+
+        :raises MemoryError: the device has not enough memory.
+        """
+        ...
+
+    def read_window_block(self, block: int) -> bytes:
+        """Return what such a block holds, `kv_layout.window_bytes` bytes."""
+        ...
+
+    def write_window_block(self, block: int, content: bytes) -> bool:
+        """Write such a block; False if the content is not of this format."""
+        ...
+
+
+@runtime_checkable
 class StorableModel(Protocol):
     """A model whose blocks of KV cache can be kept elsewhere, as bytes."""
 
@@ -146,7 +185,10 @@ class StorableModel(Protocol):
     cannot be kept elsewhere."""
 
     def read_block(self, block: int) -> bytes:
-        """Return a block's keys and values, `kv_layout.bytes_per_block` bytes."""
+        """Return a block's keys and values, `kv_layout.bytes_per_block` bytes.
+
+        Those of layers with blocks of their own (`WindowedModel`) are left out.
+        """
         ...
 
     def write_block(self, block: int, content: bytes) -> bool:

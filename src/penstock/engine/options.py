@@ -11,7 +11,9 @@ from penstock.errors import BadSettings
 class EngineOptions:
     """Limits and choices of one engine.
 
-    `slots` sequences run at once; `num_blocks` is what the model has allocated.
+    `slots` sequences run at once; `num_blocks` is what the model has allocated. Layers with a window
+    have `num_window_blocks` of their own, 0 if they have none; if all layers have a window, these are
+    all that is allocated, and `num_blocks` bounds the length of sequences.
     `prefill_chunk_tokens` prompt tokens are computed a step beside the running sequences; with
     `target_step_ms` the chunk follows the measured step times instead, between
     `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` gains nothing, and should be off,
@@ -33,6 +35,7 @@ class EngineOptions:
     max_chunk_tokens: int = 2048
     speculation_tokens: int = 0
     num_states: int = 0
+    num_window_blocks: int = 0
 
     def __post_init__(self) -> None:
         for name in ("slots", "num_blocks", "prefill_chunk_tokens", "min_chunk_tokens"):

@@ -11,7 +11,7 @@ from penstock.engine.reuse.stored_blocks import Loading
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.kv_cache import BlockTables
     from penstock.engine.reuse.stored_blocks import StoredBlocks
     from penstock.engine.sequence import Sequence
     from penstock.engine.states import StatePool
@@ -23,33 +23,37 @@ LEAST_BLOCKS: Final = 4
 class PrefixReuse:
     """Prefix caching over the pools of blocks and states. Owned by the engine's thread.
 
-    Without `states` a sequence starts after all cached blocks of its prefix. With them, a state
-    must be kept there too. States are kept at the end of a prompt's full blocks; at the point where a prompt
-    diverges from another, once a second one has done so; and after the newest blocks of an answer.
+    Without `states` a sequence starts after all cached blocks of its prefix (of layers with a window,
+    the last ones are enough). With them, a state must be kept there too. States are kept at the end
+    of a prompt's full blocks; at the point where a prompt diverges from another, once a second one
+    has done so; and after the newest blocks of an answer.
     """
 
     def __init__(
-        self, pool: BlockPool, states: StatePool | None, stored: StoredBlocks | None = None
+        self, tables: BlockTables, states: StatePool | None, stored: StoredBlocks | None = None
     ) -> None:
-        self.pool = pool
+        self.tables = tables
+        self.pool = pool = tables.pools[0]
         self.states = states
         self.stored = stored
         self.heads = HeldHeads(pool.holds)
 
-    def match(self, sequence: Sequence) -> tuple[list[int], int]:
-        """Return the cached blocks of a sequence's prefix, and how many of them it can reuse.
+    def match(self, sequence: Sequence) -> tuple[int, int]:
+        """Return how many blocks of a sequence's prefix are cached, and how many it can reuse.
 
         At least one token remains to be computed.
         """
         if not self.pool.caching or sequence.needs_prompt_rows:  # cached tokens give no logits
-            return [], 0
+            return 0, 0
         size = self.pool.block_size
         _extend(sequence, size)
         digests = sequence.digests[: (len(sequence.token_ids) - 1) // size]
-        blocks = self.pool.match(digests)
+        counts = self.tables.reusable(digests)
+        cached = counts[-1] if counts else 0
         if self.states is None:
-            return blocks, len(blocks)
-        return blocks, self.states.longest(digests[: len(blocks)])
+            return cached, cached
+        holds = self.states.holds
+        return cached, next((n for n in reversed(counts) if holds(digests[n - 1])), 0)
 
     def expect(self, sequence: Sequence) -> None:
         """Begin to read what the store has of a waiting sequence."""
@@ -106,6 +110,8 @@ class PrefixReuse:
 
     def begin(self, sequence: Sequence, cached: int, taken: int) -> None:
         """Give a starting sequence its state: the one after `taken` of its `cached` blocks."""
+        if self.stored is not None:
+            self.stored.begin(sequence)
         if self.states is None:
             return
         sequence.state = self.states.take(sequence.digests[taken - 1] if taken else None)
@@ -121,16 +127,23 @@ class PrefixReuse:
         return min((count for count in left if 0 < count < tokens), default=tokens)
 
     def note(self, sequence: Sequence) -> None:
-        """Publish what a sequence has computed: its full blocks, and its state after them."""
+        """Publish what a sequence has computed: its full blocks, and its state after them.
+
+        Then its blocks behind the window are released.
+        """
+        self._publish(sequence)
+        self.tables.slide(sequence)
+
+    def _publish(self, sequence: Sequence) -> None:
         pool = self.pool
         full = sequence.computed // pool.block_size
         if full <= sequence.registered_blocks or not pool.caching:
             return
         _extend(sequence, pool.block_size)
         for index in range(sequence.registered_blocks, full):
-            pool.register(sequence.block_table[index], sequence.digests[index])
+            self.tables.register(sequence, index)
             if self.stored is not None:
-                self.stored.save(sequence.digests[index], sequence.block_table[index])
+                self.stored.save(sequence, index)
         sequence.registered_blocks = full
         if self.states is not None and sequence.computed == full * pool.block_size:
             self._keep_state(self.states, sequence, full)
@@ -142,7 +155,7 @@ class PrefixReuse:
         if sequence.request.head:
             blocks = min(sequence.registered_blocks, sequence.prompt_length // self.pool.block_size)
             self.heads.add(sequence.request.head, sequence.digests[blocks - 1] if blocks else None)
-        self.pool.release(sequence.block_table)
+        self.tables.release(sequence)
         if self.states is not None and sequence.state >= 0:
             self._save_last_state(self.states, sequence)
             self.states.release(sequence.state)

@@ -7,6 +7,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from penstock.engine.kv_cache import BlockTables
 from penstock.engine.prefix_reuse import PrefixReuse
 from penstock.engine.step import Step, next_slice
 
@@ -35,10 +36,13 @@ class Scheduler:
         slots: int,
         states: StatePool | None = None,
         stored: StoredBlocks | None = None,
+        window_pool: BlockPool | None = None,
     ) -> None:
+        """`window_pool` has the blocks of layers with a window, if these have their own."""
         self.pool = pool
+        self.tables = BlockTables(pool, window_pool)
         self.stateful = states is not None
-        self._reuse = PrefixReuse(pool, states, stored)
+        self._reuse = PrefixReuse(self.tables, states, stored)
         self.slots = slots
         self.limit = slots
         """Sequences that run at once; less than `slots` after the device ran out of memory."""
@@ -113,11 +117,11 @@ class Scheduler:
             return Step()
         size = self.pool.block_size
         following = [s for s in self.running if len(s.token_ids) + 1 < s.max_length]
-        growing = [s for s in following if len(s.block_table) * size <= len(s.token_ids)]
-        if not following or len(growing) > self.pool.available:
+        growing = [s for s in following if self.tables.lacks(s, len(s.token_ids) + 1)]
+        if not following or not all(
+            self.tables.extend(sequence, len(sequence.token_ids) + 1) for sequence in growing
+        ):
             return Step()
-        for sequence in growing:
-            sequence.block_table += self.pool.allocate(1)
         count = len(following)
         slices = [next_slice(sequence, size) for sequence in following]
         return Step(following, slices, following, drafts=[()] * count, decode_tokens=count)
@@ -138,34 +142,34 @@ class Scheduler:
             self._reuse.note(sequence)
 
     def _allocate_next(self, step: Step) -> None:
-        """Allocate the block for the next token of each decoding sequence whose blocks are full."""
-        size = self.pool.block_size
-        growing = [s for s in self.running if len(s.block_table) * size < len(s.token_ids)]
+        """Allocate the block for the next token of each sequence whose blocks are full."""
+        growing = [s for s in self.running if self.tables.lacks(s, s.computed + 1)]
         for sequence in sorted(growing, key=_rank):
-            while not self.pool.available and sequence.block_table:
+            while sequence.block_table and not self.tables.extend(sequence, sequence.computed + 1):
                 step.preempted.append(self.preempt_last())
-            if sequence.block_table:  # it was not preempted itself
-                sequence.block_table += self.pool.allocate(1)
 
     def _fit_draft(self, sequence: Sequence, draft: list[int]) -> tuple[int, ...]:
         """Cut a draft to the room in a sequence's blocks; it gets one more if there are plenty."""
-        size = self.pool.block_size
-        room = len(sequence.block_table) * size - len(sequence.token_ids)
-        if room < len(draft) and self.pool.available > self.slots:
-            sequence.block_table += self.pool.allocate(1)
-            room += size
-        return tuple(draft[:room])
+        known = len(sequence.token_ids)
+        drafted = draft[: self.tables.room(sequence, spare=self.slots) - known]
+        self.tables.extend(sequence, known + len(drafted))
+        return tuple(drafted)
 
     def _add_chunk(self, step: Step, sequence: Sequence, prefill_tokens: int) -> None:
         if self._reuse.load(sequence):
             return
-        tokens = min(sequence.remaining, prefill_tokens - step.prefill_tokens)
+        start = sequence.computed
+        tokens = min(
+            sequence.remaining,
+            prefill_tokens - step.prefill_tokens,
+            self.tables.room(sequence) - start,
+        )
         if tokens > 0:
             tokens = self._reuse.cut(sequence, tokens)
             images = sequence.request.images
             if images is not None:
-                start = sequence.computed
                 tokens = images.chunk_end(start, start + tokens) - start
+        if tokens > 0 and self.tables.extend(sequence, start + tokens):
             step.add(sequence, tokens, self.pool.block_size)
             step.prefill_tokens += tokens
 
@@ -183,18 +187,12 @@ class Scheduler:
                 break
         else:
             return False
-        matched = cached[:taken]
-        needed = self.pool.blocks_for(len(sequence.token_ids)) - taken
-        # A reserve for the running ones, so that a new one does not preempt one of them at once.
-        reserve = self.pool.num_blocks // 100 if self.running else 0
-        if needed + reserve > self.pool.available - self.pool.idle(matched):
+        if not self.tables.admit(sequence, taken, alone=not self.running):
             return False
         self.waiting.remove(sequence)
-        self.pool.acquire(matched)
-        sequence.block_table = matched + self.pool.allocate(needed)
         sequence.registered_blocks = taken
         sequence.computed = taken * self.pool.block_size
-        self._reuse.begin(sequence, len(cached), taken)
+        self._reuse.begin(sequence, cached, taken)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
         self.running.append(sequence)

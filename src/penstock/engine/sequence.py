@@ -91,7 +91,9 @@ class Sequence:
     """The state of one request inside the engine; the engine's thread owns it.
 
     Of `token_ids` (prompt, then answer) the first `computed` are in the KV cache, in the blocks of
-    `block_table`, of which the first `registered_blocks` are in the prefix cache. `state` is the
+    `block_table`, of which the first `registered_blocks` are in the prefix cache. `window_table` has
+    those of layers with a window if they have blocks of their own; the first `dropped_blocks` of such
+    layers were released. `state` is the
     place of its state, if the model has states (-1: it has none), which is kept for reuse at
     the blocks `state_marks`, and behind its newest ones as `kept_state`, by digest. `rank` sorts
     sequences: by priority, then those that another worker has begun, then by arrival. `scores` are the log probabilities of the prompt's
@@ -107,6 +109,7 @@ class Sequence:
         "choice",
         "computed",
         "digests",
+        "dropped_blocks",
         "finish_reason",
         "kept_state",
         "key",
@@ -121,6 +124,7 @@ class Sequence:
         "state_marks",
         "stop",
         "token_ids",
+        "window_table",
     )
 
     def __init__(
@@ -144,6 +148,8 @@ class Sequence:
         )
         self.computed = 0
         self.block_table: list[int] = []
+        self.window_table: list[int] = []
+        self.dropped_blocks = 0
         self.digests: list[bytes] = []
         self.registered_blocks = 0
         self.state = -1
@@ -235,6 +241,8 @@ class Sequence:
         self.computed = 0
         self.registered_blocks = 0
         self.block_table = []
+        self.window_table = []
+        self.dropped_blocks = 0
         self.state = -1
         self.state_marks = ()
 

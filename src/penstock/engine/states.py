@@ -10,8 +10,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from penstock.engine.model import StatefulModel
 
 
@@ -81,8 +79,6 @@ class StatePool:
         """Return the place of the state that is kept for a digest; None if none is."""
         return self._kept.get(digest)
 
-    def longest(self, digests: Sequence[bytes]) -> int:
-        """Return how many of these blocks, counted from the first, end where a state is kept."""
-        return next(
-            (count for count in range(len(digests), 0, -1) if digests[count - 1] in self._kept), 0
-        )
+    def holds(self, digest: bytes) -> bool:
+        """Return whether the state after the blocks of this digest is kept."""
+        return digest in self._kept

@@ -88,6 +88,7 @@ class Step:
                 state=sequence.state,
                 images=sequence.request.images,
                 adapter=sequence.adapter_weights,
+                window_table=sequence.window_table[: -(-(start + count) // block_size)],
             )
         )
         if last:
@@ -113,8 +114,15 @@ class Step:
 def next_slice(sequence: Sequence, block_size: int) -> SequenceSlice:
     """Return the slice of the token that the step under way chooses; its id is a placeholder."""
     start = len(sequence.token_ids)
-    table = sequence.block_table[: start // block_size + 1]
-    images = sequence.request.images
+    count = start // block_size + 1
     return SequenceSlice(
-        sequence.key, (0,), start, table, 0, sequence.state, images, sequence.adapter_weights
+        sequence.key,
+        (0,),
+        start,
+        sequence.block_table[:count],
+        logits_from=0,
+        state=sequence.state,
+        images=sequence.request.images,
+        adapter=sequence.adapter_weights,
+        window_table=sequence.window_table[:count],
     )

@@ -220,7 +220,7 @@ def test_a_sequence_cannot_be_spoilt_by_anothers_nan(llama):
     short, long = draw([5, 100], seed=8)
     llama.allocate(len(short.table) + len(long.table))
     step(llama, [(short, short.take(4)), (long, long.take(99))])
-    for layer in llama.attention._layers.values():
+    for layer in llama.attention.caches.layers.values():
         for block in long.table:
             layer.keys[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] = float("nan")
             layer.values[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] = float("nan")

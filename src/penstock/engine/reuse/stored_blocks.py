@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from penstock.contract.worker import StoreLoad
-from penstock.engine.model import StorableStates, stateful
+from penstock.engine.model import StorableStates, WindowedModel, stateful
 from penstock.engine.reuse.kv_store import NotRead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.kv_cache import BlockTables
     from penstock.engine.model import StorableModel
     from penstock.engine.reuse.kv_store import KVStore
     from penstock.engine.sequence import Sequence
@@ -45,16 +46,47 @@ class Loading(Enum):
     GOES_ON = "more blocks, in a later step"
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a block holds in all layers: those of one pool, or of two, one after the other."""
+
+    model: StorableModel
+    windowed: WindowedModel | None
+
+    def read(self, blocks: list[int]) -> bytes:
+        """Return the bytes of these blocks, one of each pool."""
+        content = self.model.read_block(blocks[0])
+        if len(blocks) > 1 and self.windowed is not None:
+            content += self.windowed.read_window_block(blocks[1])
+        return content
+
+    def write(self, blocks: list[int], content: bytes) -> bool:
+        """Write the bytes of these blocks; False if they are not of this format."""
+        if len(blocks) == 1 or self.windowed is None:
+            return self.model.write_block(blocks[0], content)
+        size = len(content) - self.model.kv_layout.window_bytes
+        return self.model.write_block(
+            blocks[0], content[:size]
+        ) and self.windowed.write_window_block(blocks[1], content[size:])
+
+
 class StoredBlocks:
     """Blocks that the store has beyond the pool. The engine's thread owns it."""
 
     def __init__(
-        self, model: StorableModel, store: KVStore, pool: BlockPool, token_s: Callable[[], float]
+        self,
+        model: StorableModel,
+        store: KVStore,
+        tables: BlockTables,
+        token_s: Callable[[], float],
     ) -> None:
         """`token_s` returns the measured time of computing a prompt's token; 0 if unknown."""
         self._model = model
+        self._content = _Content(model, model if isinstance(model, WindowedModel) else None)
+        self._layout = model.kv_layout
         self._store = store
-        self._pool = pool
+        self._tables = tables
+        self._size = tables.pools[0].block_size
         self._token_s = token_s
         self._states = model if stateful(model) and isinstance(model, StorableStates) else None
         self._last_s: dict[int, float | None] = {}
@@ -66,12 +98,17 @@ class StoredBlocks:
 
     def expect(self, sequence: Sequence, known: int) -> None:
         """Begin to read the blocks of a waiting sequence after its first `known` ones."""
-        digests = sequence.digests[known : (len(sequence.token_ids) - 1) // self._pool.block_size]
+        digests = sequence.digests[known : (len(sequence.token_ids) - 1) // self._size]
         if digests and self._is_worth_it():
             states = [] if self._states is None else [state_name(digest) for digest in digests]
             self._store.expect(sequence.key, digests, states)
             self._last_s[sequence.key] = None
             self._next[sequence.key] = known
+
+    def begin(self, sequence: Sequence) -> None:
+        """Load nothing for a starting sequence if blocks before those that are read are gone."""
+        if self._next.get(sequence.key, 0) * self._size > sequence.computed:
+            self.end(sequence)
 
     def begin_step(self, *, beside: bool) -> None:
         """Give all loading of a step its time: less `beside` sequences that are computed in it."""
@@ -109,7 +146,7 @@ class StoredBlocks:
 
         Blocks of a model with states count as computed once the state after them is there.
         """
-        size, block = self._pool.block_size, self._next[sequence.key]
+        size, block = self._size, self._next[sequence.key]
         if self._states is not None and block and name == state_name(sequence.digests[block - 1]):
             if block * size > sequence.computed and self._states.write_state(
                 sequence.state, content
@@ -122,7 +159,9 @@ class StoredBlocks:
         self._next[sequence.key] = block + 1
         if block * size < sequence.computed:
             return True  # another sequence has computed it since
-        if not self._model.write_block(sequence.block_table[block], content):
+        if not self._tables.extend(sequence, (block + 1) * size):
+            return False
+        if not self._content.write(self._tables.blocks(sequence, block), content):
             return False
         if self._states is None:
             self._computed(sequence, block + 1)
@@ -130,12 +169,13 @@ class StoredBlocks:
 
     def _computed(self, sequence: Sequence, blocks: int) -> None:
         """Note that a sequence has its first blocks."""
-        size = self._pool.block_size
+        size = self._size
         self.loaded_tokens += blocks * size - sequence.computed
         for block in range(sequence.computed // size, blocks):
-            self._pool.register(sequence.block_table[block], sequence.digests[block])
+            self._tables.register(sequence, block)
         sequence.computed = blocks * size
         sequence.registered_blocks = blocks
+        self._tables.slide(sequence)
 
     def save_state(self, digest: bytes, place: int) -> None:
         """Have the state after a block written, if the store lacks it."""
@@ -145,10 +185,11 @@ class StoredBlocks:
             if self._store.wants(name, keeping.state_bytes):
                 self._store.save(name, states.read_state(place))
 
-    def save(self, digest: bytes, block: int) -> None:
-        """Have a computed block written, if the store lacks it."""
-        if self._store.wants(digest, self._model.kv_layout.bytes_per_block):
-            self._store.save(digest, self._model.read_block(block))
+    def save(self, sequence: Sequence, index: int) -> None:
+        """Have the `index`-th block of a sequence written, if the store lacks it."""
+        digest = sequence.digests[index]
+        if self._store.wants(digest, self._layout.bytes_per_block):
+            self._store.save(digest, self._content.read(self._tables.blocks(sequence, index)))
 
     def end(self, sequence: Sequence) -> None:
         """Load no more of a sequence."""
@@ -170,21 +211,25 @@ class StoredBlocks:
         if self._states is not None:
             return 0
         end_s = time.monotonic() + longest_s
-        blocks: list[int] = []
-        for digest in self._store.newest(self._pool.available // 2):
+        pools = self._tables.pools
+        loaded: list[list[int]] = []
+        count = 0
+        for digest in self._store.newest(min(pool.available for pool in pools) // 2):
             if time.monotonic() >= end_s:
                 break
             content = self._store.read(digest)
-            if content is None or self._pool.holds(digest):
+            if content is None or pools[0].holds(digest):
                 continue
-            (block,) = self._pool.allocate(1)
-            if self._model.write_block(block, content):
-                self._pool.register(block, digest)
-                blocks.append(block)
-            else:
-                self._pool.release([block])
-        self._pool.release(blocks)  # from the oldest on: the latest is evicted last
-        return len(blocks)
+            blocks = [pool.allocate(1)[0] for pool in pools]
+            if self._content.write(blocks, content):
+                for pool, block in zip(pools, blocks, strict=True):
+                    pool.register(block, digest)
+                count += 1
+            loaded.append(blocks)
+        for number, pool in enumerate(pools):
+            # From the oldest on: the latest is evicted last.
+            pool.release([blocks[number] for blocks in loaded])
+        return count
 
     def figures(self) -> StoreLoad:
         """Return what the store has done; any thread."""
@@ -199,7 +244,7 @@ class StoredBlocks:
         )
 
     def _is_worth_it(self) -> bool:
-        layout = self._model.kv_layout
+        layout = self._layout
         compute_s = self._token_s() * layout.block_size
         read_s = self._store.read_s(layout.bytes_per_block)
         if not compute_s or read_s < compute_s * _GAIN:

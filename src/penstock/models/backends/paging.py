@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """N tokens of S sequences, one after another.
+    """N tokens of S sequences, one after another, each in the blocks of its table.
 
     `token_ids` and `positions` are (N) int64, `rows` (R) int32 the tokens whose logits are needed.
     `paging` is by the graph's input names, all int32.
@@ -25,6 +25,15 @@ class Step:
     positions: NDArray[np.int64]
     rows: NDArray[np.int32]
     paging: dict[str, NDArray[np.int32]]
+
+    @staticmethod
+    def windows(batch: Batch, block_size: int) -> NDArray[np.int32]:
+        """Return the blocks of layers with a window: as `block_indices`, if they have their own."""
+        blocks: list[int] = []
+        for part in batch.slices:
+            count = -(-(part.start + len(part.token_ids)) // block_size)
+            blocks.extend((part.window_table or part.block_table)[:count])
+        return np.array(blocks, np.int32)
 
     @classmethod
     def of(cls, batch: Batch, block_size: int) -> Step:

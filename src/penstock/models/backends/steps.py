@@ -7,16 +7,18 @@ prefill chunks, one after the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penstock.engine.model import Batch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from penstock.engine.model import Batch, SequenceSlice
+    from penstock.engine.model import SequenceSlice
 
 BLOCK_SIZE = 16
 
@@ -88,7 +90,8 @@ class Step:
 
     `token_ids` and `position_ids` are (1, T); `logit_rows` are the rows whose logits are wanted,
     in the order that `Model.forward` promises. `first_rows` are those at which the batch's slices
-    begin, in their order.
+    begin, in their order. `windows` is the same step in the blocks of layers with a window, if these
+    have their own.
     """
 
     token_ids: torch.Tensor
@@ -100,10 +103,19 @@ class Step:
     prefills: tuple[PrefillChunk, ...]
     first_rows: tuple[int, ...]
     causal: MaskRule = field(default_factory=MaskRule)
+    windows: Step | None = None
 
 
 def build_step(batch: Batch, device: torch.device) -> Step:
     """Lay a batch out flat."""
+    step = _laid_out(batch, device)
+    if not any(part.window_table for part in batch.slices):
+        return step
+    apart = Batch([replace(part, block_table=part.window_table) for part in batch.slices])
+    return replace(step, windows=_laid_out(apart, device))
+
+
+def _laid_out(batch: Batch, device: torch.device) -> Step:
     decodes = [index for index, part in enumerate(batch.slices) if len(part.token_ids) == 1]
     decodes.sort(key=lambda index: batch.slices[index].start)
     prefills = [index for index, part in enumerate(batch.slices) if len(part.token_ids) > 1]

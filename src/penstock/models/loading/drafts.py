@@ -48,6 +48,7 @@ def prepare(
         step_tokens=READ_TOKENS,
         budget_bytes=share,
         where=where,
+        windows=False,
     )
     logger.info("%s drafts for %s: %d blocks of cache", spec.draft.name, spec.queue, room.blocks)
     return DraftModel(draft.model, room.blocks, words.vocab_size)

@@ -46,4 +46,5 @@ def engine_options(
         target_step_ms=target_step_ms or None,
         speculation_tokens=_SPECULATION_TOKENS if drafts and paged and not room.states else 0,
         num_states=room.states,
+        num_window_blocks=room.window_blocks,
     )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import torch
 
-from penstock.engine.model import Batch, SequenceSlice, stateful
+from penstock.engine.model import Batch, SequenceSlice, WindowedModel, stateful
 from penstock.errors import ModelNotLoadable
 from penstock.models.loading import checkpoint
 
 if TYPE_CHECKING:
-    from penstock.engine.model import Model
+    from penstock.engine.model import KVLayout, Model
     from penstock.models.devices.device import Device
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,9 @@ MOST_CPU_BYTES: Final = 16 * 1024**3
 GPU_SHARE: Final = 0.97
 _GRAPHS_BYTES: Final = 512 * 1024**2
 """Memory of captured graphs and libraries, beyond what is measured."""
+
+_WINDOWS: Final = 2
+"""Most windows of keys and values for each slot: its own, and one for the prefix cache."""
 
 _KEPT_STATES: Final = 4
 """Most states for each slot besides its own: at the ends of prompts and answers, for reuse."""
@@ -38,10 +41,15 @@ _RETRIES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What was allocated: blocks of KV cache, and places for the states of a model that has them."""
+    """What was allocated: blocks of KV cache, and places for the states of a model that has them.
+
+    `window_blocks` are those of layers with a window; if all have one, there are no others, and
+    `blocks` is what a sequence can be as long as.
+    """
 
     blocks: int
     states: int = 0
+    window_blocks: int = 0
 
 
 @runtime_checkable
@@ -68,13 +76,16 @@ def allocate(
     step_tokens: int,
     budget_bytes: int,
     where: str,
+    windows: bool = True,
 ) -> Room:
     """Allocate the KV cache, as much as the slots can fill within the budget; return what fits.
 
     Sequences in `spare_slots` share those blocks, but add to the steps' batches. The sequences'
     states are allocated first, if the model has states.
     `step_tokens` is the longest prefill that the engine requests at once. If the budget is 0, a
-    GPU's budget is the memory that such a step leaves, measured by running one.
+    GPU's budget is the memory that such a step leaves, measured by running one. With `windows`,
+    layers with a window get the blocks that their windows take, for the engine to release those
+    behind; on CPUs only.
 
     :raises ModelNotLoadable: not even one block fits.
     """
@@ -88,7 +99,13 @@ def allocate(
     keeping = stateful(model)
     budget_bytes -= 0 if keeping is None else states * keeping.state_bytes
     per_slot = -(-model.context_length // layout.block_size)
-    blocks = min(slots * per_slot, budget_bytes // max(1, layout.bytes_per_block))
+    most = slots * per_slot
+    if windows and layout.window and device.kind == "cpu":
+        step_blocks = -(-step_tokens // layout.block_size)
+        room = _with_windows(layout, most, at_once, step_blocks, budget_bytes)
+        if room is not None:
+            return _allocated(model, replace(room, states=states), where)
+    blocks = min(most, budget_bytes // max(1, layout.bytes_per_block))
     if blocks < 1:
         raise ModelNotLoadable(
             f"{where}: a KV cache of {budget_bytes} bytes holds nothing; "
@@ -104,6 +121,45 @@ def allocate(
             model.allocate(0)
             blocks = max(1, int(blocks * _RETRY_SHARE))
     return Room(_taken(model, blocks, where), states)
+
+
+def _with_windows(
+    layout: KVLayout, most: int, sequences: int, step_blocks: int, budget_bytes: int
+) -> Room | None:
+    """Return how many blocks of each kind to allocate; None if windows of so many tokens do not fit.
+
+    Up to `most` blocks of tokens, and for layers with a window as many as the windows of all
+    sequences take, and what a step adds to one.
+    """
+    window = -(-layout.window // layout.block_size) + 2
+    full_bytes = layout.bytes_per_block - layout.window_bytes
+    for each in range(_WINDOWS, 0, -1):
+        wanted = min(most, each * sequences * window + step_blocks)
+        left_bytes = budget_bytes - wanted * layout.window_bytes
+        if full_bytes == 0:
+            blocks = most if left_bytes >= 0 else 0
+        else:
+            blocks = min(most, left_bytes // full_bytes)
+        if blocks >= wanted:
+            return Room(blocks, window_blocks=wanted)
+    # Not all windows fit at once. Sequences wait for each other then.
+    wanted = min(most, budget_bytes // layout.bytes_per_block)
+    if wanted < window + step_blocks:
+        return None
+    return Room(most if full_bytes == 0 else wanted, window_blocks=wanted)
+
+
+def _allocated(model: Model, room: Room, where: str) -> Room:
+    """Allocate what a model with windows gets."""
+    if isinstance(model, WindowedModel) and model.kv_layout.has_full_layers:
+        try:
+            model.allocate_windows(room.window_blocks)
+        except MemoryError as error:
+            raise ModelNotLoadable(f"{where}: {checkpoint.first_line(error)}") from error
+        _taken(model, room.blocks, where)
+    else:
+        _taken(model, room.window_blocks, where)
+    return room
 
 
 def _allocate_states(model: Model, at_once: int, budget_bytes: int, where: str) -> int:

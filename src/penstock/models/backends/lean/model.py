@@ -43,7 +43,7 @@ class LeanModel:
         self.vocab_size = body.shape.decoder.vocab_size
         self.context_length = body.shape.context_length
         self.max_sequences = DEFAULT_SEQUENCES
-        self.kv_layout = KVLayout(BLOCK_SIZE, body.block_bytes)
+        self.kv_layout = _layout(body)
         self._computer: Computer = computer or body
         self._tables = BlockTables(0, self._computer.note)
 
@@ -125,6 +125,14 @@ class LeanModel:
             packed = replace(packed, images=images)
         own = adapters.of_step(batch, packed.first_rows, self.body.device.torch_device)
         return packed if own is None else replace(packed, adapters=own)
+
+
+def _layout(body: Body) -> KVLayout:
+    """What a block takes. Blocks behind a window are released if all layers have one."""
+    size, windows = body.block_bytes, body.shape.decoder.sliding_windows
+    if not all(0 < window < body.shape.context_length for window in windows):
+        return KVLayout(BLOCK_SIZE, size)
+    return KVLayout(BLOCK_SIZE, size, max(windows), size)
 
 
 class PipelinedLean(LeanModel):

@@ -99,8 +99,13 @@ class Decoder(DecoderArrays):
 
     @property
     def cache_block_bytes(self) -> int:
-        """Bytes of one block of the KV cache, all layers, once their traits are set."""
-        return int(self._library.pn_cache_block_bytes(self._model))
+        """Bytes of a block of the KV cache, of layers that do not slide, once all traits are set."""
+        return int(self._library.pn_cache_block_bytes(self._model, 0))
+
+    @property
+    def window_block_bytes(self) -> int:
+        """Bytes of a block of the window cache, of layers that slide; 0 without such layers."""
+        return int(self._library.pn_cache_block_bytes(self._model, 1))
 
     def set_latent(self, layer: int, latent: NativeLatent) -> None:
         """Make a layer's attention latent; comes before its matrices and vectors.
@@ -134,6 +139,8 @@ class Decoder(DecoderArrays):
         block_indices_begins: NDArray[np.int32],
         rows: NDArray[np.int32],
         cache: NDArray[np.uint8],
+        window_indices: NDArray[np.int32] | None = None,
+        window_cache: NDArray[np.uint8] | None = None,
         states: NDArray[np.uint8] | None = None,
         places: NDArray[np.int32] | None = None,
         images: StepImages | None = None,
@@ -143,10 +150,10 @@ class Decoder(DecoderArrays):
     ) -> None:
         """Compute a step; see `pn_step`. `cache` is (blocks, bytes), `states` (places, bytes).
 
-        `images` are those of the step's tokens, `adapters` the addresses of the sequences'
-        (`NativeAdapter`), 0 for none. `places` are those of the sequences' states; in a model
-        without mixers both are None. Outputs, (rows, vocab) and (rows, hidden), are written in
-        place.
+        Layers that slide have their blocks in `window_cache`, by `window_indices`. `images` are
+        those of the step's tokens, `adapters` the addresses of the sequences' (`NativeAdapter`),
+        0 for none. `places` are those of the sequences' states; in a model without mixers both are
+        None. Outputs, (rows, vocab) and (rows, hidden), are written in place.
 
         :raises ValueError: an id, a position or a block does not exist.
         :raises MemoryError: there is no memory for the step.
@@ -156,6 +163,8 @@ class Decoder(DecoderArrays):
             raise ValueError("begins of another number of sequences")
         if block_indices_begins[-1] > len(block_indices):
             raise ValueError("fewer block indices than their begins need")
+        if window_indices is not None and len(window_indices) != len(block_indices):
+            raise ValueError("a window cache's blocks of another number")
         for output, width in ((logits, self.shape.vocab), (hidden, self.shape.hidden)):
             if output is not None and output.shape != (len(rows), width):
                 raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")
@@ -171,6 +180,7 @@ class Decoder(DecoderArrays):
             None if places is None else address_of(places, np.int32),
             *((None, None, None, 0) if images is None else images.native()),
             None if adapters is None else address_of(adapters, np.uint64),
+            None if window_indices is None else address_of(window_indices, np.int32),
         )
         check(
             self._library.pn_step(
@@ -178,6 +188,8 @@ class Decoder(DecoderArrays):
                 ctypes.byref(native),
                 pointer(cache),
                 len(cache),
+                None if window_cache is None else pointer(window_cache),
+                0 if window_cache is None else len(window_cache),
                 None if states is None else pointer(states),
                 0 if states is None else len(states),
                 None if logits is None else ctypes.c_void_p(address_of(logits, np.float32)),

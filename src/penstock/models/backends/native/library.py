@@ -58,6 +58,7 @@ class StepInput(ctypes.Structure):
         ),
         ("added_layers", ctypes.c_int32),
         ("adapters", ctypes.c_void_p),
+        ("window_indices", ctypes.c_void_p),
     )
 
 

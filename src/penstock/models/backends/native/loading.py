@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.architecture import tables
+from penstock.models.architecture import tables, windows
 from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
@@ -74,7 +74,8 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         torch.get_num_threads(),
         cpus=_cpus(spec, torch.get_num_threads()),
     )
-    _set_traits(native, model, context_length)
+    window = windows.sliding(model, context_length)
+    _set_traits(native, model, context_length, slides=window.apart)
     held = _set_unpacked(native, model, weights, form)
     in_large_pages = spec.large_pages and pages.available()
     plans = tuple(packing.plans(model, weights))
@@ -93,6 +94,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         model=NativeModel(
             native,
             context_length,
+            window.size,
             [plan for plan in plans if isinstance(plan, packing.Plan)],
             model.head.name,
         ),
@@ -185,7 +187,9 @@ def _inner(layer: Layer) -> int:
     return layer.mlp.size if part is None else part.size
 
 
-def _set_traits(native: Decoder, model: Architecture, context_length: int) -> None:
+def _set_traits(
+    native: Decoder, model: Architecture, context_length: int, *, slides: frozenset[int]
+) -> None:
     """Set the traits of the model and its layers, and the tables by position."""
     native.set_traits(traits.of_model(model))
     turned = (layer.attention.rotation for layer in model.layers)
@@ -196,7 +200,8 @@ def _set_traits(native: Decoder, model: Architecture, context_length: int) -> No
     if growth is not None:
         native.set_growth(tables.growths(growth, context_length))
     for index, layer in enumerate(model.layers):
-        native.set_layer(index, traits.of_layer(layer, turnings))
+        own = traits.of_layer(layer, turnings, slides=index in slides)
+        native.set_layer(index, own)
         if layer.attention.latent is not None:
             native.set_latent(index, latent.native_latent(layer.attention.latent))
         if isinstance(layer.mlp, Experts):

@@ -34,17 +34,31 @@ class NativeModel:
     """Owns the KV cache, and the decoder with its threads. The engine's thread calls it."""
 
     def __init__(
-        self, decoder: Decoder, context_length: int, plans: Sequence[Plan] = (), head: str = ""
+        self,
+        decoder: Decoder,
+        context_length: int,
+        window: int = 0,
+        plans: Sequence[Plan] = (),
+        head: str = "",
     ) -> None:
-        """`plans` are the matrices that adapters may change; `head` is the name of the head."""
+        """`window` is that of the layers that slide, or of all layers; 0: some layers see all, and none slides.
+
+        `plans` are the matrices that adapters may change; `head` is the name of the head.
+        """
         self._decoder = decoder
         self._plans, self._head = plans, head
         self.vocab_size = decoder.shape.vocab
         self.context_length = context_length
-        self.kv_layout = KVLayout(BLOCK_SIZE, decoder.cache_block_bytes)
+        self._full_bytes = decoder.cache_block_bytes
+        self._window_bytes = decoder.window_block_bytes
+        block_bytes = self._full_bytes + self._window_bytes
+        window_bytes = (self._window_bytes or block_bytes) if window else 0
+        self.kv_layout = KVLayout(BLOCK_SIZE, block_bytes, window, window_bytes)
         self.shows_hidden = True
         self.state_bytes = decoder.state_bytes
-        self._cache = aligned(0).reshape(0, self.kv_layout.bytes_per_block)
+        self._cache = aligned(0).reshape(0, self._full_bytes)
+        self._windows = aligned(0).reshape(0, max(1, self._window_bytes))
+        self._slides = False
         self._states: NDArray[np.uint8] | None = None
         self._thread: int | None = None  # the engine's, once it is known
         self._rotary: Any | None = None
@@ -54,8 +68,17 @@ class NativeModel:
 
         :raises MemoryError: the machine has not enough memory.
         """
-        size = self.kv_layout.bytes_per_block
-        self._cache = _taken(blocks * size).reshape(blocks, size)
+        self._cache = _taken(blocks * self._full_bytes).reshape(blocks, self._full_bytes)
+        if self._window_bytes and not self._slides:
+            self._windows = _taken(blocks * self._window_bytes).reshape(blocks, -1)
+
+    def allocate_windows(self, blocks: int) -> None:
+        """See `penstock.engine.model.WindowedModel`.
+
+        :raises MemoryError: the machine has not enough memory.
+        """
+        self._windows = _taken(blocks * self._window_bytes).reshape(blocks, self._window_bytes)
+        self._slides = True
 
     def allocate_states(self, count: int) -> None:
         """See `penstock.engine.model.StatefulModel`.
@@ -76,13 +99,27 @@ class NativeModel:
 
     def read_block(self, block: int) -> bytes:
         """See `penstock.engine.model.StorableModel`."""
-        return self._cache[block].tobytes()
+        content = self._cache[block].tobytes()
+        return content if self._slides else content + self.read_window_block(block)
 
     def write_block(self, block: int, content: bytes) -> bool:
         """See `penstock.engine.model.StorableModel`."""
-        if len(content) != self.kv_layout.bytes_per_block:
+        rest = content[self._full_bytes :]
+        if len(content) - len(rest) != self._full_bytes or (self._slides and rest):
             return False
-        self._cache[block] = np.frombuffer(content, np.uint8)
+        self._cache[block] = np.frombuffer(content, np.uint8, self._full_bytes)
+        return self._slides or self.write_window_block(block, rest)
+
+    def read_window_block(self, block: int) -> bytes:
+        """See `penstock.engine.model.WindowedModel`."""
+        return self._windows[block].tobytes() if self._window_bytes else b""
+
+    def write_window_block(self, block: int, content: bytes) -> bool:
+        """See `penstock.engine.model.WindowedModel`."""
+        if len(content) != self._window_bytes:
+            return False
+        if content:
+            self._windows[block] = np.frombuffer(content, np.uint8)
         return True
 
     def read_state(self, place: int) -> bytes:
@@ -153,6 +190,8 @@ class NativeModel:
             block_indices_begins=paging["block_indices_begins"],
             rows=step.rows,
             cache=self._cache,
+            window_indices=Step.windows(batch, BLOCK_SIZE) if self._window_bytes else None,
+            window_cache=self._windows if self._window_bytes else None,
             states=self._states,
             places=places,
             images=StepImages.of(batch, step.token_ids.size, self._rotary),

@@ -90,6 +90,7 @@ class _Layer(ctypes.Structure):
             )
         ),
         *((name, ctypes.c_float) for name in _SCALES),
+        ("slides", ctypes.c_int32),
     )
 
 
@@ -114,7 +115,10 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class LayerTraits:
-    """Properties that vary between layers; `rotation` is the number of a rotary table."""
+    """Properties that vary between layers; `rotation` is the number of a rotary table.
+
+    A layer that `slides` has its keys and values in the window cache.
+    """
 
     window: int
     rotation: int
@@ -139,6 +143,7 @@ class LayerTraits:
     attention_scale: float = 1.0
     gate_scale: float = 1.0
     mlp_scale: float = 1.0
+    slides: bool = False
 
     def native(self) -> ctypes.Structure:
         """The library's own structure."""
@@ -163,7 +168,7 @@ def of_model(model: Architecture) -> Traits:
     )
 
 
-def of_layer(layer: Layer, rotations: Sequence[Rotation]) -> LayerTraits:
+def of_layer(layer: Layer, rotations: Sequence[Rotation], *, slides: bool) -> LayerTraits:
     """The traits of a described layer; `rotations` are the model's, in their tables' order."""
     attention, mlp = layer.attention, dense_part(layer.mlp)
     turning, heads = attention.rotation, attention.head_norms
@@ -197,4 +202,5 @@ def of_layer(layer: Layer, rotations: Sequence[Rotation]) -> LayerTraits:
         attention_scale=attention.result_scale,
         gate_scale=1.0 if mlp is None else mlp.gate_scale,
         mlp_scale=1.0 if mlp is None else mlp.result_scale,
+        slides=slides,
     )

@@ -9,7 +9,7 @@ rows of many sequences in one call, prefill chunks sequence by sequence.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from penstock.models.backends.native import attention as native
 from penstock.models.backends.native.paged import NativePaged
 from penstock.models.backends.steps import BLOCK_SIZE, DecodeGroup, MaskRule, PrefillChunk, Step
 from penstock.models.backends.transformers.dot_product import attend, attention_options
+from penstock.models.backends.transformers.layer_caches import LayerCaches, LayerShape
 from penstock.models.backends.transformers.masks import (
     decode_plan,
     first_visible_block,
@@ -27,7 +28,9 @@ from penstock.models.backends.transformers.masks import (
 from penstock.models.loading.libraries import transformers, transformers_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from penstock.models.backends.transformers.layer_caches import LayerCache
 
 _names = itertools.count()
 
@@ -36,35 +39,12 @@ class NotPageable(Exception):
     """The model's attention cannot run over our KV cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """One layer's keys and values."""
-
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    dtype: torch.dtype
-
-    def bytes_per_token(self) -> int:
-        """Bytes that one token takes in this layer."""
-        return self.kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
-
-
-@dataclass(slots=True)
-class LayerCache:
-    """Keys (slots, kv_heads, key_dim) and values (slots, kv_heads, value_dim) of one layer."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-
 class PagedAttention:
     """The attention function and the KV cache of one model; the engine's thread owns it."""
 
     def __init__(self) -> None:
         self.name = f"penstock_{next(_names)}"
-        self.shapes: dict[int, LayerShape] = {}
-        self._layers: dict[int, LayerCache] = {}
+        self.caches = LayerCaches()
         self._step: Step | None = None
         self._workspace: dict[tuple[str, torch.dtype], torch.Tensor] = {}
         self.mutual = Mutual.EVERYWHERE
@@ -78,69 +58,11 @@ class PagedAttention:
         transformers().AttentionInterface.register(self.name, self)
         transformers().AttentionMaskInterface.register(self.name, self.mask)
 
-    def bytes_per_block(self) -> int:
-        """Bytes of one block, all layers together; known after the first forward."""
-        return BLOCK_SIZE * sum(shape.bytes_per_token() for shape in self.shapes.values())
-
-    def allocate(self, blocks: int, device: torch.device) -> None:
-        """Allocate the cache again. On a CPU the memory is taken page by page as it is written.
-
-        :raises MemoryError: the device has not enough memory.
-        """
-        self._layers = {}
-        slots = blocks * BLOCK_SIZE
-        try:
-            for layer, shape in self.shapes.items():
-                keys = (slots, shape.kv_heads, shape.key_dim)
-                values = (slots, shape.kv_heads, shape.value_dim)
-                self._layers[layer] = LayerCache(
-                    torch.zeros(keys, dtype=shape.dtype, device=device),
-                    torch.zeros(values, dtype=shape.dtype, device=device),
-                )
-        except RuntimeError as error:
-            self._layers = {}
-            raise MemoryError(
-                f"no memory for {blocks * self.bytes_per_block() / 2**20:.0f} MiB of KV cache"
-            ) from error
-
-    @property
-    def block_format(self) -> str:
-        """Shapes and types of all layers."""
-        return " ".join(
-            f"{layer}:{shape.kv_heads}x{shape.key_dim}+{shape.value_dim}:{shape.dtype}"
-            for layer, shape in self.shapes.items()
-        )
-
-    def read_block(self, block: int) -> bytes:
-        """Return a block's keys and values, layer by layer."""
-        return b"".join(
-            part.contiguous().view(torch.uint8).cpu().numpy().tobytes()
-            for part in self._parts(block)
-        )
-
-    def write_block(self, block: int, content: bytes) -> bool:
-        """Write a block's keys and values; False if their number of bytes is not right."""
-        if len(content) != self.bytes_per_block():
-            return False
-        source = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        start = 0
-        for part in self._parts(block):
-            size = part.numel() * part.itemsize
-            part.copy_(source[start : start + size].view(part.dtype).view(part.shape))
-            start += size
-        return True
-
-    def _parts(self, block: int) -> Iterator[torch.Tensor]:
-        slots = slice(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
-        for layer in self._layers.values():
-            yield layer.keys[slots]
-            yield layer.values[slots]
-
     def begin(self, step: Step | None) -> None:
         """Set the step that the next forward computes; None learns the layers' shapes."""
         self._step = step
         if step is None:
-            self.shapes = {}
+            self.caches = LayerCaches()
 
     def mask(
         self,
@@ -173,8 +95,11 @@ class PagedAttention:
             raise NotPageable("the model builds attention masks of its own")
         step = self._step
         if step is None:
-            return self._learn(module, query, key, value)
-        layer = self._layers[id(module)]
+            window = attention_mask.window if attention_mask is not None else None
+            return self._learn(module, query, key, value, window or 0)
+        layer = self.caches.layers[id(module)]
+        if layer.apart and step.windows is not None:
+            step = step.windows
         layer.keys.index_copy_(0, step.write_slots, key[0].transpose(0, 1))
         layer.values.index_copy_(0, step.write_slots, value[0].transpose(0, 1))
         rule = step.causal if attention_mask is None else attention_mask
@@ -196,14 +121,22 @@ class PagedAttention:
         return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
     def _learn(
-        self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int,
     ) -> tuple[torch.Tensor, None]:
         """Record a layer's shape; only the shape of the returned value is meaningful."""
-        if id(module) in self.shapes:
+        shapes = self.caches.shapes
+        if id(module) in shapes:
             raise NotPageable("a layer attends twice in one forward")
         if key.shape[2] != query.shape[2] or query.shape[1] % key.shape[1]:
             raise NotPageable("keys and queries do not match")
-        self.shapes[id(module)] = LayerShape(key.shape[1], key.shape[3], value.shape[3], key.dtype)
+        shapes[id(module)] = LayerShape(
+            key.shape[1], key.shape[3], value.shape[3], key.dtype, window
+        )
         _, heads, tokens, _ = query.shape
         return query.new_zeros((1, tokens, heads, value.shape[3])), None
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penstock.engine.model import KVLayout
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.backends.lean import loading as lean
 from penstock.models.backends.lean.products import low_bit
-from penstock.models.backends.steps import BLOCK_SIZE, build_step
+from penstock.models.backends.steps import build_step
 from penstock.models.backends.transformers import rope
 from penstock.models.backends.transformers.adapters import ModuleAdapter, StepAdapters
 from penstock.models.backends.transformers.attention import NotPageable, PagedAttention
@@ -53,15 +52,14 @@ class PagedModel:
         device: torch.device,
         context_length: int,
     ) -> None:
-        self.module = module
-        self.attention = attention
+        self.module, self.attention = module, attention
         self.device = device
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
         self._images: ForwardImages | None = None
         self._adapters = StepAdapters(module, device)
         self._learn()
-        self.kv_layout = KVLayout(BLOCK_SIZE, attention.bytes_per_block())
+        self.kv_layout = attention.caches.lay_out(context_length)
 
     def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
         """See `penstock.engine.model.ImageModel`."""
@@ -78,22 +76,32 @@ class PagedModel:
 
         :raises MemoryError: the device has not enough memory.
         """
-        self.attention.allocate(blocks, self.device)
+        self.attention.caches.allocate(blocks, self.device)
+
+    def allocate_windows(self, blocks: int) -> None:
+        """See `penstock.engine.model.WindowedModel`."""
+        self.attention.caches.allocate_windows(blocks)
 
     @property
     def block_format(self) -> str:
         """See `penstock.engine.model.StorableModel`."""
-        return f"paged torch {torch.__version__} {self.attention.block_format}"
+        return f"paged torch {torch.__version__} {self.attention.caches.block_format}"
 
-    @torch.inference_mode()
     def read_block(self, block: int) -> bytes:
         """See `penstock.engine.model.StorableModel`."""
-        return self.attention.read_block(block)
+        return self.attention.caches.read_block(block, apart=False)
 
-    @torch.inference_mode()
     def write_block(self, block: int, content: bytes) -> bool:
         """See `penstock.engine.model.StorableModel`."""
-        return self.attention.write_block(block, content)
+        return self.attention.caches.write_block(block, content, apart=False)
+
+    def read_window_block(self, block: int) -> bytes:
+        """See `penstock.engine.model.WindowedModel`."""
+        return self.attention.caches.read_block(block, apart=True)
+
+    def write_window_block(self, block: int, content: bytes) -> bool:
+        """See `penstock.engine.model.WindowedModel`."""
+        return self.attention.caches.write_block(block, content, apart=True)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -144,9 +152,9 @@ class PagedModel:
             "logits_to_keep": torch.zeros(1, dtype=torch.int64, device=self.device),
         }
         self.module(**asked)
-        if not self.attention.shapes:
+        caches = self.attention.caches
+        if not caches.shapes:
             raise NotPageable("no layer uses the attention interface")
-        shapes = self.attention.shapes
         try:
             self.attention.begin(None)
             states = self.module(**asked, output_hidden_states=True).hidden_states
@@ -154,7 +162,7 @@ class PagedModel:
         except Exception as error:  # noqa: BLE001 - an architecture without them serves all the same
             logger.info("no embeddings: %s", checkpoint.first_line(error))
             self.shows_hidden = False
-        self.attention.shapes = shapes
+        self.attention.caches = caches
 
 
 def load(spec: ModelSpec, progress: Progress) -> Assembled:

@@ -58,10 +58,10 @@ PENSTOCK_EXPORT int32_t pn_pack(const pn_packing *packing, const pn_part *parts,
     return PN_OK;
 }
 
-PENSTOCK_EXPORT int64_t pn_cache_block_bytes(const pn_model *model) {
+PENSTOCK_EXPORT int64_t pn_cache_block_bytes(const pn_model *model, int32_t slides) {
     if (model == nullptr)
         return -fail(PN_BAD_ARGUMENT, "no model");
-    return model->model.block_stride * int64_t(sizeof(uint16_t));
+    return model->model.block_strides[slides != 0] * int64_t(sizeof(uint16_t));
 }
 
 PENSTOCK_EXPORT int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads,
@@ -245,21 +245,25 @@ PENSTOCK_EXPORT int32_t pn_set_growth(pn_model *model, const float *growth, int3
 }
 
 PENSTOCK_EXPORT int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache,
-                                int32_t blocks, void *states, int32_t places, float *logits,
-                                float *hidden) {
+                                int32_t blocks, void *window_cache, int32_t window_blocks,
+                                void *states, int32_t places, float *logits, float *hidden) {
     if (model == nullptr || step == nullptr || cache == nullptr || !aligned(cache))
         return fail(PN_BAD_ARGUMENT, "no model, no step, or no cache at a multiple of 64");
     if (const char *missing = model->model.missing())
         return fail(PN_INCOMPLETE, missing);
+    if (model->model.block_strides[1] > 0 && (window_cache == nullptr || !aligned(window_cache)))
+        return fail(PN_BAD_ARGUMENT, "no window cache at a multiple of 64");
     if (model->model.state_floats > 0 && (states == nullptr || !aligned(states)))
         return fail(PN_BAD_ARGUMENT, "no states at a multiple of 64");
     if (logits == nullptr && hidden == nullptr && step->rows > 0)
         return fail(PN_BAD_ARGUMENT, "rows are wanted, but there is no place for them");
     try {
-        if (const char *fault = fault_of(model->model, *step, blocks, places))
+        if (const char *fault = fault_of(model->model, *step, blocks, window_blocks, places))
             return fail(PN_BAD_ARGUMENT, fault);
-        penstock::compute(model->model, *step, static_cast<uint16_t *>(cache),
-                          static_cast<float *>(states), logits, hidden);
+        const penstock::Caches caches{
+            {static_cast<uint16_t *>(cache), static_cast<uint16_t *>(window_cache)}};
+        penstock::compute(model->model, *step, caches, static_cast<float *>(states), logits,
+                          hidden);
         return PN_OK;
     } catch (const std::bad_alloc &) {
         return fail(PN_NO_MEMORY, "no memory for a step of this size");

@@ -55,15 +55,30 @@ const char *fault_of_states(const pn_step_input &input, int places) {
     return nullptr;
 }
 
+/* A line about why a step's blocks cannot be of the window cache, or null. */
+const char *fault_of_windows(const pn_step_input &input, int blocks) {
+    if (input.window_indices == nullptr)
+        return "a step's array is missing";
+    for (int at = input.block_indices_begins[0]; at < input.block_indices_begins[input.sequences];
+         at++)
+        if (input.window_indices[at] < 0 || input.window_indices[at] >= blocks)
+            return "a block is outside the window cache";
+    return nullptr;
+}
+
 } // namespace
 
-const char *fault_of(const Model &model, const pn_step_input &input, int blocks, int places) {
+const char *fault_of(const Model &model, const pn_step_input &input, int blocks,
+                     int window_blocks, int places) {
     const pn_shape &shape = model.shape;
     if (input.added_layers < 0 || input.added_layers >= shape.layers ||
         (input.added_layers > 0 && input.added == nullptr))
         return "features are added behind layers that there are not";
     if (const char *fault =
             fault_of_sequences(input, shape.block_size, blocks, model.positions))
+        return fault;
+    if (const char *fault =
+            model.block_strides[1] > 0 ? fault_of_windows(input, window_blocks) : nullptr)
         return fault;
     if (const char *fault = model.state_floats > 0 ? fault_of_states(input, places) : nullptr)
         return fault;

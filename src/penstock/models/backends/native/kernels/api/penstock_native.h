@@ -294,6 +294,7 @@ typedef struct {
     float attention_scale;  /* of what attention adds, beside that */
     float gate_scale;       /* of the MLP's gates, before their activation; experts have none */
     float mlp_scale;        /* of what the MLP adds, experts excepted */
+    int32_t slides; /* 1: its keys and values lie in the window cache (`pn_step`); it has a window */
 } pn_layer;
 
 /* A layer's mixer; see PN_GATED_DELTA. Sizes are multiples of 16. */
@@ -395,6 +396,9 @@ typedef struct {
     const float *const *added;    /* (added_layers, N) rows to add behind each of the first layers */
     int32_t added_layers;         /* fewer than the model has */
     const pn_adapter *const *adapters; /* (S), each NULL for the model as it is; or NULL */
+    /* Blocks of the window cache, as many as block_indices has; NULL in a model without layers that
+     * slide. Those wholly behind the window of a sequence's first token are not read. */
+    const int32_t *window_indices;
 } pn_step_input;
 
 /* PN_ABI of the library as it was built. */
@@ -416,10 +420,11 @@ int64_t pn_packed_bytes(const pn_packing *packing);
  * takes two parts of equal rows. Safe from several threads at once. */
 int32_t pn_pack(const pn_packing *packing, const pn_part *parts, int32_t part_count, void *packed);
 
-/* Bytes of one block of the KV cache, all layers; fp16, or INT8. The cache is `blocks` of them, one after
- * another, at a multiple of 64 bytes; its contents need no initialising. A block is copied by
- * copying these bytes. It is known once the layers' traits are set. */
-int64_t pn_cache_block_bytes(const pn_model *model);
+/* Bytes of one block of the KV cache, all layers but those that slide, or these alone where `slides`;
+ * fp16, or INT8. The cache is `blocks` of them, one after another, at a multiple of 64 bytes; its
+ * contents need no initialising. A block is copied by copying these bytes. It is known once the
+ * layers' traits are set. */
+int64_t pn_cache_block_bytes(const pn_model *model, int32_t slides);
 
 /* `threads` computing threads, the caller of `pn_step` being one of them. `cpus` (threads), or NULL
  * for no pinning: thread i is bound to cpus[i]; the caller, thread 0, binds itself. */
@@ -485,12 +490,13 @@ int32_t pn_adapter_add(pn_model *model, pn_adapter *adapter, int32_t which, int3
 
 void pn_adapter_destroy(pn_adapter *adapter);
 
-/* Compute a step: write its keys and values to `cache` (of `blocks` blocks), move the states of its
+/* Compute a step: write its keys and values to `cache` (of `blocks` blocks), those of layers that
+ * slide to `window_cache` (of `window_blocks`; NULL in a model without them), move the states of its
  * sequences among the `places` in `states` (NULL in a model without them), write logits to `logits`
  * (R, vocab) fp32, and the last hidden states, after the final norm, to `hidden` (R, hidden) fp32
  * unless it is NULL. `logits` may be NULL where R is 0, or where only hidden states are wanted. */
 int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache, int32_t blocks,
-                void *states, int32_t places, float *logits, float *hidden);
+                void *window_cache, int32_t window_blocks, void *states, int32_t places, float *logits, float *hidden);
 
 /* Seconds of all steps so far, by phase: `seconds` (PN_PHASES). */
 int32_t pn_phases(const pn_model *model, double *seconds);

@@ -10,6 +10,7 @@
 namespace penstock {
 
 struct LayerCache {
+    int pool = 0;      /* 1: blocks of the window cache */
     int64_t place = 0; /* in a block, from its begin */
     int padded = 0;    /* of values */
     int64_t values_offset = 0; /* from a head's keys to its values */

@@ -83,7 +83,8 @@ const char *missing_of(const Layer &layer) {
 
 /* Where each layer's keys and values lie in a block. */
 void lay_cache(Model &model) {
-    model.block_stride = 0;
+    for (int64_t &stride : model.block_strides)
+        stride = 0;
     for (Layer &layer : model.layers) {
         if (!layer.traits.attends)
             continue;
@@ -93,8 +94,10 @@ void lay_cache(Model &model) {
         }
         layer.cache.lay(layer.key_size(), layer.value_size(), model.shape.block_size,
                         model.shape.small_cache != 0);
-        layer.cache.place = model.block_stride;
-        model.block_stride += layer.cached_heads() * layer.cache.head_stride;
+        int64_t &stride = model.block_strides[layer.traits.slides];
+        layer.cache.pool = layer.traits.slides;
+        layer.cache.place = stride;
+        stride += layer.cached_heads() * layer.cache.head_stride;
     }
 }
 
@@ -106,6 +109,7 @@ const char *fault_of_sharing(const Model &model, const Layer &layer) {
     if (&other >= &layer || !other.traits.attends || other.reads_others() ||
         other.latent.any() || layer.latent.any() ||
         other.traits.kv_heads != layer.traits.kv_heads ||
+        other.traits.slides != layer.traits.slides ||
         other.traits.head_size != layer.traits.head_size)
         return "a layer reads keys of a layer that has not such ones before it";
     return nullptr;
@@ -243,9 +247,11 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         return "there are no such norms";
     for (const int32_t value : {layer.gated, layer.norms_by_head, layer.norms_together,
                                 layer.parallel, layer.grows, layer.attends,
-                                layer.gated_attention})
+                                layer.gated_attention, layer.slides})
         if (!is_switch(value))
             return "a layer's switch is neither 0 nor 1";
+    if (layer.slides && layer.window == 0)
+        return "a layer that slides has a window";
     if (layer.norms_together && !layer.norms_by_head)
         return "norms over all heads have weights by head";
     if (layer.parallel && (layer.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) != 0)

@@ -107,7 +107,7 @@ struct Model {
     Model(const pn_shape &shape_, int isa, int threads, const std::vector<int> &cpus);
 
     pn_shape shape; /* its sliding_windows is null: see the layers */
-    int64_t block_stride = 0; /* of the cache, in fp16 elements */
+    int64_t block_strides[2] = {}; /* of the cache, and the window cache, in fp16 elements */
     const Kernels &kernels;
     Team team;
     std::vector<Layer> layers;

@@ -14,9 +14,9 @@ constexpr int ROWS_AT_ONCE = PRODUCT_ROWS;
 
 } // namespace
 
-Step::Step(Model &model, const pn_step_input &input, uint16_t *cache, float *states, float *logits,
-           float *hidden)
-    : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input), cache_(cache),
+Step::Step(Model &model, const pn_step_input &input, const Caches &caches, float *states,
+           float *logits, float *hidden)
+    : model_(model), shape_(model.shape), kernels_(model.kernels), input_(input), caches_(caches),
       states_(states), logits_(logits), hidden_out_(hidden),
       plan_(model.most_together(), model.most_split_floats(), input), adapters_(input) {
     make_room();
@@ -394,9 +394,9 @@ Quantised Step::quantised(const Matrix &matrix) const {
             matrix.order};
 }
 
-void compute(Model &model, const pn_step_input &input, uint16_t *cache, float *states,
+void compute(Model &model, const pn_step_input &input, const Caches &caches, float *states,
              float *logits, float *hidden) {
-    Step(model, input, cache, states, logits, hidden).run();
+    Step(model, input, caches, states, logits, hidden).run();
 }
 
 } // namespace penstock

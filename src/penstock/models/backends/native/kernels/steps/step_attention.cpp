@@ -12,11 +12,17 @@ void Step::attention(int index, int thread, bool wanted_only) {
     attend(layer, thread, wanted_only);
 }
 
+/* The block table of a sequence in the pool of a layer's keys and values. */
+const int32_t *Step::blocks_of(const Layer &layer, int sequence) const {
+    const int32_t *tables = layer.cache.pool ? input_.window_indices : input_.block_indices;
+    return tables + input_.block_indices_begins[sequence];
+}
+
 uint16_t *Step::cache_of(const Layer &layer, int token) const {
-    const int sequence = plan_.sequence[size_t(token)];
-    const int32_t *blocks = input_.block_indices + input_.block_indices_begins[sequence];
+    const int32_t *blocks = blocks_of(layer, plan_.sequence[size_t(token)]);
     const int64_t block = blocks[plan_.position[size_t(token)] / shape_.block_size];
-    return cache_ + layer.cache.place + block * model_.block_stride;
+    return caches_.pools[layer.cache.pool] + layer.cache.place +
+           block * model_.block_strides[layer.cache.pool];
 }
 
 Step::Turning Step::turning_of(const Layer &layer, int token) const {
@@ -89,11 +95,12 @@ void Step::attend(const Layer &layer, int thread, bool wanted_only) {
             of.size = layer.key_size();
             of.value_size = size;
             of.padded = layer.cache.padded;
-            of.cache = cache_ + layer.cache.place + first_head / sharing * layer.cache.head_stride;
-            of.block_stride = model_.block_stride;
+            of.cache = caches_.pools[layer.cache.pool] + layer.cache.place +
+                       first_head / sharing * layer.cache.head_stride;
+            of.block_stride = model_.block_strides[layer.cache.pool];
             of.values_offset = layer.cache.values_offset;
             of.small_cache = shape_.small_cache != 0;
-            of.blocks = input_.block_indices + input_.block_indices_begins[piece.sequence];
+            of.blocks = blocks_of(layer, piece.sequence);
             of.block_size = shape_.block_size;
             of.window = layer.traits.window;
             of.soft_cap = layer.traits.soft_cap;

@@ -8,13 +8,14 @@
 #include "adapter.h"
 #include "model.h"
 #include "plan.h"
+#include "step.h"
 
 namespace penstock {
 
 class Step {
   public:
-    Step(Model &model, const pn_step_input &input, uint16_t *cache, float *states, float *logits,
-         float *hidden);
+    Step(Model &model, const pn_step_input &input, const Caches &caches, float *states,
+         float *logits, float *hidden);
     void run();
 
   private:
@@ -63,6 +64,7 @@ class Step {
     void look_up(const void *table, int element, int64_t row, int size, float *to);
 
     void attention(int index, int thread, bool wanted_only);
+    const int32_t *blocks_of(const Layer &layer, int sequence) const;
     uint16_t *cache_of(const Layer &layer, int token) const;
     Turning turning_of(const Layer &layer, int token) const;
     float query_scale(const Layer &layer, int token) const;
@@ -103,7 +105,7 @@ class Step {
     const pn_shape &shape_;
     const Kernels &kernels_;
     const pn_step_input &input_;
-    uint16_t *cache_;
+    Caches caches_;
     float *states_;
     float *logits_;
     float *hidden_out_;
