@@ -31,10 +31,11 @@ ANSWERED = re.compile(r"^\d+ tokens, the first after ", re.MULTILINE)
 
 
 def first_lines() -> list[str]:
-    """Return the commands of README's first block."""
+    """Return the commands of README's first block; the last one is to end after its answer."""
     text = (ROOT / "README.md").read_text()
     _, _, rest = text.partition("```sh\n")
-    return rest.partition("```")[0].strip().splitlines()
+    *lines, demo = rest.partition("```")[0].strip().splitlines()
+    return [*lines, f"{demo} ARGS=--once"]
 
 
 def tried(system: System, folder: Path, *, cache: Path | None, keep: bool) -> tuple[bool, str]:
