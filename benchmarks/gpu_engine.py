@@ -1,8 +1,10 @@
-"""One GPU: ours beside Transformers on a random 7B Llama, and beside what the memory allows.
+"""One GPU: ours beside Transformers and vLLM on a random model, and beside what the memory allows.
 
     python -m benchmarks.gpu_engine                    # Llama-2-7B's shape in bf16
     python -m benchmarks.gpu_engine --quick            # a small model, to see that it runs
     python -m benchmarks.gpu_engine --gpus 2           # beside it, the same model over two GPUs
+    python -m benchmarks.gpu_engine --shape qwen3-30b-a3b --layers 24
+    python -m benchmarks.gpu_engine --vllm-python /opt/vllm/bin/python    # in turns with ours
 
 Everything is measured in one run, on one machine: the copy bandwidth, and with it the most tokens a
 second that one stream can get, as every token reads every weight; Transformers' `generate` and its
@@ -12,6 +14,7 @@ continuous batching; our engine, the requests in it at once; the same weights in
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import random
 import shutil
@@ -19,14 +22,16 @@ import statistics
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from benchmarks import conditions
+from benchmarks import conditions, vllm_contender
+from benchmarks.gpu_shapes import SHAPES, bytes_a_token, configuration, make_module
+from benchmarks.vllm_contender import VllmEngine
 from penstock.contract.events import Failed, Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
@@ -34,7 +39,7 @@ from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
 from penstock.models.backends.lean.products.weight_formats import FP8
-from penstock.models.backends.lean.weights import LayerWeights, Weights, quantized, widen_if_room
+from penstock.models.backends.lean.weights import Weights, matrices, quantized, widen_if_room
 from penstock.models.backends.tensor_parallel import loading as parallel
 from penstock.models.backends.transformers.model import assemble
 from penstock.models.devices.cuda import Cuda
@@ -43,19 +48,10 @@ from penstock.models.loading import kv_budget
 from penstock.models.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from penstock.engine.events import AttemptEvent
 
-SHAPE = {
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 33_024,
-}
-QUICK = SHAPE | {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4}
-QUICK |= {"num_attention_heads": 8, "num_key_value_heads": 8}
 NEW = 128
 FILTERS: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.9}
 DRAWN: dict[str, dict[str, Any]] = {
@@ -111,19 +107,6 @@ def bandwidth(device: Any) -> float:
             target.copy_(source)
 
     return 2 * source.nbytes * rounds / seconds(copies, device)
-
-
-def make_module(shape: dict[str, Any], device: Any) -> Any:
-    """A random Llama in bf16 on the device."""
-    config = transformers.LlamaConfig(
-        **shape, bos_token_id=None, eos_token_id=None, pad_token_id=None
-    )
-    device.seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with device.torch_device:
-        module = transformers.LlamaForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
-    return module.eval()
 
 
 def draw(count: int, vocab: int) -> list[list[int]]:
@@ -230,7 +213,7 @@ class Ours:
         total = sum(counts.values())
         return Run(
             total / (finished - started),
-            (total - len(prompts)) / (finished - min(first.values())),
+            (total - len(prompts)) / max(finished - min(first.values()), 1e-9),
             [1e3 * (one - started) for one in first.values()],
         )
 
@@ -303,15 +286,7 @@ def in_four_bits(weights: Weights) -> Weights:
         return Int4(packed, scales.half(), linear.bias)
 
     layers = [
-        LayerWeights(
-            small(one.qkv),
-            small(one.out),
-            small(one.gate_up),
-            small(one.down),
-            one.norm,
-            one.second_norm,
-            one.head_norms,
-        )
+        replace(one, **{name: small(linear) for name, linear in matrices(one)})
         for one in weights.layers
     ]
     return Weights(weights.embeddings, layers, weights.norm, small(weights.head))
@@ -326,7 +301,7 @@ def tried(work: Any) -> float | str:
         return f"failed: {type(error).__name__}: {str(error)[:120]}"
 
 
-def peers(module: Any, device: Any, counts: list[int]) -> dict[str, float | str]:
+def peers(module: Any, device: Any, counts: list[int], *, compiled: bool) -> dict[str, float | str]:
     """Transformers, as users run it."""
     module.set_attn_implementation("sdpa")
     found: dict[str, float | str] = {
@@ -338,29 +313,39 @@ def peers(module: Any, device: Any, counts: list[int]) -> dict[str, float | str]
         gc.collect()
         torch.accelerator.empty_cache()
     module.set_attn_implementation("sdpa")
-    found["generate, 1, static cache, compiled"] = tried(
-        lambda: generate(module, device, 1, cache_implementation="static")
-    )
+    if compiled:
+        found["generate, 1, static cache, compiled"] = tried(
+            lambda: generate(module, device, 1, cache_implementation="static")
+        )
     return found
 
 
 def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     """All of it; the results by name."""
-    shape = QUICK if options.quick else SHAPE
-    vocab, slots, rounds = shape["vocab_size"], max(options.streams), options.rounds
-    result: dict[str, Any] = {"device": device.describe(), "shape": shape}
+    shape = SHAPES[options.shape]
+    config = configuration(shape, layers=options.layers, quick=options.quick)
+    vocab, slots = config.vocab_size, max(options.streams)
+    values = {name: getattr(config, name) for name in (*shape.values, "num_hidden_layers")}
+    result: dict[str, Any] = {
+        "device": device.describe(),
+        "shape": {"name": options.shape} | values,
+    }
     speed = bandwidth(device)
-    module = make_module(shape, device)
+    torch.accelerator.empty_cache()
+    vllm = started(options, config, slots, result)
+    module = make_module(config, device)
     folder = Path(tempfile.mkdtemp(prefix="penstock-bench-"))
     if options.gpus > 1:
         module.save_pretrained(folder)  # while its weights are its own
-    read = sum(p.nbytes for p in module.parameters()) - module.model.embed_tokens.weight.nbytes
-    limit = speed / read
+    limit = speed / bytes_a_token(module, shape)
     result |= {"copy_tb_per_s": round(speed / 1e12, 3), "limit_tokens_per_s": round(limit, 1)}
     show(result)
     if not options.no_peers:
         result["transformers"] = peers(
-            module, device, [64, 256] if 256 in options.streams else [64]
+            module,
+            device,
+            [64, 256] if 256 in options.streams else [64],
+            compiled=not options.no_compile,
         )
         show(result["transformers"])
     torch.compiler.reset()
@@ -376,16 +361,16 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
         model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=queue
     ).blocks
     ours = Ours(model, blocks, slots)
-    found: dict[str, Any] = {"kv_cache_tokens": blocks * 16}
-    for count in options.streams:
-        found[f"{count}"] = streams_of(ours, count, vocab, limit, options)
-        show({count: found[f"{count}"]})
-    found["prefill_tokens_per_s"] = ours.prefills(vocab, rounds)
-    show({"prefill": found["prefill_tokens_per_s"]})
-    if options.profile:
-        show(ours.profile(max(options.streams), vocab))
-    result["ours_bf16"] = found
+    found = result["ours_bf16"] = in_bf16(ours, blocks, vocab, limit, options)
+    result["running"] = assembled.running
+    if vllm is not None:
+        result["vllm"] |= in_turns(ours, vllm, vocab, options)
+        vllm.close()
+        show(result["vllm"])
     del module, assembled
+    if options.only_bf16 or shape.chosen < 1:
+        shutil.rmtree(folder)
+        return result
     if device.lacks_fp8() is None:
         result["ours_fp8"] = eight_bits(model, blocks, options, found)
     result["ours_sym_int4"] = four_bits(model, blocks // 2, options, found)
@@ -400,13 +385,84 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     return result
 
 
+def in_bf16(
+    ours: Ours, blocks: int, vocab: int, limit: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Our engine's figures, as the checkpoint is."""
+    found: dict[str, Any] = {"kv_cache_tokens": blocks * 16}
+    for count in options.streams:
+        found[f"{count}"] = streams_of(ours, count, vocab, limit, options)
+        show({count: found[f"{count}"]})
+    found["prefill_tokens_per_s"] = ours.prefills(vocab, options.rounds)
+    show({"prefill": found["prefill_tokens_per_s"]})
+    if options.profile:
+        show(ours.profile(max(options.streams), vocab))
+    return found
+
+
+def started(
+    options: argparse.Namespace, config: Any, slots: int, result: dict[str, Any]
+) -> VllmEngine | None:
+    """VLLM's engine, before ours takes the memory that is left; None with a line if it is not there."""
+    reason = vllm_contender.missing(options)
+    if reason is not None:
+        result["vllm"] = f"left out: {reason}"
+        show({"vllm": result["vllm"]})
+        return None
+    engine = VllmEngine(options, copy.deepcopy(config), slots)
+    result["vllm"] = {"version": engine.version, "options": engine.options | {"model": "random"}}
+    return engine
+
+
+def in_turns(
+    ours: Ours, vllm: VllmEngine, vocab: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Both sides' medians, and the medians of the rounds' own ratios: ours over vLLM's."""
+    found: dict[str, Any] = {}
+    for count in options.streams:
+        prompts = draw(count, vocab)
+        pairs = [
+            (ours.run(prompts), Run(**vllm.run(prompts, NEW))) for _ in range(options.rounds + 1)
+        ][1:]
+        found[f"{count}"] = {
+            "tokens_per_s": middle(vllm.whole for _, vllm in pairs),
+            "ours_tokens_per_s": middle(own.whole for own, _ in pairs),
+            "ours_times": middle((own.whole / vllm.whole for own, vllm in pairs), 3),
+            "ours_times_decoding": middle((own.after / vllm.after for own, vllm in pairs), 3),
+            "first_token_ms": middle(ms for _, vllm in pairs for ms in vllm.first_ms),
+            "ours_first_token_ms": middle(ms for own, _ in pairs for ms in own.first_ms),
+            "worst_first_token_ms": middle(max(vllm.first_ms) for _, vllm in pairs),
+            "ours_worst_first_token_ms": middle(max(own.first_ms) for own, _ in pairs),
+        }
+        show({f"vllm, {count}": found[f"{count}"]})
+    source = random.Random(1)
+    prefills: dict[str, Any] = {}
+    for tokens in PREFILLS:
+        prompt = [source.randrange(vocab) for _ in range(tokens)]
+        pairs = [
+            (ours.run([prompt], max_tokens=1), Run(**vllm.run([prompt], 1)))
+            for _ in range(options.rounds + 1)
+        ][1:]
+        prefills[f"{tokens}"] = {
+            "tokens_per_s": middle(1e3 * tokens / vllm.first_ms[0] for _, vllm in pairs),
+            "ours_tokens_per_s": middle(1e3 * tokens / own.first_ms[0] for own, _ in pairs),
+            "ours_times": middle((vllm.first_ms[0] / own.first_ms[0] for own, vllm in pairs), 3),
+        }
+    return found | {"prefill": prefills}
+
+
+def middle(figures: Iterable[float], digits: int = 1) -> float:
+    """The median, rounded."""
+    return round(statistics.median(figures), digits)
+
+
 def streams_of(
     ours: Ours, count: int, vocab: int, limit: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     """So many requests at once, in bf16."""
     greedy = ours.median(count, vocab, options.rounds)
     row = {"tokens_per_s": round(greedy.whole, 1)}
-    for name, how in DRAWN.items() if options.gpus == 1 else ():
+    for name, how in DRAWN.items() if options.gpus == 1 and not options.greedy else ():
         drawn = ours.median(count, vocab, options.rounds, **how)
         row[name] = round(drawn.whole, 1)
     if count > 1:
@@ -566,8 +622,14 @@ def show(figures: dict[Any, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-7b")
+    parser.add_argument("--layers", type=int, help="cut the shape to so many")
+    parser.add_argument("--only-bf16", action="store_true", help="no FP8, no 4 bit")
+    vllm_contender.add_options(parser)
     parser.add_argument("--quick", action="store_true", help="a small model")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--greedy", action="store_true", help="no drawn tokens")
+    parser.add_argument("--no-compile", action="store_true", help="no compiled `generate`")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--gpus", type=int, default=1, help="beside one, so many together")
     parser.add_argument("--library", action="store_true", help="several also without peer memory")
@@ -580,7 +642,8 @@ def main() -> None:
     observed = conditions.observe()
     conditions.show(observed)
     result = measure(options, device)
-    print(conditions.save("gpu-engine", observed, result))
+    name = "gpu-engine" if options.shape == "llama-7b" else f"gpu-engine-{options.shape}"
+    print(conditions.save(name, observed, result))
 
 
 if __name__ == "__main__":

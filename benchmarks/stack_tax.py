@@ -5,8 +5,9 @@
     python -m benchmarks.stack_tax --queue my-7b-cpu --streams 1 8 32 --save
     python -m benchmarks.stack_tax --step-ms 20 --spread-ms 50      one stream after the other
     python -m benchmarks.stack_tax --queue my-7b-cuda --streams 64 --prompt-tokens 32 256
+    python -m benchmarks.stack_tax --queue my-7b-cuda --vllm-python /opt/vllm/bin/python
 
-Both sides get the same prompts (token ids), the same number of tokens, and take turns in one run.
+All sides get the same prompts (token ids), the same number of tokens, and take turns in one run.
 The client, the API, Redis and the worker share this machine's cores; the engine alone has them all.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import re
 import statistics
@@ -23,7 +25,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks import conditions, processes, sleeping
+from benchmarks import conditions, processes, sleeping, vllm_contender
 from benchmarks.sse_client import Stream, open_stream
 from penstock import settings
 from penstock.contract.events import Failed, Finished, Tokens
@@ -69,6 +71,8 @@ class Comparison:
     added_ttft_ms: float
     engine_worst_ttft_ms: float
     http_worst_ttft_ms: float
+    vllm: dict[str, float] | None = None
+    """Medians of vLLM's server in the same rounds; `http_times` is ours through HTTP over its."""
 
 
 class InProcess:
@@ -175,19 +179,22 @@ def _worst_ttft(outcomes: list[Outcome]) -> float:
 
 def compare(
     engine: InProcess,
-    http: Callable[[list[list[int]]], Outcome],
+    sides: dict[str, Callable[[list[list[int]]], Outcome]],
     draw: Callable[[int], list[list[int]]],
     options: argparse.Namespace,
     streams: int,
 ) -> Comparison:
-    """Let both sides take turns, after one round that warms both up."""
+    """Let all sides take turns, after one round that warms them up; `sides` are `http` and `vllm`."""
     pairs: list[tuple[Outcome, Outcome]] = []
+    others: list[Outcome] = []
     for turn in range(options.rounds + 1):
         prompts = draw(streams)
         alone = engine.run(prompts, options.tokens, options.spread_ms / 1e3)
-        pair = alone, http(prompts)
+        pair = alone, sides["http"](prompts)
+        other = sides["vllm"](prompts) if "vllm" in sides else None
         if turn:
             pairs.append(pair)
+            others += [] if other is None else [other]
     engines, served = [one for one, _ in pairs], [two for _, two in pairs]
     ttft_alone, ttft_served = _median_ttft(engines), _median_ttft(served)
     return Comparison(
@@ -200,7 +207,20 @@ def compare(
         added_ttft_ms=ttft_served - ttft_alone,
         engine_worst_ttft_ms=_worst_ttft(engines),
         http_worst_ttft_ms=_worst_ttft(served),
+        vllm=_beside(served, others) if others else None,
     )
+
+
+def _beside(served: list[Outcome], others: list[Outcome]) -> dict[str, float]:
+    """VLLM's medians, and ours over its by round."""
+    return {
+        "tokens_per_s": statistics.median(one.tokens_per_s for one in others),
+        "ttft_ms": _median_ttft(others),
+        "worst_ttft_ms": _worst_ttft(others),
+        "http_times": statistics.median(
+            own.tokens_per_s / other.tokens_per_s for own, other in zip(served, others, strict=True)
+        ),
+    }
 
 
 def _open_engine(queue: str, slots: int, *, sleeper: bool) -> tuple[InProcess, int]:
@@ -224,24 +244,35 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
     slots = max(options.streams)
     application = "benchmarks.sleeping_worker" if sleeper else "workers"
     model = queue.rsplit("-", 1)[0]
-    engine, vocabulary = _open_engine(queue, slots, sleeper=sleeper)
-    source = random.Random(0)
-    try:
-        with processes.running(options.api_processes, PENSTOCK_SLOTS=str(slots)) as stack:
-            stack.start_worker(application, queue)
+    reason = "a sleeping model" if sleeper else vllm_contender.missing(options)
+    spread_s = options.spread_ms / 1e3
 
-            def http(prompts: list[list[int]]) -> Outcome:
-                spread_s = options.spread_ms / 1e3
-                asked = through_http(stack.api_url, model, prompts, options.tokens, spread_s)
-                return asyncio.run(asked)
+    def asker(url: str) -> Callable[[list[list[int]]], Outcome]:
+        return lambda prompts: asyncio.run(
+            through_http(url, model, prompts, options.tokens, spread_s)
+        )
 
-            def draw(count: int) -> list[list[int]]:
-                shortest, longest = options.prompt_tokens[0], options.prompt_tokens[-1]
-                return draw_prompts(source, count, (shortest, longest), vocabulary)
+    source, sides = random.Random(0), {}
+    with contextlib.ExitStack() as running:
+        if reason is None:  # before ours take the memory that is left
+            folder = resolve.resolve(queue, settings.load()).path
+            url = running.enter_context(vllm_contender.server(options, folder, model, slots))
+            sides["vllm"] = asker(url)
+        else:
+            print(f"vLLM is left out: {reason}")
+        engine, vocabulary = _open_engine(queue, slots, sleeper=sleeper)
+        running.callback(engine.stop)
+        stack = running.enter_context(
+            processes.running(options.api_processes, PENSTOCK_SLOTS=str(slots))
+        )
+        stack.start_worker(application, queue)
+        sides["http"] = asker(stack.api_url)
 
-            return [compare(engine, http, draw, options, count) for count in options.streams]
-    finally:
-        engine.stop()
+        def draw(count: int) -> list[list[int]]:
+            shortest, longest = options.prompt_tokens[0], options.prompt_tokens[-1]
+            return draw_prompts(source, count, (shortest, longest), vocabulary)
+
+        return [compare(engine, sides, draw, options, count) for count in options.streams]
 
 
 def main() -> None:
@@ -260,6 +291,7 @@ def main() -> None:
     parser.add_argument("--spread-ms", type=float, default=0.0, help="between two arrivals")
     parser.add_argument("--api-processes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    vllm_contender.add_options(parser)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     seen = conditions.observe()
@@ -278,6 +310,8 @@ def main() -> None:
             f"{one.added_ttft_ms:.1f};  "
             f"{one.engine_worst_ttft_ms:.1f} / {one.http_worst_ttft_ms:.1f}"
         )
+        if one.vllm is not None:
+            print("   vLLM  ", {name: round(figure, 3) for name, figure in one.vllm.items()})
     if options.save:
         name = "stack-tax" if options.step_ms is None else f"stack-tax-{options.step_ms}ms"
         name += "-spread" if options.spread_ms else ""

@@ -12,6 +12,7 @@ import torch
 from penstock.contract.job import TextPrompt
 from penstock.errors import BadSettings, ModelNotLoadable
 from penstock.models.backends import bigdl, low_bit_folders
+from penstock.models.backends.lean import adoption
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.products import fp8_check, low_bit
 from penstock.models.backends.lean.products.weight_formats import FP8
@@ -132,11 +133,12 @@ def try_fp8(spec: ModelSpec, text: str, progress: Progress) -> Report:
     progress(0.1, "computing in fp32")
     before = logits_of(module, windows)
     try:
-        adopted = all_weights.adopt(module, low_bit.prepare(spec, module, FP8))
+        shape = low_bit.prepare(spec, module, FP8)
+        adopted = adoption.adopt(module, shape)
     except NotLean as reason:
         raise ModelNotLoadable(f"{spec.path}: no fp8 for this model ({reason})") from reason
     quantised = all_weights.quantized(adopted, torch.device("cpu"), torch.bfloat16, FP8, progress)
-    fp8_check.round_inputs(module, quantised)
+    fp8_check.round_inputs(module, quantised, shape)
     progress(0.8, "computing in fp8")
     quality = compare(before, logits_of(module, windows), windows)
     progress(1.0, "done")

@@ -13,10 +13,14 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.errors import ModelNotLoadable
 from penstock.models.adapters import adapter as adapters
 from penstock.models.adapters.folder import Bounds
+from penstock.models.backends.lean import loading as lean
+from penstock.models.backends.lean.model import LeanModel
 from penstock.models.backends.native import library, loading
 from penstock.models.backends.transformers import model as transformers_model
+from penstock.models.devices import Cpu
 from penstock.models.spec import ModelSpec
 from tests.fixtures.adapters import ALL_LINEAR, change_rules, merged, write_adapter
+from tests.fixtures.lean import gpu
 from tests.fixtures.models import randomise, write_model
 
 if TYPE_CHECKING:
@@ -145,10 +149,29 @@ def _grouped(base: Path) -> Any:
         return _transformers(base)
 
 
+def _built(base: Path) -> Any:
+    module: Any = AutoModelForCausalLM.from_pretrained(base).eval()
+    return lean.build(module, Cpu(), 512)
+
+
+def _on_a_gpu(base: Path) -> Any:
+    device = gpu()
+    if device is None:
+        pytest.skip("torch sees no GPU here")
+    spec = ModelSpec(
+        "m", f"m-{device.kind}", device.kind, None, base, "transformers", format="fp32"
+    )
+    model = transformers_model.load(spec, lambda *_: None).model
+    assert isinstance(model, LeanModel)
+    return model
+
+
 LOADERS: dict[str, Any] = {
     "native": _native,
     "native-fp32": lambda base: _native(base, "fp32"),
     "lean": _transformers,
+    "lean-built": _built,
+    "lean-gpu": _on_a_gpu,
     "paged": _paged,
     "grouped": _grouped,
 }
@@ -175,7 +198,10 @@ def _expected(base: Path, adapter: Path | None) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("way", "family"),
     [*(("native", family) for family in ("llama", "phi3", "gemma2", "cohere")),
-     *(("native-fp32", family) for family in BASES), ("lean", "llama"), ("paged", "llama"), ("paged", "phi3"),
+     *(("native-fp32", family) for family in BASES), ("lean", "llama"),
+     *(("lean-built", family) for family in ("phi3", "gemma2", "cohere")),
+     *(pytest.param("lean-gpu", family, marks=pytest.mark.gpu) for family in ("llama", "phi3", "gemma2", "cohere")),
+     ("paged", "llama"), ("paged", "phi3"),
      ("grouped", "llama")],
 )  # fmt: skip
 def test_logits_are_those_of_the_merged_model(
@@ -204,13 +230,13 @@ def test_logits_are_those_of_the_merged_model(
     batch = Batch(
         (_slice(0, own[1]), _slice(1, None), _slice(4, own[0], start=39), _slice(2, own[0]))
     )
-    first, base_rows, single, second = model.forward(batch).split([40, 40, 1, 40])
+    first, base_rows, single, second = model.forward(batch).cpu().split([40, 40, 1, 40])
     most = ERRORS.get(way, 1e-3)
     assert _error(first, expected[1]) < most
     assert _error(base_rows, expected[2]) < most
     assert _error(second, expected[0]) < most
     assert _error(single, expected[0][39:]) < 2 * most
-    alone = model.forward(Batch((_slice(3, None),)))
+    alone = model.forward(Batch((_slice(3, None),))).cpu()
     assert _error(alone, base_rows) < 1e-5
     if way.startswith("native"):
         assert torch.equal(alone, base_rows)

@@ -1,7 +1,7 @@
 """The Llama family: a description without switches that only some backends know.
 
-OpenVINO's graph and the lean decoder compute this and no more; the native kernels read the whole
-description (`penstock.models.architecture`).
+OpenVINO's graph computes this and no more, and so does the lean decoder over several GPUs and on CPUs.
+On one GPU it reads the whole description (`penstock.models.architecture`), as the native kernels do.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from penstock.models.backends.lean.model import LeanModel, PipelinedLean
 from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript, serve
-from tests.fixtures.lean import gpu
+from tests.fixtures.lean import gpu, module_of
 from tests.fixtures.models import randomise, write_model
 
 PROMPT = [5, 9, 33, 120, 7, 64, 250, 3]
@@ -69,19 +69,31 @@ def test_a_llama_in_fp8_answers_alone_as_among_others(device, models_dir, tmp_pa
     assert len(answer(loaded)) == NEW
 
 
-def test_other_architectures_run_by_transformers(device, tmp_path):
-    config = transformers.Gemma2Config(
+def test_other_architectures_run_by_transformers(device, tmp_path, caplog):
+    config = transformers.GPTNeoXConfig(
         vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=24,
-        max_position_embeddings=256,
+        num_attention_heads=4, max_position_embeddings=256,
     )  # fmt: skip
-    module = randomise(transformers.Gemma2ForCausalLM(config))
-    write_model(tmp_path / "gemma", module)
+    module = randomise(transformers.GPTNeoXForCausalLM(config))
+    write_model(tmp_path / "neox", module)
     settings = Settings(models_dir=tmp_path)
-    spec = resolve(f"gemma-{device.kind}", settings)
+    spec = resolve(f"neox-{device.kind}", settings)
     loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
     assert not isinstance(loaded.model, LeanModel)
+    assert "not for the lean decoder: the architecture 'gpt_neox' is not described" in caplog.text
     assert loaded.card.batching == "continuous"
+    assert len(answer(loaded)) == NEW
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["gemma2", "cohere", "qwen3-moe", "gpt-oss"])
+def test_other_families_run_lean_in_16_bits(device, tmp_path, name, kind):
+    module = module_of(name, kind)
+    write_model(tmp_path / "m", module)
+    settings = Settings(models_dir=tmp_path)
+    spec = resolve(f"m-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert isinstance(loaded.model, LeanModel)
     assert len(answer(loaded)) == NEW
 
 

@@ -8,7 +8,7 @@ of no one's alone.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ import torch
 import transformers
 
 from penstock.engine.model import Batch, SequenceSlice
-from penstock.models.backends.lean import shape
+from penstock.models.backends.lean import adoption, shape
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
 from penstock.models.backends.lean.model import LeanModel
 from penstock.models.backends.lean.products.weight_formats import FP8, SYM_INT4
 from penstock.models.backends.tensor_parallel.exchange import Exchange, Layout
 from penstock.models.devices import Cpu
-from tests.fixtures.lean import COMMON, CONTEXT
+from tests.fixtures.lean import COMMON, CONTEXT, LOCAL, SIX
 
 if TYPE_CHECKING:
     from penstock.models.backends.lean.products.weight_formats import Holding
@@ -48,7 +48,7 @@ KERNELS = {
     "rms_norm_kernel",
     "rotate_kernel",
     "prefill_kernel",
-    "silu_product_kernel",
+    "gated_kernel",
     "combine_kernel",
 }
 SUMS = {"exchange_norm_kernel", "exchange_norm_few_kernel"}
@@ -63,8 +63,10 @@ class Case:
     family: str
     holding: Holding | None
     own: str
+    more: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+CAPPED = LOCAL | {"attn_logit_softcapping": 50.0}
 CASES = [
     Case(HOPPER, torch.bfloat16, "Llama", None, "vector_product_kernel"),
     Case(HOPPER, torch.bfloat16, "Qwen3", SYM_INT4, "int4_vector_kernel"),
@@ -72,6 +74,10 @@ CASES = [
     Case(HOPPER, torch.float32, "Qwen3", SYM_INT4, "int4_product_kernel"),
     Case(AMPERE, torch.float16, "Llama", SYM_INT4, "int4_widen_kernel"),
     Case(MI300, torch.bfloat16, "Qwen3", SYM_INT4, "decode_kernel"),
+    Case(HOPPER, torch.bfloat16, "Gemma2", None, "merge_kernel", CAPPED),
+    Case(HOPPER, torch.float16, "Glm4", FP8, "merge_kernel"),
+    Case(HOPPER, torch.bfloat16, "GptOss", None, "expert_gate_up_kernel", SIX | LOCAL),
+    Case(MI300, torch.bfloat16, "MiniMaxM2", None, "head_norm_kernel", SIX | {"rotary_dim": 16}),
 ]
 
 
@@ -125,17 +131,17 @@ def model_of(case: Case, overlap: dict[str, Any]) -> LeanModel:
     triton_ops = import_module("penstock.models.backends.lean.operations.triton_ops")
     sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
     heads = {"num_key_value_heads": 4 if case.family == "Llama" else 2}
-    config = getattr(transformers, f"{case.family}Config")(**COMMON | sizes | heads)
+    config = getattr(transformers, f"{case.family}Config")(**COMMON | sizes | heads | case.more)
     module = transformers.AutoModelForCausalLM.from_config(config).to(case.kind)
     found = shape.read(module, CONTEXT)
-    weights = all_weights.adopt(module, found)
+    weights = adoption.adopt(module, found)
     if case.holding is not None:
         place = torch.device("cpu")
         weights = all_weights.quantized(
             weights, place, case.kind, case.holding, lambda share, what: None
         )
-    rotary = shape.rotary_tables(module, found, torch.device("cpu"))
-    return LeanModel(Body(found, weights, rotary, triton_ops.TritonOps(overlap), Cpu()))
+    turnings = shape.turnings(module, found, torch.device("cpu"))
+    return LeanModel(Body(found, weights, turnings, triton_ops.TritonOps(overlap), Cpu()))
 
 
 @pytest.mark.timeout(600)
@@ -164,7 +170,8 @@ def test_all_kernels_of_a_model_compile(case, compiled):
         for count in (2, 3):
             x = torch.zeros(count, 128, dtype=case.kind)
             exchange.add_norm(x, x.clone(), x[0], 1e-5)
-    assert KERNELS | SUMS | {case.own, "choose_kernel"} <= set(compiled)
+    kernels = KERNELS - ({"gated_kernel"} if "num_local_experts" in case.more else set())
+    assert kernels | SUMS | {case.own, "choose_kernel"} <= set(compiled)
     assert ("decode_kernel" in compiled) != ("decode_alone_kernel" in compiled)
     waits = {name for name, ptx in compiled.items() if "griddepcontrol.wait" in ptx}
-    assert (KERNELS - {"prefill_kernel"} <= waits) if overlaps else not waits
+    assert (kernels - {"prefill_kernel"} <= waits) if overlaps else not waits

@@ -22,7 +22,7 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.models.backends.steps import BLOCK_SIZE
 from penstock.models.devices import Cpu
 from tests.fixtures.engine import Transcript, WordTokenizer
-from tests.fixtures.lean import CONTEXT, SHAPES, gpu, lean_of, module_of
+from tests.fixtures.lean import CONTEXT, FAMILIES, MIXTURES, SHAPES, gpu, lean_of, module_of
 
 if TYPE_CHECKING:
     from penstock.models.devices.device import Device
@@ -145,7 +145,7 @@ def test_steps_that_cannot_be_captured_are_run_otherwise(caplog: pytest.LogCaptu
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES | FAMILIES | MIXTURES)
 def test_greedy_answers_are_those_of_generate_on_the_gpu(name: str, device: Device):
     case = case_of(name)
     model = lean_of(case.module, device)
@@ -159,7 +159,7 @@ def test_greedy_answers_are_those_of_generate_on_the_gpu(name: str, device: Devi
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES | FAMILIES | MIXTURES)
 def test_captured_steps_of_chunks_and_single_tokens_are_as_others(name: str, device: Device):
     """A step of every size, from pieces of chunks and single tokens, by its graph and without."""
     model = lean_of(module_of(name), device)

@@ -20,7 +20,7 @@ from penstock.models.devices import Cpu
 from penstock.models.loading import checkpoint
 from penstock.models.spec import ModelSpec
 from penstock.settings import Settings
-from tests.fixtures.lean import weights_of
+from tests.fixtures.lean import module_of, weights_of
 from tests.fixtures.models import randomise, write_model
 
 CPU = torch.device("cpu")
@@ -194,14 +194,24 @@ def test_a_device_without_it_refuses(with_entry):
         loader.load(spec, with_entry, slots=1, progress=quiet)
 
 
-def test_other_families_are_refused_in_words(tmp_path):
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+FORMATS = {"fp8": ("transformers", r"serve it with format = 'bf16'"), "sym_int4": ("bigdl", "cpu")}
 
-    config = Gemma2Config(
-        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=64,
-    )  # fmt: skip
-    write_model(tmp_path / "m", randomise(Gemma2ForCausalLM(config)))
-    says = r"no fp8 on cuda for this model \(.*\); serve it with format = 'bf16'"
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_mixtures_of_experts_are_refused_in_words(tmp_path, form):
+    backend, advice = FORMATS[form]
+    write_model(tmp_path / "m", module_of("mixtral"))
+    spec = replace(spec_of(tmp_path / "m"), backend=backend, format=form)
+    says = rf"no {form} on cuda for this model \(experts are held in 16 or 32 bit\).*{advice}"
     with pytest.raises(ModelNotLoadable, match=says):
-        low_bit.load(spec_of(tmp_path / "m"), WithFp8(), quiet)
+        low_bit.load(spec, WithFp8(), quiet)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["gemma2", "phi3", "cohere", "starcoder2", "olmo2"])
+def test_other_dense_families_are_held_in_these_formats(tmp_path, form, name):
+    """The probe at the load compares them with the module that has the same values."""
+    write_model(tmp_path / "m", module_of(name))
+    spec = replace(spec_of(tmp_path / "m"), backend=FORMATS[form][0], format=form)
+    found = low_bit.load(spec, WithFp8(), quiet)
+    assert (found.format, found.running) == (form, "lean")

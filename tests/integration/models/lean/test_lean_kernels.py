@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
+from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +18,18 @@ import torch
 from penstock.contract.job import Sampling
 from penstock.engine.pipelining import Draw
 from penstock.engine.sampling.filters import draw_filtered
+from penstock.models.backends.lean import adoption, shape
+from penstock.models.backends.lean.operations import torch_rows
+from penstock.models.backends.lean.operations.ops import Between
 from penstock.models.backends.lean.operations.overlap import overlap_of
 from penstock.models.backends.lean.operations.token_choice import packed_draws
 from penstock.models.backends.lean.operations.torch_ops import TorchOps
 from penstock.models.backends.lean.products import fp8
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
+from penstock.models.backends.lean.shape import Sizes
+from penstock.models.backends.lean.weights import HeadNorms, Norm
 from penstock.models.devices import Cpu
-from tests.fixtures.lean import gpu
+from tests.fixtures.lean import gpu, module_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -159,11 +166,98 @@ def test_norms_and_gates_give_what_a_product_takes(place, ops, held, tokens):
     for of in (
         lambda into: ops.norm(x, weight, 1e-5, into),
         lambda into: ops.add_norm(x, residual.clone(), weight, 1e-5, into),
-        lambda into: ops.gated(gate_up, into),
+        lambda into: ops.gated(gate_up, into, "silu", has_gate=True),
     ):
         plain = of(Dense(weight, None))
         assert isinstance(plain, torch.Tensor)
         assert torch.equal(ops.product(of(linear), linear), ops.product(plain, linear))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "relu", "relu2"])
+@pytest.mark.parametrize("has_gate", [False, True])
+def test_activations(place, ops, activation, has_gate):
+    x = torch.randn(3, 2 * 1500, generator=torch.Generator().manual_seed(4)).to(place) * 3
+    expected = TorchOps().gated(x, None, activation, has_gate=has_gate)
+    computed = ops.gated(x, None, activation, has_gate=has_gate)
+    assert torch.allclose(computed, expected, rtol=1e-5, atol=1e-5)
+
+
+NORMS = {
+    "none": None,
+    "rms": Norm(torch.linspace(0.5, 1.5, 200), 1e-5),
+    "layer": Norm(torch.linspace(0.5, 1.5, 200), 1e-5, centred=True),
+    "layer, biased": Norm(
+        torch.linspace(0.5, 1.5, 200), 1e-5, torch.linspace(-1, 1, 200), centred=True
+    ),
+}
+
+
+@pytest.mark.parametrize("after", NORMS)
+@pytest.mark.parametrize("before", NORMS)
+@pytest.mark.parametrize("adds", [False, True])
+def test_norms_between_products(place, ops, after, before, adds):
+    first, second = (
+        None if own is None else own.to(place) for own in (NORMS[after], NORMS[before])
+    )
+    between = Between(first, 0.5, second)
+    x = torch.randn(3, 200, generator=torch.Generator().manual_seed(5)).to(place) + 1
+    streams = [x.flip(1).contiguous() for _ in range(2)]
+    expected, computed = (
+        own.merge(x if adds else None, stream, between, None)
+        for own, stream in zip((TorchOps(), ops), streams, strict=True)
+    )
+    assert torch.allclose(computed, expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(streams[1], streams[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["heads", "centred", "together"])
+def test_norms_of_heads(place, overlap, kind):
+    from penstock.models.backends.lean.operations.triton_norms import norm_heads
+
+    sizes = Sizes(1, 64, 8, 4, 2, 16, 8)
+    shapes = {"heads": (16,), "centred": (4, 16), "together": (4, 16)}
+    query = torch.linspace(0.5, 1.5, 64)[: prod(shapes[kind])].view(shapes[kind]).to(place)
+    key = query if query.dim() == 1 else query[:2]
+    norms = HeadNorms(query, key, 1e-5, centred=kind == "centred", together=kind == "together")
+    qkv = torch.randn(5, 8 * 16, generator=torch.Generator().manual_seed(6)).to(place)
+    expected = qkv.clone()
+    heads = expected.view(5, 8, 16)
+    torch_rows.norm_heads(heads[:, :4], query, norms)
+    torch_rows.norm_heads(heads[:, 4:6], key, norms)
+    norm_heads(qkv, sizes, norms, overlap)
+    assert torch.allclose(qkv, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "qwen2-moe", "gpt-oss", "glm-4.5", "ernie-moe"])
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_experts(place, ops, name, tokens):
+    """Each token's experts and their sum; padding has none."""
+    module = module_of(name)
+    weights = adoption.adopt(module, shape.read(module, 64)).layers[1].experts
+    assert weights is not None
+    weights = moved(weights, place)
+    x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(tokens)).to(place)
+    positions = torch.zeros(tokens, dtype=torch.int32, device=place)
+    positions[tokens // 2 + 1 :] = -1
+    step: Any = SimpleNamespace(positions=positions)
+    beside = x.flip(1).contiguous() if weights.form.shared is not None else None
+    expected = TorchOps().experts(x, step, weights, beside)
+    computed = ops.experts(x, step, weights, beside)
+    real = slice(0, tokens // 2 + 1)
+    assert torch.allclose(computed[real], expected[real], rtol=1e-4, atol=1e-4)
+    assert computed.isfinite().all()
+
+
+def moved(held: Any, place: torch.device) -> Any:
+    """A copy of a dataclass with its tensors on a device; their strides stay."""
+    changed: dict[str, Any] = {}
+    for part in fields(held):
+        own = getattr(held, part.name)
+        if isinstance(own, torch.Tensor):
+            changed[part.name] = own.to(place)
+        elif isinstance(own, Dense):
+            changed[part.name] = moved(own, place)
+    return replace(held, **changed)
 
 
 @pytest.mark.parametrize("tokens", [2, 16, 17, 64, 300])

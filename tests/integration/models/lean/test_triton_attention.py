@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
-from penstock.models.architecture.description import Rotation
+from penstock.models.architecture.reading import describe
 from penstock.models.backends.lean.graphs.step_rows import FIELDS, Step
 from penstock.models.backends.lean.operations.ops import AttentionLayer, LayerCache
-from penstock.models.backends.lean.shape import Shape
-from penstock.models.backends.llama_family import Decoder
+from penstock.models.backends.lean.shape import Shape, Sizes, Turning
 from penstock.models.backends.steps import BLOCK_SIZE
 from tests.fixtures.lean import gpu
 
@@ -41,8 +39,8 @@ class Chunks:
 
     def by_torch(self) -> torch.Tensor:
         """(T, heads * head_size) float32."""
-        decoder, cache = self.layer.shape.decoder, self.layer.cache
-        group, outputs, first = decoder.heads // decoder.kv_heads, [], 0
+        sizes, cache = self.layer.shape.sizes, self.layer.cache
+        group, outputs, first = sizes.heads // sizes.kv_heads, [], 0
         for row, (start, count) in enumerate(self.rows):
             end = start + count
             blocks = self.step.tables[row].long()
@@ -54,20 +52,27 @@ class Chunks:
                 .repeat_interleave(group, 0)
                 for part in (cache.keys, cache.values)
             )
-            queries = self.qkv[first : first + count, : decoder.heads * decoder.head_size].float()
-            queries = queries.view(count, decoder.heads, -1).transpose(0, 1)
+            queries = self.qkv[first : first + count, : sizes.heads * sizes.head_size].float()
+            queries = queries.view(count, sizes.heads, -1).transpose(0, 1)
             at = torch.arange(start, end, device=queries.device)[:, None]
             key_at = torch.arange(end, device=queries.device)[None]
             seen = key_at <= at
             if self.layer.window:
                 seen &= key_at > at - self.layer.window
-            out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+            scores = queries @ keys.transpose(-1, -2) * self.layer.scale
+            if self.layer.soft_cap:
+                scores = torch.tanh(scores / self.layer.soft_cap) * self.layer.soft_cap
+            scores = scores.masked_fill(~seen, float("-inf"))
+            if self.layer.sinks is not None:
+                sinks = self.layer.sinks[:, None, None].expand(*scores.shape[:-1], 1)
+                scores = torch.cat((scores, sinks), -1)
+            out = scores.softmax(-1)[..., :end] @ values
             outputs.append(out.transpose(0, 1).reshape(count, -1))
             first += count
         return torch.cat(outputs)
 
 
-def chunks_of(rows: Any, kind: torch.dtype, head_size: int, window: int) -> Chunks:
+def chunks_of(rows: Any, kind: torch.dtype, head_size: int, window: int, extra: str = "") -> Chunks:
     place = torch.device("cpu")
     device = gpu()
     if device is not None:
@@ -76,18 +81,25 @@ def chunks_of(rows: Any, kind: torch.dtype, head_size: int, window: int) -> Chun
         pytest.skip("torch sees no GPU here, and Triton's interpreter is not on")
     torch.manual_seed(len(rows) + window)
     heads, kv_heads = 2, 1
-    decoder = Decoder(
-        layers=1, hidden_size=heads * head_size, intermediate_size=8, heads=heads, kv_heads=kv_heads,
-        head_size=head_size, vocab_size=8, norm_epsilon=1e-5, qk_norm=False, tied_embeddings=False,
-        sliding_windows=(window,), rotation=Rotation(head_size, 1e4),
+    model = describe(
+        {
+            "model_type": "llama", "hidden_size": heads * head_size, "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads, "num_hidden_layers": 1, "intermediate_size": 8,
+        }
     )  # fmt: skip
+    sizes = Sizes(1, heads * head_size, 8, heads, kv_heads, head_size, 8)
     width = -(-max(start + count for start, count in rows) // BLOCK_SIZE)
     total = sum(count for _, count in rows)
     order = torch.randperm(len(rows) * width).to(torch.int32)
     size = (len(rows) * width, kv_heads, BLOCK_SIZE, head_size)
     cache = LayerCache(*(torch.randn(size).to(place, kind) for _ in range(2)))
     empty = torch.empty(0)
-    layer = AttentionLayer(Shape(decoder, 512), empty, empty, None, window, cache)
+    turning, scale = Turning(empty, empty, head_size), head_size**-0.5
+    sinks = torch.tensor([1.5, -0.5], device=place) if extra == "sinks" else None
+    layer = AttentionLayer(
+        Shape(sizes, 512, model), turning, None, window, cache, scale,
+        soft_cap=0.7 if extra == "capped" else 0.0, sinks=sinks,
+    )  # fmt: skip
     chunks, first = [], 0
     for row, (start, count) in enumerate(rows):
         chunks.append((first, count, start, row))
@@ -103,13 +115,16 @@ def chunks_of(rows: Any, kind: torch.dtype, head_size: int, window: int) -> Chun
 
 @pytest.mark.parametrize("window", [0, 40])
 @pytest.mark.parametrize("rows", CHUNKS.values(), ids=CHUNKS.keys())
-@pytest.mark.parametrize("form", FORMS)
-def test_chunks(form, rows, window, monkeypatch):
+@pytest.mark.parametrize(
+    ("form", "extra"),
+    [*((form, "") for form in FORMS), ("CHUNKS", "capped"), ("CHUNKS_MANY", "sinks")],
+)
+def test_chunks(form, extra, rows, window, monkeypatch):
     kind = torch.float32 if form == "CHUNKS_WIDE" else torch.float16
-    chunks = chunks_of(rows, kind, 128 if form == "CHUNKS_LONG" else 32, window)
+    chunks = chunks_of(rows, kind, 128 if form == "CHUNKS_LONG" else 32, window, extra)
     attention = import_module("penstock.models.backends.lean.operations.triton_attention")
     monkeypatch.setattr(attention, "_prefill_form", lambda *_: getattr(attention, form))
-    decoder = chunks.layer.shape.decoder
+    decoder = chunks.layer.shape.sizes
     out = chunks.qkv.new_full((len(chunks.qkv), decoder.heads * decoder.head_size), float("nan"))
     attention.prefill(chunks.qkv, chunks.step, chunks.layer, out)
     wanted = chunks.by_torch()

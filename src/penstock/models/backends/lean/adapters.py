@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.backends.lean import joined
 
 if TYPE_CHECKING:
     from penstock.engine.model import Batch
     from penstock.models.adapters.adapter import LowRank
+    from penstock.models.backends.lean.joined import Which
     from penstock.models.backends.lean.shape import Shape
 
-_LAYER: Final = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)")
+_LAYER: Final = re.compile(r"model\.(?:language_model\.)?layers\.(\d{1,6})\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +59,34 @@ def place(adapter: LowRank, shape: Shape, device: torch.device, kind: torch.dtyp
 
     :raises ModelNotLoadable: it changes other matrices than those of the layers, or does not fit.
     """
-    decoder = shape.decoder
-    across, keys = decoder.heads * decoder.head_size, decoder.kv_heads * decoder.head_size
-    hidden, inner = decoder.hidden_size, decoder.intermediate_size
-    places = {
-        "q_proj": ("qkv", 0, across, hidden),
-        "k_proj": ("qkv", across, keys, hidden),
-        "v_proj": ("qkv", across + keys, keys, hidden),
-        "o_proj": ("out", 0, hidden, across),
-        "gate_proj": ("gate_up", 0, inner, hidden),
-        "up_proj": ("gate_up", inner, inner, hidden),
-        "down_proj": ("down", 0, hidden, inner),
-    }
     own = LeanAdapter()
     for name, pair in adapter.pairs.items():
         match = _LAYER.fullmatch(name)
-        if match is None or match[2] not in places or int(match[1]) >= decoder.layers:
+        index = -1 if match is None else int(match[1])
+        place = _place_of(shape, index, f"model.layers.{index}.{match[2]}") if match else None
+        if place is None:
             raise ModelNotLoadable(f"{adapter.path}: {name}: the base has no such matrix")
-        matrix, first, outputs, inputs = places[match[2]]
+        matrix, first, outputs, inputs = place
         if (pair.up.shape[0], pair.down.shape[1]) != (outputs, inputs):
             raise ModelNotLoadable(f"{adapter.path}: {name}: the base's is {outputs} x {inputs}")
         part = Part(
             pair.down.to(device, kind), (pair.up.float() * pair.scale).to(device, kind), first
         )
-        own.parts.setdefault((int(match[1]), matrix), []).append(part)
+        own.parts.setdefault((index, matrix), []).append(part)
     return own
+
+
+def _place_of(shape: Shape, index: int, name: str) -> tuple[Which, int, int, int] | None:
+    """A matrix's joined one, its first row there, its rows and columns; None if there is none."""
+    if index >= shape.sizes.layers:
+        return None
+    for one in joined.of_layer(shape.model.layers[index], shape.sizes.hidden_size):
+        first = 0
+        for own, rows in one.matrices:
+            if own == name:
+                return one.which, first, rows, one.columns
+            first += rows
+    return None
 
 
 def of_step(batch: Batch, first_rows: list[int], device: torch.device) -> StepAdapters | None:

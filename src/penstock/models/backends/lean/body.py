@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from penstock.models.backends.lean.forward import Forward
 from penstock.models.backends.lean.graphs import step_rows as steps
 from penstock.models.backends.lean.graphs.chunk_graphs import ChunkGraphs
 from penstock.models.backends.lean.graphs.decode_graphs import DecodeGraphs
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from penstock.engine.pipelining import Flight
     from penstock.models.backends.lean.adapters import StepAdapters
     from penstock.models.backends.lean.graphs.step_rows import Packed, Step
-    from penstock.models.backends.lean.operations.ops import Activations, Ops
-    from penstock.models.backends.lean.products.linear import Linear
+    from penstock.models.backends.lean.operations.ops import Ops
     from penstock.models.backends.lean.ranks import Ranks
-    from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.lean.shape import Shape, Sizes, Turning
     from penstock.models.backends.lean.weights import Weights
-    from penstock.models.backends.llama_family import Decoder
     from penstock.models.devices.device import Device
 
 
@@ -52,7 +51,7 @@ class Body:
         self,
         shape: Shape,
         weights: Weights,
-        rotary: tuple[torch.Tensor, torch.Tensor],
+        turnings: Sequence[Turning],
         ops: Ops,
         device: Device,
     ) -> None:
@@ -60,10 +59,10 @@ class Body:
         self.weights = weights
         self.ops = ops
         self.device = device
-        self.kind = weights.norm.dtype
-        self.block_bytes = prod(_cache_size(shape.decoder, 1)) * self.kind.itemsize
+        self.kind = weights.embeddings.dtype
+        self.block_bytes = prod(_cache_size(shape.sizes, 1)) * self.kind.itemsize
         self._ranks: Ranks = ALONE
-        self._rotary = rotary
+        self._turnings = turnings
         self._stages = Stages(1 << 12)
         self._forget()
 
@@ -76,19 +75,25 @@ class Body:
         self.device.enter()
         self._forget()
         shape, place = self.shape, self.device.torch_device
-        size = _cache_size(shape.decoder, blocks)
+        size = _cache_size(shape.sizes, blocks)
         try:
             self._cache = torch.zeros(size, dtype=self.kind, device=place)
         except RuntimeError as error:
             wanted = blocks * self.block_bytes
             raise MemoryError(f"no memory for {wanted / 2**20:.0f} MiB of KV cache") from error
-        cosines, sines = self._rotary
         self._layers = [
             AttentionLayer(
-                shape, cosines, sines, weights.head_norms, window, LayerCache(cache[0], cache[1])
+                shape,
+                turning,
+                weights.head_norms,
+                layer.attention.window,
+                LayerCache(cache[0], cache[1]),
+                layer.attention.scale,
+                layer.attention.soft_cap,
+                weights.sinks,
             )
-            for weights, window, cache in zip(
-                self.weights.layers, shape.decoder.sliding_windows, self._cache, strict=True
+            for weights, layer, turning, cache in zip(
+                self.weights.layers, shape.model.layers, self._turnings, self._cache, strict=True
             )
         ]
         longest = max(1, -(-shape.context_length // BLOCK_SIZE))
@@ -97,14 +102,14 @@ class Body:
         self._choosing = Choosing(self.ops, self._chosen, self.device)
         if blocks and self.device.captures:
             self._graphs = DecodeGraphs(
-                self.device, self._logits, self._tables, self._chosen, shape.decoder.vocab_size
+                self.device, self._logits, self._tables, self._chosen, shape.sizes.vocab_size
             )
             self._chunk_graphs = ChunkGraphs(
                 self.device,
                 self._hidden,
                 self._tables,
                 self._chosen,
-                hidden_size=shape.decoder.hidden_size,
+                hidden_size=shape.sizes.hidden_size,
                 kind=self.kind,
             )
 
@@ -237,12 +242,16 @@ class Body:
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, hidden) -> logits (rows, vocab) float32."""
         if not len(hidden):
-            return hidden.new_zeros((0, self.shape.decoder.vocab_size), dtype=torch.float32)
+            return hidden.new_zeros((0, self.shape.sizes.vocab_size), dtype=torch.float32)
         return self._product_with_head(hidden).float()
 
     def _product_with_head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self._ranks.join(self.ops.product(hidden, self.weights.head))
-        return logits[:, : self.shape.decoder.vocab_size]
+        logits, model = logits[:, : self.shape.sizes.vocab_size], self.shape.model
+        if model.logit_scale != 1:
+            logits = logits * model.logit_scale
+        cap = model.logit_soft_cap
+        return logits if not cap else torch.tanh(logits / cap) * cap
 
     def _hidden(
         self,
@@ -251,63 +260,10 @@ class Body:
         images: Sequence[tuple[slice, torch.Tensor]] = (),
     ) -> torch.Tensor:
         """Last hidden states, (T, hidden), in the model's type."""
-        residual = self.ops.embed(step, self.weights.embeddings)
-        for rows, embeddings in images:
-            residual[rows] = embeddings.to(residual)
-        if adapters is not None:
-            return self._adapted(step, residual, adapters)
-        ops, layers, epsilon = self.ops, self.weights.layers, self.shape.decoder.norm_epsilon
-        x = ops.norm(residual, layers[0].norm, epsilon, layers[0].qkv)
-        for index, layer in enumerate(layers):
-            attention = self._layers[index]
-            qkv = ops.product(x, layer.qkv)
-            ops.rotate(qkv, step, attention)
-            attended = ops.attend(qkv, step, attention)
-            x = self._added(attended, layer.out, residual, layer.second_norm, layer.gate_up)
-            gated = ops.gated(ops.product(x, layer.gate_up), layer.down)
-            if index + 1 < len(layers):
-                after = layers[index + 1]
-                x = self._added(gated, layer.down, residual, after.norm, after.qkv)
-            else:
-                x = self._added(gated, layer.down, residual, self.weights.norm, None)
-        assert isinstance(x, torch.Tensor)  # noqa: S101 - it is for no particular product
-        return x
-
-    def _adapted(self, step: Step, residual: torch.Tensor, adapters: StepAdapters) -> torch.Tensor:
-        """The same with adapters' products beside each; its activations stay as they are."""
-        ops, epsilon = self.ops, self.shape.decoder.norm_epsilon
-        layers = self.weights.layers
-        x = ops.norm(residual, layers[0].norm, epsilon, None)
-        for index, layer in enumerate(layers):
-            after = layers[index + 1].norm if index + 1 < len(layers) else self.weights.norm
-            attention = self._layers[index]
-            qkv = adapters.add(index, "qkv", x, ops.product(x, layer.qkv))
-            ops.rotate(qkv, step, attention)
-            x = ops.attend(qkv, step, attention)
-            out = adapters.add(index, "out", x, ops.product(x, layer.out))
-            x = ops.add_norm(out, residual, layer.second_norm, epsilon, None)
-            gate_up = adapters.add(index, "gate_up", x, ops.product(x, layer.gate_up))
-            x = ops.gated(gate_up, None)
-            down = adapters.add(index, "down", x, ops.product(x, layer.down))
-            x = ops.add_norm(down, residual, after, epsilon, None)
-        assert isinstance(x, torch.Tensor)  # noqa: S101 - it is for no particular product
-        return x
-
-    def _added(
-        self,
-        x: Activations,
-        linear: Linear,
-        residual: torch.Tensor,
-        norm: torch.Tensor,
-        into: Linear | None,
-    ) -> Activations:
-        """A product that goes into the residual stream, and the norm of the sum."""
-        product = self.ops.product(x, linear)
-        return self._ranks.add_norm(
-            self.ops, product, residual, norm, self.shape.decoder.norm_epsilon, into=into
-        )
+        forward = Forward(self.shape, self.weights, self._layers, self.ops, self._ranks, adapters)
+        return forward.run(step, images)
 
 
-def _cache_size(decoder: Decoder, blocks: int) -> tuple[int, ...]:
+def _cache_size(sizes: Sizes, blocks: int) -> tuple[int, ...]:
     """The KV cache's dimensions: layers, keys and values, blocks, heads, tokens, size of a head."""
-    return decoder.layers, 2, blocks, decoder.kv_heads, BLOCK_SIZE, decoder.head_size
+    return sizes.layers, 2, blocks, sizes.kv_heads, BLOCK_SIZE, sizes.head_size

@@ -1,4 +1,4 @@
-"""Builds a lean model from a module of Transformers, if the module is of the family."""
+"""Builds a lean model from a module of Transformers, if it can compute what the module does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penstock.models.backends.lean import adoption
 from penstock.models.backends.lean import shape as shapes
-from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
 from penstock.models.backends.lean.model import LeanModel, PipelinedLean
 from penstock.models.backends.lean.operations.native_attention import NativeAttention
@@ -34,8 +34,8 @@ def ops_for(device: Device, shape: Shape) -> Ops:
     :raises NotLean: Triton is not installed for the device.
     """
     if device.kind == "cpu":
-        has_attention = native.is_available() and native.fits(shape.decoder.head_size)
-        return TorchOps(NativeAttention() if has_attention else None)
+        has_attention = native.is_available() and native.fits(shape.sizes.head_size)
+        return TorchOps(NativeAttention() if has_attention and _is_plain(shape) else None)
     if find_spec("triton") is None:
         raise NotLean("Triton is not installed")
     from penstock.models.backends.lean.operations.triton_ops import TritonOps  # noqa: PLC0415 - needs Triton
@@ -43,20 +43,39 @@ def ops_for(device: Device, shape: Shape) -> Ops:
     return TritonOps(overlap_of(device))
 
 
+def _is_plain(shape: Shape) -> bool:
+    """Whether the native library's attention is the model's."""
+    try:
+        shapes.require_family(shape)
+    except NotLean:
+        return False
+    return True
+
+
 def build(module: Any, device: Device, context_length: int) -> PipelinedLean:
     """Return the lean model of a module that is on its device already; they share the weights.
 
-    :raises NotLean: the module is not of the family.
+    :raises NotLean: it does not compute what the module does.
     """
-    return PipelinedLean(_body(module, device, context_length))
+    return PipelinedLean(_body(module, device, shapes.read(module, context_length)))
 
 
-def _body(module: Any, device: Device, context_length: int) -> Body:
-    shape = shapes.read(module, context_length)
+def _body(module: Any, device: Device, shape: Shape) -> Body:
     ops = ops_for(device, shape)
-    weights = all_weights.adopt(module, shape)
-    rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    return Body(shape, weights, rotary, ops, device)
+    weights = adoption.adopt(module, shape)
+    turnings = shapes.turnings(module, shape, device.torch_device)
+    return Body(shape, weights, turnings, ops, device)
+
+
+def _shape_for(module: Any, device: Device, context_length: int) -> Shape:
+    """The shape of a module; on a CPU only the Llama family's has been measured to gain.
+
+    :raises NotLean: it is another's.
+    """
+    shape = shapes.read(module, context_length)
+    if device.kind == "cpu":
+        shapes.require_family(shape)
+    return shape
 
 
 @torch.inference_mode()
@@ -68,10 +87,11 @@ def attempt(module: Any, device: Device, context_length: int, probe: Probe) -> L
     name = type(module).__name__
     kind = LeanModel if device.kind == "cpu" else PipelinedLean
     try:
-        model = kind(_body(module, device, context_length))
+        model = kind(_body(module, device, _shape_for(module, device, context_length)))
         error = probe.error_of(model)
     except NotLean as reason:
-        logger.info("%s: not for the lean decoder: %s", name, reason)
+        level = logging.INFO if device.kind == "cpu" else logging.WARNING
+        logger.log(level, "%s: not for the lean decoder: %s", name, reason)
         return None
     except Exception as failure:  # noqa: BLE001 - a driver's or compiler's fault has a fallback
         logger.warning("%s: no lean decoder: %s", name, checkpoint.first_line(failure))

@@ -40,7 +40,7 @@ class LeanModel:
 
     def __init__(self, body: Body, computer: Computer | None = None) -> None:
         self.body = body
-        self.vocab_size = body.shape.decoder.vocab_size
+        self.vocab_size = body.shape.sizes.vocab_size
         self.context_length = body.shape.context_length
         self.max_sequences = DEFAULT_SEQUENCES
         self.kv_layout = _layout(body)
@@ -66,9 +66,9 @@ class LeanModel:
         body = self.body
         if self._computer is not body or body.device.torch_device.type != "cpu":
             return ""
-        decoder = body.shape.decoder
-        sizes = f"{decoder.layers}x{decoder.kv_heads}x{decoder.head_size}"
-        return f"lean torch {torch.__version__} {sizes} {body.kind}"
+        sizes = body.shape.sizes
+        block = f"{sizes.layers}x{sizes.kv_heads}x{sizes.head_size}"
+        return f"lean torch {torch.__version__} {block} {body.kind}"
 
     def read_block(self, block: int) -> bytes:
         """See `penstock.engine.model.StorableModel`."""
@@ -129,7 +129,8 @@ class LeanModel:
 
 def _layout(body: Body) -> KVLayout:
     """What a block takes. Blocks behind a window are released if all layers have one."""
-    size, windows = body.block_bytes, body.shape.decoder.sliding_windows
+    size = body.block_bytes
+    windows = [layer.attention.window for layer in body.shape.model.layers]
     if not all(0 < window < body.shape.context_length for window in windows):
         return KVLayout(BLOCK_SIZE, size)
     return KVLayout(BLOCK_SIZE, size, max(windows), size)

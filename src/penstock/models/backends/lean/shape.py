@@ -1,19 +1,22 @@
-"""What the lean decoder must know of a Llama-like module of Transformers."""
+"""What the lean decoder must know of a module of Transformers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penstock.models.backends import llama_family as decoders
+from penstock.models.architecture import tables
+from penstock.models.architecture.description import Experts, dense_part
+from penstock.models.architecture.facts import NotDescribed
+from penstock.models.architecture.reading import describe
+from penstock.models.backends import llama_family
+from penstock.models.backends.lean import reach
 from penstock.models.loading import checkpoint
 
 if TYPE_CHECKING:
-    from penstock.models.backends.llama_family import Decoder
-
-_SMALLEST_HEAD = 16  # of the kernels' matrix units
+    from penstock.models.architecture.description import Architecture, Attention, Rotation
 
 
 class NotLean(Exception):
@@ -21,40 +24,138 @@ class NotLean(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A decoder with the context length that is served; its vocabulary is that of the head."""
+class Sizes:
+    """A decoder's sizes in elements, the same in all layers; those of one rank's part if it has one.
 
-    decoder: Decoder
+    `intermediate_size` is that of the first layer's MLP, 0 if it has experts alone. `vocab_size` is
+    that of the head.
+    """
+
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder with the context length that is served."""
+
+    sizes: Sizes
     context_length: int
+    model: Architecture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turning:
+    """How a layer's queries and keys are rotated.
+
+    `cosines` and `sines` are (context_length, head_size / 2) float32. The first `turned` elements of a
+    head are rotated, neighbours together if `interleaved`; the others' cosines are 1, their sines 0.
+    `growth` (context_length,) float32 multiplies queries by their position; None if it does not.
+    """
+
+    cosines: torch.Tensor
+    sines: torch.Tensor
+    turned: int
+    interleaved: bool = False
+    growth: torch.Tensor | None = None
 
 
 def read(module: Any, context_length: int) -> Shape:
     """The shape of a module.
 
-    :raises NotLean: it is not of the family, or differs from it in a switch.
+    :raises NotLean: it is not described, or asks for what the lean decoder lacks.
     """
-    config = checkpoint.text_config(module)
     try:
-        decoder = decoders.read(config)
-    except decoders.NotInFamily as reason:
+        model = describe(checkpoint.text_config(module).to_dict())
+    except NotDescribed as reason:
         raise NotLean(str(reason)) from reason
-    head_size = decoder.head_size
-    if head_size & (head_size - 1) or head_size < _SMALLEST_HEAD:
-        raise NotLean(f"heads of {head_size} elements")
-    rotary = module.model.rotary_emb.inv_freq
-    if not isinstance(rotary, torch.Tensor) or rotary.numel() * 2 != head_size:
-        raise NotLean("rotary embeddings of a part of the head")
-    vocab_size = int(module.lm_head.weight.shape[0])
-    return Shape(replace(decoder, vocab_size=vocab_size), context_length)
+    reason = reach.beyond(model)
+    if reason is not None:
+        raise NotLean(reason)
+    first = model.layers[0]
+    dense = dense_part(first.mlp)
+    sizes = Sizes(
+        layers=len(model.layers),
+        hidden_size=model.hidden_size,
+        intermediate_size=0 if dense is None else dense.size,
+        heads=first.attention.heads,
+        kv_heads=first.attention.kv_heads,
+        head_size=first.attention.head_size,
+        vocab_size=int(module.lm_head.weight.shape[0]),
+    )
+    return Shape(sizes, context_length, model)
 
 
-def rotary_tables(
-    module: Any, shape: Shape, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, (context_length, head_size / 2) float32 each, as the module has them."""
-    rotary = module.model.rotary_emb
-    frequencies = rotary.inv_freq.to(device, torch.float32)
-    positions = torch.arange(shape.context_length, device=device, dtype=torch.float32)
-    angles = positions[:, None] * frequencies[None, :]
-    scaling = float(rotary.attention_scaling)
-    return angles.cos() * scaling, angles.sin() * scaling
+def require_family(shape: Shape) -> None:
+    """Check that a shape asks for no more than the Llama family has.
+
+    :raises NotLean: it does.
+    """
+    try:
+        llama_family.plain(shape.model)
+    except llama_family.NotInFamily as reason:
+        raise NotLean(str(reason)) from reason
+
+
+def require_dense(shape: Shape) -> None:
+    """Check that no layer has experts.
+
+    :raises NotLean: some layer has.
+    """
+    if any(isinstance(layer.mlp, Experts) for layer in shape.model.layers):
+        raise NotLean("experts are held in 16 or 32 bit")
+
+
+def turnings(module: Any, shape: Shape, device: torch.device) -> list[Turning]:
+    """Return each layer's rotation; layers that are rotated alike share their tables."""
+    made: dict[Any, Turning] = {}
+    layers: list[Turning] = []
+    for layer in shape.model.layers:
+        key = (layer.attention.rotation, layer.attention.growth)
+        if key not in made:
+            made[key] = _turning(module, shape, layer.attention, device)
+        layers.append(made[key])
+    return layers
+
+
+def _turning(module: Any, shape: Shape, attention: Attention, device: torch.device) -> Turning:
+    rotation, count, pairs = attention.rotation, shape.context_length, attention.head_size // 2
+    cosines = torch.ones((count, pairs), device=device)
+    sines = torch.zeros((count, pairs), device=device)
+    if rotation is not None:
+        frequencies, scaling = _frequencies(module, shape, rotation)
+        positions = torch.arange(count, device=device, dtype=torch.float32)
+        angles = positions[:, None] * frequencies.to(device, torch.float32)[None, :]
+        cosines[:, : rotation.size // 2] = angles.cos() * scaling
+        sines[:, : rotation.size // 2] = angles.sin() * scaling
+    growth = None
+    if attention.growth is not None:
+        growth = torch.as_tensor(tables.growths(attention.growth, count)).to(device)
+    return Turning(
+        cosines,
+        sines,
+        attention.head_size if rotation is None else rotation.size,
+        rotation is not None and rotation.interleaved,
+        growth,
+    )
+
+
+def _frequencies(module: Any, shape: Shape, rotation: Rotation) -> tuple[torch.Tensor, float]:
+    """Return the angles by pair, and the factor of cosines and sines.
+
+    A module with one rotation has them, rounded as it computes with them.
+    """
+    rotations = {layer.attention.rotation for layer in shape.model.layers} - {None}
+    own = getattr(module.model, "rotary_emb", None)
+    frequencies = getattr(own, "inv_freq", None)
+    if len(rotations) == 1 and isinstance(frequencies, torch.Tensor):
+        if frequencies.numel() * 2 != rotation.size:
+            raise NotLean("rotary embeddings of another size than described")
+        return frequencies, float(getattr(own, "attention_scaling", 1.0))
+    described, scaling = tables.frequencies(rotation, shape.context_length)
+    return torch.as_tensor(described), scaling

@@ -1,20 +1,20 @@
-"""A decoder's weights, taken from a module of Transformers."""
+"""A decoder's weights as the lean decoder holds them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
-from penstock.models.backends.lean.operations.ops import HeadNorms
-from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4, join
-from penstock.models.backends.lean.shape import NotLean
+from penstock.models.backends.lean.products.linear import Dense, Int4
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from penstock.models.architecture.description import Experts
     from penstock.models.backends.lean.products.linear import Linear
     from penstock.models.backends.lean.products.weight_formats import Holding
-    from penstock.models.backends.lean.shape import Shape
     from penstock.models.devices.device import Device
     from penstock.models.loading.assembled import Progress
 
@@ -23,17 +23,95 @@ _WIDE_SHARE: Final = 0.25
 """Of a GPU's free memory, what 4-bit weights may take once more in the model's own type."""
 
 
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A norm of rows: RMS, or `centred`, of what is left of them without their mean.
+
+    `weight` and `bias` are (size,); with an offset in it, the weight is float32 (`widened`).
+    """
+
+    weight: torch.Tensor
+    epsilon: float
+    bias: torch.Tensor | None = None
+    centred: bool = False
+    widened: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an RMS norm."""
+        return not self.centred and self.bias is None
+
+    def to(self, device: torch.device, kind: torch.dtype | None = None) -> Norm:
+        """The same on a device, in `kind`."""
+        kind = self.weight.dtype if kind is None or self.widened else kind
+        bias = None if self.bias is None else self.bias.to(device, kind)
+        return replace(self, weight=self.weight.to(device, kind), bias=bias)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """Norms of queries and of keys before their rotation; see `Norm`.
+
+    The weights are (head_size,), or (heads, head_size) if each head has its own. `together`: the mean
+    is taken over all heads of a token.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    epsilon: float
+    centred: bool = False
+    together: bool = False
+    widened: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an RMS norm of each head, with one weight."""
+        return not self.centred and not self.together and self.query.dim() == 1
+
+    def to(self, device: torch.device, kind: torch.dtype | None = None) -> HeadNorms:
+        """The same on a device, in `kind`."""
+        kind = self.query.dtype if kind is None or self.widened else kind
+        return replace(self, query=self.query.to(device, kind), key=self.key.to(device, kind))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertWeights:
+    """A layer's experts: `gate_up` (experts, 2 size, hidden) and `down` (experts, hidden, size).
+
+    They may be transposed views. If `interleaved`, gates and ups alternate, else gates come first.
+    Biases are (experts, rows). `router` (experts, hidden) has its scores in its own type;
+    `correction` (experts,) float32. `shared_gate` (1, hidden) is that of the MLP beside them.
+    """
+
+    form: Experts
+    router: Dense
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    gate_up_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
+    interleaved: bool = False
+    correction: torch.Tensor | None = None
+    shared_gate: torch.Tensor | None = None
+
+
 @dataclass(slots=True)
 class LayerWeights:
-    """One layer: joined projections, and norms before attention and before the MLP."""
+    """One layer: joined projections, norms before attention and MLP, norms of their results.
+
+    `gate_up` and `down` are None if there are experts alone. `sinks` (heads,) float32.
+    """
 
     qkv: Linear
     out: Linear
-    gate_up: Linear
-    down: Linear
-    norm: torch.Tensor
-    second_norm: torch.Tensor
+    gate_up: Linear | None
+    down: Linear | None
+    norm: Norm | None
+    second_norm: Norm | None
     head_norms: HeadNorms | None
+    out_norm: Norm | None = None
+    mlp_out_norm: Norm | None = None
+    sinks: torch.Tensor | None = None
+    experts: ExpertWeights | None = None
 
 
 @dataclass(slots=True)
@@ -42,74 +120,28 @@ class Weights:
 
     embeddings: torch.Tensor
     layers: list[LayerWeights]
-    norm: torch.Tensor
+    norm: Norm
     head: Linear
 
     @property
     def nbytes(self) -> int:
         """Memory of the weights, shared ones once."""
         seen: dict[int, int] = {}
-        for tensor in self._tensors():
+        for tensor in _tensors_in(self):
             storage = tensor.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
         return sum(seen.values())
 
-    def _tensors(self) -> list[torch.Tensor]:
-        found = [self.embeddings, self.norm, *_tensors_of(self.head)]
-        for layer in self.layers:
-            found += [layer.norm, layer.second_norm]
-            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                found += _tensors_of(linear)
-        return found
 
-
-def _tensors_of(linear: Linear) -> list[torch.Tensor]:
-    if isinstance(linear, Dense):
-        held = [linear.weight, linear.bias]
-    elif isinstance(linear, Fp8):
-        held = [linear.weight, linear.scales, linear.bias]
-    else:
-        held = [linear.packed, linear.scales, linear.bias, linear.wide]
-    return [tensor for tensor in held if tensor is not None]
-
-
-def untie(module: Any) -> None:
-    """Give the head weights of its own: it is quantised, as bigdl-llm does it, the table is not."""
-    if module.lm_head.weight is module.model.embed_tokens.weight:
-        own = module.lm_head.weight.data.clone()
-        module.lm_head.weight = torch.nn.Parameter(own, requires_grad=False)
-
-
-def adopt(module: Any, shape: Shape) -> Weights:
-    """Return a module's weights, joined if they have the same input; the module keeps views of them.
-
-    :raises NotLean: its products are not plain ones (bigdl-llm's hold blocks).
-    """
-    for name, linear in module.named_modules():
-        if isinstance(linear, torch.nn.Linear) and type(linear) is not torch.nn.Linear:
-            raise NotLean(f"{name} is a {type(linear).__name__}")
-    return Weights(
-        embeddings=module.model.embed_tokens.weight.data,
-        layers=[adopt_layer(layer, shape) for layer in module.model.layers],
-        norm=module.model.norm.weight.data,
-        head=join([module.lm_head]),
-    )
-
-
-def adopt_layer(layer: Any, shape: Shape) -> LayerWeights:
-    """One layer's weights, as `adopt` takes them."""
-    attention, mlp = layer.self_attn, layer.mlp
-    return LayerWeights(
-        qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
-        out=join([attention.o_proj]),
-        gate_up=join([mlp.gate_proj, mlp.up_proj]),
-        down=join([mlp.down_proj]),
-        norm=layer.input_layernorm.weight.data,
-        second_norm=layer.post_attention_layernorm.weight.data,
-        head_norms=HeadNorms(attention.q_norm.weight.data, attention.k_norm.weight.data)
-        if shape.decoder.qk_norm
-        else None,
-    )
+def _tensors_in(held: Any) -> Iterator[torch.Tensor]:
+    if isinstance(held, torch.Tensor):
+        yield held
+    elif isinstance(held, list):
+        for one in cast("list[Any]", held):
+            yield from _tensors_in(one)
+    elif is_dataclass(held):
+        for part in fields(held):
+            yield from _tensors_in(getattr(held, part.name))
 
 
 def quantized(
@@ -123,7 +155,7 @@ def quantized(
 
     The embeddings stay as they are, and in some formats the head. The dense matrices are
     overwritten with what the new ones stand for, rounded to their type: what a module computes with
-    them is then the reference.
+    them is then the reference. No layer may have experts.
     """
     layers: list[LayerWeights] = []
     for done, layer in enumerate(weights.layers):
@@ -150,18 +182,14 @@ def quantized_layer(
     layer: LayerWeights, device: torch.device, kind: torch.dtype, holding: Holding
 ) -> LayerWeights:
     """One layer, as `quantized` makes it."""
-    norms = layer.head_norms
-    return LayerWeights(
-        qkv=shrink(layer.qkv, device, kind, holding),
-        out=shrink(layer.out, device, kind, holding),
-        gate_up=shrink(layer.gate_up, device, kind, holding),
-        down=shrink(layer.down, device, kind, holding),
-        norm=layer.norm.to(device, kind),
-        second_norm=layer.second_norm.to(device, kind),
-        head_norms=None
-        if norms is None
-        else HeadNorms(norms.query.to(device, kind), norms.key.to(device, kind)),
-    )
+    changed: dict[str, Any] = {
+        name: shrink(linear, device, kind, holding) for name, linear in matrices(layer)
+    }
+    for name in ("norm", "second_norm", "head_norms", "out_norm", "mlp_out_norm"):
+        norm: Norm | HeadNorms | None = getattr(layer, name)
+        changed[name] = None if norm is None else norm.to(device, kind)
+    sinks = None if layer.sinks is None else layer.sinks.to(device)
+    return replace(layer, sinks=sinks, **changed)
 
 
 def shrink(linear: Linear, device: torch.device, kind: torch.dtype, holding: Holding) -> Linear:
@@ -173,13 +201,20 @@ def shrink(linear: Linear, device: torch.device, kind: torch.dtype, holding: Hol
     return small
 
 
+def matrices(layer: LayerWeights) -> Iterator[tuple[str, Linear]]:
+    """Yield a layer's joined matrices by name."""
+    for name in ("qkv", "out", "gate_up", "down"):
+        linear: Linear | None = getattr(layer, name)
+        if linear is not None:
+            yield name, linear
+
+
 def widen_if_room(weights: Weights, device: Device, kind: torch.dtype) -> None:
     """Store a GPU's 4-bit matrices in `kind` too, if that leaves most memory to the KV cache."""
-    owners: list[tuple[Any, str]] = [(weights, "head")]
+    found: list[tuple[Any, str, Linear]] = [(weights, "head", weights.head)]
     for layer in weights.layers:
-        owners += [(layer, name) for name in ("qkv", "out", "gate_up", "down")]
-    found = [(owner, name, getattr(owner, name)) for owner, name in owners]
-    small = [one for one in found if isinstance(one[2], Int4)]
+        found += [(layer, name, linear) for name, linear in matrices(layer)]
+    small = [(owner, name, one) for owner, name, one in found if isinstance(one, Int4)]
     needed = sum(linear.elements for _, _, linear in small) * kind.itemsize
     if device.kind == "cpu" or needed > device.free_bytes() * _WIDE_SHARE:
         return

@@ -167,7 +167,7 @@ def meet(dist: Any, rank: int, ranks: int, body: Body) -> Exchange | None:
         able.zero_()
     if not _all(dist, able):
         return None
-    layout = Layout(ranks, most_rows(ranks), body.shape.decoder.hidden_size, body.kind)
+    layout = Layout(ranks, most_rows(ranks), body.shape.sizes.hidden_size, body.kind)
     found: Exchange | None = None
     try:
         found = _shared(dist, rank, layout, device)

@@ -9,11 +9,13 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
+from penstock.models.backends.lean import adoption
 from penstock.models.backends.lean import shape as shapes
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
 from penstock.models.backends.lean.loading import ops_for
 from penstock.models.backends.lean.products import low_bit
+from penstock.models.backends.lean.products.linear import join
 from penstock.models.backends.lean.products.weight_formats import FP8, holding_of
 from penstock.models.backends.lean.shape import NotLean
 from penstock.models.backends.lean.weights import Weights
@@ -87,8 +89,8 @@ def load_part(order: Order) -> Body:
     part = _part(spec, source, order.rank)
     place, module, kind, holding = device.torch_device, source.module, source.kind, source.holding
     layers: list[all_weights.LayerWeights] = []
-    for layer in module.model.layers:
-        whole = all_weights.adopt_layer(layer, source.shape)
+    for index, layer in enumerate(module.model.layers):
+        whole = adoption.adopt_layer(module, source.shape, index)
         if holding is None:
             own = part.layer(whole, place)
         elif holding.of_whole_rows:
@@ -97,11 +99,11 @@ def load_part(order: Order) -> Body:
             own = all_weights.quantized_layer(part.layer(whole, _CPU), place, kind, holding)
         layers.append(own)
         layer.to("meta")  # so that a rank holds no more of the whole than it must
-    head = part.head(all_weights.join([module.lm_head]), _CPU if holding else place)
+    head = part.head(join([module.lm_head]), _CPU if holding else place)
     weights = Weights(
         module.model.embed_tokens.weight.data.to(place, kind),
         layers,
-        module.model.norm.weight.data.to(place, kind),
+        adoption.adopt_norm(module, source.shape).to(place, kind),
         head if holding is None else all_weights.quantized_head(head, place, kind, holding),
     )
     return _body(spec, source, part, weights, device)
@@ -114,7 +116,7 @@ def _load(spec: ModelSpec, team: Team, progress: Progress) -> Assembled:
     source = _read(spec, device, progress)
     module = source.module
     part = _part(spec, source, 0)
-    adopted = all_weights.adopt(module, source.shape)
+    adopted = adoption.adopt(module, source.shape)
     if source.holding:
         adopted = all_weights.quantized(adopted, _CPU, source.kind, source.holding, progress)
     place = device.torch_device
@@ -167,6 +169,7 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
         if holding_of(spec, device) is not None:
             read = low_bit.read(spec, device, progress)
             shape = low_bit.prepare(spec, read.module, read.holding)
+            shapes.require_family(shape)
             return _Source(read.module, shape, read.kind, read.holding)
         config = checkpoint.load_config(spec)
         kind = dtypes.choose_dtype(spec, config)
@@ -175,6 +178,7 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
         context_length = checkpoint.context_length(spec, module)
         rope.freeze(module, context_length)
         shape = shapes.read(module, context_length)
+        shapes.require_family(shape)
         module.set_attn_implementation("eager")
     except NotLean as reason:
         raise _not_for_several(spec, reason) from reason
@@ -195,9 +199,9 @@ def _body(spec: ModelSpec, source: _Source, part: Part, weights: Weights, device
     """:raises ModelNotLoadable: the device lacks what it takes, or multiplies wrongly."""
     shape = part.shape
     all_weights.widen_if_room(weights, device, source.kind)
-    rotary = shapes.rotary_tables(source.module, shape, device.torch_device)
+    turnings = shapes.turnings(source.module, shape, device.torch_device)
     try:
-        body = Body(shape, weights, rotary, ops_for(device, shape), device)
+        body = Body(shape, weights, turnings, ops_for(device, shape), device)
     except NotLean as reason:
         raise ModelNotLoadable(f"several devices: {reason}") from reason
     low_bit.check_products(body, spec.path)

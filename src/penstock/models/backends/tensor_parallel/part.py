@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch.nn import functional
 
-from penstock.models.backends.lean.operations.ops import HeadNorms
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
 from penstock.models.backends.lean.shape import NotLean
-from penstock.models.backends.lean.weights import LayerWeights
 from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
@@ -19,6 +17,9 @@ if TYPE_CHECKING:
 
     from penstock.models.backends.lean.products.linear import Linear
     from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.lean.weights import LayerWeights
+
+Held = TypeVar("Held")
 
 _ALIGNED = 8  # the vocabulary's parts are a multiple of it: matrix units take no others as fast
 
@@ -40,41 +41,41 @@ class Part:
 
         :raises NotLean: it cannot.
         """
-        decoder, ranks = self.whole.decoder, self.ranks
-        if decoder.heads % ranks or decoder.intermediate_size % ranks:
+        sizes, ranks = self.whole.sizes, self.ranks
+        if sizes.heads % ranks or sizes.intermediate_size % ranks:
             raise NotLean(
-                f"{decoder.heads} heads and an MLP of {decoder.intermediate_size} "
+                f"{sizes.heads} heads and an MLP of {sizes.intermediate_size} "
                 f"are not divisible by {ranks}"
             )
-        if decoder.kv_heads % ranks and ranks % decoder.kv_heads:
-            raise NotLean(f"{decoder.kv_heads} key heads cannot be divided among {ranks}")
-        columns = (decoder.intermediate_size // ranks, decoder.heads // ranks * decoder.head_size)
+        if sizes.kv_heads % ranks and ranks % sizes.kv_heads:
+            raise NotLean(f"{sizes.kv_heads} key heads cannot be divided among {ranks}")
+        columns = (sizes.intermediate_size // ranks, sizes.heads // ranks * sizes.head_size)
         if any(count % block for count in columns):
             raise NotLean(f"its rows have no whole blocks of {block} for {ranks} ranks")
 
     @property
     def shape(self) -> Shape:
         """The shape of this part. The vocabulary's size is the whole's."""
-        decoder, ranks = self.whole.decoder, self.ranks
+        sizes, ranks = self.whole.sizes, self.ranks
         part = replace(
-            decoder,
-            heads=decoder.heads // ranks,
-            kv_heads=max(1, decoder.kv_heads // ranks),
-            intermediate_size=decoder.intermediate_size // ranks,
+            sizes,
+            heads=sizes.heads // ranks,
+            kv_heads=max(1, sizes.kv_heads // ranks),
+            intermediate_size=sizes.intermediate_size // ranks,
         )
-        return replace(self.whole, decoder=part)
+        return replace(self.whole, sizes=part)
 
     def layer(self, layer: LayerWeights, place: torch.device) -> LayerWeights:
         """This part of a layer, on its device."""
-        whole, part = self.whole.decoder, self.shape.decoder
+        whole, part = self.whole.sizes, self.shape.sizes
         size = whole.head_size
         queries = part.heads * size
         keys = part.kv_heads * size
         first_key = whole.heads * size + self.rank * whole.kv_heads // self.ranks * size
         columns = part.intermediate_size
         first = self.rank * columns
-        norms = layer.head_norms
-        return LayerWeights(
+        return replace(
+            layer,
             qkv=_rows(
                 layer.qkv,
                 (
@@ -86,21 +87,19 @@ class Part:
             ),
             out=self._columns(layer.out, self.rank * queries, queries, place),
             gate_up=_rows(
-                layer.gate_up,
+                _there(layer.gate_up),
                 ((first, columns), (whole.intermediate_size + first, columns)),
                 place,
             ),
-            down=self._columns(layer.down, first, columns, place),
-            norm=layer.norm.to(place),
-            second_norm=layer.second_norm.to(place),
-            head_norms=None
-            if norms is None
-            else HeadNorms(norms.query.to(place), norms.key.to(place)),
+            down=self._columns(_there(layer.down), first, columns, place),
+            norm=_there(layer.norm).to(place),
+            second_norm=_there(layer.second_norm).to(place),
+            head_norms=None if layer.head_norms is None else layer.head_norms.to(place),
         )
 
     def head(self, head: Linear, place: torch.device) -> Linear:
         """This part of the head: as many rows as each other has, the last ones zero if need be."""
-        vocab = self.whole.decoder.vocab_size
+        vocab = self.whole.sizes.vocab_size
         rows = -(-vocab // (_ALIGNED * self.ranks)) * _ALIGNED
         first = min(vocab, self.rank * rows)
         count = min(vocab - first, rows)
@@ -118,6 +117,12 @@ class Part:
         return Int4(
             _own(linear.packed[:, words], place), _own(linear.scales[:, scales], place), bias
         )
+
+
+def _there(part: Held | None) -> Held:
+    """What every layer of the Llama family has."""
+    assert part is not None  # noqa: S101 - no other model is divided
+    return part
 
 
 def _scales(first: int, count: int) -> slice:

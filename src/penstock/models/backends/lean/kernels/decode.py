@@ -12,7 +12,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from penstock.models.backends.lean.kernels.activations import tanh
 from penstock.models.backends.lean.kernels.overlap import follow
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -68,11 +71,15 @@ def decode_kernel(
     out_ptr,
     partial_ptr,
     weight_ptr,
+    sinks_ptr,
     query_stride,
     out_stride,
     table_stride,
     scale_log2,
+    cap_log2,
     WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -86,7 +93,8 @@ def decode_kernel(
 ):
     """One part of one sequence's keys, for the GROUP query heads that share a KV head.
 
-    Scores are kept in base 2. With one split `out` (sequences, heads * size) is written at once;
+    Scores are kept in base 2; if CAPPED, `scale_log2` makes them what a tanh takes, and `cap_log2`
+    times that is the score. A head's sink belongs to the first split. With one split `out` (sequences, heads * size) is written at once;
     else `partial` (sequences, heads, splits, size) float32, sums not yet divided, and `weight`
     (sequences, heads, splits, 2) float32, their maxima and weights. PADDED is GROUP brought up to
     the matrix units' size.
@@ -106,6 +114,10 @@ def decode_kernel(
     query = tl.load(query_ptr + query_place, mask=real[:, None], other=0.0)
     m_i = tl.full((PADDED,), float("-inf"), tl.float32)
     l_i = tl.zeros((PADDED,), tl.float32)
+    if SINKS:
+        sink = tl.load(sinks_ptr + head, mask=real, other=0.0) * LOG2_E
+        m_i = tl.where(split == 0, sink, m_i)
+        l_i = tl.where(split == 0, 1.0, l_i)
     acc = tl.zeros((PADDED, HEAD_SIZE), tl.float32)
     tile = tl.arange(0, TILE)
     for start in range(begin, end, TILE):
@@ -117,6 +129,8 @@ def decode_kernel(
         keys = tl.load(keys_ptr + where, mask=seen[:, None], other=0.0)
         values = tl.load(values_ptr + where, mask=seen[:, None], other=0.0)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale_log2
+        if CAPPED:
+            scores = tanh(scores) * cap_log2
         scores = tl.where(seen[None, :], scores, float("-inf"))
         m_new = tl.maximum(m_i, tl.max(scores, 1))
         alpha = tl.exp2(m_i - m_new)
@@ -154,11 +168,15 @@ def decode_alone_kernel(
     out_ptr,
     partial_ptr,
     weight_ptr,
+    sinks_ptr,
     query_stride,
     out_stride,
     table_stride,
     scale_log2,
+    cap_log2,
     WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -185,6 +203,10 @@ def decode_alone_kernel(
     l_i = tl.zeros((TILE,), tl.float32)
     acc = tl.zeros((TILE, HEAD_SIZE), tl.float32)
     tile = tl.arange(0, TILE)
+    if SINKS:
+        has_sink = (tile == 0) & (split == 0)
+        m_i = tl.where(has_sink, tl.load(sinks_ptr + head) * LOG2_E, m_i)
+        l_i = tl.where(has_sink, 1.0, l_i)
     for start in range(begin, end, TILE):
         position = start + tile
         seen = position < end
@@ -193,7 +215,10 @@ def decode_alone_kernel(
         where = place[:, None] * HEAD_SIZE + offsets[None, :]
         keys = tl.load(keys_ptr + where, mask=seen[:, None], other=0.0).to(tl.float32)
         values = tl.load(values_ptr + where, mask=seen[:, None], other=0.0).to(tl.float32)
-        scores = tl.where(seen, tl.sum(query[None, :] * keys, 1), float("-inf"))
+        scores = tl.sum(query[None, :] * keys, 1)
+        if CAPPED:
+            scores = tanh(scores) * cap_log2
+        scores = tl.where(seen, scores, float("-inf"))
         m_new = tl.maximum(m_i, scores)
         base = tl.where(m_new > float("-inf"), m_new, 0.0)
         alpha = tl.exp2(m_i - base)

@@ -12,6 +12,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from penstock.models.backends.lean.kernels.activations import tanh
+from penstock.models.backends.lean.kernels.decode import LOG2_E
+
 
 @triton.jit
 def _attend(
@@ -27,8 +30,10 @@ def _attend(
     begin,
     end,
     scale_log2,
+    cap_log2,
     MASKED: tl.constexpr,
     WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -37,7 +42,8 @@ def _attend(
 ):
     """Attend to the keys at positions `begin .. end - 1`, `begin` a multiple of TILE.
 
-    Without MASKED every query sees all of them, and `end` is a multiple of TILE too.
+    Without MASKED every query sees all of them, and `end` is a multiple of TILE too. CAPPED: see
+    `kernels.decode`.
     """
     offsets = tl.arange(0, HEAD_SIZE)
     tile = tl.arange(0, TILE)
@@ -55,6 +61,8 @@ def _attend(
         else:
             keys = tl.load(keys_ptr + where)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+        if CAPPED:
+            scores = tanh(scores * scale_log2) * (cap_log2 / scale_log2)
         if MASKED:
             seen = key_position[None, :] <= position[:, None]
             if WINDOW > 0:
@@ -85,11 +93,15 @@ def prefill_kernel(
     chunks_ptr,
     tables_ptr,
     out_ptr,
+    sinks_ptr,
     query_stride,
     out_stride,
     table_stride,
     scale_log2,
+    cap_log2,
     WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
@@ -122,13 +134,17 @@ def prefill_kernel(
         query = tl.load(query_ptr + query_place, mask=real[:, None], other=0.0)
         m_i = tl.full((QUERIES,), float("-inf"), tl.float32)
         l_i = tl.zeros((QUERIES,), tl.float32)
+        if SINKS:
+            m_i = tl.zeros((QUERIES,), tl.float32) + tl.load(sinks_ptr + head) * LOG2_E
+            l_i = tl.full((QUERIES,), 1.0, tl.float32)
         acc = tl.zeros((QUERIES, HEAD_SIZE), tl.float32)
         end = begin + tl.minimum(first + QUERIES, count)
-        masked_from = 0
         if WINDOW > 0:
             masked_from = tl.maximum(begin + first - WINDOW + 1, 0) // TILE * TILE
         else:
             masked_from = (begin + first + 1) // TILE * TILE
+        # First the tiles that all queries see, which a window has none of, then the others.
+        for masked in tl.static_range(1 if WINDOW > 0 else 0, 2):
             m_i, l_i, acc = _attend(
                 m_i,
                 l_i,
@@ -139,38 +155,19 @@ def prefill_kernel(
                 values_ptr,
                 table_ptr,
                 kv_head,
-                0,
-                masked_from,
+                masked_from if masked else 0,
+                end if masked else masked_from,
                 scale_log2,
-                False,
+                cap_log2,
+                masked,
                 WINDOW,
+                CAPPED,
                 KV_HEADS,
                 HEAD_SIZE,
                 BLOCK,
                 TILE,
                 PRECISION,
             )
-        m_i, l_i, acc = _attend(
-            m_i,
-            l_i,
-            acc,
-            query,
-            position,
-            keys_ptr,
-            values_ptr,
-            table_ptr,
-            kv_head,
-            masked_from,
-            end,
-            scale_log2,
-            True,
-            WINDOW,
-            KV_HEADS,
-            HEAD_SIZE,
-            BLOCK,
-            TILE,
-            PRECISION,
-        )
         out = acc / tl.where(l_i > 0, l_i, 1.0)[:, None]
         out_place = token[:, None] * out_stride + head * HEAD_SIZE + offsets[None, :]
         tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty), mask=real[:, None])

@@ -49,11 +49,11 @@ def place_kernel(
 
 
 @triton.jit
-def _normed(first, second, weight_ptr, offsets, epsilon, HALF: tl.constexpr):
+def _normed(first, second, weight_ptr, first_at, second_at, epsilon, HALF: tl.constexpr):
     squares = tl.sum(first * first, 1) + tl.sum(second * second, 1)
     scale = 1.0 / tl.sqrt(squares / (2 * HALF) + epsilon)
-    low = tl.load(weight_ptr + offsets).to(tl.float32)
-    high = tl.load(weight_ptr + HALF + offsets).to(tl.float32)
+    low = tl.load(weight_ptr + first_at).to(tl.float32)
+    high = tl.load(weight_ptr + second_at).to(tl.float32)
     return first * scale[:, None] * low[None, :], second * scale[:, None] * high[None, :]
 
 
@@ -69,20 +69,26 @@ def rotate_kernel(
     values_ptr,
     query_norm_ptr,
     key_norm_ptr,
+    growth_ptr,
     qkv_stride,
     table_stride,
     epsilon,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
+    TURNED: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
     NORMS: tl.constexpr,
+    GROWS: tl.constexpr,
     TOGETHER: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     """Rotate a few heads of one token: queries in place; keys and values go into the cache.
 
     qkv is (tokens, heads + 2 kv_heads, 2 HALF); a layer's keys (blocks, kv_heads, BLOCK, 2 HALF).
+    Of the HALF pairs of a head's elements TURNED are rotated: neighbours if INTERLEAVED, else those
+    TURNED apart. The others' sines are 0.
     """
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions_ptr + token)
@@ -94,36 +100,52 @@ def rotate_kernel(
     sine = tl.load(sines_ptr + angle, mask=real, other=0.0)[None, :]
     block_at = tables_ptr + row * table_stride + position // BLOCK
     block = tl.load(block_at, mask=real, other=0).to(tl.int64)
+    if INTERLEAVED:
+        first_at = 2 * offsets
+        second_at = first_at + 1
+    elif TURNED == HALF:
+        first_at = offsets
+        second_at = HALF + offsets
+    else:
+        first_at = tl.where(offsets < TURNED, offsets, TURNED + offsets)
+        second_at = first_at + tl.where(offsets < TURNED, TURNED, HALF - TURNED)
     follow(OVERLAPS)
     if real:
         head = tl.program_id(1) * TOGETHER + tl.arange(0, TOGETHER)
         is_query = head < HEADS
         is_key = (head >= HEADS) & (head < HEADS + KV_HEADS)
         is_value = (head >= HEADS + KV_HEADS) & (head < HEADS + 2 * KV_HEADS)
-        start = qkv_ptr + token * qkv_stride + head[:, None] * (2 * HALF) + offsets[None, :]
+        start = qkv_ptr + token * qkv_stride + head[:, None] * (2 * HALF)
+        low = start + first_at[None, :]
+        high = start + second_at[None, :]
         some = (head < HEADS + 2 * KV_HEADS)[:, None]
-        raw_first = tl.load(start, mask=some, other=0.0)
-        raw_second = tl.load(start + HALF, mask=some, other=0.0)
+        raw_first = tl.load(low, mask=some, other=0.0)
+        raw_second = tl.load(high, mask=some, other=0.0)
         first = raw_first.to(tl.float32)
         second = raw_second.to(tl.float32)
         if NORMS:
-            of_query = _normed(first, second, query_norm_ptr, offsets, epsilon, HALF)
-            of_key = _normed(first, second, key_norm_ptr, offsets, epsilon, HALF)
+            of_query = _normed(first, second, query_norm_ptr, first_at, second_at, epsilon, HALF)
+            of_key = _normed(first, second, key_norm_ptr, first_at, second_at, epsilon, HALF)
             first = tl.where(is_query[:, None], of_query[0], of_key[0])
             second = tl.where(is_query[:, None], of_query[1], of_key[1])
         kind = qkv_ptr.dtype.element_ty
         turned_first = (first * cosine - second * sine).to(kind)
         turned_second = (second * cosine + first * sine).to(kind)
-        tl.store(start, turned_first, mask=is_query[:, None])
-        tl.store(start + HALF, turned_second, mask=is_query[:, None])
+        if GROWS:
+            growth = tl.load(growth_ptr + position)
+            tl.store(low, (turned_first * growth).to(kind), mask=is_query[:, None])
+            tl.store(high, (turned_second * growth).to(kind), mask=is_query[:, None])
+        else:
+            tl.store(low, turned_first, mask=is_query[:, None])
+            tl.store(high, turned_second, mask=is_query[:, None])
         within = position % BLOCK
         key_head = head - HEADS
         key_place = ((block * KV_HEADS + key_head) * BLOCK + within) * (2 * HALF)
-        keys = keys_ptr + key_place[:, None] + offsets[None, :]
-        tl.store(keys, turned_first, mask=is_key[:, None])
-        tl.store(keys + HALF, turned_second, mask=is_key[:, None])
+        keys = keys_ptr + key_place[:, None]
+        tl.store(keys + first_at[None, :], turned_first, mask=is_key[:, None])
+        tl.store(keys + second_at[None, :], turned_second, mask=is_key[:, None])
         value_head = key_head - KV_HEADS
         value_place = ((block * KV_HEADS + value_head) * BLOCK + within) * (2 * HALF)
-        values = values_ptr + value_place[:, None] + offsets[None, :]
-        tl.store(values, raw_first, mask=is_value[:, None])
-        tl.store(values + HALF, raw_second, mask=is_value[:, None])
+        values = values_ptr + value_place[:, None]
+        tl.store(values + first_at[None, :], raw_first, mask=is_value[:, None])
+        tl.store(values + second_at[None, :], raw_second, mask=is_value[:, None])

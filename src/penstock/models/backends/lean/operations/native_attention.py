@@ -28,19 +28,19 @@ class NativeAttention:
         self._begin(step)
         norms = layer.norms
         rotation = native.Rotation(
-            layer.cosines,
-            layer.sines,
+            layer.turning.cosines,
+            layer.turning.sines,
             None if norms is None else norms.query,
             None if norms is None else norms.key,
-            layer.shape.decoder.norm_epsilon,
+            0.0 if norms is None else norms.epsilon,
         )
         self._attention.rotate(qkv, _layer(layer), rotation)
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Return attention of the step's queries over the cache, (T, heads * head_size)."""
         self._begin(step)
-        decoder = layer.shape.decoder
-        queries = qkv.view(len(qkv), -1, decoder.head_size)[:, : decoder.heads]
+        sizes = layer.shape.sizes
+        queries = qkv.view(len(qkv), -1, sizes.head_size)[:, : sizes.heads]
         return self._attention.attend(queries, _layer(layer)).view(len(qkv), -1)
 
     def _begin(self, step: Step) -> None:
@@ -70,7 +70,5 @@ class NativeAttention:
 
 
 def _layer(layer: AttentionLayer) -> native.Layer:
-    cache, decoder = layer.cache, layer.shape.decoder
-    return native.Layer(
-        cache.keys, cache.values, decoder.heads, layer.window, decoder.head_size**-0.5
-    )
+    cache, sizes = layer.cache, layer.shape.sizes
+    return native.Layer(cache.keys, cache.values, sizes.heads, layer.window, layer.scale)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 if TYPE_CHECKING:
     import torch
 
+    from penstock.models.architecture.elements import Activation
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.products.linear import Linear
-    from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.lean.shape import Shape, Turning
+    from penstock.models.backends.lean.weights import ExpertWeights, HeadNorms, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,25 @@ class Sorted:
     kind: torch.dtype
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What is done between two products.
+
+    The residual stream takes up `scale` times the norm `after` of the first's result; the norm
+    `before` of the sum is what the second takes. A norm that is None is left out.
+    """
+
+    after: Norm | None
+    scale: float
+    before: Norm | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a sum and its RMS norm."""
+        sums = self.after is None and self.scale == 1
+        return sums and self.before is not None and self.before.is_plain
+
+
 Activations: TypeAlias = Union["torch.Tensor", Rounded, Sorted]
 
 
@@ -48,26 +69,30 @@ class LayerCache:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadNorms:
-    """Weights of the norms over a head of queries and of keys, (head_size,) each."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class AttentionLayer:
     """What attention needs to know about a layer.
 
-    `cosines` and `sines` are (context_length, head_size / 2) float32; `window` 0 is full attention.
+    `window` 0 is full attention. Scores are multiplied by `scale`; a `soft_cap` c above 0 turns them
+    into c tanh(score / c). `sinks` (heads,) float32 take part in the softmax without a value.
     """
 
     shape: Shape
-    cosines: torch.Tensor
-    sines: torch.Tensor
+    turning: Turning
     norms: HeadNorms | None
     window: int
     cache: LayerCache
+    scale: float
+    soft_cap: float = 0.0
+    sinks: torch.Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for no more than the Llama family has."""
+        turning = self.turning
+        whole = turning.turned == self.shape.sizes.head_size and not turning.interleaved
+        plain_norms = self.norms is None or self.norms.is_plain
+        plain_scores = not self.soft_cap and self.sinks is None and turning.growth is None
+        return whole and plain_norms and plain_scores
 
 
 class Attention(Protocol):
@@ -117,8 +142,36 @@ class Ops(Protocol):
         """Return attention of the step's queries over the cache, (T, heads * head_size)."""
         ...
 
-    def gated(self, gate_up: torch.Tensor, into: Linear | None) -> Activations:
-        """Return silu(gate) * up of (T, 2 * size), for a product with `into`."""
+    def merge(
+        self,
+        x: torch.Tensor | None,
+        residual: torch.Tensor,
+        between: Between,
+        into: Linear | None,
+    ) -> Activations:
+        """Add x to the residual stream, in place, and norm the sum, for a product with `into`.
+
+        If x is None, there is nothing to add. A sum without a norm is the stream itself, valid until
+        the next call.
+        """
+        ...
+
+    def gated(
+        self, gate_up: torch.Tensor, into: Linear | None, activation: Activation, *, has_gate: bool
+    ) -> Activations:
+        """Return activation(gate) * up of (T, 2 * size), for a product with `into`.
+
+        Without a gate, activation(up) of (T, size).
+        """
+        ...
+
+    def experts(
+        self, x: torch.Tensor, step: Step, weights: ExpertWeights, beside: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the weighted sum of what each token's experts make of (T, hidden), plus `beside`.
+
+        `beside` (T, hidden) is multiplied by the shared gate, if there is one.
+        """
         ...
 
     def product(self, x: Activations, linear: Linear) -> torch.Tensor:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.nn import functional
 
+from penstock.models.backends.lean.operations.torch_rows import norm_heads, turned
 from penstock.models.backends.steps import BLOCK_SIZE, similar
 
 if TYPE_CHECKING:
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.operations.ops import AttentionLayer
+    from penstock.models.backends.lean.shape import Turning
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,13 @@ class _Part:
 
 @dataclass(slots=True)
 class _Plan:
-    """What a step's layers share; `positions` of those that decode, `parts` by a layer's window."""
+    """What a step's layers share; `positions` of those that decode, `parts` by a layer's window.
+
+    `rotations` are cosines and sines of the step's tokens, by the layers' tables.
+    """
 
     step: Step
-    cosines: torch.Tensor
-    sines: torch.Tensor
+    rotations: dict[Turning, tuple[torch.Tensor, torch.Tensor]]
     blocks: torch.Tensor
     slots: torch.Tensor
     positions: list[int]
@@ -56,39 +60,40 @@ class TorchAttention:
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
         """Turn queries and keys of (T, qkv) in place; write keys and values."""
-        decoder, norms, cache = layer.shape.decoder, layer.norms, layer.cache
-        plan = self._plan(step, layer)
-        heads = qkv.view(len(qkv), -1, decoder.head_size)
-        last = decoder.heads + decoder.kv_heads
-        turning, key = heads[:, :last], heads[:, decoder.heads : last]
+        sizes, norms, cache = layer.shape.sizes, layer.norms, layer.cache
+        plan = self._plan(step)
+        heads = qkv.view(len(qkv), -1, sizes.head_size)
+        last = sizes.heads + sizes.kv_heads
+        turning, query, key = heads[:, :last], heads[:, : sizes.heads], heads[:, sizes.heads : last]
         if norms is not None:
-            query = heads[:, : decoder.heads]
-            query.copy_(norm(query, norms.query, decoder.norm_epsilon))
-            key.copy_(norm(key, norms.key, decoder.norm_epsilon))
-        turning.copy_(_turned(turning, plan.cosines, plan.sines))
+            norm_heads(query, norms.query, norms)
+            norm_heads(key, norms.key, norms)
+        turning.copy_(turned(turning, *_rotation(plan, layer.turning), layer.turning))
+        if layer.turning.growth is not None:
+            query *= layer.turning.growth[step.positions.long()][:, None, None].to(query.dtype)
         cache.keys[plan.blocks, :, plan.slots] = key
         cache.values[plan.blocks, :, plan.slots] = heads[:, last:]
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
-        decoder = layer.shape.decoder
-        heads = qkv.view(len(qkv), -1, decoder.head_size)
-        parts = self._parts(self._plan(step, layer), layer)
+        sizes = layer.shape.sizes
+        heads = qkv.view(len(qkv), -1, sizes.head_size)
+        parts = self._parts(self._plan(step), layer)
         if len(parts) == 1:
             return self._attend(parts[0], heads, layer).reshape(len(qkv), -1)
-        out = qkv.new_empty((len(qkv), decoder.heads, decoder.head_size))
+        out = qkv.new_empty((len(qkv), sizes.heads, sizes.head_size))
         for part in parts:
             out[part.rows] = self._attend(part, heads, layer)
         return out.view(len(qkv), -1)
 
     def _attend(self, part: _Part, heads: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
         """(rows, heads, head_size) of a part."""
-        decoder = layer.shape.decoder
+        sizes = layer.shape.sizes
         rows = heads[part.rows]
-        query = rows[:, : decoder.heads]
+        query = rows[:, : sizes.heads]
         if part.blocks is None:
-            own = rows[:, decoder.heads :].transpose(0, 1)[None]
-            keys, values = own[:, : decoder.kv_heads], own[:, decoder.kv_heads :]
+            own = rows[:, sizes.heads :].transpose(0, 1)[None]
+            keys, values = own[:, : sizes.kv_heads], own[:, sizes.kv_heads :]
         else:
             held = 1 if part.is_chunk else part.count
             keys = self._gather("keys", layer.cache.keys, part.blocks, held)
@@ -97,20 +102,24 @@ class TorchAttention:
             query = query.transpose(0, 1)[None]
         else:
             # The query heads of one KV head stand in the place of the query's length.
-            query = query.reshape(part.count, decoder.kv_heads, -1, decoder.head_size)
+            query = query.reshape(part.count, sizes.kv_heads, -1, sizes.head_size)
         if part.mask is not None:
             keys, values = (one[:, :, : part.mask.shape[-1]] for one in (keys, values))
-        out = functional.scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=part.mask,
-            is_causal=part.mask is None,
-            enable_gqa=query.shape[1] != keys.shape[1],
-        )
+        if layer.soft_cap or layer.sinks is not None:
+            out = _scored(query, keys, values, part, layer)
+        else:
+            out = functional.scaled_dot_product_attention(
+                query,
+                keys,
+                values,
+                attn_mask=part.mask,
+                is_causal=part.mask is None,
+                scale=layer.scale,
+                enable_gqa=query.shape[1] != keys.shape[1],
+            )
         if part.is_chunk:
             return out[0].transpose(0, 1)
-        return out.reshape(part.count, decoder.heads, decoder.head_size)
+        return out.reshape(part.count, sizes.heads, sizes.head_size)
 
     def _gather(
         self, name: str, store: torch.Tensor, blocks: torch.Tensor, count: int
@@ -129,7 +138,7 @@ class TorchAttention:
         torch.index_select(store.view(-1, BLOCK_SIZE * size), 0, blocks, out=out)
         return out.view(count, kv_heads, -1, size)
 
-    def _plan(self, step: Step, layer: AttentionLayer) -> _Plan:
+    def _plan(self, step: Step) -> _Plan:
         plan = self._planned
         if plan is not None and plan.step is step:
             return plan
@@ -137,8 +146,7 @@ class TorchAttention:
         rows = step.rows.long()
         plan = _Plan(
             step,
-            layer.cosines[positions][:, None],
-            layer.sines[positions][:, None],
+            {},
             step.tables[rows, positions // BLOCK_SIZE].long(),
             positions % BLOCK_SIZE,
             _integers(step.fields[1:2, : step.decodes])[0],
@@ -160,18 +168,40 @@ class TorchAttention:
         return parts
 
 
-def norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Root-mean-square norm of (..., size)."""
-    wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return (wide * scale).to(x.dtype) * weight
+def _rotation(plan: _Plan, turning: Turning) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of a step's tokens, (T, 1, head_size / 2) each."""
+    found = plan.rotations.get(turning)
+    if found is None:
+        positions = plan.step.positions.long()
+        found = turning.cosines[positions][:, None], turning.sines[positions][:, None]
+        plan.rotations[turning] = found
+    return found
 
 
-def _turned(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of (T, heads, size) by (T, 1, size / 2) each."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = (first * cosines - second * sines, second * cosines + first * sines)
-    return torch.cat(turned, dim=-1).to(x.dtype)
+def _scored(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    part: _Part,
+    layer: AttentionLayer,
+) -> torch.Tensor:
+    """Attention with a soft cap or sinks, of queries as `scaled_dot_product_attention` takes them."""
+    group = query.shape[1] // keys.shape[1]
+    keys, values = (one.repeat_interleave(group, dim=1) for one in (keys, values))
+    scores = query.float() @ keys.float().transpose(-1, -2) * layer.scale
+    if layer.soft_cap:
+        scores = torch.tanh(scores / layer.soft_cap) * layer.soft_cap
+    if part.mask is None:
+        count = scores.shape[-1]
+        scores = scores.masked_fill(torch.ones(count, count).triu(1).bool(), float("-inf"))
+    else:
+        scores = scores + part.mask
+    if layer.sinks is None:
+        return (scores.softmax(-1) @ values.float()).to(query.dtype)
+    shape = (1, -1, 1, 1) if part.is_chunk else (1, query.shape[1], query.shape[2], 1)
+    sinks = layer.sinks.view(shape).expand(*scores.shape[:-1], 1)
+    weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+    return (weights @ values.float()).to(query.dtype)
 
 
 def _integers(rows: torch.Tensor) -> list[list[int]]:
@@ -229,8 +259,8 @@ def _first_block(position: int, window: int) -> int:
 
 def _by_head(table: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
     """(n, width) blocks -> their places by head, (n * kv_heads * width,)."""
-    heads = torch.arange(layer.shape.decoder.kv_heads)[None, :, None]
-    return (table[:, None] * layer.shape.decoder.kv_heads + heads).reshape(-1)
+    heads = torch.arange(layer.shape.sizes.kv_heads)[None, :, None]
+    return (table[:, None] * layer.shape.sizes.kv_heads + heads).reshape(-1)
 
 
 def _mask(

@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn import functional
 
-from penstock.models.backends.lean.operations.torch_attention import TorchAttention, norm
+from penstock.models.backends.lean.operations import torch_experts
+from penstock.models.backends.lean.operations.torch_attention import TorchAttention
+from penstock.models.backends.lean.operations.torch_experts import ACTIVATIONS
+from penstock.models.backends.lean.operations.torch_rows import norm
 from penstock.models.backends.lean.products import fp8
 from penstock.models.backends.lean.products.linear import Dense, Fp8
 from penstock.models.backends.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
+    from penstock.models.architecture.elements import Activation
     from penstock.models.backends.lean.graphs.step_rows import Step
-    from penstock.models.backends.lean.operations.ops import Activations, Attention, AttentionLayer
+    from penstock.models.backends.lean.operations.ops import (
+        Activations,
+        Attention,
+        AttentionLayer,
+        Between,
+    )
     from penstock.models.backends.lean.products.linear import Linear
+    from penstock.models.backends.lean.weights import ExpertWeights, Norm
 
 
 _POINT: Final = float(1 << 40)
@@ -71,11 +81,36 @@ class TorchOps:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
         return self._attention.attend(qkv, step, layer)
 
-    def gated(self, gate_up: torch.Tensor, into: Linear | None) -> torch.Tensor:
-        """silu(gate) * up of (T, 2 * size)."""
+    def merge(
+        self,
+        x: torch.Tensor | None,
+        residual: torch.Tensor,
+        between: Between,
+        into: Linear | None,
+    ) -> torch.Tensor:
+        """Add to the residual stream, in place, and norm the sum; see `Ops`."""
         del into
+        if x is not None:
+            x = x if between.after is None else _normed(x, between.after)
+            residual += x * between.scale
+        return residual if between.before is None else _normed(residual, between.before)
+
+    def gated(
+        self, gate_up: torch.Tensor, into: Linear | None, activation: Activation, *, has_gate: bool
+    ) -> torch.Tensor:
+        """activation(gate) * up of (T, 2 * size), or activation(up) of (T, size)."""
+        del into
+        if not has_gate:
+            return ACTIVATIONS[activation](gate_up)
         gate, up = gate_up.chunk(2, dim=1)
-        return functional.silu(gate) * up
+        return ACTIVATIONS[activation](gate) * up
+
+    def experts(
+        self, x: torch.Tensor, step: Step, weights: ExpertWeights, beside: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What each token's experts make of (T, hidden), weighted and summed, plus `beside`."""
+        del step
+        return torch_experts.compute(x, weights, beside)
 
     def product(self, x: Activations, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""
@@ -104,6 +139,11 @@ class TorchOps:
         drawn = torch.searchsorted(ends, _share(ends[:, -1:], numbers), right=True)
         tokens = torch.where(warmths > 0, drawn, best)
         chosen.copy_(torch.where(peaks.isfinite(), tokens, -1)[:, 0])
+
+
+def _normed(x: torch.Tensor, own: Norm) -> torch.Tensor:
+    """A norm of (T, hidden)."""
+    return norm(x, own.weight, own.epsilon, bias=own.bias, centred=own.centred)
 
 
 def _share(whole: torch.Tensor, number: torch.Tensor) -> torch.Tensor:

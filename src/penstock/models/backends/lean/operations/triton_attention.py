@@ -20,7 +20,7 @@ from penstock.models.backends.steps import BLOCK_SIZE
 if TYPE_CHECKING:
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.operations.ops import AttentionLayer
-    from penstock.models.backends.llama_family import Decoder
+    from penstock.models.backends.lean.shape import Sizes
 
 _LOG2_E: Final = log2(2.718281828459045)
 
@@ -44,52 +44,53 @@ def decode(
     overlap: dict[str, Any],
 ) -> None:
     """Attend with the step's decoded tokens; writes their rows of `out`."""
-    decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
-    count, group = step.decodes, decoder.heads // decoder.kv_heads
-    splits = splits_for(count * decoder.kv_heads, window or layer.shape.context_length)
+    sizes, window, cache = layer.shape.sizes, layer.window, layer.cache
+    count, group = step.decodes, sizes.heads // sizes.kv_heads
+    splits = splits_for(count * sizes.kv_heads, window or layer.shape.context_length)
     partial, weight = out, out
     if splits > 1:
-        size = (count, decoder.heads, splits)
-        partial = torch.empty((*size, decoder.head_size), dtype=torch.float32, device=out.device)
-        weight = torch.empty((*size, 2), dtype=torch.float32, device=out.device)
+        parts = (count, sizes.heads, splits)
+        partial = torch.empty((*parts, sizes.head_size), dtype=torch.float32, device=out.device)
+        weight = torch.empty((*parts, 2), dtype=torch.float32, device=out.device)
     tensors = (qkv, cache.keys, cache.values, step.decode_positions, step.rows, step.tables)
     strides = (qkv.stride(0), out.stride(0), step.tables.stride(0))
+    results = (out, partial, weight, out if layer.sinks is None else layer.sinks)
     common = {
         "WINDOW": window,
-        "HEADS": decoder.heads,
-        "HEAD_SIZE": decoder.head_size,
+        "CAPPED": layer.soft_cap > 0,
+        "SINKS": layer.sinks is not None,
+        "HEADS": sizes.heads,
+        "HEAD_SIZE": sizes.head_size,
         "BLOCK": BLOCK_SIZE,
         "SPLITS": splits,
         **overlap,
     }
-    grid = (count, decoder.kv_heads, splits)
+    grid = (count, sizes.kv_heads, splits)
     if group == 1:
         decode_kernels.decode_alone_kernel[grid](
-            *tensors, out, partial, weight, *strides, _scale(decoder), **common, **ALONE
+            *tensors, *results, *strides, *_scales(layer), **common, **ALONE
         )
     else:
         decode_kernels.decode_kernel[grid](
             *tensors,
-            out,
-            partial,
-            weight,
+            *results,
             *strides,
-            _scale(decoder),
+            *_scales(layer),
             **common,
-            KV_HEADS=decoder.kv_heads,
+            KV_HEADS=sizes.kv_heads,
             GROUP=group,
             PADDED=max(16, triton.next_power_of_2(group)),
             PRECISION=precision(qkv),
             **(GROUPED if qkv.element_size() == 2 else GROUPED_WIDE),  # noqa: PLR2004 - bytes
         )
     if splits > 1:
-        decode_kernels.combine_kernel[(count, decoder.heads)](
+        decode_kernels.combine_kernel[(count, sizes.heads)](
             partial,
             weight,
             out,
             out.stride(0),
-            HEADS=decoder.heads,
-            HEAD_SIZE=decoder.head_size,
+            HEADS=sizes.heads,
+            HEAD_SIZE=sizes.head_size,
             SPLITS=splits,
             num_warps=2,
             **overlap,
@@ -98,40 +99,43 @@ def decode(
 
 def prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
     """Attend with the step's chunks of prompts; writes their rows of `out`."""
-    decoder, window, cache = layer.shape.decoder, layer.window, layer.cache
+    sizes, window, cache = layer.shape.sizes, layer.window, layer.cache
     assert step.chunks is not None  # noqa: S101 - the caller has looked
-    form = _prefill_form(qkv, step.longest_chunk, decoder)
+    form = _prefill_form(qkv, step.longest_chunk, sizes)
     tiles = triton.cdiv(step.longest_chunk, form["QUERIES"])
-    prefill_kernels.prefill_kernel[(decoder.heads, tiles, len(step.chunks))](
+    prefill_kernels.prefill_kernel[(sizes.heads, tiles, len(step.chunks))](
         qkv,
         cache.keys,
         cache.values,
         step.chunks,
         step.tables,
         out,
+        out if layer.sinks is None else layer.sinks,
         qkv.stride(0),
         out.stride(0),
         step.tables.stride(0),
-        _scale(decoder),
+        *_scales(layer),
         WINDOW=window,
-        KV_HEADS=decoder.kv_heads,
-        GROUP=decoder.heads // decoder.kv_heads,
-        HEAD_SIZE=decoder.head_size,
+        CAPPED=layer.soft_cap > 0,
+        SINKS=layer.sinks is not None,
+        KV_HEADS=sizes.kv_heads,
+        GROUP=sizes.heads // sizes.kv_heads,
+        HEAD_SIZE=sizes.head_size,
         BLOCK=BLOCK_SIZE,
         PRECISION=precision(qkv),
         **form,
     )
 
 
-def _prefill_form(qkv: torch.Tensor, longest_chunk: int, decoder: Decoder) -> dict[str, Any]:
+def _prefill_form(qkv: torch.Tensor, longest_chunk: int, sizes: Sizes) -> dict[str, Any]:
     """How many queries a program has, and how it reads their keys."""
     if qkv.element_size() != 2:  # noqa: PLR2004 - bytes
         return CHUNKS_WIDE
     if longest_chunk <= 32:  # noqa: PLR2004 - tokens
         return CHUNKS_SHORT
-    if decoder.head_size < 128:  # noqa: PLR2004 - as tried
+    if sizes.head_size < 128:  # noqa: PLR2004 - as tried
         return CHUNKS_NARROW
-    if _shared_bytes(qkv.device) < _MUCH_SHARED or decoder.head_size > 128:  # noqa: PLR2004 - likewise
+    if _shared_bytes(qkv.device) < _MUCH_SHARED or sizes.head_size > 128:  # noqa: PLR2004 - likewise
         return CHUNKS
     return CHUNKS_LONG if longest_chunk >= _LONG_CHUNK else CHUNKS_MANY
 
@@ -152,8 +156,11 @@ def splits_for(programs: int, longest: int) -> int:
     return splits
 
 
-def _scale(decoder: Decoder) -> float:
-    return decoder.head_size**-0.5 * _LOG2_E
+def _scales(layer: AttentionLayer) -> tuple[float, float]:
+    """The factor of products of queries and keys, and that of a soft cap's tanh; scores to base 2."""
+    if layer.soft_cap:
+        return layer.scale / layer.soft_cap, layer.soft_cap * _LOG2_E
+    return layer.scale * _LOG2_E, 0.0
 
 
 # Found by trying on an H100; every one is right on any device.

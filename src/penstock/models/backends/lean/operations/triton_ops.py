@@ -11,8 +11,8 @@ import torch
 import triton
 from torch.nn import functional
 
-from penstock.models.backends.lean.kernels import choose, norm, products, rotary
-from penstock.models.backends.lean.operations import triton_attention
+from penstock.models.backends.lean.kernels import activations, choose, norm, products, rotary
+from penstock.models.backends.lean.operations import triton_attention, triton_experts, triton_norms
 from penstock.models.backends.lean.operations.ops import Rounded, Sorted
 from penstock.models.backends.lean.products import fp8_products, int4_products
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
@@ -20,9 +20,11 @@ from penstock.models.backends.lean.products.row_forms import form, pointers, roo
 from penstock.models.backends.steps import BLOCK_SIZE
 
 if TYPE_CHECKING:
+    from penstock.models.architecture.elements import Activation
     from penstock.models.backends.lean.graphs.step_rows import Step
-    from penstock.models.backends.lean.operations.ops import Activations, AttentionLayer
+    from penstock.models.backends.lean.operations.ops import Activations, AttentionLayer, Between
     from penstock.models.backends.lean.products.linear import Linear
+    from penstock.models.backends.lean.weights import ExpertWeights
 
 _TOGETHER: Final = 8
 """Heads that one program turns."""
@@ -62,7 +64,7 @@ class TritonOps:
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, into: Linear | None
     ) -> Activations:
         """Root-mean-square norm of (T, hidden)."""
-        return self._norm(x, None, weight, epsilon, into)
+        return triton_norms.add_norm(x, None, weight, epsilon, self._overlap, into=into)
 
     def add_norm(
         self,
@@ -73,42 +75,20 @@ class TritonOps:
         into: Linear | None,
     ) -> Activations:
         """Add x to the residual stream, in place, and norm the sum."""
-        return self._norm(x, residual, weight, epsilon, into)
-
-    def _norm(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        weight: torch.Tensor,
-        epsilon: float,
-        into: Linear | None,
-    ) -> Activations:
-        count, size = x.shape
-        out = room_for(x, size, into)
-        norm.rms_norm_kernel[(count,)](
-            x,
-            residual if residual is not None else x,
-            weight,
-            *pointers(out),
-            x.stride(0),
-            epsilon,
-            SIZE=size,
-            WIDTH=triton.next_power_of_2(size),
-            ADDS=residual is not None,
-            INTO=form(out),
-            num_warps=8,
-            **self._overlap,
-        )
-        return out
+        return triton_norms.add_norm(x, residual, weight, epsilon, self._overlap, into=into)
 
     def rotate(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> None:
         """Turn the queries of (T, qkv) in place; turn keys; write both into the cache."""
-        decoder, norms, cache = layer.shape.decoder, layer.norms, layer.cache
-        heads = decoder.heads + 2 * decoder.kv_heads
+        sizes, norms, cache = layer.shape.sizes, layer.norms, layer.cache
+        if norms is not None and not norms.is_plain:
+            triton_norms.norm_heads(qkv, layer.shape.sizes, norms, self._overlap)
+            norms = None
+        heads = sizes.heads + 2 * sizes.kv_heads
+        turning = layer.turning
         rotary.rotate_kernel[(len(qkv), triton.cdiv(heads, _TOGETHER))](
             qkv,
-            layer.cosines,
-            layer.sines,
+            turning.cosines,
+            turning.sines,
             step.positions,
             step.rows,
             step.tables,
@@ -116,14 +96,18 @@ class TritonOps:
             cache.values,
             qkv if norms is None else norms.query,
             qkv if norms is None else norms.key,
+            turning.cosines if turning.growth is None else turning.growth,
             qkv.stride(0),
             step.tables.stride(0),
-            decoder.norm_epsilon,
-            HEADS=decoder.heads,
-            KV_HEADS=decoder.kv_heads,
-            HALF=decoder.head_size // 2,
+            0.0 if norms is None else norms.epsilon,
+            HEADS=sizes.heads,
+            KV_HEADS=sizes.kv_heads,
+            HALF=sizes.head_size // 2,
+            TURNED=turning.turned // 2,
+            INTERLEAVED=turning.interleaved,
             BLOCK=BLOCK_SIZE,
             NORMS=norms is not None,
+            GROWS=turning.growth is not None,
             TOGETHER=_TOGETHER,
             num_warps=4,
             **self._overlap,
@@ -131,30 +115,56 @@ class TritonOps:
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
-        decoder = layer.shape.decoder
-        out = qkv.new_empty((len(qkv), decoder.heads * decoder.head_size))
+        sizes = layer.shape.sizes
+        out = qkv.new_empty((len(qkv), sizes.heads * sizes.head_size))
         if step.decodes:
             triton_attention.decode(qkv, step, layer, out, self._overlap)
         if step.chunks is not None:
             triton_attention.prefill(qkv, step, layer, out)
         return out
 
-    def gated(self, gate_up: torch.Tensor, into: Linear | None) -> Activations:
-        """silu(gate) * up of (T, 2 * size)."""
-        count, size = gate_up.shape[0], gate_up.shape[1] // 2
+    def merge(
+        self,
+        x: torch.Tensor | None,
+        residual: torch.Tensor,
+        between: Between,
+        into: Linear | None,
+    ) -> Activations:
+        """Add to the residual stream, in place, and norm the sum; see `Ops`."""
+        return triton_norms.merge(x, residual, between, self._overlap, into=into)
+
+    def gated(
+        self, gate_up: torch.Tensor, into: Linear | None, activation: Activation, *, has_gate: bool
+    ) -> Activations:
+        """activation(gate) * up of (T, 2 * size), or activation(up) of (T, size)."""
+        count, size = gate_up.shape[0], gate_up.shape[1] // (2 if has_gate else 1)
         out = room_for(gate_up, size, into)
         whole = isinstance(out, Rounded)
         width = triton.next_power_of_2(size) if whole else 1024
-        norm.silu_product_kernel[(count, triton.cdiv(size, width))](
+        norm.gated_kernel[(count, triton.cdiv(size, width))](
             gate_up,
             *pointers(out),
             SIZE=size,
             WIDTH=width,
+            ACTIVATION=activations.NUMBERS[activation],
+            GATED=has_gate,
             INTO=form(out),
             num_warps=16 if whole else 4,
             **self._overlap,
         )
         return out
+
+    def experts(
+        self, x: torch.Tensor, step: Step, weights: ExpertWeights, beside: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What each token's experts make of (T, hidden), weighted and summed, plus `beside`."""
+        router = weights.router
+        logits = self.product(x.to(router.weight.dtype), router)
+        if beside is not None and weights.shared_gate is not None:
+            beside = beside * torch.sigmoid(functional.linear(x, weights.shared_gate))
+        return triton_experts.compute(
+            x, logits, step.positions, weights, self._overlap, beside=beside
+        )
 
     def product(self, x: Activations, linear: Linear) -> torch.Tensor:
         """(T, columns) times a matrix -> (T, rows)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.backends.lean import adoption
 from penstock.models.backends.lean import shape as shapes
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
@@ -114,7 +115,7 @@ def probe_of(module: Any, weights: Weights, holding: Holding) -> Probe:
     """
     probe = Probe(module, torch.device("cpu"), _TOLERANCE)
     if holding is FP8:
-        fp8_check.round_inputs(module, weights)
+        fp8_check.round_inputs(module, weights, shapes.read(module, 1))
         probe.tolerance += _ROUNDINGS * probe.drift()
     return probe
 
@@ -135,14 +136,15 @@ def check_products(body: Body, where: Path) -> None:
 def prepare(spec: ModelSpec, module: Any, holding: Holding) -> Shape:
     """Ready a module on the CPU for `weights.quantized`.
 
-    :raises NotLean: the module is not of the family.
+    :raises NotLean: these formats are not computed for the module.
     """
     module.eval().requires_grad_(requires_grad=False)
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
     shape = shapes.read(module, context_length)
+    shapes.require_dense(shape)
     if holding.head:
-        all_weights.untie(module)
+        adoption.untie(module)
     module.set_attn_implementation("eager")
     return shape
 
@@ -153,11 +155,11 @@ def _build(spec: ModelSpec, source: Source, device: Device, progress: Progress) 
     module, kind, holding = source.module, source.kind, source.holding
     shape = prepare(spec, module, holding)
     ops = ops_for(device, shape)
-    adopted = all_weights.adopt(module, shape)
+    adopted = adoption.adopt(module, shape)
     weights = all_weights.quantized(adopted, device.torch_device, kind, holding, progress)
     all_weights.widen_if_room(weights, device, kind)
-    rotary = shapes.rotary_tables(module, shape, device.torch_device)
-    body = Body(shape, weights, rotary, ops, device)
+    turnings = shapes.turnings(module, shape, device.torch_device)
+    body = Body(shape, weights, turnings, ops, device)
     check_products(body, spec.path)
     return PipelinedLean(body)
 
