@@ -1,7 +1,7 @@
 """One fleet for the programs of others: the shipped demo model, and tiny random ones.
 
-The random ones are a chat model, a model of code, an embedding model and a cross-encoder. With
-PENSTOCK_TEST_URL they are run against a server that is there already (it must serve the same).
+The random ones are a chat model, one that takes images, a model of code, an embedding model and a
+cross-encoder. With PENSTOCK_TEST_URL they are run against a server that is there already (it must serve the same).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from penstock import demo_model
+from tests.fixtures import vision
 from tests.fixtures.encoders import write_cross_encoder, write_sentence_files, write_tiny_bert
 from tests.fixtures.models import write_tiny_llama
 from tests.fixtures.processes import store_and_processes, wait_until
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 TINY = "tiny-llama"
 CODER = "tiny-coder"
+SEEING = "tiny-llava"
 EMBEDDER = "tiny-bert"
 RANKER = "tiny-ranker"
 CODER_TOKENS = (
@@ -48,6 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
         paths = {
             DEMO: demo_model.path(),
             CODER: write_tiny_llama(folder / CODER, chat_template=False, special=CODER_TOKENS),
+            SEEING: vision.write("llava", folder / SEEING),
             EMBEDDER: write_sentence_files(write_tiny_bert(folder / EMBEDDER)),
             RANKER: write_cross_encoder(folder / RANKER),
         }

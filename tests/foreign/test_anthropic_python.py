@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 import anthropic
 import pytest
 from pydantic import BaseModel
 
-from tests.foreign.conftest import DEMO, TINY
+from tests.fixtures import vision
+from tests.foreign.conftest import DEMO, SEEING, TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +57,34 @@ def test_a_message_whole_and_streamed(client: anthropic.Anthropic) -> None:
     kinds = [event.type for event in events]
     assert kinds[:2] == ["message_start", "content_block_start"]
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+
+
+def test_images(client: anthropic.Anthropic) -> None:
+    asked: Any = {"model": SEEING, "max_tokens": 8, "extra_body": {"temperature": 0}}
+    texts: list[str] = []
+    for seed in (1, 1, 2):
+        source = {
+            "type": "base64", "media_type": "image/png",
+            "data": base64.b64encode(vision.picture(seed)).decode(),
+        }  # fmt: skip
+        content = [{"type": "image", "source": source}, {"type": "text", "text": "What is it?"}]
+        messages: Any = [{"role": "user", "content": content}]
+        with client.messages.stream(messages=messages, **asked) as stream:
+            texts.append(stream.get_final_text())
+        assert client.messages.create(messages=messages, **asked).content[0].text == texts[-1]  # type: ignore[union-attr] - a text block
+    assert texts[0] == texts[1] != texts[2]
+    counted = client.messages.count_tokens(model=SEEING, messages=messages)
+    assert counted.input_tokens > (vision.SIDE // vision.PATCH) ** 2
+    use: Any = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    result: Any = {"type": "tool_result", "tool_use_id": "toolu_1", "content": content}
+    turns: Any = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    assert client.messages.create(messages=turns, **asked).usage.output_tokens > 0
+    with pytest.raises(anthropic.BadRequestError, match=SEEING):
+        client.messages.create(messages=messages, **{**asked, "model": DEMO})
 
 
 def test_a_round_of_tools(client: anthropic.Anthropic) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -11,8 +12,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from tests.fixtures import vision
 from tests.fixtures.jobs import wait_until
-from tests.foreign.conftest import DEMO, TINY
+from tests.foreign.conftest import DEMO, SEEING, TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +35,7 @@ WEATHER: Any = {
 }
 RESPONSES_WEATHER: Any = {"type": "function", **WEATHER["function"]}
 ASK_WEATHER: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+IMAGE_TOKENS = (vision.SIDE // vision.PATCH) ** 2
 HELLO: Any = [{"role": "user", "content": "What is Penstock?"}]
 
 
@@ -50,6 +53,53 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 # -- Chat completions
+
+
+def pictured(picture: bytes, *, detail: str = "auto") -> Any:
+    """A question about a picture."""
+    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    image = {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+    return [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}]
+
+
+def test_chat_with_images(client: openai.OpenAI) -> None:
+    greedy: Any = {"model": SEEING, "temperature": 0, "max_tokens": 8}
+    plain: Any = [{"role": "user", "content": "What is it?"}]
+    bare = client.chat.completions.create(messages=plain, **greedy)
+    first, again, other = (
+        client.chat.completions.create(messages=pictured(vision.picture(seed)), **greedy)
+        for seed in (1, 1, 2)
+    )
+    assert first.choices[0].message.content == again.choices[0].message.content
+    assert first.choices[0].message.content != other.choices[0].message.content
+    assert first.usage
+    assert bare.usage
+    assert first.usage.prompt_tokens == bare.usage.prompt_tokens + IMAGE_TOKENS
+    asked = pictured(vision.picture(1))
+    chunks = client.chat.completions.create(messages=asked, stream=True, **greedy)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == first.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match=SEEING):
+        client.chat.completions.create(messages=pictured(vision.picture(1)), model=DEMO)
+    with pytest.raises(openai.BadRequestError, match="not an image"):
+        client.chat.completions.create(messages=pictured(b"no picture"), **greedy)
+
+
+def test_responses_with_images(client: openai.OpenAI) -> None:
+    picture = vision.picture(1)
+    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    uploaded = client.files.create(file=("a.png", picture), purpose="vision")
+    texts: list[str] = []
+    for image in ({"image_url": url}, {"file_id": uploaded.id}):
+        parts = [{"type": "input_image", "detail": "low", **image}]
+        parts.append({"type": "input_text", "text": "What is it?"})
+        given: Any = [{"role": "user", "content": parts}]
+        answer = client.responses.create(
+            model=SEEING, input=given, temperature=0, max_output_tokens=16
+        )
+        texts.append(answer.output_text)
+    assert texts[0]
+    assert texts[0] == texts[1]
 
 
 def test_chat_stream_helper(client: openai.OpenAI) -> None:

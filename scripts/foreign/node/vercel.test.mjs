@@ -3,6 +3,7 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { z } from "zod";
 
@@ -20,6 +21,9 @@ const providers = {
   "openai, chat": (name) => openai.chat(name),
   "openai, responses": (name) => openai.responses(name),
 };
+const pictures = ["web-chat-phone.png", "web-chat-phone-dark.png"].map((name) =>
+  readFileSync(new URL(`../../../docs/images/${name}`, import.meta.url)),
+);
 const Mood = z.object({ mood: z.enum(["glad", "sad"]) });
 
 for (const [name, model] of Object.entries(providers)) {
@@ -65,6 +69,20 @@ for (const [name, model] of Object.entries(providers)) {
       assert.match(await result.text, /17/);
       assert.deepEqual(cities, ["Paris"]);
     }
+  });
+
+  test(`images: ${name}`, async () => {
+    const texts = [];
+    for (const image of [pictures[0], `data:image/png;base64,${pictures[0].toString("base64")}`, pictures[1]]) {
+      const content = [{ type: "image", image }, { type: "text", text: "What is it?" }];
+      const messages = [{ role: "user", content }];
+      const asked = { model: model("tiny-llava"), temperature: 0, maxOutputTokens: 16, maxRetries: 0 };
+      const { text, usage } = await generateText({ ...asked, messages });
+      assert.ok(usage.inputTokens > 16);
+      texts.push(text);
+    }
+    assert.equal(texts[0], texts[1]);
+    assert.notEqual(texts[0], texts[2]);
   });
 
   test(`objects: ${name}`, async () => {
