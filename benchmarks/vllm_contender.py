@@ -119,7 +119,8 @@ class VllmEngine:
 
 def architecture_of(config: Any) -> str:
     """Return the name of a configuration's causal model."""
-    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
+    classes: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return classes[type(config)].__name__
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == GELU:
         return 0.5 * x * (1.0 + tl.math.erf(x * ROOT_HALF))
     if ACTIVATION == GELU_TANH:
-        return x / (1.0 + tl.exp(-ROOT_8_OVER_PI * (x + 0.044715 * x * x * x)))
+        cubic = (x + 0.044715 * x * x * x) * ROOT_8_OVER_PI
+        return x / (1.0 + tl.exp(-cubic))
     if ACTIVATION == RELU:
         return tl.maximum(x, 0.0)
     positive = tl.maximum(x, 0.0)
