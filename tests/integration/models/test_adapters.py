@@ -158,9 +158,8 @@ def _on_a_gpu(base: Path) -> Any:
     device = gpu()
     if device is None:
         pytest.skip("torch sees no GPU here")
-    spec = ModelSpec(
-        "m", f"m-{device.kind}", device.kind, None, base, "transformers", format="fp32"
-    )
+    kind = cast("Any", device.kind)
+    spec = ModelSpec("m", f"m-{kind}", kind, None, base, "transformers", format="fp32")
     model = transformers_model.load(spec, lambda *_: None).model
     assert isinstance(model, LeanModel)
     return model
