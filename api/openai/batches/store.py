@@ -96,20 +96,27 @@ class BatchStore:
         """
         try:
             self.save(batch)
-            self._objects.put(_open(batch.id), b"")
         except StoreUnavailable:
             with suppress(StoreUnavailable):
                 self._objects.delete(_name(batch.id, "batch.json"), _open(batch.id))
             raise
 
     def save(self, batch: Batch) -> None:
-        """Store a batch's current state."""
+        """Store a batch's current state; one that has not ended is open afterwards.
+
+        Two processes drive a batch for some seconds if Redis has lost the lease. One may write
+        after the other has closed the batch: it is driven again then.
+        """
         self._objects.put(_name(batch.id, "batch.json"), _encoder.encode(batch))
+        if batch.status not in ENDED and self._objects.get(_open(batch.id)) is None:
+            self._objects.put(_open(batch.id), b"")
 
     def close(self, batch: Batch) -> None:
         """Store a batch that has ended."""
         self.save(batch)
         self._objects.delete(_open(batch.id), *self._row_names(batch.id))
+        if not self.has_ended(batch.id):  # another process has written meanwhile, see `save`
+            self._objects.put(_open(batch.id), b"")
 
     def get(self, batch_id: str) -> Batch | None:
         """Return a batch, or None if there is none."""
