@@ -71,6 +71,7 @@ def load(place: Path) -> None:
     """Load the model as a worker does when it starts."""
     from penstock.settings import Settings
     from workers.serving import startup
+    from workers.serving.loading import load as load_model
 
     settings = Settings(
         models_dir=place / "models",
@@ -80,7 +81,7 @@ def load(place: Path) -> None:
         slots=1,
         kv_cache_bytes=2**20,
     )
-    startup._load(startup._resolve("m-cpu", settings), settings)
+    load_model(startup._resolve("m-cpu", settings), settings)
 
 
 def damage(path: Path, chance: random.Random) -> str:

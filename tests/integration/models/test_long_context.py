@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "latent yarn": (
         "deepseek_v3",
         {"rope_type": "yarn", "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 1.0, **ROPE},
-        "paged",
+        "native",
     ),
     "local and global": (
         "gemma3_text",

@@ -51,7 +51,7 @@ def test_a_quantised_language_part_reads_images(name: str, older: bool, tmp_path
     if older:
         as_older(folder)
     own, meant = (
-        Served(loaded, None, None)
+        Served(loaded, None, None, "qwen2_5_vl")
         for loaded in (load(folder), load(dense, backend="transformers", format="fp32"))
     )
     assert own.loaded.card.stored == f"{name}-int4"

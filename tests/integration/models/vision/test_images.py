@@ -206,7 +206,6 @@ def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
         "qwen3_5",
         "gemma4",
         "mistral3",
-        "qwen3_vl_moe",
     ],
 )
 def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ CODES = {
     "rate_limit_exceeded": 42901,
     "insufficient_quota": 42902,
     "no_worker": 50005,
+    "model_load_failed": 50005,
     "store_unavailable": 50005,
     "draining": 42903,
     "deadline_exceeded": 50006,

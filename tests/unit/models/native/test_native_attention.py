@@ -211,9 +211,10 @@ def test_queries_of_any_strides() -> None:
 def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> None:
     from penstock.models.architecture import description
     from penstock.models.backends.lean.graphs.step_rows import Step
-    from penstock.models.backends.lean.operations.ops import AttentionLayer, HeadNorms, LayerCache
+    from penstock.models.backends.lean.operations.ops import AttentionLayer, LayerCache
     from penstock.models.backends.lean.operations.torch_attention import TorchAttention
     from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.lean.weights import HeadNorms
     from penstock.models.backends.llama_family import Decoder
 
     heads, kv_heads, size, lengths = 5, 5, 48, [40, 7, 300]
@@ -234,7 +235,8 @@ def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> No
     decoder = Decoder(1, 0, 0, heads, kv_heads, size, 0, 1e-6, normed, False, (0,), turning)
     shape = Shape(decoder, 300)
     cache = LayerCache(*(torch.zeros_like(one) for one in (store.layer.keys, store.layer.values)))
-    layer = AttentionLayer(shape, cosines, sines, HeadNorms(*norms) if normed else None, 0, cache)
+    head_norms = HeadNorms(*norms, epsilon=1e-6) if normed else None
+    layer = AttentionLayer(shape, cosines, sines, head_norms, 0, cache)
     tables = torch.zeros((3, 20), dtype=torch.int32)
     for row, table in enumerate(store.tables):
         tables[row, : len(table)] = torch.tensor(table)
