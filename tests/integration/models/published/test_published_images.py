@@ -50,8 +50,9 @@ def test_a_quantised_language_part_reads_images(name: str, older: bool, tmp_path
     folder, dense = published.write(source, tmp_path / "m", stated, convert)
     if older:
         as_older(folder)
+    inputs = vision.Inputs(source)
     own, meant = (
-        Served(loaded, None, None, "qwen2_5_vl")
+        Served(loaded, None, inputs, "qwen2_5_vl")
         for loaded in (load(folder), load(dense, backend="transformers", format="fp32"))
     )
     assert own.loaded.card.stored == f"{name}-int4"

@@ -209,13 +209,12 @@ def test_queries_of_any_strides() -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("normed", [False, True])
 def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> None:
-    from penstock.models.architecture import description
+    from penstock.models.architecture.reading import describe
     from penstock.models.backends.lean.graphs.step_rows import Step
     from penstock.models.backends.lean.operations.ops import AttentionLayer, LayerCache
     from penstock.models.backends.lean.operations.torch_attention import TorchAttention
-    from penstock.models.backends.lean.shape import Shape
+    from penstock.models.backends.lean.shape import Shape, Sizes, Turning
     from penstock.models.backends.lean.weights import HeadNorms
-    from penstock.models.backends.llama_family import Decoder
 
     heads, kv_heads, size, lengths = 5, 5, 48, [40, 7, 300]
     angles = torch.rand(300, size // 2) * 6
@@ -231,12 +230,16 @@ def test_rotation_is_torchs(isa: Isa, dtype: torch.dtype, *, normed: bool) -> No
     rotation = Rotation(cosines, sines, *(norms if normed else (None, None)), epsilon=1e-6)
     ours.rotate(found, store.layer, rotation)
 
-    turning = description.Rotation(size, 1e4)
-    decoder = Decoder(1, 0, 0, heads, kv_heads, size, 0, 1e-6, normed, False, (0,), turning)
-    shape = Shape(decoder, 300)
+    model = describe(
+        {
+            "model_type": "llama", "hidden_size": heads * size, "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads, "num_hidden_layers": 1, "intermediate_size": 8,
+        }
+    )  # fmt: skip
+    shape = Shape(Sizes(1, heads * size, 8, heads, kv_heads, size, 8), 300, model)
     cache = LayerCache(*(torch.zeros_like(one) for one in (store.layer.keys, store.layer.values)))
     head_norms = HeadNorms(*norms, epsilon=1e-6) if normed else None
-    layer = AttentionLayer(shape, cosines, sines, head_norms, 0, cache)
+    layer = AttentionLayer(shape, Turning(cosines, sines, size), head_norms, 0, cache, size**-0.5)
     tables = torch.zeros((3, 20), dtype=torch.int32)
     for row, table in enumerate(store.tables):
         tables[row, : len(table)] = torch.tensor(table)
