@@ -108,7 +108,7 @@ class Clerk:
     async def job(self, queue: str, tenant: int, tokens: int) -> Job:
         """Make a job whose prompt says for whom it is and when it was made."""
         micros = int(time.monotonic() * 1e6)
-        now_ms = await self.queue.now_ms()
+        now_ms = await self.queue.now_ms(queue)
         return Job(
             id=uuid.uuid4().hex,
             queue=queue,
