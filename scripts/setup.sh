@@ -6,9 +6,11 @@ cd "$(dirname "$0")/.."
 
 tested="3.14 3.13 3.12 3.11"
 
-# $1 runs, is new enough, and is no newer than what was tested.
+# $1 runs, is new enough, no newer than what was tested, and no release candidate (PyTorch does not
+# load with that of 3.11, which Ubuntu 22.04 has).
 fits() {
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1
+    "$1" -c 'import sys; v = sys.version_info
+sys.exit(not ((3, 11) <= v < (3, 15) and v.releaselevel == "final"))' >/dev/null 2>&1
 }
 
 # $1 can make an environment with pip in it. Debian and Ubuntu keep that in a package of its own.
@@ -22,9 +24,9 @@ say() {
 
 # The newest Python that the system's packages have, such as python3.13; nothing without apt.
 packaged() {
-    names=$(apt-cache pkgnames python3. 2>/dev/null) || return 0
     for version in $tested; do
-        if printf '%s\n' "$names" | grep -qx "python$version-venv"; then
+        package=$(apt-cache show --no-all-versions "python$version-venv" 2>/dev/null) || continue
+        if printf '%s\n' "$package" | grep '^Version: ' | grep -qv '~\(a\|b\|rc\)[0-9]'; then
             echo "python$version"
             return 0
         fi
@@ -36,7 +38,7 @@ none_fits() {
     package=$(packaged)
     if [ -n "$package" ]; then
         say "    sudo apt install $package $package-venv"
-    elif command -v apt-get >/dev/null 2>&1; then
+    elif [ -z "$(apt-cache pkgnames python3 2>/dev/null)" ] && command -v apt-get >/dev/null 2>&1; then
         say "    sudo apt update && sudo apt install python3 python3-venv"
     fi
     say "or, with uv:    PYTHON=\$(uv python find 3.13) make demo    after uv python install 3.13"

@@ -25,12 +25,11 @@ LONGEST_S = 3600.0
 
 @dataclass(frozen=True)
 class System:
-    """A release; `further` are commands that README names for it beside its first lines."""
+    """A release."""
 
     title: str
     suite: str
     distribution: str = "debian"
-    further: tuple[str, ...] = ()
 
     @property
     def mirror(self) -> str:

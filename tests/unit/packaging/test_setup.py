@@ -77,13 +77,29 @@ def test_without_any_venv_the_newest_names_what_is_missing(machine: Machine) -> 
     assert machine.set_up().stdout == "python3.13 scripts/bootstrap.py dev\n"
 
 
-def test_an_old_system_is_pointed_to_the_package_that_it_has(machine: Machine) -> None:
+APT = """#!/bin/sh
+case "$*" in
+    "show --no-all-versions python3.11-venv") printf 'Package: x\\nVersion: {version}\\n' ;;
+    "pkgnames python3") echo python3 ;;
+    *) exit 100 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "named"), [("3.11.2-6+deb12u6", True), ("3.11.0~rc1-1~22.04.1", False)]
+)
+def test_an_old_system_is_pointed_to_the_package_that_it_has(
+    machine: Machine, version: str, named: bool
+) -> None:
     machine.has("python3", fits=False)
-    names = "python3.10-venv\\npython3.11-venv\\npython3.11\\n"
-    machine.program("apt-cache", f"#!/bin/sh\nprintf '{names}'\n")
+    machine.program("apt-cache", APT.format(version=version))
+    machine.program("apt-get", "#!/bin/sh\n")
     done = machine.set_up()
     assert done.returncode == 1
-    assert "sudo apt install python3.11 python3.11-venv" in done.stderr
+    assert ("sudo apt install python3.11 python3.11-venv" in done.stderr) is named
+    assert ("apt install" in done.stderr) is named
+    assert "uv python install" in done.stderr
 
 
 def test_a_system_without_apt_is_pointed_to_uv(machine: Machine) -> None:
