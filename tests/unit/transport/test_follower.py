@@ -180,6 +180,34 @@ def test_text_that_came_with_another_token_comes_once() -> None:
         follower.take_journal([Tokens("j", 2, (2,), "e")])
 
 
+def test_live_events_beside_the_journal_that_is_compared_come_once() -> None:
+    """They arrived while the journal was read, which has them too."""
+    follower = caught_up()
+    for index in range(3):
+        follower.deliver(tokens("j", index))
+    follower.take_live()
+    follower.verify()
+    follower.stale = False
+    for index in range(1, 4):
+        follower.deliver(tokens("j", index))
+    assert follower.take_journal([tokens("j", index) for index in range(3)]) == []
+    assert follower.take_live() == [tokens("j", 3)]
+
+
+def test_one_of_them_in_other_pieces_has_all_compared_again() -> None:
+    follower = caught_up()
+    for index in range(4):
+        follower.deliver(tokens("j", index))
+    follower.take_live()
+    follower.verify()
+    follower.stale = False
+    follower.deliver(tokens("j", 1, count=2))
+    assert follower.take_journal([tokens("j", 0), tokens("j", 1)]) == []
+    assert follower.take_live() == []
+    assert follower.stale
+    assert follower.take_journal([tokens("j", index) for index in range(5)]) == [tokens("j", 4)]
+
+
 def test_an_unrequested_repeat_is_compared_too() -> None:
     follower = caught_up()
     follower.deliver(tokens("j", 0))
@@ -227,8 +255,13 @@ def test_whatever_the_store_forgets_the_client_gets_one_text_or_an_error(
                     given_out += follower.take_live()
                 if follower.stale and follower.next_index == piece.index:
                     given_out += follower.take_journal([piece])
+                if data.draw(st.booleans()):
+                    follower.stale = False
+                    follower.deliver(piece)  # it is in the journal too
+                    given_out += follower.take_live()
             follower.begin_again()
     got = [one for event in given_out if isinstance(event, Tokens) for one in event.token_ids]
+    assert sum(len(event.text) for event in given_out if isinstance(event, Tokens)) == len(got)
     assert [event.index for event in given_out] == sorted({event.index for event in given_out})
     plain, others = text[: len(got)], [one + 100 if one > 6 else one for one in text][: len(got)]
     assert got in (plain, others)

@@ -161,8 +161,12 @@ class Follower:
             return
         if event.index > self.next_index:
             raise StoreUnavailable("A part of the answer was lost with Redis's memory")
+        repeated = event.index < self.next_index
+        if repeated and self._sent.reads_again and index_after(event) > self.next_index:
+            self.verify()  # it is cut differently from what was compared
+            return
         if event.index < self._sent.until:
-            missing = self._sent.compare(event)
+            missing = self._sent.compare(event, repeated=repeated)
             if missing is not None:
                 events.append(self._sent.add(missing))
             self.next_index = max(self.next_index, index_after(event))

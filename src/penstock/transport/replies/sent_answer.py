@@ -76,10 +76,16 @@ class SentAnswer:
         self._again = _Text()
         self._owed = ""
 
-    def compare(self, event: Tokens | Finished) -> Tokens | None:
+    @property
+    def reads_again(self) -> bool:
+        """Whether a second generation is being compared."""
+        return self._again is not None
+
+    def compare(self, event: Tokens | Finished, *, repeated: bool = False) -> Tokens | None:
         """Compare an event that begins before `until`, and return the part that the client lacks.
 
-        A repeated event without `read_again` before it is compared by its tokens alone.
+        An event that is `repeated` since `read_again`, or that comes without it, is compared by its
+        tokens alone.
 
         :raises StoreUnavailable: the answer differs.
         """
@@ -89,7 +95,8 @@ class SentAnswer:
         common = ids[: self.until - event.index]
         if not isinstance(event, Tokens) or not ids or array("i", common) != known:
             raise _differs()
-        self._compare_text(event.text)
+        if not repeated:
+            self._compare_text(event.text)
         return self._rest(event) if end > self.until else None
 
     def _compare_text(self, text: str) -> None:
