@@ -289,11 +289,8 @@ def _grouped(
                 return model
         except Exception as error:  # noqa: BLE001 - the next way may work
             failure = error
-    reason = (
-        checkpoint.first_line(failure)
-        if failure
-        else "its logits differ from those of its own decoding"
-    )
+    differs = "its logits differ from those of its own decoding"
+    reason = checkpoint.first_line(failure) if failure else differs
     raise ModelNotLoadable(f"{spec.path}: {type(module).__name__} cannot be served: {reason}")
 
 
