@@ -83,6 +83,20 @@ def test_the_bound_of_a_forward() -> None:
     assert module.shapes == [(1, 4, 4, 3)] * 3
 
 
+def test_kept_embeddings_at_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Tower()
+    tower = tower_of(module, most_values=0)
+    (first,) = tower.read([FIRST])
+    monkeypatch.setattr("penstock.models.vision.tower.KEPT_BYTES", 2 * first.bytes)
+    tower.read([SECOND])
+    assert tower.read([FIRST]) == [first]
+    assert len(module.shapes) == 2
+    tower.read([THIRD])  # the least recently used one leaves, which is the second
+    assert tower.read([FIRST]) == [first]
+    tower.read([SECOND])
+    assert len(module.shapes) == 4
+
+
 def test_read_once() -> None:
     module = Tower()
     tower = tower_of(module)
