@@ -53,14 +53,11 @@ async def fleet(request: Request) -> Response:
             overview.depths(queues),
         )
     )
-    now_ms = clock.now_ms()
+    now_ms, adapters = clock.now_ms(), services.registry.adapters()
     return json_response(
         {
             "now_ms": now_ms,
-            "queues": [
-                _queue(served, depths[served.card.queue], services.registry.adapters())
-                for served in known
-            ],
+            "queues": [_queue(served, depths[served.card.queue], adapters) for served in known],
             "workers": [_worker(worker, now_ms, worker.id in resting) for worker in workers],
             "jobs": [_job(job) for job in jobs],
         }

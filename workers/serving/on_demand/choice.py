@@ -28,8 +28,9 @@ class Standing:
     """One model at one time; times are monotonic.
 
     `is_busy`: jobs of it run here. `waiting` jobs of its queue, the oldest for `oldest_s`, have at
-    best `priority`; a job that was handed back waits since the model was unloaded. `claiming` other workers have it in memory, `loaders` could load it, and another one `is_loading` it.
-    `may_load`: it has not failed a moment ago.
+    best `priority`; a job that was handed back waits since the model was unloaded. `claiming` other
+    workers have it in memory, `loaders` could load it, and another one `is_loading` it. `may_load`:
+    it has not failed a moment ago.
     """
 
     queue: str

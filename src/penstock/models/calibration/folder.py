@@ -1,4 +1,4 @@
-"""Writes a calibrated model as GPTQ and AWQ are published: Transformers, vLLM and our workers read it."""
+"""Writes a calibrated model in 4 bit, in the layouts in which GPTQ and AWQ are published."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def calibrate(
     if layout == "autoround":
         autoround.library()
     config = checkpoint.load_config(spec)
+    stored = checkpoint.dtype(spec, config)
     progress(0.0, f"reading {spec.path}")
     module = checkpoint.load_module(spec, config, torch.float32).eval()
     parameters = checkpoint.parameters(module)
@@ -80,7 +81,6 @@ def calibrate(
     group = _group(module)
     if layout == "autoround":
         progress(0.1, "rounding by auto-round")
-        stored = checkpoint.dtype(spec, config)
         autoround.write(spec, module.to(stored), part, group, windows)
         _copy_rest(spec, part)
         rounded_module = _read_again(spec, part) if measured else module
@@ -88,7 +88,7 @@ def calibrate(
         tensors = _rounded(module, windows, layout, group, progress)
         rounded_module = module
         progress(0.95, f"writing {target}")
-        _write(spec, module, part, tensors, _rules(layout, group))
+        _write(spec, module, part, tensors, _rules(layout, group), stored=stored)
     quality = None
     if measured:
         after_logits = quantise.logits_of(rounded_module, measured)
@@ -217,9 +217,10 @@ def _write(
     part: Path,
     tensors: dict[str, torch.Tensor],
     rules: dict[str, Any],
+    *,
+    stored: torch.dtype,
 ) -> None:
-    """Write weights, configuration and what lies beside them."""
-    stored = checkpoint.dtype(spec, checkpoint.load_config(spec))
+    """Write weights in the type `stored`, configuration and what lies beside them."""
     hub: Any = __import__("huggingface_hub")
     taken = {name.rpartition(".")[0] for name in tensors}
     tied = set[str](getattr(module, "all_tied_weights_keys", None) or ())

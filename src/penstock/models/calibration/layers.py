@@ -61,18 +61,13 @@ def walk(
     calls, states, expected = _recorded(module, layers, windows)
     for index, layer in enumerate(layers):
         progress(index / len(layers), f"layer {index + 1} of {len(layers)}")
-        before = [
-            _call(layer, state, call) for state, call in zip(states, calls[index], strict=True)
-        ]
         if index == 0:
-            _check(before, expected)
+            _check(_outputs(layer, states, calls[index]), expected)
         for group in _by_input(layer, states[0], calls[index][0]):
             moments = _moments(layer, group, states, calls[index])
             for name, linear in group:
                 round_one(f"{prefix}.{index}.{name}", linear, moments)
-        states = [
-            _call(layer, state, call) for state, call in zip(states, calls[index], strict=True)
-        ]
+        states = _outputs(layer, states, calls[index])
 
 
 def _recorded(
@@ -105,6 +100,12 @@ def _recorded(
     if any(len(own) != len(windows) for own in calls):
         raise ModelNotLoadable(f"{type(module).__name__} does not call its layers one by one")
     return calls, states, outputs
+
+
+def _outputs(
+    layer: nn.Module, states: Sequence[torch.Tensor], calls: Sequence[Any]
+) -> list[torch.Tensor]:
+    return [_call(layer, state, call) for state, call in zip(states, calls, strict=True)]
 
 
 def _call(layer: nn.Module, state: torch.Tensor, call: Any) -> torch.Tensor:
@@ -172,8 +173,7 @@ def _moments(
 
     hook = linear.register_forward_pre_hook(note)
     try:
-        for state, call in zip(states, calls, strict=True):
-            _call(layer, state, call)
+        _outputs(layer, states, calls)
     finally:
         hook.remove()
     return moments

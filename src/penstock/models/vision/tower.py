@@ -30,9 +30,9 @@ KEPT_BYTES: Final = 256 * 1024 * 1024
 class ReadImage:
     """What a model takes for an image.
 
-    `label` and `text` stand in the prompt for it (`PreparedImage`), with as many of the model's image tokens as
-    `features` has rows, (tokens, hidden). `layer_features` are of the same shape, one a decoder
-    layer. `grid` is (time, height, width) in patches, for multimodal rotary embeddings. The tokens
+    `label` and `text` stand in the prompt for it (`PreparedImage`), with as many of the model's
+    image tokens as `features` has rows, (tokens, hidden). `layer_features` are of the same shape,
+    one a decoder layer. `grid` is (time, height, width) in patches, for multimodal rotary embeddings. The tokens
     of a `mutual` image see each other.
     """
 
