@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 
     from penstock.contract.job import Job
     from penstock.settings import Settings
-    from tests.fixtures.api import Script
+    from tests.fixtures.api import ApiServer, Script
     from tests.fixtures.browser import Browser
 
 COUNT = 120
 
 
-def test_a_reload_in_mid_answer_shows_the_whole_answer(fleet: Fleet, browser: Browser) -> None:
-    gate = Gate("".join(f"{n} " for n in range(200)), 3)
+def counting(fleet: Fleet, browser: Browser, numbers: int) -> tuple[Gate, ApiServer]:
+    """Ask for an answer that counts, and stops after its first pieces until its gate opens."""
+    gate = Gate("".join(f"{n} " for n in range(numbers)), 3)
     gate.allowed = 20
-    start(fleet, browser, gate)
+    server = start(fleet, browser, gate)
     send(browser, "count")
     browser.until(lambda: "10 11" in answer(browser, "open").text)
+    return gate, server
+
+
+def test_a_reload_in_mid_answer_shows_the_whole_answer(fleet: Fleet, browser: Browser) -> None:
+    gate, _ = counting(fleet, browser, 200)
     browser.driver.refresh()
     browser.until(lambda: "10 11" in answer(browser, "open").text)
     gate.allowed = len(gate.pieces)
@@ -52,11 +58,7 @@ def test_a_reload_before_the_first_token_shows_the_whole_answer(
 
 
 def test_a_lost_connection_is_taken_up_again(fleet: Fleet, browser: Browser) -> None:
-    gate = Gate("".join(f"{n} " for n in range(100)), 3)
-    gate.allowed = 20
-    server = start(fleet, browser, gate)
-    send(browser, "count")
-    browser.until(lambda: "10 11" in answer(browser, "open").text)
+    gate, server = counting(fleet, browser, 100)
     browser.offline(yes=True)  # of new connections; those that are open must be cut
     server.cut_connections()
     browser.until(lambda: "Connection lost" in answer(browser, "open").text)
@@ -114,11 +116,7 @@ def test_an_answer_that_redis_has_forgotten_is_compared(
 
 def test_a_store_that_stays_away_is_given_up(fleet: Fleet, browser: Browser) -> None:
     """Streams that begin and break off without a token are not requested for ever."""
-    gate = Gate("".join(f"{n} " for n in range(100)), 3)
-    gate.allowed = 20
-    server = start(fleet, browser, gate)
-    send(browser, "count")
-    browser.until(lambda: "10 11" in answer(browser, "open").text)
+    _, server = counting(fleet, browser, 100)
     browser.script("""
         const genuine = window.fetch;
         window.resumed = [];

@@ -71,6 +71,25 @@ class Loop:
         self.scheduler.add(sequence)
         return sequence
 
+    def arrive(self, coming: list[Any], turn: int) -> None:
+        """Add and remove the sequences of `arrivals` whose turn it is; their jobs are their places."""
+        for number, one in enumerate(coming):
+            if one.turn == turn:
+                self.add(f"{number}", one.prompt, one.count, priority=one.priority)
+            if one.abort_after is not None and one.turn + one.abort_after == turn:
+                self.remove(f"{number}")
+
+    def some_drafts(self, right: list[list[int]], rng: random.Random) -> dict[int, list[int]]:
+        """Right and wrong drafts of the decoding sequences of `arrive`, whose texts are `right`."""
+        drafts: dict[int, list[int]] = {}
+        for sequence in self.scheduler.decoding():
+            answer, done = right[int(sequence.request.job_id)], sequence.generated
+            draft = answer[done : done + rng.randint(0, 5)]
+            if draft and rng.random() < 0.5:
+                draft[rng.randrange(len(draft))] = rng.randrange(VOCAB)
+            drafts[sequence.key] = draft
+        return drafts
+
     def remove(self, job: str) -> None:
         """Give a sequence up, if it has not ended."""
         if job not in self.ended and job in self.sequences:
@@ -186,20 +205,9 @@ def test_every_sequence_gets_the_right_text(  # noqa: PLR0917 - hypothesis fills
     rng = random.Random(seed)
     right = [greedy_text(one.prompt, one.count, VOCAB) for one in coming]
     for turn in range(2_000):
-        for number, one in enumerate(coming):
-            if one.turn == turn:
-                loop.add(f"{number}", one.prompt, one.count, priority=one.priority)
-            if one.abort_after is not None and one.turn + one.abort_after == turn:
-                loop.remove(f"{number}")
-        drafts: dict[int, list[int]] = {}
+        loop.arrive(coming, turn)
         drafting = seed is not None and kept_states is None
-        for sequence in loop.scheduler.decoding() if drafting else ():
-            answer, done = right[int(sequence.request.job_id)], sequence.generated
-            draft = answer[done : done + rng.randint(0, 5)]
-            if draft and rng.random() < 0.5:
-                draft[rng.randrange(len(draft))] = rng.randrange(VOCAB)
-            drafts[sequence.key] = draft
-        step = loop.step(drafts)
+        step = loop.step(loop.some_drafts(right, rng) if drafting else {})
         decoded = sum(len(part.token_ids) for part in step.slices) - step.prefill_tokens
         assert decoded == step.decode_tokens <= slots + step.drafted_tokens
         assert step.prefill_tokens <= chunk

@@ -317,15 +317,20 @@ def test_a_store_that_is_deleted_under_a_worker_is_filled_again(filled: Path):
         wait_until(lambda: len(list(filled.rglob("*.kv"))) >= 25)
 
 
-@pytest.mark.usefixtures("cold")
-def test_a_slow_disk_is_not_waited_for(filled: Path, monkeypatch: Any):
+def slow_disk(monkeypatch: Any, seconds: float) -> None:
+    """Have each block take so long to be read."""
     read = BlockFiles.read
 
     def slow(self: BlockFiles, digest: bytes) -> bytes | None:
-        time.sleep(0.6)
+        time.sleep(seconds)
         return read(self, digest)
 
     monkeypatch.setattr(BlockFiles, "read", slow)
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_slow_disk_is_not_waited_for(filled: Path, monkeypatch: Any):
+    slow_disk(monkeypatch, 0.6)
     with running(filled) as worker:
         began_s = time.monotonic()
         tokens, found = worker.ask("again")
@@ -337,13 +342,7 @@ def test_a_slow_disk_is_not_waited_for(filled: Path, monkeypatch: Any):
 @pytest.mark.usefixtures("cold")
 def test_others_go_on_while_a_sequence_waits_for_the_disk(filled: Path, monkeypatch: Any):
     """Each block takes 0.1 s to be read: loading goes on, and no step waits for it."""
-    read = BlockFiles.read
-
-    def slow(self: BlockFiles, digest: bytes) -> bytes | None:
-        time.sleep(0.1)
-        return read(self, digest)
-
-    monkeypatch.setattr(BlockFiles, "read", slow)
+    slow_disk(monkeypatch, 0.1)
     worker = Worker(BlockFiles(filled, IDENTITY, 2**20))
     worker.store.start()
     other, loading = [3, 1, 4], PROMPT[:13]
@@ -369,13 +368,7 @@ def test_others_go_on_while_a_sequence_waits_for_the_disk(filled: Path, monkeypa
 
 @pytest.mark.usefixtures("cold")
 def test_a_sequence_alone_waits_for_the_disk_without_spinning(filled: Path, monkeypatch: Any):
-    read = BlockFiles.read
-
-    def slow(self: BlockFiles, digest: bytes) -> bytes | None:
-        time.sleep(0.05)
-        return read(self, digest)
-
-    monkeypatch.setattr(BlockFiles, "read", slow)
+    slow_disk(monkeypatch, 0.05)
     worker = Worker(BlockFiles(filled, IDENTITY, 2**20))
     worker.store.start()
     worker.transcript.start["alone"] = 0

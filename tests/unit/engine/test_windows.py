@@ -96,19 +96,8 @@ def test_every_sequence_gets_the_right_text(  # noqa: PLR0917 - hypothesis fills
     rng = random.Random(seed)
     right = [greedy_text(one.prompt, one.count, VOCAB) for one in coming]
     for turn in range(2_000):
-        for number, one in enumerate(coming):
-            if one.turn == turn:
-                loop.add(f"{number}", one.prompt, one.count, priority=one.priority)
-            if one.abort_after is not None and one.turn + one.abort_after == turn:
-                loop.remove(f"{number}")
-        drafts: dict[int, list[int]] = {}
-        for sequence in loop.scheduler.decoding() if seed is not None else ():
-            answer, done = right[int(sequence.request.job_id)], sequence.generated
-            draft = answer[done : done + rng.randint(0, 5)]
-            if draft and rng.random() < 0.5:
-                draft[rng.randrange(len(draft))] = rng.randrange(VOCAB)
-            drafts[sequence.key] = draft
-        loop.step(drafts)
+        loop.arrive(coming, turn)
+        loop.step({} if seed is None else loop.some_drafts(right, rng))
         if turn > 30 and not (loop.scheduler.running or loop.scheduler.waiting):
             break
     else:

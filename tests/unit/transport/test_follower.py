@@ -23,6 +23,17 @@ def caught_up() -> Follower:
     return follower
 
 
+def verified_after(count: int) -> Follower:
+    """One that has given out so many tokens, and reads the journal to compare them."""
+    follower = caught_up()
+    for index in range(count):
+        follower.deliver(tokens("j", index))
+    follower.take_live()
+    follower.verify()
+    follower.stale = False
+    return follower
+
+
 def indices(events: list[Event]) -> list[int]:
     return [event.index for event in events]
 
@@ -182,12 +193,7 @@ def test_text_that_came_with_another_token_comes_once() -> None:
 
 def test_live_events_beside_the_journal_that_is_compared_come_once() -> None:
     """They arrived while the journal was read, which has them too."""
-    follower = caught_up()
-    for index in range(3):
-        follower.deliver(tokens("j", index))
-    follower.take_live()
-    follower.verify()
-    follower.stale = False
+    follower = verified_after(3)
     for index in range(1, 4):
         follower.deliver(tokens("j", index))
     assert follower.take_journal([tokens("j", index) for index in range(3)]) == []
@@ -195,12 +201,7 @@ def test_live_events_beside_the_journal_that_is_compared_come_once() -> None:
 
 
 def test_one_of_them_in_other_pieces_has_all_compared_again() -> None:
-    follower = caught_up()
-    for index in range(4):
-        follower.deliver(tokens("j", index))
-    follower.take_live()
-    follower.verify()
-    follower.stale = False
+    follower = verified_after(4)
     follower.deliver(tokens("j", 1, count=2))
     assert follower.take_journal([tokens("j", 0), tokens("j", 1)]) == []
     assert follower.take_live() == []

@@ -42,11 +42,17 @@ class Interrupted(FolderObjects):
         super().delete(*names)
 
 
+def opened(folder: Path) -> tuple[BatchStore, Batch]:
+    """A store with a new batch in it."""
+    store = BatchStore(FolderObjects(folder))
+    batch = Batch(new_batch_id(), "a", "/v1/completions", "file", "24h", 0, 9)
+    store.add(batch)
+    return store, batch
+
+
 @pytest.mark.parametrize("number", range(CALLS_OF_CLOSE + 1))
 def test_a_late_write_leaves_a_batch_that_is_driven_again(tmp_path: Path, number: int) -> None:
-    late = BatchStore(FolderObjects(tmp_path))
-    batch = Batch(new_batch_id(), "a", "/v1/completions", "file", "24h", 0, 9)
-    late.add(batch)
+    late, batch = opened(tmp_path)
 
     def write() -> None:
         late.save(batch.to("in_progress"))
@@ -60,9 +66,7 @@ def test_a_late_write_leaves_a_batch_that_is_driven_again(tmp_path: Path, number
 
 @pytest.mark.parametrize("number", range(2))
 def test_a_close_within_a_late_write(tmp_path: Path, number: int) -> None:
-    other = BatchStore(FolderObjects(tmp_path))
-    batch = Batch(new_batch_id(), "a", "/v1/completions", "file", "24h", 0, 9)
-    other.add(batch)
+    other, batch = opened(tmp_path)
 
     def close() -> None:
         other.close(batch.to("completed"))
