@@ -40,7 +40,7 @@ class Ours:
         from penstock.models.spec import ModelSpec
         from penstock.settings import Settings
 
-        settings = Settings(threads=threads, slots=32, kv_cache_bytes=1 << 30)
+        settings = Settings(threads=threads, slots=32, kv_cache_bytes=4 << 30)
         own = None if form in PUBLISHED else form
         spec = ModelSpec("bench", "bench-cpu", "cpu", None, folder, backend, format=own)
         spec = replace(
