@@ -31,7 +31,9 @@ LONG_TEXTS = tests/integration/models/native/test_native_long.py
 REFERENCES := $(CURDIR)/.venv-references
 REFERENCE_PACKAGES := torchao==0.18.0 compressed-tensors==0.20.1 loguru==0.7.3 auto-round==0.16.1 \
 	auto-round-lib==0.16.0 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 pandas==3.1.1 \
-	pyarrow==26.0.1 python-dateutil==4.0.0 tzdata==2026.6 xxhash==4.1.0
+	pyarrow==26.0.1 python-dateutil==4.0.0 tzdata==2026.6 xxhash==4.1.0 optimum==2.3.0 threadpoolctl==3.8.0
+# These are published as source only.
+REFERENCE_SOURCES := gptqmodel==7.7.0 device-smi==0.5.7 tokenicer==0.0.14 logbar==0.4.15 pypcre==0.6.4 defuser==0.0.28
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev lock wheel demo test test-pythons test-unlocked test-install test-images test-systems test-systemd coverage test-kernels test-models test-newest test-references test-fastchat test-fastchat-api test-foreign fastchat-ui chaos fuzz sbom audit check format clean clean-all
@@ -107,12 +109,14 @@ test-newest: setup-dev ## run the tests of models against the newest Transformer
 	@PENSTOCK_TEST_NEWEST=1 PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest --numprocesses $(JOBS) \
 		$(MODEL_TESTS) $(ARGS)
 
-test-references: setup-dev $(REFERENCES) ## read what torchao, compressed-tensors and auto-round write, and let them read ours: 150 MB
+test-references: setup-dev $(REFERENCES) ## read what torchao, compressed-tensors and auto-round write, and let auto-round and gptqmodel read ours: 170 MB
 	@PENSTOCK_TEST_REFERENCES=1 PYTHONPATH=$(REFERENCES) $(BIN)/python -m pytest tests/references $(ARGS)
 
 $(REFERENCES): | setup-dev
 	@rm -rf $@.part && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--only-binary=:all: --target $@.part $(REFERENCE_PACKAGES)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $@.part $(REFERENCE_SOURCES)
 	@mv $@.part $@
 
 test-fastchat: setup-dev ## run FastChat's own programs against a fleet, in separate environments

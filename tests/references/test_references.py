@@ -1,4 +1,4 @@
-"""What reference libraries write is read to the value, and what is written here is read by one of them."""
+"""What reference libraries write is read to the value, and what is written here is read by others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoRoundConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoRoundConfig,
+    GPTQConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.utils.quantization_config import TorchAoConfig
 
 from penstock.models.backends import suitability
@@ -152,6 +158,17 @@ def by_auto_round(folder: Path) -> Any:
     )
 
 
+def weights_are(module: Any, folder: Path, difference: float) -> None:
+    """Require that the library's layers multiply by the weights that are read here."""
+    read = Checkpoint(folder)
+    for layer in LAYERS:
+        linear: Callable[[torch.Tensor], torch.Tensor] = module.get_submodule(layer)
+        weight = read.tensor(f"{layer}.weight").float()
+        with torch.inference_mode():
+            found = linear(torch.eye(weight.shape[1])).T
+        assert torch.allclose(found, weight, atol=difference), layer
+
+
 @pytest.mark.parametrize("layout", ["awq", "autoround"])
 def test_what_is_written_here_is_read_by_auto_round(
     layout: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,13 +179,18 @@ def test_what_is_written_here_is_read_by_auto_round(
     assert report.quality is not None
     assert 0 < report.quality.logit_error < 0.6
     module = by_auto_round(folder)
-    read = Checkpoint(folder)
-    for layer in LAYERS:
-        linear: Callable[[torch.Tensor], torch.Tensor] = module.get_submodule(layer)
-        weight = read.tensor(f"{layer}.weight").float()
-        with torch.inference_mode():
-            found = linear(torch.eye(weight.shape[1])).T
-        assert torch.allclose(found, weight, atol=1e-6), layer
+    weights_are(module, folder, 1e-6)
+    served_as(folder, module)
+
+
+def test_gptq_that_is_written_here_is_read_by_gptqmodel(plain: Path, tmp_path: Path) -> None:
+    importlib.import_module("gptqmodel")
+    folder = tmp_path / "m"
+    quantised(plain, folder, "gptq")
+    module = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=GPTQConfig(bits=4, backend="torch"), device_map="cpu", dtype=torch.float32
+    )  # fmt: skip
+    weights_are(module, folder, 2e-4)  # its scales are fp16 in the sum, too
     served_as(folder, module)
 
 
@@ -180,10 +202,4 @@ def test_auto_rounds_export_to_gptq_is_read_to_the_value(plain: Path, tmp_path: 
     _, written = made.quantize_and_save(str(tmp_path / "m"), format="auto_gptq")
     folder = next(path.parent for path in (tmp_path / "m").rglob("config.json"))
     assert written
-    module = by_auto_round(folder)
-    read = Checkpoint(folder)
-    for layer in LAYERS:
-        weight = read.tensor(f"{layer}.weight").float()
-        with torch.inference_mode():
-            found = module.get_submodule(layer)(torch.eye(weight.shape[1])).T
-        assert torch.allclose(found, weight, atol=1e-6), layer
+    weights_are(by_auto_round(folder), folder, 1e-6)
