@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from tests.fastchat.browser import Browser, missing
 from tests.fastchat.programs import WANTED
 from tests.fixtures.models import write_tiny_llama
-from tests.fixtures.processes import Processes
+from tests.fixtures.processes import Processes, _common
 from tests.fixtures.redis import RedisServer, find_free_port
 
 if TYPE_CHECKING:
@@ -89,6 +90,24 @@ class FastChat:
         running.url = f"http://127.0.0.1:{port}"
         running.wait_until(lambda: _answers(f"{running.url}{ready}"))
         return running
+
+    def join(self, controller: Running) -> Running:
+        """Start one more API of the fleet, which joins a real controller as one worker."""
+        port = find_free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "uvicorn", "api:app", "--port", str(port)]
+        api = self.processes.start(
+            "joined-api",
+            [*command, "--log-level", "warning"],
+            {
+                **_common(self.redis_url),
+                "PENSTOCK_FASTCHAT_CONTROLLER": controller.url,
+                "PENSTOCK_PUBLIC_URL": url,
+                "PENSTOCK_FASTCHAT_HEARTBEAT_S": "1",
+            },
+        )
+        api.url = url
+        return api
 
     def ask(self, path: str, **body: Any) -> dict[str, Any]:
         """Ask our own API."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import openai
 import pytest
 
@@ -18,6 +19,8 @@ from tests.fixtures.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from openai.types import CompletionUsage
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
 pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
@@ -44,6 +47,12 @@ def chat(*pictures: bytes) -> Any:
     return [{"role": "user", "content": [*images, {"type": "text", "text": "What is it?"}]}]
 
 
+def counts(usage: CompletionUsage | None) -> tuple[int, int, int]:
+    """Tokens of the prompt, of the answer, of both; FastChat's server knows no details of them."""
+    assert usage
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+
+
 def test_fastchats_openai_server(seeing: FastChat) -> None:
     server = seeing.serve(
         OPENAI_SERVER, "openai_api_server", "/v1/models", "--controller-address", seeing.api.url
@@ -58,6 +67,42 @@ def test_fastchats_openai_server(seeing: FastChat) -> None:
                 answers.append((answer.choices[0].message.content, answer.usage.prompt_tokens))
         assert answers[0][0]
         assert answers[0] == answers[1]
+
+
+def test_a_real_controller_lists_and_serves_workers_with_and_without_images(
+    fastchat: FastChat, seeing: FastChat
+) -> None:
+    controller = fastchat.serve(OPENAI_SERVER, "controller", "/test_connection")
+    apis = [fastchat.join(controller), seeing.join(controller)]
+
+    def listed(kind: str) -> list[str]:
+        return sorted(httpx.post(f"{controller.url}/list_{kind}").json()["models"])
+
+    apis[0].wait_until(lambda: listed("models") == sorted([MODEL, fastchat.model]))
+    assert listed("multimodal_models") == [MODEL]
+    assert listed("language_models") == [fastchat.model]
+    server = fastchat.serve(
+        OPENAI_SERVER, "openai_api_server", "/v1/models", "--controller-address", controller.url
+    )
+    greedy: Any = {"temperature": 0, "max_tokens": 8}
+    words: Any = [{"role": "user", "content": "What is it?"}]
+    asked = {MODEL: chat(*PICTURES), fastchat.model: words}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        for fleet in (fastchat, seeing):
+            through = client.chat.completions.create(
+                model=fleet.model, messages=asked[fleet.model], **greedy
+            )
+            with openai.OpenAI(base_url=f"{fleet.api.url}/v1", api_key="none") as direct:
+                own = direct.chat.completions.create(
+                    model=fleet.model, messages=asked[fleet.model], **greedy
+                )
+            assert through.choices[0].message.content == own.choices[0].message.content
+            assert counts(through.usage) == counts(own.usage)
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.chat.completions.create(model=fastchat.model, messages=asked[MODEL], **greedy)
+        assert "text only" in str(refused.value)
+    for one in (*apis, server, controller):
+        one.kill()
 
 
 def test_an_upload_in_the_web_ui(seeing: FastChat, browser: Browser, tmp_path: Path) -> None:

@@ -55,18 +55,7 @@ def test_a_real_fastchat_worker_joins_and_dies(fastchat: FastChat) -> None:
 
 def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
     controller = fastchat.serve(OPENAI_SERVER, "controller", "/test_connection")
-    port = find_free_port()
-    url = f"http://127.0.0.1:{port}"
-    api = fastchat.processes.start(
-        "joined-api",
-        [sys.executable, "-m", "uvicorn", "api:app", "--port", str(port), "--log-level", "warning"],
-        {
-            **_common(fastchat.redis_url),
-            "PENSTOCK_FASTCHAT_CONTROLLER": controller.url,
-            "PENSTOCK_PUBLIC_URL": url,
-            "PENSTOCK_FASTCHAT_HEARTBEAT_S": "1",
-        },
-    )
+    api = fastchat.join(controller)
 
     def models() -> list[str]:
         return httpx.post(f"{controller.url}/list_models").json()["models"]
@@ -75,7 +64,7 @@ def test_our_fleet_joins_a_real_fastchat_controller(fastchat: FastChat) -> None:
     asked = ("--controller-address", controller.url, "--model-name", MODEL, "--message", "Hi")
     running = fastchat.start(WITH_TORCH, "test_message", *asked)
     assert running.wait(90.0) == 0, running.output()
-    assert f"worker_addr: {url}" in running.output()
+    assert f"worker_addr: {api.url}" in running.output()
     assert "NETWORK ERROR" not in running.output()
     assert len(running.output().partition("Assistant: ")[2].strip()) > 0
     controller.kill()
