@@ -37,7 +37,7 @@ MULTIMODAL_ROPE = ("glm4v", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"
 KINDS = (
     "aya_vision", "cohere2_vision", "gemma3", "gemma3n", "gemma4", "glm4v", "idefics2", "idefics3",
     "internvl", "lfm2_vl", "llama4", "llava", "llava_next", "llava_onevision", "minicpmv4_6",
-    "mistral3", "mllama", "ovis2", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
+    "minicpmv4_7", "mistral3", "mllama", "ovis2", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
     "qwen3_vl", "qwen3_vl_moe", "smolvlm",
 )  # fmt: skip
 

@@ -26,8 +26,8 @@ _ALWAYS: Final = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
 PLAIN_WRAPPERS: Final = frozenset(
     {
         "aya_vision", "cohere2_vision", "gemma3", "gemma4", "idefics2", "idefics3", "internvl", "lfm2_vl", "llava",
-        "llava_next", "llava_onevision", "minicpmv4_6", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
-        "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
+        "llava_next", "llava_onevision", "minicpmv4_6", "minicpmv4_7", "mistral3", "ovis2", "qwen2_5_vl",
+        "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     }
 )  # fmt: skip
 """Checkpoints whose text passes only through their language model, as tests have shown.
@@ -38,8 +38,8 @@ Our decoders read these. Others are compared when they are loaded, and served by
 TAKE_IMAGES: Final = frozenset(
     {
         "gemma3", "gemma4", "idefics3", "internvl", "llama4", "llava", "llava_next", "llava_onevision",
-        "minicpmv4_6", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl",
-        "qwen3_vl_moe", "smolvlm",
+        "minicpmv4_6", "minicpmv4_7", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
+        "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     }
 )  # fmt: skip
 """Checkpoints whose images are embeddings in the place of tokens, as tests have shown."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -25,6 +26,8 @@ from penstock.models.vision.batches import MOST_VALUES
 from penstock.models.vision.tower import VisionTower, language_model
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from penstock.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -33,9 +36,11 @@ _LISTS: Final = ("layer_types", "no_rope_layers", "mlp_layer_types", "moe_layers
 """Entries of a text configuration with one value a layer."""
 _NONE_OF: Final = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Those that name parts of the language model that one layer has not."""
-_REASONS: Final = {"phi4_multimodal": "they need the LoRA adapter beside the weights"}
+_REASONS: Final = {
+    "phi4_multimodal": "their processor needs torchvision, and its weights a LoRA adapter beside them"
+}
 """Why the images of a model type are not served, where it is known."""
-_ONE_BY_ONE: Final = frozenset({"pixtral", "minicpmv4_6_vision"})
+_ONE_BY_ONE: Final = frozenset({"pixtral", "minicpmv4_6_vision", "minicpmv4_7_vision"})
 """Towers that read each image alone.
 
 Pixtral's attends over all images of a forward at once, by a mask of all their patches. In MiniCPM's,
@@ -54,6 +59,17 @@ def has_plain_images(spec: ModelSpec) -> bool:
         return True
     rules: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
     return "mrope_section" not in rules and _mutual(config) is Mutual.NOWHERE
+
+
+def feature_layers(spec: ModelSpec) -> int | None:
+    """Return how many of a decoder's first layers add features of images, mostly none.
+
+    None if the checkpoint has no vision part that is read here.
+    """
+    config = _config(spec)
+    if config is None:
+        return None
+    return len(getattr(config.vision_config, "deepstack_visual_indexes", None) or ())
 
 
 def load(spec: ModelSpec) -> VisionTower | None:
@@ -98,9 +114,10 @@ def _loaded(spec: ModelSpec, config: Any) -> VisionTower:
     dtype = place.compute_dtype(checkpoint.dtype(spec, config), 0)
     image_token_id = _token_id(config)
     reader = processors.reader(spec.path, image_token_id)
-    whole, _ = checkpoint.from_folder(
-        library.AutoModelForImageTextToText, spec, spec.path, _of_one_layer(config), dtype
-    )
+    with _unreported():
+        whole, _ = checkpoint.from_folder(
+            library.AutoModelForImageTextToText, spec, spec.path, _of_one_layer(config), dtype
+        )
     module = (whole.model if hasattr(whole, "model") else whole).eval()
     body = language_model(module)
     for name in ("layers", "embed_tokens", "norm"):
@@ -115,6 +132,18 @@ def _loaded(spec: ModelSpec, config: Any) -> VisionTower:
         mutual=_mutual(config),
         most_values=0 if alone else MOST_VALUES,
     )
+
+
+@contextmanager
+def _unreported() -> Generator[None]:
+    """Keep Transformers' report of weights without a place out of the log: the layers left out."""
+    reports = logging.getLogger("transformers.modeling_utils")
+    level = reports.level
+    reports.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        reports.setLevel(level)
 
 
 def _of_one_layer(config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Images of MiniCPM-V 4.6: the whole image, then slices of it in a grid, in packed patches.
+"""Images of MiniCPM-V 4.6 and 4.7: the whole image, then slices of it in a grid, in packed patches.
 
 Transformers' processor of text needs its processor of videos, which needs torchvision; its
 processor of images does not, so that one is used.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-PROCESSOR = "MiniCPMV4_6Processor"
+PROCESSORS = ("MiniCPMV4_6Processor", "MiniCPMV4_7Processor")
 
 _PATCHES_A_TOKEN = {"4x": 4, "16x": 16}
 _MARKERS = (

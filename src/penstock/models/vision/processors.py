@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _OWN: Final[dict[str, Callable[[Path], ImageReader]]] = {
     gemma4.PROCESSOR: gemma4.Gemma4Reader,
     llama4.PROCESSOR: llama4.Llama4Reader,
-    minicpm.PROCESSOR: minicpm.MiniCPMReader,
+    **dict.fromkeys(minicpm.PROCESSORS, minicpm.MiniCPMReader),
     pixtral.PROCESSOR: pixtral.PixtralReader,
 }
 """Readers of our own, by the class of Transformers' processor that they take the place of."""

@@ -17,13 +17,15 @@ from penstock.errors import InvalidParameter, first_line
 from penstock.models.vision.batches import MOST_VALUES, batches, joined, values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.engine.model import Mutual
     from penstock.models.vision.prepared import ImageReader, PreparedImage
 
 KEPT_BYTES: Final = 256 * 1024 * 1024
 """Embeddings of the images that were read last, for conversations that send them again."""
+_GRIDS: Final = ("image_grid_thw", "target_sizes")
+"""The names by which models call the sizes of an image in patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class ReadImage:
 
     `label` and `text` stand in the prompt for it (`PreparedImage`), with as many of the model's
     image tokens as `features` has rows, (tokens, hidden). `layer_features` are of the same shape,
-    one a decoder layer. `grid` is (time, height, width) in patches, for multimodal rotary embeddings. The tokens
-    of a `mutual` image see each other.
+    one a decoder layer. `grid` are sizes in patches, for multimodal rotary embeddings: (1, 3) time,
+    height and width, or (pieces, 2) height and width. The tokens of a `mutual` image see each other.
     """
 
     digest: bytes
@@ -134,10 +136,11 @@ class VisionTower:
             return None
         ids = torch.tensor([token_ids])
         grids = torch.cat([image.grid for image in images if image.grid is not None])
+        known: Mapping[str, Any] = inspect.signature(self._module.get_rope_index).parameters
         positions, _ = self._module.get_rope_index(
             input_ids=ids,
             mm_token_type_ids=(ids == self.image_token_id).int(),
-            image_grid_thw=grids,
+            **{next(name for name in _GRIDS if name in known): grids},
         )
         return positions[:, 0].long()
 
@@ -218,7 +221,14 @@ class VisionTower:
                 label=one.prepared.label,
                 features=features[number],
                 layer_features=tuple(layer[number] for layer in deeper),
-                grid=one.prepared.inputs.get("image_grid_thw"),
+                grid=next(
+                    (
+                        grid
+                        for name in _GRIDS
+                        if (grid := one.prepared.inputs.get(name)) is not None
+                    ),
+                    None,
+                ),
                 mutual=self.mutual.somewhere,
             )
             for number, one in enumerate(group)

@@ -297,17 +297,22 @@ def dequantised(path: Path, form: str) -> Any:
     module.requires_grad_(requires_grad=False)
     if module.config.tie_word_embeddings:
         module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
-    with torch.no_grad():
-        for name, layer in module.named_modules():
-            if isinstance(layer, torch.nn.Linear) and not name.endswith(
-                ("shared_expert_gate", "router.proj")
-            ):
-                round_trip(layer.weight, form)
-        for _, part in low_bit_experts.expert_modules(module):
-            for name in low_bit_experts.matrix_names(part):
-                for weight in getattr(part, name):
-                    round_trip(weight.T if part.is_transposed else weight, form)
+    round_weights(module, form)
     return module
+
+
+@torch.no_grad()
+def round_weights(module: Any, form: str) -> None:
+    """Give the linear layers and the experts of a module the values that a format stands for."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Linear) and not name.endswith(
+            ("shared_expert_gate", "router.proj")
+        ):
+            round_trip(layer.weight, form)
+    for _, part in low_bit_experts.expert_modules(module):
+        for name in low_bit_experts.matrix_names(part):
+            for weight in getattr(part, name):
+                round_trip(weight.T if part.is_transposed else weight, form)
 
 
 def errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import importlib
 import warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ import transformers
 from penstock.contract.job import ChatPrompt, Sampling
 from penstock.contract.worker import IMAGES
 from penstock.engine.engine import Engine
-from penstock.engine.model import Batch, SequenceSlice
+from penstock.engine.model import Batch, Mutual, SequenceSlice
 from penstock.engine.sequence import SequenceRequest
 from penstock.models import loader
 from penstock.models.catalogue.resolve import resolve
@@ -73,7 +73,7 @@ class Served:
 
         Transformers 5.24 reads the second image of a MiniCPM's prompt differently than alone.
         """
-        alone = self.kind == "minicpmv4_6"
+        alone = self.kind.startswith("minicpm")
         return [name for name in chats if not (alone and len(CHATS[name][1]) > 1)]
 
     def request(self, name: str, key: str) -> SequenceRequest:
@@ -86,15 +86,19 @@ class Served:
         sampling = Sampling(seed=1, temperature=0.0, max_tokens=ANSWER, ignore_eos=True)
         return SequenceRequest(key, token_ids, sampling, images=images)
 
-    @torch.inference_mode()
-    def generate_with_logits(self, name: str) -> tuple[list[int], list[torch.Tensor]]:
-        """The answer of the whole model, and the logits of each of its tokens."""
+    def whole_inputs(self, name: str) -> Any:
+        """What the whole model takes for a chat."""
         from PIL import Image
 
         messages, pictures = CHATS[name]
         text = self.loaded.tokenizer.render(ChatPrompt(messages))
         opened = [Image.open(BytesIO(one)).convert("RGB") for one in pictures]
-        inputs = self.inputs(text, opened)
+        return self.inputs(text, opened)
+
+    @torch.inference_mode()
+    def generate_with_logits(self, name: str) -> tuple[list[int], list[torch.Tensor]]:
+        """The answer of the whole model, and the logits of each of its tokens."""
+        inputs = self.whole_inputs(name)
         made = self.reference.generate(
             **inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False,
             output_logits=True, return_dict_in_generate=True,
@@ -103,16 +107,20 @@ class Served:
         return answer, [row[0].float() for row in made.logits]
 
     def logits(self, name: str) -> torch.Tensor:
-        """The logits of an answer's first token, of a prompt in one piece."""
+        """The logits of an answer's first token."""
+        return self.prompt_logits(name)[-1]
+
+    def prompt_logits(self, name: str) -> torch.Tensor:
+        """The logits after each token of a prompt in one piece, (tokens, vocab)."""
         request = self.request(name, name)
         tokens = len(request.prompt_token_ids)
         blocks = range(-(-tokens // self.loaded.model.kv_layout.block_size))
         part = SequenceSlice(
-            0, request.prompt_token_ids, 0, list(blocks), tokens - 1, images=request.images, state=0
+            0, request.prompt_token_ids, 0, list(blocks), 0, images=request.images, state=0
         )
-        (row,) = self.loaded.model.forward(Batch([part]))
+        rows = self.loaded.model.forward(Batch([part]))
         self.loaded.model.release(0)
-        return row
+        return rows.cpu()
 
     def answers(self, *batches: Sequence[str]) -> list[list[int]]:
         """The engine's answers to chats, each batch submitted together, all in one engine."""
@@ -133,7 +141,7 @@ class Served:
 @pytest.fixture(scope="module", params=sorted(vision.KINDS))
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     folder = vision.write(request.param, tmp_path_factory.mktemp("vision") / request.param)
-    return _served(folder)
+    return serve(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,12 +154,18 @@ def _whole_llama_4() -> Iterator[None]:
         yield
 
 
-def _served(folder: Path, prefix: str = "") -> Served:
+def load(folder: Path, queue: str = "", **stated: Any) -> LoadedModel:
+    """A folder as a worker loads it; `stated` are fields of its specification."""
     settings = settings_for(folder)
+    spec = replace(resolve(queue or f"{folder.name}-cpu", settings), **stated)
+    return loader.load(spec, settings, slots=4, progress=lambda *_: None)
+
+
+def serve(folder: Path, queue: str = "", **stated: Any) -> Served:
+    """A folder as a worker loads it, beside Transformers' whole model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        spec = resolve(f"{prefix}{folder.name}-cpu", settings)
-        loaded = loader.load(spec, settings, slots=4, progress=lambda *_: None)
+        loaded = load(folder, queue, **stated)
         reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     reference.generation_config.eos_token_id = None  # answers have one length, whatever is in them
     if loaded.vision is None:
@@ -173,6 +187,12 @@ def gap(answer: Sequence[int], wanted: Sequence[int], rows: Sequence[torch.Tenso
     return float((row[wanted[place]] - row[answer[place]]).abs() / row.std())
 
 
+def error_of(served: Served, name: str, wanted: torch.Tensor) -> float:
+    """The relative error of the logits of an answer's first token."""
+    found = served.logits(name)
+    return float((found - wanted).norm() / (wanted - wanted.mean()).norm())
+
+
 def test_answers_are_those_of_generate(served: Served) -> None:
     names = served.names(list(CHATS))
     assert IMAGES in served.loaded.card.capabilities
@@ -181,8 +201,7 @@ def test_answers_are_those_of_generate(served: Served) -> None:
     for name, answer, (wanted, rows) in zip(names, served.answers(names), whole, strict=True):
         assert gap(answer, wanted, rows) < bound, name
     for name, (_, rows) in zip(names, whole, strict=True):
-        error = (served.logits(name) - rows[0]).norm() / (rows[0] - rows[0].mean()).norm()
-        assert error < bound, name
+        assert error_of(served, name, rows[0]) < bound, name
 
 
 def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
@@ -194,6 +213,33 @@ def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
     answers = chunked.answers(names[:1], names[1:2], names[2:])
     for name, answer, (wanted, rows) in zip(names, answers, whole, strict=True):
         assert gap(answer, wanted, rows) < bound_of(served), name
+
+
+@pytest.mark.parametrize("kind", ["llava", "mistral3", "qwen2_5_vl", "qwen3_vl"])
+def test_by_openvino(kind: str, tmp_path: Path) -> None:
+    """Which computes 4 bit where the native kernels are slower, or not there."""
+    pytest.importorskip("openvino")
+    served = serve(vision.write(kind, tmp_path / kind), backend="openvino", format="fp32")
+    card = served.loaded.card
+    assert (card.running, card.format) == ("openvino", "fp32")
+    assert IMAGES in card.capabilities
+    for name, answer in zip(CHATS, served.answers(list(CHATS)), strict=True):
+        wanted, rows = served.generate_with_logits(name)
+        assert gap(answer, wanted, rows) < 1e-3, name
+        assert error_of(served, name, rows[0]) < 1e-3, name
+    answers = served.answers(list(CHATS))
+    options = replace(served.loaded.options, prefill_chunk_tokens=7, target_step_ms=None)
+    chunked = replace(served, loaded=replace(served.loaded, options=options))
+    assert chunked.answers(list(CHATS)) == answers
+
+
+def test_a_graph_that_takes_no_images(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    folder = vision.write("llava", tmp_path / "llava")
+    loaded = load(folder, backend="openvino", format="fp32", images=False)
+    assert loaded.vision is None
+    assert IMAGES not in loaded.card.capabilities
+    assert cast("Any", loaded.model).take_images(None, mutual=Mutual.NOWHERE) is False
 
 
 @pytest.mark.parametrize(
@@ -211,7 +257,7 @@ def test_a_prompt_in_chunks_beside_a_running_answer(served: Served) -> None:
 def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:
     """As `generate` on the same blocks; a token may differ where two are as good as one."""
     bigdl = pytest.importorskip("penstock.models.backends.bigdl")
-    served = _served(vision.write(kind, tmp_path / kind), prefix="bigdl-")
+    served = serve(vision.write(kind, tmp_path / kind), f"bigdl-{kind}-cpu")
     if served.loaded.card.backend != "native":
         pytest.skip(f"this CPU's 4 bit is for {served.loaded.card.backend}")
     whole = served.reference
@@ -224,6 +270,30 @@ def test_in_four_bit_by_the_native_kernels(kind: str, tmp_path: Path) -> None:
     names = list(CHATS)
     for name, answer in zip(names, served.answers(names), strict=True):
         assert gap(answer, *served.generate_with_logits(name)) < 2 * ROUNDING, name
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("qwen3_vl_moe", 0.05), ("qwen3_5_moe", 0.1)])
+def test_experts_in_four_bit_by_the_native_kernels(kind: str, bound: float, tmp_path: Path) -> None:
+    """Beside the same weights in fp32. Activations are in INT8: where two experts score alike, that
+    turns a token's choice, and its logits with it; so most tokens are compared, not each.
+    """
+    from tests.integration.models.native.test_native_mixtures import errors, round_weights
+
+    served = serve(vision.write(kind, tmp_path / kind), f"bigdl-{kind}-cpu")
+    card = served.loaded.card
+    if card.backend != "native":
+        pytest.skip(f"this CPU's 4 bit is for {card.backend}")
+    assert card.format == "sym_int4"
+    assert IMAGES in card.capabilities
+    whole = served.reference.requires_grad_(requires_grad=False)
+    whole.lm_head.weight = torch.nn.Parameter(whole.lm_head.weight.clone(), requires_grad=False)
+    for part in (whole.get_decoder(), whole.lm_head):
+        round_weights(part, "sym_int4")
+    for name in CHATS:
+        with torch.inference_mode():
+            wanted = whole(**served.whole_inputs(name)).logits[0]
+        assert errors(served.prompt_logits(name), wanted).median() < bound, name
+    assert served.answers(list(CHATS)) == [served.answers([name])[0] for name in CHATS]
 
 
 def _without_towers(whole: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from penstock.models.vision import markers
+from penstock.models.vision import markers, minicpm
 from penstock.models.vision.gemma4 import Gemma4Reader
 from penstock.models.vision.llama4 import Llama4Reader, best_grid
 from penstock.models.vision.minicpm import MiniCPMReader
@@ -136,10 +137,13 @@ def test_gemma_4_has_the_text_of_transformers(tmp_path: Path) -> None:
     assert made.tokens == int(filled) // 4
 
 
-def test_minicpm_has_the_text_of_transformers(tmp_path: Path) -> None:
-    from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
-
-    named = vision.KINDS["minicpmv4_6"]["named"]
+@pytest.mark.parametrize("version", ["4_6", "4_7"])
+def test_minicpm_has_the_text_of_transformers(version: str, tmp_path: Path) -> None:
+    name = f"minicpmv{version}"
+    own = importlib.import_module(f"transformers.models.{name}.processing_{name}")
+    kind = getattr(own, f"MiniCPMV{version}Processor")
+    assert kind.__name__ in minicpm.PROCESSORS
+    named = vision.KINDS[name]["named"]
     rules = {"scale_resolution": 56, "patch_size": 14, "max_slice_nums": 4}
     extra = {"extra_special_tokens": named}
     reader = MiniCPMReader(folder(tmp_path, preprocessor_config=rules, tokenizer_config=extra))
@@ -147,7 +151,7 @@ def test_minicpm_has_the_text_of_transformers(tmp_path: Path) -> None:
         made = reader.prepare(image(height, width))
         inputs = reader._images([image(height, width)], return_tensors="pt")
         theirs: Any = SimpleNamespace(slice_mode=True, **named)
-        text = MiniCPMV4_6Processor.replace_image_token(theirs, inputs, 0, image_token_divisor=16)
+        text = kind.replace_image_token(theirs, inputs, 0, image_token_divisor=16)
         assert made.text == text
         assert made.text.count("<|image_pad|>") == made.tokens
         assert made.label == "<image_id>{}</image_id>"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from penstock.models.vision.turning import cosines_and_sines
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -47,7 +49,7 @@ class StepImages:
                 added[layer, rows] = _addresses(features, own, kept)
         if turned is not None:
             for rows, positions in batch.image_turns(first_rows):
-                turns = _turns(rotary, positions)
+                turns = torch.cat(cosines_and_sines(rotary, positions), dim=1)
                 turned[rows] = _addresses(turns, slice(0, len(turns)), kept)
         return cls(embedded, turned, added, kept)
 
@@ -65,10 +67,3 @@ def _addresses(tensor: torch.Tensor, rows: slice, kept: list[torch.Tensor]) -> N
     kept.append(floats)
     stride = floats.shape[1] * _FLOAT_BYTES
     return floats.data_ptr() + np.arange(rows.start, rows.stop, dtype=np.uint64) * stride
-
-
-@torch.inference_mode()
-def _turns(rotary: Any, positions: torch.Tensor) -> torch.Tensor:
-    """Cosines, then sines, of positions (3, tokens): (tokens, 2 * size)."""
-    cosines, sines = rotary(torch.zeros(1), positions[:, None])
-    return torch.cat((cosines[0], sines[0]), dim=1)

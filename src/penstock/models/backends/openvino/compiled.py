@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from penstock.engine.model import Batch, KVLayout, SequenceSlice
+from penstock.engine.model import Batch, KVLayout, Mutual, SequenceSlice
 from penstock.models import devices
+from penstock.models.backends.openvino import images
 from penstock.models.backends.openvino.caches import Caches
 from penstock.models.backends.openvino.runtime_library import openvino
 from penstock.models.backends.paging import Step
@@ -29,7 +30,8 @@ class OpenVinoModel:
 
     `rotary` holds cosines and sines by position for graphs that take them; a graph that takes
     `position_ids` computes them itself. `keep` owns the memory of the graph's constants; `laid_out`
-    is called when the plugin has its own copy of them.
+    is called when the plugin has its own copy of them. `image_sizes` are the graph's hidden size and
+    layers that add features of images; None if it takes none.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class OpenVinoModel:
         rotary: Tables | None,
         keep: object,
         laid_out: Callable[[], None] | None = None,
+        image_sizes: tuple[int, int] | None = None,
     ) -> None:
         library = openvino()
         self.vocab_size = vocab_size
@@ -52,6 +55,8 @@ class OpenVinoModel:
         self._request = self._compiled.create_infer_request()
         self._caches = Caches(self._compiled, options.device)
         self._rotary = None if rotary is None else [_per_head(table) for table in rotary]
+        self._image_sizes = image_sizes
+        self._turning: Any | None = None  # by time, height and width, of prompts with images
         self._tensor = library.Tensor
         self.shows_hidden = True
         self._thread: int | None = None  # the engine's, once it is known
@@ -72,6 +77,11 @@ class OpenVinoModel:
         self._infer(Batch((SequenceSlice(0, (0,), 0, (0,), 1),)))
         if self._laid_out is not None:
             self._laid_out()
+
+    def take_images(self, rotary: Any | None, *, mutual: Mutual) -> bool:
+        """See `penstock.engine.model.ImageModel`."""
+        self._turning = rotary
+        return self._image_sizes is not None and mutual is Mutual.NOWHERE
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32.
@@ -112,6 +122,14 @@ class OpenVinoModel:
             inputs["position_ids"] = step.positions
         else:
             inputs["cos"], inputs["sin"] = (table[step.positions] for table in self._rotary)
+        if self._image_sizes is not None:
+            hidden_size, layers = self._image_sizes
+            first_rows = step.paging["subsequence_begins"][:-1].tolist()
+            inputs |= images.inputs_of(
+                batch, first_rows, len(step.token_ids), hidden_size=hidden_size, layers=layers
+            )
+            if self._turning is not None:
+                images.turn(batch, first_rows, self._turning, (inputs["cos"], inputs["sin"]))
         request = self._request
         for name, array in inputs.items():
             request.set_tensor(name, self._tensor(array, shared_memory=True))

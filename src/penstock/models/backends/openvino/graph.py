@@ -8,7 +8,7 @@ compiled graph, so that a release which no longer recognises them is noticed.
 Inputs, N tokens of S sequences: `input_ids` (N), `cos` and `sin` (N, 1, 1, head size), `past_lens`
 (S), `subsequence_begins` (S + 1), `block_indices`, `block_indices_begins` (S + 1),
 `max_context_len` (), `rows` (R) the tokens whose logits are wanted, and `key_cache.<layer>`,
-`value_cache.<layer>` in the shapes that the plugin chooses. Outputs: `logits` (R, vocabulary) and
+`value_cache.<layer>` in the shapes that the plugin chooses; with images, those of `images.py`. Outputs: `logits` (R, vocabulary) and
 `hidden` (R, hidden size), the states that the head gets.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock.models.backends.openvino import images
 from penstock.models.backends.openvino.runtime_library import (
     constant_class,
     openvino,
@@ -49,11 +50,20 @@ _KEEP = 0
 class DecoderGraph:
     """Builds one model. Constants share the arrays' memory, which `arrays` keeps alive.
 
-    `weights_bytes` counts the matrices and the embedding table.
+    `weights_bytes` counts the matrices and the embedding table. `image_layers` is how many of the
+    first layers add features of images; None if the graph takes no images.
     """
 
-    def __init__(self, decoder: Decoder, checkpoint: Weights, form: Format) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        checkpoint: Weights,
+        form: Format,
+        *,
+        image_layers: int | None = None,
+    ) -> None:
         self.decoder = decoder
+        self.image_layers = image_layers
         self.checkpoint = checkpoint
         self.form: Format = form
         self.weights_bytes = 0
@@ -78,8 +88,16 @@ class DecoderGraph:
         self.weights_bytes += table.nbytes
         if table.kind != "f32":
             hidden = ops.convert(hidden, "f32")
+        image_rows = None if self.image_layers is None else self._input(images.ROWS, [-1], "i64")
+        if image_rows is not None:
+            is_image = ops.greater(image_rows, self._constant(0, np.int64))
+            own = self._of_images(images.EMBEDDINGS, image_rows)
+            hidden = ops.select(ops.unsqueeze(is_image, self._constant(1, np.int64)), own, hidden)
         for layer in range(decoder.layers):
             hidden = self._layer(layer, hidden, rotation, paging)
+            if layer < (self.image_layers or 0):
+                own = self._of_images(images.features_of(layer), image_rows)
+                hidden = ops.add(hidden, own)
             progress((layer + 1) / decoder.layers)
         hidden = ops.gather(hidden, rows, self._constant(0, np.int64))
         normed = self._norm(hidden, "model.norm")
@@ -88,6 +106,11 @@ class DecoderGraph:
         normed.output(0).get_tensor().set_names({"hidden"})
         results = [ops.result(logits), ops.result(normed)]
         return openvino().Model(results, self._parameters, "decoder")
+
+    def _of_images(self, name: str, rows: Any) -> Any:
+        """Each token's row of an input, (N, hidden)."""
+        values = self._input(name, [-1, self.decoder.hidden_size], "f32")
+        return self._ops.gather(values, rows, self._constant(0, np.int64))
 
     def _head_name(self) -> str:
         tied = self.decoder.tied_embeddings and not self.checkpoint.has("lm_head.weight")

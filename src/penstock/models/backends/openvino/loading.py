@@ -20,6 +20,7 @@ from penstock.models.backends.openvino.runtime_library import last_line
 from penstock.models.catalogue.model_folder import read_config
 from penstock.models.loading import checkpoint
 from penstock.models.loading.assembled import Assembled
+from penstock.models.vision.loading import feature_layers
 from penstock.models.weights import conversion, q4_0
 from penstock.models.weights.checkpoint import Checkpoint
 from penstock.models.weights.converted import Converted
@@ -58,7 +59,8 @@ def load(
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     rotary = tables.rotary(decoder.rotation, context_length)
     weights = _weights(spec, decoder, form, progress)
-    builder = DecoderGraph(decoder, weights, form)
+    image_layers = feature_layers(spec)
+    builder = DecoderGraph(decoder, weights, form, image_layers=image_layers)
     graph = builder.build(lambda share: progress(0.7 + 0.1 * share, f"weights as {form}"))
     progress(0.8, "compiling")
     model = _compiled(
@@ -70,6 +72,7 @@ def load(
         rotary=rotary,
         keep=(weights, builder.arrays),
         laid_out=weights.drop_pages if isinstance(weights, Converted) else None,
+        image_sizes=None if image_layers is None else (decoder.hidden_size, image_layers),
     )
     return Assembled(
         model=model,
