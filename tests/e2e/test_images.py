@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 from collections import Counter
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from penstock import image_bytes
-from tests.fixtures import vision
+from tests.fixtures import image_requests, vision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,49 +23,14 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 pytestmark = pytest.mark.busy(reason="real processes with real time-outs, beside three other tests")
 
 MODEL = "llava"
-QUESTION = "What is the answer?"
 PICTURE, OTHER = vision.picture(1), vision.picture(2, kind="JPEG")
 IMAGE_TOKENS = 16
 ANSWER = 300
 HEADERS = {"idempotency-key": "an answer about an image"}
 
 
-def encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
 def chat(*pictures: bytes, **more: Any) -> dict[str, Any]:
-    url = [f"data:image/png;base64,{encoded(one)}" for one in pictures]
-    images = [{"type": "image_url", "image_url": {"url": one}} for one in url]
-    content = [*images, {"type": "text", "text": QUESTION}]
-    return {
-        "model": MODEL, "messages": [{"role": "user", "content": content}],
-        "temperature": 0, "max_tokens": 8, **more,
-    }  # fmt: skip
-
-
-def responses_body() -> dict[str, Any]:
-    image = {"type": "input_image", "image_url": f"data:image/png;base64,{encoded(PICTURE)}"}
-    content = [image, {"type": "input_text", "text": QUESTION}]
-    return {
-        "model": MODEL, "input": [{"role": "user", "content": content}],
-        "temperature": 0, "max_output_tokens": 8,
-    }  # fmt: skip
-
-
-def messages_body() -> dict[str, Any]:
-    source = {"type": "base64", "media_type": "image/png", "data": encoded(PICTURE)}
-    content = [{"type": "image", "source": source}, {"type": "text", "text": QUESTION}]
-    return {
-        "model": MODEL, "messages": [{"role": "user", "content": content}],
-        "temperature": 0, "max_tokens": 8,
-    }  # fmt: skip
-
-
-def ollama_body() -> dict[str, Any]:
-    message = {"role": "user", "content": QUESTION, "images": [encoded(PICTURE)]}
-    options = {"temperature": 0, "num_predict": 8}
-    return {"model": MODEL, "messages": [message], "stream": False, "options": options}
+    return image_requests.chat(MODEL, *pictures, **more)
 
 
 def test_every_protocol_takes_images(
@@ -99,19 +63,15 @@ def answers_are_alike(ask: Callable[..., Any]) -> None:
     assert again["choices"][0]["message"]["content"] == text
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 16
 
-    whole = ask("/v1/responses", responses_body())
-    assert whole["output"][0]["content"][0]["text"] == text
-    message = ask("/v1/messages", messages_body())
-    assert message["content"][0]["text"] == text
-    count = ask("/v1/messages/count_tokens", messages_body())
-    assert count["input_tokens"] == first["usage"]["prompt_tokens"]
-    assert ask("/api/chat", ollama_body())["message"]["content"] == text
-    # As FastChat's programs send it: rendered by the model's name, a marker for the image.
-    prompt = f"<|im_start|>user\n$$<image>$${QUESTION}<|im_end|>\n<|im_start|>assistant\n"
-    fastchat = ask("/worker_generate", {
-        "model": MODEL, "prompt": prompt, "images": [encoded(PICTURE)], "temperature": 0,
-        "max_new_tokens": 8, "echo": False,
-    })  # fmt: skip
+    def asked(way: str) -> Any:
+        path, body = image_requests.WAYS[way]
+        return ask(path, body(MODEL, PICTURE))
+
+    assert asked("responses")["output"][0]["content"][0]["text"] == text
+    assert asked("messages")["content"][0]["text"] == text
+    assert asked("count")["input_tokens"] == first["usage"]["prompt_tokens"]
+    assert asked("ollama chat")["message"]["content"] == text
+    fastchat = asked("fastchat")
     assert fastchat["text"]
     assert fastchat["usage"]["prompt_tokens"] >= IMAGE_TOKENS
     assert ask("/list_multimodal_models", {})["models"] == [MODEL]
@@ -138,20 +98,28 @@ def refusals_are_clear(ask: Callable[..., Any]) -> None:
 
 
 def damaged_images_are_refused(client: httpx.Client) -> None:
-    """Each of many broken files is a 400 or, where enough of it is left, an answer."""
+    """In every dialect a broken file is the request's error or, if enough of it is left, an answer."""
     generator = random.Random(1)
-    statuses: Counter[int] = Counter()
+    refused: Counter[bool] = Counter()
     for kind in image_bytes.KINDS:
         whole = vision.picture(3, 20, 16, kind)
-        for _ in range(6):
-            broken = bytearray(whole)
-            for _ in range(generator.randint(1, 6)):
-                broken[generator.randrange(8, len(broken))] = generator.randrange(256)
-            least = generator.choice((20, len(broken)))
-            cut = bytes(broken[: generator.randint(least, len(broken))])
-            body = chat(cut, max_tokens=1)
-            statuses[client.post("/v1/chat/completions", json=body).status_code] += 1
-    assert set(statuses) == {200, 400}
+        for path, body in image_requests.WAYS.values():
+            asked = body(MODEL, damaged(whole, generator))
+            refused[image_requests.is_refused(client.post(path, json=asked))] += 1
+        file = {"file": ("a.png", damaged(whole, generator))}
+        stored = client.post("/v1/files", files=file, data={"purpose": "vision"}).json()
+        asked = image_requests.responses(MODEL, {"file_id": stored["id"]})
+        refused[image_requests.is_refused(client.post("/v1/responses", json=asked))] += 1
+    assert set(refused) == {False, True}
+
+
+def damaged(whole: bytes, generator: random.Random) -> bytes:
+    """A picture with some bytes changed, its end cut off at times."""
+    broken = bytearray(whole)
+    for _ in range(generator.randint(1, 6)):
+        broken[generator.randrange(8, len(broken))] = generator.randrange(256)
+    least = generator.choice((20, len(broken)))
+    return bytes(broken[: generator.randint(least, len(broken))])
 
 
 def a_killed_workers_answer_goes_on(

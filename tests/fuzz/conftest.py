@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from penstock.contract.tokenizer_calls import Detokenize, Tokenize, TokenizerReply
+from penstock.contract.worker import IMAGES
 from penstock.transport.replies import tokenizer_calls
 from penstock.transport.store.connection import connect
 from tests.fixtures.api import QUEUE, ScriptedWorker, model_card, speak
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.fixtures.processes import Processes, Running
 
 BODY_LIMIT = 256 * 1024
+CAPABILITIES = ("generate", IMAGES)
 
 
 class Target:
@@ -68,7 +70,7 @@ def answer_calls(settings: Settings, stop: threading.Event) -> None:
 def target(
     processes: Processes, redis_settings: Settings, redis_url: str, tmp_path: Path
 ) -> Iterator[Target]:
-    worker = ScriptedWorker(redis_settings, model_card(), speak)
+    worker = ScriptedWorker(redis_settings, model_card(capabilities=CAPABILITIES), speak)
     worker.start()
     stop = threading.Event()
     clerk = threading.Thread(target=answer_calls, args=(redis_settings, stop), daemon=True)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
 
+import httpx
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from penstock import image_bytes
 from penstock.errors import InvalidParameter
+from tests.fixtures.image_requests import WAYS, is_refused
+
+if TYPE_CHECKING:
+    from tests.fuzz.conftest import Target
 
 PIL = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -73,3 +79,25 @@ def test_whatever_bytes_are_they_are_an_image_or_the_requests_error(data: bytes)
         return
     assert image.mode == "RGB"
     assert image.width * image.height <= image_bytes.MOST_PIXELS
+
+
+@pytest.mark.timeout(60 + EXAMPLES)
+def test_no_dialect_blames_the_server_for_them(target: Target) -> None:
+    """A real worker's half, which reads all of an image, is in tests/e2e/test_images.py."""
+    refused: set[bool] = set()
+
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=cast("Any", list(HealthCheck)),
+    )
+    @given(way=st.sampled_from(sorted(WAYS)), data=damaged() | st.binary(max_size=400))
+    def check(way: str, data: bytes) -> None:
+        path, body = WAYS[way]
+        refused.add(is_refused(client.post(path, json=body("tiny", data))))
+
+    with httpx.Client(base_url=target.api.url, timeout=20.0) as client:
+        check()
+    assert refused == {False, True}
+    target.check_alive()
