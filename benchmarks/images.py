@@ -153,7 +153,7 @@ class Theirs:
         opened = [Image.open(BytesIO(one)).convert("RGB") for one in images]
         inputs = self._processor(text=[text], images=opened, return_tensors="pt").to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        made = self._model.generate(**inputs, max_new_tokens=1, min_new_tokens=1, do_sample=False)
+        made = self._model.generate(**inputs, max_new_tokens=1, do_sample=False)
         token = int(made[0, -1])
         return time.perf_counter() - began_s, token
 
