@@ -1,10 +1,10 @@
 """Run the unit tests on each Python of this machine that Penstock supports, but for that of `.venv`.
 
-Usage: `python scripts/pythons.py [--whole] [--newest] [--jobs 4] [-- pytest's arguments]`. Each has an
-environment of its own in `.venv-pythons`, kept for the next time. Without `--whole` it has no torch:
+Usage: `python scripts/pythons.py [--whole] [--newest] [--own] [--jobs 4] [-- pytest's arguments]`. Each
+has an environment of its own in `.venv-pythons`, kept for the next time. Without `--whole` it has no torch:
 the tests of the API, the queue, the command line and the deployment run, and those that need torch
-are left out. `--newest` tests the newest of them alone, for CI. If there is no other Python, it says
-so and ends well.
+are left out. `--newest` tests the newest of them alone, for CI. `--own` tests the Python that runs this
+script, alone. If there is no other Python, it reports that and ends well.
 """
 
 from __future__ import annotations
@@ -78,12 +78,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--whole", action="store_true", help="with torch and the model libraries")
     parser.add_argument("--newest", action="store_true", help="the newest other Python alone")
+    parser.add_argument("--own", action="store_true", help="the Python that runs this, alone")
     parser.add_argument("--jobs", default="2", help="tests that run at once")
     parser.add_argument("arguments", nargs="*", help="pytest's, after --")
     options = parser.parse_args()
     current = ".".join(map(str, sys.version_info[:2]))
     others = [version for version in supported() if version != current]
     found = {version: path for version in others if (path := interpreter(version)) is not None}
+    if options.own:
+        if current not in supported():
+            parser.error(f"there are no locks for Python {current}")
+        found = {current: sys.executable}
     if not found:
         print(f"only Python {current} is here, of {', '.join(supported())}: no other was tested")
         return 0

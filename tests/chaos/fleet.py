@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.fixtures.redis import RedisServer
 
 QUEUE = "tiny-llama-cpu"
+START_S = 300.0
+"""All processes start at once, each with its imports and its model."""
 SETTLE_S = 30.0
 LONGEST_LINE = 120
 STARVED = ("MemoryError", "Cannot allocate memory", "failed to map segment")
@@ -136,9 +138,13 @@ class Fleet:
             self.apis.append(self.new_api(place))
         direct = self.store.url
         for worker in self.workers:
-            await asyncio.to_thread(worker.wait_until, lambda w=worker: card_of(direct, w.pid))
+            await asyncio.to_thread(
+                worker.wait_until, lambda w=worker: card_of(direct, w.pid), START_S
+            )
         for api in self.apis:
-            await asyncio.to_thread(api.wait_until, lambda a=api: answers(f"{a.url}/ready"))
+            await asyncio.to_thread(
+                api.wait_until, lambda a=api: answers(f"{a.url}/ready"), START_S
+            )
 
     def leased_by(self, worker: Running) -> list[str]:
         """Return the ids of the jobs that a worker process runs just now."""

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from tests.images.engine import Docker
 
 PROJECT = "penstock-test"
-READY_S = 300.0
+FILES = "compose.yaml:tests/images/slots.yaml"
+READY_S = 900.0
+"""Of all services, on a machine that does much else."""
+CARDS_S = 120.0
+"""Until the fleet lists each worker, and no more the one that was killed."""
 
 
 class Compose:
@@ -24,7 +28,11 @@ class Compose:
     def __init__(self, docker: Docker, port: int, models: Path) -> None:
         self.docker = docker
         self.url = f"http://127.0.0.1:{port}"
-        self._environment = {"PENSTOCK_PORT": str(port), "MODELS": str(models)}
+        self._environment = {
+            "COMPOSE_FILE": FILES,
+            "PENSTOCK_PORT": str(port),
+            "MODELS": str(models),
+        }
 
     def __call__(self, *arguments: str) -> str:
         """Run `docker compose` with these arguments."""
@@ -39,7 +47,7 @@ class Compose:
         except AssertionError as error:
             raise AssertionError(f"{self.health()}\n{self('logs', '--tail', '30')}") from error
         workers = len(self.containers("worker-demo-cpu"))
-        wait_until(lambda: len(self.fleet()["workers"]) == workers, 60.0, poll_s=0.5)
+        wait_until(lambda: len(self.fleet()["workers"]) == workers, CARDS_S, poll_s=0.5)
 
     def down(self) -> None:
         """Remove the containers and their volumes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_S = 3600.0
 """The longest time that one command may take: a worker's image downloads gigabytes."""
+START_S = 180.0
 
 
 class Docker:
@@ -66,25 +68,34 @@ class Docker:
 def engine(folder: Path) -> Iterator[Docker]:
     """Yield the client of the engine that runs here, or of a new one that lives in `folder`."""
     if shutil.which("docker") is None:
-        pytest.fail("there is no docker: apt install docker.io docker-compose")
+        pytest.fail("there is no docker: apt install docker.io")
     docker = Docker({})
+    if not docker.has("compose"):
+        pytest.fail("docker has no compose: apt install docker-compose (2 or newer, in Debian 13)")
     if docker.tried("info", timeout_s=60).returncode == 0:
         yield docker
         return
     if shutil.which("dockerd") is None or os.geteuid() != 0:
         pytest.fail("no Docker engine answers, and none can be started here (root, dockerd)")
     folder.mkdir(parents=True, exist_ok=True)
-    socket = f"unix://{folder}/docker.sock"
-    docker = Docker({"DOCKER_HOST": socket})
-    command = ["dockerd", "--host", socket, "--data-root", str(folder / "data")]
-    command += ["--exec-root", str(folder / "exec"), "--pidfile", str(folder / "dockerd.pid")]
     with (
+        tempfile.TemporaryDirectory(prefix="docker-") as short,  # a socket's path has 107 bytes
         (folder / "dockerd.log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log) as server,
     ):
-        try:
-            wait_until(lambda: docker.tried("info", timeout_s=60).returncode == 0, 60.0)
-            yield docker
-        finally:
-            server.terminate()
-            server.wait(60)
+        socket = f"unix://{short}/docker.sock"
+        docker = Docker({"DOCKER_HOST": socket})
+        command = ["dockerd", "--host", socket, "--data-root", str(folder / "data")]
+        command += ["--exec-root", f"{short}/exec", "--pidfile", f"{short}/dockerd.pid"]
+        with subprocess.Popen(command, stdout=log, stderr=log) as server:
+            try:
+                wait_until(lambda: answers(docker, server), START_S, poll_s=0.5)
+                yield docker
+            finally:
+                server.terminate()
+                server.wait(60)
+
+
+def answers(docker: Docker, server: subprocess.Popen[bytes]) -> bool:
+    """Return whether the engine that was started takes commands; fail if it has ended."""
+    assert server.poll() is None, "dockerd has ended; its log is in the folder of the images"
+    return docker.tried("info", timeout_s=60).returncode == 0

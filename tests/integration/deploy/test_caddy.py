@@ -14,6 +14,7 @@ import pytest
 from tests.fixtures.processes import wait_until
 from tests.fixtures.redis import find_free_port
 from tests.integration.deploy.test_nginx import (
+    away_is_json,
     listens,
     stream_is_not_held_up,
     upload_is_bounded,
@@ -34,7 +35,7 @@ def server(fleet: Fleet, tmp_path: Path) -> ApiServer:
 
 @pytest.fixture
 def proxy(server: ApiServer, tmp_path: Path) -> Iterator[str]:
-    """Run Caddy with the example before the API; yield its URL."""
+    """Run Caddy with the example, and an access log, before the API; yield its URL."""
     caddy = shutil.which("caddy")
     if caddy is None:
         pytest.skip("caddy is not installed")
@@ -46,8 +47,14 @@ def proxy(server: ApiServer, tmp_path: Path) -> Iterator[str]:
         "XDG_DATA_HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path),
     }
-    command = [caddy, "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"]
-    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as running:
+    site = tmp_path / "Caddyfile"
+    text = CADDYFILE.read_text()
+    site.write_text(text.replace("{$PROXY_SITE::80} {", "{$PROXY_SITE::80} {\n\tlog"))
+    command = [caddy, "run", "--config", str(site), "--adapter", "caddyfile"]
+    with (
+        (tmp_path / "log.txt").open("w") as log,
+        subprocess.Popen(command, env=env, stderr=log) as running,
+    ):
         url = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: listens(url))
@@ -70,6 +77,14 @@ def test_metrics_are_for_this_network(proxy: str) -> None:
 
 def test_an_api_that_is_away_is_json(server: ApiServer, proxy: str) -> None:
     server.stop()
-    answer = httpx.get(f"{proxy}/v1/models", timeout=10.0)
-    assert answer.status_code == 502
-    assert answer.json()["error"]["type"] == "proxy_error"
+    away_is_json(proxy)
+
+
+def test_no_log_has_a_secret(proxy: str, tmp_path: Path) -> None:
+    headers = {"x-api-key": "s3cret", "authorization": "Bearer s3cret"}
+    httpx.post(f"{proxy}/r/s3cret/register_worker", json={}, headers=headers)
+    httpx.get(f"{proxy}/health?api_key=s3cret&shown=1")
+    log = tmp_path / "log.txt"
+    wait_until(lambda: "shown=1" in log.read_text())
+    assert "register_worker" in log.read_text()
+    assert "s3cret" not in log.read_text()

@@ -64,6 +64,14 @@ def upload_is_bounded(proxy: str) -> None:
     assert refused.json()["error"]["message"]
 
 
+def away_is_json(proxy: str) -> None:
+    """Ask while no API process listens."""
+    answer = httpx.get(f"{proxy}/v1/models", timeout=10.0)
+    assert answer.status_code == 502
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"]["type"] == "proxy_error"
+
+
 @pytest.fixture
 def server(fleet: Fleet, tmp_path: Path) -> ApiServer:
     return fleet.api(files_dir=tmp_path / "files")
@@ -106,6 +114,11 @@ def test_uploads_and_their_limits(proxy: str) -> None:
     upload_is_bounded(proxy)
 
 
+def test_an_api_that_is_away_is_json(server: ApiServer, proxy: str) -> None:
+    server.stop()
+    away_is_json(proxy)
+
+
 def test_metrics_are_for_this_host(proxy: str) -> None:
     assert "penstock_redis_up 1" in httpx.get(f"{proxy}/metrics").text
 
@@ -113,6 +126,8 @@ def test_metrics_are_for_this_host(proxy: str) -> None:
 def test_no_log_has_a_workers_token(server: ApiServer, proxy: str, tmp_path: Path) -> None:
     body = {"worker_name": "http://127.0.0.1:1", "check_heart_beat": True, "worker_status": None}
     assert httpx.post(f"{proxy}/r/s3cret/register_worker", json=body).status_code == 403
+    too_large = b"x" * 9 * 1024 * 1024
+    httpx.post(f"{proxy}/r/s3cret/register_worker", content=too_large)
     httpx.get(f"{proxy}/health")
     server.stop()
     assert httpx.post(f"{proxy}/r/s3cret/register_worker", json=body).status_code == 502

@@ -61,6 +61,7 @@ def test_pods_have_a_read_only_root_and_room_for_uploads() -> None:
     for one in manifests("Deployment", "StatefulSet"):
         pod = one["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
         (container,) = pod["containers"]
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"] is True
