@@ -125,8 +125,6 @@ def test_a_stopped_worker_loses_nothing(
 
 def test_a_killed_api_process_takes_its_own_requests_alone(fleet: Compose) -> None:
     fleet.up(api=3)
-    fleet("restart", "proxy")  # without connections that it has kept, it spreads the requests
-    fleet.up(api=3)
     messages = [{"role": "user", "content": "What does a mill do with a river?"}]
     body = {"model": MODEL, "max_tokens": 300, "ignore_eos": True, "messages": messages}
 

@@ -17,7 +17,7 @@ from tests.install.checkout import ROOT
 from tests.install.chroot import Chroot, System, check_rights
 
 SYSTEM = System("Debian 12", "bookworm")
-PACKAGES = "systemd systemd-sysv dbus curl"
+PACKAGES = "systemd systemd-sysv dbus curl procps"
 BOOT_S = 1200.0
 REPORT = "root/report.txt"
 GOOD_END = "all is well"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import yaml
 
 from api.openai.batches.files import OVERHEAD_BYTES
@@ -36,10 +38,11 @@ def services() -> dict[str, Any]:
 def test_composes_containers_can_do_no_more_than_they_need() -> None:
     ours = {name: service for name, service in services().items() if OURS.fullmatch(name)}
     assert {"api", "proxy", "redis", "worker-demo-cpu"} <= set(ours)
-    for name, service in ours.items():
-        assert service["read_only"] is True, name
+    for name, service in services().items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+    for name, service in ours.items():
+        assert service["read_only"] is True, name
         assert any(one.startswith("/tmp") for one in service["tmpfs"]), name
     for name in ("api", "worker"):
         lines = (ROOT / f"docker/Dockerfile.{name}").read_text().splitlines()
@@ -116,6 +119,42 @@ def test_proxies_let_through_what_the_api_takes(file: str, pattern: str, unit: i
     assert len(sizes) == 2
     assert sizes[0] == settings.max_body_bytes
     assert settings.max_file_bytes + OVERHEAD_BYTES <= sizes[1] <= settings.max_file_bytes + 4 * MIB
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("nginx/penstock.conf", r"proxy_read_timeout (\d+)s;"),
+        ("caddy/Caddyfile", r"read_timeout (\d+)s"),
+    ],
+)
+def test_proxies_wait_for_an_answer_that_does_not_stream(file: str, pattern: str) -> None:
+    timeouts = [int(seconds) for seconds in re.findall(pattern, (DEPLOY / file).read_text())]
+    assert max(timeouts) > Settings().deadline_s
+
+
+def test_proxies_have_time_for_another_process() -> None:
+    """One that is on a machine without power answers no connection."""
+    caddy = (DEPLOY / "caddy/Caddyfile").read_text()
+    tries, dials = (
+        int(seconds)
+        for name in ("lb_try_duration", "dial_timeout")
+        for seconds in re.findall(rf"{name} (\d+)s", caddy)
+    )
+    assert dials < tries
+    nginx = (DEPLOY / "nginx/penstock.conf").read_text()
+    (connect,) = re.findall(r"proxy_connect_timeout (\d+)s;", nginx)
+    assert int(connect) <= dials
+
+
+def test_proxies_close_idle_connections_before_uvicorn_does() -> None:
+    uvicorn_s = signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+    for file, pattern in (
+        ("nginx/penstock.conf", r"keepalive_timeout (\d+)s;"),
+        ("caddy/Caddyfile", r"keepalive (\d+)s"),
+    ):
+        (idle,) = re.findall(pattern, (DEPLOY / file).read_text())
+        assert int(idle) < uvicorn_s
 
 
 def unit_lines(name: str) -> list[str]:
