@@ -134,7 +134,8 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
         await asyncio.gather(*beside, return_exceptions=True)
     await asyncio.to_thread(fleet.settle)
     await asyncio.to_thread(audit.look)
-    verdict = judge(outcomes, audit, fleet.store.url)
+    stores = [fleet.store, *filter(None, [fleet.home])]
+    verdict = judge(outcomes, audit, [store.url for store in stores])
     verdict.seconds, verdict.tokens_per_s = seconds, verdict.tokens / seconds
     verdict.tracebacks = await asyncio.to_thread(fleet.tracebacks)
     verdict.memory_mib = watch.quarters(spared=plan.spare_first)

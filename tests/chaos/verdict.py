@@ -129,8 +129,8 @@ class Verdict:
         return asdict(self)
 
 
-def judge(outcomes: Sequence[Outcome], audit: Audit, store_url: str) -> Verdict:
-    """Check every client's text, and what is left in Redis."""
+def judge(outcomes: Sequence[Outcome], audit: Audit, store_urls: Sequence[str]) -> Verdict:
+    """Check every client's text, and what is left in each Redis."""
     faults = audit.faults
     verdict = Verdict(
         jobs=len(outcomes),
@@ -151,12 +151,13 @@ def judge(outcomes: Sequence[Outcome], audit: Audit, store_url: str) -> Verdict:
     verdict.pauses = pauses.explained(outcomes, faults)
     verdict.recovery_s = summary(recoveries(outcomes, faults.kills, faults.begun_s))
     verdict.faults_found += audit.faults_found
-    with redis.Redis.from_url(store_url, protocol=2) as client:
-        verdict.faults_found += [
-            f"key without an expiry: {key.decode()}"
-            for key in client.scan_iter()
-            if client.ttl(key) == -1 and not key.decode().startswith(OWNED_BY_CELERY)
-        ]
+    for url in store_urls:
+        with redis.Redis.from_url(url, protocol=2) as client:
+            verdict.faults_found += [
+                f"key without an expiry: {key.decode()}"
+                for key in client.scan_iter()
+                if client.ttl(key) == -1 and not key.decode().startswith(OWNED_BY_CELERY)
+            ]
     return verdict
 
 

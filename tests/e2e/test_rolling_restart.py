@@ -94,7 +94,7 @@ async def test_a_rolling_restart_of_every_process_loses_nothing(
             await load.stop()
             await asyncio.to_thread(fleet.settle)
             audit = Audit(Faults(fleet, random.Random(1)), store.url)
-            verdict = judge(load.outcomes, audit, store.url)
+            verdict = judge(load.outcomes, audit, [store.url])
         except BaseException:
             fleet.print_logs()
             raise

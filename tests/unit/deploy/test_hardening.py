@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_composes_api_can_be_scaled() -> None:
 
 
 def test_pods_have_a_read_only_root_and_room_for_uploads() -> None:
-    for one in manifests("Deployment", "StatefulSet"):
+    for one in manifests("Deployment", "StatefulSet", "Job"):
         pod = one["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["automountServiceAccountToken"] is False
@@ -70,7 +71,7 @@ def test_pods_have_a_read_only_root_and_room_for_uploads() -> None:
         assert security["readOnlyRootFilesystem"] is True
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
-        if one["kind"] == "Deployment":
+        if one["kind"] != "StatefulSet":
             mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
             named = {volume["name"]: volume for volume in pod["volumes"]}
             assert set(mounts.values()) == set(named)
@@ -89,11 +90,32 @@ def test_the_apis_replicas_share_their_files() -> None:
 def test_every_workload_has_a_network_policy_and_a_disruption_budget() -> None:
     guarded = [one["spec"]["podSelector"]["matchLabels"] for one in manifests("NetworkPolicy")]
     budgets = [one["spec"]["selector"]["matchLabels"] for one in manifests("PodDisruptionBudget")]
-    for one in manifests("Deployment", "StatefulSet"):
+    for one in manifests("Deployment", "StatefulSet", "Job"):
         labels = one["spec"]["template"]["metadata"]["labels"].items()
         assert any(chosen.items() <= labels for chosen in guarded), labels
         if one["kind"] == "Deployment":
             assert any(chosen.items() <= labels for chosen in budgets), labels
+
+
+def test_workers_read_the_models_that_a_job_pulls() -> None:
+    (job,) = manifests("Job")
+    assert job["spec"]["suspend"] is True, "it waits until its user has chosen a model"
+    (pull,) = job["spec"]["template"]["spec"]["containers"]
+    assert pull["args"][:2] == ["penstock", "pull"]
+    configs = {one["metadata"]["name"]: one["data"] for one in manifests("ConfigMap")}
+    shared = configs["penstock"]
+    (entry,) = tomllib.loads(configs["models"]["models.toml"])["models"].values()
+    assert entry["path"] == f"{shared['PENSTOCK_MODELS_DIR']}/{pull['args'][2]}"
+    claims = {one["metadata"]["name"]: one["spec"] for one in manifests("PersistentVolumeClaim")}
+    assert claims["models"]["accessModes"] == ["ReadWriteMany"]
+    for worker in manifests("Deployment"):
+        if worker["metadata"]["name"].startswith("worker-"):
+            (container,) = worker["spec"]["template"]["spec"]["containers"]
+            mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+            assert mounts["models"]["mountPath"] == shared["PENSTOCK_MODELS_DIR"]
+            assert mounts["models"]["readOnly"] is True
+            folder = mounts["models-file"]["mountPath"]
+            assert f"{folder}/models.toml" == shared["PENSTOCK_MODELS_FILE"]
 
 
 def test_workers_reach_redis_and_names_alone() -> None:

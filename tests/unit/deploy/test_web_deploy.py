@@ -179,7 +179,11 @@ def test_manifests_hang_together():
 
 def test_queues_that_scale_to_zero_stand_by():
     documents = [document for _, document in manifests()]
-    shared = next(one["data"] for one in documents if one["kind"] == "ConfigMap")
+    shared = next(
+        one["data"]
+        for one in documents
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"] == "penstock"
+    )
     sleeping = {
         one["spec"]["triggers"][0]["metadata"]["listName"]
         for one in documents
