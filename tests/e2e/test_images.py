@@ -50,6 +50,7 @@ def test_every_protocol_takes_images(
         answers_are_alike(ask)
         refusals_are_clear(ask)
         damaged_images_are_refused(client)
+    assert "LOAD REPORT" not in worker.output()  # of the layers that the tower's load leaves out
     a_killed_workers_answer_goes_on(api.url, processes, worker, redis_url, tmp_path)
 
 
