@@ -93,6 +93,15 @@ def engine(folder: Path) -> Iterator[Docker]:
             finally:
                 server.terminate()
                 server.wait(60)
+                unmount_below(short)
+
+
+def unmount_below(folder: str) -> None:
+    """Take away the mounts that dockerd leaves, such as that of its network's namespace."""
+    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+        target = line.split()[1]
+        if target.startswith(f"{folder}/"):
+            subprocess.run(["umount", target], check=True)
 
 
 def answers(docker: Docker, server: subprocess.Popen[bytes]) -> bool:
