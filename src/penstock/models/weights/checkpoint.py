@@ -15,6 +15,7 @@ from penstock.models.catalogue.text_part import plain_names
 from penstock.models.weights import exact, files, matrices, q4_0
 from penstock.models.weights.loss import Loss
 from penstock.models.weights.matrices import Kept, Matrix, wrong_shape
+from penstock.models.weights.published.floats import Fp8Codes
 from penstock.models.weights.published.gguf import GgufTensors
 from penstock.models.weights.published.integers import Integers, NotReadable
 from penstock.models.weights.published.reading import Published
@@ -109,7 +110,7 @@ class Checkpoint:
             return found
         return found.get_tensor(self._stored.get(name, name))
 
-    def stored(self, name: str) -> Integers | torch.Tensor:
+    def stored(self, name: str) -> Integers | Fp8Codes | torch.Tensor:
         """A tensor as it was published: codes with what they mean, or values.
 
         :raises ModelNotLoadable: there is no such tensor, or it cannot be read.
@@ -128,7 +129,7 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """Its values. :raises ModelNotLoadable: there is no such tensor, or it cannot be read."""
         found = self.stored(name)
-        return found.values() if isinstance(found, Integers) else found
+        return found if isinstance(found, torch.Tensor) else found.values()
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A norm's weight or a bias."""
@@ -189,10 +190,16 @@ class Checkpoint:
             self._require_numbers(name, weight.scales.numpy())
 
     def held(
-        self, name: str, weight: torch.Tensor | Integers, shape: tuple[int, int], form: Format
+        self,
+        name: str,
+        weight: torch.Tensor | Integers | Fp8Codes,
+        shape: tuple[int, int],
+        form: Format,
     ) -> Matrix:
         """As `matrix`, of a weight that was read already, or is a part of a tensor."""
         rows, columns = shape
+        if isinstance(weight, Fp8Codes):
+            weight = weight.values()
         if isinstance(weight, torch.Tensor) and weight.dtype == torch.uint8:
             return self._from_blocks(name, weight, rows, columns)
         if tuple(weight.shape) != shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -14,26 +15,44 @@ if TYPE_CHECKING:
 
 FP8_TYPES: Final = (torch.float8_e4m3fn, torch.float8_e5m2)
 _DEFAULT_BLOCK: Final = (128, 128)
-_MX_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_MAGNITUDES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1: Final = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
+"""What the codes of MXFP4 stand for, before their scale."""
 _MX_BIAS: Final = 127
 
 
-def fp8(values: torch.Tensor, scales: torch.Tensor, block: tuple[int, int] | None) -> torch.Tensor:
-    """What FP8 values with one scale a matrix, a row or a block stand for, float32.
+@dataclass(frozen=True, slots=True)
+class Fp8Codes:
+    """FP8 values (rows, columns); `group` neighbours in a row share one of `scales`.
+
+    These are (rows, columns / group, rounded up) float32.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    group: int
+
+    def values(self) -> torch.Tensor:
+        """The weights, (rows, columns) float32."""
+        columns = self.codes.shape[1]
+        return self.codes.float() * self.scales.repeat_interleave(self.group, 1)[:, :columns]
+
+
+def fp8(values: torch.Tensor, scales: torch.Tensor, block: tuple[int, int] | None) -> Fp8Codes:
+    """Read FP8 values with one scale a matrix, a row or a block.
 
     :raises NotReadable: the scales are of no such size.
     """
     rows, columns = values.shape
-    own, scales = values.float(), scales.float()
+    scales = scales.float()
     if scales.numel() == 1:
-        return own * scales.reshape(())
+        return Fp8Codes(values, scales.reshape(1, 1).expand(rows, 1), columns)
     if scales.numel() == rows and scales.shape[0] == rows:
-        return own * scales.reshape(rows, 1)
+        return Fp8Codes(values, scales.reshape(rows, 1), columns)
     high, wide = block or _DEFAULT_BLOCK
     if tuple(scales.shape) != (-(-rows // high), -(-columns // wide)):
         raise NotReadable(f"FP8 {(rows, columns)} with scales {tuple(scales.shape)}")
-    whole = scales.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
-    return own * whole
+    return Fp8Codes(values, scales.repeat_interleave(high, 0)[:rows], wide)
 
 
 def bitsandbytes_4bit(
@@ -86,7 +105,15 @@ def mxfp4(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     `blocks` (..., rows, columns / 32, 16) have two weights of 4 bits a byte, the even column low;
     `scales` (..., rows, columns / 32) are exponents of two, with 127 added.
     """
-    table = torch.tensor((*_MX_VALUES, *(-value for value in _MX_VALUES)))
-    pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)
-    exponents = scales.to(torch.int32)[..., None] - _MX_BIAS
-    return torch.ldexp(table[pairs.long()], exponents).flatten(-2)
+    codes, powers = mxfp4_codes(blocks, scales)
+    return (torch.tensor(E2M1)[codes.int()] * powers[..., None]).flatten(-2)
+
+
+def mxfp4_codes(blocks: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """MXFP4's codes in the order of columns, (..., columns / 32, 32) uint8, and powers of two.
+
+    The latter are (..., columns / 32) float32. See `mxfp4`.
+    """
+    codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)
+    exponents = scales.to(torch.int32) - _MX_BIAS
+    return codes, torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)

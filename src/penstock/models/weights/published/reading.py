@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from penstock.models.catalogue.quantisation import Quantisation
+    from penstock.models.weights.published.floats import Fp8Codes
     from penstock.models.weights.published.integers import Integers
 
 _SCALES: Final = (".weight_scale_inv", ".weight_scale", ".SCB", ".weight.absmax")
@@ -62,7 +63,7 @@ class Published:
         scaled = any(stem + end in self._own for end in _SCALES)
         return name if (stem != name and scaled) or name + _SCALE_INV in self._own else None
 
-    def read(self, name: str) -> Integers | torch.Tensor:
+    def read(self, name: str) -> Integers | Fp8Codes | torch.Tensor:
         """A matrix as codes, or as the float32 values that they stand for.
 
         :raises NotReadable: it is damaged, or in a layout that is unknown here.
@@ -108,7 +109,7 @@ class Published:
             self._optional(f"{stem}.weight_g_idx"),
         )
 
-    def _scaled(self, name: str) -> Integers | torch.Tensor:
+    def _scaled(self, name: str) -> Integers | Fp8Codes | torch.Tensor:
         """Values with scales beside them: bytes of FP8 or of integers, or bitsandbytes' codes."""
         values, stem = self._tensor(name), name.removesuffix(".weight")
         if f"{name}.absmax" in self._own:
@@ -125,5 +126,5 @@ class Published:
         block = self._quantisation.block
         if values.dim() == 3:  # noqa: PLR2004 - the matrices of all experts
             pairs = zip(values, scales, strict=True)
-            return torch.stack([floats.fp8(one, own, block) for one, own in pairs])
+            return torch.stack([floats.fp8(one, own, block).values() for one, own in pairs])
         return floats.fp8(values, scales, block)

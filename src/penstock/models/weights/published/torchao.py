@@ -12,12 +12,14 @@ from penstock.models.weights.published.integers import Integers, NotReadable, by
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from penstock.models.weights.published.floats import Fp8Codes
+
 _MIDDLE_4: Final = 8
 _MIDDLE_8: Final = 128
 _MATRIX: Final = 2
 
 
-def read(part: Callable[[str], torch.Tensor | None]) -> Integers | torch.Tensor:
+def read(part: Callable[[str], torch.Tensor | None]) -> Integers | Fp8Codes | torch.Tensor:
     """Read one matrix; `part` returns its tensors by their names at torchao.
 
     :raises NotReadable: in a layout that is unknown here, or its sizes do not fit together.
