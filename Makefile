@@ -88,7 +88,8 @@ coverage: setup-dev ## measure the test coverage of contract, transport, engine 
 
 test-kernels: setup-dev $(TRITON) ## run the GPU kernels by Triton's interpreter and compile them for NVIDIA's: no GPU, 200 MB
 	@TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \
-		tests/integration/models/lean/test_lean_kernels.py tests/integration/models/lean/test_triton_attention.py \
+		tests/integration/models/lean/test_lean_kernels.py tests/integration/models/lean/test_code_kernels.py \
+		tests/integration/models/lean/test_triton_attention.py \
 		tests/integration/models/lean/test_exchange.py $(ARGS)
 	@PYTHONPATH=$(TRITON) $(BIN)/python -m pytest --numprocesses $(JOBS) \
 		tests/integration/models/lean/test_kernels_compile.py $(ARGS)

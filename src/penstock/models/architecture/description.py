@@ -147,6 +147,11 @@ class Routing:
     chosen_groups: int = 1
     group_best: int = 1
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether models compute the router's products in float32, whatever their type."""
+        return self.scoring == "sigmoid" or self.correction is not None
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertMatrices:

@@ -255,7 +255,12 @@ def _bits(spec: ModelSpec) -> float | None:
 
 
 def _in_fp8(tensor: _Tensor) -> int:
-    """Return the bytes of a tensor in FP8: a layer's matrix with a scale a row, others in bf16."""
+    """Return the bytes of a tensor in FP8: a layer's matrix with a scale a row, others in bf16.
+
+    Experts have a scale for 128 columns.
+    """
+    if tensor.of_experts or (".experts." in tensor.name and len(tensor.shape) == 2):  # noqa: PLR2004  a matrix
+        return tensor.count + tensor.count // 32
     inside = len(tensor.shape) == 2 and ".layers." in tensor.name  # noqa: PLR2004  a matrix
     return tensor.count + 4 * tensor.shape[0] if inside else 2 * tensor.count
 

@@ -15,9 +15,11 @@ from penstock.models import loader
 from penstock.models.backends.lean.model import LeanModel, PipelinedLean
 from penstock.models.catalogue.resolve import resolve
 from penstock.settings import Settings
+from tests.fixtures import published
 from tests.fixtures.engine import Transcript, serve
 from tests.fixtures.lean import gpu, module_of
 from tests.fixtures.models import randomise, write_model
+from tests.integration.models.published.test_published_checkpoints import FORMATS
 
 PROMPT = [5, 9, 33, 120, 7, 64, 250, 3]
 NEW = 12
@@ -67,6 +69,31 @@ def test_a_llama_in_fp8_answers_alone_as_among_others(device, models_dir, tmp_pa
     assert loaded.card.format == "fp8"
     assert isinstance(loaded.model, LeanModel)
     assert len(answer(loaded)) == NEW
+
+
+@pytest.mark.parametrize("name", ["gptq in act-order", "awq", "compressed-tensors fp8"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+def test_published_codes_run_lean(device, tmp_path, name, kind):
+    config = transformers.LlamaConfig(
+        vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, dtype=kind,
+    )  # fmt: skip
+    base = randomise(transformers.LlamaForCausalLM(config))
+    quantised, convert, label = FORMATS[name]
+    _, dense = published.write(
+        write_model(tmp_path / "base", base), tmp_path / "m", quantised, convert
+    )
+    settings = Settings(models_dir=tmp_path)
+    spec = resolve(f"m-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert isinstance(loaded.model, LeanModel)
+    assert (loaded.card.format, loaded.card.weight_error) == (label, 0.0)
+    said = answer(loaded)
+    if kind == torch.float32:
+        module: Any = transformers.AutoModelForCausalLM.from_pretrained(dense)
+        ids = torch.tensor([PROMPT])
+        whole = module.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        assert said == whole[0, len(PROMPT) :].tolist()
 
 
 def test_other_architectures_run_by_transformers(device, tmp_path, caplog):

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +22,20 @@ from penstock.models.backends.lean import adoption, shape
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
 from penstock.models.backends.lean.model import LeanModel
-from penstock.models.backends.lean.products.weight_formats import FP8, SYM_INT4
+from penstock.models.backends.lean.products import fp8
+from penstock.models.backends.lean.products.linear import (
+    Dense,
+    Fp8Blocks,
+    Int4,
+    Linear,
+    Matrices,
+    pack,
+    pack_experts,
+)
+from penstock.models.backends.lean.products.weight_formats import FP8, SYM_INT4, Holding
 from penstock.models.backends.tensor_parallel.exchange import Exchange, Layout
 from penstock.models.devices import Cpu
 from tests.fixtures.lean import COMMON, CONTEXT, LOCAL, SIX
-
-if TYPE_CHECKING:
-    from penstock.models.backends.lean.products.weight_formats import Holding
 
 pytestmark = pytest.mark.gpu
 
@@ -66,6 +73,32 @@ class Case:
     more: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+def in_groups(dense: Dense, device: torch.device, kind: torch.dtype) -> Linear:
+    """Some codes in groups of 128 with zeros; matrices of fewer rows have an order."""
+    rows, columns = dense.weight.shape
+    codes = torch.zeros((rows, columns), dtype=torch.uint8, device=device)
+    scales = torch.ones((rows, columns // 128), dtype=torch.bfloat16, device=device)
+    order = torch.arange(columns, dtype=torch.int32) if rows == columns else None
+    zeros = scales.to(torch.int8)
+    return Int4(pack(codes, 64), scales, None, group=128, zeros=zeros, order=order)
+
+
+def in_blocks(dense: Dense, device: torch.device, kind: torch.dtype) -> Linear:
+    blocks = fp8.hold_experts(dense.weight[None], device, kind)
+    assert isinstance(blocks, Fp8Blocks)
+    return blocks.expert(0)
+
+
+def in_mxfp4(weights: torch.Tensor, device: torch.device, kind: torch.dtype) -> Matrices:
+    codes = torch.zeros(weights.shape, dtype=torch.uint8, device=device)
+    scales = torch.ones((*weights.shape[:2], weights.shape[2] // 32), dtype=torch.bfloat16)
+    return Int4(pack_experts(codes), scales, None, group=32, floats=True)
+
+
+GROUPS = Holding("groups", in_groups, SYM_INT4.hold_experts, head=True, block=64, of_whole_rows=False)  # fmt: skip
+BLOCKS = Holding("blocks", in_blocks, FP8.hold_experts, head=False, block=128, of_whole_rows=False)
+MXFP4 = Holding("mxfp4", SYM_INT4.hold, in_mxfp4, head=True, block=64, of_whole_rows=False)
+
 CAPPED = LOCAL | {"attn_logit_softcapping": 50.0}
 CASES = [
     Case(HOPPER, torch.bfloat16, "Llama", None, "vector_product_kernel"),
@@ -77,6 +110,12 @@ CASES = [
     Case(HOPPER, torch.bfloat16, "Gemma2", None, "merge_kernel", CAPPED),
     Case(HOPPER, torch.float16, "Glm4", FP8, "merge_kernel"),
     Case(HOPPER, torch.bfloat16, "GptOss", None, "expert_gate_up_kernel", SIX | LOCAL),
+    Case(HOPPER, torch.bfloat16, "Qwen3", GROUPS, "int4_sort_kernel"),
+    Case(AMPERE, torch.float16, "Glm4", GROUPS, "int4_widen_kernel"),
+    Case(HOPPER, torch.bfloat16, "Llama", BLOCKS, "widen_kernel"),
+    Case(HOPPER, torch.bfloat16, "Mixtral", FP8, "expert_down_kernel", SIX),
+    Case(HOPPER, torch.float16, "Mixtral", SYM_INT4, "expert_down_kernel", SIX),
+    Case(HOPPER, torch.bfloat16, "GptOss", MXFP4, "expert_down_kernel", SIX | LOCAL),
     Case(MI300, torch.bfloat16, "MiniMaxM2", None, "head_norm_kernel", SIX | {"rotary_dim": 16}),
 ]
 

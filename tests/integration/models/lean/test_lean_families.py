@@ -64,14 +64,15 @@ def test_every_described_family_has_a_case_or_a_reason():
         assert reason is not None or kind in LIKE_OTHERS, kind
 
 
-LIKE_OTHERS = {"lfm2_moe", "ministral", "solar_open"}
+LIKE_OTHERS = {"lfm2", "lfm2_moe", "ministral", "solar_open"}
 """Computed, by what others here show; LFM2's only without layers that keep a state."""
 
 
 @pytest.mark.parametrize(
     ("kind", "more", "says"),
     [
-        ("Llama", {"head_dim": 24}, "heads of 24 elements"),
+        ("Llama", {"head_dim": 320}, "heads of 320 elements"),
+        ("StableLm", {"hidden_size": 96, "qk_layernorm": True}, "heads of 24 elements with such"),
         ("Qwen3Next", {}, "layers keep a state"),
         ("Glm4Moe", {"n_group": 2, "n_routed_experts": 4, "head_dim": 16}, "chosen by groups"),
         ("DeepseekV3", {}, "keys and values are compressed"),

@@ -12,7 +12,7 @@ from penstock.errors import ModelNotLoadable
 from penstock.models import loader
 from penstock.models.backends.lean.operations.torch_ops import TorchOps
 from penstock.models.backends.lean.products import fp8, fp8_check, low_bit
-from penstock.models.backends.lean.products.linear import Dense, Fp8, Linear
+from penstock.models.backends.lean.products.linear import Dense, Fp8, Fp8Blocks, Int4, Linear
 from penstock.models.backends.tensor_parallel.part import Part
 from penstock.models.catalogue import footprint
 from penstock.models.catalogue.resolve import resolve
@@ -194,24 +194,29 @@ def test_a_device_without_it_refuses(with_entry):
         loader.load(spec, with_entry, slots=1, progress=quiet)
 
 
-FORMATS = {"fp8": ("transformers", r"serve it with format = 'bf16'"), "sym_int4": ("bigdl", "cpu")}
+BACKENDS = {"fp8": "transformers", "sym_int4": "bigdl"}
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_mixtures_of_experts_are_refused_in_words(tmp_path, form):
-    backend, advice = FORMATS[form]
-    write_model(tmp_path / "m", module_of("mixtral"))
-    spec = replace(spec_of(tmp_path / "m"), backend=backend, format=form)
-    says = rf"no {form} on cuda for this model \(experts are held in 16 or 32 bit\).*{advice}"
+def test_what_is_not_computed_is_refused_in_words(tmp_path):
+    write_model(tmp_path / "m", module_of("llama, heads of 24"))
+    says = r"no fp8 on cuda for this model \(heads of 24 elements\); serve it with format = 'bf16'"
     with pytest.raises(ModelNotLoadable, match=says):
-        low_bit.load(spec, WithFp8(), quiet)
+        low_bit.load(spec_of(tmp_path / "m"), WithFp8(), quiet)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", ["gemma2", "phi3", "cohere", "starcoder2", "olmo2"])
-def test_other_dense_families_are_held_in_these_formats(tmp_path, form, name):
+@pytest.mark.parametrize("form", BACKENDS)
+@pytest.mark.parametrize(
+    "name",
+    ["gemma2", "phi3", "cohere", "starcoder2", "olmo2", "qwen3-moe, 64 each", "gpt-oss, 64 each"],
+)
+def test_other_families_are_held_in_these_formats(tmp_path, form, name):
     """The probe at the load compares them with the module that has the same values."""
     write_model(tmp_path / "m", module_of(name))
-    spec = replace(spec_of(tmp_path / "m"), backend=FORMATS[form][0], format=form)
+    spec = replace(spec_of(tmp_path / "m"), backend=BACKENDS[form], format=form)
     found = low_bit.load(spec, WithFp8(), quiet)
     assert (found.format, found.running) == (form, "lean")
+    experts = weights_of(found).layers[1].experts
+    if experts is not None:
+        kind = Fp8Blocks if form == "fp8" else Int4
+        assert isinstance(experts.gate_up, kind)
+        assert isinstance(experts.down, kind)

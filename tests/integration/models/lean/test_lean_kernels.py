@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -21,42 +19,18 @@ from penstock.engine.sampling.filters import draw_filtered
 from penstock.models.backends.lean import adoption, shape
 from penstock.models.backends.lean.operations import torch_rows
 from penstock.models.backends.lean.operations.ops import Between
-from penstock.models.backends.lean.operations.overlap import overlap_of
 from penstock.models.backends.lean.operations.token_choice import packed_draws
 from penstock.models.backends.lean.operations.torch_ops import TorchOps
 from penstock.models.backends.lean.products import fp8
 from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
 from penstock.models.backends.lean.shape import Sizes
 from penstock.models.backends.lean.weights import HeadNorms, Norm
-from penstock.models.devices import Cpu
 from tests.fixtures.lean import gpu, module_of
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def place() -> torch.device:
-    device = gpu()
-    if device is not None:
-        return device.torch_device
-    if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
-        pytest.skip("torch sees no GPU here, and Triton's interpreter is not on")
-    return torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def overlap(place) -> dict[str, Any]:
-    return overlap_of(gpu() or Cpu())
-
-
-@pytest.fixture(scope="module")
-def ops(overlap) -> Any:
-    from penstock.models.backends.lean.operations.triton_ops import TritonOps
-
-    return TritonOps(overlap)
 
 
 def blocks_of(rows: int, columns: int, place: torch.device, *, biased: bool) -> Int4:

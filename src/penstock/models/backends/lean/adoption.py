@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from penstock.models.architecture.description import Experts
 from penstock.models.backends.lean import joined
-from penstock.models.backends.lean.products.linear import Dense, Linear, join
+from penstock.models.backends.lean.products.linear import Dense, join
 from penstock.models.backends.lean.shape import NotLean
 from penstock.models.backends.lean.weights import (
     ExpertWeights,
@@ -56,23 +57,38 @@ def adopt_norm(module: Any, shape: Shape) -> Norm:
 def adopt_layer(module: Any, shape: Shape, index: int) -> LayerWeights:
     """One layer's weights, as `adopt` takes them."""
     layer, hidden = shape.model.layers[index], shape.sizes.hidden_size
-    held: dict[joined.Which, Linear] = {}
+    held: dict[joined.Which, Dense] = {}
     for one in joined.of_layer(layer, hidden):
         held[one.which] = join([module.get_submodule(name) for name, _ in one.matrices])
-    sinks = layer.attention.sinks
+    sinks, missing = layer.attention.sinks, shape.sizes.head_size - layer.attention.head_size
+    qkv, out = held["qkv"], held["out"]
+    if missing:
+        qkv, out = _padded(held["qkv"], held["out"], layer.attention.head_size, missing)
     return LayerWeights(
-        qkv=held["qkv"],
-        out=held["out"],
+        qkv=qkv,
+        out=out,
         gate_up=held.get("gate_up"),
         down=held.get("down"),
         norm=_norm(module, layer.attention_in, hidden),
         second_norm=_norm(module, layer.mlp_in, hidden),
-        head_norms=_head_norms(module, layer.attention),
+        head_norms=_head_norms(module, layer.attention, missing),
         out_norm=_norm(module, layer.attention_out, hidden),
         mlp_out_norm=_norm(module, layer.mlp_out, hidden),
         sinks=None if sinks is None else module.get_parameter(sinks).data.float(),
         experts=_experts(module, index, layer.mlp) if isinstance(layer.mlp, Experts) else None,
     )
+
+
+def _padded(qkv: Dense, out: Dense, size: int, missing: int) -> tuple[Dense, Dense]:
+    """Projections of heads of `size`, for such that end in `missing` zeros more."""
+
+    def of(rows: torch.Tensor) -> torch.Tensor:
+        by_head = rows.view(-1, size, *rows.shape[1:])
+        zeros = rows.new_zeros((len(by_head), missing, *rows.shape[1:]))
+        return torch.cat((by_head, zeros), dim=1).flatten(0, 1)
+
+    bias = None if qkv.bias is None else of(qkv.bias)
+    return Dense(of(qkv.weight), bias), Dense(of(out.weight.T).T.contiguous(), out.bias)
 
 
 def _norm(module: Any, norm: elements.Norm | None, size: int) -> Norm | None:
@@ -97,7 +113,8 @@ def _shifted(weight: torch.Tensor, offset: float) -> torch.Tensor:
     return weight.float() + offset if offset else weight
 
 
-def _head_norms(module: Any, attention: description.Attention) -> HeadNorms | None:
+def _head_norms(module: Any, attention: description.Attention, missing: int) -> HeadNorms | None:
+    """Over heads that end in `missing` zeros, weights and epsilon give the same for a smaller mean."""
     norms = attention.head_norms
     if norms is None:
         return None
@@ -105,13 +122,19 @@ def _head_norms(module: Any, attention: description.Attention) -> HeadNorms | No
         _head_weights(module, names, heads, attention.head_size)
         for names, heads in ((norms.query, attention.heads), (norms.key, attention.kv_heads))
     )
+    query, key = _shifted(query, norms.offset), _shifted(key, norms.offset)
+    share = attention.head_size / (attention.head_size + missing)
+    if missing:
+        query, key = (
+            functional.pad(one.float() * share**0.5, (0, missing)) for one in (query, key)
+        )
     return HeadNorms(
-        _shifted(query, norms.offset),
-        _shifted(key, norms.offset),
-        norms.epsilon,
+        query,
+        key,
+        norms.epsilon * share,
         norms.kind == "layer",
         norms.together,
-        widened=norms.offset != 0,
+        widened=norms.offset != 0 or missing > 0,
     )
 
 
@@ -135,11 +158,11 @@ def _experts(module: Any, index: int, form: Experts) -> ExpertWeights:
         gate_up, down = gate_up.transpose(1, 2), down.transpose(1, 2)
     has_bias = bool(held.has_bias)
     routing = form.routing
-    exact = routing.scoring == "sigmoid" or routing.correction is not None  # computed in float32
     weight, bias = router.weight.data, getattr(router, "bias", None)
+    weight = weight.float() if routing.is_exact else weight
     return ExpertWeights(
         form=form,
-        router=Dense(weight.float() if exact else weight, None if bias is None else bias.data),
+        router=Dense(weight, None if bias is None else bias.data),
         gate_up=gate_up,
         down=down,
         gate_up_bias=held.gate_up_proj_bias.data if has_bias else None,

@@ -9,6 +9,7 @@ import torch
 
 from penstock.models.architecture.description import dense_part
 from penstock.models.backends.lean.operations.ops import Between
+from penstock.models.backends.lean.products.linear import take_alike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,8 @@ class Forward:
         """The matrix that a layer's input is made for; None if it is for two of different formats."""
         layer = self.weights.layers[index]
         beside = layer.gate_up if self.shape.model.layers[index].parallel else layer.qkv
-        return self._into(layer.qkv) if type(beside) is type(layer.qkv) else None
+        alike = beside is layer.qkv or (beside is not None and take_alike(beside, layer.qkv))
+        return self._into(layer.qkv) if alike else None
 
     def _into(self, linear: Linear | None) -> Linear | None:
         return None if self.adapters is not None else linear

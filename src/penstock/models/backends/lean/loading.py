@@ -47,6 +47,7 @@ def _is_plain(shape: Shape) -> bool:
     """Whether the native library's attention is the model's."""
     try:
         shapes.require_family(shape)
+        shapes.require_whole_heads(shape)
     except NotLean:
         return False
     return True
@@ -75,6 +76,7 @@ def _shape_for(module: Any, device: Device, context_length: int) -> Shape:
     shape = shapes.read(module, context_length)
     if device.kind == "cpu":
         shapes.require_family(shape)
+        shapes.require_whole_heads(shape)
     return shape
 
 

@@ -109,6 +109,9 @@ class LeanModel:
         """See `penstock.models.adapters.adapter.AdapterModel`."""
         if self._computer is not self.body:
             raise ModelNotLoadable(f"{adapter.path}: no adapters for a model over several GPUs")
+        if self.body.shape.is_padded:
+            size = self.body.shape.model.layers[0].attention.head_size
+            raise ModelNotLoadable(f"{adapter.path}: no adapters for heads of {size} elements")
         return adapters.place(
             adapter, self.body.shape, self.body.device.torch_device, self.body.kind
         )

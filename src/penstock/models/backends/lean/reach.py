@@ -12,9 +12,14 @@ if TYPE_CHECKING:
     from penstock.models.architecture.description import Architecture, Attention, Dense, Layer, Mlp
     from penstock.models.architecture.rows import Rows
 
-_SMALLEST_HEAD: Final = 16  # of the kernels' matrix units
+_LARGEST_PADDED: Final = 256
 _MOST_EXPERTS: Final = 1024
 _MOST_CHOSEN: Final = 32
+
+
+def padded_size(head_size: int) -> int:
+    """Return the elements of a head as the kernels take it: a power of two."""
+    return max(16, 1 << (head_size - 1).bit_length())
 
 
 def beyond(model: Architecture) -> str | None:
@@ -53,9 +58,11 @@ def _beyond_attention(own: Attention) -> Iterator[str]:
     if own.latent is not None or own.keys_of is not None or own.value_norm is not None:
         yield "keys and values are compressed, shared or normed"
         return
-    size = own.head_size
-    if size & (size - 1) or size < _SMALLEST_HEAD:
-        yield f"heads of {size} elements"
+    size, norms = own.head_size, own.head_norms
+    if padded_size(size) != size and (
+        size > _LARGEST_PADDED or (norms is not None and norms.kind != "rms")
+    ):
+        yield f"heads of {size} elements{'' if norms is None else ' with such norms'}"
     if own.gate is not None or own.result_scale != 1:
         yield "attention is gated or scaled"
     if not _is_joined(own.query, own.key, own.value) or not _is_joined(own.output):

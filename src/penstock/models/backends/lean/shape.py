@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.models.architecture import tables
-from penstock.models.architecture.description import Experts, dense_part
+from penstock.models.architecture.description import dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends import llama_family
@@ -28,7 +28,7 @@ class Sizes:
     """A decoder's sizes in elements, the same in all layers; those of one rank's part if it has one.
 
     `intermediate_size` is that of the first layer's MLP, 0 if it has experts alone. `vocab_size` is
-    that of the head.
+    that of the head. `head_size` is a power of two: smaller heads end in zeros.
     """
 
     layers: int
@@ -47,6 +47,11 @@ class Shape:
     sizes: Sizes
     context_length: int
     model: Architecture
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the model's heads are smaller than those that are computed."""
+        return self.sizes.head_size != self.model.layers[0].attention.head_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +90,7 @@ def read(module: Any, context_length: int) -> Shape:
         intermediate_size=0 if dense is None else dense.size,
         heads=first.attention.heads,
         kv_heads=first.attention.kv_heads,
-        head_size=first.attention.head_size,
+        head_size=reach.padded_size(first.attention.head_size),
         vocab_size=int(module.lm_head.weight.shape[0]),
     )
     return Shape(sizes, context_length, model)
@@ -102,13 +107,13 @@ def require_family(shape: Shape) -> None:
         raise NotLean(str(reason)) from reason
 
 
-def require_dense(shape: Shape) -> None:
-    """Check that no layer has experts.
+def require_whole_heads(shape: Shape) -> None:
+    """Check that heads need no zeros at their ends.
 
-    :raises NotLean: some layer has.
+    :raises NotLean: they do.
     """
-    if any(isinstance(layer.mlp, Experts) for layer in shape.model.layers):
-        raise NotLean("experts are held in 16 or 32 bit")
+    if shape.is_padded:
+        raise NotLean(f"heads of {shape.model.layers[0].attention.head_size} elements")
 
 
 def turnings(module: Any, shape: Shape, device: torch.device) -> list[Turning]:
@@ -124,9 +129,9 @@ def turnings(module: Any, shape: Shape, device: torch.device) -> list[Turning]:
 
 
 def _turning(module: Any, shape: Shape, attention: Attention, device: torch.device) -> Turning:
-    rotation, count, pairs = attention.rotation, shape.context_length, attention.head_size // 2
-    cosines = torch.ones((count, pairs), device=device)
-    sines = torch.zeros((count, pairs), device=device)
+    rotation, count, size = attention.rotation, shape.context_length, shape.sizes.head_size
+    cosines = torch.ones((count, size // 2), device=device)
+    sines = torch.zeros((count, size // 2), device=device)
     if rotation is not None:
         frequencies, scaling = _frequencies(module, shape, rotation)
         positions = torch.arange(count, device=device, dtype=torch.float32)
@@ -139,7 +144,7 @@ def _turning(module: Any, shape: Shape, attention: Attention, device: torch.devi
     return Turning(
         cosines,
         sines,
-        attention.head_size if rotation is None else rotation.size,
+        size if rotation is None else rotation.size,
         rotation is not None and rotation.interleaved,
         growth,
     )

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
-from penstock.models.backends.lean.products.linear import Dense, Int4
+from penstock.models.backends.lean.products.linear import Dense, Fp8Blocks, Int4
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from penstock.models.architecture.description import Experts
-    from penstock.models.backends.lean.products.linear import Linear
+    from penstock.models.backends.lean.joined import Which
+    from penstock.models.backends.lean.products.linear import Linear, Matrices
     from penstock.models.backends.lean.products.weight_formats import Holding
     from penstock.models.devices.device import Device
     from penstock.models.loading.assembled import Progress
 
 
 _WIDE_SHARE: Final = 0.25
-"""Of a GPU's free memory, what 4-bit weights may take once more in the model's own type."""
+"""Of a GPU's free memory, what weights of codes may take once more in the model's own type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +79,44 @@ class HeadNorms:
 class ExpertWeights:
     """A layer's experts: `gate_up` (experts, 2 size, hidden) and `down` (experts, hidden, size).
 
-    They may be transposed views. If `interleaved`, gates and ups alternate, else gates come first.
+    Tensors may be transposed views. If `interleaved`, gates and ups alternate, else gates come first.
     Biases are (experts, rows). `router` (experts, hidden) has its scores in its own type;
     `correction` (experts,) float32. `shared_gate` (1, hidden) is that of the MLP beside them.
     """
 
     form: Experts
     router: Dense
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Matrices
+    down: Matrices
     gate_up_bias: torch.Tensor | None = None
     down_bias: torch.Tensor | None = None
     interleaved: bool = False
     correction: torch.Tensor | None = None
     shared_gate: torch.Tensor | None = None
+
+    def to(
+        self, device: torch.device, kind: torch.dtype, gate_up: Matrices, down: Matrices
+    ) -> ExpertWeights:
+        """The same on a device, in `kind`, with these matrices."""
+        router, exact = self.router, self.form.routing.is_exact
+        bias = None if router.bias is None else router.bias.to(device)
+        weight = router.weight.to(device) if exact else router.weight.to(device, kind)
+        return replace(
+            self,
+            router=Dense(weight, bias if exact or bias is None else bias.to(kind)),
+            gate_up=gate_up,
+            down=down,
+            gate_up_bias=_moved(self.gate_up_bias, device, kind),
+            down_bias=_moved(self.down_bias, device, kind),
+            correction=None if self.correction is None else self.correction.to(device),
+            shared_gate=_moved(self.shared_gate, device, kind),
+        )
+
+
+def _moved(
+    tensor: torch.Tensor | None, device: torch.device, kind: torch.dtype
+) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device, kind)
 
 
 @dataclass(slots=True)
@@ -155,7 +180,7 @@ def quantized(
 
     The embeddings stay as they are, and in some formats the head. The dense matrices are
     overwritten with what the new ones stand for, rounded to their type: what a module computes with
-    them is then the reference. No layer may have experts.
+    them is then the reference.
     """
     layers: list[LayerWeights] = []
     for done, layer in enumerate(weights.layers):
@@ -182,14 +207,39 @@ def quantized_layer(
     layer: LayerWeights, device: torch.device, kind: torch.dtype, holding: Holding
 ) -> LayerWeights:
     """One layer, as `quantized` makes it."""
-    changed: dict[str, Any] = {
-        name: shrink(linear, device, kind, holding) for name, linear in matrices(layer)
-    }
+
+    def hold(which: Which, linear: Linear) -> Linear:
+        del which
+        return shrink(linear, device, kind, holding)
+
+    def hold_experts(experts: ExpertWeights) -> ExpertWeights:
+        made: list[Matrices] = []
+        for dense in (experts.gate_up, experts.down):
+            assert isinstance(dense, torch.Tensor)  # noqa: S101 - `adopt` makes no other
+            small = holding.hold_experts(dense, device, kind)
+            if not isinstance(small, torch.Tensor):
+                dense.copy_(small.widen(dense.dtype))
+            made.append(small)
+        return experts.to(device, kind, *made)
+
+    return placed_layer(layer, device, kind, hold, hold_experts)
+
+
+def placed_layer(
+    layer: LayerWeights,
+    device: torch.device,
+    kind: torch.dtype,
+    hold: Callable[[Which, Linear], Linear],
+    hold_experts: Callable[[ExpertWeights], ExpertWeights],
+) -> LayerWeights:
+    """One layer on a device, in `kind`, with what is made of its matrices."""
+    changed: dict[str, Any] = {name: hold(name, linear) for name, linear in matrices(layer)}
     for name in ("norm", "second_norm", "head_norms", "out_norm", "mlp_out_norm"):
         norm: Norm | HeadNorms | None = getattr(layer, name)
         changed[name] = None if norm is None else norm.to(device, kind)
     sinks = None if layer.sinks is None else layer.sinks.to(device)
-    return replace(layer, sinks=sinks, **changed)
+    experts = None if layer.experts is None else hold_experts(layer.experts)
+    return replace(layer, sinks=sinks, experts=experts, **changed)
 
 
 def shrink(linear: Linear, device: torch.device, kind: torch.dtype, holding: Holding) -> Linear:
@@ -201,20 +251,26 @@ def shrink(linear: Linear, device: torch.device, kind: torch.dtype, holding: Hol
     return small
 
 
-def matrices(layer: LayerWeights) -> Iterator[tuple[str, Linear]]:
+_JOINED: Final[tuple[Which, ...]] = ("qkv", "out", "gate_up", "down")
+
+
+def matrices(layer: LayerWeights) -> Iterator[tuple[Which, Linear]]:
     """Yield a layer's joined matrices by name."""
-    for name in ("qkv", "out", "gate_up", "down"):
+    for name in _JOINED:
         linear: Linear | None = getattr(layer, name)
         if linear is not None:
             yield name, linear
 
 
 def widen_if_room(weights: Weights, device: Device, kind: torch.dtype) -> None:
-    """Store a GPU's 4-bit matrices in `kind` too, if that leaves most memory to the KV cache."""
+    """Store a GPU's matrices of codes in `kind` too, if that leaves most memory to the KV cache.
+
+    Not those of experts, and not in FP8 with scales by row, which units multiply as they are.
+    """
     found: list[tuple[Any, str, Linear]] = [(weights, "head", weights.head)]
     for layer in weights.layers:
         found += [(layer, name, linear) for name, linear in matrices(layer)]
-    small = [(owner, name, one) for owner, name, one in found if isinstance(one, Int4)]
+    small = [(owner, name, one) for owner, name, one in found if isinstance(one, Int4 | Fp8Blocks)]
     needed = sum(linear.elements for _, _, linear in small) * kind.itemsize
     if device.kind == "cpu" or needed > device.free_bytes() * _WIDE_SHARE:
         return

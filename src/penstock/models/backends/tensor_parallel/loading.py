@@ -10,6 +10,7 @@ import torch
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.backends.lean import adoption
+from penstock.models.backends.lean import published as lean_published
 from penstock.models.backends.lean import shape as shapes
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
@@ -179,6 +180,7 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
         rope.freeze(module, context_length)
         shape = shapes.read(module, context_length)
         shapes.require_family(shape)
+        lean_published.note_values(spec, module, "it is held by several devices")
         module.set_attn_implementation("eager")
     except NotLean as reason:
         raise _not_for_several(spec, reason) from reason

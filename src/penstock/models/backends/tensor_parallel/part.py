@@ -113,6 +113,7 @@ class Part:
         if isinstance(linear, Fp8):
             own = _own(linear.weight[:, first : first + count], place)
             return Fp8(own, _own(linear.scales, place), bias)
+        assert isinstance(linear, Int4)  # noqa: S101 - no other format is divided
         words, scales = slice(first // 8, (first + count) // 8), _scales(first, count)
         return Int4(
             _own(linear.packed[:, words], place), _own(linear.scales[:, scales], place), bias
@@ -139,11 +140,12 @@ def _rows(linear: Linear, wanted: Sequence[tuple[int, int]], place: torch.device
     if isinstance(linear, Fp8):
         weight = of(linear.weight.view(torch.uint8)).view(linear.weight.dtype)
         return Fp8(weight, of(linear.scales), bias)
+    assert isinstance(linear, Int4)  # noqa: S101 - no other format is divided
     return Int4(of(linear.packed), of(linear.scales), bias)
 
 
 def _padded(linear: Linear, rows: int) -> Linear:
-    assert not isinstance(linear, Fp8)  # noqa: S101 - no format in FP8 has the head
+    assert isinstance(linear, Dense | Int4)  # noqa: S101 - no format in FP8 has the head
 
     def of(tensor: torch.Tensor) -> torch.Tensor:
         missing = rows - len(tensor)

@@ -15,6 +15,7 @@ import torch
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.backends.lean import loading as lean
+from penstock.models.backends.lean import published as lean_published
 from penstock.models.backends.lean.products import low_bit
 from penstock.models.backends.steps import build_step
 from penstock.models.backends.transformers import rope
@@ -52,8 +53,7 @@ class PagedModel:
         device: torch.device,
         context_length: int,
     ) -> None:
-        self.module, self.attention = module, attention
-        self.device = device
+        self.module, self.attention, self.device = module, attention, device
         self.context_length = context_length
         self.vocab_size = checkpoint.vocab_size(module)
         self._images: ForwardImages | None = None
@@ -170,13 +170,14 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
 
     :raises ModelNotLoadable: with one line about the reason.
     """
+    place = devices.device_of(spec)
     if spec.format == FP8_FORMAT:
-        return low_bit.load(spec, devices.device_of(spec), progress)
+        return low_bit.load(spec, place, progress)
     config = checkpoint.load_config(spec)
     dtype = choose_dtype(spec, config)
     progress(0.05, f"reading {spec.path} as {NAMES[dtype]}")
     module = checkpoint.load_module(spec, config, dtype)
-    return assemble(
+    return lean_published.attempt(spec, module, place, progress) or assemble(
         spec,
         module,
         format_name=NAMES[dtype],
@@ -203,8 +204,7 @@ def assemble(
 
     :raises ModelNotLoadable: it is not causal, or no way gives its own logits.
     """
-    place = devices.device_of(spec)
-    device = place.torch_device
+    device = (place := devices.device_of(spec)).torch_device
     module = module.to(device).eval().requires_grad_(requires_grad=False)
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)

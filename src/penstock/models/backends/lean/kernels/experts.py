@@ -14,6 +14,7 @@ import triton.language as tl
 
 from penstock.models.backends.lean.kernels.activations import CLAMPED, activated
 from penstock.models.backends.lean.kernels.overlap import follow
+from penstock.models.backends.lean.kernels.tiles import tile_product
 
 
 @triton.jit
@@ -53,6 +54,8 @@ def _gate(gate, up, ACTIVATION: tl.constexpr, alpha, limit, kind: tl.constexpr):
 def expert_gate_up_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
+    zeros_ptr,
     bias_ptr,
     pairs_ptr,
     experts_ptr,
@@ -67,6 +70,7 @@ def expert_gate_up_kernel(
     SIZE: tl.constexpr,
     ROW_STRIDE: tl.constexpr,
     COLUMN_STRIDE: tl.constexpr,
+    GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -74,12 +78,16 @@ def expert_gate_up_kernel(
     INTERLEAVED: tl.constexpr,
     BIASED: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    FORM: tl.constexpr,
+    GROUP: tl.constexpr,
+    ZEROED: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     """Out (places, SIZE): the gated products of an expert with its tokens' rows x (tokens, COLUMNS).
 
-    The expert's matrix has 2 SIZE rows: gates then ups, or both in turns if INTERLEAVED.
+    The expert's matrix has 2 SIZE rows: gates then ups, or both in turns if INTERLEAVED; a tile has
+    some of both likewise. For FORM see `kernels.unpacking`; GROUPS are a row's.
     """
     follow(OVERLAPS)
     expert, first, end = _tile(experts_ptr, bounds_ptr, EXPERTS, PAIRS, BY_PAIR)
@@ -87,49 +95,39 @@ def expert_gate_up_kernel(
         place = first + tl.arange(0, PAIRS)
         real = place < end
         pair = tl.load(pairs_ptr + place, mask=real, other=0)
-        column = tl.arange(0, BLOCK_COLUMNS)
-        x_at = x_ptr + (pair // CHOSEN).to(tl.int64)[:, None] * COLUMNS + column[None, :]
         kind = x_ptr.dtype.element_ty
         own = tl.program_id(0) * BLOCK_ROWS
-        weight_at = (
-            weight_ptr + expert.to(tl.int64) * weight_stride + column[:, None] * COLUMN_STRIDE
+        lane = tl.arange(0, 2 * BLOCK_ROWS)
+        unit = lane // 2 if INTERLEAVED else lane % BLOCK_ROWS
+        row = 2 * own + lane if INTERLEAVED else own + unit + lane // BLOCK_ROWS * SIZE
+        # If all blocks are whole, no lane needs a comparison of its own.
+        inside = own + (unit if SIZE % BLOCK_ROWS else lane * 0) < SIZE
+        group = (expert.to(tl.int64) * (2 * SIZE) + row) * GROUPS
+        both = tile_product(
+            x_ptr + (pair // CHOSEN).to(tl.int64) * COLUMNS,
+            weight_ptr + expert.to(tl.int64) * weight_stride + row * ROW_STRIDE,
+            scales_ptr + group,
+            zeros_ptr + group,
+            real,
+            inside,
+            COLUMNS,
+            COLUMN_STRIDE,
+            PAIRS,
+            2 * BLOCK_ROWS,
+            BLOCK_COLUMNS,
+            FORM,
+            GROUP,
+            ZEROED,
+            PRECISION,
+            OVERLAPS,
         )
+        if BIASED:
+            bias = tl.load(bias_ptr + expert * 2 * SIZE + row, mask=inside, other=0.0)
+            both += bias.to(tl.float32)[None, :]
         if INTERLEAVED:
-            row = 2 * own + tl.arange(0, 2 * BLOCK_ROWS)
-            inside = row < 2 * SIZE
-            both_at = weight_at + row[None, :] * ROW_STRIDE
-            both = tl.zeros((PAIRS, 2 * BLOCK_ROWS), tl.float32)
-            for start in range(0, COLUMNS, BLOCK_COLUMNS):
-                within = start + column < COLUMNS
-                x = tl.load(x_at + start, mask=real[:, None] & within[None, :], other=0.0)
-                ahead = start * COLUMN_STRIDE
-                mask = within[:, None] & inside[None, :]
-                weight = tl.load(both_at + ahead, mask=mask, other=0.0)
-                both = tl.dot(x, weight, both, input_precision=PRECISION)
-            if BIASED:
-                bias = tl.load(bias_ptr + expert * 2 * SIZE + row, mask=inside, other=0.0)
-                both += bias.to(tl.float32)[None, :]
             gate, up = tl.split(tl.reshape(both, (PAIRS, BLOCK_ROWS, 2)))
         else:
-            row = own + tl.arange(0, BLOCK_ROWS)
-            inside = row < SIZE
-            gate_at = weight_at + row[None, :] * ROW_STRIDE
-            up_at = gate_at + SIZE * ROW_STRIDE
-            gate = tl.zeros((PAIRS, BLOCK_ROWS), tl.float32)
-            up = tl.zeros((PAIRS, BLOCK_ROWS), tl.float32)
-            for start in range(0, COLUMNS, BLOCK_COLUMNS):
-                within = start + column < COLUMNS
-                x = tl.load(x_at + start, mask=real[:, None] & within[None, :], other=0.0)
-                ahead = start * COLUMN_STRIDE
-                mask = within[:, None] & inside[None, :]
-                gates = tl.load(gate_at + ahead, mask=mask, other=0.0)
-                gate = tl.dot(x, gates, gate, input_precision=PRECISION)
-                ups = tl.load(up_at + ahead, mask=mask, other=0.0)
-                up = tl.dot(x, ups, up, input_precision=PRECISION)
-            if BIASED:
-                bias_at = bias_ptr + expert * 2 * SIZE + row
-                gate += tl.load(bias_at, mask=inside, other=0.0).to(tl.float32)[None, :]
-                up += tl.load(bias_at + SIZE, mask=inside, other=0.0).to(tl.float32)[None, :]
+            gate, up = tl.split(tl.permute(tl.reshape(both, (PAIRS, 2, BLOCK_ROWS)), (0, 2, 1)))
         out_row = own + tl.arange(0, BLOCK_ROWS)
         gated = _gate(gate, up, ACTIVATION, alpha, limit, kind).to(kind)
         out_at = out_ptr + place.to(tl.int64)[:, None] * SIZE + out_row[None, :]
@@ -140,6 +138,8 @@ def expert_gate_up_kernel(
 def expert_down_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
+    zeros_ptr,
     bias_ptr,
     shares_ptr,
     pairs_ptr,
@@ -152,11 +152,15 @@ def expert_down_kernel(
     ROWS: tl.constexpr,
     ROW_STRIDE: tl.constexpr,
     COLUMN_STRIDE: tl.constexpr,
+    GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BY_PAIR: tl.constexpr,
     BIASED: tl.constexpr,
+    FORM: tl.constexpr,
+    GROUP: tl.constexpr,
+    ZEROED: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
@@ -166,19 +170,27 @@ def expert_down_kernel(
     if first < end:
         place = first + tl.arange(0, PAIRS)
         real = place < end
-        column = tl.arange(0, BLOCK_COLUMNS)
         row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         inside = row < ROWS
-        x_at = x_ptr + place.to(tl.int64)[:, None] * COLUMNS + column[None, :]
-        weight_at = weight_ptr + expert.to(tl.int64) * weight_stride
-        weight_at += column[:, None] * COLUMN_STRIDE + row[None, :] * ROW_STRIDE
-        out = tl.zeros((PAIRS, BLOCK_ROWS), tl.float32)
-        for start in range(0, COLUMNS, BLOCK_COLUMNS):
-            within = start + column < COLUMNS
-            x = tl.load(x_at + start, mask=real[:, None] & within[None, :], other=0.0)
-            mask = within[:, None] & inside[None, :]
-            weight = tl.load(weight_at + start * COLUMN_STRIDE, mask=mask, other=0.0)
-            out = tl.dot(x, weight, out, input_precision=PRECISION)
+        group = (expert.to(tl.int64) * ROWS + row) * GROUPS
+        out = tile_product(
+            x_ptr + place.to(tl.int64) * COLUMNS,
+            weight_ptr + expert.to(tl.int64) * weight_stride + row * ROW_STRIDE,
+            scales_ptr + group,
+            zeros_ptr + group,
+            real,
+            inside,
+            COLUMNS,
+            COLUMN_STRIDE,
+            PAIRS,
+            BLOCK_ROWS,
+            BLOCK_COLUMNS,
+            FORM,
+            GROUP,
+            ZEROED,
+            PRECISION,
+            OVERLAPS,
+        )
         if BIASED:
             bias = tl.load(bias_ptr + expert * ROWS + row, mask=inside, other=0.0)
             out += bias.to(tl.float32)[None, :]

@@ -7,7 +7,7 @@ The row is sorted by the nibbles that it is multiplied with, (9, COLUMNS / 8) fl
 are contiguous. A nibble becomes a number through the bits above it, as its value plus a power of
 two; if that power is small, it is not subtracted from each weight but once from the sum: that is
 the ninth row, the same for all rows of a matrix. The error is about 3e-5 of a sum, so float32
-models do not use this.
+models do not use this. The order depends on the BLOCK of columns that are packed together.
 """
 
 from __future__ import annotations
@@ -38,30 +38,42 @@ def _numbers_of(words, K: tl.constexpr, magic, EXACT: tl.constexpr):
 
 
 @triton.jit
-def store_sorted(x, first, out_ptr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+def store_sorted(
+    x, first, out_ptr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
     """A row's WIDTH columns from `first` on, float32, by nibbles; see above."""
     columns = first + tl.arange(0, WIDTH)
-    nibble = columns % 4 * 2 + columns % 64 // 32
-    word = columns // 64 * 8 + columns % 32 // 4
+    nibble = columns % 4 * 2 + columns % BLOCK // (BLOCK // 2)
+    word = columns // BLOCK * (BLOCK // 8) + columns % (BLOCK // 2) // 4
     tl.store(out_ptr + nibble * (COLUMNS // 8) + word, x, mask=columns < COLUMNS)
     shift = tl.where(nibble < LEFT, -8, tl.where(nibble < HIGH, 0, 12))
     place = 4 * nibble - shift
     excess = tl.where(place < PRECISE, 0, (1 << (23 - place)) + 8).to(tl.float32)
-    summed = tl.sum(tl.sum(tl.reshape(x * excess, (WIDTH // 64, 2, 8, 4)), 3), 1)
-    words = first // 8 + tl.arange(0, WIDTH // 64)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    summed = tl.sum(tl.sum(tl.reshape(x * excess, (WIDTH // BLOCK, 2, BLOCK // 8, 4)), 3), 1)
+    blocks = tl.arange(0, WIDTH // BLOCK)[:, None] * (BLOCK // 8)
+    words = first // 8 + blocks + tl.arange(0, BLOCK // 8)[None, :]
     tl.store(out_ptr + COLUMNS + words, -summed, mask=words < COLUMNS // 8)
 
 
 @triton.jit
 def int4_sort_kernel(
-    x_ptr, out_ptr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, OVERLAPS: tl.constexpr
+    x_ptr,
+    order_ptr,
+    out_ptr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ORDERED: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
-    """Sort a row (COLUMNS): see `store_sorted`."""
+    """Sort a row (COLUMNS), or if ORDERED its columns `order`: see `store_sorted`."""
     first = tl.program_id(0) * WIDTH
     columns = first + tl.arange(0, WIDTH)
+    inside = columns < COLUMNS
+    source = tl.load(order_ptr + columns, mask=inside, other=0) if ORDERED else columns
     follow(OVERLAPS)
-    x = tl.load(x_ptr + columns, mask=columns < COLUMNS, other=0.0).to(tl.float32)
-    store_sorted(x, first, out_ptr, COLUMNS, WIDTH)
+    x = tl.load(x_ptr + source, mask=inside, other=0.0).to(tl.float32)
+    store_sorted(x, first, out_ptr, COLUMNS, WIDTH, BLOCK)
 
 
 @triton.jit
@@ -69,6 +81,7 @@ def int4_vector_kernel(
     x_ptr,
     packed_ptr,
     scales_ptr,
+    zeros_ptr,
     bias_ptr,
     out_ptr,
     magic,
@@ -76,13 +89,15 @@ def int4_vector_kernel(
     ROWS: tl.constexpr,
     TOGETHER: tl.constexpr,
     PIECES: tl.constexpr,
+    GROUP: tl.constexpr,
+    ZEROED: tl.constexpr,
     BIASED: tl.constexpr,
     EXACT: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     """Out (ROWS) = int4 weight (ROWS, COLUMNS) @ x (COLUMNS, sorted), TOGETHER rows a program.
 
-    PIECES pieces of 32 columns at a time; a piece is four words, half of those that share a scale.
+    PIECES pieces of 32 columns at a time; a piece is four words, all or some of those that share a scale.
     With a thread a piece every thread has the same words of all the rows, and what these meet:
     nothing has to change places between threads. `magic` is MAGIC, but no constant: an instruction
     takes one of these, and the masks of the nibbles are.
@@ -92,26 +107,38 @@ def int4_vector_kernel(
     piece = tl.arange(0, PIECES)
     places = piece[:, None] * 4 + tl.arange(0, 4)[None, :]
     at = packed_ptr + row[None, :, None] * (COLUMNS // 8) + places[:, None, :]
-    scales_at = scales_ptr + row[None, :, None] * (COLUMNS // 64) + (piece // 2)[:, None, None]
+    of_scale: tl.constexpr = GROUP // 32
+    group = row[None, :, None] * (COLUMNS // GROUP) + (piece // of_scale)[:, None, None]
     here = piece < COLUMNS // 32
     words = tl.load(at, mask=here[:, None, None], other=0)
-    scale = tl.load(scales_at, mask=here[:, None, None], other=0.0)
+    scale = tl.load(scales_ptr + group, mask=here[:, None, None], other=0.0)
+    zero = tl.load(zeros_ptr + group, mask=here[:, None, None], other=0) if ZEROED else scale
     summed = tl.zeros((PIECES, TOGETHER, 1), tl.float32)
     follow(OVERLAPS)
     for start in range(0, COLUMNS // 32, PIECES):
         after = start + PIECES
         there = after + piece < COLUMNS // 32
         next_words = tl.load(at + after * 4, mask=there[:, None, None], other=0)
-        next_scale = tl.load(scales_at + after // 2, mask=there[:, None, None], other=0.0)
+        next_group = group + after // of_scale
+        next_scale = tl.load(scales_ptr + next_group, mask=there[:, None, None], other=0.0)
+        next_zero = next_scale
+        if ZEROED:
+            next_zero = tl.load(zeros_ptr + next_group, mask=there[:, None, None], other=0)
         x_at = x_ptr + start * 4 + places
         part = tl.zeros((PIECES, TOGETHER, 4), tl.float32)
+        whole = tl.zeros((PIECES, 4), tl.float32)
         if not EXACT:
             part += tl.load(x_at + COLUMNS, mask=here[:, None], other=0.0)[:, None, :]
         for k in tl.static_range(8):
             x = tl.load(x_at + k * (COLUMNS // 8), mask=here[:, None], other=0.0)
             part += _numbers_of(words, k, magic, EXACT) * x[:, None, :]
-        summed += tl.sum(part, 2, keep_dims=True) * scale.to(tl.float32)
-        words, scale, here = next_words, next_scale, there
+            if ZEROED:
+                whole += x
+        product = tl.sum(part, 2, keep_dims=True)
+        if ZEROED:
+            product -= zero.to(tl.float32) * tl.sum(whole, 1)[:, None, None]
+        summed += product * scale.to(tl.float32)
+        words, scale, zero, here = next_words, next_scale, next_zero, there
     out = tl.sum(tl.sum(summed, 2), 0)
     if BIASED:
         out += tl.load(bias_ptr + row).to(tl.float32)

@@ -16,7 +16,8 @@ from penstock.models.backends.lean.kernels.overlap import follow
 PLAIN: tl.constexpr = tl.constexpr(0)
 ROUNDED: tl.constexpr = tl.constexpr(1)
 SORTED: tl.constexpr = tl.constexpr(2)
-"""What a row becomes: itself, e4m3, or sorted as a product with int4 takes it."""
+SORTED_BY_32: tl.constexpr = tl.constexpr(3)
+"""What a row becomes: itself, e4m3, or sorted as a product with int4 in blocks of 64 or 32 takes it."""
 
 NO_NORM: tl.constexpr = tl.constexpr(0)
 RMS: tl.constexpr = tl.constexpr(1)
@@ -44,7 +45,7 @@ def _store(
     elif INTO == ROUNDED:
         store_rounded(x.to(tl.float32), row, columns, out_ptr, scales_ptr, SIZE)
     else:
-        store_sorted(x.to(tl.float32), first, out_ptr, SIZE, WIDTH)
+        store_sorted(x.to(tl.float32), first, out_ptr, SIZE, WIDTH, 64 if INTO == SORTED else 32)
 
 
 @triton.jit

@@ -3,9 +3,10 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 """Products of few rows with a weight matrix, which read the weights once, near the bandwidth.
 
-`int4` weights have an offset of 8, and 64 neighbours in a row share one fp16 scale. They are packed
-eight to a 32-bit word: byte j of word w has, of 64 columns that share a scale, number 4 (w % 8) + j
-in its low nibble, and number 32 + 4 (w % 8) + j in its high one.
+`int4` weights have an offset of 8, and GROUP neighbours in a row share a scale, and a zero if they are
+ZEROED: by how much it differs from 8. They are packed eight to a 32-bit word: byte j of word w has, of
+a block of 64 columns, number 4 (w % 8) + j in its low nibble, and number 32 + 4 (w % 8) + j in its
+high one. In groups of 32 columns, blocks are as small.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def int4_product_kernel(
     x_ptr,
     packed_ptr,
     scales_ptr,
+    zeros_ptr,
     bias_ptr,
     out_ptr,
     count,
@@ -89,6 +91,8 @@ def int4_product_kernel(
     BLOCK_ROWS: tl.constexpr,
     WORDS: tl.constexpr,
     SPLITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    ZEROED: tl.constexpr,
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -105,7 +109,7 @@ def int4_product_kernel(
     word = tl.arange(0, WORDS)
     kind = x_ptr.dtype.element_ty
     at = packed_ptr + rows.to(tl.int64)[:, None] * (COLUMNS // 8) + word[None, :]
-    scales_at = scales_ptr + rows.to(tl.int64)[:, None] * (COLUMNS // 64) + word[None, :] // 8
+    groups = rows.to(tl.int64)[:, None] * (COLUMNS // GROUP) + word[None, :] // (GROUP // 8)
     x_at = x_ptr + token.to(tl.int64)[None, :] * COLUMNS + word[:, None]
     summed = tl.zeros((BLOCK_ROWS, TOKENS), tl.float32)
     part = tl.program_id(2)
@@ -113,14 +117,16 @@ def int4_product_kernel(
         inside = start + word < COLUMNS // 8
         both = rows_inside[:, None] & inside[None, :]
         words = tl.load(at + start, mask=both, other=0)
-        scale = tl.load(scales_at + start // 8, mask=both, other=0.0).to(tl.float32)
+        group = groups + start // (GROUP // 8)
+        scale = tl.load(scales_ptr + group, mask=both, other=0.0).to(tl.float32)
+        zero = tl.load(zeros_ptr + group, mask=both, other=0).to(tl.float32) if ZEROED else 0.0
         for k in tl.static_range(8):
             x = tl.load(
                 x_at + start + k * (COLUMNS // 8),
                 mask=inside[:, None] & tokens_inside[None, :],
                 other=0.0,
             )
-            weights = (weights_of(words, k) * scale).to(kind)
+            weights = ((weights_of(words, k) - zero) * scale).to(kind)
             summed = tl.dot(weights, x, summed, input_precision=PRECISION)
     if BIASED:
         bias = tl.load(bias_ptr + rows, mask=rows_inside, other=0.0).to(tl.float32)
@@ -135,16 +141,27 @@ def int4_product_kernel(
 
 
 @triton.jit
-def int4_widen_kernel(packed_ptr, scales_ptr, out_ptr, COLUMNS: tl.constexpr, WORDS: tl.constexpr):
+def int4_widen_kernel(
+    packed_ptr,
+    scales_ptr,
+    zeros_ptr,
+    out_ptr,
+    COLUMNS: tl.constexpr,
+    WORDS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ZEROED: tl.constexpr,
+):
     """The weights themselves, in the type of out (rows, COLUMNS): for products of many rows."""
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
     inside = word < COLUMNS // 8
     words = tl.load(packed_ptr + row * (COLUMNS // 8) + word, mask=inside, other=0)
-    scale = tl.load(scales_ptr + row * (COLUMNS // 64) + word // 8, mask=inside, other=0.0)
-    scale = scale.to(tl.float32)
-    column = word // 8 * 64 + word % 8 * 4
+    group = row * (COLUMNS // GROUP) + word // (GROUP // 8)
+    scale = tl.load(scales_ptr + group, mask=inside, other=0.0).to(tl.float32)
+    zero = tl.load(zeros_ptr + group, mask=inside, other=0).to(tl.float32) if ZEROED else 0.0
+    column = word // (BLOCK // 8) * BLOCK + word % (BLOCK // 8) * 4
     for k in tl.static_range(8):
-        weights = weights_of(words, k) * scale
-        place = out_ptr + row * COLUMNS + column + k % 2 * 32 + k // 2
+        weights = (weights_of(words, k) - zero) * scale
+        place = out_ptr + row * COLUMNS + column + k % 2 * (BLOCK // 2) + k // 2
         tl.store(place, weights.to(out_ptr.dtype.element_ty), mask=inside)

@@ -31,11 +31,13 @@ class Rounded:
 class Sorted:
     """One token's (1, columns), sorted by int4 nibbles: see `kernels.int4_vector`.
 
-    `values` is (9, columns / 8) float32; `kind` is the type of the product.
+    `values` is (9, columns / 8) float32, for matrices in such blocks; `kind` is the type of the
+    product.
     """
 
     values: torch.Tensor
     kind: torch.dtype
+    block: int
 
 
 @dataclass(frozen=True, slots=True)

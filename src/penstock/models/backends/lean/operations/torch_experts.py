@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from penstock.models.architecture.description import Routing
     from penstock.models.architecture.elements import Activation
+    from penstock.models.backends.lean.products.linear import Matrices
     from penstock.models.backends.lean.weights import ExpertWeights
 
 ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -68,7 +69,7 @@ def _one(x: torch.Tensor, expert: int, weights: ExpertWeights) -> torch.Tensor:
     up_bias, down_bias = (
         None if bias is None else bias[expert] for bias in (weights.gate_up_bias, weights.down_bias)
     )
-    both = functional.linear(x, weights.gate_up[expert], up_bias)
+    both = functional.linear(x, _matrix(weights.gate_up, expert, x.dtype), up_bias)
     gate, up = (both[:, 0::2], both[:, 1::2]) if weights.interleaved else both.chunk(2, dim=1)
     activation = weights.form.activation
     if isinstance(activation, ClampedGate):
@@ -76,4 +77,11 @@ def _one(x: torch.Tensor, expert: int, weights: ExpertWeights) -> torch.Tensor:
         inner = (up + 1) * gate * torch.sigmoid(activation.alpha * gate)
     else:
         inner = ACTIVATIONS[activation](gate) * up
-    return functional.linear(inner, weights.down[expert], down_bias)
+    return functional.linear(inner, _matrix(weights.down, expert, x.dtype), down_bias)
+
+
+def _matrix(matrices: Matrices, expert: int, dtype: torch.dtype) -> torch.Tensor:
+    """One expert's (rows, columns)."""
+    if isinstance(matrices, torch.Tensor):
+        return matrices[expert]
+    return matrices.expert(expert).widen(dtype)

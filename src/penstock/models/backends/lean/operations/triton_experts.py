@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import triton
 
 from penstock.models.architecture.description import ClampedGate
-from penstock.models.backends.lean.kernels import activations
+from penstock.models.backends.lean.kernels import activations, unpacking
 from penstock.models.backends.lean.kernels import experts as kernels
 from penstock.models.backends.lean.kernels import routing as routing_kernels
 from penstock.models.backends.lean.products.int4_products import precision
+from penstock.models.backends.lean.products.linear import FP8_GROUP, Fp8Blocks, Int4
 
 if TYPE_CHECKING:
+    from penstock.models.backends.lean.products.linear import Matrices
     from penstock.models.backends.lean.weights import ExpertWeights
 
 _SCORINGS: Final = {
@@ -26,6 +29,48 @@ _SCORINGS: Final = {
 }
 _BY_PAIR: Final = 1024
 """Pairs up to which a program looks for the tile that begins at its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """All experts' matrices as the kernels take them; see `kernels.unpacking`.
+
+    `values` (experts, rows, columns), or words of codes; `tensors` are these, scales and zeros.
+    """
+
+    form: int
+    values: torch.Tensor
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    groups: int = 1
+    group: int = 1
+    zeroed: bool = False
+
+    @staticmethod
+    def of(matrices: Matrices) -> Held:
+        """Those in any format."""
+        if isinstance(matrices, Int4):
+            values, scales = matrices.packed, matrices.scales
+            zeros, form = matrices.zeros, unpacking.E2M1 if matrices.floats else unpacking.INT4
+            tensors = (values, scales, scales if zeros is None else zeros)
+            groups, group = scales.shape[2], matrices.group
+            return Held(form.value, values, tensors, groups, group, zeros is not None)
+        if isinstance(matrices, Fp8Blocks):
+            values, scales = matrices.weight, matrices.scales
+            tensors = (values, scales, scales)
+            return Held(unpacking.FP8.value, values, tensors, scales.shape[2], FP8_GROUP)
+        return Held(unpacking.PLAIN.value, matrices, (matrices, matrices, matrices))
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The kernels' constants for them."""
+        return {
+            "ROW_STRIDE": self.values.stride(1),
+            "COLUMN_STRIDE": self.values.stride(2),
+            "GROUPS": self.groups,
+            "FORM": self.form,
+            "GROUP": self.group,
+            "ZEROED": self.zeroed,
+        }
 
 
 def compute(
@@ -97,7 +142,7 @@ def _gate_up(
     overlap: dict[str, Any],
 ) -> torch.Tensor:
     """The experts' gated products, (places, size)."""
-    routing, matrix, size = weights.form.routing, weights.gate_up, weights.form.size
+    routing, size, held = weights.form.routing, weights.form.size, Held.of(weights.gate_up)
     pairs, activation = len(sorted_pairs[0]), weights.form.activation
     clamped = activation if isinstance(activation, ClampedGate) else None
     number = (
@@ -106,27 +151,26 @@ def _gate_up(
         else activations.NUMBERS[activation]
     )
     out = x.new_empty((pairs, size))
-    how = _form(x, pairs, routing.experts, GATE_UP)
+    how = _form(x, pairs, routing.experts, GATE_UP[held.form])
     kernels.expert_gate_up_kernel[_grid(size, pairs, routing.chosen, routing.experts, how)](
         x,
-        matrix,
+        *held.tensors,
         x if weights.gate_up_bias is None else weights.gate_up_bias,
         *sorted_pairs,
         out,
-        matrix.stride(0),
+        held.values.stride(0),
         0.0 if clamped is None else clamped.alpha,
         0.0 if clamped is None else clamped.limit,
         EXPERTS=routing.experts,
         CHOSEN=routing.chosen,
         COLUMNS=x.shape[1],
         SIZE=size,
-        ROW_STRIDE=matrix.stride(1),
-        COLUMN_STRIDE=matrix.stride(2),
         BY_PAIR=pairs <= _BY_PAIR,
         INTERLEAVED=weights.interleaved,
         BIASED=weights.gate_up_bias is not None,
         ACTIVATION=number,
         PRECISION=precision(x),
+        **held.layout,
         **how,
         **overlap,
     )
@@ -141,26 +185,25 @@ def _down(
     overlap: dict[str, Any],
 ) -> torch.Tensor:
     """The experts' weighted results, (pairs, hidden)."""
-    routing, matrix = weights.form.routing, weights.down
-    pairs, rows = len(sorted_pairs[0]), matrix.shape[1]
+    routing, held = weights.form.routing, Held.of(weights.down)
+    pairs, rows = len(sorted_pairs[0]), held.values.shape[1]
     out = inner.new_empty((pairs, rows))
-    how = _form(inner, pairs, routing.experts, DOWN)
+    how = _form(inner, pairs, routing.experts, DOWN[held.form])
     kernels.expert_down_kernel[_grid(rows, pairs, routing.chosen, routing.experts, how)](
         inner,
-        matrix,
+        *held.tensors,
         inner if weights.down_bias is None else weights.down_bias,
         shares,
         *sorted_pairs,
         out,
-        matrix.stride(0),
+        held.values.stride(0),
         EXPERTS=routing.experts,
         COLUMNS=inner.shape[1],
         ROWS=rows,
-        ROW_STRIDE=matrix.stride(1),
-        COLUMN_STRIDE=matrix.stride(2),
         BY_PAIR=pairs <= _BY_PAIR,
         BIASED=weights.down_bias is not None,
         PRECISION=precision(inner),
+        **held.layout,
         **how,
         **overlap,
     )
@@ -188,7 +231,7 @@ def _form(
     return some if average <= 48 else many  # noqa: PLR2004 - likewise
 
 
-GATE_UP: tuple[dict[str, Any], ...] = (
+_GATE_UP: Final[tuple[dict[str, Any], ...]] = (
     {"PAIRS": 16, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 32, "num_warps": 4, "num_stages": 2},
     {"PAIRS": 16, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 4},
     {"PAIRS": 32, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 64, "num_warps": 4, "num_stages": 4},
@@ -196,9 +239,28 @@ GATE_UP: tuple[dict[str, Any], ...] = (
 )
 """Tiles for float32, and for 16 bits with few, some and many pairs an expert."""
 
-DOWN: tuple[dict[str, Any], ...] = (
+_DOWN: Final[tuple[dict[str, Any], ...]] = (
     {"PAIRS": 16, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 32, "num_warps": 4, "num_stages": 2},
     {"PAIRS": 16, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 4},
     {"PAIRS": 32, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 64, "num_warps": 4, "num_stages": 4},
     {"PAIRS": 128, "BLOCK_ROWS": 128, "BLOCK_COLUMNS": 64, "num_warps": 8, "num_stages": 3},
 )
+
+_OF_CODES: Final[tuple[dict[str, Any], ...]] = (
+    {"PAIRS": 16, "BLOCK_ROWS": 16, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 2},
+    {"PAIRS": 16, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 2},
+    {"PAIRS": 32, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 2},
+    {"PAIRS": 128, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 128, "num_warps": 8, "num_stages": 3},
+)
+"""Of codes of 4 bit."""
+
+_OF_FP8: Final[tuple[dict[str, Any], ...]] = (
+    {"PAIRS": 16, "BLOCK_ROWS": 16, "BLOCK_COLUMNS": 32, "num_warps": 4, "num_stages": 2},
+    {"PAIRS": 16, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 4},
+    {"PAIRS": 32, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 128, "num_warps": 4, "num_stages": 2},
+    {"PAIRS": 128, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 128, "num_warps": 8, "num_stages": 3},
+)
+
+GATE_UP: Final = {0: _GATE_UP, 1: _OF_FP8, 2: _OF_CODES, 3: _OF_CODES}
+DOWN: Final = {0: _DOWN, 1: _OF_FP8, 2: _OF_CODES, 3: _OF_CODES}
+"""Tiles by the number of a form; see `kernels.unpacking`."""

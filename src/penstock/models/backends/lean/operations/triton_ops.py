@@ -14,8 +14,8 @@ from torch.nn import functional
 from penstock.models.backends.lean.kernels import activations, choose, norm, products, rotary
 from penstock.models.backends.lean.operations import triton_attention, triton_experts, triton_norms
 from penstock.models.backends.lean.operations.ops import Rounded, Sorted
-from penstock.models.backends.lean.products import fp8_products, int4_products
-from penstock.models.backends.lean.products.linear import Dense, Fp8, Int4
+from penstock.models.backends.lean.products import block_products, fp8_products, int4_products
+from penstock.models.backends.lean.products.linear import Dense, Fp8, Fp8Blocks, Int4
 from penstock.models.backends.lean.products.row_forms import form, pointers, room_for
 from penstock.models.backends.steps import BLOCK_SIZE
 
@@ -176,21 +176,36 @@ class TritonOps:
         if isinstance(linear, Int4):
             return self._int4_product(x, linear)
         assert isinstance(x, torch.Tensor)  # noqa: S101 - such a matrix takes no other
+        if isinstance(linear, Fp8Blocks):
+            return self._blocks_product(x, linear)
         if len(x) == 1 and x.element_size() == 2:  # noqa: PLR2004 - bytes
             return _vector_product(x, linear, self._overlap)
         return functional.linear(x, linear.weight, linear.bias)
 
     def _int4_product(self, x: Activations, linear: Int4) -> torch.Tensor:
         if isinstance(x, torch.Tensor) and len(x) == 1:
-            x = int4_products.sort(x, self._overlap)
+            x = int4_products.sort(x, linear, self._overlap)
         if isinstance(x, Sorted):
             return int4_products.vector_product(x, linear, self._overlap)
         assert isinstance(x, torch.Tensor)  # noqa: S101 - `into` was this matrix
         if linear.wide is not None:
             return functional.linear(x, linear.wide, linear.bias)
+        if linear.order is not None:
+            x = x.index_select(1, linear.order)
         if len(x) <= int4_products.FEW_TOKENS:
             return int4_products.product(x, linear)
-        return functional.linear(x, self._widened(linear, x.dtype), linear.bias)
+        wide = self._buffer(linear.packed.shape[0], x)
+        int4_products.widen(linear, wide)
+        return functional.linear(x, wide, linear.bias)
+
+    def _blocks_product(self, x: torch.Tensor, linear: Fp8Blocks) -> torch.Tensor:
+        if len(x) <= block_products.FEW_TOKENS[linear.wide is not None]:
+            return block_products.product(x, linear, self._overlap)
+        wide = linear.wide
+        if wide is None:
+            wide = self._buffer(linear.weight.shape[0], x)
+            block_products.widen(linear, wide)
+        return functional.linear(x, wide, linear.bias)
 
     def choose(self, logits: torch.Tensor, draws: torch.Tensor, chosen: torch.Tensor) -> None:
         """A token a row of (n, vocab) float32 into chosen (n,)."""
@@ -199,18 +214,12 @@ class TritonOps:
             logits, draws, chosen, count, VOCAB=vocab, WIDTH=4096, num_warps=8
         )
 
-    def _widened(self, linear: Int4, dtype: torch.dtype) -> torch.Tensor:
-        """The weights in a buffer that the next matrix overwrites."""
-        rows, words = linear.packed.shape
-        wanted = rows * words * 8
-        if not self._wide or self._wide[-1].numel() < wanted:
-            self._wide.append(torch.empty(wanted, dtype=dtype, device=linear.packed.device))
-        out = self._wide[-1][:wanted].view(rows, 8 * words)
-        width = 512
-        products.int4_widen_kernel[(rows, triton.cdiv(words, width))](
-            linear.packed, linear.scales, out, COLUMNS=8 * words, WORDS=width, num_warps=4
-        )
-        return out
+    def _buffer(self, rows: int, x: torch.Tensor) -> torch.Tensor:
+        """(rows, columns) of x's type and columns, which the next matrix overwrites."""
+        columns = x.shape[1]
+        if not self._wide or self._wide[-1].numel() < rows * columns:
+            self._wide.append(torch.empty(rows * columns, dtype=x.dtype, device=x.device))
+        return self._wide[-1][: rows * columns].view(rows, columns)
 
 
 def _vector_product(x: torch.Tensor, linear: Dense, overlap: dict[str, Any]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 # Triton has no types, and a CPU-only environment has no Triton.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-"""Products of few rows with bigdl-llm's sym_int4 on a GPU."""
+"""Products with matrices in 4 bit on a GPU, bigdl-llm's sym_int4 or others: see `Int4`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,30 @@ _MOST_PARTS: Final = 8
 _SORTED_TOGETHER: Final = 1024
 """Columns of a row that one program sorts."""
 
-
-def room(columns: int, x: torch.Tensor) -> Sorted:
-    """For one row of x's type and device, sorted."""
-    values = torch.empty((9, columns // 8), dtype=torch.float32, device=x.device)
-    return Sorted(values, x.dtype)
+_WIDENED_TOGETHER: Final = 512
+"""Words of a row that one program widens."""
 
 
-def sort(x: torch.Tensor, overlap: dict[str, Any]) -> Sorted:
+def room(x: torch.Tensor, into: Int4) -> Sorted:
+    """For one row of x's type and device, sorted for a matrix."""
+    values = torch.empty((9, into.packed.shape[1]), dtype=torch.float32, device=x.device)
+    return Sorted(values, x.dtype, into.block)
+
+
+def sort(x: torch.Tensor, linear: Int4, overlap: dict[str, Any]) -> Sorted:
     """One row, (1, columns), as `vector_product` takes it."""
     columns = x.shape[1]
-    out = room(columns, x)
+    out = room(x, linear)
     int4_vector.int4_sort_kernel[(triton.cdiv(columns, _SORTED_TOGETHER),)](
-        x, out.values, COLUMNS=columns, WIDTH=_SORTED_TOGETHER, num_warps=4, **overlap
+        x,
+        x if linear.order is None else linear.order,
+        out.values,
+        COLUMNS=columns,
+        WIDTH=_SORTED_TOGETHER,
+        BLOCK=linear.block,
+        ORDERED=linear.order is not None,
+        num_warps=4,
+        **overlap,
     )
     return out
 
@@ -54,11 +65,14 @@ def vector_product(x: Sorted, linear: Int4, overlap: dict[str, Any]) -> torch.Te
         x.values,
         linear.packed,
         linear.scales,
+        linear.scales if linear.zeros is None else linear.zeros,
         x.values if linear.bias is None else linear.bias,
         out,
         products.MAGIC.value,
         COLUMNS=8 * words,
         ROWS=rows,
+        GROUP=linear.group,
+        ZEROED=linear.zeros is not None,
         BIASED=linear.bias is not None,
         EXACT=x.kind == torch.float32,
         **VECTOR,
@@ -68,16 +82,16 @@ def vector_product(x: Sorted, linear: Int4, overlap: dict[str, Any]) -> torch.Te
 
 
 def product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
-    """A few rows, (T, columns), times a matrix -> (T, rows)."""
+    """A few rows, (T, columns), in the matrix's order, times a matrix -> (T, rows)."""
     rows, words = linear.packed.shape
-    count = len(x)
+    count, block = len(x), linear.block
     tokens = min(_MOST_TOKENS, max(_LEAST_TOKENS, triton.next_power_of_2(count)))
     # float32 has no room for the larger tiles, nor fast units for them.
     many = tokens > 32 and x.element_size() == 2  # noqa: PLR2004 - tokens, bytes
     how = MANY if many else FEW
     tiles = triton.cdiv(rows, how["BLOCK_ROWS"]) * triton.cdiv(count, tokens)
     splits = splits_for(tiles, words // how["WORDS"])
-    sorted_by_nibbles = x.view(count, -1, 2, 8, 4).permute(0, 4, 2, 1, 3).contiguous()
+    by_nibbles = x.view(count, -1, 2, block // 8, 4).permute(0, 4, 2, 1, 3).contiguous()
     if splits > 1:
         out = torch.empty((splits, count, rows), dtype=torch.float32, device=x.device)
     else:
@@ -85,9 +99,10 @@ def product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
     products.int4_product_kernel[
         (triton.cdiv(rows, how["BLOCK_ROWS"]), triton.cdiv(count, tokens), splits)
     ](
-        sorted_by_nibbles,
+        by_nibbles,
         linear.packed,
         linear.scales,
+        linear.scales if linear.zeros is None else linear.zeros,
         x if linear.bias is None else linear.bias,
         out,
         count,
@@ -95,11 +110,30 @@ def product(x: torch.Tensor, linear: Int4) -> torch.Tensor:
         ROWS=rows,
         TOKENS=tokens,
         SPLITS=splits,
+        GROUP=linear.group,
+        ZEROED=linear.zeros is not None,
         BIASED=linear.bias is not None,
         PRECISION=precision(x),
         **how,
     )
     return out.sum(0).to(x.dtype) if splits > 1 else out
+
+
+def widen(linear: Int4, out: torch.Tensor) -> None:
+    """Write the weights into `out` (rows, columns), columns in the matrix's order."""
+    rows, words = linear.packed.shape
+    products.int4_widen_kernel[(rows, triton.cdiv(words, _WIDENED_TOGETHER))](
+        linear.packed,
+        linear.scales,
+        linear.scales if linear.zeros is None else linear.zeros,
+        out,
+        COLUMNS=8 * words,
+        WORDS=_WIDENED_TOGETHER,
+        GROUP=linear.group,
+        BLOCK=linear.block,
+        ZEROED=linear.zeros is not None,
+        num_warps=4,
+    )
 
 
 def splits_for(tiles: int, most: int) -> int:

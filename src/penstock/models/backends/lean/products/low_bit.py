@@ -142,7 +142,7 @@ def prepare(spec: ModelSpec, module: Any, holding: Holding) -> Shape:
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
     shape = shapes.read(module, context_length)
-    shapes.require_dense(shape)
+    shapes.require_whole_heads(shape)
     if holding.head:
         adoption.untie(module)
     module.set_attn_implementation("eager")

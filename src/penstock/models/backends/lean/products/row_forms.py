@@ -12,6 +12,7 @@ from penstock.models.backends.lean.kernels import norm
 from penstock.models.backends.lean.operations.ops import Rounded
 from penstock.models.backends.lean.products import fp8_products, int4_products
 from penstock.models.backends.lean.products.linear import Fp8, Int4
+from penstock.models.weights import q4_0
 
 if TYPE_CHECKING:
     from penstock.models.backends.lean.operations.ops import Activations
@@ -22,8 +23,8 @@ def room_for(x: torch.Tensor, columns: int, into: Linear | None) -> Activations:
     """For rows like those of x, (T, columns), as a product with `into` takes them."""
     if isinstance(into, Fp8):
         return fp8_products.room(len(x), columns, x)
-    if isinstance(into, Int4) and len(x) == 1:
-        return int4_products.room(columns, x)
+    if isinstance(into, Int4) and len(x) == 1 and into.order is None:
+        return int4_products.room(x, into)
     return x.new_empty((len(x), columns))
 
 
@@ -31,7 +32,9 @@ def form(out: Activations) -> int:
     """See `INTO` in `kernels.norm`."""
     if isinstance(out, torch.Tensor):
         return norm.PLAIN.value
-    return norm.ROUNDED.value if isinstance(out, Rounded) else norm.SORTED.value
+    if isinstance(out, Rounded):
+        return norm.ROUNDED.value
+    return norm.SORTED.value if out.block == q4_0.BLOCK else norm.SORTED_BY_32.value
 
 
 def pointers(out: Activations) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,13 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.backends.lean.products import fp8
-from penstock.models.backends.lean.products.linear import Dense, Linear, quantize
+from penstock.models.backends.lean.products.linear import (
+    Dense,
+    Linear,
+    Matrices,
+    quantize,
+    quantize_experts,
+)
 from penstock.models.spec import DEFAULT_LOW_BIT, FP8_FORMAT
 from penstock.models.weights import q4_0
 
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
 
 Hold: TypeAlias = Callable[[Dense, torch.device, torch.dtype], Linear]
 """Converts a matrix to a format on a device, or to the given type if the format cannot have it."""
+
+
+HoldExperts: TypeAlias = Callable[[torch.Tensor, torch.device, torch.dtype], Matrices]
+"""The same of all experts' matrices, (experts, rows, columns)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +42,23 @@ class Holding:
 
     format: str
     hold: Hold
+    hold_experts: HoldExperts
     head: bool
     block: int
     of_whole_rows: bool
 
 
 SYM_INT4: Final = Holding(
-    DEFAULT_LOW_BIT, quantize, head=True, block=q4_0.BLOCK, of_whole_rows=False
+    DEFAULT_LOW_BIT,
+    quantize,
+    quantize_experts,
+    head=True,
+    block=q4_0.BLOCK,
+    of_whole_rows=False,
 )
-FP8: Final = Holding(FP8_FORMAT, fp8.hold, head=False, block=fp8.ALIGNED, of_whole_rows=True)
+FP8: Final = Holding(
+    FP8_FORMAT, fp8.hold, fp8.hold_experts, head=False, block=fp8.ALIGNED, of_whole_rows=True
+)
 
 
 def holding_of(spec: ModelSpec, device: Device) -> Holding | None:

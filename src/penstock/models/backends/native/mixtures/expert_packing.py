@@ -75,12 +75,12 @@ class ExpertPlan:
 
 def plans(index: int, experts: Experts, hidden: int, weights: Weights) -> Iterator[ExpertPlan]:
     """The matrices of a layer's experts."""
-    named = _located(experts, weights)
+    named = located(experts, weights)
     for which in (Which.EXPERTS_GATE_UP, Which.EXPERTS_DOWN):
         yield ExpertPlan(which, index, named, hidden)
 
 
-def _located(experts: Experts, weights: Weights) -> Experts:
+def located(experts: Experts, weights: Weights | Checkpoint) -> Experts:
     """Return the same experts with the names that the checkpoint uses."""
 
     def known(name: str) -> str:
@@ -219,7 +219,7 @@ def routers(model: Architecture, weights: Weights) -> Iterator[tuple[int, NDArra
     :raises ModelNotLoadable: it is missing or has a wrong shape.
     """
     for index, experts in mixtures(model):
-        name = f"{_located(experts, weights).routing.router}.weight"
+        name = f"{located(experts, weights).routing.router}.weight"
         matrix = weights.embeddings(name)
         if (matrix.rows, matrix.columns) != (experts.routing.experts, model.hidden_size):
             raise ModelNotLoadable(f"{name} is ({matrix.rows}, {matrix.columns})")
@@ -233,7 +233,7 @@ def vectors(
 
     :raises ModelNotLoadable: one that is described is missing.
     """
-    named = _located(experts, weights)
+    named = located(experts, weights)
     routing, names = named.routing, named.matrices
     optional = {
         Vector.ROUTER_BIAS: f"{routing.router}.bias",
