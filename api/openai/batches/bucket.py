@@ -127,17 +127,15 @@ class Bucket:
         file.seek(0)
         return file
 
-    def names(self, prefix: str) -> list[str]:
-        """Return the names of objects that begin so."""
+    def scan(self, prefix: str) -> Iterator[str]:
+        """Yield the names of objects that begin so; a page of the list is in memory at a time."""
         with self._calling():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
-            return sorted(
-                str(one["Key"]).removeprefix(self._prefix)
-                for page in pages
-                for one in page.get("Contents", ())
-            )
+            for page in pages:
+                for listed in page.get("Contents", ()):
+                    yield str(listed["Key"]).removeprefix(self._prefix)
 
     def delete(self, *names: str) -> None:
         """Delete objects."""

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock.api")
 
 LOOK_S: Final = 1.0
-SWEEP_S: Final = 60.0
+SWEEP_S: Final = 600.0
+"""Nobody sees a file that has expired; the fleet deletes such files this often, as it reads them all."""
+SWEEP_LOOK_S: Final = 30.0
 MOST_BREAKDOWNS: Final = 5
 """Drives of a batch that may end in an unexpected error, one after another, before it fails."""
 
@@ -41,19 +43,26 @@ MOST_BREAKDOWNS: Final = 5
 async def drive_forever(app: ASGIApp, services: Services) -> None:
     """Drive every open batch that no other process drives; every API process runs this."""
     driver = Driver(app, services)
-    swept_s = 0.0
+    looked_s = float("-inf")
     try:
         while True:
             try:
                 await driver.look()
-                if time.monotonic() - swept_s > SWEEP_S:
-                    swept_s = time.monotonic()
-                    await asyncio.to_thread(store_of(services.settings).sweep)
+                if time.monotonic() - looked_s > SWEEP_LOOK_S:
+                    looked_s = time.monotonic()
+                    await sweep_in_turn(services)
             except Exception:
                 logger.exception("batches")
             await asyncio.sleep(LOOK_S)
     finally:
         await driver.stop()
+
+
+async def sweep_in_turn(services: Services) -> None:
+    """Delete expired files, unless one of the fleet's processes has done so lately."""
+    turn = Lease(services.redis, keys.lease("files"), uuid.uuid4().hex, SWEEP_S)
+    if await turn.take():  # and keep: its end is the next one's turn
+        await asyncio.to_thread(store_of(services.settings).sweep)
 
 
 class Driver:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
 from api.access.owned import owned
+from api.openai.batches.objects import read_each
 from penstock.clock import clock
 from penstock.errors import StoreUnavailable, UnknownObject
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 FILE_ID: Final = re.compile(r"file-[0-9a-f]{32}")
 LONGEST_NAME: Final = 255
-READERS: Final = 8
-"""Cards that are read at once: each is a round trip to a bucket."""
 _FOLDER: Final = "objects"
 _CARD: Final = ".json"
 
@@ -136,12 +134,9 @@ class FileStore:
         self._objects.sweep()
 
     def _all(self) -> Iterator[FileCard]:
-        names = self._objects.names(f"{_FOLDER}/file-")
-        ids = [name[len(_FOLDER) + 1 : -len(_CARD)] for name in names if name.endswith(_CARD)]
-        with ThreadPoolExecutor(READERS) as readers:
-            for card in readers.map(self._card, ids):
-                if card is not None:
-                    yield card
+        names = self._objects.scan(f"{_FOLDER}/file-")
+        ids = (name[len(_FOLDER) + 1 : -len(_CARD)] for name in names if name.endswith(_CARD))
+        return read_each(ids, self._card)
 
     def _card(self, file_id: str) -> FileCard | None:
         content = self._objects.get(_card_name(file_id))

@@ -10,18 +10,25 @@ import os
 import secrets
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Final, Protocol
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Final, Protocol, TypeVar
 
 from penstock.errors import BodyTooLarge, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
+T = TypeVar("T")
 
 COPY_BYTES: Final = 1024 * 1024
 STALE_S: Final = 86_400
+READERS: Final = 8
+"""Objects that are read at once: each is a round trip to a bucket."""
+READ_AHEAD: Final = 64
+"""Objects of a list that are in memory at once; there may be a hundred thousand."""
 
 
 class Objects(Protocol):
@@ -52,8 +59,8 @@ class Objects(Protocol):
         """Return a file to read; None if there is none of this name."""
         ...
 
-    def names(self, prefix: str) -> list[str]:
-        """Return the names that begin so, sorted."""
+    def scan(self, prefix: str) -> Iterator[str]:
+        """Yield the names that begin so, in any order, without holding them all."""
         ...
 
     def delete(self, *names: str) -> None:
@@ -80,6 +87,27 @@ def writing(what: str) -> Generator[None]:
 def too_large(most_bytes: int) -> BodyTooLarge:
     """Return the error of a file that is over the limit."""
     return BodyTooLarge(f"The file is over the limit of {most_bytes} bytes", param="file")
+
+
+def sorted_names(objects: Objects, prefix: str) -> list[str]:
+    """Return the names that begin so, sorted; for few."""
+    return sorted(objects.scan(prefix))
+
+
+def read_each(names: Iterable[str], read: Callable[[str], T | None]) -> Iterator[T]:
+    """Yield what `read` returns for each name, but None: a few are read at once, and held."""
+    waiting = iter(names)
+    with ThreadPoolExecutor(READERS) as readers:
+        while some := list(islice(waiting, READ_AHEAD)):
+            yield from (found for found in readers.map(read, some) if found is not None)
+
+
+def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder; nothing if it is gone, and nothing temporary."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
 
 
 class FolderObjects:
@@ -141,22 +169,20 @@ class FolderObjects:
         except FileNotFoundError:
             return None
 
-    def names(self, prefix: str) -> list[str]:
-        """Return the files of one folder whose paths begin so, and those of its subfolders."""
+    def scan(self, prefix: str) -> Iterator[str]:
+        """Yield the files of one folder whose paths begin so, and those of its subfolders."""
         folder, _, start = prefix.rpartition("/")
-        top = self._folder / folder
-        found: list[str] = []
-        with suppress(FileNotFoundError):
-            for entry in top.iterdir():
-                if entry.name.startswith(".") or not entry.name.startswith(start):
-                    continue
-                inner = entry.rglob("*") if entry.is_dir() else (entry,)
-                found += [
-                    path.relative_to(self._folder).as_posix()
-                    for path in inner
-                    if not path.name.startswith(".") and path.is_file()
-                ]
-        return sorted(found)
+        for entry in _entries(self._folder / folder):
+            if entry.name.startswith(start):
+                yield from self._below(f"{folder}/{entry.name}" if folder else entry.name, entry)
+
+    def _below(self, name: str, entry: os.DirEntry[str]) -> Iterator[str]:
+        """Yield the name of a file, or those of all files in a folder."""
+        if not entry.is_dir(follow_symlinks=False):
+            yield name
+            return
+        for inner in _entries(entry.path):
+            yield from self._below(f"{name}/{inner.name}", inner)
 
     def delete(self, *names: str) -> None:
         """Delete files, and a batch's folder with the last of its own."""

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from api.access.owned import owned
-from api.openai.batches.file_store import READERS
+from api.openai.batches.objects import read_each, sorted_names
 from penstock.clock import clock
 from penstock.errors import StoreUnavailable
 from penstock.transport.accounts.keyring import KeyCard
@@ -150,15 +149,14 @@ class BatchStore:
 
     def batches(self, tenant: str) -> list[Batch]:
         """Return the caller's batches, the newest first."""
-        names = self._objects.names("batches/batch_")
-        ids = [name.split("/")[1] for name in names if name.endswith("/batch.json")]
-        with ThreadPoolExecutor(READERS) as readers:
-            own = [one for one in readers.map(self.get, ids) if one and one.tenant == tenant]
+        names = self._objects.scan("batches/batch_")
+        ids = (name.split("/")[1] for name in names if name.endswith("/batch.json"))
+        own = [batch for batch in read_each(ids, self.get) if batch.tenant == tenant]
         return sorted(own, key=lambda batch: (-batch.created_s, batch.id))
 
     def open_ids(self) -> list[str]:
         """Return the ids of batches that have not ended."""
-        return [name.rpartition("/")[2] for name in self._objects.names(_open("batch_"))]
+        return [name.rpartition("/")[2] for name in sorted_names(self._objects, _open("batch_"))]
 
     def cancel(self, batch_id: str) -> None:
         """Ask for a batch's end."""
@@ -209,7 +207,7 @@ class BatchStore:
         return _rows.decode(piece.readline())
 
     def _row_names(self, batch_id: str) -> list[str]:
-        return self._objects.names(_name(batch_id, "rows."))
+        return sorted_names(self._objects, _name(batch_id, "rows."))
 
 
 def _name(batch_id: str, what: str) -> str:

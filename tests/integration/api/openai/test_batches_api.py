@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -14,8 +16,9 @@ import msgspec
 import openai
 import pytest
 
+from api.openai.batches.driver import sweep_in_turn
 from api.openai.batches.file_store import FileStore, safe_name
-from api.openai.batches.files import MOST_LISTED
+from api.openai.batches.files import MOST_LISTED, store_of
 from api.openai.batches.objects import FolderObjects
 from api.openai.batches.store import BatchStore
 from penstock.contract.events import Failed, Tokens
@@ -30,8 +33,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+    from redis.asyncio import Redis as AsyncRedis
 
+    from api.services import Services
     from penstock.contract.job import Job
+    from penstock.settings import Settings
     from tests.fixtures.api import ApiServer, Fleet, Script
 
 TEXT = "".join(WORDS)
@@ -168,8 +174,6 @@ def test_names(given: str, kept: str) -> None:
 
 
 def test_expired_files_go(tmp_path: Path) -> None:
-    import io
-
     store = FileStore(FolderObjects(tmp_path), 100)
     made = store.add(io.BytesIO(b"x"), tenant="t", filename="a", purpose="batch", expires_after_s=0)
     stays = store.add(io.BytesIO(b"x"), tenant="t", filename="a", purpose="batch")
@@ -178,6 +182,26 @@ def test_expired_files_go(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "objects").iterdir()} == {stays.id}
     with pytest.raises(UnknownObject):
         store.open(made)
+
+
+async def test_one_process_of_the_fleet_deletes_expired_files_at_a_time(
+    async_redis: AsyncRedis, redis_settings: Settings, tmp_path: Path
+) -> None:
+    settings = redis_settings.model_copy(update={"files_dir": tmp_path})
+    services = cast("Services", SimpleNamespace(redis=async_redis, settings=settings))
+
+    async def left() -> int:
+        """Look at what is left of an expired file."""
+        store_of(settings).add(
+            io.BytesIO(b""), tenant="t", filename="a", purpose="batch", expires_after_s=0
+        )
+        await sweep_in_turn(services)
+        return len(list((tmp_path / "objects").iterdir()))
+
+    assert await left() == 0
+    assert await left() == 2  # its card, too
+    await async_redis.delete(keys.lease("files"))
+    assert await left() == 0
 
 
 # -- batches

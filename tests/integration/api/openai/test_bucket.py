@@ -11,7 +11,7 @@ import pytest
 
 from api.openai.batches.answers import Stream
 from api.openai.batches.file_store import FileStore
-from api.openai.batches.objects import FolderObjects
+from api.openai.batches.objects import FolderObjects, sorted_names
 from api.openai.batches.storage import objects_of
 from api.openai.batches.store import BatchStore
 from penstock.errors import BadSettings, BodyTooLarge, StoreUnavailable
@@ -63,7 +63,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
 def test_both_storages_do_the_same(objects: Objects) -> None:
     assert objects.get("a/b") is None
     assert objects.open("a/b") is None
-    assert objects.names("a/") == []
+    assert sorted_names(objects, "a/") == []
     objects.put("a/b", b"one")
     objects.put("a/b", b"two")
     assert objects.put_from("a/c", io.BytesIO(b"three"), 5) == 5
@@ -72,15 +72,15 @@ def test_both_storages_do_the_same(objects: Objects) -> None:
     for piece in (b"x\n", b"y\n"):
         objects.append("a/rows.1", piece)
     assert objects.get("a/b") == b"two"
-    assert objects.names("a/")[:2] == ["a/b", "a/c"]
-    pieces = objects.names("a/rows.")
+    assert sorted_names(objects, "a/")[:2] == ["a/b", "a/c"]
+    pieces = sorted_names(objects, "a/rows.")
     assert b"".join(objects.get(name) or b"" for name in pieces) == b"x\ny\n"
     file = objects.open("a/c")
     assert file is not None
     with file:
         assert file.read() == b"three"
-    objects.delete(*objects.names("a/"), "a/none")
-    assert objects.names("") == []
+    objects.delete(*sorted_names(objects, "a/"), "a/none")
+    assert sorted_names(objects, "") == []
     objects.sweep()
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_made_whole_is_not_stored(objects: Objects) -> None:
     with pytest.raises(StoreUnavailable):
         objects.put_from("a/output", io.BufferedReader(Stream(failing())), None)
     assert objects.get("a/output") is None
-    assert objects.names("") == []
+    assert sorted_names(objects, "") == []
 
 
 def test_parts_of_a_dead_process_go(settings: Settings, endpoint: str) -> None:
@@ -132,7 +132,7 @@ def test_a_file_is_bounded_and_forgotten(objects: Objects) -> None:
     store.sweep()
     assert store.cards("t") == [card]
     store.delete(card)
-    assert objects.names("") == []
+    assert sorted_names(objects, "") == []
 
 
 def test_a_request_at_one_process_sees_what_another_stored(
@@ -197,4 +197,4 @@ def test_calls_to_storage_that_is_away_end(tmp_path: Path) -> None:
     away: Any = f"http://127.0.0.1:{find_free_port()}"
     settings = Settings(files_url=f"s3://{BUCKET}", files_endpoint=away)
     with pytest.raises(StoreUnavailable):
-        objects_of(settings).names("")
+        sorted_names(objects_of(settings), "")
