@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.chaos.fleet import MODELS
 from tests.chaos.protocols import BY_NAME
 from tests.chaos.run import Plan, run
 from tests.fixtures.models import write_tiny_llama
@@ -43,6 +44,12 @@ def main() -> int:
     )
     parser.add_argument("--no-networks", action="store_true", help="no `ip netns`, no partitions")
     parser.add_argument("--grouped", action="store_true", help="hit the Redis of a group")
+    parser.add_argument(
+        "--on-demand", action="store_true", help="two models, and room for one in a worker"
+    )
+    parser.add_argument(
+        "--kv-store", action="store_true", help="workers keep and exchange blocks of KV cache"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the processes' logs")
     parser.add_argument("--save", type=Path)
     chosen = parser.parse_args()
@@ -62,11 +69,14 @@ def main() -> int:
         journal_ttl_s=chosen.journal_ttl,
         has_networks=not chosen.no_networks,
         is_grouped=chosen.grouped,
+        is_on_demand=chosen.on_demand,
+        has_stores=chosen.kv_store,
     )
-    with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as name:
-        folder = chosen.keep or Path(name)
+    with tempfile.TemporaryDirectory(prefix="penstock-chaos-") as temporary:
+        folder = chosen.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        write_tiny_llama(folder / "models" / "tiny-llama")
+        for seed, name in enumerate(MODELS):
+            write_tiny_llama(folder / "models" / name, seed=seed)
         verdict = asyncio.run(_until_stopped(run(plan, folder, folder / "models", _tell)))
     print(verdict.table())  # noqa: T201
     if chosen.save:

@@ -13,7 +13,7 @@ import redis
 from penstock.contract.events import Finished, Tokens
 from penstock.transport import keys
 from penstock.transport.jobs import journal
-from tests.chaos.fleet import QUEUE
+from tests.chaos.fleet import QUEUE, queue_of
 
 if TYPE_CHECKING:
     from tests.chaos.faults import Faults
@@ -85,18 +85,19 @@ class Audit:
         )
 
 
-def journal_text(store_url: str, job_id: str) -> str | None:
+def journal_text(store_url: str, job_id: str, queue: str = QUEUE) -> str | None:
     """Return what a job's journal holds; None without a job."""
     if not job_id:
         return None
     with redis.Redis.from_url(store_url, protocol=2, socket_timeout=30.0) as client:
-        events = journal.read(client, QUEUE, job_id, limit=100_000)
+        events = journal.read(client, queue, job_id, limit=100_000)
     return "".join(event.text for event in events if isinstance(event, Tokens | Finished))
 
 
 def _journal_faults(client: redis.Redis, outcome: Outcome) -> list[str]:
-    status = client.hget(keys.job(QUEUE, outcome.job_id), "state")
-    events = journal.read(client, QUEUE, outcome.job_id, limit=100_000)
+    queue = queue_of(outcome.ask.model)
+    status = client.hget(keys.job(queue, outcome.job_id), "state")
+    events = journal.read(client, queue, outcome.job_id, limit=100_000)
     faults: list[str] = []
     if status != b"finished":
         faults.append(f"{outcome.job_id}: its state is {status!r}")

@@ -8,9 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.chaos.load_faults import LoadFaults
 from tests.chaos.loss_faults import LossFaults
 from tests.chaos.network_faults import NetworkFaults
 from tests.chaos.process_faults import ProcessFaults
+from tests.chaos.store_faults import StoreFaults
 
 if TYPE_CHECKING:
     import random
@@ -67,8 +69,12 @@ PARTITIONS: Mapping[str, int] = {
 CLOCKS: Mapping[str, int] = {"step_clocks": 3}
 
 
+STORES: Mapping[str, int] = {"damage_store": 4, "delete_store": 3, "block_store": 3}
+LOADS: Mapping[str, int] = {"kill_loading": 4, "kill_unloading": 4, "fail_loads": 3}
+
+
 @dataclass
-class Faults(ProcessFaults, LossFaults, NetworkFaults):
+class Faults(ProcessFaults, LossFaults, NetworkFaults, LoadFaults, StoreFaults):
     """Injects faults until cancelled; one at a time, a pause between, everything mended after."""
 
     fleet: Fleet
@@ -98,6 +104,8 @@ class Faults(ProcessFaults, LossFaults, NetworkFaults):
             **NETWORK,
             **(PARTITIONS if self.fleet.has_networks else {}),
             **(CLOCKS if self.fleet.clock else {}),
+            **(LOADS if self.fleet.on_demand else {}),
+            **(STORES if self.fleet.has_stores else {}),
         }
         if unknown := {*self.only, *self.order} - set(kinds):
             raise ValueError(f"no such faults: {sorted(unknown)}; there are {sorted(kinds)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,26 @@ if TYPE_CHECKING:
     from tests.fixtures.clocks import WallClock
     from tests.fixtures.redis import RedisServer
 
-QUEUE = "tiny-llama-cpu"
 START_S = 300.0
 """All processes start at once, each with its imports and its model."""
+MODELS = ("tiny-llama", "other-llama")
+"""The second one is served only in runs with models on demand."""
 SETTLE_S = 30.0
 LONGEST_LINE = 120
+SUFFIX = "-cpu"
+EXCHANGE = {
+    "PENSTOCK_KV_STORE_BYTES": str(2**20),  # full within a minute
+    "PENSTOCK_KV_EXCHANGE_TOKEN": "a token of an exchange",
+}
 STARVED = ("MemoryError", "Cannot allocate memory", "failed to map segment")
+
+
+def queue_of(model: str) -> str:
+    """Return the queue of a model."""
+    return f"{model}{SUFFIX}"
+
+
+QUEUE = queue_of(MODELS[0])
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,10 @@ class Fleet:
     """Whether each process has a network of its own."""
     home: RedisServer | None = None
     """The home Redis, if the one that is hit is a group's."""
+    on_demand: bool = False
+    """Whether workers have two models, and room for one."""
+    has_stores: bool = False
+    """Whether workers keep blocks of KV cache in folders, two of them in one, and exchange them."""
     workers: list[Running] = field(default_factory=list)
     apis: list[Running] = field(default_factory=list)
 
@@ -86,6 +105,8 @@ class Fleet:
             "PENSTOCK_KEEPALIVE_S": "2",
             "PENSTOCK_WORKER_GRACE_S": "120",
             "PENSTOCK_DEADLINE_S": "180",  # an answer that nobody can make ends before its client
+            "PENSTOCK_RESPONSE_TTL_S": str(max(60, self.journal_ttl_s)),
+            **({"PENSTOCK_RESIDENT_MODELS": "1"} if self.on_demand else {}),
             **(self.clock.env if self.clock else {}),
         }
 
@@ -93,16 +114,43 @@ class Fleet:
         """Return the Redis of a process at this door, and its settings."""
         if self.home is None:
             return door.url, self.env
-        groups = {"hit": {"queues": [QUEUE], "url": door.url}}
+        groups = {"hit": {"queues": [*self.queues], "url": door.url}}
         return self.home.url, {**self.env, "PENSTOCK_REDIS_GROUPS": json.dumps(groups)}
 
     def new_worker(self, place: int) -> Running:
         """Start a worker, without waiting for it."""
         door = self.worker_doors[place]
         redis_url, env = self._addresses(door)
+        if self.has_stores:
+            env = {**env, "PENSTOCK_KV_STORE": str(self.store_of(place)), **EXCHANGE}
         return self._processes.start_worker(
-            QUEUE, redis_url, self.models_dir, env=env, wait=False, prefix=door.prefix
+            ",".join(self.queues),
+            redis_url,
+            self.models_of(place),
+            env=env,
+            wait=False,
+            prefix=door.prefix,
         )
+
+    def store_of(self, place: int) -> Path:
+        """Return the folder of a worker's blocks."""
+        return self.folder / f"kv-{place % 2}"
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """What the workers serve."""
+        return tuple(map(queue_of, MODELS if self.on_demand else MODELS[:1]))
+
+    def models_of(self, place: int) -> Path:
+        """Return the folder of a worker's models: its own, if a load may be made to fail."""
+        if not self.on_demand:
+            return self.models_dir
+        own = self.folder / f"models-{place}"
+        if not own.exists():
+            own.mkdir()
+            for model in MODELS:
+                shutil.copytree(self.models_dir / model, own / model)
+        return own
 
     def new_api(self, place: int) -> Running:
         """Start an API process, on the same port as the one that it replaces."""
@@ -187,7 +235,7 @@ class Fleet:
 
             def answered() -> bool:
                 try:
-                    return not client.llen(QUEUE)
+                    return not any(client.llen(queue) for queue in self.queues)
                 except redis.RedisError:  # it was restarted a moment ago
                     return False
 

@@ -56,14 +56,19 @@ class Ask:
     seed: int
     text: str = ""
     protocol: str = "completions"
+    model: str = "tiny-llama"
     journal_text: str | None = None
     """What its job's journal holds, where that is not what the client reads."""
 
 
 def draw_asks(
-    count: int, seed: int, tokens: tuple[int, int], names: Sequence[str] = ("completions",)
+    count: int,
+    seed: int,
+    tokens: tuple[int, int],
+    names: Sequence[str] = ("completions",),
+    models: Sequence[str] = ("tiny-llama",),
 ) -> list[Ask]:
-    """Return asks of all sizes, by these protocols in turn; half of them are greedy."""
+    """Return asks of all sizes, by these protocols and of these models in turn; half are greedy."""
     rng = random.Random(seed)
     return [
         Ask(
@@ -72,6 +77,7 @@ def draw_asks(
             temperature=temperature if protocols.BY_NAME[name].has_seed else 0.0,
             seed=rng.getrandbits(32),
             protocol=name,
+            model=models[number // 2 // len(names) % len(models)],
         )
         for number in range(count)
         for temperature in (0.0 if number % 2 else rng.choice((0.7, 1.0)),)

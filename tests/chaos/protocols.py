@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from tests.chaos.load import Ask, Outcome
 
-MODEL = "tiny-llama"
 JOBS_HEADER = "x-penstock-jobs"
 KEY = "idempotency-key"
 POLL_S = 0.3
@@ -97,7 +96,7 @@ class Completions(Protocol):
 
     def body(self, ask: Ask) -> dict[str, Any]:
         return {
-            "model": MODEL, "prompt": ask.prompt, "max_tokens": ask.max_tokens, "seed": ask.seed,
+            "model": ask.model, "prompt": ask.prompt, "max_tokens": ask.max_tokens, "seed": ask.seed,
             "temperature": ask.temperature, "top_k": MOST_LIKELY, "ignore_eos": True,
             "stream": True,
         }  # fmt: skip
@@ -137,7 +136,7 @@ class Responses(Protocol):
 
     def body(self, ask: Ask) -> dict[str, Any]:
         return {
-            "model": MODEL, "input": ask.prompt, "max_output_tokens": ask.max_tokens,
+            "model": ask.model, "input": ask.prompt, "max_output_tokens": ask.max_tokens,
             "temperature": 0, "stream": True, "store": False,
         }  # fmt: skip
 
@@ -191,7 +190,7 @@ class Anthropic(Protocol):
 
     def body(self, ask: Ask) -> dict[str, Any]:
         return {
-            "model": MODEL, "messages": [{"role": "user", "content": ask.prompt}],
+            "model": ask.model, "messages": [{"role": "user", "content": ask.prompt}],
             "max_tokens": ask.max_tokens, "temperature": 0, "stream": True,
         }  # fmt: skip
 
@@ -218,7 +217,7 @@ class Ollama(Protocol):
             "top_k": MOST_LIKELY,
         }  # fmt: skip
         messages = [{"role": "user", "content": ask.prompt}]
-        return {"model": MODEL, "messages": messages, "options": options, "stream": True}
+        return {"model": ask.model, "messages": messages, "options": options, "stream": True}
 
     async def objects(self, response: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         async for line in response.aiter_lines():
@@ -243,7 +242,7 @@ class FastChat(Protocol):
 
     def body(self, ask: Ask) -> dict[str, Any]:
         return {
-            "model": MODEL, "prompt": ask.prompt, "temperature": 0,
+            "model": ask.model, "prompt": ask.prompt, "temperature": 0,
             "max_new_tokens": ask.max_tokens, "echo": False,
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ import httpx
 from tests.chaos import networks, protocols
 from tests.chaos.audit import Audit, journal_text
 from tests.chaos.faults import CLOCKS, Faults
-from tests.chaos.fleet import Fleet
+from tests.chaos.fleet import MODELS, Fleet, queue_of
 from tests.chaos.load import SILENCE_S, Ask, Clients, Outcome, draw_asks
 from tests.chaos.memory import Watch
 from tests.chaos.proxy import FaultyProxy
@@ -64,6 +64,10 @@ class Plan:
     """Whether each process gets a network of its own, if the machine lets us."""
     is_grouped: bool = False
     """Whether the Redis that is hit is a group's, beside a home Redis that is left alone."""
+    is_on_demand: bool = False
+    """Whether workers have two models and room for one: faults of loads are added."""
+    has_stores: bool = False
+    """Whether workers keep and exchange blocks of KV cache: faults of their folders are added."""
     journal_ttl_s: int = 0
     """0: as long as the run, and half an hour."""
 
@@ -84,7 +88,10 @@ async def run(
         why_not = await asyncio.to_thread(networks.reason_against) if wants_networks else ""
         has_networks = wants_networks and not why_not
         home = _home(folder) if plan.is_grouped else None
-        fleet = Fleet(folder, models_dir, store, proxy, journal_ttl_s, clock, has_networks, home)
+        fleet = Fleet(
+            folder, models_dir, store, proxy, journal_ttl_s, clock, has_networks, home,
+            plan.is_on_demand, plan.has_stores,
+        )  # fmt: skip
         if wants_clock and clock is None:
             tell("no libfaketime: clocks are left alone")
         if why_not:
@@ -113,7 +120,8 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
     async with httpx.AsyncClient(limits=limits, timeout=timeout) as http:
         urls = [api.url for api in fleet.apis]
         clients = Clients(http, urls, rng)
-        drawn = draw_asks(plan.asks, plan.seed, plan.tokens, plan.protocols)
+        models = MODELS if plan.is_on_demand else MODELS[:1]
+        drawn = draw_asks(plan.asks, plan.seed, plan.tokens, plan.protocols, models)
         asks = await _references(clients, drawn, fleet.store.url)
         tell(f"{len(asks)} undisturbed texts")
         faults = Faults(
@@ -124,10 +132,12 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
             spare_first=plan.spare_first,
             pause_s=plan.fault_pause_s,
         )
-        audit, watch = Audit(faults, fleet.store.url), Watch(fleet)
+        audit = Audit(faults, fleet.store.url)
+        load = _Load(plan, clients, asks, audit, tell)
+        watch = Watch(fleet, load.asked_since)
         beside = [asyncio.create_task(one.run()) for one in (faults, audit, watch)]
         begun_s = time.monotonic()
-        outcomes = await _Load(plan, clients, asks, audit, tell).run()
+        outcomes = await load.run()
         seconds = time.monotonic() - begun_s
         for task in beside:
             task.cancel()
@@ -140,6 +150,8 @@ async def _run(plan: Plan, fleet: Fleet, tell: Callable[[str], None]) -> Verdict
     verdict.tracebacks = await asyncio.to_thread(fleet.tracebacks)
     verdict.memory_mib = watch.quarters(spared=plan.spare_first)
     verdict.memory_minutes = watch.minutes()
+    verdict.redis_excesses = watch.excesses()
+    verdict.faults_found += [f"{one} had two models in memory" for one in sorted(watch.crowded)]
     return verdict
 
 
@@ -152,7 +164,8 @@ async def _references(clients: Clients, asks: list[Ask], store_url: str) -> list
             outcome = await clients.ask(ask)
         assert not outcome.error, f"{ask.protocol}: {outcome.error}"
         assert outcome.text, f"{ask.protocol}: an empty answer"
-        written = await asyncio.to_thread(journal_text, store_url, outcome.job_id)
+        queue = queue_of(ask.model)
+        written = await asyncio.to_thread(journal_text, store_url, outcome.job_id, queue)
         return dataclasses.replace(ask, text=outcome.text, journal_text=written)
 
     return list(await asyncio.gather(*map(reference, asks)))
@@ -181,6 +194,11 @@ class _Load:
                     asking.create_task(self._client())
             reporting.cancel()
         return self.outcomes
+
+    def asked_since(self, moment_s: float) -> int:
+        """Return how many jobs were in flight at a moment (monotonic) or after it."""
+        ended = sum(outcome.ended_s >= moment_s for outcome in self.outcomes)
+        return ended + self.begun - len(self.outcomes)
 
     def _is_over(self) -> bool:
         faults = self.audit.faults

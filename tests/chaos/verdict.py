@@ -66,6 +66,8 @@ class Verdict:
     memory_mib: dict[str, list[float]] = field(default_factory=dict)
     """Mean of each quarter of the run."""
     memory_minutes: list[dict[str, float]] = field(default_factory=list)
+    redis_excesses: list[str] = field(default_factory=list)
+    """What Redis had in its memory that no job explains."""
     seconds: float = 0.0
     tokens_per_s: float = 0.0
     faults_found: list[str] = field(default_factory=list)
@@ -122,7 +124,7 @@ class Verdict:
         if self.recovery_s.get(ALONE, {}).get("told p99", 0.0) >= MOST_RECOVERY_S:
             missed.append(f"jobs of a killed worker went on after {MOST_RECOVERY_S:g} s or more")
         if self.seconds >= LONG_S:
-            missed += drifts(self.memory_mib)
+            missed += [*drifts(self.memory_mib), *self.redis_excesses]
         return missed
 
     def as_dict(self) -> dict[str, Any]:
