@@ -36,6 +36,7 @@ from penstock.models.backends.lean.products.weight_formats import FP8, SYM_INT4,
 from penstock.models.backends.tensor_parallel.exchange import Exchange, Layout
 from penstock.models.devices import Cpu
 from tests.fixtures.lean import COMMON, CONTEXT, LOCAL, SIX
+from tests.integration.models.lean.test_triton_attention import chunks_of
 
 pytestmark = pytest.mark.gpu
 
@@ -149,6 +150,10 @@ def case(request) -> Case:
 @pytest.fixture
 def compiled(case, monkeypatch, tmp_path) -> dict[str, str]:
     """What each kernel has become; a launch compiles, and leaves its results as they were."""
+    return compile_for(case.gpu, monkeypatch, tmp_path)
+
+
+def compile_for(gpu: Any, monkeypatch: Any, tmp_path: Any) -> dict[str, str]:
     if find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("Triton's compiler is not here, or its interpreter is on")
     jit: Any = import_module("triton.runtime.jit")
@@ -161,7 +166,7 @@ def compiled(case, monkeypatch, tmp_path) -> dict[str, str]:
         return built
 
     monkeypatch.setattr(jit.JITFunction, "run", compile_only)
-    monkeypatch.setattr(jit.driver, "_active", Target(case.gpu))
+    monkeypatch.setattr(jit.driver, "_active", Target(gpu))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     return found
 
@@ -214,3 +219,15 @@ def test_all_kernels_of_a_model_compile(case, compiled):
     assert ("decode_kernel" in compiled) != ("decode_alone_kernel" in compiled)
     waits = {name for name, ptx in compiled.items() if "griddepcontrol.wait" in ptx}
     assert (kernels - {"prefill_kernel"} <= waits) if overlaps else not waits
+
+
+def test_the_kernel_of_long_chunks_compiles_for_hopper(monkeypatch, tmp_path):
+    compiled = compile_for(HOPPER, monkeypatch, tmp_path)
+    own = import_module("penstock.models.backends.lean.operations.hopper_attention")
+    kernels = import_module("penstock.models.backends.lean.kernels.prefill_hopper")
+    monkeypatch.setattr(own, "kernel_of", lambda _: kernels.prefill_kernel)
+    chunks = chunks_of(((64, 512),), torch.bfloat16, 128, 0, place=torch.device("cpu"))
+    own.prefill(chunks.qkv, chunks.step, chunks.layer, chunks.qkv.new_empty(512, 256))
+    ptx = compiled["prefill_kernel"]
+    assert "wgmma.mma_async" in ptx
+    assert "setmaxnreg" in ptx

@@ -26,6 +26,10 @@ CHUNKS = {
     "after earlier chunks": ((63, 70), (64, 64), (200, 3), (127, 130)),
 }
 """(position of the first token, tokens) of each sequence's chunk."""
+LONG_CHUNKS = {
+    "whole prompts": ((0, 700), (0, 129), (0, 64), (0, 1)),
+    "after earlier chunks": ((333, 600), (64, 512), (1000, 3), (1, 300)),
+}
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,26 @@ class Chunks:
         return torch.cat(outputs)
 
 
-def chunks_of(rows: Any, kind: torch.dtype, head_size: int, window: int, extra: str = "") -> Chunks:
-    place = torch.device("cpu")
-    device = gpu()
-    if device is not None:
-        place = device.torch_device
-    elif os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
-        pytest.skip("torch sees no GPU here, and Triton's interpreter is not on")
+def chunks_of(
+    rows: Any,
+    kind: torch.dtype,
+    head_size: int,
+    window: int,
+    extra: str = "",
+    *,
+    heads: int = 2,
+    place: torch.device | None = None,
+) -> Chunks:
+    """Random chunks, on a GPU or for Triton's interpreter unless a place is given."""
+    if place is None:
+        place = torch.device("cpu")
+        device = gpu()
+        if device is not None:
+            place = device.torch_device
+        elif os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
+            pytest.skip("torch sees no GPU here, and Triton's interpreter is not on")
     torch.manual_seed(len(rows) + window)
-    heads, kv_heads = 2, 1
+    kv_heads = heads // 2
     model = describe(
         {
             "model_type": "llama", "hidden_size": heads * head_size, "num_attention_heads": heads,
@@ -130,3 +145,73 @@ def test_chunks(form, extra, rows, window, monkeypatch):
     wanted = chunks.by_torch()
     error = (out.float() - wanted).norm() / wanted.norm()
     assert error < (1e-5 if kind == torch.float32 else 2e-3)
+
+
+@pytest.fixture
+def hopper():
+    """The kernels' module of long chunks, and that of where they are launched."""
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not here")
+    name = "penstock.models.backends.lean.operations"
+    return import_module(f"{name}.hopper_attention"), import_module(f"{name}.triton_attention")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", LONG_CHUNKS.values(), ids=LONG_CHUNKS.keys())
+def test_long_chunks_on_hopper(hopper, rows, kind):
+    own, attention = hopper
+    device = gpu()
+    if device is None or own.kernel_of(device.torch_device) is None:
+        pytest.skip("no GPU of NVIDIA's Hopper here, or Triton without Gluon")
+    chunks = chunks_of(rows, kind, 128, 0, heads=6)
+    assert own.can_attend(chunks.qkv, chunks.step, chunks.layer) == (rows[0][0] > 0)
+    assert own.works(chunks.qkv, chunks.layer, attention.prefill_plain)
+    out = chunks.qkv.new_full((len(chunks.qkv), 6 * 128), float("nan"))
+    own.prefill(chunks.qkv, chunks.step, chunks.layer, out)
+    wanted = chunks.by_torch()
+    assert (out.float() - wanted).norm() / wanted.norm() < (2e-3 if kind == torch.float16 else 1e-2)
+
+
+def test_which_chunks_hopper_takes(hopper, monkeypatch):
+    own, _ = hopper
+    monkeypatch.setattr(own, "kernel_of", lambda _: object())
+
+    def takes(rows: Any, kind: torch.dtype = torch.float16, **how: Any) -> bool:
+        how = {"head_size": 128, "window": 0, "place": torch.device("cpu")} | how
+        chunks = chunks_of(rows, kind, **how)
+        return own.can_attend(chunks.qkv, chunks.step, chunks.layer)
+
+    assert takes(((0, 512),))
+    assert takes(((0, 700), (40, 500)))
+    assert not takes(((0, 511),))
+    assert not takes(((0, 600), (0, 20), (0, 20), (0, 20))), "most programs would have no work"
+    assert not takes(((0, 512),), torch.float32)
+    assert not takes(((0, 512),), head_size=64)
+    assert not takes(((0, 512),), window=40)
+    assert not takes(((0, 512),), extra="capped")
+    assert not takes(((0, 512),), extra="sinks")
+
+
+@pytest.mark.parametrize("fault", ["does not compile", "wrong", "not a number"])
+def test_without_a_right_kernel_long_chunks_take_the_plain_one(hopper, fault, monkeypatch, caplog):
+    own, attention = hopper
+
+    def prefill(qkv: Any, step: Any, layer: Any, out: torch.Tensor) -> None:
+        if fault == "does not compile":
+            raise AttributeError("gluon has no such part")
+        out.fill_(1.0 if fault == "wrong" else float("nan"))
+
+    def plain(qkv: torch.Tensor, step: Any, layer: Any, out: torch.Tensor) -> None:
+        out.copy_(qkv[:, : out.shape[1]])
+
+    monkeypatch.setattr(own, "kernel_of", lambda _: object())
+    monkeypatch.setattr(own, "_tried", {})
+    monkeypatch.setattr(own, "prefill", prefill)
+    monkeypatch.setattr(attention, "prefill_plain", plain)
+    chunks = chunks_of(((0, 600),), torch.float16, 128, 0, place=torch.device("cpu"))
+    for _ in range(2):
+        out = chunks.qkv.new_zeros(600, 256)
+        attention.prefill(chunks.qkv, chunks.step, chunks.layer, out)
+        assert torch.equal(out, chunks.qkv[:, :256])
+    assert [one.levelname for one in caplog.records] == ["WARNING"], "once, and not again"
+    assert "plain kernel" in caplog.text

@@ -14,6 +14,7 @@ import triton
 
 from penstock.models.backends.lean.kernels import decode as decode_kernels
 from penstock.models.backends.lean.kernels import prefill as prefill_kernels
+from penstock.models.backends.lean.operations import hopper_attention
 from penstock.models.backends.lean.products.int4_products import precision
 from penstock.models.backends.steps import BLOCK_SIZE
 
@@ -99,6 +100,16 @@ def decode(
 
 def prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
     """Attend with the step's chunks of prompts; writes their rows of `out`."""
+    if hopper_attention.can_attend(qkv, step, layer) and hopper_attention.works(
+        qkv, layer, prefill_plain
+    ):
+        hopper_attention.prefill(qkv, step, layer, out)
+    else:
+        prefill_plain(qkv, step, layer, out)
+
+
+def prefill_plain(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
+    """As `prefill`, on any device."""
     sizes, window, cache = layer.shape.sizes, layer.window, layer.cache
     assert step.chunks is not None  # noqa: S101 - the caller has looked
     form = _prefill_form(qkv, step.longest_chunk, sizes)
