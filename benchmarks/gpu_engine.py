@@ -45,6 +45,7 @@ from penstock.models.backends.transformers.model import assemble
 from penstock.models.devices.cuda import Cuda
 from penstock.models.devices.xpu import Xpu
 from penstock.models.loading import kv_budget
+from penstock.models.loading.engine_options import LONE_CHUNK_TOKENS
 from penstock.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ DRAWN: dict[str, dict[str, Any]] = {
 PROMPTS = (32, 256)
 PREFILL = 2048
 PREFILLS = (512, PREFILL, 8192, 32_768)
-"""Tokens of one prompt; long ones are computed in chunks of PREFILL."""
+"""Tokens of one prompt; long ones are computed in chunks of LONE_CHUNK_TOKENS, on several GPUs of PREFILL."""
 
 
 class Words:
@@ -177,10 +178,14 @@ class Medians:
 class Ours:
     """Our engine over one model."""
 
-    def __init__(self, model: Any, blocks: int, slots: int) -> None:
+    def __init__(self, model: Any, blocks: int, slots: int, lone: int = LONE_CHUNK_TOKENS) -> None:
         self._model = model
         self._options = EngineOptions(
-            slots, blocks, prefill_chunk_tokens=PREFILL, prefix_caching=False
+            slots,
+            blocks,
+            prefill_chunk_tokens=PREFILL,
+            lone_chunk_tokens=lone,
+            prefix_caching=False,
         )
 
     def run(self, prompts: list[list[int]], **how: Any) -> Run:
@@ -358,7 +363,7 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     )
     model: Any = assembled.model
     blocks = kv_budget.allocate(
-        model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=queue
+        model, device, slots=slots, step_tokens=LONE_CHUNK_TOKENS, budget_bytes=0, where=queue
     ).blocks
     ours = Ours(model, blocks, slots)
     found = result["ours_bf16"] = in_bf16(ours, blocks, vocab, limit, options)
@@ -596,7 +601,7 @@ def several(
         blocks = kv_budget.allocate(
             model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
         ).blocks
-        ours = Ours(model, blocks, slots)
+        ours = Ours(model, blocks, slots, lone=0)
         found["kv_cache_tokens"] = blocks * 16
         for streams in options.streams:
             run = ours.median(streams, model.vocab_size, options.rounds)

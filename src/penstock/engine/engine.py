@@ -234,7 +234,8 @@ class Engine:
             return Step() if self._runner.posted else self._scheduler.follow(under_way)
         decoding = self._scheduler.decoding()
         drafts = self._drafter.plan(decoding)
-        step = self._scheduler.schedule(self._budget.tokens(decoding=len(decoding)), drafts)
+        tokens = self._budget.tokens(decoding=len(decoding), alone=self._scheduler.is_alone)
+        step = self._scheduler.schedule(tokens, drafts)
         self._table.release(step.preempted)
         return step
 

@@ -16,7 +16,8 @@ class EngineOptions:
     all that is allocated, and `num_blocks` bounds the length of sequences.
     `prefill_chunk_tokens` prompt tokens are computed a step beside the running sequences; with
     `target_step_ms` the chunk follows the measured step times instead, between
-    `min_chunk_tokens` and `max_chunk_tokens`. `prefix_caching` gains nothing, and should be off,
+    `min_chunk_tokens` and `max_chunk_tokens`. While a sequence is alone, up to `lone_chunk_tokens` of
+    its prompt are computed a step, if that is more. `prefix_caching` gains nothing, and should be off,
     for backends that keep their state by sequence and not in blocks (the grouped fallback).
     Up to `speculation_tokens` tokens are drafted for each sequence and step and verified; 0 turns
     that off, as the same backends need. `num_states` places a model has allocated that keeps a
@@ -33,6 +34,7 @@ class EngineOptions:
     target_step_ms: float | None = None
     min_chunk_tokens: int = 8
     max_chunk_tokens: int = 2048
+    lone_chunk_tokens: int = 0
     speculation_tokens: int = 0
     num_states: int = 0
     num_window_blocks: int = 0
@@ -43,6 +45,8 @@ class EngineOptions:
                 raise BadSettings(f"engine: {name} must be 1 or more (it is {getattr(self, name)})")
         if self.max_chunk_tokens < self.min_chunk_tokens:
             raise BadSettings("engine: max_chunk_tokens is less than min_chunk_tokens")
+        if self.lone_chunk_tokens < 0:
+            raise BadSettings("engine: lone_chunk_tokens must be 0 or more")
         if self.num_states and (self.num_states < self.slots or self.speculation_tokens):
             raise BadSettings(
                 "engine: num_states must be slots or more, without speculation_tokens"

@@ -73,6 +73,17 @@ class Scheduler:
         self.add(sequence)
         return sequence
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one sequence, running or waiting, and its prompt only has to be read.
+
+        Each token of a prompt that is scored or embedded takes memory of its own.
+        """
+        if len(self.running) + len(self.waiting) != 1:
+            return False
+        (sequence,) = self.running or self.waiting
+        return not sequence.needs_prompt_rows
+
     def decoding(self) -> list[Sequence]:
         """Return the running sequences whose prompt is computed: each step gives them a token."""
         return [sequence for sequence in self.running if sequence.remaining == 1]

@@ -94,6 +94,7 @@ def load(
     on_gpu = device.kind != "cpu"
     count = slots_of(spec, settings, slots)
     chunk = settings.prefill_chunk_tokens or (GPU_CHUNK_TOKENS if on_gpu else CHUNK_TOKENS)
+    lone = engine_options.lone_chunk_tokens(assembled, device, settings)
     spare = _spare_slots(assembled, count, settings)
     draft = _draft(spec, settings, words, sequences=count + spare, progress=progress)
     progress(0.9, "allocating the KV cache")
@@ -102,7 +103,7 @@ def load(
         device,
         slots=count,
         spare_slots=spare,
-        step_tokens=chunk,
+        step_tokens=max(chunk, lone),
         budget_bytes=settings.kv_cache_bytes or spec.kv_cache_bytes or 0,
         where=f"queue {spec.queue!r}",
     )
@@ -124,7 +125,9 @@ def load(
         adapters=adapters.named if adapters else (),
         most_adapters=adapters.most if adapters else 0,
     )
-    options = engine_options.engine_options(spec, settings, card, room, chunk_tokens=chunk)
+    options = engine_options.engine_options(
+        spec, settings, card, room, chunk_tokens=chunk, lone_tokens=lone
+    )
     store = open_store(spec, assembled, settings)
     return LoadedModel(assembled.model, words, card, options, vision, store, draft, adapters)
 

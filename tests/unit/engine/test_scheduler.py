@@ -384,6 +384,39 @@ def test_prompts_get_on_where_decoding_alone_takes_longer_than_the_target():
     assert chunk * 0.005 == pytest.approx(32 * 0.005, rel=0.1)
 
 
+def test_a_lone_prompt_gets_longer_chunks():
+    budget = PrefillBudget(EngineOptions(4, 4, prefill_chunk_tokens=100, lone_chunk_tokens=400))
+    assert budget.tokens(decoding=0) == 100
+    assert budget.tokens(decoding=0, alone=True) == 400
+    budget.shrink()
+    budget.recover()
+    assert budget.tokens(decoding=0, alone=True) == 100, "memory ran out with them"
+
+
+def test_a_lone_prompt_gets_longer_chunks_within_the_target():
+    options = EngineOptions(4, 4, target_step_ms=100, max_chunk_tokens=100, lone_chunk_tokens=400)
+    budget = PrefillBudget(options)
+    for token_s, longest in ((0.0001, 400), (0.002, 205)):
+        for tokens in (50, 100, 200) * 40:
+            budget.observe(tokens=tokens, step_s=0.01 + tokens * token_s)
+        assert budget.tokens(decoding=0) == 100
+        assert budget.tokens(decoding=0, alone=True) == pytest.approx(longest, rel=0.1)
+
+
+def test_one_sequence_is_alone_until_another_comes():
+    loop = Loop(64, chunk=4)
+    assert not loop.scheduler.is_alone
+    loop.add("a", [1, 2, 3, 4, 5, 6], 2)
+    assert loop.scheduler.is_alone
+    loop.step()
+    assert loop.scheduler.is_alone
+    loop.add("b", [1, 2, 3], 2)
+    assert not loop.scheduler.is_alone
+    scored = Loop(64, chunk=4)
+    scored.add("a", [1, 2, 3, 4, 5, 6], 2, scores_prompt=True)
+    assert not scored.scheduler.is_alone, "each token of its prompt has logits"
+
+
 def test_budget_shrinks_and_recovers():
     budget = PrefillBudget(EngineOptions(4, 4, prefill_chunk_tokens=5))
     budget.shrink()
@@ -403,6 +436,7 @@ def test_budget_shrinks_and_recovers():
         {"prefill_chunk_tokens": 0},
         {"target_step_ms": 0.0},
         {"max_chunk_tokens": 1},
+        {"lone_chunk_tokens": -1},
     ],
 )
 def test_options_out_of_range_are_refused(wrong):

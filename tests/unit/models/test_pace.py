@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from penstock.contract.worker import ModelCard
-from penstock.models.loading.engine_options import engine_options
+from penstock.models.loading.engine_options import (
+    LONE_CHUNK_TOKENS,
+    engine_options,
+    lone_chunk_tokens,
+)
 from penstock.models.loading.kv_budget import Room
 from penstock.models.spec import ModelSpec
 from penstock.settings import Settings
@@ -88,3 +93,20 @@ def test_a_model_that_keeps_states_guesses_nothing():
     chosen = options({"speculation": "on"}, {"batching": "continuous"}, {"states": 7})
     assert (chosen.speculation_tokens, chosen.num_states) == (0, 7)
     assert chosen.prefix_caching
+
+
+@pytest.mark.parametrize(
+    ("running", "kind", "free_gib", "chunk", "wanted"),
+    [
+        ("lean", "cuda", 40, 0, LONE_CHUNK_TOKENS),
+        ("lean", "cuda", 20, 0, 0),
+        ("lean", "cuda", 40, 512, 0),
+        ("lean", "cpu", 40, 0, 0),
+        ("transformers", "cuda", 40, 0, 0),
+    ],
+)
+def test_a_lone_prompt_gets_longer_chunks_on_large_gpus(running, kind, free_gib, chunk, wanted):
+    device: Any = SimpleNamespace(kind=kind, free_bytes=lambda: free_gib << 30)
+    assembled: Any = SimpleNamespace(running=running)
+    settings = Settings(prefill_chunk_tokens=chunk)
+    assert lone_chunk_tokens(assembled, device, settings) == wanted

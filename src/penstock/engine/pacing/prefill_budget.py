@@ -31,6 +31,7 @@ class PrefillBudget:
         self._options = options
         self._target_s = None if options.target_step_ms is None else options.target_step_ms / 1e3
         self._ceiling = options.prefill_chunk_tokens
+        self._lone = options.lone_chunk_tokens
         self._cost = StepCost(_FADE)
 
     @property
@@ -38,10 +39,14 @@ class PrefillBudget:
         """Whether `shrink` cannot lower the budget any more."""
         return self._ceiling == 1
 
-    def tokens(self, *, decoding: int) -> int:
-        """Return the budget of the next step, in which `decoding` sequences get a token."""
+    def tokens(self, *, decoding: int, alone: bool = False) -> int:
+        """Return the budget of the next step, in which `decoding` sequences get a token.
+
+        `alone`: see `penstock.engine.scheduler.Scheduler.is_alone`.
+        """
+        lone = self._lone if alone else 0
         if self._target_s is None:
-            return self._ceiling
+            return max(self._ceiling, lone)
         cost = self._cost.read()
         if cost is None:
             return min(self._ceiling, _FIRST)
@@ -55,7 +60,7 @@ class PrefillBudget:
         least, most = self._options.min_chunk_tokens, self._options.max_chunk_tokens
         if self._ceiling < self._options.prefill_chunk_tokens:  # memory ran out before
             least, most = min(least, self._ceiling), self._ceiling
-        return max(least, min(fitting, most))
+        return max(least, min(fitting, max(most, lone)))
 
     @property
     def token_s(self) -> float:
@@ -68,7 +73,8 @@ class PrefillBudget:
         self._cost.observe(tokens, step_s)
 
     def shrink(self) -> None:
-        """Halve the chunk: the device ran out of memory."""
+        """Halve the chunk: the device ran out of memory. Lone prompts get no longer ones any more."""
+        self._lone = 0
         self._ceiling = max(1, self._ceiling // 2)
 
     def recover(self) -> None:

@@ -8,6 +8,8 @@ from penstock.engine.options import EngineOptions
 
 if TYPE_CHECKING:
     from penstock.contract.worker import ModelCard
+    from penstock.models.devices.device import Device
+    from penstock.models.loading.assembled import Assembled
     from penstock.models.loading.kv_budget import Room
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
@@ -24,13 +26,33 @@ step takes a millisecond, as long as drafting, lost three quarters at eight samp
 
 MOST_CHUNK_TOKENS: Final = 2048
 
+LONE_CHUNK_TOKENS: Final = 8192
+"""Chunk of a prompt that nothing runs beside: at 32,768 tokens an H200 is 4 % faster than with 2,048."""
+
+_LONE_FREE_BYTES: Final = 32 << 30
+"""A GPU's free memory, without its KV cache, of which such a chunk's activations are a small part."""
+
+
+def lone_chunk_tokens(assembled: Assembled, device: Device, settings: Settings) -> int:
+    """Return the chunk of a prompt that is computed alone; 0 if it is like others'."""
+    if settings.prefill_chunk_tokens or assembled.running != "lean" or device.kind != "cuda":
+        return 0
+    return LONE_CHUNK_TOKENS if device.free_bytes() >= _LONE_FREE_BYTES else 0
+
 
 def engine_options(
-    spec: ModelSpec, settings: Settings, card: ModelCard, room: Room, *, chunk_tokens: int
+    spec: ModelSpec,
+    settings: Settings,
+    card: ModelCard,
+    room: Room,
+    *,
+    chunk_tokens: int,
+    lone_tokens: int = 0,
 ) -> EngineOptions:
     """Return the options for a model with `room` for its cache; its entry overrides the settings.
 
-    `chunk_tokens` is the longest prefill in a step that memory allows.
+    `chunk_tokens` is the longest prefill in a step that memory allows, or `lone_tokens` of a prompt
+    that is computed alone.
     """
     target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
     mode = spec.speculation or settings.speculation
@@ -42,6 +64,7 @@ def engine_options(
         num_blocks=room.blocks,
         prefill_chunk_tokens=chunk_tokens,
         max_chunk_tokens=max(MOST_CHUNK_TOKENS, chunk_tokens),
+        lone_chunk_tokens=lone_tokens,
         prefix_caching=paged,
         target_step_ms=target_step_ms or None,
         speculation_tokens=_SPECULATION_TOKENS if drafts and paged and not room.states else 0,

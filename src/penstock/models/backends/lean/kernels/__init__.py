@@ -1,1 +1,1 @@
-"""Triton kernels of the lean decoder. Plain Triton, nothing of one vendor: CUDA and XPU alike."""
+"""Triton kernels of the lean decoder. Plain Triton for CUDA and XPU alike, but for `prefill_hopper`."""
