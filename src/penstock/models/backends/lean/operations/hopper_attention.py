@@ -135,9 +135,11 @@ def kernel_of(place: torch.device) -> Any | None:
 def prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Tensor) -> None:
     """Attend with the step's chunks of prompts; writes their rows of `out`."""
     sizes, cache_ = layer.shape.sizes, layer.cache
+    kernel = kernel_of(qkv.device)
     assert step.chunks is not None  # noqa: S101 - the caller has looked
+    assert kernel is not None  # noqa: S101 - likewise
     tiles = triton.cdiv(step.longest_chunk, _QUERIES)
-    kernel_of(qkv.device)[(sizes.heads * tiles, len(step.chunks))](
+    kernel[(sizes.heads * tiles, len(step.chunks))](
         qkv,
         cache_.keys,
         cache_.values,
