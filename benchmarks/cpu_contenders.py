@@ -35,7 +35,9 @@ class Contender(Protocol):
 class Ours:
     """Penstock's engine in this process, over the backend and format that are asked for."""
 
-    def __init__(self, folder: Path, threads: int, backend: str, form: str) -> None:
+    def __init__(
+        self, folder: Path, threads: int, backend: str, form: str, kv_cache_type: str = ""
+    ) -> None:
         from penstock.models import devices, loader
         from penstock.models.spec import ModelSpec
         from penstock.settings import Settings
@@ -45,6 +47,7 @@ class Ours:
         spec = ModelSpec("bench", "bench-cpu", "cpu", None, folder, backend, format=own)
         spec = replace(
             spec,
+            kv_cache_type=kv_cache_type or None,
             converted_dir=settings.converted_dir.expanduser(),
             converted_limit_bytes=settings.converted_bytes,
         )
@@ -94,7 +97,7 @@ class Ours:
 class GenAI:
     """OpenVINO GenAI's continuous batching over a folder that optimum-cli exported."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, kv_cache_type: str) -> None:
         import openvino_genai as genai  # pyright: ignore[reportMissingImports]  installed by hand
 
         scheduling = genai.SchedulerConfig()
@@ -102,9 +105,12 @@ class GenAI:
         scheduling.max_num_seqs = 32
         scheduling.max_num_batched_tokens = 512
         scheduling.enable_prefix_caching = False
+        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        if kv_cache_type:
+            options["KV_CACHE_PRECISION"] = kv_cache_type
         self._genai = genai
         self._pipeline: Any = genai.ContinuousBatchingPipeline(
-            str(folder), scheduling, "CPU", {"INFERENCE_NUM_THREADS": threads}
+            str(folder), scheduling, "CPU", options
         )
         self._requests = 0
 
@@ -177,13 +183,16 @@ def _quiet(share: float, what: str) -> None:
 
 
 def make(name: str, folder: Path, threads: int) -> Contender:
-    """Load the contender of a name as `cpu_engine.py` uses them: `penstock/openvino/int4`, ..."""
+    """Load the contender of a name as `cpu_engine.py` uses them: `penstock/openvino/int4`, ...
+
+    A last part `/u8` is the precision of keys and values.
+    """
     kind, _, rest = name.partition("/")
     if kind == "penstock":
         backend, _, form = rest.partition("/")
-        return Ours(folder, threads, backend, form)
+        return Ours(folder, threads, backend, *form.split("/"))
     if kind == "genai":
-        return GenAI(folder, threads)
+        return GenAI(folder, threads, rest)
     return Stepping(folder, threads, rest)
 
 

@@ -25,6 +25,12 @@ that is among the contenders. This one and `penstock/native/gptq` are of Llama's
     python -m benchmarks.cpu_engine --label published --batches 1 8 16 --contenders \
         penstock/native/int4 penstock/native/gptq penstock/native/q4_k_m \
         --llama-batched-bench build/bin/llama-batched-bench
+
+With `--context` one stream reads prompts of these lengths and decodes after them, instead: keys and
+values are in 8 bit, llama.cpp's keys too. `--layers` of the shape are kept (`cpu_context.py`):
+
+    python -m benchmarks.cpu_engine --context 8192 16384 32768 --layers 2 --rounds 2 \
+        --llama-batched-bench build/bin/llama-batched-bench
 """
 
 from __future__ import annotations
@@ -47,7 +53,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from benchmarks import conditions, published_models, random_gguf
+from benchmarks import conditions, cpu_context, llama_cpp, published_models, random_gguf
 from tests.fixtures.models import write_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,10 +151,12 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
 """Cut at a multiple of six, it has both kinds of layers as often as the whole."""
 BY_LAYER = MIXTURES | HYBRIDS | DENSE
 OF_BY_LAYER = ("penstock/native/sym_int4",)
+OF_CONTEXT = ("penstock/native/sym_int4/u8", "penstock/native/sym_int4")
 OURS = ("penstock/openvino/int4", "penstock/openvino/sym_int4", "penstock/openvino/int8")
 OTHERS = ("bigdl/sym_int4", "transformers/bf16")
 ROUND_GB = 0.5
 PROMPT_TOKENS = 128
+POSITIONS = 2048
 CHUNK_TOKENS = 512
 """Of prompts that a step reads at most, ours and OpenVINO GenAI's (`cpu_contenders.py`)."""
 
@@ -163,11 +171,12 @@ class Process:
             "PENSTOCK_CONVERTED_DIR": str(cache / "converted"),
             "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
         }
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - the process writes to it
         self._process = subprocess.Popen(
             [python, str(ROOT / "benchmarks/cpu_contenders.py"), name, str(folder), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             env=environment,
         )
@@ -194,7 +203,10 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+            status = self._process.wait()
+            self._errors.seek(0)
+            last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(f"{self.name} ended with status {status}: {last}")
         return json.loads(line)
 
 
@@ -214,19 +226,18 @@ def write_model(cache: Path, shape: str) -> Path:
     return folder
 
 
-def write_by_layer(cache: Path, shape: str, layers: int) -> Path:
+def write_by_layer(cache: Path, shape: str, layers: int, positions: int = POSITIONS) -> Path:
     """A random model in bf16, layer by layer: its whole need not fit into memory."""
-    folder = cache / f"{shape}-{layers}"
+    folder = cache / f"{shape}-{layers}{'' if positions == POSITIONS else f'-{positions}'}"
     if (folder / "config.json").is_file():
         return folder
     unfinished = Path(tempfile.mkdtemp(dir=cache))
-    kind, sizes = BY_LAYER[shape]
+    kind, sizes = BY_LAYER.get(shape) or ("llama", SHAPES[shape])
     if "layer_types" in sizes:
         sizes = {**sizes, "layer_types": sizes["layer_types"][:layers]}
+    sizes = {**sizes, "num_hidden_layers": layers, "max_position_embeddings": positions}
     configuration: Any = CONFIG_MAPPING[kind]
-    config = configuration(
-        vocab_size=32_000, max_position_embeddings=2048, num_hidden_layers=layers, **sizes
-    )
+    config = configuration(vocab_size=32_000, **sizes)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
     files: dict[str, dict[str, torch.Tensor]] = {}
@@ -274,25 +285,6 @@ def _seconds(work: Any) -> float:
     return time.perf_counter() - started
 
 
-def llama_cpp(chosen: argparse.Namespace) -> dict[str, float]:
-    """llama.cpp's own `llama-batched-bench`: tokens a second by batch, and prefill of one prompt."""
-    decoding = _llama_rows(chosen, PROMPT_TOKENS, 16, chosen.batches)
-    prefill = _llama_rows(chosen, chosen.prefill_tokens, 1, [1])
-    found = {f"b{row['pl']}": float(row["speed_tg"]) for row in decoding}
-    return found | {"prefill": float(prefill[0]["speed_pp"])}
-
-
-def _llama_rows(
-    chosen: argparse.Namespace, prompt: int, steps: int, batches: list[int]
-) -> list[dict[str, Any]]:
-    threads = str(chosen.threads)
-    command = [chosen.llama_batched_bench, "-m", chosen.gguf, "-c", "8192"]
-    command += ["-t", threads, "-tb", threads, "-npp", str(prompt), "-ntg", str(steps)]
-    command += ["-npl", ",".join(map(str, batches)), "--output-format", "jsonl"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
 def arguments() -> argparse.Namespace:
     """The command line, with `--quick` worked in."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -305,6 +297,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--prefill-tokens", type=int, default=512)
+    parser.add_argument("--context", type=int, nargs="+", help="lengths of prompts of one stream")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--contenders", nargs="+")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/penstock-benchmarks")
@@ -316,7 +309,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llama-batched-bench")
     parser.add_argument("--gguf")
     chosen = parser.parse_args()
-    if chosen.contenders is None:
+    if chosen.contenders is None and chosen.context:
+        chosen.contenders = OF_CONTEXT
+    elif chosen.contenders is None:
         chosen.contenders = OF_BY_LAYER if chosen.model in BY_LAYER else [*OURS, *OTHERS]
     if chosen.quick:
         chosen.model, chosen.rounds, chosen.steps = "15m", 1, 8
@@ -329,9 +324,12 @@ def write_gguf(chosen: argparse.Namespace) -> str | None:
     if "penstock/native/q4_k_m" in chosen.contenders and chosen.model in SHAPES:
         folder = published_models.q4_k_m(chosen.cache, chosen.model, SHAPES[chosen.model])
         return str(folder / "model.gguf")
-    if chosen.model not in random_gguf.ARCHITECTURES or chosen.model in SHAPES:
+    if chosen.model not in random_gguf.ARCHITECTURES:
         return None
-    sizes = dict(BY_LAYER[chosen.model][1])
+    if chosen.model in SHAPES and not chosen.context:
+        return None
+    sizes = dict(SHAPES.get(chosen.model) or BY_LAYER[chosen.model][1])
+    sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
     sizes["linear_head"] = sizes.get("linear_key_head_dim")
     path = chosen.cache / f"{chosen.model}-{chosen.layers}.gguf"
     return str(random_gguf.write(path, chosen.model, sizes, chosen.layers))
@@ -340,10 +338,11 @@ def write_gguf(chosen: argparse.Namespace) -> str | None:
 def main() -> None:
     chosen = arguments()
     chosen.cache.mkdir(parents=True, exist_ok=True)
-    mixture = chosen.model in MIXTURES
+    mixture = chosen.model in MIXTURES and not chosen.context
+    positions = cpu_context.positions(chosen.context) if chosen.context else POSITIONS
     folder = (
-        write_by_layer(chosen.cache, chosen.model, chosen.layers)
-        if chosen.model in BY_LAYER
+        write_by_layer(chosen.cache, chosen.model, chosen.layers, positions)
+        if chosen.model in BY_LAYER or chosen.context
         else write_model(chosen.cache, chosen.model)
     )
     if chosen.llama_batched_bench and not chosen.gguf:
@@ -359,8 +358,9 @@ def main() -> None:
     figures: dict[str, dict[str, list[float]]] = {}
     deadline = time.monotonic() + chosen.budget_s
     try:
+        one_round = cpu_context.one_round if chosen.context else _round
         for _ in range(chosen.rounds):
-            if not _round(chosen, processes, figures, deadline):
+            if not one_round(chosen, processes, figures, deadline):
                 break
     finally:
         for process in processes:
@@ -389,7 +389,8 @@ def start(chosen: argparse.Namespace, folder: Path) -> list[Process]:
     if chosen.genai_model is None:
         print("genai is left out: no --genai-model (and --genai-python, if it lives elsewhere)")
     else:
-        wanted.append(("genai", chosen.genai_python, chosen.genai_model))
+        name = "genai/u8" if chosen.context else "genai"
+        wanted.append((name, chosen.genai_python, chosen.genai_model))
     if not (chosen.llama_batched_bench and chosen.gguf):
         print("llama.cpp is left out: no --llama-batched-bench and --gguf")
     processes: list[Process] = []
@@ -404,7 +405,7 @@ def start(chosen: argparse.Namespace, folder: Path) -> list[Process]:
 def _folder_of(chosen: argparse.Namespace, name: str, folder: Path) -> Path:
     """The model of a contender: the shape in bf16, or as it would be published."""
     write = published_models.WRITERS.get(name.rpartition("/")[2])
-    if write is None or chosen.model not in SHAPES:
+    if write is None or chosen.model not in SHAPES or chosen.context:
         return folder
     return write(chosen.cache, chosen.model, SHAPES[chosen.model])
 
@@ -430,7 +431,7 @@ def _round(
         _, prefill = process.measure(1, chosen.prefill_tokens, 1)
         figures[process.name].setdefault("prefill", []).append(prefill)
     if chosen.llama_batched_bench and chosen.gguf:
-        for what, value in llama_cpp(chosen).items():
+        for what, value in llama_cpp.measure(chosen, PROMPT_TOKENS).items():
             figures.setdefault("llama.cpp", {}).setdefault(what, []).append(value)
     return True
 

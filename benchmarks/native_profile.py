@@ -1,6 +1,7 @@
 r"""Where the native kernels' time goes, a step of the engine at a time, and what bounds them.
 
     python -m benchmarks.native_profile --model 1.1b --streams 1 4 8 16 32
+    python -m benchmarks.native_profile --model qwen3-30b-a3b --layers 4 --streams 1 16
 
 Printed by number of streams: milliseconds a step, the share of each phase (`outside`: scheduling,
 sampling, events: Python and torch), products of a weight and an activation a second while products
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks import conditions, engines
-from benchmarks.cpu_engine import SHAPES, write_model
+from benchmarks.cpu_engine import BY_LAYER, SHAPES, write_by_layer, write_model
 from penstock.contract.events import Finished, Tokens
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
@@ -77,6 +78,19 @@ def steps(
     return wall_s, phases
 
 
+def shares(seen: tuple[list[float], dict[Phase, list[float]]], rows: int) -> dict[str, Any]:
+    """Milliseconds of a step of `rows` tokens, and the share of each phase."""
+    step_s = statistics.median(seen[0])
+    phase_s = {phase: statistics.median(values) for phase, values in seen[1].items()}
+    return {
+        "tokens": rows,
+        "step_ms": round(step_s * 1e3, 2),
+        "least_ms": round(min(seen[0]) * 1e3, 2),
+        **{phase.name.lower(): round(took / step_s, 3) for phase, took in phase_s.items()},
+        "outside": round(1 - sum(phase_s.values()) / step_s, 3),
+    }
+
+
 def profile(
     shape: dict[str, int], seen: tuple[list[float], dict[Phase, list[float]]], rows: int, last: int
 ) -> dict[str, Any]:
@@ -89,10 +103,7 @@ def profile(
     kept = layer - shape["qkv"]
     count = rows * shape["weights"] - (rows - last) * kept + last * shape["head"]
     return {
-        "tokens": rows,
-        "step_ms": round(step_s * 1e3, 2),
-        **{phase.name.lower(): round(took / step_s, 3) for phase, took in phase_s.items()},
-        "outside": round(1 - sum(phase_s.values()) / step_s, 3),
+        **shares(seen, rows),
         "products_share": round(products_s / step_s, 3),
         "g_products_s": round(count / products_s / 1e9, 1),
         "gb_s": round(shape["bytes"] / products_s / 1e9, 1),
@@ -112,11 +123,13 @@ def shape_of(config: dict[str, Any], bits: float) -> dict[str, int]:
     return {"layers": layers, "qkv": qkv, "weights": weights, "head": head, "bytes": total}
 
 
-def load(cache: Path, model: str, form: str, *, threads: int, slots: int) -> LoadedModel:
+def load(
+    cache: Path, model: str, form: str, *, threads: int, slots: int, layers: int = 0
+) -> LoadedModel:
     """Write a shape's random weights into `cache`, if they are not there, and load them natively."""
     cache.mkdir(parents=True, exist_ok=True)
     file = cache / "native.toml"
-    path = write_model(cache, model)
+    path = write_by_layer(cache, model, layers) if layers else write_model(cache, model)
     file.write_text(f'[models."bench"]\npath = "{path}"\nbackend = "native"\nformat = "{form}"\n')
     settings = Settings(models_file=file, threads=threads, kv_cache_bytes=1 << 30)
     spec = resolve("bench-cpu", settings)
@@ -127,7 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=SHAPES, default="1.1b")
+    parser.add_argument("--model", choices=(*SHAPES, *BY_LAYER), default="1.1b")
+    parser.add_argument("--layers", type=int, default=4, help="of a shape that is cut")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=16)
@@ -137,10 +151,12 @@ def main() -> None:
     chosen = parser.parse_args()
     seen = conditions.observe()
     conditions.show(seen)
-    slots = max(chosen.streams)
-    loaded = load(chosen.cache, chosen.model, "sym_int4", threads=chosen.threads, slots=slots)
-    folder = write_model(chosen.cache, chosen.model)
-    shape = shape_of(json.loads((folder / "config.json").read_text()), 4.5)
+    layers = chosen.layers if chosen.model in BY_LAYER else 0
+    loaded = load(
+        chosen.cache, chosen.model, "sym_int4",
+        threads=chosen.threads, slots=max(chosen.streams), layers=layers,
+    )  # fmt: skip
+    shape = None if layers else shape_of(SHAPES[chosen.model] | {"vocab_size": 32_000}, 4.5)
     best = library.best_isa()
     assert best is not None
     peak = library.peak_products_s(best) * chosen.threads
@@ -149,8 +165,12 @@ def main() -> None:
     loads = [(count, chosen.prompt_tokens, chosen.tokens, count, count) for count in chosen.streams]
     loads.append((1, chosen.prefill_tokens, 1, chosen.prefill_tokens, 1))
     for streams, prompt, tokens, computed, last in loads:
-        row = profile(shape, steps(loaded, streams, prompt, tokens), computed, last)
-        row["of_peak"] = round(row["g_products_s"] * 1e9 / peak, 3)
+        seen_steps = steps(loaded, streams, prompt, tokens)
+        if shape is None:
+            row = shares(seen_steps, computed)
+        else:
+            row = profile(shape, seen_steps, computed, last)
+            row["of_peak"] = round(row["g_products_s"] * 1e9 / peak, 3)
         print(json.dumps(row), flush=True)
         rows.append(row)
     results = {"model": chosen.model, "peak_products_s": peak, "isa": best.name, "rows": rows}
