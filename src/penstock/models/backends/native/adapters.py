@@ -38,15 +38,11 @@ class _LowRank(ctypes.Structure):
 
 
 class NativeAdapter:
-    """An adapter in the library. It holds the matrices that the library points into.
-
-    The library copies each pair's second matrix, to its own order.
-    """
+    """An adapter in the library, which copies its matrices to its own order."""
 
     def __init__(self, model: ctypes.c_void_p) -> None:
         self._model = model
         self._library = library()
-        self._kept: list[NDArray[Any]] = []
         self._adapter = ctypes.c_void_p()
         check(self._library.pn_adapter_create(model, ctypes.byref(self._adapter)))
 
@@ -68,7 +64,6 @@ class NativeAdapter:
         """
         outputs, rank = up.shape
         down, own = _as_bits(pair.down), _as_bits(up)
-        self._kept.append(down)
         native = _LowRank(
             rank, pair.down.shape[1], first, outputs, _ELEMENTS[pair.down.dtype], pair.scale,
             down.ctypes.data, own.ctypes.data,

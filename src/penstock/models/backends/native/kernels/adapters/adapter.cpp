@@ -58,21 +58,24 @@ bool Adapter::changes(int which, int layer, const pn_packing &matrix, int first_
 
 void Adapter::append(int which, int layer, const pn_packing &matrix, const pn_low_rank &pair) {
     std::vector<LowRank> &own = pairs[size_t(layer) * PN_MATRICES + size_t(which)];
+    const size_t size = element_bytes(pair.element);
+    const size_t down_bytes = size * size_t(pair.rank) * size_t(pair.columns);
+    const LowRank *shared = nullptr; /* parts of a fused matrix may have one `down` */
     int count = 0;
-    int shared = -1; /* parts of a fused matrix may have one `down` */
     for (const LowRank &other : own) {
-        if (other.down == pair.down && other.rank == pair.rank && other.scale == pair.scale)
-            shared = other.first_small;
+        if (other.rank == pair.rank && other.element == pair.element &&
+            other.scale == pair.scale && memcmp(other.down, pair.down, down_bytes) == 0)
+            shared = &other;
         count = std::max(count, other.first_small + other.rank);
     }
     const int first = first_place(matrix, pair.first);
     const int block = first / HALF_PANEL;
     const int blocks = (first + pair.outputs - 1) / HALF_PANEL - block + 1;
-    const size_t size = element_bytes(pair.element);
+    const void *down = shared == nullptr
+                           ? memcpy(memory_.take(down_bytes), pair.down, down_bytes)
+                           : shared->down;
     const size_t block_bytes = size * size_t(pair.rank) * HALF_PANEL;
-    ups_.push_back(std::make_unique<Buffer<uint8_t>>());
-    ups_.back()->need(int64_t(block_bytes * size_t(blocks)));
-    uint8_t *up = ups_.back()->get();
+    uint8_t *up = memory_.take(block_bytes * size_t(blocks));
     memset(up, 0, block_bytes * size_t(blocks));
     const uint8_t *from = static_cast<const uint8_t *>(pair.up);
     for (int output = 0; output < pair.outputs; output++) {
@@ -81,8 +84,9 @@ void Adapter::append(int which, int layer, const pn_packing &matrix, const pn_lo
         for (int at = 0; at < pair.rank; at++, from += size)
             memcpy(to + size * size_t(at * HALF_PANEL + place % HALF_PANEL), from, size);
     }
-    own.push_back({pair.rank, pair.element, pair.columns, pair.scale, pair.down, up, first,
-                   pair.outputs, block, blocks, shared < 0 ? count : shared});
+    const int first_small = shared == nullptr ? count : shared->first_small;
+    own.push_back({pair.rank, pair.element, pair.columns, pair.scale, down, up, first, pair.outputs,
+                   block, blocks, first_small});
     small = std::max(small, own.back().first_small + pair.rank);
     rank = std::max(rank, int(pair.rank));
     most_pairs = std::max(most_pairs, int(own.size()));
@@ -116,6 +120,7 @@ StepAdapters::StepAdapters(const pn_step_input &input) {
     tokens = grouped(all);
     wanted = grouped(asked);
     runs.resize(std::max(tokens.runs.size(), wanted.runs.size()));
+    coming.resize(runs.size() * size_t(most_pairs));
 }
 
 const char *fault_of_adapters(const Model &model, const pn_step_input &input) {

@@ -1,11 +1,10 @@
 /* A LoRA adapter: low-rank products that some sequences of a step add to the model's own. */
 #pragma once
 
-#include <memory>
 #include <stddef.h>
 #include <vector>
 
-#include "buffer.h"
+#include "arena.h"
 #include "kernels.h"
 #include "penstock_native.h"
 
@@ -23,7 +22,8 @@ struct Adapter {
     /* Whether a pair of it changes some of these outputs of a matrix. */
     bool changes(int which, int layer, const pn_packing &matrix, int first, int outputs) const;
 
-    /* Pack a pair of a matrix and keep it. Throws std::bad_alloc. */
+    /* Copy a pair of a matrix; pairs of one matrix with the same `down` share it. Throws
+     * std::bad_alloc. */
     void append(int which, int layer, const pn_packing &matrix, const pn_low_rank &pair);
 
     int layers;
@@ -33,7 +33,7 @@ struct Adapter {
     int most_pairs = 0;                      /* of one matrix */
 
   private:
-    std::vector<std::unique_ptr<Buffer<uint8_t>>> ups_;
+    Arena memory_;
 };
 
 /* Rows of a product whose sequences use one adapter, MOST_RUN at most. */
@@ -59,6 +59,7 @@ struct StepAdapters {
     AdapterRows tokens;
     AdapterRows wanted;
     std::vector<AddedRun> runs; /* room for those of the product at hand */
+    std::vector<Span> coming;   /* by run and pair: what the next product's small results read */
     int small = 0;
     int rank = 0;
     int most_pairs = 0;

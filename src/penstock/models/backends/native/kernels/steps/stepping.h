@@ -86,6 +86,7 @@ class Step {
     void quantise_mixed(const Mixer &mixer, int token, int row);
 
     void make_adapters_room();
+    void look_ahead(int which, int layer, const AdapterRows &rows, int run);
     float *plain_row(int row);
     const float *plain_inputs(const Norm &norm, const float *hidden) const;
     Added added_to(int which, int layer, const float *inputs, int64_t stride, bool wanted,

@@ -112,12 +112,22 @@ struct AddedRun {
 
 constexpr int MOST_RUN = 32;
 
-/* What adapters add to a product's outputs; row r's small results are `small` + r `stride`. */
+/* Cache lines one after another. */
+struct Span {
+    const uint8_t *first;
+    int64_t lines;
+};
+
+/* What adapters add to a product's outputs; row r's small results are `small` + r `stride`.
+ * `coming` is what the small results of the next product read: a product of many rows waits for the
+ * cores and not for memory, and asks for it on the way. */
 struct Added {
     const AddedRun *runs = nullptr;
     int runs_count = 0;
     const float *small = nullptr;
     int64_t stride = 0;
+    const Span *coming = nullptr;
+    int coming_count = 0;
 };
 
 struct Product {

@@ -322,6 +322,38 @@ inline void tile_of(int count, const Block &block, int row, Ahead ahead, float *
     }
 }
 
+/* Ask memory for lines [line, end) of some spans. */
+inline void ask_for(const Span *spans, int count, int64_t line, int64_t end) {
+    for (int at = 0; at < count && line < end; at++) {
+        const Span span = spans[at];
+        for (; line < span.lines && line < end; line++)
+            __builtin_prefetch(span.first + line * LINE, 0, 2);
+        line = line < span.lines ? line : line - span.lines;
+        end -= span.lines;
+    }
+}
+
+/* What a panel asks memory for beside its own product, tile by tile: its share of what comes next. */
+struct Coming {
+    const Span *spans;
+    int count;
+    int64_t lines; /* of all spans */
+    int64_t step;  /* tiles so far, of all panels */
+    int64_t steps;
+
+    Coming(const Product &product, int panel, int64_t tiles)
+        : spans(product.added.coming), count(product.added.coming_count), lines(0),
+          step(panel * tiles), steps(product.matrix->panels * tiles) {
+        for (int at = 0; at < count; at++)
+            lines += spans[at].lines;
+    }
+    void ask_for_some() {
+        if (lines > 0)
+            ask_for(spans, count, lines * step / steps, lines * (step + 1) / steps);
+        step++;
+    }
+};
+
 /* All rows with one panel: in blocks of columns where they are several tiles. */
 inline void panel_of(const Product &product, int panel, int row, int count, float *sums) {
     const Matrix &matrix = *product.matrix;
@@ -337,6 +369,7 @@ inline void panel_of(const Product &product, int panel, int row, int count, floa
     const int64_t header = kind == PN_I8 ? 4 * PANEL : 0;
     const int64_t group_bytes = (bytes_a_panel - header) / matrix.groups;
     const int at_once = tiles == 1 ? matrix.groups : BLOCK_COLUMNS / matrix.group;
+    Coming coming(product, panel, int64_t(tiles) * ((matrix.groups + at_once - 1) / at_once));
     for (int group = 0; group < matrix.groups; group += at_once) {
         const int rest = matrix.groups - group;
         const int groups = rest < at_once ? rest : at_once;
@@ -347,6 +380,8 @@ inline void panel_of(const Product &product, int panel, int row, int count, floa
             const Ahead ahead = ahead_of(bytes, groups * group_bytes, at, tiles);
             tile_of(count * (at + 1) / tiles - first, block, row + first, ahead,
                     sums + first * PANEL);
+            if (tiles > 1)
+                coming.ask_for_some();
         }
     }
 }
