@@ -66,6 +66,8 @@ template <typename Crew> class Mixture {
                 const int panel = begin % panels;
                 const int rest = panels - panel;
                 const int count = rest < end - begin ? rest : end - begin;
+                if (begin / panels + 1 < room_.used_count)
+                    ask_for(experts_.gate_up, room_.by_size.get()[begin / panels + 1], 0);
                 gate_up_of(room_.by_size.get()[begin / panels], panel, panel + count);
                 begin += count;
             }
@@ -88,8 +90,11 @@ template <typename Crew> class Mixture {
         crew_.phase(rows_ == 0 ? 0 : experts_.down.panels, 1, [&](int begin, int end) {
             if (shared_.gate_up != nullptr)
                 shared_down(shared_inner, hidden, begin, end);
-            for (int at = 0; at < room_.used_count; at++)
+            for (int at = 0; at < room_.used_count; at++) {
+                if (at + 1 < room_.used_count)
+                    ask_for(experts_.down, room_.used.get()[at + 1], begin);
                 down_of(room_.used.get()[at], hidden, begin, end);
+            }
         });
     }
 
@@ -97,6 +102,7 @@ template <typename Crew> class Mixture {
     /* Rows and experts whose logits are one piece of work. */
     static constexpr int SCORED_ROWS = 32;
     static constexpr int SCORED_EXPERTS = 16;
+    static constexpr int ASKED_LINES = 32; /* as far as a product looks ahead */
 
     int assignments() const { return rows_ * shape_.chosen; }
     int count_of(int expert) const {
@@ -136,6 +142,14 @@ template <typename Crew> class Mixture {
         const int each = corrections_a_group(inputs_.offset);
         memcpy(to.corrections, inputs_.corrections + from * each,
                size_t(inputs_.groups * each) * sizeof(int32_t));
+    }
+
+    /* Ask memory for the begin of an expert's panel, as no product that comes before it does. */
+    static void ask_for(const Matrix &first, int expert, int panel) {
+        const Matrix matrix = of_expert(first, expert);
+        const uint8_t *bytes = matrix.packed + panel * matrix.panel_bytes;
+        for (int line = 0; line < ASKED_LINES; line++)
+            __builtin_prefetch(bytes + 64 * line, 0, 2);
     }
 
     void gate_up_of(int expert, int panel, int panel_end) {
