@@ -85,7 +85,14 @@ class Native:
     """A Transformers model with quantised weights, its twin in the library, and a cache."""
 
     def __init__(
-        self, model: Any, group: int | None, isa: Isa = Isa.BEST, threads: int = 2, block: int = 32
+        self,
+        model: Any,
+        group: int | None,
+        isa: Isa = Isa.BEST,
+        threads: int = 2,
+        block: int = 32,
+        *,
+        small_cache: bool = False,
     ) -> None:
         self.model = randomise(model).float().eval()
         self.config = model.config
@@ -108,6 +115,7 @@ class Native:
             norm_epsilon=config.rms_norm_eps,
             sliding_windows=(window if config.model_type == "mistral" else 0,)
             * config.num_hidden_layers,
+            small_cache=small_cache,
         )
         self.decoder = Decoder(self.shape, threads, isa=isa)
         self._set_weights()
@@ -233,28 +241,47 @@ def test_logits_are_those_of_transformers(name: str, group: int | None) -> None:
     assert error_of(found, native.expected(ids)) < 0.05  # activations of 8 bits, random weights
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3-very-wide-heads", "llama-tiny-heads"])
+def test_keys_and_values_in_8_bit_change_little(name: str) -> None:
+    ids = some_ids(75)
+    found: list[Any] = []
+    for small_cache in (False, True):
+        torch.manual_seed(0)
+        native = Native(MODELS[name](), 64, small_cache=small_cache)
+        found.append(native.step([Sequence(ids, 0, len(ids), [5, 3, 9])]))
+    assert 0 < error_of(found[1], found[0]) < 0.05
+
+
 def test_every_instruction_set_gives_the_same_bits(isa: Isa) -> None:
-    for name, group in (
-        ("llama", 64),
-        ("qwen3-wide-heads", 32),
-        ("llama-7-heads-of-80", None),
-        ("llama-several-blocks-of-columns", 32),
+    for name, group, small_cache in (
+        ("llama", 64, False),
+        ("qwen3-wide-heads", 32, True),
+        ("llama-7-heads-of-80", None, False),
+        ("llama-7-heads-of-80", 32, True),
+        ("llama-several-blocks-of-columns", 32, False),
     ):
         ids = some_ids(40)
         step = [Sequence(ids, 0, len(ids), [1, 2])]
         torch.manual_seed(0)
-        found = Native(MODELS[name](), group, isa).step(step)
+        found = Native(MODELS[name](), group, isa, small_cache=small_cache).step(step)
         torch.manual_seed(0)
-        best = Native(MODELS[name](), group).step(step)
+        best = Native(MODELS[name](), group, small_cache=small_cache).step(step)
         assert np.array_equal(found, best)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["llama", "mistral-window", "llama-7-heads-of-80", "llama-several-blocks-of-columns"],
+    ("name", "small_cache"),
+    [
+        ("llama", False),
+        ("llama", True),
+        ("mistral-window", False),
+        ("mistral-window", True),
+        ("llama-7-heads-of-80", False),
+        ("llama-several-blocks-of-columns", False),
+    ],
 )
-def test_neighbours_and_chunks_change_no_bit(isa: Isa, name: str) -> None:
-    native = Native(MODELS[name](), 64, isa)
+def test_neighbours_and_chunks_change_no_bit(isa: Isa, name: str, *, small_cache: bool) -> None:
+    native = Native(MODELS[name](), 64, isa, small_cache=small_cache)
     texts = [some_ids(count, seed) for seed, count in enumerate((1100, 3, 33, 64))]
     tables = [list(range(first, first + 35)) for first in (0, 40, 42, 45)]
     alone = [

@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 11
+#define PN_ABI 12
 
 /* Return codes. */
 enum {
@@ -373,7 +373,7 @@ typedef struct {
     int32_t outputs; /* of a paired matrix all gates, or all ups */
     int32_t element; /* of both: PN_F32, PN_F16 or PN_BF16 */
     float scale;
-    const void *down; /* (rank, columns), borrowed until `pn_adapter_destroy` */
+    const void *down; /* (rank, columns); it and the next are copied */
     const void *up;   /* (outputs, rank) */
 } pn_low_rank;
 

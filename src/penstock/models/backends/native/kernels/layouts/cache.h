@@ -1,8 +1,11 @@
 /* How a layer's part of a block of the KV cache lies, in fp16 elements: by head of keys and values, its
- * keys (padded, block_size), then its values (block_size, padded). In a small cache these are INT8, and
- * behind each of the two are scales, (block_size) fp32. Keys stand by dimension, so that one
+ * keys (padded, block_size), then its values (block_size, padded). Keys stand by dimension, so that one
  * vector holds the same dimension of neighbouring tokens and scores need no sums across lanes. `padded`
- * is the head's size filled up to sixteens. */
+ * is the head's size filled up to sixteens.
+ *
+ * In a small cache these are INT8 with 128 added, four numbers that one product adds up side by side:
+ * keys (padded / 4, block_size, 4 dimensions), values (block_size / 4, padded, 4 tokens). Behind each of
+ * the two are scales, (block_size) fp32. */
 #pragma once
 
 #include <stdint.h>

@@ -3,6 +3,8 @@
  * adds exactly nothing: so neither its neighbours nor chunks change its bits. */
 #pragma once
 
+#include "cached.inl.h"
+#include "small_attention.inl.h"
 #include "softmax.inl.h"
 
 namespace penstock {
@@ -17,46 +19,11 @@ struct Some {
     int last;
 };
 
-inline const uint16_t *keys_at(const Attention &of, int position) {
-    return of.cache + of.blocks[position / of.block_size] * of.block_stride;
-}
-
-/* Ask memory for the keys and values of a block that comes soon, as the hardware does not guess where
- * it lies. Where several tokens attend, they mostly find it in a cache. */
-inline void fetch_ahead(const Attention &of, int position) {
-    constexpr int AHEAD = 2; /* blocks */
-    const int next = position + AHEAD * of.block_size;
-    const int seen = of.first_position + of.tokens;
-    const int end = seen < of.last_split * SPLIT ? seen : of.last_split * SPLIT;
-    if (of.tokens > 1 || position % of.block_size != 0 || next >= end)
-        return;
-    const char *block = reinterpret_cast<const char *>(keys_at(of, next));
-    const int64_t size = of.values_offset + int64_t(of.padded) * of.block_size;
-    for (int64_t at = 0; at < size * int64_t(sizeof(uint16_t)); at += 64)
-        _mm_prefetch(block + at, _MM_HINT_T0);
-}
-
-/* Scales of a small cache, behind `size` elements of a block's keys or values. */
-inline const float *scales_behind(const Attention &of, const uint16_t *first, int size) {
-    const int8_t *elements = reinterpret_cast<const int8_t *>(first);
-    const int64_t filled = (size + WIDE - 1) / WIDE * WIDE;
-    return reinterpret_cast<const float *>(elements + filled * of.block_size);
-}
-
-/* Weights times the scales of their values, positions [begin, end) of a split from `start` on. */
-inline void scale_weights(const Attention &of, int start, int begin, int end, float *weights) {
-    for (int position = begin; position < end; position++) {
-        const uint16_t *values = keys_at(of, position) + of.values_offset;
-        const float *scales = scales_behind(of, values, of.value_size);
-        weights[position - start] = weights[position - start] * scales[position % of.block_size];
-    }
-}
-
 /* Scores of COUNT queries with sixteen keys. */
-template <int COUNT, typename Element>
+template <int COUNT>
 inline void scores_of(const Attention &of, const Some &some, int position, float *scores) {
-    const uint16_t *block = keys_at(of, position);
-    const Element *keys = reinterpret_cast<const Element *>(block) + position % of.block_size;
+    const Half *keys =
+        reinterpret_cast<const Half *>(keys_at(of, position)) + position % of.block_size;
     Floats sums[COUNT][PER_WIDE];
     for (int q = 0; q < COUNT; q++)
         for (int part = 0; part < PER_WIDE; part++)
@@ -69,12 +36,6 @@ inline void scores_of(const Attention &of, const Some &some, int position, float
             for (int q = 0; q < COUNT; q++)
                 sums[q][part] = fma(spread(some.query[q][at]), key, sums[q][part]);
         }
-    }
-    if (sizeof(Element) == 1) {
-        const float *scales = scales_behind(of, block, of.size) + position % of.block_size;
-        for (int q = 0; q < COUNT; q++)
-            for (int part = 0; part < PER_WIDE; part++)
-                sums[q][part] = mul(sums[q][part], load(scales + part * LANES));
     }
     for (int q = 0; q < COUNT; q++)
         for (int part = 0; part < PER_WIDE; part++)
@@ -90,16 +51,17 @@ template <int COUNT> inline void cap_scores(float *scores, float soft_cap) {
 }
 
 /* COUNT queries from the `item`-th on; items go by token, then by head. */
-template <int COUNT, typename Element> void attend_some(const Attention &of, int item) {
+template <int COUNT, bool SMALL> void attend_some(const Attention &of, int item) {
     float *scores = of.scratch;
     float *fresh = scores + QUERIES * SPLIT;
     float *joined = fresh + QUERIES * MAX_HEAD_SIZE;
-    const Values<Element> values{reinterpret_cast<const Element *>(of.cache + of.values_offset),
-                                 of.blocks,
-                                 of.block_size,
-                                 of.padded,
-                                 of.block_stride * int64_t(sizeof(uint16_t) / sizeof(Element)),
-                                 of.padded};
+    const Values<Half> values{reinterpret_cast<const Half *>(of.cache + of.values_offset),
+                              of.blocks,
+                              of.block_size,
+                              of.padded,
+                              of.block_stride,
+                              of.padded};
+    PartedQueries<SMALL ? COUNT : 1> parted;
     float maxima[COUNT];
     float sums[COUNT];
     Some some;
@@ -110,6 +72,8 @@ template <int COUNT, typename Element> void attend_some(const Attention &of, int
         positions[q] = of.first_position + token;
         maxima[q] = MASKED;
         sums[q] = 0.0F;
+        if constexpr (SMALL)
+            parted.take(q, some.query[q], of.size);
     }
     for (int split = of.first_split; split < of.last_split; split++) {
         const int start = split * SPLIT;
@@ -129,9 +93,13 @@ template <int COUNT, typename Element> void attend_some(const Attention &of, int
             continue;
         const int first = some.first / WIDE * WIDE;
         const int last = (some.last + WIDE - 1) / WIDE * WIDE;
+        if constexpr (SMALL)
+            score_small<COUNT>(of, parted, start, first, last, scores);
         for (int position = first; position < last; position += WIDE) {
-            fetch_ahead(of, position);
-            scores_of<COUNT, Element>(of, some, position, scores + position - start);
+            if constexpr (!SMALL) {
+                fetch_ahead(of, position);
+                scores_of<COUNT>(of, some, position, scores + position - start);
+            }
             if (of.soft_cap > 0)
                 cap_scores<COUNT>(scores + position - start, of.soft_cap);
         }
@@ -143,10 +111,13 @@ template <int COUNT, typename Element> void attend_some(const Attention &of, int
             const int end = none_seen ? last : some.end[q];
             fresh_maxima[q] = soften(scores + q * SPLIT, begin - start, end - start, first - start,
                                      last - start, &fresh_sums[q]);
-            if (sizeof(Element) == 1)
+            if (SMALL)
                 scale_weights(of, start, some.first, some.last, scores + q * SPLIT);
         }
-        weigh_all<COUNT>(values, start, some.first, some.last, scores, fresh);
+        if constexpr (SMALL)
+            weigh_small<COUNT>(of, start, first, last, scores, fresh);
+        else
+            weigh_all<COUNT>(values, start, some.first, some.last, scores, fresh);
         for (int q = 0; q < COUNT; q++)
             join_one(&maxima[q], &sums[q], joined + q * MAX_HEAD_SIZE, fresh_maxima[q],
                      fresh_sums[q], fresh + q * MAX_HEAD_SIZE, of.padded);
@@ -171,24 +142,24 @@ template <int COUNT, typename Element> void attend_some(const Attention &of, int
     }
 }
 
-template <typename Element> void attend_elements(const Attention &of) {
+template <bool SMALL> void attend_all(const Attention &of) {
     const int items = of.tokens * of.heads;
     int item = 0;
     for (; TILE_QUERIES >= 8 && item + 8 <= items; item += 8)
-        attend_some<8, Element>(of, item);
+        attend_some<8, SMALL>(of, item);
     for (; item + 4 <= items; item += 4)
-        attend_some<4, Element>(of, item);
+        attend_some<4, SMALL>(of, item);
     for (; item + 2 <= items; item += 2)
-        attend_some<2, Element>(of, item);
+        attend_some<2, SMALL>(of, item);
     for (; item < items; item++)
-        attend_some<1, Element>(of, item);
+        attend_some<1, SMALL>(of, item);
 }
 
 void attend(const Attention &of) {
     if (of.small_cache)
-        attend_elements<Small>(of);
+        attend_all<true>(of);
     else
-        attend_elements<Half>(of);
+        attend_all<false>(of);
 }
 
 } // namespace PENSTOCK_VARIANT

@@ -13,12 +13,6 @@ struct Brain {
     uint16_t bits;
 };
 
-/* Of a quantised cache; the scales are elsewhere. */
-struct Small {
-    int8_t value;
-};
-
-inline Floats load(const Small *from) { return load_signed(&from->value); }
 inline Floats load(const Half *from) { return load_half(&from->bits); }
 inline Floats load(const Brain *from) { return load_brain(&from->bits); }
 

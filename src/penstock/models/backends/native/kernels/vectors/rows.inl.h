@@ -244,9 +244,10 @@ inline void hold_key(const Slot &to, const float *from, int size) {
     if (to.small) {
         int8_t converted[MAX_HEAD_SIZE + MAX_TURNED];
         const float scale = small_values(from, size, converted);
-        int8_t *keys = reinterpret_cast<int8_t *>(to.keys);
+        uint8_t *keys = reinterpret_cast<uint8_t *>(to.keys);
         for (int at = 0; at < size; at++)
-            keys[at * to.block_size + to.slot] = converted[at];
+            keys[(at / QUADRUPLE * to.block_size + to.slot) * QUADRUPLE + at % QUADRUPLE] =
+                uint8_t(converted[at] + OFFSET_I8);
         const int64_t filled = (size + WIDE - 1) / WIDE * WIDE;
         reinterpret_cast<float *>(keys + filled * to.block_size)[to.slot] = scale;
         return;
@@ -260,11 +261,12 @@ inline void hold_key(const Slot &to, const float *from, int size) {
 inline void hold_value(const Slot &to, const float *from, int size) {
     const int filled = (size + WIDE - 1) / WIDE * WIDE;
     if (to.small) {
-        int8_t *values = reinterpret_cast<int8_t *>(to.keys + to.values_offset);
-        int8_t *own = values + int64_t(filled) * to.slot;
-        const float scale = small_values(from, size, own);
-        for (int at = size; at < filled; at++)
-            own[at] = 0;
+        int8_t converted[MAX_HEAD_SIZE];
+        const float scale = small_values(from, size, converted);
+        uint8_t *values = reinterpret_cast<uint8_t *>(to.keys + to.values_offset);
+        uint8_t *own = values + int64_t(filled) * (to.slot / QUADRUPLE * QUADRUPLE);
+        for (int at = 0; at < size; at++)
+            own[at * QUADRUPLE + to.slot % QUADRUPLE] = uint8_t(converted[at] + OFFSET_I8);
         reinterpret_cast<float *>(values + int64_t(filled) * to.block_size)[to.slot] = scale;
         return;
     }

@@ -93,6 +93,10 @@ inline Integers spread_byte(int x) { return _mm256_set1_epi8(char(x)); }
 inline Floats to_floats(Integers x) { return _mm256_cvtepi32_ps(x); }
 inline Integers to_integers(Floats x) { return _mm256_cvtps_epi32(x); }
 inline Integers add_integers(Integers a, Integers b) { return _mm256_add_epi32(a, b); }
+inline Integers sub_integers(Integers a, Integers b) { return _mm256_sub_epi32(a, b); }
+template <int BITS> inline Integers shift_up(Integers x) { return _mm256_slli_epi32(x, BITS); }
+/* Negative numbers too, downwards. */
+template <int BITS> inline Integers shift_down(Integers x) { return _mm256_srai_epi32(x, BITS); }
 inline int32_t total(Integers x) {
     __m128i half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));

@@ -94,6 +94,10 @@ inline Integers spread_byte(int x) { return _mm512_set1_epi8(char(x)); }
 inline Floats to_floats(Integers x) { return _mm512_cvtepi32_ps(x); }
 inline Integers to_integers(Floats x) { return _mm512_cvtps_epi32(x); }
 inline Integers add_integers(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+inline Integers sub_integers(Integers a, Integers b) { return _mm512_sub_epi32(a, b); }
+template <int BITS> inline Integers shift_up(Integers x) { return _mm512_slli_epi32(x, BITS); }
+/* Negative numbers too, downwards. */
+template <int BITS> inline Integers shift_down(Integers x) { return _mm512_srai_epi32(x, BITS); }
 inline int32_t total(Integers x) { return _mm512_reduce_add_epi32(x); }
 inline void store_bytes(int8_t *to, Integers x) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtepi32_epi8(x));
