@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from celery.utils.log import get_logger
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from penstock.engine.drafting.answer_index import AnswerIndex
 from penstock.engine.encoder_engine import EncoderEngine
@@ -132,6 +130,10 @@ def open_queue(
 def _shown_progress(queue: str) -> Generator[Callable[[float, str], None]]:
     """Show `progress(share, what)`: a bar on a terminal, else a line now and then."""
     if sys.stderr.isatty():
+        # Imported here: without a terminal, a worker starts the sooner.
+        from rich.console import Console  # noqa: PLC0415 - see above
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
         columns = (
             TextColumn("{task.fields[queue]}"),
             BarColumn(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -37,14 +38,24 @@ from penstock.models.weights.checkpoint import Checkpoint
 from penstock.models.weights.converted import Converted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from penstock.models.architecture.description import Architecture, Layer
+    from penstock.models.backends.native.matrix import Packing
+    from penstock.models.backends.native.mixtures.expert_packing import ExpertPlan
     from penstock.models.loading.assembled import Progress
     from penstock.models.spec import ModelSpec
     from penstock.models.weights.converted import Converting
     from penstock.models.weights.matrices import Format
     from penstock.models.weights.source import Weights
+
+    _Placed = tuple[packing.Plan | ExpertPlan, Packing, NDArray[np.uint8], NDArray[np.int32] | None]
+
+_COPYING: Final = 4
+"""Threads that copy weights at a model's load."""
 
 
 def load(spec: ModelSpec, progress: Progress) -> Assembled:
@@ -77,19 +88,8 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     window = windows.sliding(model, context_length)
     _set_traits(native, model, context_length, slides=window.apart)
     held = _set_unpacked(native, model, weights, form)
-    in_large_pages = spec.large_pages and pages.available()
     plans = tuple(packing.plans(model, weights))
-    for index, plan in enumerate(plans):
-        progress(0.7 + 0.1 * index / len(plans), f"weights as {form}")
-        packed, values, order = packing.packed(plan, weights, form)
-        if in_large_pages:
-            values = pages.copied(values)
-            if isinstance(weights, Converted):
-                weights.drop_pages()
-        native.set_matrix(plan.which, plan.layer, packed, values)
-        if order is not None:
-            native.set_order(plan.which, plan.layer, order)
-        held += values.nbytes
+    held += _set_matrices(native, plans, weights, form=form, spec=spec, progress=progress)
     return Assembled(
         model=NativeModel(
             native,
@@ -106,6 +106,43 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         running="native",
         kept=weights.kept,
     )
+
+
+def _set_matrices(
+    native: Decoder,
+    plans: Sequence[packing.Plan | ExpertPlan],
+    weights: Weights,
+    *,
+    form: Format,
+    spec: ModelSpec,
+    progress: Progress,
+) -> int:
+    """Set all packed matrices; return how many bytes they take.
+
+    Those of a converted file are copied into large pages, if the system has them and the spec wants
+    them there, by several threads: one alone does not use the memory's whole bandwidth.
+    """
+    copies = spec.large_pages and pages.available()
+
+    def placed(plan: packing.Plan | ExpertPlan) -> _Placed:
+        packed, values, order = packing.packed(plan, weights, form)
+        if copies:
+            values = pages.copied(values)
+            if isinstance(weights, Converted):
+                weights.drop_pages()
+        return plan, packed, values, order
+
+    held = 0
+    with ThreadPoolExecutor(_COPYING) as pool:
+        at_once = copies and isinstance(weights, Converted)
+        all_placed = pool.map(placed, plans) if at_once else map(placed, plans)
+        for index, (plan, packed, values, order) in enumerate(all_placed):
+            progress(0.7 + 0.1 * index / len(plans), f"weights as {form}")
+            native.set_matrix(plan.which, plan.layer, packed, values)
+            if order is not None:
+                native.set_order(plan.which, plan.layer, order)
+            held += values.nbytes
+    return held
 
 
 def _set_unpacked(native: Decoder, model: Architecture, weights: Weights, form: Format) -> int:
