@@ -157,7 +157,7 @@ def stack_of(folder: Path, shape: str, form: str) -> Generator[Starts]:
     models.write_text(
         f'[models."start-{shape}"]\npath = "{path}"\nbackend = "native"\nformat = "{form}"\n'
     )
-    settings = {
+    settings: dict[str, Any] = {
         "PENSTOCK_MODELS_FILE": str(models),
         "PENSTOCK_CONVERTED_DIR": str(folder / "converted"),
         "PENSTOCK_KV_CACHE_BYTES": str(1 << 30),

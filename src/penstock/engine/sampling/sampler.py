@@ -216,7 +216,7 @@ def _largest(logits: torch.Tensor) -> tuple[list[int], torch.Tensor, list[bool]]
     values: NDArray[np.float32] = logits.numpy()
     columns = values.argmax(axis=1)
     largest = values[np.arange(len(columns)), columns]
-    return columns.tolist(), torch.from_numpy(largest[:, None]), np.isfinite(largest).tolist()
+    return columns.tolist(), torch.as_tensor(largest[:, None]), np.isfinite(largest).tolist()
 
 
 def _draw(
