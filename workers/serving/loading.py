@@ -132,7 +132,7 @@ def _shown_progress(queue: str) -> Generator[Callable[[float, str], None]]:
     if sys.stderr.isatty():
         # Imported here: without a terminal, a worker starts the sooner.
         from rich.console import Console  # noqa: PLC0415 - see above
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - too
 
         columns = (
             TextColumn("{task.fields[queue]}"),
