@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AnyHttpUrl,
     Field,
     RedisDsn,
@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock.errors import BadSettings, StartupError
+from penstock.queue_names import check_queues
 from penstock.redaction import redacted
 from penstock.redis_addresses import (
     HOME,
@@ -95,7 +96,7 @@ class Settings(BaseSettings):
     never longer than computing it takes; 0 lets any worker take any job."""
     worker_grace_s: float = Field(default=30.0, ge=0)
     """Jobs are accepted for this long after a model's last worker was alive."""
-    standby_queues: Annotated[tuple[str, ...], NoDecode] = ()
+    standby_queues: Annotated[tuple[str, ...], NoDecode, AfterValidator(check_queues)] = ()
     """Comma-separated queues that always take jobs: an autoscaler starts their workers."""
 
     # Worker
@@ -114,6 +115,12 @@ class Settings(BaseSettings):
     """Size limit of that folder; the least recently used blocks go first."""
     kv_sharing: Literal["all", "tenant"] = "all"
     """Whose computed prompts a request may find: everybody's, or only those of its own API key."""
+    kv_exchange_token: str = ""
+    """With this token the workers of different hosts serve each other blocks of their stores."""
+    kv_exchange_host: str = ""
+    """The address of a worker that serves blocks; empty: the one from which it reaches Redis."""
+    kv_exchange_port: int = Field(default=0, ge=0, lt=2**16)
+    """The port for that: the first free one from here on; 0: any."""
     kv_cache_type: Literal["auto", "u8"] = "auto"
     """Precision of keys and values on CPUs, by the native kernels and OpenVINO: "u8" is 8 bit, which
     halves their memory; "auto" is 16."""
@@ -215,16 +222,6 @@ class Settings(BaseSettings):
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
-        return value
-
-    @field_validator("standby_queues")
-    @classmethod
-    def _check_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for queue in value:
-            if not re.fullmatch(
-                r"[A-Za-z0-9][A-Za-z0-9._-]*-(cpu|xpu|cuda)(\.\d{1,3}(-\d{1,3})?)?", queue
-            ):
-                raise ValueError(f"{queue!r} is not <model>-<device>")
         return value
 
     @field_validator("redis_sentinels")

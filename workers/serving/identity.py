@@ -47,4 +47,5 @@ def card_of(
             for served in queues
             if served.on_demand is not None
         },
+        exchange=next((served.exchange.card for served in queues if served.exchange), None),
     )

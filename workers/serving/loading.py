@@ -123,6 +123,7 @@ def open_queue(
         vision=loaded.vision,
         answers=answers,
         adapters=loaded.adapters,
+        store=loaded.store,
     )
 
 

@@ -20,6 +20,7 @@ process sees requests as its clients do, a worker sees attempts at jobs. Labels:
 | `num_preemptions_total` | preemptions |
 | `prefix_cache_queries_total`, `prefix_cache_hits_total` | prompt tokens of attempts that ended well, and those of them that were in the cache |
 | `kv_store_loaded_tokens_total`, `kv_store_read_bytes_total`, `kv_store_read_seconds_total`, `kv_store_written_bytes_total`, `kv_store_dropped_blocks_total`, `kv_store_errors_total` | what the store of KV blocks has done |
+| `kv_store_remote_tokens_total`, `kv_store_remote_bytes_total`, `kv_store_remote_seconds_total`, `kv_store_remote_errors_total` | what came from other hosts |
 | `claims_total` | attempts begun, by `prefix`: who was known to hold the prompt's beginning (this, other, none) |
 
 A job that a second worker takes up is measured there from its first submission on.

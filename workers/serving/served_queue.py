@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from penstock.contract.adapter import AdapterCard
     from penstock.contract.job import ChatPrompt, PairPrompt, Prompt, TextPrompt
     from penstock.contract.structure import Structure
-    from penstock.contract.worker import ModelCard, WorkerLoad
+    from penstock.contract.worker import ExchangeCard, ModelCard, WorkerLoad
     from penstock.engine.drafting.answer_index import AnswerIndex
     from penstock.engine.events import AttemptEvent
     from penstock.engine.image_inputs import ImageInputs
+    from penstock.engine.reuse.kv_store import KVStore
+    from penstock.engine.reuse.read_ahead import RemoteBlocks
     from penstock.engine.sampling.constraint import Constraint
     from penstock.engine.sequence import Adapter, SequenceRequest
     from penstock.models.text.dialect import Reasoning
@@ -148,6 +150,22 @@ class Adapters(Protocol):
         ...
 
 
+class Exchange(Protocol):
+    """What a queue needs of `workers.serving.block_exchange.exchange.BlockExchange`."""
+
+    @property
+    def card(self) -> ExchangeCard:
+        """Where the blocks of this host are served."""
+        ...
+
+    def start(self) -> None:
+        """Serve them from now on, if they are not served yet."""
+
+    def remote(self, queue: str, identity: bytes, most_bytes: int) -> RemoteBlocks:
+        """Return the blocks of a queue's model on other hosts."""
+        ...
+
+
 @dataclass(slots=True)
 class Sink:
     """Takes an engine's events, and shows whether the engine has to wait for that.
@@ -176,6 +194,8 @@ class ServedQueue:
     that its engine drafts from, None if it drafts nothing. `compiling` serialises the threads that
     compile grammars. Jobs are claimed for an `open` queue. A model that is loaded on demand has
     `on_demand`; while it is not in memory, its engine is an `AbsentEngine` and its queue not open.
+    The `store` has its blocks on this host's disk, and the `exchange` those of other hosts; None
+    without.
     """
 
     card: ModelCard
@@ -188,6 +208,16 @@ class ServedQueue:
     compiling: threading.Lock = field(default_factory=threading.Lock)
     open: bool = True
     on_demand: OnDemand | None = None
+    store: KVStore | None = None
+    exchange: Exchange | None = None
+
+    def start(self) -> None:
+        """Start the engine; it asks other hosts for blocks if they exchange them."""
+        store, exchange = self.store, self.exchange
+        if exchange is not None and store is not None:
+            store.ask(exchange.remote(self.queue, store.identity, store.block_bytes))
+            exchange.start()
+        self.engine.start()
 
     @property
     def queue(self) -> str:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from penstock.models.loader import LoadedModel
     from penstock.models.spec import ModelSpec
     from penstock.settings import Settings
+    from workers.serving.block_exchange.exchange import BlockExchange
     from workers.serving.served_queue import ServedQueue
+
+    Publish = Callable[..., None]
 
 logger = get_logger(__name__)
 
@@ -48,13 +51,17 @@ def open_worker(queues: Sequence[str], slots: int | None, settings: Settings) ->
         loader.check_device(spec)
     store = connect(settings)
     _await_redis(store, settings)
+    exchange = exchange_of(settings, store)
     if settings.resident_models:
         open_queues = open_on_demand(specs, settings)
     else:
         loaded = [load(spec, settings) for spec in specs]
         open_queues = partial(_open_loaded, loaded)
     return Worker(
-        settings=settings, store=store, worker_id=new_worker_id(), open_queues=open_queues
+        settings=settings,
+        store=store,
+        worker_id=new_worker_id(),
+        open_queues=partial(with_exchange, exchange, open_queues),
     )
 
 
@@ -62,6 +69,32 @@ def _open_loaded(
     loaded: Sequence[LoadedModel | LoadedEncoder], publish: Callable[..., None]
 ) -> list[ServedQueue]:
     return [open_queue(model, publish) for model in loaded]
+
+
+def exchange_of(settings: Settings, store: redis.Redis) -> BlockExchange | None:
+    """Return what exchanges blocks with other hosts; None without a token.
+
+    :raises StartupError: the settings do not fit together, or its port is not free.
+    """
+    if not settings.kv_exchange_token:
+        return None
+    from workers.serving.block_exchange.exchange import (  # noqa: PLC0415 - an HTTP server, for few workers
+        BlockExchange,
+    )
+
+    return BlockExchange.of(settings, store)
+
+
+def with_exchange(
+    exchange: BlockExchange | None,
+    open_queues: Callable[[Publish], Sequence[ServedQueue]],
+    publish: Publish,
+) -> Sequence[ServedQueue]:
+    """Return the queues that are opened, each with its part in the exchange."""
+    queues = open_queues(publish)
+    for served in queues:
+        served.exchange = exchange
+    return queues
 
 
 def _resolve(queue: str, settings: Settings) -> ModelSpec:

@@ -138,7 +138,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         for served in self.served_queues.values():
-            served.engine.start()
+            served.start()
         first = (self._publisher, self._preparer, self._desk)
         for thread in (*first, self._heartbeat, self._exchange, self._residents):
             thread.start()

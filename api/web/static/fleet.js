@@ -101,7 +101,9 @@ function Worker({ worker, act }) {
       <p class="facts">
         <span><b>${rate(model.decode_tokens_per_s)}</b> tokens/s</span>
         <span><b>${rate(model.prefill_tokens_per_s)}</b> prefill/s</span>
-        <span><b>${percent(model.cached_tokens_total / (model.cached_tokens_total + model.prefilled_tokens_total || 1))}</b> cached</span>
+        <span><b>${percent(shareOfPrompts(model, model.cached_tokens_total))}</b> cached</span>
+        ${model.store?.loaded_tokens_total > 0 && html`<span><b>${percent(shareOfPrompts(model, model.store.loaded_tokens_total))}</b> loaded</span>`}
+        ${model.store?.remote_tokens_total > 0 && html`<span><b>${percent(shareOfPrompts(model, model.store.remote_tokens_total))}</b> from other hosts</span>`}
         <span>step <b>${duration(model.step_ms / 1000)}</b></span>
         <span>weights <b>${bytes(model.weights_bytes)}</b></span>
         ${model.load_s > 0 && html`<span>loaded in <b>${duration(model.load_s)}</b></span>`}
@@ -110,6 +112,10 @@ function Worker({ worker, act }) {
     </div>`)}
     <footer class="hint">heartbeat ${duration(worker.heartbeat_age_s)} ago · up ${duration((Date.now() - worker.started_ms) / 1000)} · version ${worker.version}</footer>
   </li>`;
+}
+
+function shareOfPrompts(model, tokens) {
+  return tokens / (model.cached_tokens_total + model.prefilled_tokens_total || 1);
 }
 
 function Table({ title, id, heads, children, empty }) {

@@ -19,14 +19,14 @@ from penstock.cli import census, running
 from penstock.cli.console import out
 from penstock.cli.sheet import Sheet
 from penstock.clock import clock
-from penstock.contract.worker import cache_hit_ratio
+from penstock.contract.worker import hit_ratios
 from penstock.errors import NoWorker, StoreUnavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from penstock.cli.census import Census
-    from penstock.contract.worker import ModelStatus, WorkerCard
+    from penstock.contract.worker import ModelStatus, WorkerCard, WorkerLoad
     from penstock.settings import Settings
 
 
@@ -111,9 +111,19 @@ def _queue_table(snapshot: Census) -> Sheet:
             f"{queue.load.decode_tokens_per_s:.0f}/s",
             f"{queue.load.prefill_tokens_per_s:.0f}/s",
             f"{queue.load.kv_use:.0%}",
-            "" if (hits := cache_hit_ratio(queue.load)) is None else f"{hits:.0%}",
+            _hits(queue.load),
         )
     return table
+
+
+def _hits(load: WorkerLoad) -> str:
+    """Return the share of prompt tokens that were found, and which of them were not in memory."""
+    ratios = hit_ratios(load)
+    if ratios is None:
+        return ""
+    further = (("disk", ratios.disk), ("hosts", ratios.hosts))
+    tiers = ", ".join(f"{name} {share:.0%}" for name, share in further if share)
+    return f"{ratios.found:.0%} ({tiers})" if tiers else f"{ratios.found:.0%}"
 
 
 def _worker_table(snapshot: Census) -> Sheet:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from penstock.contract.adapter import AdapterCard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FASTCHAT: Final = "fastchat"
 """`ModelCard.backend` of a model that FastChat workers serve: it has no queue of ours."""
@@ -101,6 +104,8 @@ class StoreLoad(msgspec.Struct, frozen=True):
     """What a worker's store of KV blocks on its host's disk has done since the start.
 
     Tokens were loaded and not computed; blocks were dropped when the disk was behind or refused.
+    `remote` is what came from other hosts: its tokens are among those that were loaded, its bytes
+    are not among those that were read from the disk.
     """
 
     loaded_tokens_total: int = 0
@@ -109,6 +114,10 @@ class StoreLoad(msgspec.Struct, frozen=True):
     written_bytes_total: int = 0
     dropped_blocks_total: int = 0
     errors_total: int = 0
+    remote_tokens_total: int = 0
+    remote_bytes_total: int = 0
+    remote_seconds_total: float = 0.0
+    remote_errors_total: int = 0
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):
@@ -140,10 +149,34 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     store: StoreLoad | None = None
 
 
-def cache_hit_ratio(load: WorkerLoad) -> float | None:
-    """Return the share of prompt tokens that were found in the prefix cache; None before any."""
+class HitRatios(NamedTuple):
+    """Shares of prompt tokens that were found, and of those on the disk and on other hosts."""
+
+    found: float
+    disk: float
+    hosts: float
+
+
+def hit_ratios(load: WorkerLoad) -> HitRatios | None:
+    """Return where prompt tokens were found in place of being computed; None before any."""
     tokens = load.cached_tokens_total + load.prefilled_tokens_total
-    return load.cached_tokens_total / tokens if tokens else None
+    if not tokens:
+        return None
+    store = load.store or StoreLoad()
+    return HitRatios(
+        load.cached_tokens_total / tokens,
+        (store.loaded_tokens_total - store.remote_tokens_total) / tokens,
+        store.remote_tokens_total / tokens,
+    )
+
+
+def sum_of_stores(loads: Iterable[WorkerLoad]) -> StoreLoad | None:
+    """Return what several workers' stores have done; None if none has one."""
+    stores = [load.store for load in loads if load.store is not None]
+    if not stores:
+        return None
+    names = StoreLoad.__struct_fields__
+    return StoreLoad(*(sum(getattr(store, name) for store in stores) for name in names))
 
 
 ModelStatus = Literal["loaded", "loading", "unloading", "on_demand", "failed"]
@@ -169,11 +202,19 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
 
 
+class ExchangeCard(msgspec.Struct, frozen=True):
+    """Where a worker serves the blocks of its host's store to other hosts; `store` names the store."""
+
+    url: str
+    store: str
+
+
 class WorkerCard(msgspec.Struct, frozen=True):
     """One worker process: its identity, its models and its load.
 
     `adapters` are the names of those in its memory, by queue, the last used one first. `states` are
-    those of the models that it loads on demand, by queue; all others are loaded.
+    those of the models that it loads on demand, by queue; all others are loaded. `exchange` is None
+    if it serves no blocks to other hosts.
     """
 
     id: str
@@ -187,6 +228,7 @@ class WorkerCard(msgspec.Struct, frozen=True):
     draining: bool = False
     adapters: dict[str, tuple[str, ...]] = {}
     states: dict[str, ModelState] = {}
+    exchange: ExchangeCard | None = None
 
     def status_of(self, queue: str) -> ModelStatus:
         """Return whether it has the model of one of its queues in memory."""

@@ -66,6 +66,11 @@ _OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float
         "Prompt tokens loaded from the host's store since its start",
         lambda _, load: load.store.loaded_tokens_total if load.store else 0,
     ),
+    (
+        "worker_fetched_tokens",
+        "Prompt tokens loaded from other hosts' stores since its start",
+        lambda _, load: load.store.remote_tokens_total if load.store else 0,
+    ),
     ("worker_preempted", "Preemptions since its start", lambda _, load: load.preempted_total),
     (
         "spec_decode_num_drafts",

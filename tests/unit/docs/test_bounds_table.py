@@ -43,7 +43,14 @@ def written(value: Any) -> set[str]:
 def test_every_source_of_input_has_its_rows() -> None:
     assert len(ROWS) > 50
     titles = re.findall(r"^### Of (.+)$", section("Bounds"), re.MULTILINE)
-    assert titles == ["a client", "a file", "a FastChat peer", "a model's folder", "Redis"]
+    assert titles == [
+        "a client",
+        "a file",
+        "another host's store of KV blocks",
+        "a FastChat peer",
+        "a model's folder",
+        "Redis",
+    ]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])

@@ -14,7 +14,7 @@ from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
 from penstock.engine.kv_cache import extend_digests
 from penstock.engine.options import EngineOptions
-from penstock.engine.reuse import kv_store
+from penstock.engine.reuse import kv_store, read_ahead
 from penstock.engine.reuse.block_files import BlockFiles
 from penstock.engine.reuse.kv_store import KVStore, NotRead
 from penstock.engine.reuse.stored_blocks import state_name
@@ -299,7 +299,7 @@ def test_a_full_disk_costs_nothing_but_the_store(tmp_path: Path, monkeypatch: An
         wait_until(lambda: worker.store.counts.errors)
         assert worker.ask("again") == (ANSWER, 100)  # from its own memory
         assert worker.store.counts.written_blocks == 0
-        assert all(thread.is_alive() for thread in worker.store._threads)
+        assert worker.store.is_alive()
 
 
 def test_a_store_that_is_no_folder_costs_nothing_but_the_store(tmp_path: Path):
@@ -396,7 +396,7 @@ def test_what_a_slow_disk_cannot_take_is_dropped(tmp_path: Path, monkeypatch: An
 
 
 def test_what_is_not_taken_is_bounded(filled: Path, monkeypatch: Any):
-    monkeypatch.setattr(kv_store, "MOST_UNREAD_BYTES", 3 * BLOCK)
+    monkeypatch.setattr(read_ahead, "MOST_UNREAD_BYTES", 3 * BLOCK)
     files = BlockFiles(filled, IDENTITY, 2**20)
     digests = files.newest(20)
     store = KVStore(files)

@@ -46,7 +46,7 @@ def identity(path: Path, form: str = "q4", block_format: str = "hash") -> bytes:
     )
     store = open_store(spec, assembled, Settings(kv_store=path.parent / "store"))
     assert store
-    return store._files._identity
+    return store.identity
 
 
 def test_the_same_model_has_the_same_blocks(model: Path):

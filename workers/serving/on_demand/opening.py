@@ -151,4 +151,4 @@ def _load(spec: ModelSpec, settings: Settings, publish: Publish, served: ServedQ
     fresh = open_queue(load(spec, settings), publish, served.answers)
     served.card, served.tokenizer, served.sink = fresh.card, fresh.tokenizer, fresh.sink
     served.vision, served.adapters, served.answers = fresh.vision, fresh.adapters, fresh.answers
-    served.engine = fresh.engine
+    served.engine, served.store = fresh.engine, fresh.store

@@ -193,7 +193,7 @@ class Residents(threading.Thread):
         self._orders.end(served.queue)
         if self._closing.is_set():
             return False
-        served.engine.start()
+        served.start()
         model.loaded(time.monotonic() - began_s)
         served.open = True
         self._hooks.opened(served)
@@ -279,7 +279,8 @@ class Residents(threading.Thread):
 
         The worker's parts were frozen at its start, and are again afterwards.
         """
-        served.engine, served.vision, served.adapters = AbsentEngine(), None, None
+        served.engine = AbsentEngine()
+        served.vision = served.adapters = served.store = None
         gc.unfreeze()
         gc.collect()
         gc.freeze()

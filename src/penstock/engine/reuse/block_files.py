@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEADER: Final = struct.Struct("<8s16s16sQI")
+HEADER_BYTES: Final = _HEADER.size
 _MAGIC: Final = b"PSKVBLK1"
+_ID: Final = "id"
 _SUFFIX: Final = ".kv"
 _PART: Final = ".part"
 _RENEWED_S: Final = 30.0
@@ -31,13 +33,53 @@ _FULL: Final = 0.9
 """Share of the bound that a sweep leaves."""
 
 
+def pack(identity: bytes, digest: bytes, payload: bytes | memoryview) -> bytes:
+    """Return the header of a block: whose it is, which one, how long, and its checksum."""
+    return _HEADER.pack(_MAGIC, identity, digest, len(payload), zlib.crc32(payload))
+
+
+def size_in(header: bytes | bytearray) -> int:
+    """Return the length that a header states.
+
+    :raises ValueError: it is no header.
+    """
+    try:
+        return int(_HEADER.unpack(header)[3])
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+
+
+def is_whole(identity: bytes, digest: bytes, content: bytes | bytearray) -> bool:
+    """Return whether this is a block with its header, undamaged, and not another one."""
+    payload = memoryview(content)[HEADER_BYTES:]
+    return content[:HEADER_BYTES] == pack(identity, digest, payload)
+
+
+def folder_id(folder: Path) -> str:
+    """Return the name of a store that all processes which share it read there; the first makes it.
+
+    A store that cannot be written has another name in each process.
+    """
+    name = os.urandom(8).hex()
+    part = folder / f"{_ID}.{name}{_PART}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.write_text(name)
+        with suppress(FileExistsError):
+            os.link(part, folder / _ID)  # whole, or not at all
+        part.unlink()
+        return (folder / _ID).read_text()[: 2 * len(name)]
+    except (OSError, UnicodeDecodeError):
+        return name
+
+
 class BlockFiles:
     """The blocks of one model in a folder that processes share. Any thread may use it."""
 
     def __init__(self, folder: Path, identity: bytes, most_bytes: int) -> None:
         """`identity` (16 bytes) is of all that decides what a block's bytes mean."""
         self._root = folder
-        self._identity = identity
+        self.identity = identity
         self._folder = folder / identity.hex()
         self._most_bytes = most_bytes
         self._unswept = 0
@@ -49,21 +91,27 @@ class BlockFiles:
 
         :raises OSError: the folder cannot be read.
         """
+        content = self.read_with_header(digest)
+        return None if content is None else bytes(memoryview(content)[HEADER_BYTES:])
+
+    def read_with_header(self, digest: bytes) -> bytes | None:
+        """Return a block as its file has it, likewise.
+
+        :raises OSError: the folder cannot be read.
+        """
         path = self._path(digest)
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        payload = memoryview(content)[_HEADER.size :]
-        expected = _HEADER.pack(_MAGIC, self._identity, digest, len(payload), zlib.crc32(payload))
-        if content[: _HEADER.size] != expected:
+        if not is_whole(self.identity, digest, content):
             with suppress(OSError):
                 path.unlink()
             return None
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _RENEWED_S:
                 os.utime(path)
-        return bytes(payload)
+        return content
 
     def write(self, digest: bytes, content: bytes) -> None:
         """Write a block; readers see it whole or not at all.
@@ -73,7 +121,7 @@ class BlockFiles:
         path = self._path(digest)
         self._make_folders(path.parent)
         part = path.with_suffix(f".{self._writer}{_PART}")
-        header = _HEADER.pack(_MAGIC, self._identity, digest, len(content), zlib.crc32(content))
+        header = pack(self.identity, digest, content)
         try:
             with part.open("wb") as file:
                 file.write(header)

@@ -5,51 +5,38 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Final
+
+from penstock.engine.reuse.read_ahead import Loaded, NotRead, ReadAhead, RemoteBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock.engine.reuse.block_files import BlockFiles
 
+__all__ = ["KVStore", "Loaded", "NotRead", "RemoteBlocks", "StoreCounts"]
+
 logger = logging.getLogger(__name__)
 
 MOST_UNWRITTEN_BYTES: Final = 256 * 2**20
 """Blocks that wait to be written; further ones are dropped."""
-MOST_UNREAD_BYTES: Final = 256 * 2**20
-"""Blocks that were read and not taken yet."""
 MOST_KNOWN: Final = 262_144
 """Digests of blocks that are known to be in the store, and are not written again."""
 _PAUSE_S: Final = 10.0
 """How long nothing is written after an error."""
 _LINE_EVERY_S: Final = 60.0
 _MEMORY: Final = 0.2
-"""Weight of a new measurement of the read rate."""
-
-
-class NotRead(Enum):
-    """Why a block was not returned."""
-
-    MISSING = "the store does not have it"
-    PENDING = "it is still being read"
-
-
-@dataclass(slots=True)
-class _Request:
-    """`states` are the names of the states after each of the `digests`, if the model has states."""
-
-    digests: deque[bytes]
-    states: list[bytes] = field(default_factory=list[bytes])
-    ready: deque[tuple[bytes, bytes]] = field(default_factory=deque[tuple[bytes, bytes]])
-    done: bool = False
+"""Weight of a new measurement of a read rate."""
 
 
 @dataclass(slots=True)
 class StoreCounts:
-    """What a store has done so far; blocks, bytes, and seconds of reading."""
+    """What a store has done so far; blocks, bytes, and seconds of reading.
+
+    `remote` ones came from other hosts, and are not among those that were read.
+    """
 
     read_blocks: int = 0
     read_bytes: int = 0
@@ -58,36 +45,52 @@ class StoreCounts:
     written_bytes: int = 0
     dropped_blocks: int = 0
     errors: int = 0
+    remote_blocks: int = 0
+    remote_bytes: int = 0
+    remote_s: float = 0.0
 
 
 class KVStore:
-    """Reads and writes blocks in two threads of its own.
+    """Reads and writes blocks in threads of its own.
 
     Any thread may call its methods; none but `wait` waits, for as long as it is given. A
     store that cannot be read or written is one that has nothing.
     """
 
-    def __init__(self, files: BlockFiles) -> None:
+    def __init__(self, files: BlockFiles, block_bytes: int = 0) -> None:
+        """No block, and no state, has more than `block_bytes`."""
+        self.block_bytes = block_bytes
         self._files = files
+        self._remote: RemoteBlocks | None = None
         self._changed = Condition()
         self._unwritten: deque[tuple[bytes, bytes]] = deque()
-        self._unwritten_bytes = self._unread_bytes = 0
+        self._unwritten_bytes = 0
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._requests: OrderedDict[int, _Request] = OrderedDict()
         self._closing = False
         self._writing = False
         self._paused_until_s = self._line_s = float("-inf")
-        self._byte_s = 0.0
+        self._byte_s = self._remote_byte_s = 0.0
         self.counts = StoreCounts()
-        self._threads = [
-            Thread(target=self._write_all, name="kv-store-writer", daemon=True),
-            Thread(target=self._read_all, name="kv-store-reader", daemon=True),
-        ]
+        self._ahead = ReadAhead(self)
+        self._writer = Thread(target=self._write_all, name="kv-store-writer", daemon=True)
+
+    @property
+    def identity(self) -> bytes:
+        """Names the model, its format and version, and all else that decides what a block means."""
+        return self._files.identity
+
+    def ask(self, remote: RemoteBlocks) -> None:
+        """Ask other hosts for what this one lacks; to be called before `start`."""
+        self._remote = remote
 
     def start(self) -> None:
         """Start the threads."""
-        for thread in self._threads:
-            thread.start()
+        self._writer.start()
+        self._ahead.start(self._remote)
+
+    def is_alive(self) -> bool:
+        """Return whether all threads run."""
+        return self._writer.is_alive() and self._ahead.is_alive()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Write what waits, for at most `timeout_s`, and end the threads."""
@@ -97,8 +100,10 @@ class KVStore:
                 self._changed.wait(max(0.0, min(end_s - time.monotonic(), 0.1)))
             self._closing = True
             self._unwritten.clear()
-            self._requests.clear()
             self._changed.notify_all()
+        self._ahead.close()
+
+    # -- writing
 
     def wants(self, digest: bytes, size: int) -> bool:
         """Return whether a block of so many bytes should be saved: it is new, and there is room."""
@@ -119,89 +124,16 @@ class KVStore:
             self._unwritten_bytes += len(content)
             self._changed.notify_all()
 
-    def expect(self, key: int, digests: Sequence[bytes], states: Sequence[bytes] = ()) -> None:
-        """Begin to read these blocks of a sequence, in order, up to the first that is missing.
-
-        With `states`, the names of the states after each block: the blocks before the last state that
-        is there, then this state; nothing if none is there.
-        """
-        with self._changed:
-            self._drop(key)
-            self._requests[key] = _Request(deque(digests), list(states))
-            self._changed.notify_all()
-
-    def take(self, key: int) -> tuple[bytes, bytes] | NotRead:
-        """Return what was read next for a sequence, with its name."""
-        with self._changed:
-            request = self._requests.get(key)
-            if request is not None and request.ready:
-                name, content = request.ready.popleft()
-                self._unread_bytes -= len(content)
-                self._changed.notify_all()
-                return name, content
-            is_over = request is None or request.done or self._closing
-            return NotRead.MISSING if is_over else NotRead.PENDING
-
-    def wait(self, keys: Sequence[int], wait_s: float) -> None:
-        """Return when a block of one of these sequences has been read, or after `wait_s`."""
-        end_s = time.monotonic() + wait_s
-        with self._changed:
-            while (left_s := end_s - time.monotonic()) > 0 and not self._closing:
-                requests = [self._requests.get(key) for key in keys]
-                if any(one is None or one.ready or one.done for one in requests):
-                    return
-                self._changed.wait(left_s)
-
-    def forget(self, key: int) -> None:
-        """Read no more for a sequence."""
-        with self._changed:
-            self._drop(key)
-            self._changed.notify_all()
-
-    def read_s(self, size: int) -> float:
-        """Return the time (s) in which so many bytes are read, as measured; 0 if unknown."""
-        return self._byte_s * size
-
-    def newest(self, most: int) -> list[bytes]:
-        """Return the digests of the blocks that were used last, the latest first."""
-        try:
-            return self._files.newest(most)
-        except OSError as error:
-            self._failed("read", error)
-            return []
-
-    def read(self, digest: bytes) -> bytes | None:
-        """Return a block now, or None."""
-        started_s = time.perf_counter()
-        try:
-            content = self._files.read(digest)
-        except (OSError, MemoryError) as error:
-            self._failed("read", error)
-            return None
-        taken_s = time.perf_counter() - started_s
-        with self._changed:
-            if content is None:
-                self._known.pop(digest, None)
-                return None
-            self._note(digest)
-            counts = self.counts
-            counts.read_blocks += 1
-            counts.read_bytes += len(content)
-            counts.read_s += taken_s
-            rate = taken_s / max(len(content), 1)
-            self._byte_s += (rate - self._byte_s) * (_MEMORY if self._byte_s else 1.0)
-        return content
+    def keep(self, name: bytes, content: bytes) -> None:
+        """Write what came from another host, some time later, if there is room."""
+        if self.wants(name, len(content)):
+            self.save(name, content)
 
     def _note(self, digest: bytes) -> None:
         self._known[digest] = None
         self._known.move_to_end(digest)
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
-
-    def _drop(self, key: int) -> None:
-        request = self._requests.pop(key, None)
-        if request is not None:
-            self._unread_bytes -= sum(len(content) for _, content in request.ready)
 
     def _write_all(self) -> None:
         while True:
@@ -236,52 +168,89 @@ class KVStore:
             self._known.pop(digest, None)
             self.counts.dropped_blocks += 1
 
-    def _read_all(self) -> None:
-        found: tuple[_Request, bytes] | None = None
-        while True:
-            with self._changed:
-                while not self._closing and (found := self._next_request()) is None:
-                    self._changed.wait()
-                if self._closing or found is None:
-                    return
-                request, digest = found
-            if request.states:
-                self._choose_state(request)
-                continue
-            content = self.read(digest)
-            with self._changed:
-                if content is None or not request.digests:
-                    request.done = True
-                if content is not None and any(r is request for r in self._requests.values()):
-                    request.ready.append((digest, content))
-                    self._unread_bytes += len(content)
-                self._changed.notify_all()
+    # -- reading
 
-    def _next_request(self) -> tuple[_Request, bytes] | None:
-        if self._unread_bytes > MOST_UNREAD_BYTES:
-            return None
-        for request in self._requests.values():
-            if not request.done and request.states:
-                return request, b""
-            if not request.done and request.digests:
-                return request, request.digests.popleft()
-            request.done = True
-        return None
+    def expect(
+        self, key: int, digests: Sequence[bytes], states: Sequence[bytes] = (), *, ask: bool = True
+    ) -> None:
+        """Begin to read these blocks of a sequence, in order, up to the first that is missing.
 
-    def _choose_state(self, request: _Request) -> None:
-        """Have the blocks before the last state that is there read, and then this state."""
-        states, request.states = request.states, []
+        With `states`, the names of the states after each block: the blocks before the last state that
+        is there, then this state; nothing if none is there. With `ask`, other hosts are asked for
+        what is missing.
+        """
+        self._ahead.expect(key, digests, states, ask=ask)
+
+    def take(self, key: int) -> Loaded | NotRead:
+        """Return what was read next for a sequence, with its name."""
+        return self._ahead.take(key)
+
+    def wait(self, keys: Sequence[int], wait_s: float) -> None:
+        """Return when a block of one of these sequences has been read, or after `wait_s`."""
+        self._ahead.wait(keys, wait_s)
+
+    def forget(self, key: int) -> None:
+        """Read no more for a sequence."""
+        self._ahead.forget(key)
+
+    def read_s(self, size: int) -> float:
+        """Return the time (s) in which so many bytes are read, as measured; 0 if unknown."""
+        return self._byte_s * size
+
+    def remote_s(self, size: int) -> float:
+        """Return the same of other hosts."""
+        return self._remote_byte_s * size
+
+    def remote_failures(self) -> int:
+        """Return how many calls to other hosts have failed."""
+        return 0 if self._remote is None else self._remote.failures()
+
+    def newest(self, most: int) -> list[bytes]:
+        """Return the digests of the blocks that were used last, the latest first."""
         try:
-            places = range(len(states) - 1, -1, -1)
-            last = next((place for place in places if self._files.has(states[place])), None)
+            return self._files.newest(most)
         except OSError as error:
             self._failed("read", error)
-            last = None
+            return []
+
+    def has_any(self, names: Sequence[bytes]) -> int | None:
+        """Return the place of the last of these names that is there; None if none is."""
+        try:
+            places = range(len(names) - 1, -1, -1)
+            return next((place for place in places if self._files.has(names[place])), None)
+        except OSError as error:
+            self._failed("read", error)
+            return None
+
+    def read(self, digest: bytes) -> bytes | None:
+        """Return a block now, or None."""
+        started_s = time.perf_counter()
+        try:
+            content = self._files.read(digest)
+        except (OSError, MemoryError) as error:
+            self._failed("read", error)
+            return None
+        taken_s = time.perf_counter() - started_s
         with self._changed:
-            request.done = last is None
-            if last is not None:
-                request.digests = deque([*list(request.digests)[: last + 1], states[last]])
-            self._changed.notify_all()
+            if content is None:
+                self._known.pop(digest, None)
+                return None
+            self._note(digest)
+            counts = self.counts
+            counts.read_blocks += 1
+            counts.read_bytes += len(content)
+            counts.read_s += taken_s
+            self._byte_s = _learnt(self._byte_s, len(content), taken_s)
+        return content
+
+    def count_remote(self, size: int, taken_s: float) -> None:
+        """Count a block that came from another host, and learn its rate."""
+        with self._changed:
+            counts = self.counts
+            counts.remote_blocks += 1
+            counts.remote_bytes += size
+            counts.remote_s += taken_s
+            self._remote_byte_s = _learnt(self._remote_byte_s, size, taken_s)
 
     def _failed(self, what: str, error: BaseException) -> None:
         now_s = time.monotonic()
@@ -293,3 +262,8 @@ class KVStore:
             self._line_s = self._line_s if is_silent else now_s
         if not is_silent:
             logger.warning("The store of the KV cache cannot be %s: %s", what, error)
+
+
+def _learnt(byte_s: float, size: int, taken_s: float) -> float:
+    """Return the seconds a byte after another measurement."""
+    return byte_s + (taken_s / max(size, 1) - byte_s) * (_MEMORY if byte_s else 1.0)

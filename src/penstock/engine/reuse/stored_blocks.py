@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.contract.worker import StoreLoad
 from penstock.engine.model import StorableStates, WindowedModel, stateful
-from penstock.engine.reuse.kv_store import NotRead
+from penstock.engine.reuse.read_ahead import NotRead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from penstock.engine.kv_cache import BlockTables
     from penstock.engine.model import StorableModel
     from penstock.engine.reuse.kv_store import KVStore
+    from penstock.engine.reuse.read_ahead import Loaded
     from penstock.engine.sequence import Sequence
 
 LOAD_S: Final = 0.05
@@ -70,6 +71,24 @@ class _Content:
         ) and self.windowed.write_window_block(blocks[1], content[size:])
 
 
+class _Gain:
+    """Whether loading takes less time than computing, as both were measured; yes, if they were not."""
+
+    def __init__(self, load_s: Callable[[], float], compute_s: Callable[[], float]) -> None:
+        """Both return the time (s) of a block; 0 if unknown."""
+        self._load_s = load_s
+        self._compute_s = compute_s
+        self._refused = 0
+
+    def is_worth_it(self) -> bool:
+        """Return whether to load; from time to time what seems slower is measured again."""
+        compute_s = self._compute_s()
+        if not compute_s or self._load_s() < compute_s * _GAIN:
+            return True
+        self._refused += 1
+        return self._refused % _TRIED_EVERY == 0
+
+
 class StoredBlocks:
     """Blocks that the store has beyond the pool. The engine's thread owns it."""
 
@@ -91,17 +110,21 @@ class StoredBlocks:
         self._states = model if stateful(model) and isinstance(model, StorableStates) else None
         self._last_s: dict[int, float | None] = {}
         self._next: dict[int, int] = {}
-        self._refused = 0
+        size = self._layout.bytes_per_block
+        self._disk_gain = _Gain(lambda: store.read_s(size), self._block_s)
+        self._remote_gain = _Gain(lambda: store.remote_s(size), self._block_s)
         self._end_s = 0.0
         self.loaded_tokens = 0
         """Tokens that were loaded and not computed, so far."""
+        self._remote_tokens = 0
 
     def expect(self, sequence: Sequence, known: int) -> None:
         """Begin to read the blocks of a waiting sequence after its first `known` ones."""
         digests = sequence.digests[known : (len(sequence.token_ids) - 1) // self._size]
-        if digests and self._is_worth_it():
+        if digests and self._disk_gain.is_worth_it():
             states = [] if self._states is None else [state_name(digest) for digest in digests]
-            self._store.expect(sequence.key, digests, states)
+            ask = self._remote_gain.is_worth_it()
+            self._store.expect(sequence.key, digests, states, ask=ask)
             self._last_s[sequence.key] = None
             self._next[sequence.key] = known
 
@@ -123,12 +146,12 @@ class StoredBlocks:
         while sequence.key in self._last_s:
             if time.monotonic() > self._end_s:
                 return Loading.GOES_ON
-            found = self._store.take(sequence.key)
-            if found is NotRead.PENDING:
+            loaded = self._store.take(sequence.key)
+            if loaded is NotRead.PENDING:
                 if not self._is_late(sequence.key):
                     return Loading.GOES_ON
                 break
-            if isinstance(found, NotRead) or not self._take(sequence, *found):
+            if isinstance(loaded, NotRead) or not self._take(sequence, loaded):
                 break
             self._last_s[sequence.key] = time.monotonic()
         self.end(sequence)
@@ -141,12 +164,13 @@ class StoredBlocks:
             self._last_s[key] = now_s
         return last_s is not None and now_s - last_s > PATIENCE_S
 
-    def _take(self, sequence: Sequence, name: bytes, content: bytes) -> bool:
+    def _take(self, sequence: Sequence, loaded: Loaded) -> bool:
         """Take what was read; False if it is not what comes next, or not of this model.
 
         Blocks of a model with states count as computed once the state after them is there.
         """
         size, block = self._size, self._next[sequence.key]
+        name, content, is_remote = loaded
         if self._states is not None and block and name == state_name(sequence.digests[block - 1]):
             if block * size > sequence.computed and self._states.write_state(
                 sequence.state, content
@@ -163,6 +187,7 @@ class StoredBlocks:
             return False
         if not self._content.write(self._tables.blocks(sequence, block), content):
             return False
+        self._remote_tokens += size if is_remote else 0
         if self._states is None:
             self._computed(sequence, block + 1)
         return True
@@ -241,13 +266,12 @@ class StoredBlocks:
             written_bytes_total=counts.written_bytes,
             dropped_blocks_total=counts.dropped_blocks,
             errors_total=counts.errors,
+            remote_tokens_total=self._remote_tokens,
+            remote_bytes_total=counts.remote_bytes,
+            remote_seconds_total=counts.remote_s,
+            remote_errors_total=self._store.remote_failures(),
         )
 
-    def _is_worth_it(self) -> bool:
-        layout = self._layout
-        compute_s = self._token_s() * layout.block_size
-        read_s = self._store.read_s(layout.bytes_per_block)
-        if not compute_s or read_s < compute_s * _GAIN:
-            return True
-        self._refused += 1
-        return self._refused % _TRIED_EVERY == 0
+    def _block_s(self) -> float:
+        """Return the time (s) in which a block is computed; 0 if unknown."""
+        return self._token_s() * self._layout.block_size

@@ -36,11 +36,12 @@ def open_store(spec: ModelSpec, assembled: Assembled, settings: Settings) -> KVS
     # the code.
     configurations = [read_config(spec.path, name) for name in _CONFIGURATIONS]
     keeping = stateful(assembled.model)
-    states = "" if keeping is None else f"{keeping.state_bytes} "
+    state_bytes = 0 if keeping is None else keeping.state_bytes
+    states = f"{state_bytes} " if state_bytes else ""
     form = (
         f"{penstock.__version__} {assembled.backend} {assembled.format} {model.block_format} "
         f"{states}{configurations!r}"
     )
     identity = bytes.fromhex(conversion.digest_of(spec.path, form))
-    folder = settings.kv_store.expanduser()
-    return KVStore(BlockFiles(folder, identity, settings.kv_store_bytes))
+    files = BlockFiles(settings.kv_store.expanduser(), identity, settings.kv_store_bytes)
+    return KVStore(files, max(model.kv_layout.bytes_per_block, state_bytes))

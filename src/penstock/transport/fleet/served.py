@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad
+from penstock.contract.worker import ModelCard, WorkerCard, WorkerLoad, sum_of_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,6 +91,7 @@ def _sum(loads: Sequence[WorkerLoad]) -> WorkerLoad:
         preempted_total=sum(load.preempted_total for load in loads),
         prefilled_tokens_total=sum(load.prefilled_tokens_total for load in loads),
         cached_tokens_total=sum(load.cached_tokens_total for load in loads),
+        store=sum_of_stores(loads),
     )
 
 

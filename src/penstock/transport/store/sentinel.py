@@ -41,6 +41,14 @@ def address(settings: Settings) -> str:
     return f"{host}{url.path or ''}"
 
 
+def first_server(settings: Settings) -> tuple[str, int] | None:
+    """Return host and port of Redis, or of the first Sentinel; None for a socket on this machine."""
+    if settings.redis_sentinels:
+        return _hosts(settings)[0]
+    url = settings.redis_url
+    return None if is_socket(settings) or not url.host else (url.host.strip("[]"), url.port or 0)
+
+
 def _asking(settings: Settings) -> dict[str, Any]:
     """Return the options of the connections to the Sentinels themselves."""
     return {
