@@ -49,10 +49,12 @@ def save(module: Any, path: Path, format_name: str, *, rest: torch.dtype = torch
         raise ValueError("experts are packed for our kernels")
     module.config.dtype = rest
     module.config.update({"bigdl_transformers_low_bit": format_name, "tie_word_embeddings": False})
-    state = {
-        name: _written(tensor.detach().as_subclass(torch.Tensor), rest)
-        for name, tensor in module.state_dict().items()
-    }
+    state: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        own = _written(tensor.detach().as_subclass(torch.Tensor), rest)
+        state[name] = own.clone() if own.data_ptr() in places else own  # one of each in a file
+        places.add(own.data_ptr())
     path.mkdir(parents=True, exist_ok=True)
     module.config.save_pretrained(path)
     module.generation_config.save_pretrained(path)
