@@ -46,13 +46,14 @@ COMMON: dict[str, Any] = {
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
 DELTA = {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
+TWO_KINDS = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 32}
 LATENT = {"num_key_value_heads": 4, "head_dim": 16}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "afmoe": {**SLIDING, "num_dense_layers": 1, "global_attn_every_n_layers": 2},
     "axk1": LATENT,
     "axk2": {"num_key_value_heads": 4},
-    "bailing_hybrid": MIXED,
+    "bailing_hybrid": {**MIXED, "num_experts": 8},
     "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
     "bert": {"is_decoder": True},
     "cohere2": SLIDING,
@@ -98,14 +99,19 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gpt_oss": SLIDING,
     "granitemoehybrid": {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"]},
     "inkling2_loop_text": {"unpadded_vocab_size": VOCAB},
-    "inkling2_text": {"unpadded_vocab_size": VOCAB},
+    "inkling2_text": {"unpadded_vocab_size": VOCAB, **TWO_KINDS},
+    "inkling_text": TWO_KINDS,
     "jamba": {
         "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
         "use_mamba_kernels": False, "expert_layer_period": 2, "expert_layer_offset": 1,
         "mamba_dt_rank": 8,
     },
     "jetmoe": {"kv_channels": 32},
-    "kimi_linear": {"num_key_value_heads": 4, **MIXED},
+    "kimi_linear": {
+        "num_key_value_heads": 4, "num_local_experts": 8, "linear_num_heads": 2,
+        "linear_head_dim": 64, **MIXED,
+    },
+    "kolibri1": {"num_experts": 8},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "llama4_text": {
@@ -116,6 +122,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         **LATENT, "expert_ffn_hidden_size": 64, "ffn_hidden_size": 128, "zero_expert_num": 2,
     },
     "mamba2": {"num_heads": 8, "head_dim": 32, "n_groups": 1},
+    "mellum": {"num_experts": 8},
     "minicpm3": LATENT,
     "mistral4": {
         **LATENT, "rope_parameters": {
@@ -149,6 +156,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "indexer_kv_heads": 1, "indexer_head_dim": 32, "indexer_budget": 32,
         "indexer_compress_ratio": 4,
     },
+    "qwen3_moe": {"num_experts": 8},
     "recurrent_gemma": {
         "num_hidden_layers": 3, "lru_width": 128, "num_key_value_heads": 1,
         "block_types": ["recurrent", "recurrent", "attention"],
