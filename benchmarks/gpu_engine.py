@@ -363,7 +363,13 @@ def measure(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     )
     model: Any = assembled.model
     blocks = kv_budget.allocate(
-        model, device, slots=slots, step_tokens=LONE_CHUNK_TOKENS, budget_bytes=0, where=queue
+        model,
+        device,
+        slots=slots,
+        step_tokens=LONE_CHUNK_TOKENS,
+        budget_bytes=0,
+        where=queue,
+        windows=False,
     ).blocks
     ours = Ours(model, blocks, slots)
     found = result["ours_bf16"] = in_bf16(ours, blocks, vocab, limit, options)
@@ -599,7 +605,13 @@ def several(
     show(found)
     try:
         blocks = kv_budget.allocate(
-            model, device, slots=slots, step_tokens=PREFILL, budget_bytes=0, where=name
+            model,
+            device,
+            slots=slots,
+            step_tokens=PREFILL,
+            budget_bytes=0,
+            where=name,
+            windows=False,
         ).blocks
         ours = Ours(model, blocks, slots, lone=0)
         found["kv_cache_tokens"] = blocks * 16

@@ -11,7 +11,7 @@ from penstock.engine.drafting.speculation import Drafter, Speculation
 from penstock.engine.events import AttemptEvent, new_tokens
 from penstock.engine.execution import PlainExecutor, StepFailed
 from penstock.engine.failures import Failures
-from penstock.engine.kv_cache import BlockPool, BlockTables
+from penstock.engine.kv_cache import BlockTables
 from penstock.engine.model import Model, Watched, stateful, storable
 from penstock.engine.pacing.meter import Meter
 from penstock.engine.pacing.prefill_budget import PrefillBudget
@@ -77,8 +77,13 @@ class Engine:
 
         :raises BadSettings: the model keeps states, and there is not one for each slot.
         """
-        pool, window_pool = _pools(model, options)
-        most_tokens = options.num_blocks * pool.block_size
+        tables = BlockTables.of(
+            model.kv_layout,
+            options.num_blocks,
+            options.num_window_blocks,
+            caching=options.prefix_caching,
+        )
+        most_tokens = options.num_blocks * model.kv_layout.block_size
         self._model = model
         self._sink = sink
         keeping = stateful(model)
@@ -94,9 +99,8 @@ class Engine:
         kept = storable(model) if store is not None and options.prefix_caching else None
         self._stored = None
         if store is not None and kept is not None:
-            tables = BlockTables(pool, window_pool)
             self._stored = StoredBlocks(kept, store, tables, lambda: self._budget.token_s)
-        self._scheduler = Scheduler(pool, options.slots, states, self._stored, window_pool)
+        self._scheduler = Scheduler(tables, options.slots, states, self._stored)
         self._sampler = Sampler(tokenizer.token_text, tokenizer.token_bytes)
         plain = PlainExecutor(model, self._sampler)
         # A draft is verified in one step: the step after it cannot begin before its outcome.
@@ -282,15 +286,3 @@ class Engine:
         self._table.release(recovery.preempted)
         events = [event for part in recovery.computed for event in self._postprocess(part)]
         return events + [self._table.fail(sequence, error) for sequence, error in recovery.failed]
-
-
-def _pools(model: Model, options: EngineOptions) -> tuple[BlockPool, BlockPool | None]:
-    """Return the pool of most layers' blocks, and the one of layers with a window, if that is another."""
-    layout = model.kv_layout
-    size, caching = layout.block_size, options.prefix_caching
-    if not options.num_window_blocks:
-        return BlockPool(options.num_blocks, size, caching=caching), None
-    windows = BlockPool(options.num_window_blocks, size, caching=caching, window=layout.window)
-    if not layout.has_full_layers:
-        return windows, None
-    return BlockPool(options.num_blocks, size, caching=caching), windows

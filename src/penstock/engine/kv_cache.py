@@ -5,17 +5,15 @@ Only bookkeeping; the keys and values are the backend's. The engine's thread own
 
 from __future__ import annotations
 
-from array import array
 from collections import OrderedDict
-from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as Items
 
-    from penstock.engine.image_inputs import ImageInputs
-    from penstock.engine.sequence import Adapter, Sequence
+    from penstock.engine.model import KVLayout
+    from penstock.engine.sequence import Sequence
 
 
 class OutOfBlocks(Exception):
@@ -145,6 +143,22 @@ class BlockPool:
         return block
 
 
+class Tabled(Protocol):
+    """What has blocks: a sequence, or a text that a model drafts for.
+
+    `computed` tokens are in them; the first `dropped_blocks` of layers with a window are given back.
+    """
+
+    block_table: list[int]
+    window_table: list[int]
+    dropped_blocks: int
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose keys and values are there."""
+        ...
+
+
 class BlockTables:
     """Gives sequences blocks, and takes back those that no token will see again.
 
@@ -159,6 +173,17 @@ class BlockTables:
         self._apart = window_pool is not None
         last = self.pools[-1]
         self._window_pool = last if last.window else None
+
+    @classmethod
+    def of(cls, layout: KVLayout, blocks: int, window_blocks: int, *, caching: bool) -> BlockTables:
+        """Return those of a model with so many blocks; no `window_blocks`: no layer releases any."""
+        size = layout.block_size
+        if not window_blocks:
+            return cls(BlockPool(blocks, size, caching=caching))
+        windows = BlockPool(window_blocks, size, caching=caching, window=layout.window)
+        if not layout.has_full_layers:
+            return cls(windows)
+        return cls(BlockPool(blocks, size, caching=caching), windows)
 
     @property
     def use(self) -> float:
@@ -180,7 +205,7 @@ class BlockTables:
             return True
         return self._apart and len(sequence.window_table) * size < tokens
 
-    def extend(self, sequence: Sequence, tokens: int) -> bool:
+    def extend(self, sequence: Tabled, tokens: int) -> bool:
         """Give a sequence the blocks for its first `tokens` tokens, or return False and give none."""
         missing = [
             max(0, pool.blocks_for(tokens) - len(table)) for pool, table in self._of(sequence)
@@ -229,7 +254,7 @@ class BlockTables:
                 sequence.dropped_blocks = dropped
         return True
 
-    def slide(self, sequence: Sequence) -> None:
+    def slide(self, sequence: Tabled) -> None:
         """Release the blocks of a sequence that lie wholly behind the window of its next token."""
         pool = self._window_pool
         if pool is None:
@@ -251,35 +276,11 @@ class BlockTables:
             if not pool.window or index >= sequence.dropped_blocks:
                 pool.register(table[index], sequence.digests[index])
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: Tabled) -> None:
         """Take back all blocks of a sequence."""
         for pool, table in self._of(sequence):
             pool.release(table[sequence.dropped_blocks if pool.window else 0 :])
 
-    def _of(self, sequence: Sequence) -> Iterator[tuple[BlockPool, list[int]]]:
+    def _of(self, sequence: Tabled) -> Iterator[tuple[BlockPool, list[int]]]:
         """Yield the pools, each with the sequence's table of it."""
         return zip(self.pools, (sequence.block_table, sequence.window_table), strict=False)
-
-
-def extend_digests(  # noqa: PLR0917 - all that a block's contents depend on
-    digests: list[bytes],
-    token_ids: Items[int],
-    block_size: int,
-    images: ImageInputs | None = None,
-    owner: str = "",
-    adapter: Adapter | None = None,
-) -> None:
-    """Extend a sequence's chain of block digests to its last full block, in place.
-
-    A digest covers its block's tokens and images and all before them, so that equal digests mean
-    equal prefixes (128 bits of BLAKE2: no collision, not even a deliberate one). Sequences of
-    different owners or adapters share none.
-    """
-    own = b"" if adapter is None else adapter.digest
-    root = blake2b(own + owner.encode(), digest_size=16).digest() if owner or own else b""
-    for start in range(len(digests) * block_size, len(token_ids) - block_size + 1, block_size):
-        parent = digests[-1] if digests else root
-        content = array("q", token_ids[start : start + block_size]).tobytes()
-        if images is not None:
-            content += images.digest(start, start + block_size)
-        digests.append(blake2b(parent + content, digest_size=16).digest())

@@ -166,6 +166,11 @@ class WindowedModel(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class StorableWindows(Protocol):
+    """A `WindowedModel` whose blocks of these layers can be kept elsewhere too, as bytes."""
+
     def read_window_block(self, block: int) -> bytes:
         """Return what such a block holds, `kv_layout.window_bytes` bytes."""
         ...
@@ -187,7 +192,7 @@ class StorableModel(Protocol):
     def read_block(self, block: int) -> bytes:
         """Return a block's keys and values, `kv_layout.bytes_per_block` bytes.
 
-        Those of layers with blocks of their own (`WindowedModel`) are left out.
+        Those of layers with blocks of their own (`StorableWindows`) are left out.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.engine.kv_cache import extend_digests
+from penstock.engine.reuse.digests import extend_digests
 from penstock.engine.reuse.held_heads import HeldHeads
 from penstock.engine.reuse.stored_blocks import Loading
 

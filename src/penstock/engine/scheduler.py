@@ -7,14 +7,13 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from penstock.engine.kv_cache import BlockTables
 from penstock.engine.prefix_reuse import PrefixReuse
 from penstock.engine.step import Step, next_slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from penstock.engine.kv_cache import BlockPool
+    from penstock.engine.kv_cache import BlockTables
     from penstock.engine.reuse.stored_blocks import StoredBlocks
     from penstock.engine.sequence import Sequence
     from penstock.engine.states import StatePool
@@ -32,15 +31,13 @@ class Scheduler:
 
     def __init__(
         self,
-        pool: BlockPool,
+        tables: BlockTables,
         slots: int,
         states: StatePool | None = None,
         stored: StoredBlocks | None = None,
-        window_pool: BlockPool | None = None,
     ) -> None:
-        """`window_pool` has the blocks of layers with a window, if these have their own."""
-        self.pool = pool
-        self.tables = BlockTables(pool, window_pool)
+        self.tables = tables
+        self.pool = tables.pools[0]
         self.stateful = states is not None
         self._reuse = PrefixReuse(self.tables, states, stored)
         self.slots = slots

@@ -15,7 +15,14 @@ from penstock.engine.drafting.speculation import Speculation
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.sequence import SequenceRequest
-from tests.fixtures.engine import HashModel, Transcript, WordTokenizer, greedy_text, serve
+from tests.fixtures.engine import (
+    HashModel,
+    Transcript,
+    WindowModel,
+    WordTokenizer,
+    greedy_text,
+    serve,
+)
 
 if TYPE_CHECKING:
     from penstock.engine.model import Batch
@@ -62,7 +69,7 @@ def run(
     engine = Engine(model, WordTokenizer(()), OPTIONS, told, draft_model=drafting)
     serve(engine, *asked)
     if drafting is not None:
-        assert drafting._pool.available == blocks
+        assert drafting._tables.pools[0].available == blocks
         assert not drafting._texts
     return told, model, engine
 
@@ -112,6 +119,33 @@ def test_a_cache_without_room_leaves_a_sequence_without_drafts():
     told, _, engine = run(HashModel(8, vocab_size=VOCAB), *requests(4), blocks=8)
     assert told.tokens["3"] == greedy_text([3, *range(23)], 30, VOCAB)
     assert engine.load().drafted_tokens_total < 30  # one of them at a time
+
+
+@pytest.mark.parametrize("full_layers", [False, True])
+def test_a_draft_models_layers_with_a_window_hold_no_more_than_it(full_layers: bool):
+    """Its fixture checks that what is in a window is there, and nobody else's."""
+    draft = WindowModel(400, 12, full_layers=full_layers, vocab_size=VOCAB)
+    windows = 4 * 8  # of four texts, with what a step adds
+    draft.allocate_windows(windows)
+    drafting = DraftModel(draft, 400, VOCAB, windows)
+    pool = drafting._tables.pools[-1]
+    least: list[int] = []
+
+    def before(_: Batch) -> None:
+        least.append(pool.available)
+        time.sleep(0.005)  # longer than a pass of the model that drafts
+
+    model = HashModel(200, vocab_size=VOCAB, before_forward=before)
+    told = Transcript()
+    engine = Engine(model, WordTokenizer(()), OPTIONS, told, draft_model=drafting)
+    serve(engine, *requests(4, max_tokens=90))
+    for job in range(4):
+        assert told.tokens[str(job)] == greedy_text([job, *range(20 + job)], 90, VOCAB)
+    load = engine.load()
+    assert load.accepted_tokens_total == load.drafted_tokens_total > 100
+    assert not drafting._broken
+    assert min(least) > 0
+    assert pool.available == pool.num_blocks == windows
 
 
 def test_tokens_that_one_model_lacks():

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engine.kv_cache import BlockPool, OutOfBlocks, extend_digests
+from penstock.engine.kv_cache import BlockPool, OutOfBlocks
+from penstock.engine.reuse.digests import extend_digests
 from penstock.engine.sequence import Adapter
 
 

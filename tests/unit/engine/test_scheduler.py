@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.contract.events import FinishReason
 from penstock.contract.job import Sampling
-from penstock.engine.kv_cache import BlockPool
+from penstock.engine.kv_cache import BlockPool, BlockTables
 from penstock.engine.model import Batch
 from penstock.engine.options import EngineOptions
 from penstock.engine.pacing.prefill_budget import PrefillBudget
@@ -55,7 +55,7 @@ class Loop:
             self.model = StateModel(blocks, slots + kept_states, vocab_size=VOCAB)
             self.states = StatePool(self.model, slots + kept_states)
         self.pool = BlockPool(blocks, self.model.kv_layout.block_size, caching=caching)
-        self.scheduler = Scheduler(self.pool, slots, self.states)
+        self.scheduler = Scheduler(BlockTables(self.pool), slots, self.states)
         self.chunk = chunk
         self.sequences: dict[str, Sequence] = {}
         self.ended: list[str] = []

@@ -12,10 +12,10 @@ import pytest
 
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
-from penstock.engine.kv_cache import extend_digests
 from penstock.engine.options import EngineOptions
 from penstock.engine.reuse import kv_store, read_ahead
 from penstock.engine.reuse.block_files import BlockFiles
+from penstock.engine.reuse.digests import extend_digests
 from penstock.engine.reuse.kv_store import KVStore, NotRead
 from penstock.engine.reuse.stored_blocks import state_name
 from penstock.engine.sequence import SequenceRequest

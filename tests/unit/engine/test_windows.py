@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.contract.job import Sampling
 from penstock.engine.engine import Engine
-from penstock.engine.kv_cache import BlockPool
+from penstock.engine.kv_cache import BlockPool, BlockTables
 from penstock.engine.options import EngineOptions
 from penstock.engine.scheduler import Scheduler
 from penstock.engine.sequence import Sequence, SequenceRequest
@@ -42,7 +42,8 @@ class WindowLoop(Loop):
         self.pool = BlockPool(blocks, SIZE, caching=caching) if mixed else windows
         if mixed:
             self.model.allocate_windows(window_blocks)
-        self.scheduler = Scheduler(self.pool, slots, window_pool=windows if mixed else None)
+        tables = BlockTables(self.pool, windows if mixed else None)
+        self.scheduler = Scheduler(tables, slots)
         self.chunk = chunk
         self.sequences: dict[str, Sequence] = {}
         self.ended: list[str] = []

@@ -54,7 +54,7 @@ def test_if_all_layers_have_a_window_texts_are_as_long_as_the_context() -> None:
     assert room_of(20, full_layers=False) == kv_budget.Room(20)
 
 
-def test_a_model_that_drafts_has_all_blocks() -> None:
+def test_without_windows_all_layers_have_all_blocks() -> None:
     assert room_of(1000, windows=False) == kv_budget.Room(500)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from penstock.engine.kv_cache import BlockPool
+from penstock.engine.kv_cache import BlockTables
 from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.sampling.tensor_lists import integers
 
@@ -37,22 +37,39 @@ class _Text:
 
     cached: list[int] = field(default_factory=list[int])
     right: int = 0
-    blocks: list[int] = field(default_factory=list[int])
+    block_table: list[int] = field(default_factory=list[int])
+    window_table: list[int] = field(default_factory=list[int])
+    dropped_blocks: int = 0
+
+    @property
+    def computed(self) -> int:
+        """Tokens that are not read again: all known ones but the last."""
+        return max(0, self.right - 1)
+
+    def slice_of(self, key: int, part: Tokens[int], start: int, logits_from: int) -> SequenceSlice:
+        """Return a part of the text for the model."""
+        table, windows = self.block_table, self.window_table
+        return SequenceSlice(key, part, start, table, logits_from, window_table=windows)
 
 
 class DraftModel:
     """Continues texts greedily by a model with its own KV cache, one token a pass.
 
     It reads what sequences have got since, also where its own last draft was wrong. A sequence whose
-    blocks do not fit gets no draft. After an error of the model there are no more drafts. The engine's
-    thread owns it.
+    blocks do not fit gets no draft. Layers with a window give back the blocks behind it. After an
+    error of the model there are no more drafts. The engine's thread owns it.
     """
 
-    def __init__(self, model: Model, num_blocks: int, vocab_size: int) -> None:
-        """`vocab_size` is that of the model which verifies: tokens beyond it are not drafted."""
+    def __init__(
+        self, model: Model, num_blocks: int, vocab_size: int, window_blocks: int = 0
+    ) -> None:
+        """`vocab_size` is that of the model which verifies: tokens beyond it are not drafted.
+
+        Layers with a window have `window_blocks`; 0: those of all layers.
+        """
         self._model = model
         self._vocab_size = min(vocab_size, model.vocab_size)
-        self._pool = BlockPool(num_blocks, model.kv_layout.block_size, caching=False)
+        self._tables = BlockTables.of(model.kv_layout, num_blocks, window_blocks, caching=False)
         self._texts: dict[int, _Text] = {}
         self._broken = False
         self.pass_s = 0.0
@@ -74,7 +91,7 @@ class DraftModel:
         """Drop what is cached of a sequence."""
         text = self._texts.pop(key, None)
         if text is not None:
-            self._pool.release(text.blocks)
+            self._tables.release(text)
             self._model.release(key)
 
     def _draft(self, sequences: Tokens[Sequence], count: int) -> dict[int, list[int]]:
@@ -103,14 +120,14 @@ class DraftModel:
             start, length = text.right, len(sequence.token_ids)
             end = min(length, start + left)
             part = sequence.token_ids[start:end]
-            if not part or not self._fits(text, sequence, length + count):
+            whole = end == length
+            if not part or not self._fits(text, sequence, end + (count if whole else 0)):
                 continue
             if max(part) >= self._model.vocab_size:  # tokens that this model does not have
                 self.forget(sequence.key)
                 continue
-            whole = end == length
             logits_from = len(part) - 1 if whole else len(part)
-            slices.append(SequenceSlice(sequence.key, part, start, text.blocks, logits_from))
+            slices.append(text.slice_of(sequence.key, part, start, logits_from))
             text.cached[start:] = part
             text.right = end
             left -= len(part)
@@ -124,6 +141,7 @@ class DraftModel:
         """Return what is cached of a sequence; its last token is always read again."""
         text = self._texts.setdefault(sequence.key, _Text())
         tokens = sequence.token_ids
+        self._tables.slide(text)
         least = min(len(text.cached), len(tokens) - 1)
         right = min(text.right, least)
         while right < least and text.cached[right] == tokens[right]:
@@ -133,12 +151,9 @@ class DraftModel:
 
     def _fits(self, text: _Text, sequence: Sequence, length: int) -> bool:
         """Give a text the blocks for `length` tokens; if there are none, drop what is cached."""
-        missing = self._pool.blocks_for(length) - len(text.blocks)
-        if length > self._model.context_length or missing > self._pool.available:
+        if length > self._model.context_length or not self._tables.extend(text, length):
             self.forget(sequence.key)
             return False
-        if missing > 0:
-            text.blocks += self._pool.allocate(missing)
         return True
 
     def _best(self, slices: list[SequenceSlice]) -> list[int]:
@@ -148,4 +163,4 @@ class DraftModel:
     def _next(self, sequence: Sequence, draft: list[int]) -> SequenceSlice:
         text = self._texts[sequence.key]
         start = len(sequence.token_ids) + len(draft) - 1
-        return SequenceSlice(sequence.key, [draft[-1]], start, text.blocks, 0)
+        return text.slice_of(sequence.key, [draft[-1]], start, 0)

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from penstock.contract.worker import StoreLoad
-from penstock.engine.model import StorableStates, WindowedModel, stateful
+from penstock.engine.model import StorableStates, StorableWindows, stateful
 from penstock.engine.reuse.read_ahead import NotRead
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Content:
     """What a block holds in all layers: those of one pool, or of two, one after the other."""
 
     model: StorableModel
-    windowed: WindowedModel | None
+    windowed: StorableWindows | None
 
     def read(self, blocks: list[int]) -> bytes:
         """Return the bytes of these blocks, one of each pool."""
@@ -101,7 +101,7 @@ class StoredBlocks:
     ) -> None:
         """`token_s` returns the measured time of computing a prompt's token; 0 if unknown."""
         self._model = model
-        self._content = _Content(model, model if isinstance(model, WindowedModel) else None)
+        self._content = _Content(model, model if isinstance(model, StorableWindows) else None)
         self._layout = model.kv_layout
         self._store = store
         self._tables = tables

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture, Layer
+    from collections.abc import Mapping
+
+    from penstock.models.architecture.description import Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,13 @@ class Sliding:
 
 def sliding(model: Architecture, context_length: int) -> Sliding:
     """Return which layers of a model slide: those with a window shorter than the context."""
+    attending = enumerate(model.layers)
+    windows = {index: layer.attention.window for index, layer in attending if layer.attends}
+    return of_windows(windows, context_length)
 
-    def window(layer: Layer) -> int:
-        own = layer.attention.window
-        return own if layer.attends and own < context_length else 0
 
-    size = max(map(window, model.layers))
-    apart = frozenset(index for index, layer in enumerate(model.layers) if window(layer))
-    all_slide = len(apart) == len(model.attending)
-    return Sliding(size, frozenset() if all_slide else apart)
+def of_windows(windows: Mapping[int, int], context_length: int) -> Sliding:
+    """Return the same of the windows of all layers that attend; 0: it sees all."""
+    sizes = {index: size for index, size in windows.items() if 0 < size < context_length}
+    all_slide = len(sizes) == len(windows)
+    return Sliding(max(sizes.values(), default=0), frozenset(() if all_slide else sizes))

@@ -48,10 +48,9 @@ def prepare(
         step_tokens=READ_TOKENS,
         budget_bytes=share,
         where=where,
-        windows=False,
     )
     logger.info("%s drafts for %s: %d blocks of cache", spec.draft.name, spec.queue, room.blocks)
-    return DraftModel(draft.model, room.blocks, words.vocab_size)
+    return DraftModel(draft.model, room.blocks, words.vocab_size, room.window_blocks)
 
 
 def _check_tokens(where: str, words: Tokenizer, others: Tokenizer) -> None:

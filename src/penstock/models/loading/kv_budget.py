@@ -85,7 +85,7 @@ def allocate(
     `step_tokens` is the longest prefill that the engine requests at once. If the budget is 0, a
     GPU's budget is the memory that such a step leaves, measured by running one. With `windows`,
     layers with a window get the blocks that their windows take, for the engine to release those
-    behind; on CPUs only.
+    behind: on CPUs, and on GPUs in models that capture their steps.
 
     :raises ModelNotLoadable: not even one block fits.
     """
@@ -100,27 +100,30 @@ def allocate(
     budget_bytes -= 0 if keeping is None else states * keeping.state_bytes
     per_slot = -(-model.context_length // layout.block_size)
     most = slots * per_slot
-    if windows and layout.window and device.kind == "cpu":
+    room = Room(min(most, budget_bytes // max(1, layout.bytes_per_block)), states)
+    slides = device.kind == "cpu" or isinstance(model, Warmable)
+    if windows and layout.window and slides:
         step_blocks = -(-step_tokens // layout.block_size)
-        room = _with_windows(layout, most, at_once, step_blocks, budget_bytes)
-        if room is not None:
-            return _allocated(model, replace(room, states=states), where)
-    blocks = min(most, budget_bytes // max(1, layout.bytes_per_block))
-    if blocks < 1:
+        sliding = _with_windows(layout, most, at_once, step_blocks, budget_bytes)
+        room = room if sliding is None else replace(sliding, states=states)
+    if room.blocks < 1:
         raise ModelNotLoadable(
             f"{where}: a KV cache of {budget_bytes} bytes holds nothing; "
             f"{layout.block_size} tokens take {layout.bytes_per_block}"
         )
-    if device.kind == "cpu":
-        return Room(_taken(model, blocks, where), states)
-    for _ in range(_RETRIES):
-        try:
-            return Room(_proven(model, blocks, at_once, step_tokens), states)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            logger.warning("%s: %d blocks were too many: %s", where, blocks, error)
-            model.allocate(0)
-            blocks = max(1, int(blocks * _RETRY_SHARE))
-    return Room(_taken(model, blocks, where), states)
+    if device.kind != "cpu":
+        for _ in range(_RETRIES):
+            try:
+                return _proven(model, room, at_once, step_tokens)
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                logger.warning("%s: %d blocks were too many: %s", where, room.blocks, error)
+                model.allocate(0)
+                room = _smaller(room, layout)
+    try:
+        _take(model, room)
+    except MemoryError as error:
+        raise ModelNotLoadable(f"{where}: {checkpoint.first_line(error)}") from error
+    return room
 
 
 def _with_windows(
@@ -149,17 +152,25 @@ def _with_windows(
     return Room(most if full_bytes == 0 else wanted, window_blocks=wanted)
 
 
-def _allocated(model: Model, room: Room, where: str) -> Room:
-    """Allocate what a model with windows gets."""
-    if isinstance(model, WindowedModel) and model.kv_layout.has_full_layers:
-        try:
-            model.allocate_windows(room.window_blocks)
-        except MemoryError as error:
-            raise ModelNotLoadable(f"{where}: {checkpoint.first_line(error)}") from error
-        _taken(model, room.blocks, where)
+def _smaller(room: Room, layout: KVLayout) -> Room:
+    """Return a room for a device that had too little memory for this one."""
+    if room.window_blocks and not layout.has_full_layers:
+        return replace(room, window_blocks=max(1, int(room.window_blocks * _RETRY_SHARE)))
+    return replace(room, blocks=max(1, int(room.blocks * _RETRY_SHARE)))
+
+
+def _take(model: Model, room: Room) -> None:
+    """Allocate the blocks of a room.
+
+    :raises MemoryError: the device has not enough memory.
+    """
+    if not room.window_blocks:
+        model.allocate(room.blocks)
+    elif isinstance(model, WindowedModel) and model.kv_layout.has_full_layers:
+        model.allocate_windows(room.window_blocks)
+        model.allocate(room.blocks)
     else:
-        _taken(model, room.window_blocks, where)
-    return room
+        model.allocate(room.window_blocks)
 
 
 def _allocate_states(model: Model, at_once: int, budget_bytes: int, where: str) -> int:
@@ -185,21 +196,14 @@ def _allocate_states(model: Model, at_once: int, budget_bytes: int, where: str) 
     return count
 
 
-def _taken(model: Model, blocks: int, where: str) -> int:
-    try:
-        model.allocate(blocks)
-    except MemoryError as error:
-        raise ModelNotLoadable(f"{where}: {checkpoint.first_line(error)}") from error
-    return blocks
-
-
-def _proven(model: Model, blocks: int, slots: int, step_tokens: int) -> int:
+def _proven(model: Model, room: Room, slots: int, step_tokens: int) -> Room:
     """Allocate, then run the largest step and capture the others, as proof that they fit."""
-    model.allocate(blocks)
+    _take(model, room)
     if isinstance(model, Warmable):
         model.capture()
-    _largest_step(model, slots, min(step_tokens, blocks * model.kv_layout.block_size))
-    return blocks
+    fewest = min(room.blocks, room.window_blocks or room.blocks)
+    _largest_step(model, slots, min(step_tokens, fewest * model.kv_layout.block_size))
+    return room
 
 
 def _budget(model: Model, device: Device, slots: int, step_tokens: int) -> int:
@@ -225,8 +229,8 @@ def _largest_step(model: Model, slots: int, step_tokens: int) -> None:
     tokens = min(step_tokens, model.context_length)
     first = -(-tokens // size)
     table = list(range(first))
-    parts = [SequenceSlice(0, [0] * tokens, 0, table, tokens - 1)]
-    parts += [SequenceSlice(key, [0], 0, [0], 0) for key in range(1, slots)]
+    parts = [SequenceSlice(0, [0] * tokens, 0, table, tokens - 1, window_table=table)]
+    parts += [SequenceSlice(key, [0], 0, [0], 0, window_table=[0]) for key in range(1, slots)]
     model.forward(Batch(parts))
     for key in range(slots):
         model.release(key)

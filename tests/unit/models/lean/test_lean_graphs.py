@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from penstock.engine.model import Batch, SequenceSlice
+from penstock.models.backends.lean.body import with_windows
+from penstock.models.backends.lean.graphs.block_tables import BlockTables
 from penstock.models.backends.lean.graphs.chunk_graphs import (
     MOST_TOKENS,
     PIECE,
@@ -17,13 +19,11 @@ from penstock.models.backends.lean.graphs.chunk_graphs import (
     pieces,
 )
 from penstock.models.backends.lean.graphs.decode_graphs import DecodeGraphs
-from penstock.models.backends.lean.graphs.step_rows import PADDING, Chunk, pack
+from penstock.models.backends.lean.graphs.step_rows import FIELDS, PADDING, Chunk, Step, pack
 from penstock.models.devices import Cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from penstock.models.backends.lean.graphs.step_rows import Step
 
 SEQUENCES = 6
 
@@ -97,6 +97,41 @@ def test_decoded_rows_chunks_and_padding():
     assert reader.seen["singles"] == [90, 7, *[PADDING] * (SEQUENCES - 2)]
     assert reader.seen["positions"] == [90, 7, 5, 6, 7, *[PADDING] * 11]
     assert reader.seen["pieces"] == [[2, 3, 5, 4]]
+
+
+def test_blocks_behind_a_window_are_not_sent_again():
+    sent: list[tuple[str, int, list[int]]] = []
+    tables = BlockTables(
+        2,
+        lambda row, blocks: sent.append(("all", row, list(blocks))),
+        lambda row, blocks: sent.append(("windows", row, list(blocks))),
+        window=20,
+    )
+
+    def step(start: int, count: int, windows: list[int]) -> None:
+        blocks = list(range(len(windows)))
+        tables.row_of(SequenceSlice(7, [1] * count, start, blocks, 0, window_table=windows))
+
+    step(48, 2, [30, 31, 32, 33])  # a prefix of three blocks that another sequence has computed
+    assert sent == [("all", 0, [0, 1, 2, 3]), ("windows", 0, [30, 31, 32, 33])]
+    sent.clear()
+    step(50, 1, [31, 31, 32, 33])  # the first has gone
+    step(51, 30, [31, 31, 32, 33, 34, 35])
+    step(81, 1, [33, 33, 33, 33, 34, 35])
+    assert sent == []
+    step(82, 1, [33, 33, 33, 33, 40, 35])  # in the window
+    assert sent == [("windows", 0, [33, 33, 33, 33, 40, 35])]
+
+
+def test_a_step_writes_its_blocks_of_layers_that_slide():
+    fields = torch.zeros((FIELDS, 4), dtype=torch.int32)
+    fields[1] = torch.tensor([17, 3, PADDING, PADDING])
+    fields[2], fields[5] = torch.tensor([1, 0, 0, 0]), torch.tensor([5, 6, 0, 0])
+    tables, windows = torch.full((2, 4), -1), torch.full((2, 5), -1, dtype=torch.int32)
+    step = with_windows(Step(fields, torch.zeros(2), tables, 4), windows)
+    assert step.tables_of(apart=False) is tables
+    assert step.tables_of(apart=True) is windows
+    assert windows.tolist() == [[6, -1, -1, -1, 0], [-1, 5, -1, -1, -1]]  # the last is for padding
 
 
 def test_nothing_is_left_of_a_larger_step_before():

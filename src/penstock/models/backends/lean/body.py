@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from math import prod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from penstock.models.architecture import windows
+from penstock.models.backends.lean.block_cache import BlockCache
 from penstock.models.backends.lean.forward import Forward
 from penstock.models.backends.lean.graphs import step_rows as steps
 from penstock.models.backends.lean.graphs.chunk_graphs import ChunkGraphs
 from penstock.models.backends.lean.graphs.decode_graphs import DecodeGraphs
 from penstock.models.backends.lean.graphs.pinned_buffers import Stages
-from penstock.models.backends.lean.operations.ops import AttentionLayer, LayerCache
+from penstock.models.backends.lean.operations.ops import AttentionLayer
 from penstock.models.backends.lean.operations.token_choice import Choosing
 from penstock.models.backends.lean.ranks import ALONE
 from penstock.models.backends.steps import BLOCK_SIZE
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from penstock.models.backends.lean.graphs.step_rows import Packed, Step
     from penstock.models.backends.lean.operations.ops import Ops
     from penstock.models.backends.lean.ranks import Ranks
-    from penstock.models.backends.lean.shape import Shape, Sizes, Turning
+    from penstock.models.backends.lean.shape import Shape, Turning
     from penstock.models.backends.lean.weights import Weights
     from penstock.models.devices.device import Device
 
@@ -60,7 +62,8 @@ class Body:
         self.ops = ops
         self.device = device
         self.kind = weights.embeddings.dtype
-        self.block_bytes = prod(_cache_size(shape.sizes, 1)) * self.kind.itemsize
+        sliding = windows.sliding(shape.model, shape.context_length)
+        self.cache = BlockCache(shape.sizes, self.kind, sliding)
         self._ranks: Ranks = ALONE
         self._turnings = turnings
         self._stages = Stages(1 << 12)
@@ -74,30 +77,35 @@ class Body:
         """See `Computer`."""
         self.device.enter()
         self._forget()
-        shape, place = self.shape, self.device.torch_device
-        size = _cache_size(shape.sizes, blocks)
-        try:
-            self._cache = torch.zeros(size, dtype=self.kind, device=place)
-        except RuntimeError as error:
-            wanted = blocks * self.block_bytes
-            raise MemoryError(f"no memory for {wanted / 2**20:.0f} MiB of KV cache") from error
+        shape, place, cache = self.shape, self.device.torch_device, self.cache
+        cache.allocate(blocks, place)
         self._layers = [
             AttentionLayer(
                 shape,
                 turning,
                 weights.head_norms,
                 layer.attention.window,
-                LayerCache(cache[0], cache[1]),
+                held,
                 layer.attention.scale,
                 layer.attention.soft_cap,
                 weights.sinks,
+                apart=cache.is_apart and index in cache.sliding.apart,
             )
-            for weights, layer, turning, cache in zip(
-                self.weights.layers, shape.model.layers, self._turnings, self._cache, strict=True
+            for index, (weights, layer, turning, held) in enumerate(
+                zip(
+                    self.weights.layers,
+                    shape.model.layers,
+                    self._turnings,
+                    cache.layers(),
+                    strict=True,
+                )
             )
         ]
         longest = max(1, -(-shape.context_length // BLOCK_SIZE))
         self._tables = torch.zeros((sequences, longest), dtype=torch.int32, device=place)
+        if cache.is_apart:  # the last column is for padding
+            size = (sequences, longest + 1)
+            self._window_tables = torch.zeros(size, dtype=torch.int32, device=place)
         self._chosen = torch.zeros(sequences, dtype=torch.int32, device=place)
         self._choosing = Choosing(self.ops, self._chosen, self.device)
         if blocks and self.device.captures:
@@ -112,10 +120,6 @@ class Body:
                 hidden_size=shape.sizes.hidden_size,
                 kind=self.kind,
             )
-
-    def block(self, block: int) -> torch.Tensor:
-        """Return the keys and values of a block: (layers, 2, heads, tokens, size of a head)."""
-        return self._cache[:, :, block]
 
     def capture(self) -> None:
         """See `Computer`."""
@@ -135,9 +139,18 @@ class Body:
     @torch.inference_mode()
     def note(self, row: int, blocks: Sequence[int]) -> None:
         """See `Computer`."""
+        self._note(self._tables, row, blocks)
+
+    @torch.inference_mode()
+    def note_windows(self, row: int, blocks: Sequence[int]) -> None:
+        """The same of the blocks of layers that slide, which have some of their own."""
+        assert self._window_tables is not None  # noqa: S101 - the caller has looked at the cache
+        self._note(self._window_tables, row, blocks)
+
+    def _note(self, tables: torch.Tensor, row: int, blocks: Sequence[int]) -> None:
         self.device.enter()
         sent = torch.tensor(blocks, dtype=torch.int32)
-        self._tables[row, : len(sent)] = sent.to(self._tables.device)
+        tables[row, : len(sent)] = sent.to(tables.device)
 
     @torch.inference_mode()
     def compute(self, packed: Packed, *, hidden: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -176,7 +189,8 @@ class Body:
         self._ranks = ALONE
 
     def _forget(self) -> None:
-        self._cache = torch.empty(0)
+        self.cache.clear()
+        self._window_tables: torch.Tensor | None = None
         self._layers: list[AttentionLayer] = []
         self._tables = torch.empty(0, dtype=torch.int32)
         self._chosen = torch.empty(0, dtype=torch.int32)
@@ -260,10 +274,18 @@ class Body:
         images: Sequence[tuple[slice, torch.Tensor]] = (),
     ) -> torch.Tensor:
         """Last hidden states, (T, hidden), in the model's type."""
+        if self._window_tables is not None:
+            step = with_windows(step, self._window_tables)
         forward = Forward(self.shape, self.weights, self._layers, self.ops, self._ranks, adapters)
         return forward.run(step, images)
 
 
-def _cache_size(sizes: Sizes, blocks: int) -> tuple[int, ...]:
-    """The KV cache's dimensions: layers, keys and values, blocks, heads, tokens, size of a head."""
-    return sizes.layers, 2, blocks, sizes.kv_heads, BLOCK_SIZE, sizes.head_size
+def with_windows(step: Step, tables: torch.Tensor) -> Step:
+    """Write the step's blocks of layers that slide into their tables; return the step with these.
+
+    The tables' last column takes those of padding.
+    """
+    positions = step.positions.long()
+    columns = torch.where(positions < 0, tables.shape[1] - 1, positions // BLOCK_SIZE)
+    tables[step.rows.long(), columns] = step.fields[5]
+    return replace(step, window_tables=tables)

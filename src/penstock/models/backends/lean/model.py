@@ -43,9 +43,9 @@ class LeanModel:
         self.vocab_size = body.shape.sizes.vocab_size
         self.context_length = body.shape.context_length
         self.max_sequences = DEFAULT_SEQUENCES
-        self.kv_layout = _layout(body)
         self._computer: Computer = computer or body
-        self._tables = BlockTables(0, self._computer.note)
+        self.kv_layout = _layout(body, alone=self._computer is body)
+        self._tables = self._new_tables(0)
 
     @property
     def weights(self) -> Weights:
@@ -58,7 +58,16 @@ class LeanModel:
         :raises MemoryError: a device has not enough memory.
         """
         self._computer.allocate(blocks, self.max_sequences)
-        self._tables = BlockTables(self.max_sequences, self._computer.note)
+        self._tables = self._new_tables(self.max_sequences)
+
+    def allocate_windows(self, blocks: int) -> None:
+        """See `penstock.engine.model.WindowedModel`."""
+        self.body.cache.window_blocks = blocks
+
+    def _new_tables(self, rows: int) -> BlockTables:
+        cache = self.body.cache
+        note_windows = self.body.note_windows if cache.is_apart else None
+        return BlockTables(rows, self._computer.note, note_windows, cache.sliding.size)
 
     @property
     def block_format(self) -> str:
@@ -68,19 +77,35 @@ class LeanModel:
             return ""
         sizes = body.shape.sizes
         block = f"{sizes.layers}x{sizes.kv_heads}x{sizes.head_size}"
-        return f"lean torch {torch.__version__} {block} {body.kind}"
+        apart = "".join(f" {layer}" for layer in sorted(body.cache.sliding.apart))
+        return f"lean torch {torch.__version__} {block} {body.kind}{apart}"
 
     def read_block(self, block: int) -> bytes:
         """See `penstock.engine.model.StorableModel`."""
-        return self.body.block(block).contiguous().view(torch.uint8).numpy().tobytes()
+        content = _read(self.body.cache.block(block, apart=False))
+        return content if self.body.cache.is_apart else content + self.read_window_block(block)
 
     def write_block(self, block: int, content: bytes) -> bool:
         """See `penstock.engine.model.StorableModel`."""
-        if len(content) != self.kv_layout.bytes_per_block:
+        cache = self.body.cache
+        own, rest = content[: cache.full_bytes], content[cache.full_bytes :]
+        if cache.is_apart and rest:
             return False
-        place = self.body.block(block)
-        place.copy_(torch.frombuffer(bytearray(content), dtype=self.body.kind).view(place.shape))
-        return True
+        if not _written(cache.block(block, apart=False), own):
+            return False
+        return cache.is_apart or self.write_window_block(block, rest)
+
+    def read_window_block(self, block: int) -> bytes:
+        """See `penstock.engine.model.StorableWindows`."""
+        cache = self.body.cache
+        return _read(cache.block(block, apart=True)) if cache.window_bytes else b""
+
+    def write_window_block(self, block: int, content: bytes) -> bool:
+        """See `penstock.engine.model.StorableWindows`."""
+        cache = self.body.cache
+        if not cache.window_bytes:
+            return not content
+        return _written(cache.block(block, apart=True), content)
 
     def capture(self) -> None:
         """Capture the decode graphs now, so that no request waits for them."""
@@ -130,13 +155,26 @@ class LeanModel:
         return packed if own is None else replace(packed, adapters=own)
 
 
-def _layout(body: Body) -> KVLayout:
-    """What a block takes. Blocks behind a window are released if all layers have one."""
-    size = body.block_bytes
-    windows = [layer.attention.window for layer in body.shape.model.layers]
-    if not all(0 < window < body.shape.context_length for window in windows):
+def _layout(body: Body, *, alone: bool) -> KVLayout:
+    """What a block takes. Over several devices layers that slide have no blocks of their own."""
+    cache = body.cache
+    size = cache.full_bytes + cache.window_bytes
+    window, apart = cache.sliding.size, cache.sliding.apart
+    if not window or (apart and not alone):
         return KVLayout(BLOCK_SIZE, size)
-    return KVLayout(BLOCK_SIZE, size, max(windows), size)
+    return KVLayout(BLOCK_SIZE, size, window, cache.window_bytes or size)
+
+
+def _read(block: torch.Tensor) -> bytes:
+    return block.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _written(block: torch.Tensor, content: bytes) -> bool:
+    """Write a block's keys and values; False if their number of bytes is not right."""
+    if len(content) != block.numel() * block.itemsize:
+        return False
+    block.copy_(torch.frombuffer(bytearray(content), dtype=block.dtype).view(block.shape))
+    return True
 
 
 class PipelinedLean(LeanModel):

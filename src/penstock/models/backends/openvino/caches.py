@@ -23,6 +23,7 @@ class _Slot:
     name: str
     kind: Any
     block_shape: tuple[int, ...]
+    apart: bool
 
     @property
     def block_bytes(self) -> int:
@@ -32,9 +33,11 @@ class _Slot:
 class Caches:
     """Tensors in the shapes and types that the plugin chose for `key_cache.*`, `value_cache.*`."""
 
-    def __init__(self, compiled: Any, device: str) -> None:
+    def __init__(self, compiled: Any, device: str, apart: frozenset[int] = frozenset()) -> None:
+        """Layers that are `apart` have blocks of their own, once `allocate_windows` was called."""
         self._device = device
-        self._slots = tuple(_slots(compiled))
+        self._slots = tuple(_slots(compiled, apart))
+        self._window_blocks: int | None = None
         self._arrays: list[NDArray[np.uint8]] = []
         self._tensors: list[Any] = []
         # A value's block is (heads, tokens, size) on every device; a key's is not.
@@ -42,14 +45,21 @@ class Caches:
             slot.block_shape[1] for slot in self._slots if slot.name.startswith("value")
         )
         self.bytes_per_block = sum(slot.block_bytes for slot in self._slots)
+        self.window_bytes = sum(slot.block_bytes for slot in self._slots if slot.apart)
+
+    def allocate_windows(self, blocks: int) -> None:
+        """From the next `allocate` on, layers that are apart have so many blocks."""
+        self._window_blocks = blocks
 
     def allocate(self, blocks: int, request: Any) -> None:
         """:raises MemoryError: the device has not enough memory."""
         library = openvino()
         for slot in self._slots:
-            shape = library.Shape([blocks, *slot.block_shape])
+            windows = self._window_blocks if slot.apart else None
+            own = blocks if windows is None else windows
+            shape = library.Shape([own, *slot.block_shape])
             if self._device == "CPU":
-                array = _aligned(blocks, slot.block_bytes)
+                array = _aligned(own, slot.block_bytes)
                 self._arrays.append(array)
                 tensor = library.Tensor(array.reshape(-1), shape, slot.kind)
             else:
@@ -58,14 +68,15 @@ class Caches:
             request.set_tensor(slot.name, tensor)
 
 
-def _slots(compiled: Any) -> list[_Slot]:
+def _slots(compiled: Any, apart: frozenset[int]) -> list[_Slot]:
     found: list[_Slot] = []
     for port in compiled.inputs:
         name: str = port.any_name
         if name.startswith(("key_cache.", "value_cache.")):
             dimensions: list[Any] = list(port.partial_shape)
             shape = tuple(int(dimension.get_length()) for dimension in dimensions[1:])
-            found.append(_Slot(name, port.element_type, shape))
+            layer = int(name.rpartition(".")[2])
+            found.append(_Slot(name, port.element_type, shape, layer in apart))
     return found
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
 from penstock.engine.model import Batch, KVLayout, Mutual, SequenceSlice
 from penstock.models import devices
+from penstock.models.architecture.windows import Sliding
 from penstock.models.backends.openvino import images
 from penstock.models.backends.openvino.caches import Caches
 from penstock.models.backends.openvino.runtime_library import openvino
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from penstock.models.backends.openvino.options import CompileOptions
 
+_NONE: Final = Sliding()
 Tables = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
 
 
@@ -31,7 +33,8 @@ class OpenVinoModel:
     `rotary` holds cosines and sines by position for graphs that take them; a graph that takes
     `position_ids` computes them itself. `keep` owns the memory of the graph's constants; `laid_out`
     is called when the plugin has its own copy of them. `image_sizes` are the graph's hidden size and
-    layers that add features of images; None if it takes none.
+    layers that add features of images; None if it takes none. Layers that `sliding` has apart take
+    `window_indices` in place of `block_indices`.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class OpenVinoModel:
         context_length: int,
         rotary: Tables | None,
         keep: object,
+        sliding: Sliding = _NONE,
         laid_out: Callable[[], None] | None = None,
         image_sizes: tuple[int, int] | None = None,
     ) -> None:
@@ -53,14 +57,18 @@ class OpenVinoModel:
         self._keep = keep
         self._laid_out = laid_out
         self._request = self._compiled.create_infer_request()
-        self._caches = Caches(self._compiled, options.device)
+        self._caches = Caches(self._compiled, options.device, sliding.apart)
         self._rotary = None if rotary is None else [_per_head(table) for table in rotary]
         self._image_sizes = image_sizes
         self._turning: Any | None = None  # by time, height and width, of prompts with images
         self._tensor = library.Tensor
         self.shows_hidden = True
         self._thread: int | None = None  # the engine's, once it is known
-        self.kv_layout = KVLayout(self._caches.block_size, self._caches.bytes_per_block)
+        size, caches = self._caches.block_size, self._caches
+        window_bytes = caches.window_bytes or caches.bytes_per_block
+        self.kv_layout = KVLayout(
+            size, caches.bytes_per_block, sliding.size, window_bytes if sliding.size else 0
+        )
 
     @property
     def compiled(self) -> Any:
@@ -82,6 +90,10 @@ class OpenVinoModel:
         """See `penstock.engine.model.ImageModel`."""
         self._turning = rotary
         return self._image_sizes is not None and mutual is Mutual.NOWHERE
+
+    def allocate_windows(self, blocks: int) -> None:
+        """See `penstock.engine.model.WindowedModel`."""
+        self._caches.allocate_windows(blocks)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32.
@@ -115,6 +127,8 @@ class OpenVinoModel:
         step = Step.of(batch, self._caches.block_size)
         inputs: dict[str, NDArray[Any]] = dict(step.paging)
         inputs["input_ids"] = step.token_ids
+        if self._caches.window_bytes:
+            inputs["window_indices"] = Step.windows(batch, self._caches.block_size)
         # A product needs at least one row: the first token's logits are discarded.
         wanted = len(step.rows)
         inputs["rows"] = step.rows if wanted else np.zeros(1, np.int32)

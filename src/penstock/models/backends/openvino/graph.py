@@ -7,8 +7,9 @@ compiled graph, so that a release which no longer recognises them is noticed.
 
 Inputs, N tokens of S sequences: `input_ids` (N), `cos` and `sin` (N, 1, 1, head size), `past_lens`
 (S), `subsequence_begins` (S + 1), `block_indices`, `block_indices_begins` (S + 1),
-`max_context_len` (), `rows` (R) the tokens whose logits are wanted, and `key_cache.<layer>`,
-`value_cache.<layer>` in the shapes that the plugin chooses; with images, those of `images.py`. Outputs: `logits` (R, vocabulary) and
+`max_context_len` (), `window_indices` if some layers slide and others do not, `rows` (R) the tokens
+whose logits are wanted, and `key_cache.<layer>`, `value_cache.<layer>` in the shapes that the plugin
+chooses; with images, those of `images.py`. Outputs: `logits` (R, vocabulary) and
 `hidden` (R, hidden size), the states that the head gets.
 """
 
@@ -43,6 +44,8 @@ _PAGING = (
     "block_indices_begins",
     "max_context_len",
 )
+_WINDOWS = "window_indices"
+"""As `block_indices`, of layers that slide and have blocks of their own."""
 _KEEP = 0
 """In a reshape's target: keep this dimension."""
 
@@ -52,6 +55,7 @@ class DecoderGraph:
 
     `weights_bytes` counts the matrices and the embedding table. `image_layers` is how many of the
     first layers add features of images; None if the graph takes no images.
+    Layers that are `apart` have blocks of their own.
     """
 
     def __init__(
@@ -60,16 +64,19 @@ class DecoderGraph:
         checkpoint: Weights,
         form: Format,
         *,
+        apart: frozenset[int] = frozenset(),
         image_layers: int | None = None,
     ) -> None:
         self.decoder = decoder
         self.image_layers = image_layers
+        self._apart = apart
         self.checkpoint = checkpoint
         self.form: Format = form
         self.weights_bytes = 0
         self.arrays: list[NDArray[Any]] = []
         self._ops = opset()
         self._parameters: list[Any] = []
+        self._window_indices: Any = None
 
     def build(self, progress: Callable[[float], None]) -> Any:
         """Return the `openvino.Model`; `progress` gets the share of finished layers.
@@ -82,6 +89,8 @@ class DecoderGraph:
         paging = [
             self._input(name, [] if name == "max_context_len" else [-1], "i32") for name in _PAGING
         ]
+        if self._apart:
+            self._window_indices = self._input(_WINDOWS, [-1], "i32")
         rows = self._input("rows", [-1], "i32")
         table = self.checkpoint.embeddings("model.embed_tokens.weight")
         hidden = ops.gather(self._constant_of(table), tokens, self._constant(0, np.int64))
@@ -142,6 +151,9 @@ class DecoderGraph:
         query = self._rotate(query, decoder.heads, rotation, f"{name}.q_norm")
         key = self._rotate(key, decoder.kv_heads, rotation, f"{name}.k_norm")
         caches = [self._cache(f"{kind}_cache.{layer}") for kind in ("key", "value")]
+        if layer in self._apart:
+            past_lens, begins, _, *rest = paging
+            paging = [past_lens, begins, self._window_indices, *rest]
         node = paged_attention_class()(
             [
                 argument.output(0)

@@ -10,7 +10,7 @@ import torch
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
-from penstock.models.architecture import tables
+from penstock.models.architecture import tables, windows
 from penstock.models.backends import llama_family as decoders
 from penstock.models.backends.openvino import exported
 from penstock.models.backends.openvino.compiled import OpenVinoModel
@@ -60,7 +60,8 @@ def load(
     rotary = tables.rotary(decoder.rotation, context_length)
     weights = _weights(spec, decoder, form, progress)
     image_layers = feature_layers(spec)
-    builder = DecoderGraph(decoder, weights, form, image_layers=image_layers)
+    sliding = windows.of_windows(dict(enumerate(decoder.sliding_windows)), context_length)
+    builder = DecoderGraph(decoder, weights, form, apart=sliding.apart, image_layers=image_layers)
     graph = builder.build(lambda share: progress(0.7 + 0.1 * share, f"weights as {form}"))
     progress(0.8, "compiling")
     model = _compiled(
@@ -71,6 +72,7 @@ def load(
         context_length=context_length,
         rotary=rotary,
         keep=(weights, builder.arrays),
+        sliding=sliding,
         laid_out=weights.drop_pages if isinstance(weights, Converted) else None,
         image_sizes=None if image_layers is None else (decoder.hidden_size, image_layers),
     )

@@ -96,11 +96,11 @@ class PagedModel:
         return self.attention.caches.write_block(block, content, apart=False)
 
     def read_window_block(self, block: int) -> bytes:
-        """See `penstock.engine.model.WindowedModel`."""
+        """See `penstock.engine.model.StorableWindows`."""
         return self.attention.caches.read_block(block, apart=True)
 
     def write_window_block(self, block: int, content: bytes) -> bool:
-        """See `penstock.engine.model.WindowedModel`."""
+        """See `penstock.engine.model.StorableWindows`."""
         return self.attention.caches.write_block(block, content, apart=True)
 
     @torch.inference_mode()

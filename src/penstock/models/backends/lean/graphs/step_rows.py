@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 PADDING = -1
 """Position of a padding row."""
 
-FIELDS = 5
-"""Integers a token: its id, its position, its sequence's row of the tables, its block, and the row of
-the last step whose chosen token replaces its id, or `KNOWN`."""
+FIELDS = 6
+"""Integers a token: its id, its position, its sequence's row of the tables, its block, the row of the
+last step whose chosen token replaces its id, or `KNOWN`, and its block of layers that slide."""
 
 KNOWN = -1
 
@@ -46,7 +46,8 @@ class Step:
     first `decodes` tokens are one a sequence; the others belong to `chunks`, (C, 4) int32, the longest
     of which has `longest_chunk` tokens. `tables` (rows, blocks) int32 are the sequences' block tables.
     If only some of the first `decodes` are single tokens, `singles` (decodes,) int32 has their
-    positions, and `PADDING` for the others.
+    positions, and `PADDING` for the others. `window_tables` are as `tables`, of layers that slide and
+    have blocks of their own.
     """
 
     fields: torch.Tensor
@@ -56,6 +57,12 @@ class Step:
     chunks: torch.Tensor | None = None
     longest_chunk: int = 0
     singles: torch.Tensor | None = None
+    window_tables: torch.Tensor | None = None
+
+    def tables_of(self, *, apart: bool) -> torch.Tensor:
+        """The block tables of a layer, which may have blocks `apart`."""
+        windows = self.window_tables
+        return self.tables if windows is None or not apart else windows
 
     @property
     def count(self) -> int:
@@ -125,6 +132,8 @@ def pack(batch: Batch, table_rows: Sequence[int]) -> Packed:
         table = np.asarray(part.block_table, np.int32)
         fields[3, where] = table[positions // BLOCK_SIZE]
         fields[4, where] = KNOWN
+        windows = np.asarray(part.window_table or part.block_table, np.int32)
+        fields[5, where] = windows[positions // BLOCK_SIZE]
         first_of[index] = first
         if count > 1:
             chunks.append(Chunk(first, count, part.start, table_rows[index]))
@@ -147,6 +156,7 @@ def _pack_decodes(slices: Sequence[SequenceSlice], table_rows: Sequence[int]) ->
             table_rows,
             [part.block_table[part.start // BLOCK_SIZE] for part in slices],
             [KNOWN] * len(slices),
+            [(part.window_table or part.block_table)[part.start // BLOCK_SIZE] for part in slices],
         ],
         np.int32,
     ).reshape(FIELDS, len(slices))

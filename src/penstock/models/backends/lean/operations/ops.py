@@ -75,7 +75,8 @@ class AttentionLayer:
     """What attention needs to know about a layer.
 
     `window` 0 is full attention. Scores are multiplied by `scale`; a `soft_cap` c above 0 turns them
-    into c tanh(score / c). `sinks` (heads,) float32 take part in the softmax without a value.
+    into c tanh(score / c). `sinks` (heads,) float32 take part in the softmax without a value. With
+    blocks `apart`, the layer has those of layers that slide.
     """
 
     shape: Shape
@@ -86,6 +87,7 @@ class AttentionLayer:
     scale: float
     soft_cap: float = 0.0
     sinks: torch.Tensor | None = None
+    apart: bool = False
 
     @property
     def is_plain(self) -> bool:

@@ -38,17 +38,20 @@ class _Part:
 
 @dataclass(slots=True)
 class _Plan:
-    """What a step's layers share; `positions` of those that decode, `parts` by a layer's window.
+    """What a step's layers share; `positions` of those that decode.
 
-    `rotations` are cosines and sines of the step's tokens, by the layers' tables.
+    `rotations` are cosines and sines of the step's tokens, by the layers' tables. `blocks` are the
+    tokens', by whether a layer has blocks apart, `parts` by its window and that.
     """
 
     step: Step
     rotations: dict[Turning, tuple[torch.Tensor, torch.Tensor]]
-    blocks: torch.Tensor
     slots: torch.Tensor
     positions: list[int]
-    parts: dict[int, list[_Part]] = field(default_factory=dict[int, "list[_Part]"])
+    blocks: dict[bool, torch.Tensor] = field(default_factory=dict[bool, "torch.Tensor"])
+    parts: dict[tuple[int, bool], list[_Part]] = field(
+        default_factory=dict[tuple[int, bool], "list[_Part]"]
+    )
 
 
 class TorchAttention:
@@ -71,8 +74,9 @@ class TorchAttention:
         turning.copy_(turned(turning, *_rotation(plan, layer.turning), layer.turning))
         if layer.turning.growth is not None:
             query *= layer.turning.growth[step.positions.long()][:, None, None].to(query.dtype)
-        cache.keys[plan.blocks, :, plan.slots] = key
-        cache.values[plan.blocks, :, plan.slots] = heads[:, last:]
+        blocks = _blocks(plan, layer)
+        cache.keys[blocks, :, plan.slots] = key
+        cache.values[blocks, :, plan.slots] = heads[:, last:]
 
     def attend(self, qkv: torch.Tensor, step: Step, layer: AttentionLayer) -> torch.Tensor:
         """Attention of the step's queries over the cache, (T, heads * head_size)."""
@@ -142,20 +146,17 @@ class TorchAttention:
         plan = self._planned
         if plan is not None and plan.step is step:
             return plan
-        positions = step.positions.long()
-        rows = step.rows.long()
         plan = _Plan(
             step,
             {},
-            step.tables[rows, positions // BLOCK_SIZE].long(),
-            positions % BLOCK_SIZE,
+            step.positions.long() % BLOCK_SIZE,
             _integers(step.fields[1:2, : step.decodes])[0],
         )
         self._planned = plan
         return plan
 
     def _parts(self, plan: _Plan, layer: AttentionLayer) -> list[_Part]:
-        parts = plan.parts.get(layer.window)
+        parts = plan.parts.get((layer.window, layer.apart))
         if parts is None:
             step, kind = plan.step, layer.cache.keys.dtype
             positions = plan.positions
@@ -164,8 +165,19 @@ class TorchAttention:
             ]
             for first, count, start, row in [] if step.chunks is None else _integers(step.chunks):
                 parts.append(_chunk(step, (first, count, start, row), layer, kind))
-            plan.parts[layer.window] = parts
+            plan.parts[layer.window, layer.apart] = parts
         return parts
+
+
+def _blocks(plan: _Plan, layer: AttentionLayer) -> torch.Tensor:
+    """The blocks of a step's tokens, (T,)."""
+    found = plan.blocks.get(layer.apart)
+    if found is None:
+        step = plan.step
+        columns = step.positions.long() // BLOCK_SIZE
+        found = step.tables_of(apart=layer.apart)[step.rows.long(), columns].long()
+        plan.blocks[layer.apart] = found
+    return found
 
 
 def _rotation(plan: _Plan, turning: Turning) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,7 +234,8 @@ def _decodes(
     end = int(places.max()) + 1
     begin = _first_block(int(places.min()), layer.window)
     owners = step.rows[torch.tensor(rows)].long()
-    table = step.tables[owners, begin : -(-end // BLOCK_SIZE)].long()
+    tables = step.tables_of(apart=layer.apart)
+    table = tables[owners, begin : -(-end // BLOCK_SIZE)].long()
     # The padding is a sequence's own block, so that nothing of another (a NaN) can reach it.
     last = (places // BLOCK_SIZE - begin)[:, None]
     table = table.gather(1, torch.arange(table.shape[1])[None].minimum(last))
@@ -248,7 +261,8 @@ def _chunk(
         mask = _mask(queries, 0, end, layer.window, kind)[None, None] if windowed else None
         return _Part(rows, count, True, None, mask)
     begin = _first_block(start, layer.window)
-    table = step.tables[row, begin : -(-end // BLOCK_SIZE)].long()[None]
+    tables = step.tables_of(apart=layer.apart)
+    table = tables[row, begin : -(-end // BLOCK_SIZE)].long()[None]
     mask = _mask(queries, begin * BLOCK_SIZE, end, layer.window, kind)[None, None]
     return _Part(rows, count, True, _by_head(table, layer), mask)
 

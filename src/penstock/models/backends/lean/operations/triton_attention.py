@@ -53,8 +53,9 @@ def decode(
         parts = (count, sizes.heads, splits)
         partial = torch.empty((*parts, sizes.head_size), dtype=torch.float32, device=out.device)
         weight = torch.empty((*parts, 2), dtype=torch.float32, device=out.device)
-    tensors = (qkv, cache.keys, cache.values, step.decode_positions, step.rows, step.tables)
-    strides = (qkv.stride(0), out.stride(0), step.tables.stride(0))
+    tables = step.tables_of(apart=layer.apart)
+    tensors = (qkv, cache.keys, cache.values, step.decode_positions, step.rows, tables)
+    strides = (qkv.stride(0), out.stride(0), tables.stride(0))
     results = (out, partial, weight, out if layer.sinks is None else layer.sinks)
     common = {
         "WINDOW": window,
@@ -114,17 +115,18 @@ def prefill_plain(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: tor
     assert step.chunks is not None  # noqa: S101 - the caller has looked
     form = _prefill_form(qkv, step.longest_chunk, sizes)
     tiles = triton.cdiv(step.longest_chunk, form["QUERIES"])
+    tables = step.tables_of(apart=layer.apart)
     prefill_kernels.prefill_kernel[(sizes.heads, tiles, len(step.chunks))](
         qkv,
         cache.keys,
         cache.values,
         step.chunks,
-        step.tables,
+        tables,
         out,
         out if layer.sinks is None else layer.sinks,
         qkv.stride(0),
         out.stride(0),
-        step.tables.stride(0),
+        tables.stride(0),
         *_scales(layer),
         WINDOW=window,
         CAPPED=layer.soft_cap > 0,

@@ -84,21 +84,21 @@ class TritonOps:
             triton_norms.norm_heads(qkv, layer.shape.sizes, norms, self._overlap)
             norms = None
         heads = sizes.heads + 2 * sizes.kv_heads
-        turning = layer.turning
+        turning, tables = layer.turning, step.tables_of(apart=layer.apart)
         rotary.rotate_kernel[(len(qkv), triton.cdiv(heads, _TOGETHER))](
             qkv,
             turning.cosines,
             turning.sines,
             step.positions,
             step.rows,
-            step.tables,
+            tables,
             cache.keys,
             cache.values,
             qkv if norms is None else norms.query,
             qkv if norms is None else norms.key,
             turning.cosines if turning.growth is None else turning.growth,
             qkv.stride(0),
-            step.tables.stride(0),
+            tables.stride(0),
             0.0 if norms is None else norms.epsilon,
             HEADS=sizes.heads,
             KV_HEADS=sizes.kv_heads,
