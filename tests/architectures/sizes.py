@@ -47,13 +47,15 @@ SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
 DELTA = {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 TWO_KINDS = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 32}
+INDEX = {"index_n_heads": 12}
+"""With fewer, many keys have a sum of 0, and which of them are chosen is open."""
 LATENT = {"num_key_value_heads": 4, "head_dim": 16}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "afmoe": {**SLIDING, "num_dense_layers": 1, "global_attn_every_n_layers": 2},
     "axk1": LATENT,
     "axk2": {"num_key_value_heads": 4},
-    "bailing_hybrid": {**MIXED, "num_experts": 8},
+    "bailing_hybrid": {**MIXED, "num_experts": 64},
     "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
     "bert": {"is_decoder": True},
     "cohere2": SLIDING,
@@ -69,7 +71,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "deepseek_v2": {"topk_method": "greedy", **LATENT},
     "deepseek_v3": LATENT,
-    "deepseek_v32": LATENT,
+    "deepseek_v32": {**LATENT, **INDEX},
     "dots3_note_text": {"num_key_value_heads": 4},
     "dory": {
         "num_hidden_layers": 8, "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp"] * 2,
@@ -94,7 +96,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "glm4_moe": {"partial_rotary_factor": 0.5},
     "glm4_moe_lite": LATENT,
-    "glm_moe_dsa": {"num_key_value_heads": 4},
+    "glm_moe_dsa": {"num_key_value_heads": 4, **INDEX},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 24},
     "gpt_oss": SLIDING,
     "granitemoehybrid": {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"]},

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from penstock.models.architecture.elements import Activation, Norm
     from penstock.models.architecture.latent import Latent
     from penstock.models.architecture.mixers import Mixer
-    from penstock.models.architecture.side_paths import Apart, LayerInputs, OwnInput
+    from penstock.models.architecture.side_paths import Apart, Detour, LayerInputs, OwnInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +213,8 @@ class Layer:
 
     `parallel`: the MLP reads the same h as attention. Without its own norm `mlp_in`, it then takes
     the output of `attention_in`. r is `residual_scale`. A `mixer` reads what attention reads, and
-    its result is added in the same way. Last comes an input of the layer's own, and h is multiplied
-    by the number that the tensor `scale` holds.
+    its result is added in the same way; with a `detour` it alone changes h. Last comes an input of
+    the layer's own, and h is multiplied by the number that the tensor `scale` holds.
     """
 
     attention: Attention
@@ -228,6 +228,7 @@ class Layer:
     mixer: Mixer | None = None
     own_input: OwnInput | None = None
     scale: str | None = None
+    detour: Detour | None = None
 
     @property
     def attends(self) -> bool:

@@ -32,6 +32,10 @@ class Facts:
     def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._values = {**defaults, **config}
 
+    def with_values(self, values: Mapping[str, Any]) -> Facts:
+        """Return the same, with `values` in the place of those of their names."""
+        return Facts(values, self._values)
+
     def has(self, name: str) -> bool:
         """Return whether there is such a value."""
         return self._values.get(name) is not None

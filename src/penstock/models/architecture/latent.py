@@ -11,6 +11,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyIndex:
+    """What chooses the `most` keys that a token sees, if there are more before it.
+
+    They have the greatest sums over `heads` of a weight times what is above 0 of query times key, of
+    `size` elements each, of which the first ones are rotated as those of the latent key; `interleaved`
+    as in `Rotation`. `query` is a product of what the query is made of, `key`, which is normed, and
+    `weights` of the hidden states. A layer without `heads` sees what the nearest one before it with an
+    index has chosen.
+    """
+
+    most: int
+    heads: int = 0
+    size: int = 0
+    query: Rows | None = None
+    key: Rows | None = None
+    weights: Rows | None = None
+    norm: Norm | None = None
+    interleaved: bool = False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the layer has an index of its own."""
+        return self.heads > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Latent:
     """What the cache has of a token: `rank` normed values, and `turned` ones, which are rotated.
 
@@ -30,3 +56,4 @@ class Latent:
     query_rank: int = 0
     query_down: Rows | None = None
     query_norm: Norm | None = None
+    index: KeyIndex | None = None

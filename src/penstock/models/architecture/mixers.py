@@ -26,15 +26,18 @@ class Recurrence:
     Queries, keys and values go through a causal convolution of `width` tokens, by channel, and
     silu; its tensor is (channels, 1, width), with the parts where `convolution` has them. By the
     `delta` rule, of a gated delta net, what the key finds already is taken from the value, which
-    counts the sigmoid of `weight`; queries and keys are normed to length 1. A `state_space` is
+    counts the sigmoid of `weight`; queries and keys are normed to length 1. By the `keyed_delta` rule
+    each element of a key has a decay of its own. A `state_space` is
     Mamba 2's, whose queries, keys and values are C, B and x: a value counts its `step`, between
-    `least_step` and `most_step`, and comes back times `skip`. Results go through silu of `gate`.
-    `rates`, `step_bias` and `skip` name tensors with a number a value head; the first is a logarithm.
+    `least_step` and `most_step`, and comes back times `skip`. Results go through silu of `gate`, or
+    its sigmoid if `gate_is_sigmoid`. With `step_down`, `step` is a product of what that gives; with
+    `gate_down`, `gate` likewise. `rates`, `step_bias` and `skip` name tensors with a number a value
+    head; the first is a logarithm. A `keyed_delta`'s `step` and `step_bias` have one an element.
     What the first products give is multiplied by `scales` (query, key, value), `gate_scale` and
     `step_scale`, the last product by `result_scale`.
     """
 
-    rule: Literal["delta", "state_space"]
+    rule: Literal["delta", "keyed_delta", "state_space"]
     key_heads: int
     value_heads: int
     key_size: int
@@ -58,6 +61,9 @@ class Recurrence:
     gate_scale: float = 1.0
     step_scale: float = 1.0
     result_scale: float = 1.0
+    step_down: Rows | None = None
+    gate_down: Rows | None = None
+    gate_is_sigmoid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,13 @@ def mixer_size(mixer: Mixer) -> int:
     if isinstance(mixer, ShortConvolution):
         return mixer.size
     return mixer.value_heads * mixer.value_size
+
+
+def ranks(mixer: Mixer) -> tuple[int, ...]:
+    """Return how many values the second products of gates and steps take, if there are such."""
+    if isinstance(mixer, ShortConvolution):
+        return ()
+    return tuple(down.rows for down in (mixer.step_down, mixer.gate_down) if down is not None)
 
 
 def state_values(mixer: Mixer) -> int:

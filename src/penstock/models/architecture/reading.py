@@ -12,13 +12,16 @@ from penstock.models.architecture.families import (
     fused,
     gemma,
     gemma4,
+    kimi,
     latent_attention,
     layernorm,
     llama,
     mixtures,
     postnorm,
     shared_mixtures,
+    sparse_attention,
     state_spaces,
+    zamba,
 )
 from penstock.models.catalogue.text_part import as_text
 
@@ -35,13 +38,16 @@ _MODULES: Final = (
     fused,
     gemma,
     gemma4,
+    kimi,
     latent_attention,
     layernorm,
     llama,
     mixtures,
     postnorm,
     shared_mixtures,
+    sparse_attention,
     state_spaces,
+    zamba,
 )
 
 FAMILIES: Final[dict[str, Family]] = {

@@ -50,3 +50,30 @@ class Apart:
     experts_out: Norm
     router_weight: str
     router_scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankPart:
+    """`up` (`down` x) is added to a product of x, of `columns` values, with `matrix`.
+
+    Layers may share the latter.
+    """
+
+    matrix: str
+    columns: int
+    down: Rows
+    up: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """A layer whose attention and MLP change nothing but what its mixer reads.
+
+    Attention reads the hidden states and, behind them, the model's embeddings, normed together. The
+    MLP reads what attention gives, `output` what the MLP gives. The mixer reads the sum of that and
+    the hidden states, after `mixer_in`. `pairs` belong to the first products of attention and MLP.
+    """
+
+    output: Rows
+    mixer_in: Norm
+    pairs: tuple[LowRankPart, ...] = ()

@@ -13,7 +13,9 @@ def cached_values(attention: Attention) -> int:
     if attention.keys_of is not None:
         return 0
     if attention.latent is not None:
-        return 2 * attention.latent.rank + attention.latent.turned
+        index = attention.latent.index
+        own = 0 if index is None else index.size
+        return 2 * attention.latent.rank + attention.latent.turned + own
     return 2 * attention.kv_heads * attention.head_size
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import dense_part
 from penstock.models.architecture.facts import NotDescribed
-from penstock.models.architecture.mixers import mixer_size
+from penstock.models.architecture.mixers import mixer_size, ranks
 from penstock.models.architecture.reading import describe
 from penstock.models.architecture.sizes import result_size
 from penstock.models.backends.llama_family import NotInFamily, plain
@@ -157,7 +157,7 @@ def has_whole_groups(model: Architecture) -> bool:
         latent = layer.attention.latent
         columns |= set() if latent is None else {latent.query_rank, latent.rank}
         if layer.mixer is not None:
-            columns.add(mixer_size(layer.mixer))
+            columns |= {mixer_size(layer.mixer), *ranks(layer.mixer)}
         shared = dense_part(layer.mlp)
         columns |= set() if shared is None else {shared.size}
     return not any(size % _WHOLE_GROUPS for size in columns)

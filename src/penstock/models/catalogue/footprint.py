@@ -52,8 +52,8 @@ _NO_MATRICES: Final = (
     "bias",
 )
 """Ends of the names of routers and biases, which are not quantised."""
-_LATENT: Final = "kv_b_proj.weight"
-"""What the native kernels hold in 16 bit in every low-bit format."""
+_HALVES: Final = ("kv_b_proj.weight", "_adapter_list.")
+"""Parts of the names of what the native kernels hold in 16 bit in every low-bit format."""
 _EXPERTS: Final = ("experts", "moe", "mlp.input_linear", "mlp.output_linear")
 """Parts of the names of three-dimensional tensors that contain all experts' matrices."""
 _PLAIN_EXPERTS: Final = frozenset({"llama4", "llama4_text", "dbrx", "jetmoe", "step3p7"})
@@ -242,8 +242,8 @@ def _bytes(spec: ModelSpec, tensor: _Tensor) -> float:
     if bits is None:
         return stored
     if tensor.is_matrix:
-        latent = spec.backend == "native" and tensor.name.endswith(_LATENT)
-        return tensor.count * (2 if latent else bits / 8)
+        halves = spec.backend == "native" and any(part in tensor.name for part in _HALVES)
+        return tensor.count * (2 if halves else bits / 8)
     table = len(tensor.shape) == 2 and not tensor.name.endswith("bias")  # noqa: PLR2004  a matrix
     return stored if table and spec.backend in _OWN_KERNELS else tensor.count * 4
 

@@ -52,6 +52,12 @@ IMAGES_BY_MODULE: Final = frozenset({"gemma4"})
 
 _BODIES: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
 _HEADS: Final = ("language_model.lm_head.",)
+_FORGET_GATE: Final = ".self_attn.forget_gate."
+_ATTENTION: Final = ".self_attn."
+_OF_KIMI: Final = (_FORGET_GATE, ".self_attn.f_a_proj.")
+_DENSE: Final = tuple(f".block_sparse_moe.{part}_proj." for part in ("gate", "up", "down"))
+"""Of dense layers, as Transformers writes them."""
+_MODULE_EXPERTS: Final = (".mlp.gate.", ".mlp.experts.", ".mlp.shared_experts.")
 _BACKBONE: Final = "backbone."
 """Of Nemotron-H, as published; Transformers' module calls it `model.`"""
 
@@ -99,6 +105,8 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
             for name in all_names
             if name.startswith(_BACKBONE)
         }
+    if any(part in name for name in all_names for part in _OF_KIMI):
+        return {_of_kimi(name): name for name in all_names if _of_kimi(name) != name}
     body = next((part for part in _BODIES if f"{part}embed_tokens.weight" in all_names), None)
     if body is None:
         return {}
@@ -112,3 +120,12 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
             if name.startswith(head)
         }
     return names_
+
+
+def _of_kimi(name: str) -> str:
+    """Return the published name of a tensor of Kimi Linear, which Transformers may have written."""
+    if any(part in name for part in _DENSE):
+        return name.replace(".block_sparse_moe.", ".mlp.")
+    if any(part in name for part in _MODULE_EXPERTS):
+        return name.replace(".mlp.", ".block_sparse_moe.")
+    return name.replace(_FORGET_GATE, _ATTENTION)

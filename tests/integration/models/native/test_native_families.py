@@ -19,10 +19,13 @@ from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.families import (
     convolutions,
     delta_nets,
+    kimi,
     latent_attention,
     mixtures,
     shared_mixtures,
+    sparse_attention,
     state_spaces,
+    zamba,
 )
 from penstock.models.architecture.reading import FAMILIES
 from penstock.models.backends.native import library, loading
@@ -190,8 +193,11 @@ def test_every_family_has_a_case() -> None:
             shared_mixtures,
             convolutions,
             delta_nets,
+            kimi,
             latent_attention,
+            sparse_attention,
             state_spaces,
+            zamba,
         )
         for family in module.FAMILIES
         for kind in family.model_types

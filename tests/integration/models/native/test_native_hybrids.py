@@ -23,7 +23,13 @@ from penstock.engine.sequence import SequenceRequest
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader, quantise
 from penstock.models.architecture.facts import NotDescribed
-from penstock.models.architecture.families import convolutions, delta_nets, state_spaces
+from penstock.models.architecture.families import (
+    convolutions,
+    delta_nets,
+    kimi,
+    state_spaces,
+    zamba,
+)
 from penstock.models.architecture.reading import describe
 from penstock.models.backends import low_bit_experts, suitability
 from penstock.models.backends.native import library, loading
@@ -158,7 +164,48 @@ CASES |= {
         {**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
     ),
 }
+ZAMBA = {
+    "num_hidden_layers": 5,
+    "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "hybrid"],
+    "num_mem_blocks": 2,
+    "head_dim": 64,
+    "num_key_value_heads": 4,
+    "n_mamba_heads": 8,
+    "mamba_ngroups": 2,
+    "mamba_d_state": 48,
+    "adapter_rank": 64,
+}
+KIMI = {
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "num_key_value_heads": 4,
+    "linear_head_dim": 64,
+    "linear_num_heads": 2,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_group": 2,
+}
+CASES |= {
+    "zamba2": (
+        "zamba2",
+        {
+            **ZAMBA,
+            "use_mem_rope": True,
+            "use_shared_attention_adapter": True,
+            "add_bias_linear": True,
+        },
+    ),
+    "zamba2-plain": ("zamba2", {**ZAMBA, "num_key_value_heads": 2}),
+    "kimi-linear": ("kimi_linear", KIMI),
+    "kimi-linear-ranked": ("kimi_linear", {**KIMI, "q_lora_rank": 64, "n_shared_experts": 2}),
+}
 ROUTERS = (".gate.weight", "shared_expert_gate.weight", "router.weight")
+HALVES = ("_adapter_list.", "kv_b_proj.")
+"""Parts of the names of matrices that are in fp16, with inputs in fp32, in low-bit formats."""
 PLAIN = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 IDS = np.random.default_rng(1).integers(3, 500, 120).tolist()
 STATES = 4
@@ -167,7 +214,7 @@ STATES = 4
 def test_every_family_has_a_case() -> None:
     described = {
         kind
-        for module in (convolutions, delta_nets, state_spaces)
+        for module in (convolutions, delta_nets, kimi, state_spaces, zamba)
         for family in module.FAMILIES
         for kind in family.model_types
     }
@@ -244,12 +291,16 @@ def dequantised(path: Path, form: str) -> tuple[Any, list[torch.Tensor]]:
     if module.config.tie_word_embeddings:
         module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
     exact: list[torch.Tensor] = [
-        weight for name, weight in module.named_parameters() if name.endswith(ROUTERS)
+        weight
+        for name, weight in module.named_parameters()
+        if name.endswith(ROUTERS) or any(part in name for part in HALVES)
     ]
     with torch.no_grad():
         for name, layer in module.named_modules():
             if isinstance(layer, torch.nn.Linear) and not f"{name}.weight".endswith(ROUTERS):
                 round_trip(layer.weight, form)
+                if form not in PLAIN and any(part in f"{name}." for part in HALVES):
+                    layer.weight.copy_(layer.weight.half().float())
         for _, part in low_bit_experts.expert_modules(module):
             for name in low_bit_experts.matrix_names(part):
                 for weight in getattr(part, name):
@@ -274,17 +325,19 @@ def test_logits_are_those_of_the_same_weights(folders: Any, name: str, form: str
     model = loaded(path, form)
     found = model.forward(Batch((part_of(IDS, 0, 120),)))
     apart = errors(found, expected)
-    # Equal, until a last bit turns the rounding of an activation to one of 255 levels.
-    assert apart[0] < 1e-5, apart
-    assert apart.median() < 0.03, apart
-    assert apart[-20:].median() < 0.03, apart
+    # Equal, until a last bit turns the rounding of an activation to one of 255 levels: often in these
+    # two, whose exact GELU is approximated, and whose compressed keys are rounded to fp16.
+    turned = name.startswith(("zamba2", "kimi-linear"))
+    assert turned or apart[0] < 1e-5, apart
+    assert apart.median() < (0.07 if turned else 0.03), apart
+    assert apart[-20:].median() < (0.07 if turned else 0.03), apart
     for begin, end in ((0, 2), (2, 37), (37, 38), (38, 120)):
         part = part_of(IDS, begin, end)
         assert torch.equal(model.forward(Batch((part,))), found[begin:end])
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["qwen3.5", "lfm2-moe", "falcon-h1"])
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2-moe", "falcon-h1", "zamba2", "kimi-linear"])
 def test_texts_are_those_that_generate_writes_or_as_likely(folders: Any, name: str) -> None:
     path = folders(name)
     reference, exact = dequantised(path, "sym_int4")
@@ -328,7 +381,7 @@ def test_sequences_keep_their_states_apart(folders: Any) -> None:
             assert torch.equal(again, alone[2][last.start :])
 
 
-@pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "falcon-h1"])
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "falcon-h1", "zamba2", "kimi-linear"])
 def test_threads_change_no_bit(folders: Any, name: str) -> None:
     expected = loaded(folders(name)).forward(Batch((part_of(IDS, 0, 120),)))
     before = torch.get_num_threads()
@@ -353,7 +406,7 @@ def test_a_step_whose_states_cannot_be_is_refused(folders: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["qwen3.5", "lfm2-moe", "falcon-h1"])
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2-moe", "falcon-h1", "zamba2", "kimi-linear"])
 def test_every_instruction_set_gives_the_same_bits(
     folders: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +428,7 @@ def test_every_instruction_set_gives_the_same_bits(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["qwen3-next", "lfm2", "nemotron-h"])
+@pytest.mark.parametrize("name", ["qwen3-next", "lfm2", "nemotron-h", "zamba2", "kimi-linear"])
 def test_a_folder_in_low_bit_keeps_its_bits(folders: Any, tmp_path: Path, name: str) -> None:
     pytest.importorskip("bigdl.llm", reason="bigdl-llm is not installed")
     spec = spec_of(folders(name))
@@ -397,7 +450,7 @@ def test_a_folder_in_low_bit_keeps_its_bits(folders: Any, tmp_path: Path, name: 
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("name", ["qwen3.5-moe", "lfm2", "nemotron-h"])
+@pytest.mark.parametrize("name", ["qwen3.5-moe", "lfm2", "nemotron-h", "zamba2", "kimi-linear"])
 def test_the_footprint_estimated_beforehand_is_what_a_model_takes(folders: Any, name: str) -> None:
     spec = spec_of(folders(name))
     told, assembled = footprint.measure(spec), loading.load(spec, lambda *_: None)
@@ -419,6 +472,8 @@ def test_the_footprint_estimated_beforehand_is_what_a_model_takes(folders: Any, 
         ("granite4", "fp16"),
         ("nemotron-3", "fp16"),
         ("qwen3-next", "fp32"),
+        ("zamba2", "bf16"),
+        ("kimi-linear", "fp16"),
     ],
 )
 def test_weights_that_are_not_quantised_are_computed_as_they_are(
@@ -471,7 +526,13 @@ def of_queue(name: str, path: Path, form: str, **more: Any) -> Any:
 
 @pytest.fixture(
     scope="module",
-    params=[("qwen3.5", "sym_int4"), ("lfm2", "bf16"), ("falcon-h1", "sym_int4")],
+    params=[
+        ("qwen3.5", "sym_int4"),
+        ("lfm2", "bf16"),
+        ("falcon-h1", "sym_int4"),
+        ("zamba2", "bf16"),
+        ("kimi-linear", "sym_int4"),
+    ],
 )
 def served(request: pytest.FixtureRequest, folders: Any) -> Any:
     """A hybrid whose queue's name says 4 bit, and one in 16 bit."""

@@ -28,7 +28,12 @@ from penstock.engine.model import Batch, SequenceSlice
 from penstock.engine.sequence import SequenceRequest
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader, quantise
-from penstock.models.architecture.families import latent_attention, mixtures, shared_mixtures
+from penstock.models.architecture.families import (
+    latent_attention,
+    mixtures,
+    shared_mixtures,
+    sparse_attention,
+)
 from penstock.models.backends import low_bit_experts, suitability
 from penstock.models.backends.native import library, loading
 from penstock.models.catalogue import footprint
@@ -90,6 +95,7 @@ GRANITE = {
     "residual_multiplier": 0.5,
     "attention_multiplier": 0.1,
 }
+INDEX = {"index_topk": 40, "index_n_heads": 8, "index_head_dim": 32}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3_moe", {"num_experts": 8, "moe_intermediate_size": 64, "head_dim": 64}),
     "qwen3-normalised-partly-dense": (
@@ -186,6 +192,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "glm-4.7-flash": ("glm4_moe_lite", {**LATENT, "n_routed_experts": 12}),
+    "deepseek-v3.2": (
+        "deepseek_v32",
+        {**LATENT, **GROUPS, **INDEX, "n_routed_experts": 12, "first_k_dense_replace": 1},
+    ),
+    "glm-5": (
+        "glm_moe_dsa",
+        {**LATENT, **INDEX, "n_routed_experts": 12, "indexer_types": ["full", "shared", "full"]},
+    ),
     "gemma4": (
         "gemma4_text",
         {
@@ -211,13 +225,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"moe_num_experts": 6, "moe_intermediate_size": 64, "moe_k": 2, "moe_norm_min": 0.7},
     ),
 }
+SPARSE = ("deepseek-v3.2", "glm-5")
 IDS = np.random.default_rng(1).integers(3, 500, 120).tolist()
 
 
 def test_every_family_has_a_case() -> None:
     described = {
         kind
-        for module in (latent_attention, mixtures, shared_mixtures)
+        for module in (latent_attention, mixtures, shared_mixtures, sparse_attention)
         for family in module.FAMILIES
         for kind in family.model_types
     }
@@ -328,8 +343,9 @@ def test_logits_are_those_of_the_same_weights_in_fp32(folders: Any, name: str, f
         expected = dequantised(path, form)(torch.tensor([IDS])).logits[0]
     model = loaded(spec_of(path, form)).model
     found = logits_of(model)
-    # Activations are in INT8; where two experts score alike, that turns a token's choice.
-    assert errors(found, expected).median() < 0.05
+    # Activations are in INT8; where two experts score alike, that turns a token's choice. So does
+    # an index with keys.
+    assert errors(found, expected).median() < (0.15 if name in SPARSE else 0.05)
     table = list(range(10))
     for begin, end in ((0, 37), (37, 38), (38, 120)):
         part = SequenceSlice(0, IDS[begin:end], begin, table, 0)
@@ -338,7 +354,7 @@ def test_logits_are_those_of_the_same_weights_in_fp32(folders: Any, name: str, f
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name", ["deepseek-v2", "deepseek-v3", "glm-4.7-flash", "mistral-4", "gemma4"]
+    "name", ["deepseek-v2", "deepseek-v3", "glm-4.7-flash", "mistral-4", "gemma4", *SPARSE]
 )
 def test_weights_as_they_are_stored(tmp_path: Path, name: str) -> None:
     """In 16 and 32 bit: nothing is rounded but keys and values, to 16 bit."""
@@ -350,6 +366,20 @@ def test_weights_as_they_are_stored(tmp_path: Path, name: str) -> None:
             expected = module(torch.tensor([IDS])).logits[0]
         found = logits_of(loaded(spec_of(path, form)).model)
         assert errors(found, expected).median() < 3e-3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SPARSE)
+def test_an_index_chooses_the_keys_that_a_token_sees(tmp_path: Path, name: str) -> None:
+    """As long as a token may see all before it, it does; then its logits are others than of all."""
+    path = write_model(tmp_path / name, made(name))
+    found = logits_of(loaded(spec_of(path, "fp32")).model)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"index_topk": len(IDS)}))
+    every = logits_of(loaded(spec_of(path, "fp32")).model)
+    most = INDEX["index_topk"]
+    assert torch.equal(found[:most], every[:most])
+    assert errors(found[most:], every[most:]).median() > 0.02
 
 
 @pytest.mark.filterwarnings("ignore")

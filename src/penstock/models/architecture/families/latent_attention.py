@@ -7,96 +7,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.architecture import rotation as rotations
-from penstock.models.architecture.description import NO_ROWS, Attention, Experts, Routing
-from penstock.models.architecture.elements import Norm
+from penstock.models.architecture.description import Routing
 from penstock.models.architecture.facts import NotDescribed
-from penstock.models.architecture.families import experts, parts, shared_mixtures
+from penstock.models.architecture.families import experts, latent_parts, parts, shared_mixtures
 from penstock.models.architecture.families.parts import Family
-from penstock.models.architecture.latent import Latent
-from penstock.models.architecture.rows import Rows
 
 if TYPE_CHECKING:
-    from penstock.models.architecture.description import Architecture, Mlp
+    from penstock.models.architecture.description import Architecture
     from penstock.models.architecture.facts import Facts
-    from penstock.models.architecture.families.parts import Sizes
-
-_LATENT_EPSILON: Final = 1e-6
-"""Of the norms of compressed queries and keys, whatever the configuration says of the others."""
-
-
-def _attention(facts: Facts, name: str, size: Sizes, *, interleaved: bool) -> Attention:
-    plain, turned = facts.size("qk_nope_head_dim"), facts.size("qk_rope_head_dim")
-    rank, value = facts.size("kv_lora_rank"), facts.size("v_head_dim")
-    query_rank = facts.whole("q_lora_rank", 0)
-    across = size.heads * (plain + turned)
-    latent = Latent(
-        rank=rank,
-        turned=turned,
-        plain=plain,
-        value=value,
-        compressed=Rows(f"{name}.kv_a_proj_with_mqa", rank + turned),
-        expanded=Rows(f"{name}.kv_b_proj", size.heads * (plain + value)),
-        norm=Norm(f"{name}.kv_a_layernorm", _LATENT_EPSILON),
-        query_rank=query_rank,
-        query_down=Rows(f"{name}.q_a_proj", query_rank) if query_rank else None,
-        query_norm=Norm(f"{name}.q_a_layernorm", _LATENT_EPSILON) if query_rank else None,
-    )
-    return Attention(
-        heads=size.heads,
-        kv_heads=size.heads,
-        head_size=plain + turned,
-        query=Rows(f"{name}.{'q_b_proj' if query_rank else 'q_proj'}", across),
-        key=NO_ROWS,
-        value=NO_ROWS,
-        output=Rows(f"{name}.o_proj", size.hidden),
-        rotation=rotations.read(facts, turned, interleaved=interleaved),
-        scale=_scale(facts, plain + turned),
-        latent=latent,
-    )
-
-
-def _scale(facts: Facts, size: int) -> float:
-    """Of scores; where rotations are stretched, by more than their own factor."""
-    rules = rotations.parameters(facts)
-    all_dim = float(rules.get("mscale_all_dim") or 0.0)
-    factor = float(rules.get("factor") or 1.0)
-    kind = rules.get("rope_type", rules.get("type", "default"))
-    if kind == "default" or not all_dim or factor <= 1:
-        return size**-0.5
-    return size**-0.5 * (0.1 * all_dim * math.log(factor) + 1.0) ** 2
 
 
 def _model(facts: Facts, *, interleaved: bool, dense: list[bool]) -> Architecture:
     """Llama with latent attention, and experts in the layers that are not `dense`."""
     size = parts.sizes(facts)
+    routing = _ROUTINGS.get(str(facts.raw("model_type")), shared_mixtures.grouped)
     layers = [
         parts.prenormed(
             name,
             facts,
-            _attention(facts, f"{name}.self_attn", size, interleaved=interleaved),
-            _mlp(facts, name, size, is_dense=dense[index]),
+            latent_parts.rotated(facts, f"{name}.self_attn", size, interleaved=interleaved),
+            latent_parts.mlp(
+                facts, name, size, None if dense[index] else routing(facts, f"{name}.mlp.gate")
+            ),
         )
         for index, name in enumerate(map(parts.layer_name, range(size.layers)))
     ]
     return parts.model(facts, layers, parts.rms("model.norm", facts))
-
-
-def _mlp(facts: Facts, name: str, size: Sizes, *, is_dense: bool) -> Mlp:
-    activation = facts.activation("hidden_act")
-    if is_dense:
-        return parts.gated(f"{name}.mlp", size, activation)
-    inner = facts.size("moe_intermediate_size")
-    shared = facts.whole("n_shared_experts", 0)
-    routing = _ROUTINGS.get(str(facts.raw("model_type")), shared_mixtures.grouped)
-    return Experts(
-        size=inner,
-        activation=activation,
-        routing=routing(facts, f"{name}.mlp.gate"),
-        matrices=experts.matrices(f"{name}.mlp.experts"),
-        shared=experts.shared(facts, f"{name}.mlp.shared_experts", shared * inner)
-        if shared
-        else None,
-    )
 
 
 def _softmax_routing(facts: Facts, router: str) -> Routing:

@@ -1,27 +1,41 @@
-"""LoRA adapters in the kernels' layout: low-rank products beside the fused, quantised matrices."""
+"""Low-rank products beside the fused, quantised matrices: of LoRA adapters, and of a model's own layers."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import torch
 
 from penstock.errors import ModelNotLoadable
+from penstock.models.adapters.adapter import Pair
 from penstock.models.backends.native.layout import Which
 from penstock.models.backends.native.library import check, library
 from penstock.models.catalogue.text_part import plain_names
+from penstock.models.weights.loss import widened
+from penstock.models.weights.matrices import Packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from penstock.models.adapters.adapter import LowRank, Pair
-    from penstock.models.backends.native.packing import Plan, Source
+    from penstock.models.adapters.adapter import LowRank
+    from penstock.models.architecture.description import Architecture
+    from penstock.models.architecture.side_paths import LowRankPart
+    from penstock.models.backends.native.packing import Plan
+    from penstock.models.backends.native.sources import Source
+    from penstock.models.weights.checkpoint import Checkpoint
+    from penstock.models.weights.matrices import Format
+    from penstock.models.weights.source import Weights
+
+OwnPairs: TypeAlias = "dict[tuple[int, str], Pair]"
+"""A model's own pairs, by layer and the name of the matrix that they belong to."""
 
 _LARGEST_HALF = 65_504.0
+_PLAIN: Final[dict[Format, str]] = {"bf16": "bfloat16", "fp32": "float32"}
+"""Types of what is not in low bit; all else is in fp16, of the values that it has in its format."""
 _ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -83,33 +97,112 @@ def _as_bits(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def placed(
-    model: ctypes.c_void_p, plans: Iterable[Plan], head: str, adapter: LowRank
+    model: ctypes.c_void_p,
+    plans: Iterable[Plan],
+    head: str,
+    adapter: LowRank,
+    own: OwnPairs,
 ) -> NativeAdapter:
     """Put an adapter's pairs where the fused matrices have their parts; `head` names the head.
+
+    The model's `own` pairs, by layer and the name of their matrix, are joined with these.
 
     :raises ModelNotLoadable: a pair belongs to no matrix that is computed apart, or does not fit.
     """
     native = NativeAdapter(model)
     pairs = {name: _narrow(pair) for name, pair in _by_plain_name(adapter).items()}
     used: set[str] = set()
-    for plan in plans:
-        first = 0
-        for source in plan.parts:
-            name = head if plan.which is Which.HEAD else source.rows.name
-            pair = pairs.get(name)
-            if pair is not None:
-                used.add(name)
-                try:
-                    native.add(plan.which, plan.layer, first, pair, _rows(pair, source))
-                except (ValueError, RuntimeError, IndexError) as error:
-                    raise ModelNotLoadable(f"{adapter.path}: {name}: {error}") from error
-            first += source.rows.rows
+
+    def pair_of(plan: Plan, source: Source) -> Pair | None:
+        name = head if plan.which is Which.HEAD else source.rows.name
+        pair = pairs.get(name)
+        if pair is not None:
+            used.add(name)
+        return _joined(own.get((plan.layer, source.rows.name)), pair)
+
+    try:
+        _place(native, plans, pair_of)
+    except ValueError as error:
+        raise ModelNotLoadable(f"{adapter.path}: {error}") from error
     unknown = sorted(pairs.keys() - used)
     if unknown:
         raise ModelNotLoadable(
             f"{adapter.path}: {unknown[0]}: the base has no such matrix that an adapter may change"
         )
     return native
+
+
+def of_model(model: ctypes.c_void_p, plans: Iterable[Plan], own: OwnPairs) -> NativeAdapter:
+    """Put a model's own pairs, by layer and the name of their matrix, where its matrices are.
+
+    :raises ValueError: one does not fit.
+    """
+    native = NativeAdapter(model)
+    _place(native, plans, lambda plan, source: own.get((plan.layer, source.rows.name)))
+    return native
+
+
+def _place(
+    native: NativeAdapter,
+    plans: Iterable[Plan],
+    pair_of: Callable[[Plan, Source], Pair | None],
+) -> None:
+    """Add the pair of each part of the fused matrices.
+
+    :raises ValueError: one does not fit; the message names the matrix.
+    """
+    for plan in plans:
+        first = 0
+        for source in plan.parts:
+            pair = pair_of(plan, source)
+            if pair is not None:
+                try:
+                    native.add(plan.which, plan.layer, first, pair, _rows(pair, source))
+                except (ValueError, RuntimeError, IndexError) as error:
+                    raise ValueError(f"{source.rows.name}: {error}") from error
+            first += source.rows.rows
+
+
+def own_pairs(model: Architecture, weights: Weights, form: Format) -> OwnPairs:
+    """Return what a model's layers themselves add to matrices that several of them share.
+
+    :raises ModelNotLoadable: the checkpoint lacks one, or has one of another size.
+    """
+    pairs: OwnPairs = {}
+    for index, layer in enumerate(model.layers):
+        for number, part in enumerate(() if layer.detour is None else layer.detour.pairs):
+            found = weights.packed(
+                f"{index}.pair{number}", lambda own, of=part: _pack(own, of, form)
+            )
+            kind: torch.dtype = getattr(torch, found.facts["type"])
+            both = torch.from_numpy(np.array(found.values)).view(kind)
+            down, up = both.split((part.down.rows * part.columns, part.up.rows * part.down.rows))
+            down = down.reshape(part.down.rows, part.columns)
+            up = up.reshape(part.up.rows, part.down.rows)
+            pairs[index, part.matrix] = Pair(down, up, 1.0)
+    return pairs
+
+
+def _pack(checkpoint: Checkpoint, part: LowRankPart, form: Format) -> Packed:
+    rank = part.down.rows
+    shapes = {part.down.name: (rank, part.columns), part.up.name: (part.up.rows, rank)}
+    both = torch.cat(
+        [
+            widened(checkpoint.matrix(f"{name}.weight", shape, form)).reshape(-1)
+            for name, shape in shapes.items()
+        ]
+    )
+    kind = _PLAIN.get(form, "float16")
+    return Packed({"type": kind}, both.to(getattr(torch, kind)).view(torch.uint8).numpy())
+
+
+def _joined(own: Pair | None, pair: Pair | None) -> Pair | None:
+    """Return one pair that adds what both add."""
+    if own is None or pair is None:
+        return pair if own is None else own
+    down = torch.cat((own.down.float(), pair.down.float()))
+    ups = [part.up.float() * part.scale for part in (own, pair)]
+    return _narrow(Pair(down, torch.cat(ups, dim=1), 1.0))
 
 
 def _narrow(pair: Pair) -> Pair:
@@ -119,7 +212,7 @@ def _narrow(pair: Pair) -> Pair:
         kind = torch.bfloat16
     elif max(float(tensor.abs().max()) for tensor in (pair.down, pair.up)) > _LARGEST_HALF:
         kind = torch.float32
-    return type(pair)(pair.down.to(kind), pair.up.to(kind), pair.scale)
+    return Pair(pair.down.to(kind), pair.up.to(kind), pair.scale)
 
 
 def _rows(pair: Pair, source: Source) -> torch.Tensor:

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
 class _Latent(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("query_rank", "rank", "turned", "plain", "value")),
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "query_rank",
+                "rank",
+                "turned",
+                "plain",
+                "value",
+                "most_keys",
+                "index_heads",
+                "index_size",
+            )
+        ),
         ("epsilon", ctypes.c_float),
     )
 
@@ -39,6 +51,9 @@ class NativeLatent:
     turned: int
     plain: int
     value: int
+    most_keys: int
+    index_heads: int
+    index_size: int
     epsilon: float
 
     def native(self) -> ctypes.Structure:
@@ -55,13 +70,17 @@ class NativeLatent:
 
 def native_latent(latent: Latent) -> NativeLatent:
     """A described latent attention in the library's words."""
+    index = latent.index
     return NativeLatent(
-        latent.query_rank,
-        latent.rank,
-        latent.turned,
-        latent.plain,
-        latent.value,
-        latent.norm.epsilon,
+        query_rank=latent.query_rank,
+        rank=latent.rank,
+        turned=latent.turned,
+        plain=latent.plain,
+        value=latent.value,
+        most_keys=0 if index is None else index.most,
+        index_heads=0 if index is None else index.heads,
+        index_size=0 if index is None else index.size,
+        epsilon=latent.norm.epsilon,
     )
 
 

@@ -29,6 +29,9 @@ class Which(enum.IntEnum):
     LAYER_INPUTS = 10
     INPUT_GATE = 11
     INPUT_UP = 12
+    DETOUR = 13
+    STEP_UP = 14
+    MIXER_GATE_UP = 15
 
 
 class Vector(enum.IntEnum):
@@ -73,6 +76,9 @@ class Vector(enum.IntEnum):
     DENSE_OUT_NORM = 48
     EXPERTS_OUT_NORM = 49
     EXPERT_SCALES = 50
+    MIXER_INPUT_NORM = 51
+    INDEX_NORM = 52
+    INDEX_NORM_BIAS = 53
 
 
 class Phase(enum.IntEnum):

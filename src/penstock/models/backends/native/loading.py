@@ -14,6 +14,7 @@ from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.reading import describe
 from penstock.models.backends.native import (
+    adapters,
     latent,
     library,
     packing,
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
     from penstock.models.weights.matrices import Format
     from penstock.models.weights.source import Weights
 
-    _Placed = tuple[packing.Plan | ExpertPlan, Packing, NDArray[np.uint8], NDArray[np.int32] | None]
+    _Placed = tuple[
+        list[packing.Plan | ExpertPlan], Packing, NDArray[np.uint8], NDArray[np.int32] | None
+    ]
 
 _COPYING: Final = 4
 """Threads that copy weights at a model's load."""
@@ -90,6 +93,8 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     held = _set_unpacked(native, model, weights, form)
     plans = tuple(packing.plans(model, weights))
     held += _set_matrices(native, plans, weights, form=form, spec=spec, progress=progress)
+    own = adapters.own_pairs(model, weights, form)
+    held += sum(pair.down.nbytes + pair.up.nbytes for pair in own.values())
     return Assembled(
         model=NativeModel(
             native,
@@ -97,6 +102,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
             window.size,
             [plan for plan in plans if isinstance(plan, packing.Plan)],
             model.head.name,
+            own=own,
         ),
         backend="native",
         format=weights.kept.form if form == "stored" else form,
@@ -123,24 +129,29 @@ def _set_matrices(
     them there, by several threads: one alone does not use the memory's whole bandwidth.
     """
     copies = spec.large_pages and pages.available()
+    sharing: dict[str, list[packing.Plan | ExpertPlan]] = {}  # layers with the same matrix
+    for plan in plans:
+        sharing.setdefault(plan.key, []).append(plan)
 
-    def placed(plan: packing.Plan | ExpertPlan) -> _Placed:
-        packed, values, order = packing.packed(plan, weights, form)
+    def placed(same: list[packing.Plan | ExpertPlan]) -> _Placed:
+        packed, values, order = packing.packed(same[0], weights, form)
         if copies:
             values = pages.copied(values)
             if isinstance(weights, Converted):
                 weights.drop_pages()
-        return plan, packed, values, order
+        return same, packed, values, order
 
     held = 0
     with ThreadPoolExecutor(_COPYING) as pool:
         at_once = copies and isinstance(weights, Converted)
-        all_placed = pool.map(placed, plans) if at_once else map(placed, plans)
-        for index, (plan, packed, values, order) in enumerate(all_placed):
-            progress(0.7 + 0.1 * index / len(plans), f"weights as {form}")
-            native.set_matrix(plan.which, plan.layer, packed, values)
-            if order is not None:
-                native.set_order(plan.which, plan.layer, order)
+        all_same = sharing.values()
+        all_placed = pool.map(placed, all_same) if at_once else map(placed, all_same)
+        for index, (same, packed, values, order) in enumerate(all_placed):
+            progress(0.7 + 0.1 * index / len(sharing), f"weights as {form}")
+            for plan in same:
+                native.set_matrix(plan.which, plan.layer, packed, values)
+                if order is not None:
+                    native.set_order(plan.which, plan.layer, order)
             held += values.nbytes
     return held
 
@@ -256,10 +267,11 @@ def _weights(spec: ModelSpec, model: Architecture, form: Format, progress: Progr
             converting.embeddings(f"{model.inputs.embeddings}.weight")
         for _ in expert_packing.routers(model, converting):
             pass
-        plans = tuple(packing.plans(model, converting))
-        for index, plan in enumerate(plans):
+        plans = {plan.key: plan for plan in packing.plans(model, converting)}
+        for index, plan in enumerate(plans.values()):
             packing.packed(plan, converting, form)
             report((index + 1) / len(plans))
+        adapters.own_pairs(model, converting, form)
         for _ in latent.matrices(model, converting, form):
             pass
         for _ in vectors.vectors(model, converting):

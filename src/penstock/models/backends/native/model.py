@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from penstock.engine.model import Batch
     from penstock.models.adapters.adapter import LowRank
-    from penstock.models.backends.native.adapters import NativeAdapter
+    from penstock.models.backends.native.adapters import NativeAdapter, OwnPairs
     from penstock.models.backends.native.decoder import Decoder
     from penstock.models.backends.native.layout import Phase
     from penstock.models.backends.native.packing import Plan
@@ -40,12 +40,17 @@ class NativeModel:
         window: int = 0,
         plans: Sequence[Plan] = (),
         head: str = "",
+        *,
+        own: OwnPairs | None = None,
     ) -> None:
         """`window` is that of the layers that slide, or of all layers; 0: some layers see all, and none slides.
 
-        `plans` are the matrices that adapters may change; `head` is the name of the head.
+        `plans` are the matrices that adapters may change; `head` is the name of the head; `own` are
+        the model's own pairs, which every sequence has.
         """
         self._decoder = decoder
+        self._pairs = own or {}
+        self._own = adapters.of_model(decoder.handle, plans, self._pairs) if own else None
         self._plans, self._head = plans, head
         self.vocab_size = decoder.shape.vocab
         self.context_length = context_length
@@ -111,11 +116,11 @@ class NativeModel:
         return self._slides or self.write_window_block(block, rest)
 
     def read_window_block(self, block: int) -> bytes:
-        """See `penstock.engine.model.WindowedModel`."""
+        """See `penstock.engine.model.StorableWindows`."""
         return self._windows[block].tobytes() if self._window_bytes else b""
 
     def write_window_block(self, block: int, content: bytes) -> bool:
-        """See `penstock.engine.model.WindowedModel`."""
+        """See `penstock.engine.model.StorableWindows`."""
         if len(content) != self._window_bytes:
             return False
         if content:
@@ -140,7 +145,7 @@ class NativeModel:
 
     def take_adapter(self, adapter: LowRank) -> NativeAdapter:
         """See `penstock.models.adapters.adapter.AdapterModel`."""
-        return adapters.placed(self._decoder.handle, self._plans, self._head, adapter)
+        return adapters.placed(self._decoder.handle, self._plans, self._head, adapter, self._pairs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
@@ -195,7 +200,7 @@ class NativeModel:
             states=self._states,
             places=places,
             images=StepImages.of(batch, step.token_ids.size, self._rotary),
-            adapters=adapters.addresses([part.adapter for part in batch.slices]),
+            adapters=adapters.addresses([part.adapter or self._own for part in batch.slices]),
             hidden=hidden,
             logits=logits,
         )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from penstock.errors import ModelNotLoadable
 from penstock.models.architecture.description import Experts, dense_part
-from penstock.models.architecture.mixers import mixer_size
+from penstock.models.architecture.mixers import Recurrence, mixer_size
 from penstock.models.architecture.rows import Rows
 from penstock.models.architecture.sizes import result_size
-from penstock.models.backends.native import mixer
 from penstock.models.backends.native.kinds import kind_of, packing_of_facts, packing_together
 from penstock.models.backends.native.layout import Which
 from penstock.models.backends.native.library import ALIGNMENT
 from penstock.models.backends.native.matrix import Layout, Packing, Part, pack, packed_bytes
 from penstock.models.backends.native.mixtures import expert_packing
 from penstock.models.backends.native.mixtures.expert_packing import ExpertPlan
+from penstock.models.backends.native.sources import (
+    Source,
+    gate_up,
+    index_queries,
+    mixer_parts,
+    qkv,
+    query_order,
+)
 from penstock.models.weights.matrices import Packed
 
 if TYPE_CHECKING:
@@ -26,8 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from penstock.models.architecture.description import Architecture, Attention, Dense
-    from penstock.models.architecture.latent import Latent
+    from penstock.models.architecture.description import Architecture, Attention
     from penstock.models.architecture.mixers import Mixer
     from penstock.models.weights.checkpoint import Checkpoint
     from penstock.models.weights.matrices import Format, Matrix
@@ -47,28 +53,6 @@ PANEL: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Rows of the checkpoint's matrix, in `order` if that differs from the stored order.
-
-    Pairs of neighbours that are rotated together are moved apart by half of the rotated size, as the
-    kernels turn them: queries and keys alike, so that their products stay what they are.
-    """
-
-    rows: Rows
-    order: NDArray[np.int64] | None = None
-
-    def of(self, values: NDArray[Any]) -> NDArray[Any]:
-        """What these rows are of all values, by row, of the checkpoint's tensor."""
-        rows = self.rows
-        if rows.run:
-            starts = rows.first + rows.period * np.arange(rows.rows // rows.run)
-            own = values[(starts[:, None] + np.arange(rows.run)).reshape(-1)]
-        else:
-            own = values[rows.first : rows.first + rows.rows]
-        return own if self.order is None else own[self.order]
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """One packed matrix: its place in the model, and the checkpoint's matrices that it consists of."""
 
@@ -77,11 +61,14 @@ class Plan:
     layout: Layout
     columns: int
     parts: tuple[Source, ...]
+    first_layer: int | None = None
+    """The first layer with the same matrix, if that is not this one."""
 
     @property
     def key(self) -> str:
         """Its name in a file of converted weights."""
-        return f"{self.layer}.{self.which.name.lower()}"
+        layer = self.layer if self.first_layer is None else self.first_layer
+        return f"{layer}.{self.which.name.lower()}"
 
     @property
     def rows(self) -> int:
@@ -91,15 +78,26 @@ class Plan:
 
 def plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
     """Yield every matrix of a model, layer by layer, the head last."""
+    firsts: dict[tuple[Which, str], int] = {}
+    for plan in _plans(model, weights):
+        if isinstance(plan, ExpertPlan):
+            yield plan
+            continue
+        first = firsts.setdefault((plan.which, plan.parts[0].rows.name), plan.layer)
+        yield plan if first == plan.layer else replace(plan, first_layer=first)
+
+
+def _plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]:
     hidden = model.hidden_size
     for index, layer in enumerate(model.layers):
         attention, mlp = layer.attention, dense_part(layer.mlp)
         if layer.attends:
-            yield from _of_attention(index, attention, hidden)
+            yield from _of_attention(index, attention, (1 if layer.detour is None else 2) * hidden)
         if layer.mixer is not None:
-            ins, out = mixer_parts(layer.mixer)
-            yield Plan(Which.MIXER_IN, index, Layout.STACKED, hidden, ins)
-            yield Plan(Which.MIXER_OUT, index, Layout.STACKED, mixer_size(layer.mixer), out)
+            yield from _of_mixer(index, layer.mixer, hidden)
+        if layer.detour is not None:
+            out = (Source(layer.detour.output),)
+            yield Plan(Which.DETOUR, index, Layout.STACKED, hidden, out)
         if mlp is not None and mlp.size:
             layout = Layout.STACKED if mlp.gate is None else Layout.PAIRED
             yield Plan(Which.GATE_UP, index, layout, hidden, gate_up(mlp))
@@ -123,78 +121,23 @@ def _of_attention(index: int, attention: Attention, hidden: int) -> Iterator[Pla
     yield Plan(Which.QKV, index, Layout.STACKED, hidden, qkv(attention))
     latent = attention.latent
     if latent is not None and latent.query_rank:
-        up = Source(attention.query, _query_order(attention))
-        yield Plan(Which.QUERY_UP, index, Layout.STACKED, latent.query_rank, (up,))
+        ups = (Source(attention.query, query_order(attention)), *index_queries(latent))
+        yield Plan(Which.QUERY_UP, index, Layout.STACKED, latent.query_rank, ups)
     across = result_size(attention)
     yield Plan(Which.OUTPUT, index, Layout.STACKED, across, (Source(attention.output),))
 
 
-def qkv(attention: Attention) -> tuple[Source, ...]:
-    """Return the parts of the product before attention."""
-    if attention.latent is not None:
-        return _latent_inputs(attention, attention.latent)
-    order = head_order(attention)
-    if attention.keys_of is not None:
-        gate = () if attention.gate is None else (Source(attention.gate),)
-        return (Source(attention.query, _by_head(order, attention.heads)), *gate)
-    return (
-        Source(attention.query, _by_head(order, attention.heads)),
-        Source(attention.key, _by_head(order, attention.kv_heads)),
-        Source(attention.value),
-        *(() if attention.gate is None else (Source(attention.gate),)),
-    )
-
-
-def _latent_inputs(attention: Attention, latent: Latent) -> tuple[Source, ...]:
-    """What queries are made of, then the compressed key."""
-    query = (
-        Source(attention.query, _query_order(attention))
-        if latent.query_down is None
-        else Source(latent.query_down)
-    )
-    order = _behind(head_order(attention), latent.rank)
-    return query, Source(latent.compressed, order)
-
-
-def _query_order(attention: Attention) -> NDArray[np.int64] | None:
-    """Of latent attention, whose queries are rotated behind their plain part."""
-    assert attention.latent is not None  # noqa: S101 - the callers have looked
-    order = _behind(head_order(attention), attention.latent.plain)
-    return _by_head(order, attention.heads)
-
-
-def _behind(order: NDArray[np.int64] | None, count: int) -> NDArray[np.int64] | None:
-    return None if order is None else np.concatenate((np.arange(count), count + order))
-
-
-def mixer_parts(mixing: Mixer) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
-    """Return the parts of a mixer's first product, and of its last."""
-    return tuple(map(Source, mixer.inputs(mixing))), (Source(mixing.output),)
-
-
-def gate_up(mlp: Dense) -> tuple[Source, ...]:
-    """Return the parts of an MLP's first product."""
-    return (*(() if mlp.gate is None else (Source(mlp.gate),)), Source(mlp.up))
-
-
-def head_order(attention: Attention) -> NDArray[np.int64] | None:
-    """Return the source position of each element of a head; None if they keep their order.
-
-    Of latent attention: of each element of its turned part.
-    """
-    turning = attention.rotation
-    if turning is None or not turning.interleaved:
-        return None
-    latent = attention.latent
-    order = np.arange(attention.head_size if latent is None else latent.turned)
-    order[: turning.size] = order[: turning.size].reshape(-1, 2).T.reshape(-1)
-    return order
-
-
-def _by_head(order: NDArray[np.int64] | None, heads: int) -> NDArray[np.int64] | None:
-    if order is None:
-        return None
-    return (np.arange(heads)[:, None] * len(order) + order).reshape(-1)
+def _of_mixer(index: int, mixing: Mixer, hidden: int) -> Iterator[Plan]:
+    ins, out = mixer_parts(mixing)
+    yield Plan(Which.MIXER_IN, index, Layout.STACKED, hidden, ins)
+    yield Plan(Which.MIXER_OUT, index, Layout.STACKED, mixer_size(mixing), out)
+    if isinstance(mixing, Recurrence):
+        for which, down, up in (
+            (Which.STEP_UP, mixing.step_down, mixing.step),
+            (Which.MIXER_GATE_UP, mixing.gate_down, mixing.gate),
+        ):
+            if down is not None:
+                yield Plan(which, index, Layout.STACKED, down.rows, (Source(up),))
 
 
 def packed(

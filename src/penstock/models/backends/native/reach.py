@@ -67,6 +67,7 @@ def _beyond(model: Architecture) -> Iterator[str]:
             yield "gated attention of no multiple of 16"
         if layer.mixer is not None:
             yield from _beyond_mixer(layer.mixer)
+        yield from _beyond_detour(layer)
         yield from _beyond_norms(layer, model.norm)
 
 
@@ -75,6 +76,17 @@ def _beyond_latent(latent: Latent) -> Iterator[str]:
         yield f"latent keys of rank {latent.rank}"
     if latent.turned % 2 or latent.turned > _MOST_TURNED:
         yield f"latent keys with {latent.turned} rotated elements"
+    yield from _beyond_index(latent)
+
+
+def _beyond_index(latent: Latent) -> Iterator[str]:
+    index = latent.index
+    if index is None or not index.chooses:
+        return
+    if index.size % _LANES or index.size > _LARGEST_HEAD or index.size < latent.turned:
+        yield f"an index of keys of {index.size} elements"
+    if not latent.query_rank or (index.norm and index.norm.epsilon != latent.norm.epsilon):
+        yield "an index with a norm or a query of another kind"
 
 
 def _beyond_mixer(mixer: Mixer) -> Iterator[str]:
@@ -85,8 +97,19 @@ def _beyond_mixer(mixer: Mixer) -> Iterator[str]:
     else:
         norm = mixer.norm
         sizes = (mixer.key_size, mixer.value_size, _LANES if norm is None else norm.size)
+        keyed = mixer.rule == "keyed_delta"
+        if keyed and (mixer.step_down is None or mixer.gate_down is None):
+            yield "decays by element without products of their own"
+        if not keyed and (mixer.step_down or mixer.gate_down or mixer.gate_is_sigmoid):
+            yield "gates of a state that are a product of two matrices"
     if any(size % _LANES for size in sizes):
         yield f"states of {' x '.join(map(str, sizes))}, no multiples of {_LANES}"
+
+
+def _beyond_detour(layer: Layer) -> Iterator[str]:
+    plain = layer.attention.latent is None and not isinstance(layer.mlp, Experts)
+    if layer.detour is not None and not (plain and layer.mixer is not None):
+        yield "latent attention or experts that only a mixer sees"
 
 
 def _beyond_experts(experts: Experts) -> Iterator[str]:
@@ -98,7 +121,8 @@ def _beyond_experts(experts: Experts) -> Iterator[str]:
 
 def _beyond_norms(layer: Layer, norm: Norm) -> Iterator[str]:
     after = (layer.attention_out, layer.mlp_out)
-    norms = [one for one in (layer.attention_in, layer.mlp_in, *after) if one is not None]
+    detour = None if layer.detour is None else layer.detour.mixer_in
+    norms = [one for one in (layer.attention_in, layer.mlp_in, *after, detour) if one is not None]
     heads = layer.attention.head_norms
     alike = (norm.kind, norm.epsilon)
     if any((one.kind, one.epsilon) != alike or one.name is None for one in norms):

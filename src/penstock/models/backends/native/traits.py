@@ -90,7 +90,7 @@ class _Layer(ctypes.Structure):
             )
         ),
         *((name, ctypes.c_float) for name in _SCALES),
-        ("slides", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("slides", "detours")),
     )
 
 
@@ -117,7 +117,8 @@ class Traits:
 class LayerTraits:
     """Properties that vary between layers; `rotation` is the number of a rotary table.
 
-    A layer that `slides` has its keys and values in the window cache.
+    A layer that `slides` has its keys and values in the window cache. One that `detours` has an
+    attention and an MLP for its mixer alone.
     """
 
     window: int
@@ -144,6 +145,7 @@ class LayerTraits:
     gate_scale: float = 1.0
     mlp_scale: float = 1.0
     slides: bool = False
+    detours: bool = False
 
     def native(self) -> ctypes.Structure:
         """The library's own structure."""
@@ -203,4 +205,5 @@ def of_layer(layer: Layer, rotations: Sequence[Rotation], *, slides: bool) -> La
         gate_scale=1.0 if mlp is None else mlp.gate_scale,
         mlp_scale=1.0 if mlp is None else mlp.result_scale,
         slides=slides,
+        detours=layer.detour is not None,
     )

@@ -11,10 +11,11 @@ from penstock.models.architecture.description import Experts, dense_part
 from penstock.models.backends.native import mixer
 from penstock.models.backends.native.layout import Vector
 from penstock.models.backends.native.mixtures import expert_packing
-from penstock.models.backends.native.packing import (
+from penstock.models.backends.native.sources import (
     Source,
     gate_up,
     head_order,
+    index_order,
     mixer_parts,
     qkv,
 )
@@ -71,6 +72,8 @@ def _norms(layer: Layer) -> dict[Vector, Norm]:
         Vector.MLP_OUT_NORM: layer.mlp_out,
         Vector.INPUT_OUT_NORM: None if layer.own_input is None else layer.own_input.norm,
     }
+    if layer.detour is not None:
+        places[Vector.MIXER_INPUT_NORM] = layer.detour.mixer_in
     if isinstance(layer.mlp, Experts) and layer.mlp.apart is not None:
         apart = layer.mlp.apart
         places[Vector.EXPERTS_IN_NORM] = apart.experts_in
@@ -142,6 +145,12 @@ def _latent_norms(
     yield Vector.LATENT_NORM, weights.vector(f"{latent.norm.name}.weight")
     if latent.query_norm is not None:
         yield Vector.QUERY_RANK_NORM, weights.vector(f"{latent.query_norm.name}.weight")
+    if latent.index is not None and latent.index.norm is not None:
+        name, order = latent.index.norm.name, index_order(latent)
+        own = {Vector.INDEX_NORM: "weight", Vector.INDEX_NORM_BIAS: "bias"}
+        for which, part in own.items():
+            vector = weights.vector(f"{name}.{part}")
+            yield which, vector if order is None else vector[order]
 
 
 def _bias(parts: tuple[Source, ...], weights: Weights) -> NDArray[np.float32] | None:

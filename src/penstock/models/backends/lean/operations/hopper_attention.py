@@ -139,16 +139,17 @@ def prefill(qkv: torch.Tensor, step: Step, layer: AttentionLayer, out: torch.Ten
     assert step.chunks is not None  # noqa: S101 - the caller has looked
     assert kernel is not None  # noqa: S101 - likewise
     tiles = triton.cdiv(step.longest_chunk, _QUERIES)
+    tables = step.tables_of(apart=layer.apart)
     kernel[(sizes.heads * tiles, len(step.chunks))](
         qkv,
         cache_.keys,
         cache_.values,
         step.chunks,
-        step.tables,
+        tables,
         out,
         qkv.stride(0),
         out.stride(0),
-        step.tables.stride(0),
+        tables.stride(0),
         layer.scale * _LOG2_E,
         max(1, _AT_ONCE // tiles),
         HEADS=sizes.heads,

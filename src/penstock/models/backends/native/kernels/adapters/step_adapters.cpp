@@ -112,7 +112,7 @@ const float *Step::plain_inputs(const Norm &norm, const float *hidden) const {
 void Step::make_adapters_room() {
     if (!adapters_.any())
         return;
-    int64_t columns = shape_.hidden;
+    int64_t columns = (model_.detours() ? 2 : 1) * int64_t(shape_.hidden);
     for (const Layer &layer : model_.layers) {
         const int rank = layer.latent.shape.query_rank;
         columns = rank > columns ? rank : columns;

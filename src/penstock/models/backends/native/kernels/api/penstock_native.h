@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 12
+#define PN_ABI 13
 
 /* Return codes. */
 enum {
@@ -88,7 +88,7 @@ enum { PN_STACKED = 0, PN_PAIRED = 1 };
 enum {
     PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v; where attention is
                        gated heads head_size more, the gates; of a layer that reads another's keys q
-                       alone; of latent attention see pn_latent */
+                       alone; of latent attention see pn_latent; of a layer that detours x 2 hidden */
     PN_OUTPUT = 1,  /* hidden x heads head_size, or of latent attention heads value */
     PN_GATE_UP = 2, /* 2 intermediate x hidden, paired gate, up; without a gate up, stacked */
     PN_DOWN = 3,    /* hidden x intermediate */
@@ -100,17 +100,22 @@ enum {
     /* Of a layer that mixes (`pn_set_mixer`), packed as its PN_QKV is: */
     PN_MIXER_IN = 7, /* stacked: see pn_mixer */
     PN_MIXER_OUT = 8, /* hidden x value_heads value_size */
-    PN_QUERY_UP = 9,  /* of latent attention: heads (plain + turned) x query_rank */
+    PN_QUERY_UP = 9,  /* of latent attention: heads (plain + turned) x query_rank; with an index
+                         index_heads index_size rows more, its queries */
     /* Of a model with inputs by layer (`pn_traits.layer_inputs`): */
     PN_LAYER_INPUTS = 10, /* layers layer_inputs x hidden; layer is ignored */
     PN_INPUT_GATE = 11,   /* layer_inputs x hidden */
     PN_INPUT_UP = 12,     /* hidden x layer_inputs */
-    PN_MATRICES = 13
+    PN_DETOUR = 13,        /* hidden x hidden: of a layer that detours */
+    /* Of PN_KEYED_DELTA: */
+    PN_STEP_UP = 14,       /* key_heads key_size x step_rank */
+    PN_MIXER_GATE_UP = 15, /* value_heads value_size x gate_rank */
+    PN_MATRICES = 16
 };
 
 /* Which vector, fp32. */
 enum {
-    PN_INPUT_NORM = 0,     /* hidden: before attention */
+    PN_INPUT_NORM = 0,     /* hidden: before attention; of a layer that detours 2 hidden */
     PN_ATTENTION_NORM = 1, /* hidden: after attention, before gate and up */
     PN_FINAL_NORM = 2,     /* hidden; layer is ignored */
     PN_QUERY_NORM = 3,     /* head_size, or with norms_by_head heads head_size */
@@ -135,7 +140,7 @@ enum {
     PN_CONVOLUTION = 30,      /* width x channels */
     PN_CONVOLUTION_BIAS = 31, /* channels; optional */
     PN_DECAY_RATES = 32,      /* value_heads: e to A_log */
-    PN_STEP_BIAS = 33,        /* value_heads */
+    PN_STEP_BIAS = 33,        /* value_heads; of PN_KEYED_DELTA key_heads key_size */
     PN_SKIP = 34,             /* value_heads; of PN_STATE_SPACE */
     PN_MIXER_NORM = 35,       /* value_heads value_size; unless PN_GATE_ALONE */
     PN_MIXER_IN_BIAS = 36,    /* as many as PN_MIXER_IN has rows; optional */
@@ -151,7 +156,11 @@ enum {
     PN_EXPERTS_IN_NORM = 47,  /* hidden: of what experts take */
     PN_DENSE_OUT_NORM = 48,   /* hidden: of the MLP's outputs */
     PN_EXPERTS_OUT_NORM = 49, /* hidden: of the experts' */
-    PN_EXPERT_SCALES = 50     /* experts: of the weights of those chosen; optional */
+    PN_EXPERT_SCALES = 50,    /* experts: of the weights of those chosen; optional */
+    PN_MIXER_INPUT_NORM = 51, /* hidden: before the mixer of a layer that detours */
+    /* Of latent attention with an index: */
+    PN_INDEX_NORM = 52,     /* index_size: of its keys, a layer norm */
+    PN_INDEX_NORM_BIAS = 53 /* index_size */
 };
 
 /* Kinds of norms. */
@@ -188,16 +197,27 @@ enum {
  * PN_STATE_SPACE: Mamba 2. The same rows without weights, where q is C, k is B and v is x.
  * S = decay S + k step v, and its result q S + skip v.
  * PN_SHORT_CONVOLUTION: rows x, B, C (value_heads value_size each); C times the convolution of B x.
+ * PN_KEYED_DELTA: PN_GATED_DELTA with a step for each element of a key, as many heads of keys as of
+ * values, and each row of S with its element's decay. Rows are q, k, v, a weight by head, then
+ * step_rank and gate_rank values: PN_STEP_UP makes steps of the former, PN_MIXER_GATE_UP gates of the
+ * latter.
  * Channels of the convolution are q, k and v, or x. */
 enum {
     PN_NO_MIXER = 0,
     PN_GATED_DELTA = 1,
     PN_STATE_SPACE = 2,
-    PN_SHORT_CONVOLUTION = 3
+    PN_SHORT_CONVOLUTION = 3,
+    PN_KEYED_DELTA = 4
 };
 
-/* How a mixer's result is gated by silu of its gate, and RMS-normed in parts. */
-enum { PN_GATE_ALONE = 0, PN_NORM_THEN_GATE = 1, PN_GATE_THEN_NORM = 2 };
+/* How a mixer's result is gated by silu of its gate, or its sigmoid (a switch), and RMS-normed in
+ * parts. */
+enum {
+    PN_GATE_ALONE = 0,
+    PN_NORM_THEN_GATE = 1,
+    PN_GATE_THEN_NORM = 2,
+    PN_NORM_THEN_SWITCH = 3
+};
 
 /* Rotary tables that a model may have, and a layer that does not see positions. */
 enum { PN_ROTATIONS = 8, PN_NOT_TURNED = -1 };
@@ -295,6 +315,9 @@ typedef struct {
     float gate_scale;       /* of the MLP's gates, before their activation; experts have none */
     float mlp_scale;        /* of what the MLP adds, experts excepted */
     int32_t slides; /* 1: its keys and values lie in the window cache (`pn_step`); it has a window */
+    /* 1: attention sees the hidden states and the embeddings, one behind the other; its result goes
+     * through the MLP and PN_DETOUR, and is added to what the mixer sees, to nothing else. */
+    int32_t detours;
 } pn_layer;
 
 /* A layer's mixer; see PN_GATED_DELTA. Sizes are multiples of 16. */
@@ -308,6 +331,8 @@ typedef struct {
     int32_t silu;        /* 1: the convolution's results go through it */
     int32_t order;       /* PN_GATE_ALONE, ...; of a convolution ignored, as the rest */
     int32_t norm_size;   /* values that are normed together; divides value_heads value_size */
+    int32_t step_rank;   /* of PN_KEYED_DELTA, else 0, as the next */
+    int32_t gate_rank;
     float norm_epsilon;
     float least_step; /* bounds of a state space's steps */
     float most_step;
@@ -320,13 +345,22 @@ typedef struct {
  * normed values, and `turned` ones that are rotated, which only the key has. A layer's PN_QKV is a
  * query of query_rank (0: heads (plain + turned), with no PN_QUERY_UP behind), then rank + turned.
  * Of a head's plain + turned query values the plain ones are multiplied by a matrix (plain x rank)
- * before attention, its results by one (rank x value) behind. */
+ * before attention, its results by one (rank x value) behind.
+ *
+ * Where a token may see but `most_keys` of more, an index chooses them: those of the greatest sums over
+ * its heads of a weight times what is above 0 of its query's product with the index's key. Its key
+ * (index_size), and a weight a head, are the last rows of PN_QKV; of both queries and keys the first
+ * `turned` values are rotated. Without heads of its own, a layer sees what the nearest one before it
+ * with some has chosen. */
 typedef struct {
     int32_t query_rank;
     int32_t rank;   /* a multiple of 16, up to 512 */
     int32_t turned; /* even, up to 256 */
     int32_t plain;
     int32_t value;
+    int32_t most_keys;   /* 0: a token sees all */
+    int32_t index_heads; /* with a query_rank; 0: it has no index of its own */
+    int32_t index_size;  /* a multiple of 16, up to 512, and at least turned */
     float epsilon; /* of its norms */
 } pn_latent;
 

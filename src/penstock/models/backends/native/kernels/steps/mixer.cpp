@@ -10,6 +10,8 @@ const char *Mixer::missing() const {
         return "a layer lacks a matrix of its mixer";
     if (convolution == nullptr)
         return "a layer lacks its convolution";
+    if (keyed() && (step_up.packed == nullptr || gate_up.packed == nullptr))
+        return "a layer lacks what its mixer's steps and gates are made by";
     if (convolves_alone())
         return nullptr;
     if (rates == nullptr || step_bias == nullptr || (!delta() && skip == nullptr))
@@ -21,7 +23,7 @@ const char *Mixer::missing() const {
 
 const char *fault_of(const pn_mixer &shape) {
     constexpr int64_t most = 1 << 24;
-    if (shape.kind < PN_NO_MIXER || shape.kind > PN_SHORT_CONVOLUTION)
+    if (shape.kind < PN_NO_MIXER || shape.kind > PN_KEYED_DELTA)
         return "there is no such mixer";
     if (shape.kind == PN_NO_MIXER)
         return nullptr;
@@ -41,10 +43,16 @@ const char *fault_of(const pn_mixer &shape) {
             2 * int64_t(shape.value_heads) * (shape.value_size + 1) > most ||
         int64_t(shape.value_heads) * shape.key_size * shape.value_size > most * 16)
         return "a mixer's heads are out of range together";
+    const bool keyed = shape.kind == PN_KEYED_DELTA;
+    if (keyed && shape.key_heads != shape.value_heads)
+        return "a mixer with steps by element has as many heads of keys as of values";
+    for (const int32_t rank : {shape.step_rank, shape.gate_rank})
+        if (keyed ? rank < 1 || rank > most : rank != 0)
+            return "a mixer's rank is out of range";
     if (shape.width < 2 || shape.width > MAX_CONVOLUTION)
         return "a convolution sees 2 to 8 tokens";
     if ((shape.silu != 0 && shape.silu != 1) || shape.order < PN_GATE_ALONE ||
-        shape.order > PN_GATE_THEN_NORM)
+        shape.order > PN_NORM_THEN_SWITCH)
         return "a mixer's switch is out of range";
     if (!alone && shape.order != PN_GATE_ALONE &&
         (shape.norm_size < 16 || shape.norm_size % 16 != 0 ||
@@ -69,6 +77,14 @@ Matrix *matrix_place(Mixer &mixer, int which, int hidden, pn_packing *expected) 
         *expected = {0, PN_STACKED, hidden, mixer.values(), 0};
         return &mixer.out;
     }
+    if (which == PN_STEP_UP && mixer.keyed()) {
+        *expected = {0, PN_STACKED, mixer.keys(), mixer.shape.step_rank, 0};
+        return &mixer.step_up;
+    }
+    if (which == PN_MIXER_GATE_UP && mixer.keyed()) {
+        *expected = {0, PN_STACKED, mixer.values(), mixer.shape.gate_rank, 0};
+        return &mixer.gate_up;
+    }
     return nullptr;
 }
 
@@ -86,6 +102,7 @@ const float **vector_place(Mixer &mixer, int which, int hidden, int *size) {
     case PN_DECAY_RATES:
         return &mixer.rates;
     case PN_STEP_BIAS:
+        *size = mixer.keyed() ? mixer.keys() : mixer.shape.value_heads;
         return &mixer.step_bias;
     case PN_SKIP:
         return &mixer.skip;

@@ -10,6 +10,8 @@ struct Mixer {
     pn_mixer shape{}; /* kind PN_NO_MIXER: the layer has none */
     Matrix in;
     Matrix out;
+    Matrix step_up; /* of PN_KEYED_DELTA, as the next */
+    Matrix gate_up;
     const float *in_bias = nullptr;
     const float *out_bias = nullptr;
     const float *convolution = nullptr;
@@ -22,16 +24,30 @@ struct Mixer {
 
     bool any() const { return shape.kind != PN_NO_MIXER; }
     bool convolves_alone() const { return shape.kind == PN_SHORT_CONVOLUTION; }
-    bool delta() const { return shape.kind == PN_GATED_DELTA; }
+    bool keyed() const { return shape.kind == PN_KEYED_DELTA; }
+    bool delta() const { return shape.kind == PN_GATED_DELTA || keyed(); }
 
     int keys() const { return shape.key_heads * shape.key_size; }
     int values() const { return shape.value_heads * shape.value_size; }
     int channels() const { return 2 * keys() + values(); }
-    /* Where rows of `in` begin: gates, then weights by head where there are any, then steps. */
-    int gates() const { return channels(); }
-    int weights() const { return channels() + values(); }
-    int steps() const { return weights() + (delta() ? shape.value_heads : 0); }
-    int rows() const { return convolves_alone() ? 3 * values() : steps() + shape.value_heads; }
+    /* Where a token's values begin: of rows of `in` gates, then weights by head where there are any,
+     * then steps. Where `in` has but what gates and steps are made of, these stand behind its rows. */
+    int gates() const { return keyed() ? rows() : channels(); }
+    int weights() const { return keyed() ? channels() : channels() + values(); }
+    int steps() const {
+        if (keyed())
+            return rows() + values();
+        return weights() + (delta() ? shape.value_heads : 0);
+    }
+    int low_steps() const { return channels() + shape.value_heads; }
+    int low_gates() const { return low_steps() + shape.step_rank; }
+    int rows() const {
+        if (convolves_alone())
+            return 3 * values();
+        return keyed() ? low_gates() + shape.gate_rank : steps() + shape.value_heads;
+    }
+    /* From a token's values to the next one's. */
+    int stride() const { return keyed() ? steps() + keys() : rows(); }
 
     /* Floats of a state: the convolution's inputs, then each head's (key_size, value_size). */
     int64_t past() const { return int64_t(shape.width - 1) * channels(); }

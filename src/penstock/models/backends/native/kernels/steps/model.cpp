@@ -29,6 +29,8 @@ pn_layer llama_layer(const pn_shape &shape, int layer) {
 const char *missing_of(const Latent &latent) {
     if (latent.keys == nullptr || latent.values == nullptr || latent.norm.weight == nullptr)
         return "latent attention lacks a matrix, or its norm";
+    if (latent.indexes() && latent.index_norm.weight == nullptr)
+        return "an index lacks the norm of its keys";
     if (latent.shape.query_rank > 0 &&
         (latent.query_up.packed == nullptr || latent.query_norm.weight == nullptr))
         return "latent attention lacks what makes its queries";
@@ -43,7 +45,13 @@ const char *missing_of(const Layer &layer) {
         return fault;
     if (const char *fault = layer.latent.any() ? missing_of(layer.latent) : nullptr)
         return fault;
-    if (attends && layer.mixer.any() &&
+    if (layer.detours() &&
+        (layer.detour.packed == nullptr || layer.mixer_norm.weight == nullptr ||
+         !layer.mixer.any() || layer.traits.intermediate == 0 || layer.experts.any() ||
+         layer.latent.any() || layer.input_norm.weight == nullptr ||
+         layer.attention_norm.weight == nullptr))
+        return "a layer that detours lacks a matrix or a norm, or has what such a layer has not";
+    if (attends && layer.mixer.any() && !layer.detours() &&
         (layer.qkv.kind != layer.mixer.in.kind || layer.qkv.group != layer.mixer.in.group ||
          layer.qkv.order != layer.mixer.in.order))
         return "a mixer is packed otherwise than the attention beside it";
@@ -92,8 +100,8 @@ void lay_cache(Model &model) {
             layer.cache = model.layers[size_t(layer.traits.keys_of)].cache;
             continue;
         }
-        layer.cache.lay(layer.key_size(), layer.value_size(), model.shape.block_size,
-                        model.shape.small_cache != 0);
+        layer.cache.lay(layer.key_size(), layer.value_size(), layer.latent.index_size(),
+                        model.shape.block_size, model.shape.small_cache != 0);
         int64_t &stride = model.block_strides[layer.traits.slides];
         layer.cache.pool = layer.traits.slides;
         layer.cache.place = stride;
@@ -116,6 +124,13 @@ const char *fault_of_sharing(const Model &model, const Layer &layer) {
 }
 
 } // namespace
+
+bool Model::detours() const {
+    for (const Layer &layer : layers)
+        if (layer.detours())
+            return true;
+    return false;
+}
 
 int Model::most_together() const {
     int most = 1;
@@ -149,7 +164,8 @@ void set_traits(Model &model, const pn_traits &traits) {
     model.final_norm.epsilon = model.shape.norm_epsilon;
     model.layer_inputs_norm = {nullptr, nullptr, PN_RMS_NORM, model.shape.norm_epsilon};
     for (Layer &layer : model.layers)
-        for (Norm *norm : {&layer.input_norm, &layer.attention_norm, &layer.attention_out_norm,
+        for (Norm *norm : {&layer.input_norm, &layer.mixer_norm, &layer.attention_norm,
+                           &layer.attention_out_norm,
                            &layer.mlp_out_norm, &layer.input_out_norm, &layer.router_norm,
                            &layer.experts_in_norm, &layer.dense_out_norm,
                            &layer.experts_out_norm}) {
@@ -183,6 +199,8 @@ void set_latent(Model &model, int layer, const pn_latent &latent) {
         norm->kind = PN_RMS_NORM;
         norm->epsilon = latent.epsilon;
     }
+    own.index_norm.kind = PN_LAYER_NORM;
+    own.index_norm.epsilon = latent.epsilon;
     lay_cache(model);
 }
 
@@ -198,7 +216,11 @@ void set_mixer(Model &model, int layer, const pn_mixer &shape) {
 }
 
 const char *Model::missing() const {
+    bool chosen = false; /* by an index before */
     for (const Layer &layer : layers) {
+        chosen = chosen || layer.latent.indexes();
+        if (layer.latent.shape.most_keys > 0 && !chosen)
+            return "no layer up to one that sees chosen keys has an index";
         if (const char *fault = missing_of(layer))
             return fault;
         if (const char *fault = fault_of_sharing(*this, layer))
@@ -215,7 +237,7 @@ const char *Model::missing() const {
         const int turned = rotation == PN_NOT_TURNED ? 0 : rotary[rotation].size;
         if (turned > layer.traits.head_size)
             return "a rotary table is for larger heads";
-        if (layer.latent.any() && turned != layer.latent.shape.turned)
+        if (layer.latent.any() && turned != 0 && turned != layer.latent.shape.turned)
             return "a latent key is turned by a table of another size";
         if (layer.traits.grows && growth == nullptr)
             return "the growth of queries is not set";
@@ -247,11 +269,14 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         return "there are no such norms";
     for (const int32_t value : {layer.gated, layer.norms_by_head, layer.norms_together,
                                 layer.parallel, layer.grows, layer.attends,
-                                layer.gated_attention, layer.slides})
+                                layer.gated_attention, layer.slides, layer.detours})
         if (!is_switch(value))
             return "a layer's switch is neither 0 nor 1";
     if (layer.slides && layer.window == 0)
         return "a layer that slides has a window";
+    if (layer.detours && (!layer.attends || layer.parallel ||
+                          (layer.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) != 0))
+        return "a layer that detours attends, and has no norms after";
     if (layer.norms_together && !layer.norms_by_head)
         return "norms over all heads have weights by head";
     if (layer.parallel && (layer.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) != 0)
@@ -289,6 +314,14 @@ const char *fault_of(const Model &model, int layer, const pn_latent &latent) {
     if (latent.plain < 1 || latent.value < 1 || latent.query_rank < 0 || latent.query_rank > most ||
         heads * latent.plain > most || heads * latent.value > most)
         return "latent attention's sizes are out of range";
+    if (latent.most_keys < 0 || latent.index_heads < 0 || latent.index_heads > most ||
+        (latent.most_keys == 0 && latent.index_heads > 0))
+        return "an index is of layers in which a token may see but some keys";
+    if (latent.index_heads > 0 &&
+        (latent.query_rank == 0 || latent.index_size < latent.turned ||
+         latent.index_size % 16 != 0 || latent.index_size > MAX_HEAD_SIZE ||
+         int64_t(latent.index_heads) * latent.index_size > most))
+        return "an index's sizes are out of range";
     return latent.epsilon >= 0.0F ? nullptr : "a latent norm's epsilon is negative";
 }
 
@@ -352,9 +385,13 @@ Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected) {
     switch (which) {
     case PN_QKV:
         expected->rows = place.head_rows();
+        expected->columns = (place.detours() ? 2 : 1) * shape.hidden;
         return &place.qkv;
+    case PN_DETOUR:
+        expected->rows = shape.hidden;
+        return place.detours() ? &place.detour : nullptr;
     case PN_QUERY_UP:
-        expected->rows = place.traits.heads * place.latent.query_size();
+        expected->rows = int32_t(place.latent.query_rows(place.traits.heads));
         expected->columns = place.latent.shape.query_rank;
         return &place.latent.query_up;
     case PN_INPUT_GATE:
@@ -378,6 +415,8 @@ Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected) {
         return &place.down;
     case PN_MIXER_IN:
     case PN_MIXER_OUT:
+    case PN_STEP_UP:
+    case PN_MIXER_GATE_UP:
         return matrix_place(place.mixer, which, shape.hidden, expected);
     default:
         return matrix_place(place.experts, which, shape.hidden, expected);
@@ -401,8 +440,12 @@ const float **vector_place(Model &model, int which, int layer, int *size) {
     const bool by_head = place.traits.norms_by_head != 0;
     switch (which) {
     case PN_INPUT_NORM:
+        *size = (place.detours() ? 2 : 1) * shape.hidden;
         return &place.input_norm.weight;
+    case PN_MIXER_INPUT_NORM:
+        return place.detours() ? &place.mixer_norm.weight : nullptr;
     case PN_INPUT_NORM_BIAS:
+        *size = (place.detours() ? 2 : 1) * shape.hidden;
         return &place.input_norm.bias;
     case PN_ATTENTION_NORM:
         return &place.attention_norm.weight;
@@ -443,6 +486,12 @@ const float **vector_place(Model &model, int which, int layer, int *size) {
     case PN_LATENT_NORM:
         *size = place.latent.shape.rank;
         return &place.latent.norm.weight;
+    case PN_INDEX_NORM:
+        *size = place.latent.index_size();
+        return place.latent.indexes() ? &place.latent.index_norm.weight : nullptr;
+    case PN_INDEX_NORM_BIAS:
+        *size = place.latent.index_size();
+        return place.latent.indexes() ? &place.latent.index_norm.bias : nullptr;
     case PN_INPUT_OUT_NORM:
         return &place.input_out_norm.weight;
     case PN_ROUTER_NORM:

@@ -19,6 +19,7 @@ struct Latent {
     Matrix query_up;
     Norm query_norm;
     Norm norm;
+    Norm index_norm;
     int element = 0; /* of the next two */
     const void *keys = nullptr;
     const void *values = nullptr;
@@ -26,6 +27,14 @@ struct Latent {
     bool any() const { return shape.rank > 0; }
     int query_size() const { return shape.plain + shape.turned; }
     int key_size() const { return shape.rank + shape.turned; }
+    /* Of an index: whether there is one, and what a token has of it in the first product. */
+    bool indexes() const { return shape.index_heads > 0; }
+    int index_size() const { return indexes() ? shape.index_size : 0; }
+    int index_rows() const { return index_size() + shape.index_heads; }
+    /* A token's queries, of attention and then of its index. */
+    int64_t query_rows(int heads) const {
+        return int64_t(heads) * query_size() + int64_t(shape.index_heads) * index_size();
+    }
 };
 
 struct Layer {
@@ -33,9 +42,11 @@ struct Layer {
     Matrix output;
     Matrix gate_up;
     Matrix down;
+    Matrix detour;     /* of a layer that detours: behind its MLP */
     Matrix input_gate; /* of what each layer has as an input of its own */
     Matrix input_up;
     Norm input_norm;
+    Norm mixer_norm;     /* before the mixer of a layer that detours */
     Norm attention_norm; /* before the MLP */
     Norm attention_out_norm;
     Norm mlp_out_norm;
@@ -60,6 +71,7 @@ struct Layer {
     LayerCache cache; /* of a layer that reads another's keys, that one's */
 
     bool reads_others() const { return traits.keys_of >= 0; }
+    bool detours() const { return traits.detours != 0; }
     /* Of what the cache holds of a token. */
     int cached_heads() const { return latent.any() ? 1 : traits.kv_heads; }
     int key_size() const { return latent.any() ? latent.key_size() : traits.head_size; }
@@ -74,9 +86,10 @@ struct Layer {
         const pn_latent &own = latent.shape;
         return own.query_rank > 0 ? own.query_rank : traits.heads * latent.query_size();
     }
+    int index_key() const { return latent_key() + latent.key_size(); }
     int head_rows() const {
         if (latent.any())
-            return latent_key() + latent.key_size();
+            return index_key() + latent.index_rows();
         return gates() + (traits.gated_attention ? attended_size() : 0);
     }
     int attended_size() const { return traits.heads * value_size(); }
@@ -133,6 +146,8 @@ struct Model {
     Buffer<float> queries;   /* of latent attention: before, and in, attention, and its results */
     Buffer<float> attending;
     Buffer<float> expanded;
+    Buffer<uint64_t> chosen;     /* by token a bit a position: what its index has chosen */
+    Buffer<float> index_scores;  /* of some tokens, by position; twice */
     Buffer<float> inputs; /* (tokens, layers, layer_inputs) */
     Buffer<float> projected;
     Buffer<float> attended;
@@ -142,6 +157,9 @@ struct Model {
     Buffer<float> gated;
     Buffer<float> branch; /* what is added to hidden states after a norm, or beside attention */
     Buffer<float> both;   /* of an MLP and of experts apart from it */
+    Buffer<float> embedded; /* of layers that detour: the embeddings, */
+    Buffer<float> beside;   /* the hidden states with them behind, */
+    Buffer<float> aside;    /* and what a mixer sees */
     Buffer<float> partials;
     Buffer<float> scratch;
     Buffer<int8_t> quantised;
@@ -152,6 +170,7 @@ struct Model {
     ExpertRoom experts;
 
     int input_values() const { return shape.layers * traits.layer_inputs; }
+    bool detours() const;
 
     /* Of the layers that attend: see `Plan`. */
     int most_together() const;

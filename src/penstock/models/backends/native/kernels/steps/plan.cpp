@@ -28,6 +28,7 @@ void Plan::number_tokens(const pn_step_input &input) {
         for (int token = begin; token < input.subsequence_begins[at + 1]; token++) {
             sequence[size_t(token)] = at;
             position[size_t(token)] = input.past_lens[at] + token - begin;
+            longest = position[size_t(token)] + 1 > longest ? position[size_t(token)] + 1 : longest;
         }
     }
 }

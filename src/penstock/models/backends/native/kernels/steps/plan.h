@@ -39,6 +39,10 @@ struct Plan {
     std::vector<Apart> apart;
     std::vector<int> apart_of; /* by token: its index in `apart`, or -1 */
     int64_t partials = 0;      /* floats */
+    int longest = 0;           /* tokens that one sees at most, itself included */
+
+    /* Of 64 bits, one for each of those. */
+    int64_t words() const { return (int64_t(longest) + 63) / 64; }
 
   private:
     void number_tokens(const pn_step_input &input);

@@ -29,7 +29,14 @@ void Step::run() {
 void Step::work(int thread) {
     if (thread == 0)
         lap_ = std::chrono::steady_clock::now();
-    each_row(input_.tokens, [&](int token) { embed(token); });
+    const bool detours = model_.detours();
+    each_row(input_.tokens, [&](int token) {
+        embed(token);
+        const int64_t at = int64_t(token) * shape_.hidden;
+        if (detours)
+            memcpy(model_.embedded.get() + at, model_.hidden.get() + at,
+                   size_t(shape_.hidden) * sizeof(float));
+    });
     if (model_.traits.layer_inputs > 0)
         make_inputs();
     for (int index = 0; index < shape_.layers; index++) {
@@ -106,7 +113,7 @@ void Step::layer(int index, int thread) {
     const Rows rows = past_attention(index + 1 == shape_.layers);
     if (layer.traits.parallel)
         mlp_beside(index, rows, thread);
-    if (layer.traits.attends) {
+    if (layer.traits.attends && !layer.detours()) {
         quantise_attended(layer, rows);
         lap(thread, PN_PHASE_ROWS);
         give_back(layer.output, layer.attention_out_norm, rows, layer.output_bias,
@@ -123,12 +130,13 @@ void Step::layer(int index, int thread) {
                   scale * layer.mixer.shape.scale,
                   added_to(PN_MIXER_OUT, index,
                            alone ? model_.mixed.get() : model_.mixed_out.get(),
-                           alone ? layer.mixer.rows() : layer.mixer.values(), rows.wanted, true));
+                           alone ? layer.mixer.stride() : layer.mixer.values(), rows.wanted,
+                           true));
         lap(thread, PN_PHASE_OUTPUT);
     }
     if (layer.traits.parallel)
         add_branch({}, rows, scale);
-    else
+    else if (!layer.detours())
         mlp(index, rows, thread);
     if (model_.traits.layer_inputs > 0)
         take_own_input(index, rows, thread);
@@ -145,6 +153,8 @@ void Step::layer(int index, int thread) {
 void Step::see_others(int index, int thread) {
     const Layer &layer = model_.layers[size_t(index)];
     const Mixer &mixer = layer.mixer;
+    if (layer.detours())
+        return detour(index, thread);
     const Matrix &first = layer.traits.attends ? layer.qkv : mixer.in;
     if (first.packed == nullptr)
         return;
@@ -158,19 +168,15 @@ void Step::see_others(int index, int thread) {
         of.added = added_to(PN_QKV, index, plain, shape_.hidden, false, true);
         product(of, input_.tokens);
     }
-    if (mixer.any()) {
-        Product of{&mixer.in, &in, Outlet::store, model_.mixed.get(), mixer.rows(),
-                   mixer.in_bias};
-        of.added = added_to(PN_MIXER_IN, index, plain, shape_.hidden, false, true);
-        product(of, input_.tokens);
-    }
+    if (mixer.any())
+        mix_in(index, plain);
     lap(thread, PN_PHASE_QKV);
     /* Past the last keys and values only the tokens count whose logits are wanted. */
     if (layer.traits.attends)
         attention(index, thread, index + 1 == shape_.layers);
     lap(thread, PN_PHASE_ATTENTION);
     if (mixer.any())
-        mix(mixer, thread);
+        mix(index, thread);
 }
 
 /* Rows of `branch` to the hidden states, normed where there is a norm. */

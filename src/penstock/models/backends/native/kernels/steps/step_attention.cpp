@@ -8,6 +8,8 @@ void Step::attention(int index, int thread, bool wanted_only) {
         turn_latent(index);
     else
         each_row(input_.tokens, [&](int token) { turn(layer, token); });
+    if (layer.latent.indexes() && chooses(layer))
+        choose_keys(layer);
     lap(thread, PN_PHASE_ROTATION);
     attend(layer, thread, wanted_only);
 }
@@ -78,6 +80,8 @@ void Step::attend(const Layer &layer, int thread, bool wanted_only) {
     const int64_t stride = latent ? int64_t(heads) * layer.key_size() : layer.head_rows();
     const int size = layer.value_size();
     const int pieces = int(plan_.pieces.size()) * parts;
+    const int64_t words = plan_.words();
+    const uint64_t *chosen = chooses(layer) ? model_.chosen.get() : nullptr;
     model_.team.phase(pieces, 1, [&](int begin, int end) {
         for (int at = begin; at < end; at++) {
             /* The longest first: a prompt's last tokens have most to look at. */
@@ -103,6 +107,8 @@ void Step::attend(const Layer &layer, int thread, bool wanted_only) {
             of.blocks = blocks_of(layer, piece.sequence);
             of.block_size = shape_.block_size;
             of.window = layer.traits.window;
+            of.chosen = chosen == nullptr ? nullptr : chosen + piece.first_token * words;
+            of.chosen_stride = words;
             of.soft_cap = layer.traits.soft_cap;
             of.sinks = layer.sinks == nullptr ? nullptr : layer.sinks + first_head;
             of.first_split = piece.first_split;

@@ -30,13 +30,16 @@ void Step::turn_latent(int index) {
                           plain == nullptr ? nullptr : plain + int64_t(token) * rank);
         });
         queries = model_.queries.get();
-        stride = int64_t(layer.traits.heads) * own.query_size();
+        stride = own.query_rows(layer.traits.heads);
         Product of{&own.query_up, &in, Outlet::store, queries, stride, nullptr};
         of.added = added_to(PN_QUERY_UP, index, plain, rank, false, true);
         product(of, input_.tokens);
     }
-    each_row(input_.tokens,
-             [&](int token) { turn_latent(layer, queries + token * stride, token); });
+    each_row(input_.tokens, [&](int token) {
+        turn_latent(layer, queries + token * stride, token);
+        if (own.indexes())
+            turn_index(layer, queries + token * stride, token);
+    });
     absorb(layer, queries, stride);
 }
 

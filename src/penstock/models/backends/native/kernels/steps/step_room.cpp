@@ -25,6 +25,7 @@ void Step::make_room() {
     int64_t gates = 0;
     int64_t mixed_out = 0;
     bool branches = false;
+    bool chooses = false;
     const auto widen = [&](const Matrix &matrix) {
         const int64_t padded = int64_t(matrix.groups) * matrix.group;
         columns = most(columns, padded * input_bytes(matrix));
@@ -37,6 +38,7 @@ void Step::make_room() {
         widen(layer.output);
         widen(layer.gate_up);
         widen(layer.down);
+        widen(layer.detour);
         widen(layer.input_gate);
         widen(layer.input_up);
         widen(layer.latent.query_up);
@@ -49,7 +51,9 @@ void Step::make_room() {
             const Mixer &mixer = layer.mixer;
             widen(mixer.in);
             widen(mixer.out);
-            mixed = most(mixed, mixer.rows());
+            widen(mixer.step_up);
+            widen(mixer.gate_up);
+            mixed = most(mixed, mixer.stride());
             gates = most(gates, int64_t(mixer.shape.value_heads) * GATES);
             mixed_out = most(mixed_out, mixer.values());
         }
@@ -59,7 +63,8 @@ void Step::make_room() {
             attended = most(attended, layer.attended_size());
         }
         if (layer.latent.any()) {
-            latent_queries = most(latent_queries, int64_t(own.heads) * layer.latent.query_size());
+            latent_queries = most(latent_queries, layer.latent.query_rows(own.heads));
+            chooses = chooses || this->chooses(layer);
             attending = most(attending, int64_t(own.heads) * layer.key_size());
             expanded = most(expanded, layer.output_columns());
         }
@@ -79,11 +84,17 @@ void Step::make_room() {
     model_.queries.need(tokens * latent_queries);
     model_.attending.need(tokens * attending);
     model_.expanded.need(tokens * expanded);
+    model_.chosen.need(chooses ? tokens * plan_.words() : 0);
+    model_.index_scores.need(chooses ? 2 * CHOOSING * plan_.longest : 0);
     model_.inputs.need(tokens * model_.input_values());
     model_.projected.need(tokens * model_.input_values());
     model_.gated.need(tokens * most(intermediate, model_.traits.layer_inputs));
     model_.branch.need(branches ? tokens * shape_.hidden : 0);
     model_.both.need(apart ? tokens * shape_.hidden : 0);
+    const int64_t aside = model_.detours() ? tokens * shape_.hidden : 0;
+    model_.embedded.need(aside);
+    model_.beside.need(2 * aside);
+    model_.aside.need(aside);
     model_.partials.need(plan_.partials);
     model_.scratch.need(int64_t(model_.team.threads()) * ATTENTION_SCRATCH);
     model_.quantised.need(rows * columns + 64);

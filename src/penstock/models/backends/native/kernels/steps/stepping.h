@@ -1,6 +1,7 @@
 /* One step of one model: what its threads do together. step.cpp has the way through the layers,
- * step_attention.cpp and step_latent.cpp their attention, step_mixer.cpp what stands in its place,
- * step_inputs.cpp the layers' own inputs, adapters/step_adapters.cpp what adapters add. */
+ * step_attention.cpp and step_latent.cpp their attention, step_index.cpp the keys that an index
+ * chooses, step_mixer.cpp what stands in attention's place, step_inputs.cpp the layers' own inputs,
+ * adapters/step_adapters.cpp what adapters add. */
 #pragma once
 
 #include <chrono>
@@ -36,6 +37,8 @@ class Step {
     void add_features(int index, int token);
     void layer(int index, int thread);
     void see_others(int index, int thread);
+    void detour(int index, int thread);
+    void mix_in(int index, const float *plain);
     void take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden);
     Rows past_attention(bool last);
     void mlp(int index, const Rows &rows, int thread);
@@ -75,11 +78,16 @@ class Step {
 
     void turn_latent(int index);
     void turn_latent(const Layer &layer, float *queries, int token);
+    void turn_index(const Layer &layer, float *queries, int token);
+    bool chooses(const Layer &layer) const;
+    void choose_keys(const Layer &layer);
+    void choose_keys_of(const Layer &layer, int token, float *scores, float *copy);
     void absorb(const Layer &layer, const float *queries, int64_t stride);
     void expand(const Layer &layer, const Rows &rows);
 
     float *state_of(const Mixer &mixer, int sequence) const;
-    void mix(const Mixer &mixer, int thread);
+    void mix(int index, int thread);
+    void widen(int index);
     void convolve(const Mixer &mixer);
     void gate(const Mixer &mixer, int token);
     void recur(const Mixer &mixer);

@@ -50,6 +50,21 @@ template <int COUNT> inline void cap_scores(float *scores, float soft_cap) {
         }
 }
 
+/* Scores of a split from `start` on, at positions [begin, end), without those that were not chosen. */
+inline void hide_others(const uint64_t *chosen, int start, int begin, int end, float *scores) {
+    for (int position = begin; position < end; position++)
+        if ((chosen[position / 64] >> (position % 64) & 1) == 0)
+            scores[position - start] = MASKED;
+}
+
+/* Whether one of these queries sees one of the sixteen keys from `position` on. */
+inline bool sees_some(const Attention &of, int item, int count, int position) {
+    uint64_t bits = 0;
+    for (int token = item / of.heads; token <= (item + count - 1) / of.heads; token++)
+        bits |= of.chosen[token * of.chosen_stride + position / 64];
+    return (bits >> (position % 64) & 0xFFFF) != 0;
+}
+
 /* COUNT queries from the `item`-th on; items go by token, then by head. */
 template <int COUNT, bool SMALL> void attend_some(const Attention &of, int item) {
     float *scores = of.scratch;
@@ -96,6 +111,8 @@ template <int COUNT, bool SMALL> void attend_some(const Attention &of, int item)
         if constexpr (SMALL)
             score_small<COUNT>(of, parted, start, first, last, scores);
         for (int position = first; position < last; position += WIDE) {
+            if (of.chosen != nullptr && !sees_some(of, item, COUNT, position))
+                continue; /* none of these scores will be read */
             if constexpr (!SMALL) {
                 fetch_ahead(of, position);
                 scores_of<COUNT>(of, some, position, scores + position - start);
@@ -109,6 +126,9 @@ template <int COUNT, bool SMALL> void attend_some(const Attention &of, int item)
             const bool none_seen = some.begin[q] >= some.end[q];
             const int begin = none_seen ? last : some.begin[q];
             const int end = none_seen ? last : some.end[q];
+            if (of.chosen != nullptr)
+                hide_others(of.chosen + (item + q) / of.heads * of.chosen_stride, start, begin,
+                            end, scores + q * SPLIT);
             fresh_maxima[q] = soften(scores + q * SPLIT, begin - start, end - start, first - start,
                                      last - start, &fresh_sums[q]);
             if (SMALL)

@@ -211,7 +211,7 @@ struct LatentHeads {
     int turned;
     int plain;
     Norm norm;
-    const float *cosines; /* of the token's position */
+    const float *cosines; /* of the token's position; null: nothing is turned */
     const float *sines;
     float scale;
     float *attending; /* (heads, rank + turned): the last of each head are written */
@@ -220,6 +220,33 @@ struct LatentHeads {
     int64_t values_offset;
     int block_size;
     int slot;
+};
+
+/* One token's queries of an index, and its key of it. */
+struct IndexHeads {
+    float *queries; /* (heads, size), in place: their first `turned` are turned */
+    float *key;     /* (size), in place: normed, then the same */
+    int heads;
+    int size;
+    int turned;
+    Norm norm;
+    const float *cosines; /* of the token's position; null: nothing is turned */
+    const float *sines;
+    uint16_t *to; /* where its key lies in the cache */
+};
+
+/* What an index says of the keys before a token: by position the sum over its heads of a weight times
+ * what is above 0 of query times key. */
+struct IndexScores {
+    const float *queries; /* (heads, size) */
+    const float *weights; /* (heads) */
+    int heads;
+    int size; /* a multiple of 16 */
+    const uint16_t *cache; /* this layer's keys of the index in block 0 */
+    int64_t block_stride;
+    int block_size;
+    const int32_t *blocks; /* the sequence's */
+    float *scores;
 };
 
 /* Attention of some tokens of one sequence, for the heads that share a head of keys and values. */
@@ -239,6 +266,8 @@ struct Attention {
     const int32_t *blocks;  /* the sequence's */
     int block_size;
     int window;             /* keys that a query sees at most; 0: all */
+    const uint64_t *chosen; /* its first token's bits by position: whether it is seen; or null */
+    int64_t chosen_stride;  /* from token to token */
     float soft_cap;         /* c: scores become c tanh(score / c); 0: they do not */
     const float *sinks;     /* one of each of these heads, or null */
     int first_split;
@@ -324,8 +353,9 @@ struct Gating {
     int value_heads;
     int key_size;
     bool delta;           /* the gated delta rule; else a state space's discretisation */
-    const float *steps;   /* (value_heads) */
-    const float *weights; /* the same; of the delta rule */
+    bool keyed;           /* of the delta rule: a step for each element of a key */
+    float *steps;         /* (value_heads); keyed (key_heads, key_size): decays take their place */
+    const float *weights; /* (value_heads); of the delta rule */
     const float *step_bias;
     const float *rates;
     float step_scale; /* before the bias is added */
@@ -336,12 +366,13 @@ struct Gating {
 
 /* Some columns of one head's state along some tokens of a sequence: S = decay S + key added, where
  * added is the value times its weight; by the delta rule less what the key finds in decay S. Then
- * out = query S, of a state space + skip value. */
+ * out = query S, of a state space + skip value. With `decays`, each row of S has its own. */
 struct Recurrence {
     const float *queries; /* the first token's, this head's; `stride` to the next */
     const float *keys;
     const float *values;
     int64_t stride;
+    const float *decays; /* (key_size) of the first token, `stride` to the next; or null */
     const float *gates;
     int64_t gates_stride;
     int tokens;
@@ -371,6 +402,7 @@ struct Outcome {
     } norm;
 };
 
+constexpr int CHOOSING = 16; /* tokens whose keys are chosen at once */
 constexpr int QUERIES = 8; /* that an attention computes side by side */
 constexpr int MAX_HEAD_SIZE = 512;
 constexpr int MAX_TURNED = 256; /* of latent attention's keys */
@@ -422,6 +454,9 @@ struct Kernels {
     void (*give_out)(const Outcome &outcome);
     /* x *= by, or 1 / (1 + e^-by); `size` is a multiple of 16. */
     void (*multiply)(float *x, const float *by, int size, bool switches);
+    void (*index_heads)(const IndexHeads &heads);
+    /* Positions [begin, end). */
+    void (*index_scores)(const IndexScores &scores, int begin, int end);
 };
 
 constexpr int64_t PEAK_PRODUCTS = 1536;

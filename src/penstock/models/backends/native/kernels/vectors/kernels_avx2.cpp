@@ -4,6 +4,7 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
+#include "index.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -34,6 +35,8 @@ const Kernels KERNELS_AVX2 = {
     avx2::recur,
     avx2::give_out,
     avx2::multiply,
+    avx2::index_heads,
+    avx2::index_scores,
 };
 
 } // namespace penstock

@@ -4,6 +4,7 @@
 #include "vector_avx512.h"
 
 #include "attention.inl.h"
+#include "index.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -34,6 +35,8 @@ const Kernels KERNELS_AVX512 = {
     avx512::recur,
     avx512::give_out,
     avx512::multiply,
+    avx512::index_heads,
+    avx512::index_scores,
 };
 
 } // namespace penstock

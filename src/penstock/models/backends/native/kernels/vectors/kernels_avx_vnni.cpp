@@ -4,6 +4,7 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
+#include "index.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
@@ -34,6 +35,8 @@ const Kernels KERNELS_AVX_VNNI = {
     avx_vnni::recur,
     avx_vnni::give_out,
     avx_vnni::multiply,
+    avx_vnni::index_heads,
+    avx_vnni::index_scores,
 };
 
 } // namespace penstock

@@ -102,9 +102,23 @@ inline void to_unit_length(const Gating &of) {
     }
 }
 
+/* Each element's decay, in the place of its step. */
+inline void decay_elements(const Gating &of) {
+    for (int head = 0; head < of.key_heads; head++) {
+        const Floats rate = spread(of.rates[head]);
+        for (int at = head * of.key_size; at < (head + 1) * of.key_size; at += LANES) {
+            const Floats scaled = mul(load(of.steps + at), spread(of.step_scale));
+            const Floats step = soft_plus(add(scaled, load(of.step_bias + at)));
+            store(of.steps + at, exponential_of_negative(sub(zero(), mul(step, rate))));
+        }
+    }
+}
+
 void gating(const Gating &of) {
     if (of.delta)
         to_unit_length(of);
+    if (of.keyed)
+        decay_elements(of);
     const int each = of.value_heads / of.key_heads;
     for (int first = 0; first < of.value_heads; first += LANES) {
         const int count = of.value_heads - first < LANES ? of.value_heads - first : LANES;
@@ -113,7 +127,7 @@ void gating(const Gating &of) {
         float weights[LANES];
         for (int lane = 0; lane < LANES; lane++) {
             const int head = first + (lane < count ? lane : 0);
-            steps[lane] = of.steps[head] * of.step_scale + of.step_bias[head];
+            steps[lane] = of.keyed ? 0.0F : of.steps[head] * of.step_scale + of.step_bias[head];
             rates[lane] = of.rates[head];
             weights[lane] = of.delta ? of.weights[head] : 0.0F;
         }
@@ -144,14 +158,24 @@ template <int VECTORS> struct Found {
     }
 };
 
+/* How a state's rows decay, and whether what a key finds is taken from its value. */
+enum class Rule { state_space, delta, keyed_delta };
+
 /* Some columns of one head's state along all tokens. Between two tokens the state is read and written
  * once: what the one adds, and what the next one finds. */
-template <int VECTORS, bool DELTA> void recur_columns(const Recurrence &of, int column) {
+template <int VECTORS, Rule RULE> void recur_columns(const Recurrence &of, int column) {
+    constexpr bool DELTA = RULE != Rule::state_space;
+    constexpr bool KEYED = RULE == Rule::keyed_delta;
     Found<VECTORS> found;
     float *state = of.state + column;
     found.clear();
     const float *query = of.queries;
     const float *key = of.keys;
+    const float *decays = of.decays;
+    /* Where rows decay apart, keys and queries look for what their token leaves of each. */
+    const auto seen = [&](const float *values, int row) {
+        return spread(KEYED ? values[row] * decays[row] : values[row]);
+    };
     if (of.fresh) {
         for (int row = 0; row < of.key_size; row++)
             for (int vector = 0; vector < VECTORS; vector++)
@@ -163,16 +187,16 @@ template <int VECTORS, bool DELTA> void recur_columns(const Recurrence &of, int 
                 const int half = row % 2;
                 if (DELTA)
                     found.by_key[half][vector] =
-                        fma(spread(key[row]), own, found.by_key[half][vector]);
+                        fma(seen(key, row), own, found.by_key[half][vector]);
                 found.by_query[half][vector] =
-                    fma(spread(query[row]), own, found.by_query[half][vector]);
+                    fma(seen(query, row), own, found.by_query[half][vector]);
             }
     }
     for (int token = 0; token < of.tokens; token++) {
         const float *gates = of.gates + token * of.gates_stride;
         const float *value = of.values + column + token * of.stride;
         float *out = of.out + column + token * of.out_stride;
-        const Floats decay = spread(gates[0]);
+        const Floats decay = spread(KEYED ? 1.0F : gates[0]);
         const Floats weight = spread(gates[1]);
         const Floats match = spread(gates[2]);
         Floats added[VECTORS];
@@ -180,29 +204,35 @@ template <int VECTORS, bool DELTA> void recur_columns(const Recurrence &of, int 
             const Floats own = load(value + vector * LANES);
             Floats fresh = own;
             if (DELTA) {
-                const Floats known =
-                    mul(decay, add(found.by_key[0][vector], found.by_key[1][vector]));
-                fresh = sub(own, known);
+                const Floats all = add(found.by_key[0][vector], found.by_key[1][vector]);
+                fresh = sub(own, KEYED ? all : mul(decay, all));
             }
             added[vector] = mul(fresh, weight);
-            Floats sum = mul(decay, add(found.by_query[0][vector], found.by_query[1][vector]));
+            Floats sum = add(found.by_query[0][vector], found.by_query[1][vector]);
+            if (!KEYED)
+                sum = mul(decay, sum);
             sum = fma(match, added[vector], sum);
             if (!DELTA)
                 sum = fma(spread(of.skip), own, sum);
             store(out + vector * LANES, sum);
         }
         const float *before = key;
+        const float *decayed = decays;
+        const auto left = [&](int row) { return KEYED ? spread(decayed[row]) : decay; };
         const bool more = token + 1 < of.tokens;
         if (!more) {
             for (int row = 0; row < of.key_size; row++)
                 for (int vector = 0; vector < VECTORS; vector++) {
                     float *place = state + int64_t(row) * of.value_size + vector * LANES;
-                    store(place, fma(spread(before[row]), added[vector], mul(decay, load(place))));
+                    store(place,
+                          fma(spread(before[row]), added[vector], mul(left(row), load(place))));
                 }
             return;
         }
         query += of.stride;
         key += of.stride;
+        if (KEYED)
+            decays += of.stride;
         found.clear();
         for (int row = 0; row < of.key_size; row += 2)
 #pragma GCC unroll 2
@@ -212,35 +242,44 @@ template <int VECTORS, bool DELTA> void recur_columns(const Recurrence &of, int 
                     const int at = row + half;
                     float *place = state + int64_t(at) * of.value_size + vector * LANES;
                     const Floats own =
-                        fma(spread(before[at]), added[vector], mul(decay, load(place)));
+                        fma(spread(before[at]), added[vector], mul(left(at), load(place)));
                     store(place, own);
                     if (DELTA)
                         found.by_key[half][vector] =
-                            fma(spread(key[at]), own, found.by_key[half][vector]);
+                            fma(seen(key, at), own, found.by_key[half][vector]);
                     found.by_query[half][vector] =
-                        fma(spread(query[at]), own, found.by_query[half][vector]);
+                        fma(seen(query, at), own, found.by_query[half][vector]);
                 }
     }
 }
 
-void recur(const Recurrence &of) {
+template <Rule RULE> void recur_by(const Recurrence &of) {
     constexpr int MANY = 4;
     int column = of.first_column;
     for (; column + MANY * LANES <= of.last_column; column += MANY * LANES)
-        of.delta ? recur_columns<MANY, true>(of, column) : recur_columns<MANY, false>(of, column);
+        recur_columns<MANY, RULE>(of, column);
     for (; column < of.last_column; column += WIDE)
-        of.delta ? recur_columns<PER_WIDE, true>(of, column)
-                 : recur_columns<PER_WIDE, false>(of, column);
+        recur_columns<PER_WIDE, RULE>(of, column);
+}
+
+void recur(const Recurrence &of) {
+    if (of.decays != nullptr)
+        return recur_by<Rule::keyed_delta>(of);
+    of.delta ? recur_by<Rule::delta>(of) : recur_by<Rule::state_space>(of);
 }
 
 inline void gate_all(const Outcome &of) {
     const Floats scale = spread(of.gate_scale);
-    for (int at = 0; at < of.size; at += LANES)
-        store(of.row + at, mul(load(of.row + at), swish(mul(load(of.gates + at), scale))));
+    const bool switches = of.order == PN_NORM_THEN_SWITCH;
+    for (int at = 0; at < of.size; at += LANES) {
+        const Floats gate = mul(load(of.gates + at), scale);
+        store(of.row + at, mul(load(of.row + at), switches ? sigmoid(gate) : swish(gate)));
+    }
 }
 
 void give_out(const Outcome &of) {
-    if (of.order != PN_NORM_THEN_GATE)
+    const bool normed_first = of.order == PN_NORM_THEN_GATE || of.order == PN_NORM_THEN_SWITCH;
+    if (!normed_first)
         gate_all(of);
     if (of.order == PN_GATE_ALONE)
         return;
@@ -249,7 +288,7 @@ void give_out(const Outcome &of) {
         const Norm how = {of.norm.weight + first, nullptr, PN_RMS_NORM, of.norm.epsilon};
         norm_some(own, how, moments_of(own, of.norm.size, how), 0, of.norm.size, own);
     }
-    if (of.order == PN_NORM_THEN_GATE)
+    if (normed_first)
         gate_all(of);
 }
 

@@ -308,7 +308,8 @@ struct LatentTurn {
 
 void latent_heads(const LatentHeads &heads) {
     const int size = heads.rank + heads.turned;
-    const LatentTurn turning{heads.turned, heads.turned, heads.cosines, heads.sines};
+    const int rotated = heads.cosines == nullptr ? 0 : heads.turned;
+    const LatentTurn turning{rotated, heads.turned, heads.cosines, heads.sines};
     for (int head = 0; head < heads.heads; head++) {
         float *query = heads.queries + int64_t(head) * (heads.plain + heads.turned);
         float *to = heads.attending + int64_t(head) * size + heads.rank;
