@@ -47,8 +47,9 @@ SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
 DELTA = {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 TWO_KINDS = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 32}
-INDEX = {"index_n_heads": 12}
-"""With fewer, many keys have a sum of 0, and which of them are chosen is open."""
+INDEX = {"index_n_heads": 12, "index_topk": 36}
+"""With fewer heads many keys have a sum of 0, and which of them are chosen is open; with fewer keys what
+low bit turns of their choice decides the answers."""
 LATENT = {"num_key_value_heads": 4, "head_dim": 16}
 
 SPECIAL: dict[str, dict[str, Any]] = {

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BLOCK = 64  # every format's rows are whole blocks of this many weights
+_ASKED_FOR_ITS_TYPE = "weights_proj"
+"""Of an index (DeepSeek V3.2, GLM-5), which takes its input in the type of its weights."""
 
 
 @cache
@@ -67,13 +69,16 @@ def read_directly(module: Any) -> set[nn.Module]:
 def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, Any]]:
     """(parent, name, layer) of every linear layer whose rows are whole blocks.
 
-    A router is left out even where its matrix is a layer of its own (Gemma 4): it stays as stored.
+    A router is left out even where its matrix is a layer of its own (Gemma 4): it stays as stored. So
+    do the few weights of an index.
     """
     transposed = transformers_module("pytorch_utils").Conv1D
     for parent in module.modules():
         if type(parent).__name__.endswith("Router"):
             continue
         for name, child in parent.named_children():
+            if name == _ASKED_FOR_ITS_TYPE:
+                continue
             # Routers that subclass it return more than a product.
             if type(child) in {nn.Linear, transposed} and matrix_of(child).shape[1] % BLOCK == 0:
                 yield parent, name, child

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.architecture.elements import Norm
 from penstock.models.architecture.facts import NotDescribed
@@ -40,7 +40,7 @@ def _indexed(facts: Facts, count: int) -> list[bool]:
             facts.whole("index_skip_topk_offset", 2),
         )
         return [max(index - first + 1, 0) % max(distance, 1) == 0 for index in range(count)]
-    kinds = [str(kind) for kind in cast("list[Any]", list(stated))]
+    kinds = [str(kind) for kind in list(stated)]
     unknown = sorted(set(kinds) - _KINDS.keys())
     if unknown or len(kinds) < count or not _KINDS[kinds[0]]:
         raise NotDescribed(f"indexes of layers {kinds}")

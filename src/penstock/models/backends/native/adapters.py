@@ -175,10 +175,9 @@ def own_pairs(model: Architecture, weights: Weights, form: Format) -> OwnPairs:
                 f"{index}.pair{number}", lambda own, of=part: _pack(own, of, form)
             )
             kind: torch.dtype = getattr(torch, found.facts["type"])
-            both = torch.from_numpy(np.array(found.values)).view(kind)
-            down, up = both.split((part.down.rows * part.columns, part.up.rows * part.down.rows))
-            down = down.reshape(part.down.rows, part.columns)
-            up = up.reshape(part.up.rows, part.down.rows)
+            both: torch.Tensor = torch.as_tensor(np.array(found.values)).view(kind)
+            size, rank = part.down.rows * part.columns, part.down.rows
+            down, up = both[:size].view(rank, part.columns), both[size:].view(part.up.rows, rank)
             pairs[index, part.matrix] = Pair(down, up, 1.0)
     return pairs
 

@@ -162,7 +162,8 @@ def _located(parts: tuple[Rows, ...], weights: Weights) -> tuple[Rows, ...]:
         return parts
     base, _, own = parts[0].name.rpartition(".")
     name, total = f"{base}.{own.rpartition('_')[2]}", sum(part.rows for part in parts)
-    first, found = 0, []
+    first = 0
+    found: list[Rows] = []
     for part in parts:
         found.append(replace(part, name=name, first=first, total=total))
         first += part.rows
