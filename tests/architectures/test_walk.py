@@ -27,6 +27,8 @@ COARSE = 0.15
 """What rounding of activations to 8 bit may tip in 4 bit, in standard deviations of a row."""
 ROUTERS = 1.5
 """The same of a model with experts, where it may tip a router's choice."""
+INDEXED = 2.5
+"""The same with an index, where it may also tip which keys are seen."""
 
 known = ways.read()
 types = [name for name in known.text if ALL or name in SAMPLE]
@@ -79,8 +81,9 @@ def _expect(folder: Path, way: ways.Way, *, low_bit: bool) -> None:
     expected = way.low_bit if low_bit else way.full
     assert ways.speed(judged.card.running) >= ways.speed(expected), judged
     if low_bit:  # activations are rounded too, and a router makes much of little
-        routed = "expert" in (folder / "config.json").read_text(encoding="utf-8")
-        assert judged.gap < (ROUTERS if routed else COARSE), judged
+        config = (folder / "config.json").read_text(encoding="utf-8")
+        most = INDEXED if "index_topk" in config else ROUTERS if "expert" in config else COARSE
+        assert judged.gap < most, judged
     else:
         assert judged.gap < serve.ROUNDING, judged
         assert judged.equal >= judged.answers - 1, judged
