@@ -13,8 +13,8 @@ import pytest
 
 from penstock.clock import clock
 from penstock.contract.worker import ExchangeCard, WorkerCard
-from penstock.engine.kv_cache import extend_digests
 from penstock.engine.reuse.block_files import BlockFiles, folder_id
+from penstock.engine.reuse.digests import extend_digests
 from penstock.engine.reuse.kv_store import KVStore
 from penstock.errors import BadSettings, StartupError
 from penstock.transport import keys

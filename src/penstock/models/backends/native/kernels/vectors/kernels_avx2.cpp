@@ -4,7 +4,6 @@
 #include "vector_avx2.h"
 
 #include "attention.inl.h"
-#include "index.inl.h"
 #include "mixers.inl.h"
 #include "products.inl.h"
 #include "routing.inl.h"
