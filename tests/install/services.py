@@ -1,8 +1,9 @@
 """The steps for systemd in docs/operations.md, to the letter, in a fresh Debian that is booted then.
 
-`make test-systemd`. The steps run in a chroot; then systemd-nspawn boots it, with no network but its
-own loopback, and what the steps enabled has to serve a chat, to survive a kill and to stop well. Prints
-what systemd finds exposed. Needs root, debootstrap, systemd-nspawn, a package index and 8 GB.
+`make test-systemd`. The steps run in a chroot, up to the first one for systemd itself. Then
+systemd-nspawn boots it, with no network but its own loopback. There the other steps run, and what they
+start has to serve a chat, to survive a kill and to stop well. Prints what systemd finds exposed. Needs
+root, debootstrap, systemd-nspawn, a package index and 8 GB.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ WantedBy=multi-user.target
 """
 CHECK = f"""
 exec > /{REPORT} 2>&1
+@STEPS@
 chat() {{
     for attempt in $(seq 420); do
         curl -sf http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d '{{
@@ -56,12 +58,14 @@ systemctl poweroff
 """
 
 
-def steps() -> str:
-    """Return the commands of the section `systemd`."""
+def steps() -> tuple[str, str]:
+    """Return the commands of the section `systemd`: those before the first for systemd, and the rest."""
     text = (ROOT / "docs/operations.md").read_text()
     _, _, section = text.partition("\n## systemd\n")
     _, _, rest = section.partition("```sh\n")
-    return rest.partition("```")[0]
+    commands = rest.partition("```")[0]
+    at = commands.index("systemctl ")
+    return commands[:at], commands[at:]
 
 
 def boot(root: Path, log: Path) -> str:
@@ -87,14 +91,15 @@ def main() -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     chroot = Chroot(SYSTEM, options.folder, cache=options.pip_cache)
     log_file = options.folder / "steps.log"
+    installing, starting = steps()
     with log_file.open("w") as log:
         chroot.make(log)
         began_s = time.monotonic()
-        code = chroot.run(f"apt install {PACKAGES}\n{steps()}", log)
+        code = chroot.run(f"apt install {PACKAGES}\n{installing}", log)
         seconds = time.monotonic() - began_s
     if code != 0:
         sys.exit(f"the steps failed: {log_file}")
-    (chroot.root / "root/check.sh").write_text(CHECK)
+    (chroot.root / "root/check.sh").write_text(CHECK.replace("@STEPS@", starting))
     (chroot.root / "etc/systemd/system/check.service").write_text(CHECK_UNIT)
     chroot.run("systemctl enable check.service", sys.stdout)
     report = boot(chroot.root, log_file)
