@@ -198,6 +198,15 @@ def test_systemds_worker_may_write_where_weights_go() -> None:
     assert any("PENSTOCK_CONVERTED_DIR=/var/cache/penstock/" in line for line in lines)
 
 
+def test_systemds_steps_make_the_groups_that_not_every_system_has() -> None:
+    (line,) = (
+        one for one in unit_lines("penstock-worker@.service") if "SupplementaryGroups=" in one
+    )
+    guide = (ROOT / "docs/operations.md").read_text()
+    for group in {*line.partition("=")[2].split()} - {"video"}:  # Debian's base has that
+        assert f"groupadd --system --force {group}\n" in guide
+
+
 @pytest.mark.parametrize("name", ["penstock-api.service", "penstock-worker@.service"])
 def test_systemd_finds_little_exposed(name: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
