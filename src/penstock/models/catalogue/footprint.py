@@ -10,6 +10,7 @@ from penstock.models.architecture.facts import NotDescribed
 from penstock.models.architecture.mixers import state_values
 from penstock.models.architecture.reading import describe
 from penstock.models.architecture.sizes import cached_values
+from penstock.models.backends.lean import reach
 from penstock.models.catalogue import published_shapes, quantisation
 from penstock.models.catalogue.context import positions
 from penstock.models.catalogue.gguf import folder as gguf_folder
@@ -60,6 +61,8 @@ _PLAIN_EXPERTS: Final = frozenset({"llama4", "llama4_text", "dbrx", "jetmoe", "s
 """Architectures whose experts bigdl's backend leaves in fp32, as their card states too."""
 _MX_BLOCKS: Final = "_blocks"
 _STATE_WIDTH: Final = 4
+_ON_GPUS: Final = ("int2", "int3", "int4", "fp8", "mxfp4", "q4_0", "q4_1")
+"""Ends of the labels of codes that are held on GPUs."""
 OVERHEAD_BYTES: Final = 1024**3
 """Python, the libraries and a step's buffers."""
 
@@ -117,8 +120,26 @@ def _of_gguf(path: Path) -> list[_Tensor]:
 
 
 def _as_published(spec: ModelSpec, config: dict[str, Any]) -> bool:
-    """Whether a checkpoint's own codes are held."""
-    return spec.backend == "native" and spec.format is None and quantisation.is_stated(config)
+    """Whether a checkpoint's own codes are held: by the native kernels, or on a GPU."""
+    if spec.format is not None or not quantisation.is_stated(config):
+        return False
+    if spec.backend == "native":
+        return True
+    alone = spec.device != "cpu" and spec.tensor_parallel == 1
+    return alone and spec.backend == "transformers" and _on_gpus(config)
+
+
+def _on_gpus(config: dict[str, Any]) -> bool:
+    """Whether the lean decoder computes with the codes of a checkpoint."""
+    try:
+        found, model = quantisation.of_config(config), describe(config)
+    except (quantisation.UnknownQuantisation, NotDescribed):
+        return False
+    sizes = {layer.attention.head_size for layer in model.layers}
+    whole = all(reach.padded_size(size) == size for size in sizes)
+    return (
+        found is not None and found.label.endswith(_ON_GPUS) and whole and not reach.beyond(model)
+    )
 
 
 def _unpacked(tensors: list[_Tensor], config: dict[str, Any]) -> list[_Tensor]:

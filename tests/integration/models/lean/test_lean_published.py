@@ -5,10 +5,12 @@ By torch's operations; `test_code_kernels` has the kernels.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -16,12 +18,14 @@ from penstock.models.backends.lean import joined
 from penstock.models.backends.lean import published as lean_published
 from penstock.models.backends.lean.products import linear
 from penstock.models.backends.lean.weights import matrices
+from penstock.models.catalogue import footprint
 from penstock.models.devices import Cpu
 from penstock.models.loading import checkpoint
 from penstock.models.spec import ModelSpec
 from penstock.models.weights.checkpoint import Checkpoint
+from penstock.models.weights.published.floats import mxfp4
 from tests.fixtures import published
-from tests.fixtures.lean import COMMON, weights_of
+from tests.fixtures.lean import COMMON, module_of, weights_of
 from tests.fixtures.models import randomise, write_model
 from tests.integration.models.published.test_published_checkpoints import FORMATS, GPTQ, coded
 
@@ -63,8 +67,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(path, randomise(LlamaForCausalLM(config)))
 
 
+def spec_of(folder: Path) -> ModelSpec:
+    return ModelSpec("m", "m-cuda", "cuda", None, folder, "transformers")
+
+
 def attempt(folder: Path) -> Assembled | None:
-    spec = ModelSpec("m", "m-cuda", "cuda", None, folder, "transformers")
+    spec = spec_of(folder)
     assert lean_published.applies(spec)
     module = checkpoint.load_module(spec, checkpoint.load_config(spec), torch.float32)
     return lean_published.attempt(spec, module, WithFp8(), lambda share, what: None)
@@ -100,6 +108,18 @@ def test_codes_are_held_as_they_are_published(plain, tmp_path, caplog, name):
                 assert torch.allclose(weight, torch.cat(values), rtol=1e-5, atol=1e-6)
             else:
                 assert torch.equal(weight, torch.cat(values))
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "fp8 in blocks of 128", "bitsandbytes nf4"])
+def test_the_memory_of_codes_is_foretold(plain, tmp_path, name):
+    quantised, convert, _ = WAYS[name]
+    folder, dense = published.write(plain, tmp_path / "m", quantised, convert)
+    foretold = footprint.measure(spec_of(folder)).weights_bytes
+    loaded = attempt(folder)
+    if loaded is None:
+        assert foretold > 0.5 * footprint.measure(spec_of(dense)).weights_bytes
+    else:
+        assert foretold == pytest.approx(loaded.weights_bytes, rel=0.05)
 
 
 def test_matrices_of_one_input_in_several_orders_are_held_as_values(plain, tmp_path):
@@ -148,3 +168,31 @@ def test_experts_are_held_as_they_are_published(tmp_path, monkeypatch, caplog, k
         experts: Any = meant.model.layers[index].mlp.experts
         assert torch.equal(layer.experts.gate_up.widen(torch.float32), experts.gate_up_proj)
         assert torch.equal(layer.experts.down.widen(torch.float32), experts.down_proj)
+
+
+def test_mxfp4_is_held_as_it_is_published(tmp_path):
+    base = write_model(tmp_path / "base", module_of("gpt-oss, 64 each"))
+    state = load_file(base / "model.safetensors")
+    stored, meant = dict(state), dict[str, torch.Tensor]()
+    generator = torch.Generator().manual_seed(3)
+    for key in [key for key in state if key.endswith(("gate_up_proj", "down_proj"))]:
+        count, columns, rows = state[key].shape
+        size = (count, rows, columns // 32)
+        blocks = torch.randint(0, 256, (*size, 16), generator=generator).to(torch.uint8)
+        scales = torch.randint(122, 126, size, generator=generator).to(torch.uint8)
+        del stored[key]
+        stored |= {f"{key}_blocks": blocks, f"{key}_scales": scales}
+        meant[key] = mxfp4(blocks, scales)
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (base / "config.json").write_text(json.dumps(config))
+    loaded = attempt(base)
+    assert loaded is not None
+    assert (loaded.format, loaded.kept.error) == ("mxfp4", 0.0)
+    for index, layer in enumerate(weights_of(loaded).layers):
+        name = f"model.layers.{index}.mlp.experts"
+        assert torch.equal(
+            layer.experts.gate_up.widen(torch.float32), meant[f"{name}.gate_up_proj"]
+        )
+        assert torch.equal(layer.experts.down.widen(torch.float32), meant[f"{name}.down_proj"])
