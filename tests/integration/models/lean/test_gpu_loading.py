@@ -124,6 +124,22 @@ def test_other_families_run_lean_in_16_bits(device, tmp_path, name, kind):
     assert len(answer(loaded)) == NEW
 
 
+@pytest.mark.parametrize("form", ["sym_int4", "fp8"])
+@pytest.mark.parametrize("name", ["qwen3-moe, 64 each", "gpt-oss, 64 each"])
+def test_experts_in_low_bit_run_lean(device, tmp_path, name, form):
+    if form == "fp8" and (lack := device.lacks_fp8()) is not None:
+        pytest.skip(lack)
+    folder = write_model(tmp_path / "m", module_of(name, torch.bfloat16))
+    file = tmp_path / "models.toml"
+    file.write_text(f"[models.m]\npath = '{folder}'\nformat = '{form}'\n")
+    settings = Settings(models_dir=tmp_path, models_file=file)
+    spec = resolve(f"m-{device.kind}", settings)
+    loaded = loader.load(spec, settings, slots=3, progress=lambda *_: None)
+    assert isinstance(loaded.model, LeanModel)
+    assert loaded.card.format == form
+    assert len(answer(loaded)) == NEW
+
+
 def test_spare_places_are_in_the_graphs(device, models_dir):
     """Answers of dead workers go on beside full slots, each where it was, by graphs and a step ahead."""
     settings = Settings(models_dir=models_dir, spare_slots=1.0)
