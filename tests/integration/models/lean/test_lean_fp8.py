@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from penstock.errors import ModelNotLoadable
 from penstock.models import loader
@@ -20,7 +21,7 @@ from penstock.models.devices import Cpu
 from penstock.models.loading import checkpoint
 from penstock.models.spec import ModelSpec
 from penstock.settings import Settings
-from tests.fixtures.lean import module_of, weights_of
+from tests.fixtures.lean import COMMON, module_of, weights_of
 from tests.fixtures.models import randomise, write_model
 
 CPU = torch.device("cpu")
@@ -198,8 +199,10 @@ BACKENDS = {"fp8": "transformers", "sym_int4": "bigdl"}
 
 
 def test_what_is_not_computed_is_refused_in_words(tmp_path):
-    write_model(tmp_path / "m", module_of("llama, heads of 24"))
-    says = r"no fp8 on cuda for this model \(heads of 24 elements\); serve it with format = 'bf16'"
+    config: Any = transformers.LlamaConfig
+    module = transformers.LlamaForCausalLM(config(**COMMON | {"head_dim": 320}))
+    write_model(tmp_path / "m", randomise(module))
+    says = r"no fp8 on cuda for this model \(heads of 320 elements\); serve it with format = 'bf16'"
     with pytest.raises(ModelNotLoadable, match=says):
         low_bit.load(spec_of(tmp_path / "m"), WithFp8(), quiet)
 
@@ -207,7 +210,11 @@ def test_what_is_not_computed_is_refused_in_words(tmp_path):
 @pytest.mark.parametrize("form", BACKENDS)
 @pytest.mark.parametrize(
     "name",
-    ["gemma2", "phi3", "cohere", "starcoder2", "olmo2", "qwen3-moe, 64 each", "gpt-oss, 64 each"],
+    [
+        *("gemma2", "phi3", "cohere", "starcoder2", "olmo2"),
+        *("qwen3, heads of 48", "llama, heads of 24"),
+        *("qwen3-moe, 64 each", "gpt-oss, 64 each"),
+    ],
 )
 def test_other_families_are_held_in_these_formats(tmp_path, form, name):
     """The probe at the load compares them with the module that has the same values."""

@@ -122,6 +122,23 @@ def test_the_memory_of_codes_is_foretold(plain, tmp_path, name):
         assert foretold == pytest.approx(loaded.weights_bytes, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["gptq", "gptq in act-order", "fp8 in blocks of 128"])
+def test_heads_of_any_size_keep_their_codes(tmp_path, name):
+    """The probe at the load compares them with the values; FP8's groups of attention's result are cut."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 48}
+    made: Any = LlamaConfig
+    base = write_model(tmp_path / "base", randomise(LlamaForCausalLM(made(**COMMON | sizes))))
+    quantised, convert, label = WAYS[name]
+    folder, _ = published.write(base, tmp_path / "m", quantised, convert)
+    loaded = attempt(folder)
+    assert loaded is not None
+    assert loaded.format == (f"{label}+fp32" if label == "fp8" else label)
+    layer = weights_of(loaded).layers[0]
+    assert not isinstance(layer.qkv, linear.Dense)
+    if label != "fp8":
+        assert (layer.out.inputs, layer.out.shape) == (4 * 64, (128, 4 * 48))
+
+
 def test_matrices_of_one_input_in_several_orders_are_held_as_values(plain, tmp_path):
     orders = [coded(published.gptq, 4, 64, symmetric=True, shuffled=seed) for seed in range(1, 4)]
 

@@ -61,12 +61,9 @@ def adopt_layer(module: Any, shape: Shape, index: int) -> LayerWeights:
     for one in joined.of_layer(layer, hidden):
         held[one.which] = join([module.get_submodule(name) for name, _ in one.matrices])
     sinks, missing = layer.attention.sinks, shape.sizes.head_size - layer.attention.head_size
-    qkv, out = held["qkv"], held["out"]
-    if missing:
-        qkv, out = _padded(held["qkv"], held["out"], layer.attention.head_size, missing)
     return LayerWeights(
-        qkv=qkv,
-        out=out,
+        qkv=held["qkv"],
+        out=held["out"],
         gate_up=held.get("gate_up"),
         down=held.get("down"),
         norm=_norm(module, layer.attention_in, hidden),
@@ -77,18 +74,6 @@ def adopt_layer(module: Any, shape: Shape, index: int) -> LayerWeights:
         sinks=None if sinks is None else module.get_parameter(sinks).data.float(),
         experts=_experts(module, index, layer.mlp) if isinstance(layer.mlp, Experts) else None,
     )
-
-
-def _padded(qkv: Dense, out: Dense, size: int, missing: int) -> tuple[Dense, Dense]:
-    """Projections of heads of `size`, for such that end in `missing` zeros more."""
-
-    def of(rows: torch.Tensor) -> torch.Tensor:
-        by_head = rows.view(-1, size, *rows.shape[1:])
-        zeros = rows.new_zeros((len(by_head), missing, *rows.shape[1:]))
-        return torch.cat((by_head, zeros), dim=1).flatten(0, 1)
-
-    bias = None if qkv.bias is None else of(qkv.bias)
-    return Dense(of(qkv.weight), bias), Dense(of(out.weight.T).T.contiguous(), out.bias)
 
 
 def _norm(module: Any, norm: elements.Norm | None, size: int) -> Norm | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penstock.models.backends.lean import adoption
+from penstock.models.backends.lean import adoption, padding
 from penstock.models.backends.lean import shape as shapes
 from penstock.models.backends.lean.body import Body
 from penstock.models.backends.lean.model import LeanModel, PipelinedLean
@@ -63,7 +63,7 @@ def build(module: Any, device: Device, context_length: int) -> PipelinedLean:
 
 def _body(module: Any, device: Device, shape: Shape) -> Body:
     ops = ops_for(device, shape)
-    weights = adoption.adopt(module, shape)
+    weights = padding.padded(adoption.adopt(module, shape), shape)
     turnings = shapes.turnings(module, shape, device.torch_device)
     return Body(shape, weights, turnings, ops, device)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from penstock.models.architecture.description import Experts
-from penstock.models.backends.lean import adoption, joined
+from penstock.models.backends.lean import adoption, joined, padding
 from penstock.models.backends.lean import shape as shapes
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
@@ -94,12 +94,12 @@ def _tried(spec: ModelSpec, module: Any, device: Device, progress: Progress) -> 
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
     shape = shapes.read(module, context_length)
-    shapes.require_whole_heads(shape)
     ops = ops_for(device, shape)
     holder = _Holder(Checkpoint(spec.path), shape, device, kind)
     weights = holder.weights(adoption.adopt(module, shape), progress)
     if not holder.kept:
         raise NotLean("no kernel here computes with such codes")
+    weights = padding.padded(weights, shape)
     all_weights.widen_if_room(weights, device, kind)
     turnings = shapes.turnings(module, shape, device.torch_device)
     model = PipelinedLean(Body(shape, weights, turnings, ops, device))
@@ -158,7 +158,7 @@ class _Holder:
         }
 
         def hold(which: Which, linear: Linear) -> Linear:
-            return self._linear(named[which], linear)
+            return self._linear(named[which], linear, of_heads=which == "out")
 
         def hold_experts(experts: ExpertWeights) -> ExpertWeights:
             assert isinstance(form.mlp, Experts)  # noqa: S101 - whose weights these are
@@ -167,11 +167,16 @@ class _Holder:
 
         return all_weights.placed_layer(layer, self._place, self._kind, hold, hold_experts)
 
-    def _linear(self, names: Sequence[str], linear: Linear) -> Linear:
-        """Some matrices with one input, which `linear` has the values of."""
+    def _linear(self, names: Sequence[str], linear: Linear, *, of_heads: bool = False) -> Linear:
+        """Some matrices with one input, which `linear` has the values of.
+
+        `of_heads`: the input is that of attention.
+        """
         assert isinstance(linear, Dense)  # noqa: S101 - `adopt` makes no other
         bias = None if linear.bias is None else linear.bias.to(self._place, self._kind)
         made = self._read(names, bias)
+        if made is not None and of_heads and self._shape.is_padded and padding.is_cut(made):
+            made = None
         if self._counted(names, made is not None and _shape_of(made) == linear.weight.shape):
             assert made is not None  # noqa: S101 - it was counted
             return made

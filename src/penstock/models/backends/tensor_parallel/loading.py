@@ -171,6 +171,7 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
             read = low_bit.read(spec, device, progress)
             shape = low_bit.prepare(spec, read.module, read.holding)
             shapes.require_family(shape)
+            shapes.require_whole_heads(shape)
             return _Source(read.module, shape, read.kind, read.holding)
         config = checkpoint.load_config(spec)
         kind = dtypes.choose_dtype(spec, config)
@@ -180,6 +181,7 @@ def _read(spec: ModelSpec, device: Device, progress: Progress) -> _Source:
         rope.freeze(module, context_length)
         shape = shapes.read(module, context_length)
         shapes.require_family(shape)
+        shapes.require_whole_heads(shape)
         lean_published.note_values(spec, module, "it is held by several devices")
         module.set_attn_implementation("eager")
     except NotLean as reason:

@@ -41,7 +41,7 @@ def room(x: torch.Tensor, into: Int4) -> Sorted:
 
 def sort(x: torch.Tensor, linear: Int4, overlap: dict[str, Any]) -> Sorted:
     """One row, (1, columns), as `vector_product` takes it."""
-    columns = x.shape[1]
+    columns = linear.shape[1]
     out = room(x, linear)
     int4_vector.int4_sort_kernel[(triton.cdiv(columns, _SORTED_TOGETHER),)](
         x,

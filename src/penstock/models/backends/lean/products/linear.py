@@ -42,7 +42,8 @@ class Int4:
     many bytes: their low nibbles are its first half of columns, the high ones the others.
     `scales` is (rows, columns / group) of a float type, `zeros` the same of any type: by how much
     zero differs from 8; None: nowhere. In groups of 64 without zeros this is bigdl-llm's sym_int4.
-    With an `order` (columns,) int32 column i is the input's column order[i]. Codes that are `floats`
+    With an `order` (columns,) int32 column i is the input's column order[i]; the input may have more
+    columns, `inputs` if that is not 0. Codes that are `floats`
     are MXFP4's E2M1. `wide` (rows, columns), if there is room for it, is what these stand for in the
     model's type: products of many rows are faster with it.
 
@@ -57,6 +58,7 @@ class Int4:
     group: int = q4_0.BLOCK
     zeros: torch.Tensor | None = None
     order: torch.Tensor | None = None
+    inputs: int = 0
     floats: bool = False
 
     @property
@@ -88,7 +90,7 @@ class Int4:
         return replace(self, packed=self.packed[number], scales=self.scales[number], zeros=zeros)
 
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weights that these stand for, (rows, columns), by torch alone."""
+        """The weights that these stand for, (rows, inputs), by torch alone."""
         *outer, columns = self.shape
         codes = self._codes().reshape(*outer, -1, self.group)
         if self.floats:
@@ -100,7 +102,7 @@ class Int4:
         values = (numbers * self.scales.float()[..., None]).view(*outer, columns).to(dtype)
         if self.order is None:
             return values
-        placed = torch.empty_like(values)
+        placed = values.new_zeros((*outer, self.inputs or columns))
         placed[..., self.order.long()] = values
         return placed
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penstock.errors import ModelNotLoadable
-from penstock.models.backends.lean import adoption
+from penstock.models.backends.lean import adoption, padding
 from penstock.models.backends.lean import shape as shapes
 from penstock.models.backends.lean import weights as all_weights
 from penstock.models.backends.lean.body import Body
@@ -142,7 +142,6 @@ def prepare(spec: ModelSpec, module: Any, holding: Holding) -> Shape:
     context_length = checkpoint.context_length(spec, module)
     rope.freeze(module, context_length)
     shape = shapes.read(module, context_length)
-    shapes.require_whole_heads(shape)
     if holding.head:
         adoption.untie(module)
     module.set_attn_implementation("eager")
@@ -157,6 +156,7 @@ def _build(spec: ModelSpec, source: Source, device: Device, progress: Progress) 
     ops = ops_for(device, shape)
     adopted = adoption.adopt(module, shape)
     weights = all_weights.quantized(adopted, device.torch_device, kind, holding, progress)
+    weights = padding.padded(weights, shape)
     all_weights.widen_if_room(weights, device, kind)
     turnings = shapes.turnings(module, shape, device.torch_device)
     body = Body(shape, weights, turnings, ops, device)
