@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from penstock.contract.events import Finished
+from penstock.transport import keys
 from tests.fixtures.jobs import wait_until
+from tests.fixtures.processes import card_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +52,29 @@ async def test_a_killed_workers_answer_goes_on_from_its_blocks(
     assert answer.text == undisturbed.text
     assert isinstance(undisturbed.end, Finished)
     assert undisturbed.end.usage.cached_tokens == 0
+
+
+@pytest.mark.slow
+async def test_a_worker_finds_what_one_of_another_host_has_computed(
+    processes: Processes, submitter: Submitter, redis_url: str, models_dir: Path, tmp_path: Path
+) -> None:
+    def env(name: str) -> dict[str, str]:
+        return {
+            "PENSTOCK_KV_STORE": str(tmp_path / name),
+            "PENSTOCK_KV_EXCHANGE_TOKEN": "a token of an exchange",
+        }
+
+    first = processes.start_worker(QUEUE, redis_url, models_dir, env=env("there"))
+    computed = await submitter.ask(QUEUE, PROMPT, **GREEDY)
+    wait_until(lambda: len(list((tmp_path / "there").rglob("*.kv"))) >= BLOCKS)
+    assert "Blocks of the KV cache at http://127.0.0.1:" in first.output()
+    card = card_of(redis_url, first.pid)
+    assert card is not None
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
+        client.set(keys.drain(card.id), 1, ex=60)  # it rests, and serves its blocks
+    first.wait_until(lambda: "rests" in first.output())
+    processes.start_worker(QUEUE, redis_url, models_dir, env=env("here"))
+    answer = await submitter.ask(QUEUE, PROMPT, **GREEDY)
+    assert answer.text == computed.text
+    assert isinstance(answer.end, Finished)
+    assert answer.end.usage.cached_tokens >= BLOCKS * 16

@@ -91,6 +91,27 @@ async def test_two_models_take_turns_in_one_place_and_a_bad_one_leaves_them_serv
     assert worker.stop() == 0
 
 
+async def test_models_that_openvino_computes_take_turns_too(
+    processes: Processes, submitter: Submitter, redis_url: str, folders: Path
+):
+    pytest.importorskip("openvino")
+    models_file = folders / "models.toml"
+    names = [queue.removesuffix("-cpu") for queue in (A, B)]
+    models_file.write_text("".join(f'[models.{name}]\nbackend = "openvino"\n' for name in names))
+    env = {**ONE, "PENSTOCK_MODELS_FILE": str(models_file)}
+    worker = processes.start_worker(f"{A},{B}", redis_url, folders, env=env)
+    first: dict[str, str] = {}
+    for turn in range(2):
+        for queue, other in ((A, B), (B, A)):
+            answer = await submitter.ask(queue)
+            assert isinstance(answer.end, Finished)
+            assert first.setdefault(queue, answer.text) == answer.text, turn
+            wait_until(lambda: statuses(redis_url, worker)[queue] == "loaded")  # noqa: B023
+            assert statuses(redis_url, worker)[other] == "on_demand"
+    assert "(openvino)" in worker.output()
+    assert worker.stop() == 0
+
+
 async def test_both_are_served_under_load_without_a_change_for_each_job(
     processes: Processes, submitter: Submitter, redis_url: str, folders: Path
 ):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING
 
 import redis
 from celery.worker.request import logger
 from kombu.message import Message
 
-from workers.delivery.consumer import CalmAcks
+from workers.delivery.consumer import CalmAcks, Outage, PromptConsumer
 
 if TYPE_CHECKING:
     import pytest
@@ -35,3 +37,20 @@ def test_an_ack_that_an_outage_cuts_off_is_a_line(caplog: pytest.LogCaptureFixtu
     assert record.levelname == "WARNING"
     assert "ConnectionError" in record.getMessage()
     assert "Traceback" not in caplog.text
+
+
+def test_what_a_lost_connection_leaves_is_freed_once_the_next_one_holds() -> None:
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+    consumer = object.__new__(PromptConsumer)
+    consumer._outage = Outage()
+    consumer._outage.begin()
+    gc.disable()
+    try:
+        left = weakref.ref(Left())
+        consumer._settled()
+        assert left() is None
+    finally:
+        gc.enable()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 from celery.utils.log import get_logger
 
+from penstock import freed_memory
 from penstock.contract.events import Failed
 from penstock.errors import ModelLoadFailed, PenstockError, StoreUnavailable, first_line
 from penstock.transport.jobs.records import Row
@@ -22,7 +21,7 @@ from workers.serving.on_demand.choice import MIDDLE, Standing, next_change
 from workers.serving.polling import MOST_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from penstock.settings import Settings
     from penstock.transport.jobs.demand import Demand, LoadOrders
@@ -282,15 +281,5 @@ class Residents(threading.Thread):
         served.engine = AbsentEngine()
         served.vision = served.adapters = served.store = None
         gc.unfreeze()
-        gc.collect()
+        freed_memory.collect()
         gc.freeze()
-        _trim()
-
-
-def _trim() -> None:
-    """Return freed memory to the system, if the C library can."""
-    if sys.platform != "linux":
-        return
-    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
