@@ -214,7 +214,9 @@ class Layer:
     `parallel`: the MLP reads the same h as attention. Without its own norm `mlp_in`, it then takes
     the output of `attention_in`. r is `residual_scale`. A `mixer` reads what attention reads, and
     its result is added in the same way; with a `detour` it alone changes h. Last comes an input of
-    the layer's own, and h is multiplied by the number that the tensor `scale` holds.
+    the layer's own, and h is multiplied by the number that the tensor `scale` holds. The attention of
+    a `wide` layer reads what stands beside h, of the same size, and then in(h); only heads that draft
+    have such layers.
     """
 
     attention: Attention
@@ -229,6 +231,7 @@ class Layer:
     own_input: OwnInput | None = None
     scale: str | None = None
     detour: Detour | None = None
+    wide: bool = False
 
     @property
     def attends(self) -> bool:

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from penstock.models.backends.native.decoder_arrays import DecoderArrays
+from penstock.models.backends.native.drafting.step_hidden import PLAIN
 from penstock.models.backends.native.layout import Phase, native_shape
 from penstock.models.backends.native.library import Isa, StepInput, address_of, check, pointer
+from penstock.models.backends.native.matrix import native_packing, packed_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from penstock.models.backends.native.drafting.step_hidden import StepHidden
     from penstock.models.backends.native.images import StepImages
     from penstock.models.backends.native.latent import NativeLatent
     from penstock.models.backends.native.layout import Shape
+    from penstock.models.backends.native.matrix import Packing
     from penstock.models.backends.native.mixer import NativeMixer
     from penstock.models.backends.native.mixtures.experts import Experts
     from penstock.models.backends.native.traits import LayerTraits, Traits
@@ -34,8 +38,11 @@ class Decoder(DecoderArrays):
         *,
         cpus: Sequence[int] | None = None,
         isa: Isa = Isa.BEST,
+        beside: Decoder | None = None,
     ) -> None:
         """`cpus` has one entry a thread; the first is the caller's, which binds itself.
+
+        With `beside` it has that one's threads and instruction set instead; the two compute by turns.
 
         :raises ValueError: the shape makes no sense.
         :raises RuntimeError: this CPU lacks `isa`.
@@ -44,6 +51,10 @@ class Decoder(DecoderArrays):
         native, _windows = native_shape(shape)
         if cpus is not None and len(cpus) != threads:
             raise ValueError(f"{len(cpus)} CPUs for {threads} threads")
+        if beside is not None:
+            created = ctypes.byref(self._model)
+            check(self._library.pn_create_beside(ctypes.byref(native), beside.handle, created))
+            return
         bound = None if cpus is None else np.array(cpus, np.int32)
         check(
             self._library.pn_create(
@@ -144,16 +155,20 @@ class Decoder(DecoderArrays):
         states: NDArray[np.uint8] | None = None,
         places: NDArray[np.int32] | None = None,
         images: StepImages | None = None,
+        embedded: NDArray[np.uint64] | None = None,
         adapters: NDArray[np.uint64] | None = None,
+        inner: StepHidden = PLAIN,
         hidden: NDArray[np.float32] | None = None,
         logits: NDArray[np.float32] | None = None,
     ) -> None:
         """Compute a step; see `pn_step`. `cache` is (blocks, bytes), `states` (places, bytes).
 
         Layers that slide have their blocks in `window_cache`, by `window_indices`. `images` are
-        those of the step's tokens, `adapters` the addresses of the sequences' (`NativeAdapter`),
+        those of the step's tokens, or `embedded` the addresses of rows of `hidden` floats in place of
+        the tokens' embeddings, `adapters` the addresses of the sequences' (`NativeAdapter`),
         0 for none. `places` are those of the sequences' states; in a model without mixers both are
-        None. Outputs, (rows, vocab) and (rows, hidden), are written in place.
+        None. `inner` is what drafting takes and gives beside. Outputs, (rows, vocab) or as many rows
+        as it has logits of, and (rows, hidden), are written in place.
 
         :raises ValueError: an id, a position or a block does not exist.
         :raises MemoryError: there is no memory for the step.
@@ -165,9 +180,11 @@ class Decoder(DecoderArrays):
             raise ValueError("fewer block indices than their begins need")
         if window_indices is not None and len(window_indices) != len(block_indices):
             raise ValueError("a window cache's blocks of another number")
-        for output, width in ((logits, self.shape.vocab), (hidden, self.shape.hidden)):
-            if output is not None and output.shape != (len(rows), width):
-                raise ValueError(f"an output of {output.shape} for {len(rows)} rows of {width}")
+        counted = len(rows) if inner.logit_rows is None else len(inner.logit_rows)
+        sizes = ((logits, counted, self.shape.vocab), (hidden, len(rows), self.shape.hidden))
+        for output, count, width in sizes:
+            if output is not None and output.shape != (count, width):
+                raise ValueError(f"an output of {output.shape} for {count} rows of {width}")
         if adapters is not None and len(adapters) != len(past_lens):
             raise ValueError(f"{len(adapters)} adapters for {len(past_lens)} sequences")
         if states is not None and places is not None and len(places) != len(past_lens):
@@ -178,9 +195,10 @@ class Decoder(DecoderArrays):
             address_of(token_ids, np.int64),
             *(address_of(array, np.int32) for array in sequences),
             None if places is None else address_of(places, np.int32),
-            *((None, None, None, 0) if images is None else images.native()),
+            *(_embedded(embedded) if images is None else images.native()),
             None if adapters is None else address_of(adapters, np.uint64),
             None if window_indices is None else address_of(window_indices, np.int32),
+            *inner.native(len(token_ids), self.shape.hidden),
         )
         check(
             self._library.pn_step(
@@ -196,3 +214,30 @@ class Decoder(DecoderArrays):
                 None if hidden is None else ctypes.c_void_p(address_of(hidden, np.float32)),
             )
         )
+
+    def project(
+        self, packing: Packing, packed: NDArray[np.uint8], values: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """(rows, columns) times a stacked matrix that is no part of the model: (rows, packing.rows).
+
+        :raises ValueError: their sizes differ.
+        :raises MemoryError: there is no memory for it.
+        """
+        if values.ndim != 2 or values.shape[1] != packing.columns:  # noqa: PLR2004  a matrix
+            raise ValueError(f"rows {values.shape} for {packing.columns} columns")
+        if packed.nbytes != packed_bytes(packing):
+            raise ValueError(f"{packed.nbytes} bytes for a matrix of {packed_bytes(packing)}")
+        values = np.ascontiguousarray(values, np.float32)
+        out = np.empty((len(values), packing.rows), np.float32)
+        own = ctypes.byref(native_packing(packing))
+        check(
+            self._library.pn_project(
+                self._model, own, pointer(packed), len(values), pointer(values), pointer(out)
+            )
+        )
+        return out
+
+
+def _embedded(rows: NDArray[np.uint64] | None) -> tuple[int | None, None, None, int]:
+    """The fields of `StepInput` that images have too."""
+    return (None if rows is None else address_of(rows, np.uint64), None, None, 0)

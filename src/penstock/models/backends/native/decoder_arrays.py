@@ -31,6 +31,7 @@ class DecoderArrays:
         self._latent: dict[int, NativeLatent] = {}
         self._library = library()
         self._kept: dict[Any, Any] = {}
+        self._packings: dict[tuple[Which, int], Packing] = {}
         self._model = ctypes.c_void_p()
 
     def set_embeddings(self, table: NDArray[Any]) -> None:
@@ -75,6 +76,24 @@ class DecoderArrays:
             self._library.pn_set_matrix(self._model, int(which), layer, packing_of, pointer(packed))
         )
         self._kept[which, layer] = packed
+        self._packings[which, layer] = packing
+
+    def share_head(self, other: DecoderArrays) -> None:
+        """Have the head of another model, without a copy.
+
+        :raises ValueError: its size differs.
+        """
+        place = (Which.HEAD, 0)
+        self.set_matrix(*place, other._packings[place], other._kept[place])
+        order = other._kept.get(("order", *place))
+        if order is not None:
+            self.set_order(*place, order)
+
+    @property
+    def embeddings(self) -> NDArray[Any]:
+        """(vocab, hidden), as it was set; 16-bit integers are bf16."""
+        table: NDArray[Any] = self._kept["embeddings",]
+        return table
 
     def set_order(self, which: Which, layer: int, order: NDArray[np.int32]) -> None:
         """Column i of a matrix that is set, but none of experts', is the input's column order[i].

@@ -59,6 +59,13 @@ class StepInput(ctypes.Structure):
         ("added_layers", ctypes.c_int32),
         ("adapters", ctypes.c_void_p),
         ("window_indices", ctypes.c_void_p),
+        ("logit_rows", ctypes.c_void_p),
+        ("logits", ctypes.c_int32),
+        ("before_norm", ctypes.c_int32),
+        ("taps", ctypes.c_int32),
+        ("tap_layers", ctypes.c_void_p),
+        ("tapped", ctypes.c_void_p),
+        ("beside", ctypes.c_void_p),
     )
 
 

@@ -92,7 +92,8 @@ def _plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]
     for index, layer in enumerate(model.layers):
         attention, mlp = layer.attention, dense_part(layer.mlp)
         if layer.attends:
-            yield from _of_attention(index, attention, (1 if layer.detour is None else 2) * hidden)
+            twice = layer.wide or layer.detour is not None
+            yield from _of_attention(index, attention, 2 * hidden if twice else hidden)
         if layer.mixer is not None:
             yield from _of_mixer(index, layer.mixer, hidden)
         if layer.detour is not None:
@@ -117,8 +118,8 @@ def _plans(model: Architecture, weights: Weights) -> Iterator[Plan | ExpertPlan]
     yield Plan(Which.HEAD, 0, Layout.STACKED, hidden, (Source(head),))
 
 
-def _of_attention(index: int, attention: Attention, hidden: int) -> Iterator[Plan]:
-    yield Plan(Which.QKV, index, Layout.STACKED, hidden, qkv(attention))
+def _of_attention(index: int, attention: Attention, inputs: int) -> Iterator[Plan]:
+    yield Plan(Which.QKV, index, Layout.STACKED, inputs, qkv(attention))
     latent = attention.latent
     if latent is not None and latent.query_rank:
         ups = (Source(attention.query, query_order(attention)), *index_queries(latent))

@@ -90,7 +90,7 @@ class _Layer(ctypes.Structure):
             )
         ),
         *((name, ctypes.c_float) for name in _SCALES),
-        *((name, ctypes.c_int32) for name in ("slides", "detours")),
+        *((name, ctypes.c_int32) for name in ("slides", "detours", "wide")),
     )
 
 
@@ -146,6 +146,7 @@ class LayerTraits:
     mlp_scale: float = 1.0
     slides: bool = False
     detours: bool = False
+    wide: bool = False
 
     def native(self) -> ctypes.Structure:
         """The library's own structure."""
@@ -206,4 +207,5 @@ def of_layer(layer: Layer, rotations: Sequence[Rotation], *, slides: bool) -> La
         mlp_scale=1.0 if mlp is None else mlp.result_scale,
         slides=slides,
         detours=layer.detour is not None,
+        wide=layer.wide,
     )

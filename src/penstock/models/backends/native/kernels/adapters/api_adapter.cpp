@@ -31,6 +31,8 @@ PENSTOCK_EXPORT int32_t pn_adapter_add(pn_model *model, pn_adapter *adapter, int
     pn_packing expected;
     if (penstock::matrix_place(model->model, which, layer, &expected) == nullptr)
         return fail(PN_BAD_ARGUMENT, "there is no such matrix or layer");
+    if (which == PN_QKV && model->model.layers[size_t(layer)].traits.wide)
+        return fail(PN_UNSUPPORTED, "adapters of wide layers are not computed");
     const bool mlp = which == PN_GATE_UP || which == PN_DOWN;
     const penstock::Experts &experts = model->model.layers[size_t(layer)].experts;
     if (mlp && experts.any() && !experts.shape.apart)

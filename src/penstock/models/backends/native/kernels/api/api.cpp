@@ -9,6 +9,7 @@
 #include "failure.h"
 #include "packing.h"
 #include "penstock_native.h"
+#include "products.h"
 #include "step.h"
 
 namespace {
@@ -89,6 +90,20 @@ PENSTOCK_EXPORT int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t th
         return fail(PN_NO_MEMORY, "no memory for the model");
     } catch (const std::system_error &error) {
         return fail(PN_NO_MEMORY, error.what());
+    }
+}
+
+PENSTOCK_EXPORT int32_t pn_create_beside(const pn_shape *shape, const pn_model *other,
+                                         pn_model **model) {
+    if (shape == nullptr || other == nullptr || model == nullptr)
+        return fail(PN_BAD_ARGUMENT, "no shape, no other model, or no place for the model");
+    if (const char *fault = fault_of(*shape))
+        return fail(PN_BAD_ARGUMENT, fault);
+    try {
+        *model = new pn_model{{*shape, other->model}};
+        return PN_OK;
+    } catch (const std::bad_alloc &) {
+        return fail(PN_NO_MEMORY, "no memory for the model");
     }
 }
 
@@ -267,6 +282,24 @@ PENSTOCK_EXPORT int32_t pn_step(pn_model *model, const pn_step_input *step, void
         return PN_OK;
     } catch (const std::bad_alloc &) {
         return fail(PN_NO_MEMORY, "no memory for a step of this size");
+    }
+}
+
+PENSTOCK_EXPORT int32_t pn_project(pn_model *model, const pn_packing *packing, const void *packed,
+                                   int32_t rows, const float *inputs, float *out) {
+    if (model == nullptr || pn_packed_bytes(packing) < 0)
+        return model == nullptr ? fail(PN_BAD_ARGUMENT, "no model") : PN_BAD_ARGUMENT;
+    if (packing->layout != PN_STACKED || packed == nullptr || !aligned(packed))
+        return fail(PN_BAD_ARGUMENT, "a stacked matrix begins at a multiple of 64");
+    if (rows < 0 || (rows > 0 && (inputs == nullptr || out == nullptr)))
+        return fail(PN_BAD_ARGUMENT, "rows are fewer than none, or an array is missing");
+    penstock::Matrix matrix = penstock::matrix_of(*packing);
+    matrix.packed = static_cast<const uint8_t *>(packed);
+    try {
+        penstock::project(model->model, matrix, rows, inputs, out);
+        return PN_OK;
+    } catch (const std::bad_alloc &) {
+        return fail(PN_NO_MEMORY, "no memory for a product of this size");
     }
 }
 

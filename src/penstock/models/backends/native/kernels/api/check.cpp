@@ -66,6 +66,35 @@ const char *fault_of_windows(const pn_step_input &input, int blocks) {
     return nullptr;
 }
 
+/* A line about why a step's rows cannot have logits, or null. */
+const char *fault_of_logits(const pn_step_input &input) {
+    if (input.logit_rows == nullptr)
+        return nullptr;
+    if (input.adapters != nullptr)
+        return "logits of some rows alone, in a step with adapters";
+    if (input.logits < 0)
+        return "a step's logits are fewer than none";
+    for (int at = 0; at < input.logits; at++)
+        if (input.logit_rows[at] < (at ? input.logit_rows[at - 1] + 1 : 0) ||
+            input.logit_rows[at] >= input.rows)
+            return "logits of a row that there is not, or not past the row before";
+    return nullptr;
+}
+
+/* A line about why hidden states cannot be tapped, or wide layers computed, or null. */
+const char *fault_of_taps(const Model &model, const pn_step_input &input) {
+    for (const Layer &layer : model.layers)
+        if (layer.traits.wide && input.beside == nullptr)
+            return "a step's array is missing";
+    if (input.taps < 0 || (input.taps > 0 && (input.tap_layers == nullptr || input.tapped == nullptr)))
+        return "taps are fewer than none, or a step's array is missing";
+    for (int at = 0; at < input.taps; at++)
+        if (input.tap_layers[at] < (at ? input.tap_layers[at - 1] + 1 : 0) ||
+            input.tap_layers[at] >= model.shape.layers)
+            return "a tap before a layer that there is not, or not past the one before";
+    return nullptr;
+}
+
 } // namespace
 
 const char *fault_of(const Model &model, const pn_step_input &input, int blocks,
@@ -84,6 +113,8 @@ const char *fault_of(const Model &model, const pn_step_input &input, int blocks,
         return fault;
     if (const char *fault = fault_of_adapters(model, input))
         return fault;
+    if (const char *fault = fault_of_taps(model, input))
+        return fault;
     if (input.rows < 0)
         return "a step's rows are fewer than none";
     if (input.token_ids == nullptr || (input.rows > 0 && input.row_indices == nullptr))
@@ -95,7 +126,7 @@ const char *fault_of(const Model &model, const pn_step_input &input, int blocks,
         if (input.row_indices[row] < (row ? input.row_indices[row - 1] + 1 : 0) ||
             input.row_indices[row] >= input.tokens)
             return "a row is outside the step, or not past the row before";
-    return nullptr;
+    return fault_of_logits(input);
 }
 
 } // namespace penstock

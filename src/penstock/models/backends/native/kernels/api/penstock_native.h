@@ -86,7 +86,8 @@ enum { PN_STACKED = 0, PN_PAIRED = 1 };
 
 /* Which matrix. Rows x columns in terms of `pn_shape`: */
 enum {
-    PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden, stacked q, k, v; where attention is
+    PN_QKV = 0,     /* (heads + 2 kv_heads) head_size x hidden (of a wide layer 2 hidden), stacked q,
+                       k, v; where attention is
                        gated heads head_size more, the gates; of a layer that reads another's keys q
                        alone; of latent attention see pn_latent; of a layer that detours x 2 hidden */
     PN_OUTPUT = 1,  /* hidden x heads head_size, or of latent attention heads value */
@@ -318,6 +319,7 @@ typedef struct {
     /* 1: attention sees the hidden states and the embeddings, one behind the other; its result goes
      * through the MLP and PN_DETOUR, and is added to what the mixer sees, to nothing else. */
     int32_t detours;
+    int32_t wide;   /* 1: PN_QKV's input is what the step has `beside`, then normed hidden states */
 } pn_layer;
 
 /* A layer's mixer; see PN_GATED_DELTA. Sizes are multiples of 16. */
@@ -433,6 +435,16 @@ typedef struct {
     /* Blocks of the window cache, as many as block_indices has; NULL in a model without layers that
      * slide. Those wholly behind the window of a sequence's first token are not read. */
     const int32_t *window_indices;
+    /* Which of the rows have logits, `logits` of them, each past the one before; NULL: all. Not in a
+     * step with adapters. */
+    const int32_t *logit_rows;
+    int32_t logits;
+    int32_t before_norm;   /* 1: hidden states are returned as they are before the final norm */
+    /* Hidden states of all tokens before some layers go to `tapped`, (taps, N, hidden). */
+    int32_t taps;
+    const int32_t *tap_layers; /* (taps), each past the one before */
+    float *tapped;
+    const float *beside; /* (N, hidden), for wide layers; NULL in a model without them */
 } pn_step_input;
 
 /* PN_ABI of the library as it was built. */
@@ -464,6 +476,10 @@ int64_t pn_cache_block_bytes(const pn_model *model, int32_t slides);
  * for no pinning: thread i is bound to cpus[i]; the caller, thread 0, binds itself. */
 int32_t pn_create(const pn_shape *shape, int32_t isa, int32_t threads, const int32_t *cpus,
                   pn_model **model);
+
+/* A model that computes by the threads and instruction set of another one; the two are one caller's,
+ * by turns, and may be destroyed in any order. */
+int32_t pn_create_beside(const pn_shape *shape, const pn_model *other, pn_model **model);
 
 void pn_destroy(pn_model *model);
 
@@ -527,10 +543,15 @@ void pn_adapter_destroy(pn_adapter *adapter);
 /* Compute a step: write its keys and values to `cache` (of `blocks` blocks), those of layers that
  * slide to `window_cache` (of `window_blocks`; NULL in a model without them), move the states of its
  * sequences among the `places` in `states` (NULL in a model without them), write logits to `logits`
- * (R, vocab) fp32, and the last hidden states, after the final norm, to `hidden` (R, hidden) fp32
- * unless it is NULL. `logits` may be NULL where R is 0, or where only hidden states are wanted. */
+ * (R, vocab) fp32, or (logits, vocab), and the last hidden states, after the final norm, to `hidden`
+ * (R, hidden) fp32 unless it is NULL. `logits` may be NULL where R is 0, or where only hidden states are wanted. */
 int32_t pn_step(pn_model *model, const pn_step_input *step, void *cache, int32_t blocks,
                 void *window_cache, int32_t window_blocks, void *states, int32_t places, float *logits, float *hidden);
+
+/* `out` (rows, packing.rows) = `inputs` (rows, packing.columns) times a stacked matrix that is no part
+ * of the model, by the model's threads, with the bits that it would have in a step. */
+int32_t pn_project(pn_model *model, const pn_packing *packing, const void *packed, int32_t rows,
+                   const float *inputs, float *out);
 
 /* Seconds of all steps so far, by phase: `seconds` (PN_PHASES). */
 int32_t pn_phases(const pn_model *model, double *seconds);

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include <utility>
+
 #include "cpu.h"
 
 namespace penstock {
@@ -81,6 +83,8 @@ const char *missing_of(const Layer &layer) {
     for (const auto &[where, norm] : norms)
         if ((layer.traits.norms & where) != 0 && norm.weight == nullptr)
             return "a layer lacks a norm";
+    if (layer.traits.wide && (layer.qkv.order != nullptr || layer.mixer.any()))
+        return "a wide layer has no mixer, and its first product no order";
     const bool normed = attends && layer.traits.head_norms != PN_NO_NORM;
     const bool keyed = !layer.reads_others();
     if (normed && (layer.query_norm.weight == nullptr ||
@@ -150,7 +154,13 @@ int64_t Model::most_split_floats() const {
 }
 
 Model::Model(const pn_shape &shape_, int isa, int threads, const std::vector<int> &cpus)
-    : shape(shape_), kernels(kernels_of(isa)), team(threads, cpus),
+    : Model(shape_, kernels_of(isa), std::make_shared<Team>(threads, cpus)) {}
+
+Model::Model(const pn_shape &shape_, const Model &other)
+    : Model(shape_, other.kernels, other.threads) {}
+
+Model::Model(const pn_shape &shape_, const Kernels &kernels_, std::shared_ptr<Team> threads_)
+    : shape(shape_), kernels(kernels_), threads(std::move(threads_)), team(*threads),
       layers(size_t(shape_.layers)) {
     for (int layer = 0; layer < shape.layers; layer++)
         set_layer(*this, layer, llama_layer(shape_, layer));
@@ -269,7 +279,7 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         return "there are no such norms";
     for (const int32_t value : {layer.gated, layer.norms_by_head, layer.norms_together,
                                 layer.parallel, layer.grows, layer.attends,
-                                layer.gated_attention, layer.slides, layer.detours})
+                                layer.gated_attention, layer.slides, layer.detours, layer.wide})
         if (!is_switch(value))
             return "a layer's switch is neither 0 nor 1";
     if (layer.slides && layer.window == 0)
@@ -285,6 +295,8 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         return "a parallel layer has a norm before attention";
     if (layer.parallel && !layer.attends)
         return "a parallel layer attends";
+    if (layer.wide && (layer.parallel || !layer.attends))
+        return "a wide layer attends, and is not parallel";
     const int32_t heads = layer.heads == 0 ? shape.heads : layer.heads;
     const int32_t kv_heads = layer.heads == 0 ? shape.kv_heads : layer.kv_heads;
     const int32_t size = layer.heads == 0 ? shape.head_size : layer.head_size;
@@ -385,7 +397,7 @@ Matrix *matrix_place(Model &model, int which, int layer, pn_packing *expected) {
     switch (which) {
     case PN_QKV:
         expected->rows = place.head_rows();
-        expected->columns = (place.detours() ? 2 : 1) * shape.hidden;
+        expected->columns = (place.detours() || place.traits.wide ? 2 : 1) * shape.hidden;
         return &place.qkv;
     case PN_DETOUR:
         expected->rows = shape.hidden;

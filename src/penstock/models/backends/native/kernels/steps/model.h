@@ -1,6 +1,7 @@
 /* A model: its shape, where its weights lie, its threads, and room for a step. */
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "buffer.h"
@@ -118,11 +119,14 @@ struct Rotary {
 
 struct Model {
     Model(const pn_shape &shape_, int isa, int threads, const std::vector<int> &cpus);
+    /* With the kernels and the threads of another one; they compute by turns. */
+    Model(const pn_shape &shape_, const Model &other);
 
     pn_shape shape; /* its sliding_windows is null: see the layers */
     int64_t block_strides[2] = {}; /* of the cache, and the window cache, in fp16 elements */
     const Kernels &kernels;
-    Team team;
+    std::shared_ptr<Team> threads;
+    Team &team;
     std::vector<Layer> layers;
     Matrix head;
     Norm final_norm;
@@ -155,6 +159,7 @@ struct Model {
     Buffer<float> gates;
     Buffer<float> mixed_out;
     Buffer<float> gated;
+    Buffer<float> wide;   /* inputs of wide layers */
     Buffer<float> branch; /* what is added to hidden states after a norm, or beside attention */
     Buffer<float> both;   /* of an MLP and of experts apart from it */
     Buffer<float> embedded; /* of layers that detour: the embeddings, */
@@ -178,6 +183,9 @@ struct Model {
 
     /* What is still to be set, or null. */
     const char *missing() const;
+
+  private:
+    Model(const pn_shape &shape_, const Kernels &kernels_, std::shared_ptr<Team> threads_);
 };
 
 /* A line about why a shape, or a layer of it, makes no sense, or null. */

@@ -3,16 +3,10 @@
 #include <string.h>
 
 #include "mixture.h"
+#include "products.h"
 #include "stepping.h"
 
 namespace penstock {
-
-namespace {
-
-/* Rows of a product that are one piece of work. */
-constexpr int ROWS_AT_ONCE = PRODUCT_ROWS;
-
-} // namespace
 
 Step::Step(Model &model, const pn_step_input &input, const Caches &caches, float *states,
            float *logits, float *hidden)
@@ -40,11 +34,24 @@ void Step::work(int thread) {
     if (model_.traits.layer_inputs > 0)
         make_inputs();
     for (int index = 0; index < shape_.layers; index++) {
+        tap(index);
         layer(index, thread);
         if (index < input_.added_layers)
             each_row(input_.tokens, [&](int token) { add_features(index, token); });
     }
     head(thread);
+}
+
+/* Hidden states before a layer, as they were asked for. */
+void Step::tap(int index) {
+    for (int at = 0; at < input_.taps; at++)
+        if (input_.tap_layers[at] == index)
+            each_row(input_.tokens, [&](int token) {
+                const int64_t row = int64_t(at) * input_.tokens + token;
+                memcpy(input_.tapped + row * shape_.hidden,
+                       model_.hidden.get() + int64_t(token) * shape_.hidden,
+                       size_t(shape_.hidden) * sizeof(float));
+            });
 }
 
 /* What an image adds to a token's hidden states behind one of the first layers. */
@@ -77,22 +84,31 @@ void Step::look_up(const void *table, int element, int64_t row, int size, float 
         kernels_.widen(static_cast<const uint16_t *>(table) + from, element == PN_BF16, size, to);
 }
 
-/* The final norm, and logits. */
+/* The final norm, and logits: of all rows, or of some. */
 void Step::head(int thread) {
     const Quantised last = quantised(model_.head);
+    float *normed = input_.before_norm ? nullptr : hidden_out_;
     each_row(input_.rows, [&](int row) {
-        const float *from = model_.last.get() + int64_t(row) * shape_.hidden;
-        float *plain = hidden_out_ == nullptr ? plain_row(row)
-                                              : hidden_out_ + int64_t(row) * shape_.hidden;
-        kernels_.norm(from, model_.final_norm, shape_.hidden, last, row, plain);
+        const int64_t at = int64_t(row) * shape_.hidden;
+        const float *from = model_.last.get() + at;
+        if (hidden_out_ != nullptr && input_.before_norm)
+            memcpy(hidden_out_ + at, from, size_t(shape_.hidden) * sizeof(float));
+        kernels_.norm(from, model_.final_norm, shape_.hidden, last, row,
+                      normed == nullptr ? plain_row(row) : normed + at);
     });
+    if (input_.logit_rows != nullptr)
+        each_row(input_.logits, [&](int row) {
+            const int64_t from = int64_t(input_.logit_rows[row]) * shape_.hidden;
+            kernels_.norm(model_.last.get() + from, model_.final_norm, shape_.hidden, last, row,
+                          nullptr);
+        });
     lap(thread, PN_PHASE_ROWS);
     if (logits_ != nullptr) {
         Product of{&model_.head, &last, Outlet::store, logits_, shape_.vocab, nullptr, {},
                    model_.traits.logit_scale, model_.traits.logit_cap};
-        of.added = added_to(PN_HEAD, 0, hidden_out_ == nullptr ? model_.plain.get() : hidden_out_,
+        of.added = added_to(PN_HEAD, 0, normed == nullptr ? model_.plain.get() : normed,
                             shape_.hidden, true, false);
-        product(of, input_.rows);
+        product(of, input_.logit_rows == nullptr ? input_.rows : input_.logits);
     }
     lap(thread, PN_PHASE_HEAD);
 }
@@ -158,7 +174,10 @@ void Step::see_others(int index, int thread) {
     const Matrix &first = layer.traits.attends ? layer.qkv : mixer.in;
     if (first.packed == nullptr)
         return;
-    take_in(layer.input_norm, first, input_.tokens, model_.hidden.get());
+    if (layer.traits.wide)
+        take_in_both(layer);
+    else
+        take_in(layer.input_norm, first, input_.tokens, model_.hidden.get());
     lap(thread, PN_PHASE_ROWS);
     const Quantised in = quantised(first);
     const float *plain = plain_inputs(layer.input_norm, model_.hidden.get());
@@ -200,6 +219,21 @@ void Step::take_in(const Norm &norm, const Matrix &matrix, int rows, const float
             kernels_.quantise(from, shape_.hidden, in, row);
         else
             kernels_.norm(from, norm, shape_.hidden, in, row, plain_row(row));
+    });
+}
+
+/* The input of a wide layer's first product: what stands beside hidden states, and these, normed. */
+void Step::take_in_both(const Layer &layer) {
+    const Quantised in = quantised(layer.qkv);
+    const size_t bytes = size_t(shape_.hidden) * sizeof(float);
+    each_row(input_.tokens, [&](int token) {
+        float *both = model_.wide.get() + int64_t(token) * 2 * shape_.hidden;
+        const int64_t at = int64_t(token) * shape_.hidden;
+        memcpy(both, input_.beside + at, bytes);
+        memset(both + shape_.hidden, 0, bytes);
+        kernels_.add(model_.hidden.get() + at, layer.input_norm, shape_.hidden, 1.0F,
+                     both + shape_.hidden);
+        kernels_.quantise(both, 2 * shape_.hidden, in, token);
     });
 }
 
@@ -369,36 +403,9 @@ void Step::give_back(const Matrix &matrix, const Norm &norm, const Rows &rows, c
         add_branch(norm, rows, scale);
 }
 
-void Step::product(const Product &product, int rows) {
-    const Matrix &matrix = *product.matrix;
-    const int parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-    if (parts <= 1) {
-        model_.team.phase(rows == 0 ? 0 : matrix.panels, 1, [&](int begin, int end) {
-            kernels_.product(product, begin, end, 0, rows);
-        });
-        return;
-    }
-    const int each = (rows + parts - 1) / parts;
-    model_.team.phase(matrix.panels * parts, 1, [&](int begin, int end) {
-        for (int at = begin; at < end; at++) {
-            const int panel = at / parts;
-            const int row = at % parts * each;
-            const int last = row + each < rows ? row + each : rows;
-            kernels_.product(product, panel, panel + 1, row, last);
-        }
-    });
-}
+void Step::product(const Product &product, int rows) { multiply(model_, product, rows); }
 
-Quantised Step::quantised(const Matrix &matrix) const {
-    return {model_.quantised.get(),
-            model_.scales.get(),
-            model_.corrections.get(),
-            int64_t(matrix.groups) * matrix.group,
-            matrix.group,
-            matrix.groups,
-            offset_of(matrix),
-            matrix.order};
-}
+Quantised Step::quantised(const Matrix &matrix) const { return input_of(model_, matrix); }
 
 void compute(Model &model, const pn_step_input &input, const Caches &caches, float *states,
              float *logits, float *hidden) {

@@ -26,6 +26,7 @@ void Step::make_room() {
     int64_t mixed_out = 0;
     bool branches = false;
     bool chooses = false;
+    bool wide = false;
     const auto widen = [&](const Matrix &matrix) {
         const int64_t padded = int64_t(matrix.groups) * matrix.group;
         columns = most(columns, padded * input_bytes(matrix));
@@ -69,6 +70,7 @@ void Step::make_room() {
             expanded = most(expanded, layer.output_columns());
         }
         intermediate = most(intermediate, own.intermediate);
+        wide = wide || own.wide;
         branches = branches || own.parallel || apart || model_.traits.layer_inputs > 0 ||
                    (own.norms & (PN_AFTER_ATTENTION | PN_AFTER_MLP)) ||
                    (layer.experts.any() && own.residual_scale != 1.0F);
@@ -89,6 +91,7 @@ void Step::make_room() {
     model_.inputs.need(tokens * model_.input_values());
     model_.projected.need(tokens * model_.input_values());
     model_.gated.need(tokens * most(intermediate, model_.traits.layer_inputs));
+    model_.wide.need(wide ? tokens * 2 * shape_.hidden : 0);
     model_.branch.need(branches ? tokens * shape_.hidden : 0);
     model_.both.need(apart ? tokens * shape_.hidden : 0);
     const int64_t aside = model_.detours() ? tokens * shape_.hidden : 0;

@@ -34,12 +34,14 @@ class Step {
     void make_room();
     void work(int thread);
     void embed(int token);
+    void tap(int index);
     void add_features(int index, int token);
     void layer(int index, int thread);
     void see_others(int index, int thread);
     void detour(int index, int thread);
     void mix_in(int index, const float *plain);
     void take_in(const Norm &norm, const Matrix &matrix, int rows, const float *hidden);
+    void take_in_both(const Layer &layer);
     Rows past_attention(bool last);
     void mlp(int index, const Rows &rows, int thread);
     void mlp_beside(int index, const Rows &rows, int thread);
