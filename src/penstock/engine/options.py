@@ -21,8 +21,8 @@ class EngineOptions:
     for backends that keep their state by sequence and not in blocks (the grouped fallback).
     Up to `speculation_tokens` tokens are drafted for each sequence and step and verified; 0 turns
     that off, as the same backends need. `num_states` places a model has allocated that keeps a
-    state of each sequence: one for each slot, the rest keep states for the prefix cache. Such a
-    model cannot take drafts back.
+    state of each sequence: one for each slot, the rest keep states for the prefix cache, and
+    those before drafts.
 
     :raises BadSettings: a value is out of range.
     """
@@ -47,10 +47,8 @@ class EngineOptions:
             raise BadSettings("engine: max_chunk_tokens is less than min_chunk_tokens")
         if self.lone_chunk_tokens < 0:
             raise BadSettings("engine: lone_chunk_tokens must be 0 or more")
-        if self.num_states and (self.num_states < self.slots or self.speculation_tokens):
-            raise BadSettings(
-                "engine: num_states must be slots or more, without speculation_tokens"
-            )
+        if self.num_states and self.num_states < self.slots:
+            raise BadSettings("engine: num_states must be slots or more")
         if self.speculation_tokens < 0:
             raise BadSettings("engine: speculation_tokens must be 0 or more")
         if self.target_step_ms is not None and self.target_step_ms <= 0:

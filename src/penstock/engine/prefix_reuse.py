@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from penstock.engine.reuse.digests import extend_digests
@@ -37,6 +38,8 @@ class PrefixReuse:
         self.states = states
         self.stored = stored
         self.heads = HeldHeads(pool.holds)
+        self.saving_s = 0.0
+        """Seconds that states took to be saved before drafts, so far."""
 
     def match(self, sequence: Sequence) -> tuple[int, int]:
         """Return how many blocks of a sequence's prefix are cached, and how many it can reuse.
@@ -126,6 +129,30 @@ class PrefixReuse:
         left = (mark * size - sequence.computed for mark in sequence.state_marks)
         return min((count for count in left if 0 < count < tokens), default=tokens)
 
+    def save(self, sequence: Sequence) -> bool:
+        """Save a sequence's state before a draft, if it has one; False if there is no place for it."""
+        if self.states is None:
+            return True
+        started_s = time.perf_counter()
+        place = self.states.save(sequence.state)
+        self.saving_s += time.perf_counter() - started_s
+        if place is not None:
+            sequence.saved_state = place
+        return place is not None
+
+    def settle(self, sequence: Sequence, *, right: bool) -> bool:
+        """Give up the state saved before a draft, unless the draft was `right` by returning to it.
+
+        Returns whether the sequence has returned to it.
+        """
+        if self.states is None or sequence.saved_state < 0:
+            return False
+        if not right:
+            self.states.restore(sequence.saved_state, sequence.state)
+        self.states.release(sequence.saved_state)
+        sequence.saved_state = -1
+        return not right
+
     def note(self, sequence: Sequence) -> None:
         """Publish what a sequence has computed: its full blocks, and its state after them.
 
@@ -158,6 +185,7 @@ class PrefixReuse:
         self.tables.release(sequence)
         if self.states is not None and sequence.state >= 0:
             self._save_last_state(self.states, sequence)
+            self.settle(sequence, right=True)
             self.states.release(sequence.state)
         sequence.rewind()
 

@@ -46,6 +46,11 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
+    @property
+    def saving_s(self) -> float:
+        """Seconds that states took to be saved before drafts, so far."""
+        return self._reuse.saving_s
+
     def lost_heads(self) -> list[str]:
         """Return the heads of prompts that the prefix cache has dropped; any thread."""
         return self._reuse.heads.lost()
@@ -98,12 +103,13 @@ class Scheduler:
         size = self.pool.block_size
         prefilling: list[Sequence] = []
         for sequence in self.running:
-            if sequence.remaining == 1:
-                draft = drafts.get(sequence.key)
-                step.add(sequence, 1, size, self._fit_draft(sequence, draft) if draft else ())
+            if sequence.remaining == 1 or sequence.replays:
+                draft = drafts.get(sequence.key) if sequence.remaining == 1 else None
+                fitting = self._fit_draft(sequence, draft) if draft else ()
+                step.add(sequence, sequence.remaining, size, fitting)
             else:
                 prefilling.append(sequence)
-        step.decode_tokens = len(step.slices) + step.drafted_tokens
+        step.decode_tokens = sum(len(part.token_ids) for part in step.slices)
         for sequence in prefilling:
             self._add_chunk(step, sequence, prefill_tokens)
         while step.prefill_tokens < prefill_tokens and self.waiting and self._admit():
@@ -137,29 +143,35 @@ class Scheduler:
     def advance(self, step: Step) -> None:
         """Record that a step has been computed; its sequences already have their new tokens.
 
-        Rejected draft tokens do not count as computed: the next step overwrites them.
+        Rejected draft tokens do not count as computed: the next step overwrites them. A state that has
+        seen some is the one before the draft again, and the next step computes the right ones once more.
         """
         drafted = {s.key: len(d) for s, d in zip(step.sampled, step.drafts, strict=True) if d}
         for sequence, part in zip(step.sequences, step.slices, strict=True):
             if not sequence.block_table:  # it has failed and was removed
                 continue
-            sequence.computed = part.start + len(part.token_ids)
+            end = sequence.computed = part.start + len(part.token_ids)
+            sequence.replays = False
             if sequence.key in drafted:
-                known = max(len(sequence.token_ids) - 1, sequence.computed - drafted[sequence.key])
-                sequence.computed = min(sequence.computed, known)
+                known = max(len(sequence.token_ids) - 1, end - drafted[sequence.key])
+                sequence.replays = self._reuse.settle(sequence, right=known >= end)
+                sequence.computed = part.start if sequence.replays else min(end, known)
             self._reuse.note(sequence)
 
     def _allocate_next(self, step: Step) -> None:
         """Allocate the block for the next token of each sequence whose blocks are full."""
-        growing = [s for s in self.running if self.tables.lacks(s, s.computed + 1)]
+        needed = {s.key: len(s.token_ids) if s.replays else s.computed + 1 for s in self.running}
+        growing = [s for s in self.running if self.tables.lacks(s, needed[s.key])]
         for sequence in sorted(growing, key=_rank):
-            while sequence.block_table and not self.tables.extend(sequence, sequence.computed + 1):
+            while sequence.block_table and not self.tables.extend(sequence, needed[sequence.key]):
                 step.preempted.append(self.preempt_last())
 
     def _fit_draft(self, sequence: Sequence, draft: list[int]) -> tuple[int, ...]:
         """Cut a draft to the room in a sequence's blocks; it gets one more if there are plenty."""
         known = len(sequence.token_ids)
         drafted = draft[: self.tables.room(sequence, spare=self.slots) - known]
+        if not drafted or not self._reuse.save(sequence):
+            return ()
         self.tables.extend(sequence, known + len(drafted))
         return tuple(drafted)
 

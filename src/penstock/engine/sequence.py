@@ -95,7 +95,9 @@ class Sequence:
     those of layers with a window if they have blocks of their own; the first `dropped_blocks` of such
     layers were released. `state` is the
     place of its state, if the model has states (-1: it has none), which is kept for reuse at
-    the blocks `state_marks`, and behind its newest ones as `kept_state`, by digest. `rank` sorts
+    the blocks `state_marks`, and behind its newest ones as `kept_state`, by digest. While a draft is
+    verified, the state before it is at the place `saved_state`; a sequence that had to return to it
+    `replays` its last tokens. `rank` sorts
     sequences: by priority, then those that another worker has begun, then by arrival. `scores` are the log probabilities of the prompt's
     tokens from the second on, as far as they are known; None if they are not requested. `pooled`
     collects its embedding; None if it is not requested.
@@ -118,7 +120,9 @@ class Sequence:
         "prompt_length",
         "rank",
         "registered_blocks",
+        "replays",
         "request",
+        "saved_state",
         "scores",
         "state",
         "state_marks",
@@ -153,6 +157,8 @@ class Sequence:
         self.digests: list[bytes] = []
         self.registered_blocks = 0
         self.state = -1
+        self.saved_state = -1
+        self.replays = False
         self.state_marks: tuple[int, ...] = ()
         self.kept_state: bytes | None = None
         self.cached_tokens: int | None = None
@@ -244,6 +250,8 @@ class Sequence:
         self.window_table = []
         self.dropped_blocks = 0
         self.state = -1
+        self.saved_state = -1
+        self.replays = False
         self.state_marks = ()
 
 

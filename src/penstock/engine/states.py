@@ -56,8 +56,20 @@ class StatePool:
         self._model.copy_state(self._kept[digest], slot)
         return slot
 
+    def save(self, place: int) -> int | None:
+        """Return another place with a copy of a sequence's state; None if all belong to sequences."""
+        if not self.available:
+            return None
+        copy = self.take()
+        self._model.copy_state(place, copy)
+        return copy
+
+    def restore(self, copy: int, place: int) -> None:
+        """Copy a saved state back."""
+        self._model.copy_state(copy, place)
+
     def release(self, place: int) -> None:
-        """Take back the place of a sequence that has stopped running."""
+        """Take back the place of a sequence that has stopped running, or of a saved state."""
         self._free.append(place)
 
     def keep(self, digest: bytes, place: int) -> None:

@@ -172,7 +172,5 @@ def test_a_sequence_that_breaks_its_step_fails_alone() -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(BadSettings, match="num_states"):
         EngineOptions(4, 10, num_states=3)
-    with pytest.raises(BadSettings, match="num_states"):
-        EngineOptions(4, 10, num_states=4, speculation_tokens=2)
     with pytest.raises(BadSettings, match="0 states for 4 slots"):
         Engine(StateModel(10, 4), WordTokenizer(), EngineOptions(4, 10), Transcript())
