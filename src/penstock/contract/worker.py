@@ -120,12 +120,21 @@ class StoreLoad(msgspec.Struct, frozen=True):
     remote_errors_total: int = 0
 
 
+class DraftLoad(msgspec.Struct, frozen=True):
+    """Draft tokens of one kind since the start: those that were verified, and those accepted."""
+
+    drafted_tokens_total: int = 0
+    accepted_tokens_total: int = 0
+
+
 class WorkerLoad(msgspec.Struct, frozen=True):
     """A worker's load on one queue, at its last heartbeat.
 
     Rates are means over the last seconds; `kv_use` is a share from 0 to 1; `step_ms` is the median
     duration of recent steps. Drafts are guessed continuations: how many were tried, with how many
-    tokens, and how many of those were accepted. `prefill_token_ms` is the measured time of a prompt's
+    tokens, and how many of those were accepted; `drafts_by_kind` has them by where they came from:
+    `prompt` (the text itself), `answers` (earlier ones), `model` (a second one), `mtp` or `eagle3` (a
+    head of the model). `prefill_token_ms` is the measured time of a prompt's
     token, 0 if unknown; `prefilled_tokens_total` were computed, `cached_tokens_total` were found in
     the prefix cache, those loaded from the store included. `store` is None without one.
     """
@@ -147,6 +156,7 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     prefilled_tokens_total: int = 0
     cached_tokens_total: int = 0
     store: StoreLoad | None = None
+    drafts_by_kind: dict[str, DraftLoad] = {}
 
 
 class HitRatios(NamedTuple):

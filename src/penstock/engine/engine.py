@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from penstock.engine.drafting.head_drafts import model_drafts
 from penstock.engine.drafting.speculation import Drafter, Speculation
 from penstock.engine.events import AttemptEvent, new_tokens
 from penstock.engine.execution import PlainExecutor, StepFailed
@@ -72,8 +73,9 @@ class Engine:
     ) -> None:
         """`drafter` proposes tokens; by default as `options.speculation_tokens` has it.
 
-        The default one drafts from `answers` too, and adds to them, and by `draft_model`. Blocks
-        are kept in `store` too, if the model's can be; the engine starts and closes it.
+        The default one drafts from `answers` too, and adds to them, and by `draft_model`, or else by
+        the model's own head. Blocks are kept in `store` too, if the model's can be; the engine starts
+        and closes it.
 
         :raises BadSettings: the model keeps states, and there is not one for each slot.
         """
@@ -93,7 +95,9 @@ class Engine:
         self._budget = PrefillBudget(options)
         own_drafter = drafter is not None
         if drafter is None:
-            drafter = Speculation(options.speculation_tokens, answers, draft_model)
+            guessing = model_drafts(model, tables, draft_model, spare_blocks=options.slots)
+            most, replays = options.speculation_tokens, keeping is not None
+            drafter = Speculation(most, answers, guessing, replays=replays)
         self._drafter = drafter
         self._store = store
         kept = storable(model) if store is not None and options.prefix_caching else None
@@ -105,14 +109,13 @@ class Engine:
         plain = PlainExecutor(model, self._sampler)
         # A draft is verified in one step: the step after it cannot begin before its outcome.
         drafts = own_drafter or options.speculation_tokens
-        self._executor: Executor = (
-            PipelinedExecutor(model, plain)
-            if isinstance(model, PipelinedModel) and not drafts
-            else plain
-        )
+        self._executor: Executor = plain
+        if isinstance(model, PipelinedModel) and not drafts:
+            self._executor = PipelinedExecutor(model, plain)
         self._failures = Failures(plain, self._scheduler, self._budget)
         self._meter = Meter()
         self._step_watch = StepWatch()
+        self._saved_s = 0.0
         self._table = SequenceTable(
             model,
             self._scheduler,
@@ -238,6 +241,7 @@ class Engine:
             return Step() if self._runner.posted else self._scheduler.follow(under_way)
         decoding = self._scheduler.decoding()
         drafts = self._drafter.plan(decoding)
+        self._saved_s = self._scheduler.saving_s
         tokens = self._budget.tokens(decoding=len(decoding), alone=self._scheduler.is_alone)
         step = self._scheduler.schedule(tokens, drafts)
         self._table.release(step.preempted)
@@ -255,8 +259,9 @@ class Engine:
                 events.append(self._table.fail(sequence, error))
             elif sequence.finish_reason is None:  # else only the prompt's scores were requested
                 tokens = new_tokens(sequence, draft, chosen, row, self._sampler)
+                kind = self._drafter.kind(sequence) if draft else ""
                 self._drafter.learn(sequence, list(tokens.token_ids))
-                self._meter.emitted(tokens=len(tokens.token_ids), drafted=len(draft))
+                self._meter.emitted(tokens=len(tokens.token_ids), drafted=len(draft), kind=kind)
                 events.append(AttemptEvent(sequence.request.attempt_id, tokens))
             row += 1 + len(draft)
         self._scheduler.advance(step)
@@ -270,7 +275,8 @@ class Engine:
         decoded, prefilled = step.decode_tokens, step.prefill_tokens
         self._budget.observe(tokens=decoded + prefilled, step_s=step_s)
         if not prefilled:
-            self._drafter.observe(decoded, step_s)
+            saving_s = self._scheduler.saving_s - self._saved_s
+            self._drafter.observe(decoded, step_s + saving_s)
         self._meter.step(prefilled=prefilled, step_s=step_s)
         self._step_watch.add(step_s)
 

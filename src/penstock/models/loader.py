@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.engine.drafting.head_drafts import has_head
 from penstock.engine.model import can_take_images
 from penstock.errors import ModelNotLoadable
 from penstock.models import devices
 from penstock.models.adapters.adapter import AdapterModel
 from penstock.models.adapters.folder import Bounds
 from penstock.models.adapters.loaded import AdapterRules, LoadedAdapters
-from penstock.models.loading import cards, checkpoint, drafts, engine_options, kv_budget
+from penstock.models.loading import (
+    cards,
+    checkpoint,
+    draft_heads,
+    drafts,
+    engine_options,
+    kv_budget,
+)
 from penstock.models.loading.kv_store import open_store
 from penstock.models.text import tokenizer_files
 from penstock.models.vision import loading as vision_loading
@@ -86,7 +94,7 @@ def load(
     devices.check(spec)
     devices.set_threads(settings.threads)
     progress(0.0, f"loading {spec.name} with {spec.backend}")
-    assembled = _backend(spec).load(spec, progress)
+    assembled = draft_heads.with_head(spec, settings, _backend(spec).load(spec, progress))
     words = tokenizer_files.load(spec, assembled.model.vocab_size)
     vision = _vision(spec, assembled.model, words)
     adapters = _adapters(spec, assembled.model, settings)
@@ -126,7 +134,13 @@ def load(
         most_adapters=adapters.most if adapters else 0,
     )
     options = engine_options.engine_options(
-        spec, settings, card, room, chunk_tokens=chunk, lone_tokens=lone
+        spec,
+        settings,
+        card,
+        room,
+        chunk_tokens=chunk,
+        lone_tokens=lone,
+        headed=has_head(assembled.model),
     )
     store = open_store(spec, assembled, settings)
     return LoadedModel(assembled.model, words, card, options, vision, store, draft, adapters)

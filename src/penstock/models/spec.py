@@ -31,7 +31,7 @@ class ModelSpec:
     have its own copy of weights that others map, if that is faster. `tensor_parallel` is how many devices,
     from `device_index` on, hold the model together; `peer_memory`: these may write into each
     other's memory. `images`: a checkpoint's vision part is loaded too. `draft` is a smaller model
-    that drafts for this one. `adapters` are folders of LoRA adapters, by the names that clients ask
+    that drafts for this one; `eagle3` the folder of a head of EAGLE-3 that does. `adapters` are folders of LoRA adapters, by the names that clients ask
     for. `keep_alive_s`: a model that is loaded on demand is unloaded when idle for so long, None: when
     its memory is needed, `KEPT`: never.
     """
@@ -67,5 +67,6 @@ class ModelSpec:
     peer_memory: bool = True
     images: bool = True
     draft: ModelSpec | None = None
+    eagle3: Path | None = None
     adapters: dict[str, Path] = field(default_factory=dict[str, Path])
     keep_alive_s: float | None = None

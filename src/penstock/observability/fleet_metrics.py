@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from penstock.contract.worker import ModelCard, ModelState, WorkerCard, WorkerLoad
+    from penstock.contract.worker import (
+        DraftLoad,
+        ModelCard,
+        ModelState,
+        WorkerCard,
+        WorkerLoad,
+    )
     from penstock.transport.jobs.records import QueueDepth
 
 QUEUE_LABELS: Final = ("model", "device")
@@ -88,6 +94,18 @@ _OF_WORKERS: Final[tuple[tuple[str, str, Callable[[ModelCard, WorkerLoad], float
         lambda _, load: load.accepted_tokens_total,
     ),
 )
+_OF_DRAFTS: Final[tuple[tuple[str, str, Callable[[DraftLoad], float]], ...]] = (
+    (
+        "spec_decode_kind_draft_tokens",
+        "Draft tokens by where they came from",
+        lambda drafts: drafts.drafted_tokens_total,
+    ),
+    (
+        "spec_decode_kind_accepted_tokens",
+        "Draft tokens that were accepted, by where they came from",
+        lambda drafts: drafts.accepted_tokens_total,
+    ),
+)
 _OF_STATES: Final[tuple[tuple[str, str, Callable[[ModelState], float]], ...]] = (
     ("model_loaded", "1 if a model is in memory", lambda state: state.status == "loaded"),
     ("model_loads", "Loads since the worker's start", lambda state: state.loads),
@@ -136,6 +154,14 @@ class FleetCollector(Collector):
         for name, documentation, of_load in _OF_WORKERS:
             rows = ((labels, of_load(card, load)) for labels, card, load in loads)
             yield _gauge(name, documentation, WORKER_LABELS, rows)
+        drafts = [
+            ((*labels, kind), counts)
+            for labels, _, load in loads
+            for kind, counts in sorted(load.drafts_by_kind.items())
+        ]
+        for name, documentation, of_drafts in _OF_DRAFTS:
+            rows = ((labels, of_drafts(counts)) for labels, counts in drafts)
+            yield _gauge(name, documentation, (*WORKER_LABELS, "kind"), rows)
         states = [
             ((card.name, card.device, worker.id), worker.states[card.queue])
             for worker in view.workers

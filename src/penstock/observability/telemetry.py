@@ -21,6 +21,7 @@ maximum. Workers' totals start again with each worker.
 | `penstock_workers` | model, device | processes |
 | `penstock_kv_cache_usage_ratio` | model, device, worker | 0 to 1 |
 | `penstock_spec_decode_num_drafts`, `_draft_tokens`, `_accepted_tokens` | model, device, worker | since the worker's start |
+| `penstock_spec_decode_kind_draft_tokens`, `_kind_accepted_tokens` | model, device, worker, kind (prompt, answers, model, mtp, eagle3) | since the worker's start |
 | `penstock_worker_slots`, `_running`, `_step_seconds`, `_decode_tokens_per_second`, ... | model, device, worker | |
 | `penstock_redis_up` | | 0 or 1 |
 """

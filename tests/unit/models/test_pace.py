@@ -26,6 +26,8 @@ def options(
     settings: dict[str, Any] | None = None,
     card: dict[str, Any] | None = None,
     room: dict[str, Any] | None = None,
+    *,
+    headed: bool = False,
     **entry: Any,
 ) -> EngineOptions:
     shown = {
@@ -50,6 +52,7 @@ def options(
         ModelCard(**shown),
         Room(4, **(room or {})),
         chunk_tokens=256,
+        headed=headed,
     )
 
 
@@ -89,9 +92,13 @@ def test_guesses_are_tried_where_they_pay(card: dict[str, Any], wanted: str, gue
     assert options({}, {"batching": "grouped"}).prefix_caching is False
 
 
-def test_a_model_that_keeps_states_guesses_nothing():
-    chosen = options({"speculation": "on"}, {"batching": "continuous"}, {"states": 7})
+def test_a_model_that_keeps_states_drafts_with_a_head_or_if_told_to():
+    card = {"backend": "native", "parameters": 1_100_000_000}
+    chosen = options({"speculation": "auto"}, card, {"states": 7})
     assert (chosen.speculation_tokens, chosen.num_states) == (0, 7)
+    assert options({"speculation": "on"}, card, {"states": 7}).speculation_tokens > 0
+    headed = options({"speculation": "auto"}, card, {"states": 7}, headed=True)
+    assert headed.speculation_tokens > 0
     assert chosen.prefix_caching
 
 

@@ -72,6 +72,7 @@ class DraftModel:
         self._tables = BlockTables.of(model.kv_layout, num_blocks, window_blocks, caching=False)
         self._texts: dict[int, _Text] = {}
         self._broken = False
+        self.kind = "model"
         self.pass_s = 0.0
         """Seconds that one more token of all drafts takes; 0 before any was measured."""
 
@@ -86,6 +87,9 @@ class DraftModel:
             logger.exception("The draft model failed: nothing more is drafted by it")
             self._broken = True
             return {}
+
+    def rest(self, *, resting: bool) -> None:
+        """Do nothing: it reads a text only when it drafts."""
 
     def forget(self, key: int) -> None:
         """Drop what is cached of a sequence."""

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from penstock.engine.drafting.answer_index import AnswerIndex
-    from penstock.engine.drafting.draft_model import DraftModel
     from penstock.engine.sequence import Sequence
 
 _WEIGHT: Final = 0.15
@@ -33,6 +32,9 @@ _OTHERS: Final = 1
 _MODEL: Final = 2
 """Where a draft comes from: the sequence's own text, other answers, or a second model."""
 
+_KINDS: Final = ("prompt", "answers")
+"""The first two by name; the third has its own."""
+
 _FIRST_RIGHT: Final = (0.5, 0.5, 0.7)
 """Acceptance rates by source, as long as nothing was measured."""
 
@@ -41,6 +43,10 @@ _LOOKED_EVERY: Final = 4
 
 _TRIED_EVERY: Final = 64
 """Steps after which a second model that does not pay is tried again."""
+
+_WORTH_WEIGHT: Final = 0.01
+_LEAST_WORTH: Final = 0.05
+"""Least share of the steps in which a model that drafts pays: below that it rests."""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,27 @@ class _Draft:
     looked: int = 0
 
 
+class ModelDrafts(Protocol):
+    """Continues sequences by a second model, or by a head of the first one."""
+
+    kind: str
+    """What it is, for metrics."""
+    pass_s: float
+    """Seconds that one more token of all drafts takes; 0 before any was measured."""
+
+    def draft(self, sequences: list[Sequence], count: int) -> dict[int, list[int]]:
+        """Return up to `count` tokens for those sequences that it can continue, by sequence key."""
+        ...
+
+    def rest(self, *, resting: bool) -> None:
+        """Spare the preparation of drafts while they do not pay."""
+        ...
+
+    def forget(self, key: int) -> None:
+        """Drop the state of a sequence that has ended."""
+        ...
+
+
 class Drafter(Protocol):
     """Proposes the tokens that a step verifies."""
 
@@ -63,6 +90,10 @@ class Drafter(Protocol):
 
     def learn(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Compare a sequence's draft with the tokens that it got."""
+
+    def kind(self, sequence: Sequence) -> str:
+        """Return where a sequence's last draft came from, for metrics."""
+        ...
 
     def observe(self, rows: int, step_s: float) -> None:
         """Learn the time of a step without prompts."""
@@ -88,12 +119,15 @@ class Speculation:
         self,
         most_tokens: int,
         answers: AnswerIndex | None = None,
-        model: DraftModel | None = None,
+        model: ModelDrafts | None = None,
+        *,
+        replays: bool = False,
     ) -> None:
         """Up to `most_tokens` are drafted for each sequence and step; 0 turns it off.
 
         `answers` are those of other sequences, for the requests that have a scope there. `model`
-        drafts where no text is known to go on.
+        drafts where no text is known to go on. `replays`: after a wrong token the right ones before it
+        are computed once more, since the model keeps states.
         """
         self._most = most_tokens
         self._answers = answers
@@ -101,7 +135,9 @@ class Speculation:
         self._drafts: dict[int, _Draft] = {}
         self._right = [*_FIRST_RIGHT]
         self._model = model
+        self._computed = 2 if replays else 1
         self._untried = 0
+        self._worth = 1.0
 
     def plan(self, decoding: Iterable[Sequence]) -> dict[int, list[int]]:
         """Return the drafts of the decoding sequences, by sequence key."""
@@ -112,6 +148,7 @@ class Speculation:
         if price >= 1:  # not even a certain token would pay
             for sequence in sequences:
                 self._draft(sequence).tokens = []
+            self._note_worth(worthy=False)
             return {}
         for sequence in sequences:
             self._guess(sequence, self._draft(sequence), price)
@@ -139,6 +176,14 @@ class Speculation:
                 break
         state.tokens = []
 
+    def kind(self, sequence: Sequence) -> str:
+        """Return where a sequence's last draft came from, for metrics."""
+        state = self._drafts.get(sequence.key)
+        source = _OWN if state is None else state.source
+        if source == _MODEL and self._model is not None:
+            return self._model.kind
+        return _KINDS[source]
+
     def observe(self, rows: int, step_s: float) -> None:
         """Learn the time of a step without prompts."""
         self._cost.observe(rows, step_s)
@@ -155,7 +200,7 @@ class Speculation:
         if self._model is not None:
             self._model.forget(key)
 
-    def _ask(self, model: DraftModel, sequences: list[Sequence]) -> None:
+    def _ask(self, model: ModelDrafts, sequences: list[Sequence]) -> None:
         """Have the model draft for the sequences without a draft, or with one that is seldom right.
 
         Its passes cost time, too: each token has to pay for its row and for its share of a pass.
@@ -169,6 +214,8 @@ class Speculation:
         price = self._price(len(sequences), model.pass_s)
         rates = [self._drafts[sequence.key].right[_MODEL] for sequence in asking]
         count = max((_worthy(rate, price, self._most) for rate in rates), default=0)
+        if asking:
+            self._note_worth(worthy=count > 0)
         if not count:
             self._untried += bool(asking)
             if self._untried < _TRIED_EVERY:
@@ -180,6 +227,12 @@ class Speculation:
             if sequence.key in drafts:
                 state = self._drafts[sequence.key]
                 state.tokens, state.source = drafts[sequence.key], _MODEL
+
+    def _note_worth(self, *, worthy: bool) -> None:
+        """Have the model rest if its drafts would seldom pay."""
+        if self._model is not None:
+            self._worth += _WORTH_WEIGHT * (worthy - self._worth)
+            self._model.rest(resting=self._worth < _LEAST_WORTH)
 
     def _guess(self, sequence: Sequence, state: _Draft, price: float) -> None:
         """Draft from a known answer if much of it matches, else from the text itself, if it can be."""
@@ -208,7 +261,7 @@ class Speculation:
             return _MARGIN / 16
         step_s, row_s = cost
         token_s = max(step_s + row_s * sequences, 1e-9)
-        return _MARGIN * (row_s * sequences + pass_s) / token_s
+        return _MARGIN * (self._computed * row_s * sequences + pass_s) / token_s
 
 
 def _worthy(right: float, price: float, most: int) -> int:

@@ -9,7 +9,7 @@ from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from penstock.contract.worker import StoreLoad, WorkerLoad
+from penstock.contract.worker import DraftLoad, StoreLoad, WorkerLoad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ class Meter:
         self._finished_total = self._preempted_total = 0
         self._prefilled_total = self._cached_total = 0
         self._drafts_total = self._drafted_total = self._accepted_total = 0
+        self._by_kind: dict[str, DraftLoad] = {}
 
     def step(self, *, prefilled: int, step_s: float) -> None:
         """Count a step that computed `prefilled` prompt tokens."""
@@ -40,15 +41,20 @@ class Meter:
             self._prefilled_total += prefilled
             self._steps_s.append(step_s)
 
-    def emitted(self, *, tokens: int, drafted: int) -> None:
-        """Count a sequence's new tokens of one step, and its draft tokens."""
+    def emitted(self, *, tokens: int, drafted: int, kind: str = "") -> None:
+        """Count a sequence's new tokens of one step, and its draft tokens, which are of a kind."""
         with self._lock:
             self._decoded += tokens
             self._generated_total += tokens
             if drafted:
                 self._drafts_total += 1
                 self._drafted_total += drafted
-                self._accepted_total += min(tokens - 1, drafted)
+                accepted = min(tokens - 1, drafted)
+                self._accepted_total += accepted
+                before = self._by_kind.get(kind, DraftLoad())
+                self._by_kind[kind] = DraftLoad(
+                    before.drafted_tokens_total + drafted, before.accepted_tokens_total + accepted
+                )
 
     def accepted(self, prompt_tokens: int) -> None:
         """Count an accepted sequence."""
@@ -95,6 +101,7 @@ class Meter:
                 drafts_total=self._drafts_total,
                 drafted_tokens_total=self._drafted_total,
                 accepted_tokens_total=self._accepted_total,
+                drafts_by_kind=dict(self._by_kind),
                 prefill_token_ms=prefill_token_s * 1e3,
                 prefilled_tokens_total=self._prefilled_total,
                 cached_tokens_total=self._cached_total,

@@ -70,6 +70,26 @@ def stored_format(config: dict[str, Any]) -> str:
     return next((_DTYPES[str(dtype)] for dtype in stated if str(dtype) in _DTYPES), "bf16")
 
 
+_EAGLE3: Final = ("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator")
+
+
+def is_eagle3(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is that of a head of EAGLE-3, which is no model by itself."""
+    architectures: list[str] = config.get("architectures") or []
+    return any(architecture in _EAGLE3 for architecture in architectures)
+
+
+def states_mtp(config: dict[str, Any]) -> bool:
+    """Return whether a configuration states that its checkpoint has a head for further tokens."""
+    text = config.get("text_config")
+    parts = (config, cast("dict[str, Any]", text) if isinstance(text, dict) else {})
+    stated = [part.get(name) for part in parts for name in _MTP]
+    return any(isinstance(count, int) and count > 0 for count in stated)
+
+
+_MTP: Final = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+
+
 def is_chatglm(config: dict[str, Any]) -> bool:
     """Return whether a configuration is a ChatGLM's, which is always in 4 bit."""
     architectures: list[str] = config.get("architectures") or []

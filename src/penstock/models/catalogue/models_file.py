@@ -12,6 +12,7 @@ kv_cache_bytes = 2_000_000_000
 target_step_ms = 150               # how long prompts may make running streams wait; 0: fixed chunks
 speculation = "off"                # or on, auto
 draft = "qwen3-0.6b"               # a smaller model with the same tokens, which drafts for this one
+                                   # or a head of EAGLE-3: { path = "heads/eagle3", kind = "eagle3" }
 special_tokens_in_text = "text"    # tokens: `<|im_start|>` in a user's message is the control token
 kv_cache_type = "u8"               # native, openvino: keys and values in 8 bit; "auto" is 16
 aliases = ["gpt-3.5-turbo"]
@@ -62,6 +63,13 @@ _GENERATION_KEYS = frozenset(
 )
 
 
+class DraftHeadEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A head that drafts for a model, in a folder of its own."""
+
+    path: Path
+    kind: Literal["eagle3"] = "eagle3"
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One table of the models file; `where` names it in messages."""
 
@@ -74,7 +82,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_cache_bytes: int | None = None
     target_step_ms: float | None = None
     speculation: Literal["auto", "on", "off"] | None = None
-    draft: str | None = None
+    draft: str | DraftHeadEntry | None = None
     special_tokens_in_text: Literal["text", "tokens"] | None = None
     kv_cache_type: Literal["auto", "u8"] | None = None
     aliases: tuple[str, ...] = ()
@@ -151,9 +159,17 @@ def _entry(file: Path, name: str, table: object) -> Entry:
         entry,
         where=where,
         adapters=_adapters(file, where, entry.adapters),
+        draft=_draft(file, entry.draft),
         path=None if entry.path is None else file.parent / entry.path.expanduser(),
         chat_template=_template(file, where, entry.chat_template),
     )
+
+
+def _draft(file: Path, stated: str | DraftHeadEntry | None) -> str | DraftHeadEntry | None:
+    """Return what drafts, a head's folder relative to the models file."""
+    if isinstance(stated, DraftHeadEntry):
+        return DraftHeadEntry(file.parent / stated.path.expanduser(), stated.kind)
+    return stated
 
 
 def _adapters(file: Path, where: str, stated: dict[str, Path]) -> dict[str, Path]:

@@ -15,8 +15,8 @@ from penstock.errors import BadSettings, ModelNotFound
 from penstock.models.catalogue import backend_choice, hub_cache
 from penstock.models.catalogue.folder_check import check_files, is_folder
 from penstock.models.catalogue.gguf import folder as gguf_folder
-from penstock.models.catalogue.model_folder import low_bit_of, read_config, task_of
-from penstock.models.catalogue.models_file import Entry, read_models_file
+from penstock.models.catalogue.model_folder import is_eagle3, low_bit_of, read_config, task_of
+from penstock.models.catalogue.models_file import DraftHeadEntry, Entry, read_models_file
 from penstock.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
     )
     if together > 1:
         backend_choice.check_parallel(queue, backend, match["device"], task)
+    draft, eagle3 = _drafts(name, match, entry, settings)
     index = match["index"]
     return ModelSpec(
         name=name,
@@ -104,32 +105,44 @@ def resolve(queue: str, settings: Settings) -> ModelSpec:
         tensor_parallel=together,
         peer_memory=entry.peer_memory,
         images=entry.images,
-        draft=_draft(name, match, entry, settings),
+        draft=draft,
+        eagle3=eagle3,
         adapters=entry.adapters,
         keep_alive_s=entry.keep_alive_s,
     )
 
 
-def _draft(name: str, match: re.Match[str], entry: Entry, settings: Settings) -> ModelSpec | None:
-    """Return the model that drafts for a model, on the same device.
+def _drafts(
+    name: str, match: re.Match[str], entry: Entry, settings: Settings
+) -> tuple[ModelSpec | None, Path | None]:
+    """Return the model that drafts for a model, on the same device, or the folder of a head that does.
 
     :raises BadSettings: it cannot.
-    :raises ModelNotFound: there is none of its name.
+    :raises ModelNotFound: there is none of its name, or no such folder.
     """
-    if entry.draft is None:
-        return None
-    if entry.draft == name or (match["last"] or entry.tensor_parallel or 1) != 1:
-        raise BadSettings(
-            f"{entry.where}: draft = {entry.draft!r}: a draft is another model, for one device"
-        )
-    drafting = read_models_file(settings.models_file).get(entry.draft)
-    if drafting is not None and drafting.draft is not None:
-        raise BadSettings(f"{entry.where}: draft = {entry.draft!r}: that model has a draft itself")
+    stated = entry.draft
+    if stated is None:
+        return None, None
+    folder = stated.path if isinstance(stated, DraftHeadEntry) else stated
+    where = f"{entry.where}: draft = {str(folder)!r}"
+    if stated == name or (match["last"] or entry.tensor_parallel or 1) != 1:
+        raise BadSettings(f"{where}: a draft is another model, for one device")
+    entries = read_models_file(settings.models_file)
+    if isinstance(stated, DraftHeadEntry):
+        if not is_folder(stated.path):
+            raise ModelNotFound(f"{where}: there is no such folder")
+        check_files(stated.path)
+        return None, stated.path
+    other, path = _find(stated, entries, settings, match[0])
+    if is_eagle3(read_config(path)):
+        return None, path
+    if other.draft is not None:
+        raise BadSettings(f"{where}: that model has a draft itself")
     device = match["device"] if match["index"] is None else f"{match['device']}.{match['index']}"
-    spec = resolve(f"{entry.draft}-{device}", settings)
+    spec = resolve(f"{stated}-{device}", settings)
     if spec.task != "generate":
-        raise BadSettings(f"{entry.where}: draft = {entry.draft!r} generates no text")
-    return spec
+        raise BadSettings(f"{where} generates no text")
+    return spec, None
 
 
 def _tensor_parallel(queue: str, match: re.Match[str], entry: Entry) -> int:

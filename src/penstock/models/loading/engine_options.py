@@ -48,17 +48,21 @@ def engine_options(
     *,
     chunk_tokens: int,
     lone_tokens: int = 0,
+    headed: bool = False,
 ) -> EngineOptions:
     """Return the options for a model with `room` for its cache; its entry overrides the settings.
 
     `chunk_tokens` is the longest prefill in a step that memory allows, or `lone_tokens` of a prompt
-    that is computed alone.
+    that is computed alone. `headed`: a head of the model drafts. For models that keep states `auto`
+    drafts only then: a wrong draft costs them twice.
     """
     target_step_ms = settings.target_step_ms if spec.target_step_ms is None else spec.target_step_ms
-    mode = spec.speculation or settings.speculation
-    pays = (card.backend, card.device) in _GAINS and card.parameters >= _LEAST_PARAMETERS
-    drafts = mode == "on" or (mode == "auto" and (pays or spec.draft is not None))
+    drafts = speculates(
+        spec, settings, backend=card.backend, device=card.device, parameters=card.parameters
+    )
     paged = card.batching == "continuous"
+    if room.states and not headed and (spec.speculation or settings.speculation) != "on":
+        drafts = False
     return EngineOptions(
         slots=card.slots + card.spare_slots,
         num_blocks=room.blocks,
@@ -67,7 +71,17 @@ def engine_options(
         lone_chunk_tokens=lone_tokens,
         prefix_caching=paged,
         target_step_ms=target_step_ms or None,
-        speculation_tokens=_SPECULATION_TOKENS if drafts and paged and not room.states else 0,
+        speculation_tokens=_SPECULATION_TOKENS if drafts and paged else 0,
         num_states=room.states,
         num_window_blocks=room.window_blocks,
     )
+
+
+def speculates(
+    spec: ModelSpec, settings: Settings, *, backend: str, device: str, parameters: int
+) -> bool:
+    """Return whether tokens are drafted for a model, if its backend can verify them."""
+    mode = spec.speculation or settings.speculation
+    pays = (backend, device) in _GAINS and parameters >= _LEAST_PARAMETERS
+    stated = spec.draft is not None or spec.eagle3 is not None
+    return mode == "on" or (mode == "auto" and (pays or stated))

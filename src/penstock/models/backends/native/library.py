@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("libpenstock_native.so")
-ABI = 13
+ABI = 14
 ALIGNMENT = 64
 """Alignment, in bytes, of packed matrices and the KV cache."""
 

@@ -77,10 +77,8 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
             f"use backend 'openvino'"
         )
     config = checkpoint.load_config(spec)
-    model = _described(spec, config)
-    form = format_of(spec)
-    if form == "stored" and not reach.holds_codes(model):
-        form = "int8"
+    model = described(spec, config)
+    form = format_of(spec, model)
     context_length = checkpoint.context_length(spec, SimpleNamespace(config=config))
     weights = _weights(spec, model, form, progress)
     native = Decoder(
@@ -89,10 +87,12 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
         cpus=_cpus(spec, torch.get_num_threads()),
     )
     window = windows.sliding(model, context_length)
-    _set_traits(native, model, context_length, slides=window.apart)
-    held = _set_unpacked(native, model, weights, form)
+    set_traits(native, model, context_length, slides=window.apart)
+    table = weights.embeddings(f"{model.embeddings}.weight")
+    native.set_embeddings(table.values)
+    held = table.nbytes + set_unpacked(native, model, weights, form)
     plans = tuple(packing.plans(model, weights))
-    held += _set_matrices(native, plans, weights, form=form, spec=spec, progress=progress)
+    held += set_matrices(native, plans, weights, form=form, spec=spec, progress=progress)
     own = adapters.own_pairs(model, weights, form)
     held += sum(pair.down.nbytes + pair.up.nbytes for pair in own.values())
     return Assembled(
@@ -114,7 +114,7 @@ def load(spec: ModelSpec, progress: Progress) -> Assembled:
     )
 
 
-def _set_matrices(
+def set_matrices(
     native: Decoder,
     plans: Sequence[packing.Plan | ExpertPlan],
     weights: Weights,
@@ -156,11 +156,9 @@ def _set_matrices(
     return held
 
 
-def _set_unpacked(native: Decoder, model: Architecture, weights: Weights, form: Format) -> int:
-    """Set tables, routers, latent matrices and vectors; return how many bytes they take."""
-    table = weights.embeddings(f"{model.embeddings}.weight")
-    native.set_embeddings(table.values)
-    held = table.nbytes
+def set_unpacked(native: Decoder, model: Architecture, weights: Weights, form: Format) -> int:
+    """Set routers, latent matrices, vectors and layers' own inputs; return the bytes that they take."""
+    held = 0
     if model.inputs is not None:
         own = weights.embeddings(f"{model.inputs.embeddings}.weight")
         native.set_input_embeddings(own.values, model.inputs.size)
@@ -177,8 +175,10 @@ def _set_unpacked(native: Decoder, model: Architecture, weights: Weights, form: 
     return held
 
 
-def format_of(spec: ModelSpec) -> Format:
+def format_of(spec: ModelSpec, model: Architecture) -> Format:
     """The spec's format; else as published, or INT8, which no model is known to suffer from.
+
+    INT8 too if codes cannot be held as published.
 
     :raises ModelNotLoadable: the backend does not hold the format.
     """
@@ -187,13 +187,13 @@ def format_of(spec: ModelSpec) -> Format:
     published = quantisation.is_stated(read_config(spec.path))
     for form in packing.FORMATS:
         if form == (spec.format or ("stored" if published else "int8")):
-            return form
+            return "int8" if form == "stored" and not reach.holds_codes(model) else form
     raise ModelNotLoadable(
         f"{spec.path}: format {spec.format!r}: native holds {', '.join(packing.FORMATS)}"
     )
 
 
-def _described(spec: ModelSpec, config: Any) -> Architecture:
+def described(spec: ModelSpec, config: Any) -> Architecture:
     """Return the description of a model's configuration.
 
     :raises ModelNotLoadable: it has no description, or one that these kernels do not support.
@@ -235,7 +235,7 @@ def _inner(layer: Layer) -> int:
     return layer.mlp.size if part is None else part.size
 
 
-def _set_traits(
+def set_traits(
     native: Decoder, model: Architecture, context_length: int, *, slides: frozenset[int]
 ) -> None:
     """Set the traits of the model and its layers, and the tables by position."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from penstock.engine.model import KVLayout, Mutual
 from penstock.models import devices
 from penstock.models.backends.native import adapters, library, pages
+from penstock.models.backends.native.drafting.following import FollowedStep, Sizes
+from penstock.models.backends.native.drafting.step_hidden import PLAIN
+from penstock.models.backends.native.drafting.trails import Trails
 from penstock.models.backends.native.images import StepImages
 from penstock.models.backends.native.packing import aligned
 from penstock.models.backends.paging import Step
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from penstock.models.adapters.adapter import LowRank
     from penstock.models.backends.native.adapters import NativeAdapter, OwnPairs
     from penstock.models.backends.native.decoder import Decoder
+    from penstock.models.backends.native.drafting.head import NativeHead
+    from penstock.models.backends.native.drafting.step_hidden import StepHidden
     from penstock.models.backends.native.layout import Phase
     from penstock.models.backends.native.packing import Plan
 
@@ -67,6 +73,34 @@ class NativeModel:
         self._states: NDArray[np.uint8] | None = None
         self._thread: int | None = None  # the engine's, once it is known
         self._rotary: Any | None = None
+        self._head_that_drafts: NativeHead | None = None
+        self._trails: Trails | None = None
+        self._head_cache = aligned(0).reshape(0, 1)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The layers in the library."""
+        return self._decoder
+
+    def take_head(self, head: NativeHead) -> None:
+        """Have a head draft, whose keys and values lie beside the model's; comes before `allocate`."""
+        self._head_that_drafts = head
+        whole = self.kv_layout.bytes_per_block + head.block_bytes
+        self.kv_layout = replace(self.kv_layout, bytes_per_block=whole)
+
+    @property
+    def draft_kind(self) -> str:
+        """See `penstock.engine.model.HeadedModel`."""
+        return "" if self._head_that_drafts is None else self._head_that_drafts.kind
+
+    def draft(self, batch: Batch, count: int) -> list[list[int]]:
+        """See `penstock.engine.model.HeadedModel`."""
+        return [] if self._trails is None else self._trails.draft(batch.slices, count)
+
+    def rest(self, *, resting: bool) -> None:
+        """See `penstock.engine.model.HeadedModel`."""
+        if self._trails is not None:
+            self._trails.resting = resting
 
     def allocate(self, blocks: int) -> None:
         """See `penstock.engine.model.Model`.
@@ -76,6 +110,10 @@ class NativeModel:
         self._cache = _taken(blocks * self._full_bytes).reshape(blocks, self._full_bytes)
         if self._window_bytes and not self._slides:
             self._windows = _taken(blocks * self._window_bytes).reshape(blocks, -1)
+        head = self._head_that_drafts
+        if head is not None:
+            self._head_cache = _taken(blocks * head.block_bytes).reshape(blocks, head.block_bytes)
+            self._trails = Trails(head, self._head_cache)
 
     def allocate_windows(self, blocks: int) -> None:
         """See `penstock.engine.model.WindowedModel`.
@@ -105,14 +143,20 @@ class NativeModel:
     def read_block(self, block: int) -> bytes:
         """See `penstock.engine.model.StorableModel`."""
         content = self._cache[block].tobytes()
+        if self._trails is not None:
+            content += self._head_cache[block].tobytes()
         return content if self._slides else content + self.read_window_block(block)
 
     def write_block(self, block: int, content: bytes) -> bool:
         """See `penstock.engine.model.StorableModel`."""
-        rest = content[self._full_bytes :]
-        if len(content) - len(rest) != self._full_bytes or (self._slides and rest):
+        own = self._full_bytes
+        both = own if self._trails is None else own + self._head_cache.shape[1]
+        rest = content[both:]
+        if len(content) - len(rest) != both or (self._slides and rest):
             return False
-        self._cache[block] = np.frombuffer(content, np.uint8, self._full_bytes)
+        self._cache[block] = np.frombuffer(content, np.uint8, own)
+        if self._trails is not None:
+            self._head_cache[block] = np.frombuffer(content, np.uint8, both - own, own)
         return self._slides or self.write_window_block(block, rest)
 
     def read_window_block(self, block: int) -> bytes:
@@ -150,6 +194,8 @@ class NativeModel:
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `penstock.engine.model.Model`: (rows, vocab) float32."""
         step = self._step_of(batch)
+        if self._trails is not None:
+            return self._followed(self._trails, batch, step)[0]
         logits = torch.empty((len(step.rows), self.vocab_size))
         self._compute(batch, step, logits.numpy(), None)
         return logits
@@ -157,17 +203,38 @@ class NativeModel:
     def forward_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """See `penstock.engine.model.HiddenModel`: (rows, vocab) and (rows, hidden), float32."""
         step = self._step_of(batch)
+        if self._trails is not None:
+            return self._followed(self._trails, batch, step)
         logits = torch.empty((len(step.rows), self.vocab_size))
         hidden = torch.empty((len(step.rows), self._decoder.shape.hidden))
         self._compute(batch, step, logits.numpy(), hidden.numpy())
         return logits, hidden
+
+    def _followed(
+        self, trails: Trails, batch: Batch, step: Step
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute a step that a head follows."""
+
+        def compute(
+            rows: NDArray[np.int32],
+            logits: NDArray[np.float32],
+            hidden: NDArray[np.float32],
+            inner: StepHidden,
+        ) -> None:
+            self._compute(batch, replace(step, rows=rows), logits, hidden, inner)
+
+        sizes = Sizes(self.vocab_size, self._decoder.shape.hidden)
+        logits, hidden = FollowedStep(compute, trails, batch, step.rows, sizes).run()
+        return torch.as_tensor(logits), torch.as_tensor(hidden)
 
     def phases_s(self) -> dict[Phase, float]:
         """Seconds of all steps so far, by what they went into."""
         return self._decoder.phases_s()
 
     def release(self, key: int) -> None:
-        """Do nothing: there is no state by sequence."""
+        """Have the head forget a sequence; there is no other state of it."""
+        if self._trails is not None:
+            self._trails.forget(key)
 
     def _step_of(self, batch: Batch) -> Step:
         if self._thread != threading.get_ident():
@@ -182,6 +249,7 @@ class NativeModel:
         step: Step,
         logits: NDArray[np.float32],
         hidden: NDArray[np.float32] | None,
+        inner: StepHidden = PLAIN,
     ) -> None:
         paging = step.paging
         places = None
@@ -201,6 +269,7 @@ class NativeModel:
             places=places,
             images=StepImages.of(batch, step.token_ids.size, self._rotary),
             adapters=adapters.addresses([part.adapter or self._own for part in batch.slices]),
+            inner=inner,
             hidden=hidden,
             logits=logits,
         )

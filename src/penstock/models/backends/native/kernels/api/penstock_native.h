@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* This header's version: what the caller was written for must equal `pn_abi()`. */
-#define PN_ABI 13
+#define PN_ABI 14
 
 /* Return codes. */
 enum {

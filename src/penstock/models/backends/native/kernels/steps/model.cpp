@@ -295,8 +295,8 @@ const char *fault_of(const pn_shape &shape, const pn_layer &layer) {
         return "a parallel layer has a norm before attention";
     if (layer.parallel && !layer.attends)
         return "a parallel layer attends";
-    if (layer.wide && (layer.parallel || !layer.attends))
-        return "a wide layer attends, and is not parallel";
+    if (layer.wide && (layer.parallel || layer.detours || !layer.attends))
+        return "a wide layer attends; it is not parallel, and does not detour";
     const int32_t heads = layer.heads == 0 ? shape.heads : layer.heads;
     const int32_t kv_heads = layer.heads == 0 ? shape.kv_heads : layer.kv_heads;
     const int32_t size = layer.heads == 0 ? shape.head_size : layer.head_size;
