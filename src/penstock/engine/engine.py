@@ -115,7 +115,6 @@ class Engine:
         self._failures = Failures(plain, self._scheduler, self._budget)
         self._meter = Meter()
         self._step_watch = StepWatch()
-        self._saved_s = 0.0
         self._table = SequenceTable(
             model,
             self._scheduler,
@@ -241,7 +240,6 @@ class Engine:
             return Step() if self._runner.posted else self._scheduler.follow(under_way)
         decoding = self._scheduler.decoding()
         drafts = self._drafter.plan(decoding)
-        self._saved_s = self._scheduler.saving_s
         tokens = self._budget.tokens(decoding=len(decoding), alone=self._scheduler.is_alone)
         step = self._scheduler.schedule(tokens, drafts)
         self._table.release(step.preempted)
@@ -275,8 +273,7 @@ class Engine:
         decoded, prefilled = step.decode_tokens, step.prefill_tokens
         self._budget.observe(tokens=decoded + prefilled, step_s=step_s)
         if not prefilled:
-            saving_s = self._scheduler.saving_s - self._saved_s
-            self._drafter.observe(decoded, step_s + saving_s)
+            self._drafter.observe(decoded, step_s + self._scheduler.saving_s)
         self._meter.step(prefilled=prefilled, step_s=step_s)
         self._step_watch.add(step_s)
 

@@ -39,7 +39,7 @@ class PrefixReuse:
         self.stored = stored
         self.heads = HeldHeads(pool.holds)
         self.saving_s = 0.0
-        """Seconds that states took to be saved before drafts, so far."""
+        """Seconds that states took to be saved before this step's drafts."""
 
     def match(self, sequence: Sequence) -> tuple[int, int]:
         """Return how many blocks of a sequence's prefix are cached, and how many it can reuse.
@@ -68,6 +68,7 @@ class PrefixReuse:
 
     def begin_step(self, *, beside: bool) -> None:
         """Give the loading of a step its time, `beside` sequences that are computed in it or alone."""
+        self.saving_s = 0.0
         if self.stored is not None:
             self.stored.begin_step(beside=beside)
 

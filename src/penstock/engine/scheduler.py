@@ -48,7 +48,7 @@ class Scheduler:
 
     @property
     def saving_s(self) -> float:
-        """Seconds that states took to be saved before drafts, so far."""
+        """Seconds that states took to be saved before the last step's drafts."""
         return self._reuse.saving_s
 
     def lost_heads(self) -> list[str]:
