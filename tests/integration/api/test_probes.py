@@ -78,6 +78,9 @@ def test_metrics(fleet: Fleet) -> None:
     assert metric(text, "penstock_spec_decode_num_drafts", **MODEL) == 3
     assert metric(text, "penstock_spec_decode_num_draft_tokens", **MODEL) == 9
     assert metric(text, "penstock_spec_decode_num_accepted_tokens", **MODEL) == 6
+    by_head = {"kind": "mtp", **MODEL}
+    assert metric(text, "penstock_spec_decode_kind_draft_tokens", **by_head) == 4
+    assert metric(text, "penstock_spec_decode_kind_accepted_tokens", **by_head) == 3
 
 
 def test_metrics_of_a_queue_without_workers(fleet: Fleet) -> None:

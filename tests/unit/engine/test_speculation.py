@@ -287,6 +287,38 @@ def test_nothing_is_tried_where_rows_are_what_costs():
     assert Speculation(0).plan([sequence]) == {}
 
 
+class Resting:
+    """A model that drafts nothing, and notes whether it rests."""
+
+    kind = "mtp"
+    pass_s = 0.0
+    resting = False
+
+    def draft(self, sequences: list[EngineSequence], count: int) -> dict[int, list[int]]:
+        return {}
+
+    def rest(self, *, resting: bool) -> None:
+        self.resting = resting
+
+    def forget(self, key: int) -> None:
+        pass
+
+
+def test_a_model_that_drafts_rests_while_it_would_not_pay():
+    sequence, model = decoding(list(range(40))), Resting()
+    speculation = Speculation(4, None, model)
+    for rows in (1, 8, 16, 4) * 10:
+        speculation.observe(rows, rows * 0.01)
+    for _ in range(310):
+        speculation.plan([sequence])
+    assert model.resting
+    for rows in (1, 8, 16, 4) * 100:
+        speculation.observe(rows, 0.05)
+    for _ in range(10):
+        speculation.plan([sequence])
+    assert not model.resting
+
+
 def test_no_draft_passes_the_end_of_the_answer():
     sequence = decoding([1, 2, 3, 1, 2, 3])
     speculation = Speculation(8)
