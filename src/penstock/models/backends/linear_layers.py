@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BLOCK = 64  # every format's rows are whole blocks of this many weights
-_ASKED_FOR_ITS_TYPE = "weights_proj"
-"""Of an index (DeepSeek V3.2, GLM-5), which takes its input in the type of its weights."""
+_ASKED_FOR_ITS_TYPE = {"DeepseekV32Indexer": "weights_proj", "GlmMoeDsaIndexer": "weights_proj"}
+"""Layers whose owner gives them their input in the type of their weights, by the owner's class."""
 
 
 @cache
@@ -77,7 +77,7 @@ def linear_layers(module: Any) -> Iterator[tuple[nn.Module, str, Any]]:
         if type(parent).__name__.endswith("Router"):
             continue
         for name, child in parent.named_children():
-            if name == _ASKED_FOR_ITS_TYPE:
+            if name == _ASKED_FOR_ITS_TYPE.get(type(parent).__name__):
                 continue
             # Routers that subclass it return more than a product.
             if type(child) in {nn.Linear, transposed} and matrix_of(child).shape[1] % BLOCK == 0:
