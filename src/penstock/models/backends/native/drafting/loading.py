@@ -89,7 +89,7 @@ def _take(spec: ModelSpec, model: NativeModel, head: DraftHead, weights: Checkpo
         if plan.which is not Which.HEAD or not head.shares_head
     ]
     held += loading.set_matrices(
-        native, plans, weights, form=form, spec=spec, progress=lambda *_: None
+        native, plans, weights, form=form, spec=spec, progress=_report_nothing
     )
     if head.shares_head:
         native.share_head(model.decoder)
@@ -108,6 +108,10 @@ def _take(spec: ModelSpec, model: NativeModel, head: DraftHead, weights: Checkpo
         NativeHead(head, native, HeadWeights(packed, projection, norms, table, targets))
     )
     return held + projection.nbytes
+
+
+def _report_nothing(_share: float, _what: str) -> None:
+    """A head is one layer: its load needs no progress of its own."""
 
 
 def _norm(norm: Norm, weights: Checkpoint) -> NDArray[np.float32]:
