@@ -130,12 +130,15 @@ class PrefixReuse:
         left = (mark * size - sequence.computed for mark in sequence.state_marks)
         return min((count for count in left if 0 < count < tokens), default=tokens)
 
-    def save(self, sequence: Sequence) -> bool:
-        """Save a sequence's state before a draft, if it has one; False if there is no place for it."""
+    def save(self, sequence: Sequence, *, spare: int) -> bool:
+        """Save a sequence's state before a draft, if it has one; False if there is no place for it.
+
+        `spare` places are left for sequences that may start in this step.
+        """
         if self.states is None:
             return True
         started_s = time.perf_counter()
-        place = self.states.save(sequence.state)
+        place = self.states.save(sequence.state, spare=spare)
         self.saving_s += time.perf_counter() - started_s
         if place is not None:
             sequence.saved_state = place

@@ -170,7 +170,8 @@ class Scheduler:
         """Cut a draft to the room in a sequence's blocks; it gets one more if there are plenty."""
         known = len(sequence.token_ids)
         drafted = draft[: self.tables.room(sequence, spare=self.slots) - known]
-        if not drafted or not self._reuse.save(sequence):
+        starting = min(len(self.waiting), self.limit - len(self.running))
+        if not drafted or not self._reuse.save(sequence, spare=starting):
             return ()
         self.tables.extend(sequence, known + len(drafted))
         return tuple(drafted)

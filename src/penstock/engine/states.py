@@ -41,9 +41,7 @@ class StatePool:
 
         A kept state may be evicted for it.
 
-        :raises KeyError: all places belong to sequences, of which the scheduler runs fewer; or no
-            state
-            is kept for `digest`.
+        :raises KeyError: all places are taken, or no state is kept for `digest`.
         """
         if digest is None:
             if not self._free:
@@ -56,9 +54,12 @@ class StatePool:
         self._model.copy_state(self._kept[digest], slot)
         return slot
 
-    def save(self, place: int) -> int | None:
-        """Return another place with a copy of a sequence's state; None if all belong to sequences."""
-        if not self.available:
+    def save(self, place: int, *, spare: int = 0) -> int | None:
+        """Return another place with a copy of a sequence's state.
+
+        None if no more than `spare` are available, for sequences that are about to start.
+        """
+        if self.available <= spare:
             return None
         copy = self.take()
         self._model.copy_state(place, copy)

@@ -321,6 +321,19 @@ def test_a_sibling_goes_on_alone_when_the_first_one_goes() -> None:
     assert loop.text_of("b") == greedy_text(prompt, 3, VOCAB)
 
 
+def test_a_draft_leaves_the_place_for_the_state_of_a_sequence_that_starts() -> None:
+    loop = Loop(60, slots=2, kept_states=0)
+    first = loop.add("first", [1, 2, 3], 6)
+    loop.step()
+    drafted = greedy_text([1, 2, 3], 6, VOCAB)[1:3]
+    assert loop.step({first.key: drafted[:1]}).drafted_tokens == 1
+    loop.add("second", [4, 5], 3)
+    assert loop.step({first.key: drafted[1:]}).drafted_tokens == 0
+    loop.finish()
+    assert loop.text_of("first") == greedy_text([1, 2, 3], 6, VOCAB)
+    assert loop.text_of("second") == greedy_text([4, 5], 3, VOCAB)
+
+
 def test_the_step_after_one_under_way_is_chosen_before_its_tokens_are_known() -> None:
     loop = Loop(64, chunk=64)
     short, long = loop.add("short", [1, 2, 3], 2), loop.add("long", [4, 5, 6], 5)
