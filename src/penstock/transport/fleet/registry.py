@@ -12,7 +12,7 @@ from penstock.contract.worker import BY_READINESS, FASTCHAT, ModelCard, WorkerCa
 from penstock.errors import NoWorker, StoreUnavailable, UnknownModel
 from penstock.transport.fleet.announcer import Announcer
 from penstock.transport.fleet.served import Served, by_name, with_adapters
-from penstock.transport.fleet.store_reader import REFRESH_S, Reading, StoreReader
+from penstock.transport.fleet.store_reader import REFRESH_S, Reading, StoreReader, home_first
 from penstock.transport.store.grouped import Stores, stores_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Registry:
 
     async def start(self) -> None:
         """Refresh now, without an error if Redis is away, and then every second."""
-        await asyncio.gather(*(reader.start() for reader in self._readers))
+        for failure in filter(None, await home_first(self._readers, StoreReader.start)):
+            raise failure
 
     async def stop(self) -> None:
         """Stop refreshing."""
@@ -121,8 +122,7 @@ class Registry:
 
         :raises redis.exceptions.RedisError: no Redis answers.
         """
-        reads = (reader.refresh() for reader in self._readers)
-        failures = await asyncio.gather(*reads, return_exceptions=True)
+        failures = await home_first(self._readers, StoreReader.refresh)
         if all(failures):
             raise failures[0] or RuntimeError
 

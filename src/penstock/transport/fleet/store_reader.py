@@ -23,7 +23,7 @@ from penstock.transport.store import contents
 from penstock.transport.store.repeated_lines import lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import redis.asyncio
 
@@ -197,3 +197,15 @@ class StoreReader:
         if encoded is None:
             return plain_card(queue) if queue in self._standby else None
         return contents.readable(_model_decoder, [(keys.model(queue), encoded)])[0]
+
+
+async def home_first(
+    readers: Sequence[StoreReader], read: Callable[[StoreReader], Awaitable[None]]
+) -> list[BaseException | None]:
+    """Read every Redis, the home one first, and return what each raised.
+
+    The home Redis sets the process's clock, by which all readings are dated.
+    """
+    home, *others = readers
+    failed = await asyncio.gather(read(home), return_exceptions=True)
+    return [*failed, *await asyncio.gather(*map(read, others), return_exceptions=True)]
