@@ -128,7 +128,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mellum": {"num_experts": 8},
     "minicpm3": LATENT,
     "mistral4": {
-        **LATENT, "rope_parameters": {
+        "num_key_value_heads": 4, "head_dim": 32, "rope_parameters": {
             "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0,
             "original_max_position_embeddings": 32, "mscale": 1.0, "mscale_all_dim": 1.0,
             "llama_4_scaling_beta": 0.1,
