@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # Threads of several processes that wait for each other cost tiny models more than all their sums.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An example may take any time: other work on the machine would decide otherwise.
+hypothesis.settings.register_profile("any-time", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("any-time")
 
 pytest.register_assert_rewrite("tests.fixtures")  # before one of them imports another
 

@@ -54,8 +54,10 @@ def worker(name: str = "w1", *models: ModelCard, **fields: Any) -> WorkerCard:
 
 
 @pytest.fixture
-def settings(redis_settings: Settings) -> Settings:
-    return redis_settings.model_copy(update={"heartbeat_s": 0.1, "worker_grace_s": 1.0})
+def settings(redis_settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """Heartbeats of two seconds, or of a test's own: a worker without one is dead after five."""
+    heartbeat_s = getattr(request, "param", 2.0)
+    return redis_settings.model_copy(update={"heartbeat_s": heartbeat_s, "worker_grace_s": 1.0})
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ async def test_loads_of_a_queues_workers_add_up(registry: Registry, announcer: A
     assert served.load.decode_tokens_per_s == 20.0
 
 
+@pytest.mark.parametrize("settings", [0.1], indirect=True)
 async def test_a_dead_worker_is_gone_within_five_heartbeats_and_the_model_after_its_grace(
     registry: Registry, announcer: Announcer
 ) -> None:
