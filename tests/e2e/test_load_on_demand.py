@@ -51,12 +51,8 @@ def statuses(redis_url: str, worker: Running) -> dict[str, str]:
     return {} if card is None else {queue: state.status for queue, state in card.states.items()}
 
 
-async def test_two_models_take_turns_in_one_place_and_a_bad_one_leaves_them_served(
-    processes: Processes, submitter: Submitter, redis_url: str, folders: Path
-):
-    worker = processes.start_worker(f"{A},{B},{BAD}", redis_url, folders, env=ONE)
-    api = processes.start_api(redis_url)
-    assert statuses(redis_url, worker) == dict.fromkeys((A, B, BAD), "on_demand")
+async def take_turns(worker: Running, submitter: Submitter, redis_url: str) -> dict[str, str]:
+    """Ask both models twice in turns: each is loaded for its answer, which stays the same."""
     first: dict[str, str] = {}
     for turn in range(2):
         for queue, other in ((A, B), (B, A)):
@@ -65,6 +61,16 @@ async def test_two_models_take_turns_in_one_place_and_a_bad_one_leaves_them_serv
             assert first.setdefault(queue, answer.text) == answer.text, turn
             wait_until(lambda: statuses(redis_url, worker)[queue] == "loaded")  # noqa: B023
             assert statuses(redis_url, worker)[other] == "on_demand"
+    return first
+
+
+async def test_two_models_take_turns_in_one_place_and_a_bad_one_leaves_them_served(
+    processes: Processes, submitter: Submitter, redis_url: str, folders: Path
+):
+    worker = processes.start_worker(f"{A},{B},{BAD}", redis_url, folders, env=ONE)
+    api = processes.start_api(redis_url)
+    assert statuses(redis_url, worker) == dict.fromkeys((A, B, BAD), "on_demand")
+    first = await take_turns(worker, submitter, redis_url)
     assert first[A] != first[B]
 
     async with httpx.AsyncClient(base_url=api.url, timeout=30.0) as http:
@@ -100,14 +106,7 @@ async def test_models_that_openvino_computes_take_turns_too(
     models_file.write_text("".join(f'[models.{name}]\nbackend = "openvino"\n' for name in names))
     env = {**ONE, "PENSTOCK_MODELS_FILE": str(models_file)}
     worker = processes.start_worker(f"{A},{B}", redis_url, folders, env=env)
-    first: dict[str, str] = {}
-    for turn in range(2):
-        for queue, other in ((A, B), (B, A)):
-            answer = await submitter.ask(queue)
-            assert isinstance(answer.end, Finished)
-            assert first.setdefault(queue, answer.text) == answer.text, turn
-            wait_until(lambda: statuses(redis_url, worker)[queue] == "loaded")  # noqa: B023
-            assert statuses(redis_url, worker)[other] == "on_demand"
+    await take_turns(worker, submitter, redis_url)
     assert "(openvino)" in worker.output()
     assert worker.stop() == 0
 

@@ -109,27 +109,9 @@ def _minicpm(facts: Facts) -> Architecture:
 
 
 _DEEPSEEK: Final[dict[str, Any]] = {
-    "vocab_size": 129_280,
-    "hidden_size": 7168,
-    "intermediate_size": 18_432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 61,
-    "num_attention_heads": 128,
-    "n_shared_experts": 1,
-    "n_routed_experts": 256,
-    "routed_scaling_factor": 2.5,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 1536,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "qk_nope_head_dim": 128,
-    "n_group": 8,
-    "topk_group": 4,
-    "num_experts_per_tok": 8,
+    **latent_parts.DEEPSEEK,
     "first_k_dense_replace": 3,
-    "norm_topk_prob": True,
     "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-6,
 }
 
 FAMILIES: Final = (

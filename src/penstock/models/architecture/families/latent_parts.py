@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.models.architecture import rotation as rotations
 from penstock.models.architecture.description import NO_ROWS, Attention, Experts
@@ -19,6 +19,29 @@ if TYPE_CHECKING:
 
 _LATENT_EPSILON: Final = 1e-6
 """Of the norms of compressed queries and keys, whatever the configuration says of the others."""
+
+DEEPSEEK: Final[dict[str, Any]] = {
+    "vocab_size": 129_280,
+    "hidden_size": 7168,
+    "intermediate_size": 18_432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "routed_scaling_factor": 2.5,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "n_group": 8,
+    "topk_group": 4,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "rms_norm_eps": 1e-6,
+}
+"""What a configuration of DeepSeek V3 or V3.2 leaves out."""
 
 
 def attention(

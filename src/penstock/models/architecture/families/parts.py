@@ -55,8 +55,8 @@ class Sizes:
     inner: int
 
 
-def sizes(facts: Facts) -> Sizes:
-    """Return the sizes, from the names that most families use.
+def sizes(facts: Facts, *, head: int | None = None, inner: int | None = None) -> Sizes:
+    """Return the sizes, from the names that most families use, but for those that are given.
 
     :raises NotDescribed: one is missing, or they are inconsistent.
     """
@@ -66,8 +66,8 @@ def sizes(facts: Facts) -> Sizes:
         layers=facts.size("num_hidden_layers"),
         heads=heads,
         kv_heads=facts.size("num_key_value_heads", heads),
-        head=facts.size("head_dim", max(hidden // heads, 1)),
-        inner=facts.size("intermediate_size"),
+        head=facts.size("head_dim", max(hidden // heads, 1)) if head is None else head,
+        inner=facts.size("intermediate_size") if inner is None else inner,
     )
     if heads % size.kv_heads or size.layers > _MOST_LAYERS:
         raise NotDescribed(f"{heads} heads, {size.kv_heads} of keys, {size.layers} layers")

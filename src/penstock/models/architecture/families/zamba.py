@@ -55,17 +55,11 @@ def _zamba(facts: Facts) -> Architecture:
 def _sizes(facts: Facts) -> Sizes:
     """Return the sizes of the block, whose heads are those of twice the hidden states."""
     hidden, heads = facts.size("hidden_size"), facts.size("num_attention_heads")
-    size = Sizes(
-        hidden=hidden,
-        layers=facts.size("num_hidden_layers"),
-        heads=heads,
-        kv_heads=facts.size("num_key_value_heads", heads),
+    return parts.sizes(
+        facts,
         head=facts.size("attention_head_dim", 2 * hidden // heads),
         inner=facts.size("intermediate_size", 4 * hidden),
     )
-    if heads % size.kv_heads:
-        raise NotDescribed(f"{heads} heads, {size.kv_heads} of keys")
-    return size
 
 
 def _hybrid(facts: Facts, count: int) -> list[bool]:
