@@ -31,7 +31,7 @@ from penstock.models.architecture.reading import FAMILIES
 from penstock.models.backends.native import library, loading
 from penstock.models.spec import ModelSpec
 from penstock.models.weights import matrices, q4_0
-from tests.fixtures.models import write_model
+from tests.fixtures.models import TINY_SIZES, write_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,16 +42,8 @@ except ModelNotLoadable as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 128,
-    "intermediate_size": 192,
+    **TINY_SIZES,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
 }
 LOCAL: dict[str, Any] = {
     "sliding_window": 24,

@@ -40,7 +40,7 @@ from penstock.models.weights import matrices, q4_0
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
 from tests.fixtures.jobs import wait_until
-from tests.fixtures.models import write_model
+from tests.fixtures.models import TINY_SIZES, write_model
 from tests.fixtures.rounded import RoundedActivations
 
 if TYPE_CHECKING:
@@ -55,17 +55,9 @@ except ModelNotLoadable as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 128,
-    "intermediate_size": 192,
+    **TINY_SIZES,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "head_dim": 32,
-    "max_position_embeddings": 512,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
 }
 DELTA = {
     "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],

@@ -43,7 +43,7 @@ from penstock.models.weights import conversion, matrices, q4_0
 from penstock.models.weights.published.floats import mxfp4 as from_mxfp4
 from penstock.settings import Settings
 from tests.fixtures.engine import Transcript
-from tests.fixtures.models import write_model
+from tests.fixtures.models import TINY_SIZES, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,16 +57,8 @@ except ModelNotLoadable as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 128,
-    "intermediate_size": 192,
+    **TINY_SIZES,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
     "num_experts_per_tok": 2,
 }
 GROUPS = {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5, "num_experts_per_tok": 3}
